@@ -1,0 +1,49 @@
+"""The errors a user can cause or meet; each says what was expected, what came, where, and what to do."""
+
+from __future__ import annotations
+
+
+class ClipFewShotError(Exception):
+    """Base of all errors of this library.
+
+    Args:
+        expected: what would have been right, as the end of "expected ...".
+        got: what came instead.
+        fix: what the user can do about it, as an imperative clause.
+        where: file, row, layer or argument the message is about.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, expected: str, got: str, fix: str, where: str | None = None) -> None:
+        self.expected, self.got, self.fix, self.where = expected, got, fix, where
+        place = f"{where}: " if where else ""
+        super().__init__(f"{place}expected {expected}, got {got}; {fix}")
+
+
+class UsageError(ClipFewShotError, ValueError):
+    """An argument outside its range, or arguments that exclude each other. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(ClipFewShotError, ValueError):
+    """A file, folder or table of the user's that cannot be used as it is. Exit code 2."""
+
+    exit_code = 2
+
+
+class ArtifactError(ClipFewShotError):
+    """A saved model, cache or checkpoint that is damaged, foreign, or of another version. Exit code 2."""
+
+    exit_code = 2
+
+
+class ResourceError(ClipFewShotError, OSError):
+    """The machine lacks something: disk, memory, device, network, permission, a free lock. Exit code 4."""
+
+    exit_code = 4
+
+
+class DivergedError(ClipFewShotError, ArithmeticError):
+    """A training run whose loss or weights stopped being finite. Ends the trial, never the study."""

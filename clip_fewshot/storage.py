@@ -1,0 +1,228 @@
+"""Every durable write of the library: atomic, hashed, locked. Nobody else opens a file to write.
+
+A file is written to a temporary name in the same folder, flushed to the disk and renamed. An *artifact* is a
+folder of such files under content-addressed names with one ``manifest.json`` that points at them: replacing the
+manifest is the single step that publishes a new version, so a kill at any moment leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.errors import ArtifactError, ResourceError
+
+if sys.platform != "win32":
+    import fcntl
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+
+
+def cache_root() -> Path:
+    """Folder of downloaded weights and cached features: ``CLIP_FEWSHOT_CACHE``, else the user's cache folder."""
+    configured = os.environ.get("CLIP_FEWSHOT_CACHE")
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that any reader, at any moment, sees the old file or the new one, whole."""
+    with _explained(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; a result is an ordinary one
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like :func:`write_bytes`, UTF-8. Undecodable file names (surrogates) are written as their escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Like :func:`write_text`; strict JSON (NaN is refused), sorted keys, so equal values are equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError("a JSON file written by clip_fewshot", str(error), "restore or delete it", str(path)) from error
+
+
+def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
+    """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
+
+    A folder that holds something else than an artifact of the same kind is left alone and refused.
+    """
+    if (folder / MANIFEST).exists():
+        _read_manifest(folder, kind)
+    elif folder.exists() and any(folder.iterdir()):
+        raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(folder))
+    entries = {}
+    for name, data in files.items():
+        digest, logical = sha256_bytes(data), Path(name)
+        stored = f"{logical.stem}-{digest[:16]}{logical.suffix}"
+        if not (folder / stored).exists() or sha256_file(folder / stored) != digest:
+            write_bytes(folder / stored, data)
+        entries[name] = {"file": stored, "sha256": digest, "bytes": len(data)}
+    meta_digest = sha256_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
+    manifest = {"schema": SCHEMA, "kind": kind, "files": entries, "meta": dict(meta), "meta_sha256": meta_digest}
+    write_json(folder / MANIFEST, manifest)
+    _remove_unlisted(folder, {entry["file"] for entry in entries.values()})
+
+
+def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read back (meta, files) of :func:`save_artifact`; every byte is checked against its SHA-256 first."""
+    manifest = _read_manifest(folder, kind)
+    files = {}
+    for name, entry in manifest["files"].items():
+        path = folder / entry["file"]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"a readable {name}", str(error), "restore the folder from a copy", str(path)) from error
+        if sha256_bytes(data) != entry["sha256"]:
+            raise ArtifactError(
+                f"SHA-256 {entry['sha256'][:12]}...", f"{sha256_bytes(data)[:12]}...", "the file is damaged: restore it", str(path)
+            )
+        files[name] = data
+    return manifest["meta"], files
+
+
+def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"a folder with a saved {kind}", "no manifest.json in it", "check the path", str(folder))
+    manifest = read_json(path)
+    well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
+    if not well_formed:
+        raise ArtifactError("a manifest of clip_fewshot", "other content", "restore the folder from a copy", str(path))
+    if manifest["schema"] != SCHEMA:
+        raise ArtifactError(f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path))
+    if manifest["kind"] != kind:
+        raise ArtifactError(f"a saved {kind}", f"a saved {manifest['kind']}", "check the path", str(folder))
+    digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
+    names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
+    if digest != manifest["meta_sha256"] or not names_plain:
+        raise ArtifactError("the manifest as it was written", "a changed one", "restore the folder from a copy", str(path))
+    return manifest
+
+
+def _remove_unlisted(folder: Path, listed: set[str]) -> None:
+    """Drop the files of the version before and what a kill left behind."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in listed | {MANIFEST, LOCK}:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; a second holder is refused and told who has it.
+
+    The kernel frees the lock when the process ends in any way, so a lock is never stale.
+    """
+    with _explained(folder, 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            _lock_file(handle)
+        except OSError:
+            owner = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() if hasattr(os, "pread") else ""
+            raise ResourceError(
+                "a folder that no other run writes to",
+                f"one held by {owner or 'another process'}",
+                "wait for it, or choose another --out",
+                str(folder),
+            ) from None
+        owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
+        os.ftruncate(handle, 0)
+        os.write(handle, owner.encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn the operating system's refusals into our errors."""
+    try:
+        yield
+    except ResourceError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+            got = f"{free:,} free ({error.strerror})"
+            raise ResourceError(f"{needed:,} bytes of disk", got, "free some space and run again", str(path)) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+            raise ResourceError("a place to write to", str(error), "choose another folder", str(path)) from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,107 @@
+"""Array aliases and the plain values that cross steps.
+
+Axis letters, here and everywhere: n samples, c classes, d features, b batch, l tokens, t templates.
+Angles are radians, accuracies are fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_fewshot.errors import UsageError
+
+FloatArray = NDArray[np.floating[Any]]  # (n, d) features, (n, c) probabilities, (n,) scores
+LabelArray = NDArray[np.int64]  # (n,) class indices into a LabelSpace
+IndexArray = NDArray[np.int64]  # (n,) row numbers
+BoolArray = NDArray[np.bool_]  # (n,)
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The ordered class names; a label is an index into them."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise UsageError("distinct class names", f"{twice} more than once", "rename or merge them")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, names: Iterable[str]) -> LabelArray:
+        """Class names -> (n,) indices."""
+        index = {name: i for i, name in enumerate(self.names)}
+        wanted = list(names)
+        unknown = sorted(set(wanted) - set(index))
+        if unknown:
+            raise UsageError(f"class names out of {list(self.names)}", f"{unknown}", "check the spelling")
+        return np.array([index[name] for name in wanted], dtype=np.int64)
+
+    def decode(self, labels: LabelArray) -> list[str]:
+        """(n,) indices -> class names."""
+        return [self.names[int(label)] for label in labels]
+
+    def subset(self, names: Sequence[str]) -> LabelSpace:
+        """The named classes, kept in this space's order."""
+        self.encode(names)
+        chosen = set(names)
+        return LabelSpace(tuple(name for name in self.names if name in chosen))
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of images or texts with all that later steps need of them.
+
+    Attributes:
+        features: (n, d) float32, not normalised.
+        labels: (n,) indices into ``label_space``, or None.
+        digests: (n,) content digests of the inputs.
+        label_space: the class names, or None where there are no labels.
+        backbone: digest of the weights that made the features.
+    """
+
+    features: FloatArray
+    digests: tuple[str, ...]
+    backbone: str
+    labels: LabelArray | None = None
+    label_space: LabelSpace | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def subset(self, rows: IndexArray) -> FeatureSet:
+        """The chosen rows, in the order given."""
+        return replace(
+            self,
+            features=self.features[rows],
+            digests=tuple(self.digests[int(i)] for i in rows),
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A fraction in [0, 1] measured over seeds, with its 95 % interval over seeds and test images."""
+
+    mean: float
+    ci95: tuple[float, float]
+    per_seed: tuple[float, ...]
+    n_test: int
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in results.json."""
+        record: dict[str, Any] = {
+            "mean": self.mean,
+            "ci95": list(self.ci95),
+            "per_seed": list(self.per_seed),
+            "n_test": self.n_test,
+        }
+        return record | {"notes": list(self.notes)} if self.notes else record
