@@ -1,0 +1,1 @@
+"""Commands: each turns options into calls of the public API and a report."""
