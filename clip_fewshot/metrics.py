@@ -1,0 +1,291 @@
+"""Pure functions on arrays: classification, calibration, novelty, clustering, retrieval.
+
+Every function takes the truth first and returns fractions in [0, 1]. Labels are any integers or strings that
+compare equal; none of them needs to be 0..c-1 except where ``n_classes`` is an argument.
+
+Novelty has one convention, turned around in one place (:func:`_novelty`): scores have scikit-learn's sign, higher
+= more normal, and *novel is the positive class*. A false alarm is a known image that is flagged.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import BoolArray, FloatArray
+
+
+class ClassRow(NamedTuple):
+    """One line of the per-class table; precision is 0 for a class that was never predicted."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Fraction of (n,) predictions equal to their labels."""
+    truth, guess = _paired(labels, predictions)
+    return float(np.mean(truth == guess))
+
+
+def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean recall over the classes that occur in ``labels``."""
+    table = _contingency(*_paired(labels, predictions), shared=True)
+    support = table.sum(axis=1)
+    return float(np.mean(np.diag(table)[support > 0] / support[support > 0]))
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
+    """(c, c) counts; row = true class, column = predicted class, both indices in 0..n_classes-1."""
+    truth, guess = _paired(labels, predictions)
+    both = np.concatenate([truth, guess])
+    if both.min() < 0 or both.max() >= n_classes:
+        got = f"{int(both.min())}..{int(both.max())}"
+        raise UsageError(f"class indices in 0..{n_classes - 1}", got, "encode them with the LabelSpace")
+    flat = np.bincount(truth * n_classes + guess, minlength=n_classes * n_classes)
+    return flat.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def per_class_table(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> list[ClassRow]:
+    """Precision, recall, F1 and support of each of the c classes, in order."""
+    table = confusion_matrix(labels, predictions, n_classes)
+    hits, support, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
+    return [
+        ClassRow(float(p), float(r), float(f), int(s))
+        for p, r, f, s in zip(precision, recall, _f1(table), support, strict=True)
+    ]
+
+
+def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean F1 over the classes that occur in labels or predictions, each counting the same."""
+    return float(np.mean(_f1(_contingency(*_paired(labels, predictions), shared=True))))
+
+
+def weighted_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean F1 over the classes, weighted by how often each occurs in ``labels``."""
+    table = _contingency(*_paired(labels, predictions), shared=True)
+    return float(np.average(_f1(table), weights=table.sum(axis=1)))
+
+
+def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
+    """Fraction of rows of the (n, c) scores whose true class is among the k highest.
+
+    A tie counts against the true class, so that a model that says the same for every class scores 0 and not 1.
+    """
+    truth, table = np.asarray(labels), np.asarray(scores)
+    if not 1 <= k <= table.shape[1]:
+        raise UsageError(f"k in 1..{table.shape[1]}", str(k), "choose k within the number of classes", "top_k_accuracy")
+    relevant = np.zeros(table.shape, dtype=bool)
+    relevant[np.arange(len(truth)), truth] = True
+    return recall_at_k(relevant, table, k)
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of the top confidence, weighted by bin size.
+
+    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, eq. 3; bins are (low, high].
+    """
+    truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    confidence, hit = table.max(axis=1), table.argmax(axis=1) == truth
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gap = np.bincount(bins, weights=confidence - hit, minlength=n_bins)  # bin size x (confidence - accuracy)
+    return float(np.abs(gap).sum() / len(truth))
+
+
+def negative_log_likelihood(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean -ln p of the true class, in nats; probabilities are kept above the smallest float so that 0 is finite."""
+    truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    return float(-np.mean(np.log(np.maximum(table[np.arange(len(truth)), truth], np.finfo(np.float64).tiny))))
+
+
+class DetCurve(NamedTuple):
+    """Detection error trade-off: one point per threshold, flagged = score <= threshold, thresholds ascending."""
+
+    thresholds: FloatArray
+    false_alarm_rate: FloatArray
+    miss_rate: FloatArray
+
+
+class Rates(NamedTuple):
+    """What a yes/no novelty decision did; None where there was no such image."""
+
+    false_alarm_rate: float | None
+    detection_rate: float | None
+
+
+def auroc(is_novel: ArrayLike, scores: ArrayLike) -> float:
+    """Probability that a random novel image scores below a random known one; ties count one half."""
+    false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
+    return float(np.sum(np.diff(false_alarm) * (detection[1:] + detection[:-1]) / 2))
+
+
+def det_curve(is_novel: ArrayLike, scores: ArrayLike) -> DetCurve:
+    """False-alarm and miss rate at every distinct score taken as threshold."""
+    false_alarm, detection, thresholds = _roc(*_novelty(is_novel, scores))
+    return DetCurve(-thresholds[1:], false_alarm[1:], 1 - detection[1:])
+
+
+def eer(is_novel: ArrayLike, scores: ArrayLike) -> float:
+    """Equal error rate: where false-alarm rate = miss rate, linear between the points of the ROC."""
+    false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
+    gap = false_alarm - (1 - detection)  # rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    return float(false_alarm[after - 1] + share * (false_alarm[after] - false_alarm[after - 1]))
+
+
+def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
+    """Share of known images flagged at the first threshold that flags at least 95 % of the novel ones.
+
+    This is OpenOOD's direction. Papers that take *known* as positive (MCM among them) report the share of novel
+    images accepted when 95 % of the known are: another number under the same name.
+    """
+    false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
+    return float(false_alarm[np.argmax(detection >= 0.95)])
+
+
+def rates_at(is_novel: ArrayLike, flagged: ArrayLike) -> Rates:
+    """Share of known images flagged, and of novel images flagged."""
+    novel, flag = (np.asarray(a, dtype=bool) for a in _paired(is_novel, flagged))
+    known_flags, novel_flags = flag[~novel], flag[novel]
+    return Rates(
+        float(known_flags.mean()) if known_flags.size else None, float(novel_flags.mean()) if novel_flags.size else None
+    )
+
+
+class OpenAccuracy(NamedTuple):
+    """Clustering accuracy over all points, those of old and those of new classes; None where there are none."""
+
+    all: float
+    old: float | None
+    new: float | None
+
+
+def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
+    """Accuracy under the best one-to-one match of clusters and classes (Hungarian); surplus ones match nothing."""
+    table = _contingency(*_paired(labels, clusters))
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / table.sum())
+
+
+def open_accuracy(labels: ArrayLike, clusters: ArrayLike, is_old: ArrayLike) -> OpenAccuracy:
+    """All/old/new accuracy by ONE match over all points, the "v2" metric of generalised category discovery.
+
+    Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
+    old and new apart lets a cluster count for two classes. ``is_old``: (n,) true where the class was known before.
+    """
+    truth, groups = _paired(labels, clusters)
+    old = np.asarray(is_old, dtype=bool)
+    _, class_of = np.unique(truth, return_inverse=True)
+    _, cluster_of = np.unique(groups, return_inverse=True)
+    rows, columns = linear_sum_assignment(_contingency(truth, groups), maximize=True)
+    match = np.full(class_of.max() + 1, -1)
+    match[rows] = columns
+    hit = match[class_of] == cluster_of
+    return OpenAccuracy(
+        float(hit.mean()),
+        float(hit[old].mean()) if old.any() else None,
+        float(hit[~old].mean()) if (~old).any() else None,
+    )
+
+
+def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
+    """Adjusted Rand index (Hubert and Arabie, "Comparing partitions", 1985): 1 equal, 0 on average by chance."""
+    table = _contingency(*_paired(labels, clusters)).astype(np.float64)
+    together = _pairs(table).sum()
+    in_class, in_cluster, total = _pairs(table.sum(1)).sum(), _pairs(table.sum(0)).sum(), _pairs(table.sum())
+    if in_class == in_cluster == together:  # equal partitions, all-in-one and all-apart among them
+        return 1.0
+    expected = in_class * in_cluster / total
+    return float((together - expected) / ((in_class + in_cluster) / 2 - expected))
+
+
+def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
+    """Mutual information divided by the mean of the two entropies, in [0, 1]; 1 when both have one group."""
+    joint = _contingency(*_paired(labels, clusters)).astype(np.float64)
+    joint /= joint.sum()
+    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+    entropy = _entropy(rows) + _entropy(columns)
+    if entropy == 0:
+        return 1.0
+    return float(np.clip(2 * (entropy - _entropy(joint.ravel())) / entropy, 0, 1))
+
+
+def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
+    """Fraction of the (n, m) rows with a relevant column among the k most similar; ties count against it.
+
+    Args:
+        relevant: (n, m) true where column j answers query i; several may (a caption that many pictures share).
+        similarity: (n, m), higher = nearer.
+        k: 1..m.
+    """
+    right, near = np.asarray(relevant, dtype=bool), np.asarray(similarity, dtype=np.float64)
+    best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
+    ahead = ((near >= best) & ~right).sum(axis=1)
+    return float(np.mean((ahead < k) & right.any(axis=1)))
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    a, b = np.asarray(first), np.asarray(second)
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise UsageError("two (n,) arrays of the same n >= 1", f"{a.shape} and {b.shape}", "pass one value per image")
+    return a, b
+
+
+def _contingency(first: NDArray[Any], second: NDArray[Any], shared: bool = False) -> NDArray[np.int64]:
+    """Counts of (first, second) value pairs; ``shared``: both axes run over the union of the values."""
+    if shared:
+        values, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+        rows, columns, shape = codes[: len(first)], codes[len(first) :], (len(values), len(values))
+    else:
+        row_values, rows = np.unique(first, return_inverse=True)
+        column_values, columns = np.unique(second, return_inverse=True)
+        shape = (len(row_values), len(column_values))
+    flat = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
+    return flat.reshape(shape).astype(np.int64)
+
+
+def _f1(table: NDArray[np.int64]) -> FloatArray:
+    """2 TP / (2 TP + FP + FN) of each class; 0 where the class neither occurs nor is predicted."""
+    return np.asarray(2 * np.diag(table) / np.maximum(table.sum(axis=0) + table.sum(axis=1), 1))
+
+
+def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
+    """The one place where scikit-learn's sign (higher = normal) becomes novelty (higher = novel)."""
+    novel, normality = _paired(is_novel, scores)
+    novel = novel.astype(bool)
+    if novel.all() or not novel.any():
+        got = "novel ones only" if novel.all() else "known ones only"
+        raise UsageError("known and novel images", got, "merge both before measuring novelty", "novelty metric")
+    if not np.isfinite(normality).all():
+        raise UsageError("finite scores", f"{np.sum(~np.isfinite(normality))} that are not", "check the features")
+    return novel, -normality.astype(np.float64)
+
+
+def _roc(novel: BoolArray, novelty: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(false-alarm rate, detection rate, novelty threshold) at (0, 0) and at each distinct novelty, descending."""
+    order = np.argsort(-novelty, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(novelty[order])), len(order) - 1)  # the last of each run of ties
+    hits = np.cumsum(novel[order])[ends]
+    alarms = ends + 1 - hits
+    return (
+        np.concatenate([[0.0], alarms / (~novel).sum()]),
+        np.concatenate([[0.0], hits / novel.sum()]),
+        np.concatenate([[np.inf], novelty[order][ends]]),
+    )
+
+
+def _pairs(counts: Any) -> Any:
+    return counts * (counts - 1) / 2
+
+
+def _entropy(share: FloatArray) -> float:
+    present = share[share > 0]
+    return float(-(present * np.log(present)).sum())
