@@ -1,0 +1,41 @@
+"""Heads: (features, labels=None) -> logits. Torch is all they need; they work on the features of any encoder.
+
+A head is a module with ``in_features``, ``n_classes``, ``takes_tokens`` (whether it wants (n, l, d) tokens where the
+encoder has them) and a forward that returns (n, c) logits, never probabilities. Labels may change what it returns in
+training mode alone. Initial weights come from torch's global generator: build inside a seeded block.
+
+Each entry of ``HEADS`` is called as ``(in_features, n_classes, **options)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.arcface import ArcFaceHead as ArcFaceHead
+from clip_fewshot.heads.attention import AttentionHead as AttentionHead
+from clip_fewshot.heads.linear import LinearHead as LinearHead
+from clip_fewshot.heads.mlp import MLPHead as MLPHead
+from clip_fewshot.heads.mlp_arcface import mlp_arcface as mlp_arcface
+from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
+from clip_fewshot.heads.zero_shot import blank_zero_shot
+from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
+
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "linear": LinearHead,
+    "mlp": MLPHead,
+    "arcface": ArcFaceHead,
+    "mlp-arcface": mlp_arcface,
+    "attention": AttentionHead,
+    "zero-shot": blank_zero_shot,
+}
+
+
+def build_head(name: str, in_features: int, n_classes: int, **options: Any) -> nn.Module:
+    """The head called ``name`` in ``HEADS``."""
+    if name not in HEADS:
+        raise UsageError(f"a head out of {sorted(HEADS)}", repr(name), "check the spelling", "head")
+    return HEADS[name](in_features, n_classes, **options)

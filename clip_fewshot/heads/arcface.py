@@ -1,0 +1,61 @@
+"""Additive angular margin head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_fewshot.angular import check_margin, margin_logits
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.geometry import checked_prototypes, cosines, require_width
+
+
+class ArcFaceHead(nn.Module):
+    """(n, d) features -> (n, c) scaled cosines; in training the true class must win by ``margin``.
+
+    Jiankang Deng, Jia Guo, Niannan Xue, Stefanos Zafeiriou, "ArcFace: Additive Angular Margin Loss for Deep Face
+    Recognition", 2019, eq. 3: the logit of the true class is scale * cos(theta + margin), all others
+    scale * cos(theta). Follow with a plain cross-entropy.
+
+    The margin depends on the label, so it must never reach a prediction: it is applied in training mode, on the true
+    logit, when labels are given. In ``eval()`` labels are ignored, so a validation loop that passes them leaks nothing.
+
+    A probability p of the true class is within reach only if scale >= (c - 1)/c * ln((c - 1) p / (1 - p)) (Hao Wang
+    et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", 2018, eq. 6): 9.4 for 10 classes and
+    p = 0.997, 16 for 1,000 classes and p = 0.9999.
+
+    Args:
+        in_features: d.
+        n_classes: c.
+        margin: radians in [0, pi/2]; 0.5 is 28.6 degrees. 0 makes a scaled cosine classifier.
+        scale: positive, the length given to every feature.
+    """
+
+    takes_tokens = False
+
+    def __init__(self, in_features: int, n_classes: int, margin: float = 0.5, scale: float = 30.0) -> None:
+        super().__init__()
+        check_margin(margin)
+        if not 0 < scale < float("inf"):
+            raise UsageError("a positive, finite scale", f"{scale}", "30 suits most data", "scale")
+        self.in_features, self.n_classes, self.margin, self.scale = in_features, n_classes, margin, scale
+        # Rows of length about 1: the gradient of a direction goes with 1/length, so the length sets the step.
+        self.weight = nn.Parameter(torch.randn(n_classes, in_features) / in_features**0.5)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, d) features, and in training (n,) int64 labels in [0, c) -> (n, c) logits, float32 or better."""
+        require_width(features, self.in_features)
+        similarity = cosines(features, self.weight)
+        if labels is None or not self.training:
+            return self.scale * similarity
+        if labels.shape != features.shape[:1]:
+            got = f"{tuple(labels.shape)}"
+            raise UsageError(f"labels ({len(features)},)", got, "give one class index per row", "labels")
+        matched = F.one_hot(labels, self.n_classes).bool()
+        return margin_logits(similarity, matched, self.margin, self.scale)
+
+    @torch.no_grad()
+    def init_from(self, prototypes: Tensor) -> None:
+        """Start with the given (c, d) class directions (zero-shot text weights, class means); see LinearHead."""
+        self.weight.copy_(checked_prototypes(prototypes, self.weight))

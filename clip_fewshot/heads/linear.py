@@ -1,0 +1,45 @@
+"""Linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clip_fewshot.heads.geometry import checked_prototypes, require_width, rms_rows
+
+
+class LinearHead(nn.Module):
+    """(n, d) features -> (n, c) logits, linear in the direction of the feature: its length plays no part.
+
+    Args:
+        in_features: d.
+        n_classes: c.
+    """
+
+    takes_tokens = False
+
+    def __init__(self, in_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.in_features, self.n_classes = in_features, n_classes
+        self.linear = nn.Linear(in_features, n_classes)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, d) -> (n, c). ``labels`` are taken so that all heads are called alike; they change nothing."""
+        require_width(features, self.in_features)
+        logits: Tensor = self.linear(rms_rows(features, self.linear.weight.dtype))
+        return logits
+
+    @torch.no_grad()
+    def init_from(self, prototypes: Tensor, scale: float = 30.0) -> None:
+        """Start as the classifier ``scale * cosine`` with the given class directions.
+
+        Zero-shot text weights or class means are a far better start than noise when labels are few: Zhiqiu Lin
+        et al., "Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models", 2023.
+
+        Args:
+            prototypes: (c, d), any row lengths.
+            scale: positive; the backbone's own for text weights, else ArcFaceHead's default.
+        """
+        directions = checked_prototypes(prototypes, self.linear.weight)
+        self.linear.weight.copy_(directions * scale / self.in_features**0.5)
+        self.linear.bias.zero_()

@@ -1,0 +1,91 @@
+"""Zero-shot head: class names instead of training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.geometry import checked_prototypes, cosines, require_width
+
+PROMPTS_PER_BATCH = 256
+
+
+class TextEncoder(Protocol):
+    """The part of a backbone that reads text."""
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """t texts -> (t, length) token ids on any device."""
+        ...
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(t, length) -> (t, d), not normalised."""
+        ...
+
+
+@torch.no_grad()
+def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Class names x templates -> (c, d) unit rows: encode, normalise, average over templates, normalise again.
+
+    Alec Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1.4
+    (prompt ensembling in the embedding space). The first normalisation gives every template the same say.
+
+    Args:
+        backbone: anything with ``tokenize`` and ``encode_text``.
+        class_names: c names as a caption would write them ("water lily", not "water_lily").
+        templates: t texts with one "{}" where the name goes.
+
+    Returns:
+        float32 or better, on the device of the encoder.
+    """
+    if not class_names or not templates:
+        got = f"{len(class_names)} names and {len(templates)} templates"
+        raise UsageError("at least one class name and one template", got, "give both")
+    holeless = [template for template in templates if template.count("{}") != 1]
+    if holeless:
+        raise UsageError("one {} per template", f"{holeless}", 'write for example "a photo of a {}"', "templates")
+    prompts = [template.replace("{}", name) for name in class_names for template in templates]
+    starts = range(0, len(prompts), PROMPTS_PER_BATCH)
+    encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]
+    features = torch.cat(encoded)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    rows = F.normalize(features, dim=-1).reshape(len(class_names), len(templates), -1)  # (c, t, d)
+    return F.normalize(rows.mean(1), dim=-1)
+
+
+class ZeroShotHead(nn.Module):
+    """(n, d) features -> (n, c) logits ``scale * cosine`` with fixed class directions; nothing in it is trained.
+
+    Args:
+        weights: (c, d) class directions, such as ``zero_shot_weights`` gives.
+        scale: positive; the backbone's ``logit_scale.exp()`` (100 for OpenAI's models).
+    """
+
+    takes_tokens = False
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weights: Tensor, scale: float | Tensor) -> None:
+        super().__init__()
+        self.n_classes, self.in_features = weights.shape
+        self.register_buffer("weight", checked_prototypes(weights, torch.empty_like(weights)))
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).detach().clone())
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, d) -> (n, c), float32 or better. ``labels`` change nothing."""
+        require_width(features, self.in_features)
+        return self.scale * cosines(features, self.weight)
+
+    @torch.no_grad()
+    def init_from(self, prototypes: Tensor) -> None:
+        """Take the given (c, d) class directions."""
+        self.weight.copy_(checked_prototypes(prototypes, self.weight))
+
+
+def blank_zero_shot(in_features: int, n_classes: int, scale: float = 100.0) -> ZeroShotHead:
+    """A zero-shot head of random directions, by size alone as all heads are built; fill it by ``init_from`` or load."""
+    return ZeroShotHead(torch.randn(n_classes, in_features), scale)

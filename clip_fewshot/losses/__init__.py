@@ -1,0 +1,27 @@
+"""Losses: (logits, targets) -> scalar. Each states the least value it can take, and a test holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from clip_fewshot.angular import margin_logits as margin_logits
+from clip_fewshot.errors import UsageError
+from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
+from clip_fewshot.losses.cross_entropy import cross_entropy_floor as cross_entropy_floor
+from clip_fewshot.losses.symmetric import same_caption as same_caption
+from clip_fewshot.losses.symmetric import symmetric_cross_entropy as symmetric_cross_entropy
+from clip_fewshot.losses.symmetric import symmetric_floor as symmetric_floor
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "symmetric": symmetric_cross_entropy,
+}
+
+
+def get_loss(name: str) -> Callable[..., Tensor]:
+    """The loss called ``name`` in ``LOSSES``."""
+    if name not in LOSSES:
+        raise UsageError(f"a loss out of {sorted(LOSSES)}", repr(name), "check the spelling", "loss")
+    return LOSSES[name]
