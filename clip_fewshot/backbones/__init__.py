@@ -1,0 +1,1 @@
+"""Encoders of pictures and texts, in layers that can be cut."""

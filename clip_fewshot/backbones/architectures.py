@@ -1,0 +1,161 @@
+"""The numbers of a CLIP model, OpenAI's nine among them, and how to read them off a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from clip_fewshot.backbones.resnet import ModifiedResNet
+from clip_fewshot.backbones.text import TextTransformer
+from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.backbones.transformer import ACTIVATIONS
+from clip_fewshot.backbones.vit import VisionTransformer
+from clip_fewshot.errors import ArtifactError, UsageError
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Architecture of a CLIP model.
+
+    Attributes:
+        embed_dim: width of the common space.
+        image_size: side of the square input, pixels; for a ResNet a multiple of 32.
+        vision_layers: number of blocks of a vision transformer, or the blocks of the four stages of a ResNet.
+        vision_width: width of the tokens, or of the ResNet's stem (its last map is 32 times as wide).
+        vision_heads: attention heads; OpenAI's rule is one per 64 channels of the pooled map.
+        patch_size: side of a patch, pixels; None for a ResNet.
+        text_width, text_layers, text_heads: the text transformer.
+        context_length: tokens per text.
+        vocab_size: token ids.
+        activation: "quick_gelu" (OpenAI) or "gelu" (many of open_clip's).
+    """
+
+    embed_dim: int
+    image_size: int
+    vision_layers: int | tuple[int, int, int, int]
+    vision_width: int
+    vision_heads: int
+    patch_size: int | None
+    text_width: int
+    text_layers: int
+    text_heads: int
+    context_length: int = 77
+    vocab_size: int = 49_408
+    activation: str = "quick_gelu"
+
+    def __post_init__(self) -> None:
+        resnet = not isinstance(self.vision_layers, int)
+        unit, pooled = (32, self.vision_width * 32) if resnet else (self.patch_size or 0, self.vision_width)
+        where = "CLIPConfig"
+        if resnet is not (self.patch_size is None):
+            got = f"layers {self.vision_layers}, patch {self.patch_size}"
+            raise UsageError("a patch size for a vision transformer, none for a ResNet", got, "set patch_size", where)
+        if unit < 1 or self.image_size < unit or self.image_size % unit:
+            raise UsageError(
+                f"a multiple of {unit} pixels", f"image_size {self.image_size}", "change image_size", where
+            )
+        for width, heads in ((pooled, self.vision_heads), (self.text_width, self.text_heads)):
+            if heads < 1 or width % heads:
+                raise UsageError("heads that divide the width", f"{heads} heads, width {width}", "change them", where)
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(
+                f"an activation of {sorted(ACTIVATIONS)}", repr(self.activation), "choose one of them", where
+            )
+
+    def build_visual(self) -> Tower:
+        """The image tower, freshly initialised from torch's global generator."""
+        if isinstance(self.vision_layers, tuple):
+            layers = self.vision_layers
+            return ModifiedResNet(self.image_size, layers, self.vision_width, self.vision_heads, self.embed_dim)
+        return VisionTransformer(
+            image_size=self.image_size,
+            patch_size=self.patch_size or 0,
+            width=self.vision_width,
+            layers=self.vision_layers,
+            heads=self.vision_heads,
+            out_features=self.embed_dim,
+            activation=self.activation,
+        )
+
+    def build_text(self) -> Tower:
+        """The text tower, freshly initialised from torch's global generator."""
+        return TextTransformer(
+            context_length=self.context_length,
+            vocab_size=self.vocab_size,
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            out_features=self.embed_dim,
+            activation=self.activation,
+        )
+
+
+def _vit(embed_dim: int, image_size: int, patch: int, width: int, layers: int, text_width: int) -> CLIPConfig:
+    return CLIPConfig(embed_dim, image_size, layers, width, width // 64, patch, text_width, 12, text_width // 64)
+
+
+def _resnet(
+    embed_dim: int, image_size: int, layers: tuple[int, int, int, int], width: int, text_width: int
+) -> CLIPConfig:
+    return CLIPConfig(embed_dim, image_size, layers, width, width // 2, None, text_width, 12, text_width // 64)
+
+
+# Radford et al., 2021, tables 19 and 20.
+ARCHITECTURES = {
+    "RN50": _resnet(1024, 224, (3, 4, 6, 3), 64, 512),
+    "RN101": _resnet(512, 224, (3, 4, 23, 3), 64, 512),
+    "RN50x4": _resnet(640, 288, (4, 6, 10, 6), 80, 640),
+    "RN50x16": _resnet(768, 384, (6, 8, 18, 8), 96, 768),
+    "RN50x64": _resnet(1024, 448, (3, 15, 36, 10), 128, 1024),
+    "ViT-B/32": _vit(512, 224, 32, 768, 12, 512),
+    "ViT-B/16": _vit(512, 224, 16, 768, 12, 512),
+    "ViT-L/14": _vit(768, 224, 14, 1024, 24, 768),
+    "ViT-L/14@336px": _vit(768, 336, 14, 1024, 24, 768),
+}
+
+
+def infer_config(state: Mapping[str, Tensor], where: str) -> CLIPConfig:
+    """The architecture of a state dict with OpenAI's keys; heads and activation, which it cannot show, are OpenAI's."""
+    try:
+        text_width = state["ln_final.weight"].shape[0]
+        common = {
+            "embed_dim": state["text_projection"].shape[1],
+            "text_width": text_width,
+            "text_layers": _count(state, "transformer.resblocks."),
+            "text_heads": text_width // 64,
+            "context_length": state["positional_embedding"].shape[0],
+            "vocab_size": state["token_embedding.weight"].shape[0],
+        }
+        if "visual.proj" in state:
+            width, _, _, patch = state["visual.conv1.weight"].shape
+            side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+            layers: int | tuple[int, int, int, int] = _count(state, "visual.transformer.resblocks.")
+            return CLIPConfig(
+                image_size=side * patch,
+                vision_layers=layers,
+                vision_width=width,
+                vision_heads=width // 64,
+                patch_size=patch,
+                **common,
+            )
+        width = state["visual.layer1.0.conv1.weight"].shape[0]
+        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+        one, two, three, four = (_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        return CLIPConfig(
+            image_size=side * 32,
+            vision_layers=(one, two, three, four),
+            vision_width=width,
+            vision_heads=width // 2,
+            patch_size=None,
+            **common,
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ArtifactError(
+            "the weights of a CLIP model", f"none ({error})", "check which file this is", where
+        ) from error
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})

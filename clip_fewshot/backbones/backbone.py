@@ -1,0 +1,128 @@
+"""Backbone: an image tower, a text tower, and what turns pictures and texts into their inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from math import log
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from clip_fewshot import rng
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.device import activations
+from clip_fewshot.backbones.text import trim
+from clip_fewshot.backbones.tokenizer import tokenize
+from clip_fewshot.data import image as pictures
+
+LOGIT_SCALE_START = log(1 / 0.07)  # Radford et al., 2021, sec. 2.5
+TEXT_PREFIX, VISUAL_PREFIX, SCALE_KEY = "text.", "visual.", "logit_scale"
+NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # constants in OpenAI's archives
+
+
+class Backbone(nn.Module):
+    """A CLIP model (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021).
+
+    Parameters are float32 always; under an optimiser half-precision weights stop moving or become NaN. The keys of
+    :meth:`state_dict` are those of OpenAI's code, where the text tower's parameters have no prefix.
+
+    Attributes:
+        name: what the model is called in reports.
+        config: its architecture.
+        visual, text: the towers.
+        logit_scale: logarithm of the factor on cosines.
+        activation_dtype: precision of activations in :meth:`autocast`; None chooses by the device.
+    """
+
+    def __init__(self, config: CLIPConfig, name: str = "custom") -> None:
+        super().__init__()
+        self.name, self.config = name, config
+        self.image_size, self.context_length = config.image_size, config.context_length
+        self.visual, self.text = config.build_visual(), config.build_text()
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+        self.activation_dtype: torch.dtype | None = None
+        self._digest: tuple[list[tuple[int, int]], str] | None = None
+        self.register_state_dict_post_hook(_leave_text_prefix)
+        self.register_load_state_dict_pre_hook(_enter_text_prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.logit_scale.device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of forward passes on this device; enter it around towers and suffixes that you run yourself."""
+        return activations(self.device, self.activation_dtype)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels -> (b, d) float32 features, not normalised."""
+        with self.autocast():
+            features: Tensor = self.visual(images.to(self.device))
+        return features.float()
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(b, 77) token ids -> (b, d) float32 features, not normalised."""
+        with self.autocast():
+            features: Tensor = self.text(trim(tokens).to(self.device))
+        return features.float()
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """A picture -> (3, h, w) float32: short side resized, centre cropped, CLIP's mean and deviation taken out."""
+        return torch.from_numpy(pictures.preprocess(image, self.image_size))
+
+    def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> Tensor:
+        """Texts -> (n, 77) int64 token ids; a text over 77 tokens is an error, or cut with ``truncate``."""
+        return tokenize(texts, truncate, self.context_length)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over weights, architecture and preprocessing: equal digests mean equal features."""
+        state = self.state_dict()
+        version = [(tensor.data_ptr(), tensor._version) for tensor in state.values()]
+        if self._digest is None or self._digest[0] != version:  # hashing a large model takes seconds
+            self._digest = version, _digest(self.config, state)
+        return self._digest[1]
+
+
+def build_backbone(config: CLIPConfig, seed: int = 0, name: str = "custom") -> Backbone:
+    """A freshly initialised model in evaluation mode, by OpenAI's scheme, from its own seeded generator."""
+    with rng.torch_seeded(seed, "backbone"):
+        return Backbone(config, name).eval()
+
+
+def _digest(config: CLIPConfig, state: dict[str, Tensor]) -> str:
+    header = {
+        "config": asdict(config),
+        "preprocess": "CLIP",
+        "mean": list(pictures.CLIP_MEAN),
+        "std": list(pictures.CLIP_STD),
+    }
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        total.update(f"\n{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _leave_text_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Our keys -> OpenAI's."""
+    inner = prefix + TEXT_PREFIX
+    for key in [key for key in state if key.startswith(inner)]:
+        state[prefix + key.removeprefix(inner)] = state.pop(key)
+
+
+def _enter_text_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """OpenAI's keys -> ours."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        bare = key.removeprefix(prefix)
+        if bare in NOT_WEIGHTS:
+            del state[key]
+        elif not bare.startswith(VISUAL_PREFIX) and bare != SCALE_KEY:
+            state[prefix + TEXT_PREFIX + bare] = state.pop(key)

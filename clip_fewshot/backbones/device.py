@@ -1,0 +1,45 @@
+"""Which device, and in which precision the activations are computed there."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+from clip_fewshot.errors import ResourceError, UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """A device name ("cuda:1" too) -> a device that is there; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        UsageError: no such kind of device.
+        ResourceError: this machine or this build of torch has none.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if str(name) == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind = str(name).split(":")[0]
+    if kind not in available:
+        raise UsageError(f"a device out of {', '.join(DEVICES)}", repr(str(name)), "choose one of them", "device")
+    if not available[kind]:
+        raise ResourceError(f"a {kind} device", "none that torch can use", "choose another, or auto", "device")
+    return torch.device(name)
+
+
+def activations(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Autocast for forward passes; parameters stay float32 in any case.
+
+    Args:
+        device: where the passes run.
+        dtype: of the activations. None: bfloat16 on CUDA, or float16 where the card has no bfloat16; float32 elsewhere,
+            as CPUs without half-precision units are 6 to 150 times slower with it.
+    """
+    if dtype is None and device.type == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if dtype in (None, torch.float32):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,143 @@
+"""Tower: stem, blocks, tail. The one place that knows what "the last N layers" means.
+
+A tower can be cut before any of its blocks. What crosses a cut is a :class:`CutState`; the part behind the cut, copied
+so that it can be trained, is a :class:`Suffix`. The frozen part in front of a cut therefore runs once per image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from clip_fewshot.errors import UsageError
+
+
+class CutState(NamedTuple):
+    """What crosses a cut between two blocks.
+
+    Attributes:
+        tokens: (b, l, d) residual stream of a transformer, or (b, c, h, w) map of a ResNet.
+        position: (b,) int64 index of the token that the tail reads: 0 for images, the end-of-text token for texts.
+    """
+
+    tokens: Tensor
+    position: Tensor
+
+
+class Tail(nn.Module):
+    """Everything after the last block: final norm, pooling, projection."""
+
+    def forward(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, out) features, not normalised."""
+        raise NotImplementedError
+
+    def tokens(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, l, d) tokens as the pooling sees them."""
+        raise NotImplementedError
+
+
+class Suffix(nn.Module):
+    """The last blocks of a tower and its tail, as a module of its own.
+
+    Batch normalisations keep their pretrained statistics in any mode: a handful of images per class cannot
+    estimate better ones, and features computed before the cut would not fit to moving ones.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], tail: Tail) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.tail = tail
+
+    def forward(self, state: CutState) -> Tensor:
+        """State at the cut -> (b, out) features, not normalised."""
+        features: Tensor = self.tail(self._advance(state))
+        return features
+
+    def tokens(self, state: CutState) -> Tensor:
+        """State at the cut -> (b, l, d) normed tokens before pooling, for heads that pool by themselves."""
+        return self.tail.tokens(self._advance(state))
+
+    def train(self, mode: bool = True) -> Suffix:
+        """As in torch, except that batch normalisations stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def _advance(self, state: CutState) -> CutState:
+        tokens = state.tokens
+        for block in self.blocks:
+            tokens = block(tokens)
+        return CutState(tokens, state.position)
+
+
+class Tower(nn.Module):
+    """An encoder in three parts. Subclasses give the stem (:meth:`embed`), :attr:`blocks` and :meth:`tail`.
+
+    Attributes:
+        out_features: width of the features.
+        token_features: width of the tokens that :meth:`Suffix.tokens` gives.
+    """
+
+    out_features: int
+    token_features: int
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The residual blocks in order of computation."""
+        raise NotImplementedError
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of residual blocks: the largest N of "the last N layers"."""
+        return len(self.blocks)
+
+    def embed(self, inputs: Tensor) -> CutState:
+        """The stem: pixels or token ids -> the state before the first block."""
+        raise NotImplementedError
+
+    def tail(self) -> Tail:
+        """The tail, on this tower's own parameters (not a copy)."""
+        raise NotImplementedError
+
+    def advance(self, state: CutState, start: int, stop: int) -> CutState:
+        """Run blocks[start:stop]."""
+        if not 0 <= start <= stop <= self.n_blocks:
+            raise UsageError(f"0 <= start <= stop <= {self.n_blocks}", f"{start}, {stop}", "choose blocks that exist")
+        tokens = state.tokens
+        for block in self.blocks[start:stop]:
+            tokens = block(tokens)
+        return CutState(tokens, state.position)
+
+    def project(self, state: CutState) -> Tensor:
+        """The tail: state after the last block -> (b, out_features), not normalised."""
+        features: Tensor = self.tail()(state)
+        return features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs -> (b, out_features), not normalised."""
+        return self.project(self.advance(self.embed(inputs), 0, self.n_blocks))
+
+    def last_parameters(self, n: int) -> list[str]:
+        """Names of the parameters that "the last n layers" are: the last n blocks and everything after; none for 0."""
+        if n == 0:
+            return []
+        chosen = {id(parameter) for parameter in self._view(n).parameters()}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in chosen]
+
+    def suffix(self, n: int) -> Suffix:
+        """Deep float32 copy of the last n blocks and the tail; trainable, or frozen where n is 0.
+
+        ``suffix(n)(advance(embed(x), 0, n_blocks - n))`` equals ``forward(x)`` bit for bit.
+        """
+        return copy.deepcopy(self._view(n)).float().requires_grad_(n > 0).train(self.training)
+
+    def _view(self, n: int) -> Suffix:
+        """The suffix on this tower's own parameters."""
+        if not 0 <= n <= self.n_blocks:
+            raise UsageError(f"a number of layers in 0..{self.n_blocks}", str(n), "choose a number in the range")
+        return Suffix(self.blocks[self.n_blocks - n :], self.tail())

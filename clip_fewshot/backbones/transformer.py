@@ -1,0 +1,98 @@
+"""The residual attention block of CLIP's transformers and their tail; shared by the image and the text tower."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clip_fewshot.backbones.tower import CutState, Tail
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI trained with (Hendrycks and Gimpel, 2016, sec. 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al., "Attention Is All You Need", 2017, eq. 1).
+
+    The parameters have the names and layout of ``torch.nn.MultiheadAttention``: query, key and value weights stacked
+    in ``in_proj_weight`` (3d, d). That module itself is not used: it takes (l, b, d) and two more copies of the tokens.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, l, d) -> (b, l, d)."""
+        stacked = functional.linear(x, self.in_proj_weight, self.in_proj_bias)  # (b, l, 3d)
+        query, key, value = stacked.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, h, l, d/h)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then a two-layer perceptron of four times the width."""
+
+    def __init__(self, width: int, heads: int, activation: str, causal: bool) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, causal)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=ACTIVATIONS[activation](),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, l, d) -> (b, l, d)."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A holder that gives the blocks OpenAI's names, ``transformer.resblocks.0`` and on; the towers run them."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: str, causal: bool) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(Block(width, heads, activation, causal) for _ in range(layers)))
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.resblocks)
+
+
+class TokenTail(Tail):
+    """Final norm and projection of one token per input."""
+
+    def __init__(self, norm: nn.LayerNorm, projection: nn.Parameter) -> None:
+        super().__init__()
+        self.norm, self.projection = norm, projection
+
+    def forward(self, state: CutState) -> Tensor:
+        rows = torch.arange(len(state.tokens), device=state.tokens.device)
+        token: Tensor = self.norm(state.tokens[rows, state.position])  # (b, d)
+        return token @ self.projection
+
+    def tokens(self, state: CutState) -> Tensor:
+        normed: Tensor = self.norm(state.tokens)
+        return normed
