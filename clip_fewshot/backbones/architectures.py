@@ -119,42 +119,37 @@ ARCHITECTURES = {
 def infer_config(state: Mapping[str, Tensor], where: str) -> CLIPConfig:
     """The architecture of a state dict with OpenAI's keys; heads and activation, which it cannot show, are OpenAI's."""
     try:
+        image_size, layers, width, heads, patch = _infer_vision(state)
         text_width = state["ln_final.weight"].shape[0]
-        common = {
-            "embed_dim": state["text_projection"].shape[1],
-            "text_width": text_width,
-            "text_layers": _count(state, "transformer.resblocks."),
-            "text_heads": text_width // 64,
-            "context_length": state["positional_embedding"].shape[0],
-            "vocab_size": state["token_embedding.weight"].shape[0],
-        }
-        if "visual.proj" in state:
-            width, _, _, patch = state["visual.conv1.weight"].shape
-            side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-            layers: int | tuple[int, int, int, int] = _count(state, "visual.transformer.resblocks.")
-            return CLIPConfig(
-                image_size=side * patch,
-                vision_layers=layers,
-                vision_width=width,
-                vision_heads=width // 64,
-                patch_size=patch,
-                **common,
-            )
-        width = state["visual.layer1.0.conv1.weight"].shape[0]
-        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-        one, two, three, four = (_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
         return CLIPConfig(
-            image_size=side * 32,
-            vision_layers=(one, two, three, four),
+            embed_dim=state["text_projection"].shape[1],
+            image_size=image_size,
+            vision_layers=layers,
             vision_width=width,
-            vision_heads=width // 2,
-            patch_size=None,
-            **common,
+            vision_heads=heads,
+            patch_size=patch,
+            text_width=text_width,
+            text_layers=_count(state, "transformer.resblocks."),
+            text_heads=text_width // 64,
+            context_length=state["positional_embedding"].shape[0],
+            vocab_size=state["token_embedding.weight"].shape[0],
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ArtifactError(
             "the weights of a CLIP model", f"none ({error})", "check which file this is", where
         ) from error
+
+
+def _infer_vision(state: Mapping[str, Tensor]) -> tuple[int, int | tuple[int, int, int, int], int, int, int | None]:
+    """Image size, layers, width, heads, patch size."""
+    if "visual.proj" in state:
+        width, _, _, patch = state["visual.conv1.weight"].shape
+        side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        return side * patch, _count(state, "visual.transformer.resblocks."), width, width // 64, patch
+    width = state["visual.layer1.0.conv1.weight"].shape[0]
+    side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    one, two, three, four = (_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+    return side * 32, (one, two, three, four), width, width // 2, None
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

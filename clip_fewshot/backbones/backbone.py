@@ -48,8 +48,8 @@ class Backbone(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
         self.activation_dtype: torch.dtype | None = None
         self._digest: tuple[list[tuple[int, int]], str] | None = None
-        self.register_state_dict_post_hook(_leave_text_prefix)
-        self.register_load_state_dict_pre_hook(_enter_text_prefix)
+        self.register_state_dict_post_hook(_leave_text_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_enter_text_prefix)  # type: ignore[no-untyped-call]
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +107,7 @@ def _digest(config: CLIPConfig, state: dict[str, Tensor]) -> str:
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
         total.update(f"\n{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -78,7 +78,7 @@ class AttentionPool(Tail):
         return torch.cat([places.mean(dim=1, keepdim=True), places], dim=1) + self.positional_embedding
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, l, d) -> (b, heads, l, d / heads)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (b, l, d) -> (b, heads, l, d / heads)
 
 
 class ModifiedResNet(Tower):

@@ -45,7 +45,7 @@ class TextTransformer(Tower):
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
         residual = (2 * layers * width) ** -0.5
-        for block in self.transformer.resblocks:
+        for block in self.transformer.modules():
             if isinstance(block, Block):
                 nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
                 nn.init.normal_(block.attn.out_proj.weight, std=residual)

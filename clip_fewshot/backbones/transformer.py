@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,32 +40,42 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, l, d) -> (b, l, d)."""
         stacked = functional.linear(x, self.in_proj_weight, self.in_proj_bias)  # (b, l, 3d)
-        query, key, value = stacked.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, h, l, d/h)
+        query, key, value = stacked.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, l, d)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
 
+class Perceptron(nn.Module):
+    """Two layers, four times as wide inside."""
+
+    def __init__(self, width: int, activation: str) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.gelu = ACTIVATIONS[activation]()
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, l, d) -> (b, l, d)."""
+        out: Tensor = self.c_proj(self.gelu(self.c_fc(x)))
+        return out
+
+
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then a two-layer perceptron of four times the width."""
+    """Pre-norm residual block: attention, then the perceptron."""
 
     def __init__(self, width: int, heads: int, activation: str, causal: bool) -> None:
         super().__init__()
         self.attn = Attention(width, heads, causal)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=ACTIVATIONS[activation](),
-                c_proj=nn.Linear(4 * width, width),
-            )
-        )
+        self.mlp = Perceptron(width, activation)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, l, d) -> (b, l, d)."""
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class Transformer(nn.Module):
