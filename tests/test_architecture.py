@@ -86,7 +86,9 @@ def test_imports_point_down(path: Path) -> None:
         assert target in FLOORS, f"{place(path)}:{line} imports {name}, which has no floor"
         assert FLOORS.index(target) < height, f"{place(path)}:{line} imports {name} from a higher floor"
         assert {floor(path), target} != {"heads", "losses"}, f"{place(path)}:{line} heads and losses meet at the logits"
-        assert not (floor(path) == "backbones" and target == "data" and parts[-1] == "dataset"), "a backbone knows no dataset"
+        assert not (floor(path) == "backbones" and target == "data" and parts[-1] == "dataset"), (
+            "a backbone knows no dataset"
+        )
 
 
 @pytest.mark.parametrize("path", module_files(), ids=ids(module_files()))

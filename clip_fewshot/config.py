@@ -1,0 +1,110 @@
+"""The options of the main job, free of torch so that a command line answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from clip_fewshot.errors import UsageError
+
+BUILTIN_DATA = ("digits", "digits-wild")
+TUNED_APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
+DEFAULT_TRIALS = 50
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field whose metadata describe it on the command line."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """What ``run_few_shot`` does. Fractions are in [0, 1], durations in seconds.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    data: str = option("digits", "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild")
+    model: str | None = option(
+        None, "official CLIP name, file, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
+    )
+    pretrained: bool = option(
+        True, "load trained weights (--no-pretrained: the named architecture with random weights)"
+    )
+    shots: int = option(16, "labelled pictures per class, validation included")
+    unseen: str | None = option(
+        None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)"
+    )
+    trials: int | None = option(
+        None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
+    )
+    seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
+    approaches: tuple[str, ...] = option(TUNED_APPROACHES, "approaches to search over", choices=TUNED_APPROACHES)
+    max_unfreeze: int = option(5, "largest N of 'the last N layers'")
+    epochs: int = option(20, "passes over the support set in each training")
+    views: int | None = option(
+        None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
+    )
+    alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
+    test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
+    seed: int = option(0, "seed of everything random")
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    storage: str | None = option(None, "database URL of a study that several workers share, e.g. postgresql://...")
+    budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
+    out: str | None = option(None, "output folder (default: runs/<data>-<model>)")
+    resume: str | None = option(None, "go on with the run in this folder, under its own options")
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("shots", 1, None),
+            ("trials", 1, None),
+            ("seeds", 1, None),
+            ("max_unfreeze", 1, None),
+            ("epochs", 1, None),
+            ("views", 1, 2),
+        ):
+            value = getattr(self, name)
+            if value is not None and (value < low or (high is not None and value > high)):
+                limit = f"at least {low}" if high is None else f"{low} to {high}"
+                raise UsageError(limit, str(value), f"change --{name.replace('_', '-')}", f"--{name.replace('_', '-')}")
+        for name in ("alpha", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError("a fraction between 0 and 1", str(getattr(self, name)), f"change {flag}", flag)
+        unknown = set(self.approaches) - set(TUNED_APPROACHES)
+        if unknown or not self.approaches:
+            raise UsageError(
+                f"some of {', '.join(TUNED_APPROACHES)}", str(sorted(unknown)), "check the spelling", "--approaches"
+            )
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the data ships with the package."""
+        return self.data in BUILTIN_DATA
+
+    @property
+    def model_name(self) -> str:
+        return self.model or ("mini" if self.builtin else "ViT-B/32")
+
+    @property
+    def n_trials(self) -> int:
+        return DEFAULT_TRIALS if self.trials is None else self.trials
+
+    @property
+    def n_views(self) -> int:
+        """Mirrored digits and letters are other digits and letters, so only photos get the second view."""
+        return self.views or (1 if self.builtin else 2)
+
+    @property
+    def unseen_classes(self) -> int | list[str]:
+        """A count, or class names."""
+        if self.unseen is None:
+            return 3 if self.builtin else 0
+        text = self.unseen.strip()
+        return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+
+    def study_key(self) -> dict[str, Any]:
+        """The options that decide what a finished trial means; they must be equal on resume."""
+        elsewhere = {"out", "resume", "trials", "budget", "storage", "device"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}

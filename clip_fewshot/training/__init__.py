@@ -1,0 +1,1 @@
+"""How suffixes and heads are trained: optimisers, approaches, the few-shot loop, contrastive training on pairs."""

@@ -1,0 +1,29 @@
+"""Unfreezing the last N layers: the N of the search.
+
+"The last N layers" are the last N residual blocks and everything after them (final norm, projection); N = 0
+trains nothing. The frozen layers before the cut are never copied and never run again during training.
+"""
+
+from __future__ import annotations
+
+from clip_fewshot.backbones.tower import Suffix, Tower
+from clip_fewshot.errors import UsageError
+
+
+def last_layers(tower: Tower, n: int) -> Suffix:
+    """A trainable copy of the last ``n`` layers of ``tower``; the tower itself stays as it is.
+
+    Args:
+        n: 0 (frozen: the copy of the tail takes no gradient) to the number of blocks.
+    """
+    if not 0 <= n <= tower.n_blocks:
+        raise UsageError(f"0 to {tower.n_blocks} layers to unfreeze", str(n), "choose a smaller number", "unfreeze")
+    return tower.suffix(n)
+
+
+def describe_last_layers(tower: Tower, n: int) -> str:
+    """The exact parameters that training the last ``n`` layers changes, one name and size a line."""
+    sizes = dict(tower.named_parameters())
+    lines = [f"{name}  {tuple(sizes[name].shape)}" for name in tower.last_parameters(n)]
+    total = sum(sizes[name].numel() for name in tower.last_parameters(n))
+    return "\n".join([*lines, f"{total:,} parameters in {len(lines)} tensors"])
