@@ -1,0 +1,146 @@
+"""A set of pictures with labels or captions, as every later step sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from clip_fewshot.data.colour import to_rgb
+from clip_fewshot.data.image import decode, read_regular
+from clip_fewshot.data.naming import shown
+from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
+
+
+class SkippedImage(NamedTuple):
+    """A picture that was left out, and why. ``reason`` is a code of :mod:`clip_fewshot.data.image`."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageDataset:
+    """n pictures. Rows are parallel over all attributes.
+
+    Attributes:
+        name: what the set is called in reports.
+        images: a path, or a picture in memory, per row.
+        names: identifier per row: the path relative to the source, or e.g. ``digits/0017``.
+        labels: (n,) indices into ``label_space``, or None.
+        label_space: the class names; empty without labels.
+        captions: a text per row, or None. A picture with five captions is five rows.
+        partition: per row ``"train"`` or ``"test"`` where the source itself says so, else ``""``.
+        digests: per row the SHA-256 of the file, or of the pixels of a picture in memory.
+        skipped: pictures that could not be read.
+        warnings: what was decided on the way, one sentence each.
+    """
+
+    name: str
+    images: tuple[Path | Image.Image, ...]
+    names: tuple[str, ...]
+    labels: LabelArray | None
+    label_space: LabelSpace
+    captions: tuple[str, ...] | None
+    partition: tuple[str, ...]
+    digests: tuple[str, ...]
+    skipped: tuple[SkippedImage, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns = (self.names, self.labels, self.captions, self.partition, self.digests)
+        lengths = {len(self.images), *(len(column) for column in columns if column is not None)}
+        if len(lengths) != 1:
+            raise UsageError("columns of one length", f"lengths {sorted(lengths)}", "give one value per picture")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"ImageDataset({self.name!r}, {len(self)} images, {len(self.label_space)} classes)"
+
+    def required_labels(self) -> LabelArray:
+        """The labels, of a set that must have them."""
+        if self.labels is None:
+            raise DataError("labelled images", "captions or nothing", "use a source with a class per image", self.name)
+        return self.labels
+
+    def counts(self) -> dict[str, int]:
+        """Images per class."""
+        per_class = np.bincount(self.required_labels(), minlength=len(self.label_space))
+        return dict(zip(self.label_space.names, per_class.tolist(), strict=True))
+
+    def subset(self, rows: IndexArray) -> ImageDataset:
+        """The chosen rows in the order given; the classes stay as they are."""
+        chosen = [int(i) for i in rows]
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in chosen),
+            names=tuple(self.names[i] for i in chosen),
+            labels=None if self.labels is None else self.labels[np.asarray(chosen, np.int64)],
+            captions=None if self.captions is None else tuple(self.captions[i] for i in chosen),
+            partition=tuple(self.partition[i] for i in chosen),
+            digests=tuple(self.digests[i] for i in chosen),
+        )
+
+    def restrict(self, classes: Sequence[str]) -> ImageDataset:
+        """The images of ``classes`` alone, labelled by their place in the smaller label space."""
+        space = self.label_space.subset(classes)
+        labels = self.required_labels()
+        rows = np.flatnonzero(np.isin(labels, self.label_space.encode(space.names)))
+        kept = self.subset(rows)
+        return replace(kept, labels=space.encode(self.label_space.decode(labels[rows])), label_space=space)
+
+    def open(self, i: int) -> Image.Image:
+        """Picture ``i`` as RGB.
+
+        Raises:
+            ImageError: it cannot be decoded.
+            DataError: the file is no longer the one that was read: splits and duplicate checks would be void.
+        """
+        image = self.images[i]
+        if isinstance(image, Image.Image):
+            return to_rgb(image).copy()
+        data = read_regular(image)
+        if sha256_bytes(data) != self.digests[i]:
+            raise DataError("the file as it was first read", "other content", "read the data again", shown(image))
+        return decode(data, image).image
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of what is in the set, whatever the files are called and wherever they lie."""
+        labels = [""] * len(self) if self.labels is None else self.label_space.decode(self.labels)
+        pairs = sorted(zip(self.digests, labels, strict=True))
+        text = "".join(f"{digest} {label}\n" for digest, label in pairs)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_dataset(
+    source: str | Path, *, format: str | None = None, strict: bool = False, max_skipped: float | None = None
+) -> ImageDataset:
+    """Read a built-in set or a folder, list or table of pictures, and check every picture once.
+
+    Args:
+        source: ``"digits"``, ``"digits-wild"``, or a path.
+        format: a name out of ``FORMATS``; None recognises it.
+        strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
+            reduced decode. Otherwise they are used with a warning.
+        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
+            picture at least, so that a single broken photo never stops a small set.
+
+    Raises:
+        DataError: a source that cannot be used; every offender is named with file and line.
+        UsageError: an unknown format.
+    """
+    from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
+
+    if str(source) in BUILTIN and format is None:
+        return BUILTIN[str(source)]()
+    raise DataError("a built-in set", str(source), "wait for the formats")

@@ -1,0 +1,202 @@
+"""One picture: decode it safely, bring it to RGB, and prepare it exactly as CLIP expects.
+
+Reason codes of :class:`ImageError`: ``missing``, ``unreadable`` (the system refuses), ``not-regular`` (a pipe, a
+device, a folder), ``empty``, ``not-image``, ``truncated``, ``damaged``, ``too-large``, ``shape``, ``range``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from clip_fewshot.data.colour import ValueRangeError, to_rgb
+from clip_fewshot.data.naming import shown
+from clip_fewshot.errors import DataError, UsageError
+
+PIXEL_LIMIT = 50_000_000  # decoded at once; 200 MB of RGBX
+REDUCED_LIMIT = 250_000_000  # JPEG only: decoded at 1/2, 1/4 or 1/8, so that photos of 200-megapixel phones work
+BYTE_LIMIT = 1 << 30
+LEAST_SIDE = 8  # pixels
+GREATEST_ASPECT = 100  # a longer strip would be blown up beyond PIXEL_LIMIT when its short side is resized
+
+# Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021: the statistics of
+# the training pictures, as OpenAI's preprocessing states them.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class _Kind(NamedTuple):
+    name: str
+    magic: tuple[bytes, ...]
+    suffixes: tuple[str, ...]
+    plugin: type[ImageFile.ImageFile]
+
+
+# The plugins are called directly: Image.open would try every registered format, and its size limit is a global that
+# other libraries change, warns where we must refuse and refuses where we can reduce.
+KINDS = (
+    _Kind("JPEG", (b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif"), JpegImagePlugin.JpegImageFile),
+    _Kind("PNG", (b"\x89PNG\r\n\x1a\n",), (".png", ".apng"), PngImagePlugin.PngImageFile),
+    _Kind("WEBP", (b"RIFF",), (".webp",), WebPImagePlugin.WebPImageFile),
+    _Kind("GIF", (b"GIF87a", b"GIF89a"), (".gif",), GifImagePlugin.GifImageFile),
+    _Kind("BMP", (b"BM",), (".bmp", ".dib"), BmpImagePlugin.BmpImageFile),
+    _Kind("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), (".tif", ".tiff"), TiffImagePlugin.TiffImageFile),
+)
+SUFFIXES = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
+
+
+class ImageError(DataError):
+    """A picture that cannot be used; ``reason`` is one of the codes above."""
+
+    def __init__(self, reason: str, expected: str, got: str, fix: str, where: str | None = None) -> None:
+        super().__init__(expected, got, fix, where)
+        self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """An RGB picture and what had to be decided to get it: ``wrong-extension``, ``first-frame``, ``reduced``."""
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The picture at ``path``: RGB, upright (EXIF), its first frame, alpha on white, 16 bits scaled to 8.
+
+    Raises:
+        ImageError: with a reason code; no other error leaves this function for any content of the file.
+    """
+    return decode(read_regular(path), path).image
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The bytes of a regular file; pipes and devices are refused without waiting on them."""
+    name = shown(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("missing", "a picture", "no such file", "check the path", name) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError("unreadable", "a readable file", str(error), "check its permissions", name) from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not-regular", "a regular file", "a pipe, device or folder", "remove it", name)
+        if status.st_size > BYTE_LIMIT:
+            raise ImageError("too-large", f"at most {BYTE_LIMIT:,} bytes", f"{status.st_size:,}", "shrink it", name)
+        return file.read()
+
+
+def decode(data: bytes, path: str | Path) -> Decoded:
+    """``data`` as a picture. ``path`` is named in errors and its extension compared with the content."""
+    name = shown(path)
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UsageError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False",
+            "True, set by your code or another library",
+            "set it to False: half-read pictures would pass as whole",
+        )
+    kind = _kind_of(data, name)
+    notes = [] if Path(path).suffix.lower() in kind.suffixes else ["wrong-extension"]
+    try:
+        picture = kind.plugin(io.BytesIO(data))
+        if _check_size(picture, name):
+            notes.append("reduced")
+        if getattr(picture, "is_animated", False):
+            notes.append("first-frame")
+        picture.load()
+        return Decoded(to_rgb(ImageOps.exif_transpose(picture)), tuple(notes))
+    except ImageError:
+        raise
+    except ValueRangeError as error:
+        raise ImageError("range", "values in their declared range", str(error), "rescale it", name) from error
+    except MemoryError as error:
+        raise ImageError("too-large", "a picture that fits into memory", "no memory left", "shrink it", name) from error
+    except Exception as error:  # decoders meet hostile bytes with errors of every type (struct, Key, Syntax, OS...)
+        text = f"{type(error).__name__}: {error}"
+        reason = "truncated" if _speaks_of_truncation(text) else "damaged"
+        raise ImageError(reason, f"a whole {kind.name} picture", text, "replace the file", name) from error
+
+
+def _kind_of(data: bytes, name: str) -> _Kind:
+    if not data:
+        raise ImageError("empty", "a picture", "a file of zero bytes", "replace or delete it", name)
+    for kind in KINDS:
+        if data.startswith(kind.magic) and (kind.name != "WEBP" or data[8:12] == b"WEBP"):
+            return kind
+    known = ", ".join(kind.name for kind in KINDS)
+    raise ImageError("not-image", f"one of {known}", f"content starting {data[:12]!r}", "convert or delete it", name)
+
+
+def _check_size(picture: ImageFile.ImageFile, name: str) -> bool:
+    """Judge the size in the header, before any pixel is decoded; whether a reduced decode was arranged."""
+    width, height = picture.size
+    short, long = min(picture.size), max(picture.size)
+    if short < LEAST_SIDE or long > GREATEST_ASPECT * short:
+        expected = f"sides of {LEAST_SIDE} pixels or more, the longer at most {GREATEST_ASPECT} times the shorter"
+        raise ImageError("shape", expected, f"{width} x {height}", "crop or delete it", name)
+    if width * height <= PIXEL_LIMIT:
+        return False
+    if isinstance(picture, JpegImagePlugin.JpegImageFile) and width * height <= REDUCED_LIMIT:
+        for scale in (2, 4, 8):
+            if (width // scale + 1) * (height // scale + 1) <= PIXEL_LIMIT:
+                picture.draft(None, (width // scale, height // scale))
+                return True
+    limit = f"at most {PIXEL_LIMIT / 1e6:g} million pixels ({REDUCED_LIMIT / 1e6:g} for JPEG)"
+    raise ImageError("too-large", limit, f"{width} x {height}", "shrink it", name)
+
+
+def _speaks_of_truncation(text: str) -> bool:
+    lowered = text.lower()
+    return any(
+        word in lowered for word in ("truncated", "not enough data", "broken data stream", "unexpected end", "eof")
+    )
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Hex SHA-256 of a picture in memory: mode, size and pixels."""
+    header = f"{image.mode} {image.width} {image.height}\n".encode()
+    return hashlib.sha256(header + image.tobytes()).hexdigest()
+
+
+def resize_crop(image: Image.Image, size: int) -> Image.Image:
+    """Short side to ``size`` (bicubic), centre square of it, RGB: the geometry of OpenAI's preprocessing.
+
+    The roundings are torchvision's: the long side is cut to an integer, the margin rounded half to even.
+    """
+    width, height = image.size
+    short = min(width, height)
+    width, height = int(size * width / short), int(size * height / short)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return resized.crop((left, top, left + size, top + size)).convert("RGB")
+
+
+def preprocess(image: Image.Image, size: int) -> NDArray[np.float32]:
+    """``image`` -> (3, size, size) float32, equal to the last bit to OpenAI's torchvision pipeline."""
+    return normalise(np.asarray(resize_crop(image, size)))
+
+
+def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(..., h, w, 3) bytes -> (..., 3, h, w) float32 with CLIP's mean and deviation taken out."""
+    unit = pixels.astype(np.float32) / np.float32(255)
+    scaled = (unit - np.asarray(CLIP_MEAN, np.float32)) / np.asarray(CLIP_STD, np.float32)
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))

@@ -1,0 +1,201 @@
+"""Who may see which picture: the sealed test set, the unseen classes, and K shots per class.
+
+A picture's side is decided by a hash of (seed, its content) against a threshold, never by a rank or a shuffle:
+pictures added later cannot move old ones across, and identical pictures lie on one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.naming import first_of, shown
+from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.rng import derive_seed, generator
+from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace
+
+
+class SealedSet:
+    """Images that nobody may look at unawares. ``open`` hands them out and remembers what for."""
+
+    __slots__ = ("_contents", "_purposes", "n")
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self._contents: Callable[[], ImageDataset] = lambda: dataset
+        self._purposes: list[str] = []
+        self.n = len(dataset)
+
+    @property
+    def looks(self) -> int:
+        """How often the set was opened."""
+        return len(self._purposes)
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What for, one per look."""
+        return tuple(self._purposes)
+
+    def open(self, purpose: str) -> ImageDataset:
+        """The images with their labels. Counts as a look."""
+        self._purposes.append(purpose)
+        return self._contents()
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"SealedSet(n={self.n}, looks={self.looks})"
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a sealed set to stay in its process", "an attempt to copy or send it", "send the pool instead"
+        )
+
+
+@dataclass(frozen=True)
+class OpenWorldSplit:
+    """One dataset, divided.
+
+    Attributes:
+        pool: all training images of the seen classes.
+        support: ``shots`` of them per class.
+        test: sealed images of the seen classes.
+        novel: sealed images of the unseen classes: all of them, as none is ever used in training.
+        warnings: what was left out or looks thin, one sentence each.
+    """
+
+    pool: ImageDataset
+    support: ImageDataset
+    test: SealedSet
+    novel: SealedSet
+    seen: LabelSpace
+    unseen: LabelSpace
+    shots: int
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+
+def split_open_world(
+    dataset: ImageDataset,
+    *,
+    shots: int,
+    unseen: int | Sequence[str] = 0,
+    seed: int = 0,
+    test_fraction: float = 0.5,
+) -> OpenWorldSplit:
+    """Seal a test set, set the unseen classes aside, and draw K shots of each seen class.
+
+    Args:
+        dataset: labelled images. A partition of the source's own into train and test is kept.
+        shots: K, at least 1.
+        unseen: how many classes to hide, chosen by ``seed``, or their names.
+        seed: decides sides, hidden classes and shots.
+        test_fraction: expected share of the test side, in (0, 1); not used where the source has a partition.
+
+    Raises:
+        DataError: too few images for ``shots`` (each class is listed), no labels, an empty test side.
+        UsageError: an argument out of range.
+    """
+    if not 0 < test_fraction < 1:
+        raise UsageError("test_fraction inside (0, 1)", str(test_fraction), "leave images for both sides")
+    single, warnings = _without_duplicates(dataset)
+    hidden = _unseen_names(single.label_space, unseen, seed)
+    seen_names = [name for name in single.label_space.names if name not in set(hidden)]
+    known, novel = single.restrict(seen_names), single.restrict(hidden)
+    is_test = _test_side(known, seed, test_fraction)
+    pool, test = known.subset(np.flatnonzero(~is_test)), known.subset(np.flatnonzero(is_test))
+    if not len(test):
+        raise DataError("at least one test image", "none", "add images or raise test_fraction", dataset.name)
+    missing = [name for name, count in test.counts().items() if count == 0]
+    if missing:
+        warnings.append(f"no test image of {', '.join(map(shown, missing))}: their accuracy cannot be measured")
+    return OpenWorldSplit(
+        pool=pool,
+        support=draw_support(pool, shots, seed),
+        test=SealedSet(test),
+        novel=SealedSet(novel),
+        seen=known.label_space,
+        unseen=novel.label_space,
+        shots=shots,
+        seed=seed,
+        warnings=tuple(warnings),
+    )
+
+
+def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
+    """``shots`` images of each class, drawn without replacement by ``seed``, in the order they have in ``pool``."""
+    if shots < 1:
+        raise UsageError("shots of 1 or more", str(shots), "ask for at least one image per class")
+    counts = pool.counts()
+    if min(counts.values()) < shots:
+        lines = [f"{shown(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
+        largest = min(counts.values())
+        fix = f"use --shots {largest}" if largest else "add images to the classes that have none, or leave them out"
+        raise DataError(f"{shots} training images per class", f"too few in{first_of(lines)}\n", fix, pool.name)
+    labels = pool.required_labels()
+    lots = np.array([derive_seed(seed, "support", digest) for digest in pool.digests])
+    order = np.lexsort((lots, labels))
+    rank_in_class = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+    return pool.subset(np.sort(order[rank_in_class < shots]))
+
+
+def stratified_folds(labels: LabelArray, n_folds: int, seed: int) -> list[tuple[IndexArray, IndexArray]]:
+    """(train, validation) row numbers of ``n_folds`` folds: each row is validated once, each class spread evenly.
+
+    Raises:
+        UsageError: ``n_folds`` outside 2 .. images of the smallest class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    smallest = int(counts.min()) if len(counts) else 0
+    if not 2 <= n_folds <= smallest:
+        fix = f"use {smallest} folds or fewer" if smallest >= 2 else "give every class two images or more"
+        raise UsageError("n_folds from 2 to the images of the smallest class", f"{n_folds}, smallest {smallest}", fix)
+    fold_of = np.empty(len(labels), np.int64)
+    dealt = 0
+    for label in classes:
+        rows = generator(seed, "folds", int(label)).permutation(np.flatnonzero(labels == label))
+        fold_of[rows] = (dealt + np.arange(len(rows))) % n_folds  # go on where the last class stopped: even sizes
+        dealt += len(rows)
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(n_folds)]
+
+
+def _without_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
+    """The first of each set of identical images; one image under two labels is an error."""
+    labels = dataset.required_labels()
+    first: dict[str, int] = {}
+    conflicts = []
+    for row, digest in enumerate(dataset.digests):
+        kept = first.setdefault(digest, row)
+        if labels[kept] != labels[row]:
+            names = dataset.label_space.decode(labels[[kept, row]])
+            conflicts.append(f"{shown(dataset.names[kept])} is {names[0]}, {shown(dataset.names[row])} is {names[1]}")
+    if conflicts:
+        raise DataError("one label per image", f"identical images{first_of(conflicts)}\n", "keep one", dataset.name)
+    surplus = len(dataset) - len(first)
+    warnings = [f"{surplus} images are copies of others and were left out"] if surplus else []
+    return dataset.subset(np.array(list(first.values()), np.int64)), warnings
+
+
+def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> tuple[str, ...]:
+    if isinstance(unseen, str):
+        raise UsageError("a count or a list of class names", f"the text {unseen!r}", f"write [{unseen!r}]")
+    if isinstance(unseen, int):
+        if not 0 <= unseen < len(space):
+            raise UsageError(f"unseen from 0 to {len(space) - 1}", str(unseen), "leave one class to be known")
+        lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", shown(name)))
+        return space.subset(lots[:unseen]).names
+    hidden = space.subset(unseen)
+    if len(hidden) == len(space):
+        raise UsageError("a class that is not unseen", "all of them unseen", "leave one class to be known")
+    return hidden.names
+
+
+def _test_side(dataset: ImageDataset, seed: int, fraction: float) -> BoolArray:
+    if "test" in dataset.partition:
+        return np.array([part == "test" for part in dataset.partition])
+    threshold = int(fraction * 2**63)
+    return np.array([derive_seed(seed, "test", digest) < threshold for digest in dataset.digests], dtype=bool)
