@@ -1,0 +1,38 @@
+"""results.json, one self-contained report.html, and the table for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot import storage
+from clip_fewshot.report.headline import headline_table as headline_table
+from clip_fewshot.report.page import render_page as render_page
+from clip_fewshot.report.record import ClusterView as ClusterView
+from clip_fewshot.report.record import DiscoveryView as DiscoveryView
+from clip_fewshot.report.record import EmbeddingView as EmbeddingView
+from clip_fewshot.report.record import NoveltyView as NoveltyView
+from clip_fewshot.report.record import PredictionExample as PredictionExample
+from clip_fewshot.report.record import RunRecord as RunRecord
+from clip_fewshot.report.record import ShotPoint as ShotPoint
+from clip_fewshot.report.record import TrialRow as TrialRow
+from clip_fewshot.report.schema import check_results as check_results
+
+
+def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
+    """Write ``folder/report.html`` and ``folder/results.json``.
+
+    The page is written first: where results.json exists, the run is complete.
+
+    Args:
+        folder: created where it is missing; files of an earlier report are replaced.
+        results: a dict of schema 1.
+        record: pictures and arrays of the same run.
+
+    Raises:
+        ArtifactError: a field of ``results`` is missing or ill-typed; nothing is written then.
+        ResourceError: the folder cannot be written to.
+    """
+    check_results(results)
+    storage.write_text(folder / "report.html", render_page(results, record))
+    storage.write_json(folder / "results.json", results)

@@ -1,0 +1,165 @@
+"""The headline: one row per method, the verdict, and what a reader must be warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from clip_fewshot.report import text
+
+# Left to right in every table and legend: from what costs nothing to what costs most.
+APPROACH_ORDER = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
+BASELINES = {"raw_pixels": "raw pixels", "zero_shot": "zero-shot", "linear_probe": "frozen probe"}
+METHODS = (*BASELINES, *APPROACH_ORDER)
+
+
+class HeadlineRow(NamedTuple):
+    """One method on the sealed test images; all accuracies are fractions in [0, 1]."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    per_seed: tuple[float, ...]
+    macro_f1: float | None
+    n_test: int
+    settings: str
+    best: bool
+
+
+def ordered(names: list[str] | set[str]) -> list[str]:
+    """Names of methods in the house's order, unknown ones after them by name."""
+    known = [name for name in METHODS if name in names]
+    return known + sorted(set(names) - set(known))
+
+
+def headline_rows(results: Mapping[str, Any]) -> list[HeadlineRow]:
+    """The rows of the headline table: baselines first, then the approaches."""
+    return list(_rows(results))
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[HeadlineRow]:
+    best = results["best"]
+    for key, name in BASELINES.items():
+        accuracy = results.get(key)
+        if accuracy is not None:
+            yield _row(name, accuracy, accuracy.get("macro_f1"), accuracy.get("params", {}), best["approach"] == key)
+    for name in ordered(set(results["approaches"])):
+        entry, won = results["approaches"][name], best["approach"] == name
+        macro_f1 = best["macro_f1"] if won else entry.get("macro_f1")
+        yield _row(name, entry["test"], macro_f1, entry["params"], won)
+
+
+def _row(
+    name: str, accuracy: Mapping[str, Any], macro_f1: float | None, params: Mapping[str, Any], best: bool
+) -> HeadlineRow:
+    low, high = accuracy["ci95"]
+    per_seed = tuple(accuracy["per_seed"])
+    return HeadlineRow(
+        text.clean(name),
+        accuracy["mean"],
+        low,
+        high,
+        per_seed,
+        macro_f1,
+        accuracy["n_test"],
+        text.settings(params),
+        best,
+    )
+
+
+def headline_table(results: Mapping[str, Any]) -> str:
+    """The headline as plain text for a terminal: aligned columns, the best method marked with a star.
+
+    Args:
+        results: a dict of schema 1, see :mod:`clip_fewshot.report.schema`.
+
+    Returns:
+        Lines joined by newlines, without a newline at the end.
+    """
+    rows = headline_rows(results)
+    cells = [("method", "accuracy", "95 % interval", "macro-F1", "n", "settings")]
+    cells += [
+        (
+            ("* " if row.best else "  ") + row.name,
+            text.fraction(row.mean),
+            text.interval((row.low, row.high)),
+            text.fraction(row.macro_f1),
+            str(row.n_test),
+            row.settings,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(5)]
+    lines = [
+        "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, 5)), line[5]]).rstrip()
+        for line in cells
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", verdict(results)])
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """One or two sentences: which method won, by how much, and whether the data can tell."""
+    best = results["best"]
+    name, test = display_name(best["approach"]), best["test"]
+    images = text.count(test["n_test"], "sealed test image")
+    first = f"{name} was chosen: accuracy {text.fraction(test['mean'])} {text.interval(test['ci95'])} on {images}."
+    return f"{first} {_against_probe(best, results['linear_probe'])}"
+
+
+def display_name(key: str) -> str:
+    """A method's name in prose."""
+    return BASELINES.get(key, text.clean(key))
+
+
+def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
+    if best["approach"] == "linear_probe":
+        return "No tuned approach did better on the validation folds."
+    difference = best.get("difference_to_probe")
+    if difference is None:
+        return f"The frozen probe has {text.fraction(probe['mean'])} {text.interval(probe['ci95'])}."
+    low, high = difference["ci95"]
+    per_seed = difference["per_seed"]
+    wins = sum(value > 0 for value in per_seed)
+    gain = f"{text.signed(difference['mean'])} {text.interval((low, high))}"
+    says = f"{gain} on the same support sets, ahead on {wins} of {len(per_seed)}"
+    if low > 0:
+        return f"It beats the frozen probe: {says}."
+    if high < 0:
+        return f"On the test images it is behind the frozen probe: {says}."
+    return f"The difference to the frozen probe is within the noise: {says}."
+
+
+def warnings_of(results: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before trusting the table: the run's own warnings, and those the results imply."""
+    found = [text.clean(warning) for warning in results.get("warnings", [])]
+    looks = results["search"]["test_looks"]
+    if looks > 1:
+        found.append(
+            f"The test images were looked at {looks} times. A choice made after the first look makes the figures "
+            "above optimistic."
+        )
+    novelty = results["novelty"]
+    if novelty is not None and novelty.get("refused"):
+        found.append(f"A false-alarm rate of {novelty['alpha']:g} was refused: {text.clean(novelty['refused'])}")
+    failed = results["search"]["failed"]
+    if failed:
+        found.append(f"{text.count(failed, 'trial')} of the search failed; see the search below for which.")
+    return found
+
+
+def selection(results: Mapping[str, Any]) -> str:
+    """What was chosen on what, in one paragraph: the part of a protocol that is usually left out."""
+    seeds, looks = len(results["seeds"]), results["search"]["test_looks"]
+    opened = "once, after the last choice" if looks == 1 else f"{looks} times"
+    chosen = (
+        "Approach, layers, learning rates, margins and C were chosen on validation folds cut out of the support "
+        f"images. Each method was then refitted on {text.count(seeds, 'fresh support set')}, and the sealed test "
+        f"images were opened {opened}."
+    )
+    if results["novelty"] is None:
+        return chosen
+    return (
+        f"{chosen} The novelty threshold comes from known support images alone, and the number of groups was estimated "
+        "without labels."
+    )

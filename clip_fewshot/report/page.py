@@ -1,0 +1,102 @@
+"""The report page: one HTML file that opens anywhere, offline, without scripts.
+
+Everything is inside the file: style, drawings (SVG) and thumbnails (PNG or JPEG) as data URIs. A content security
+policy in the page forbids scripts and the network, so that a hostile class name could do nothing even if an escape
+were missing. Tables scroll sideways by themselves on a phone; the page never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from clip_fewshot.report import plots, sections, text
+from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
+from clip_fewshot.report.pictures import svg_uri
+from clip_fewshot.report.plots import Plot
+from clip_fewshot.report.record import NoveltyView, RunRecord
+
+
+def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
+    """The page as HTML text.
+
+    Args:
+        results: a dict of schema 1, already checked.
+        record: pictures and arrays of the same run.
+
+    Returns:
+        A whole HTML document, the same bytes for the same input.
+    """
+    rows = headline_rows(results)
+    scale, strips = sections.strips(rows)
+    known = frozenset(record.class_names)
+    return _template().render(
+        results=results,
+        record=record,
+        style=_read("page.css"),
+        verdict=verdict(results),
+        selection=selection(results),
+        warnings=warnings_of(results),
+        tiles=sections.tiles(results),
+        rows=list(zip(rows, strips, strict=True)),
+        scale=scale,
+        figures=_figures(results, record),
+        per_class=[] if record.confusion is None else sections.per_class(record.confusion, record.class_names),
+        predictions=[sections.prediction_card(example, known) for example in record.predictions],
+        clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],
+        n_flagged=0 if record.discovery is None else len(record.discovery.labels),
+        facts=sections.facts(results),
+        search_facts=sections.search_facts(results["search"]),
+    )
+
+
+def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
+    """The plots of what was measured, by the name the template knows them under."""
+    figures: dict[str, Any] = {"embeddings": [(view.title, plots.embedding_plot(view)) for view in record.embeddings]}
+    if record.history:
+        figures["history"] = plots.search_history(record.history)
+    if record.confusion is not None:
+        figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
+    if record.novelty is not None and results["novelty"] is not None:
+        figures |= _novelty_figures(results["novelty"], record.novelty)
+    if record.discovery is not None and len(record.discovery.labels) > 1:
+        figures["dendrogram"] = plots.dendrogram_plot(record.discovery.linkage, record.discovery.labels)
+    if record.shots:
+        figures["shots"] = plots.shots_plot(record.shots)
+    return figures
+
+
+def _novelty_figures(measured: Mapping[str, Any], view: NoveltyView) -> dict[str, Plot]:
+    alarm, caught = measured["false_alarm_rate"], measured["detection_rate"]
+    operating = None if alarm is None or caught is None else (float(alarm), 1.0 - float(caught))
+    return {"det": plots.det_plot(view, measured["eer"], operating), "densities": plots.density_plot(view)}
+
+
+def _finalize(value: Any) -> Any:
+    """Applied to every value the template prints, so that no name reaches the page uncleaned."""
+    return text.clean(value) if type(value) is str else value
+
+
+def _read(name: str) -> str:
+    return files("clip_fewshot.report").joinpath(name).read_text("utf-8")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "fraction": text.fraction,
+        "interval": text.interval,
+        "seconds": text.seconds,
+        "settings": text.settings,
+        "count": text.count,
+        "shorten": text.shorten,
+        "svg": lambda plot: svg_uri(plot.svg),
+    }
+    return environment.from_string(_read("template.html.j2"))

@@ -1,0 +1,195 @@
+"""What the report page shows besides results.json: plain arrays, names and small pictures.
+
+The pipeline fills one :class:`RunRecord`; nothing here knows a model, a data set or a study. Whatever a run did not
+measure is left at its default and the page says so in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray, LabelArray
+
+TRIAL_STATES = ("finished", "pruned", "failed")
+
+
+class TrialRow(TypedDict):
+    """One trial of the search. ``value`` is the validation score in [0, 1], None where the trial has none."""
+
+    number: int
+    approach: str
+    state: str  # one of TRIAL_STATES
+    value: float | None
+    params: Mapping[str, Any]
+    seconds: float
+
+
+class PredictionExample(NamedTuple):
+    """One test picture with its most probable classes.
+
+    Attributes:
+        picture: any size and mode; the page shrinks it.
+        true_name: the class it shows, None where nobody knows.
+        top: (class name, probability in [0, 1]), most probable first.
+        unknown: whether the novelty detector flagged it; None where none ran.
+        p_value: conformal p-value of "shows a known class", in (0, 1].
+    """
+
+    picture: Image
+    true_name: str | None
+    top: tuple[tuple[str, float], ...]
+    unknown: bool | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingView:
+    """Image and text embeddings in the common space, for one 2-D picture.
+
+    Attributes:
+        title: what the model was, for example "frozen" or "after tuning".
+        images: (n, d) features, any scale.
+        labels: (n,) indices into ``names``; -1 for images of no named class.
+        texts: (c, d) one row per name, or (0, d) where there is no text tower.
+        names: the c class names.
+    """
+
+    title: str
+    images: FloatArray
+    labels: LabelArray
+    texts: FloatArray
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        where = f"EmbeddingView {self.title!r}"
+        if self.images.ndim != 2 or self.texts.ndim != 2 or self.images.shape[1] != self.texts.shape[1]:
+            shapes = f"{self.images.shape} and {self.texts.shape}"
+            raise UsageError("images (n, d) and texts (c, d)", shapes, "pass one common space", where)
+        if len(self.labels) != len(self.images) or len(self.texts) not in (0, len(self.names)):
+            rows = f"{len(self.images)} images, {len(self.labels)} labels, {len(self.texts)} texts"
+            raise UsageError("a label per image and a text per name", rows, "align the rows", where)
+
+
+@dataclass(frozen=True)
+class NoveltyView:
+    """Novelty scores of the blindly merged test images, and the curve they give.
+
+    Attributes:
+        known_scores: (n,) of test images of known classes; higher = more normal, scikit-learn's sign.
+        novel_scores: (m,) of test images of unseen classes.
+        threshold: images that score below it are flagged; None where the false-alarm rate was refused.
+        false_alarm: (k,) share of known images flagged, in [0, 1], at k thresholds.
+        miss: (k,) share of novel images not flagged, at the same thresholds.
+    """
+
+    known_scores: FloatArray
+    novel_scores: FloatArray
+    threshold: float | None
+    false_alarm: FloatArray
+    miss: FloatArray
+
+    def __post_init__(self) -> None:
+        if not len(self.known_scores) or not len(self.novel_scores):
+            sizes = f"{len(self.known_scores)} known and {len(self.novel_scores)} novel"
+            raise UsageError(
+                "scores of known and of novel images", sizes, "leave RunRecord.novelty None", "NoveltyView"
+            )
+        if len(self.false_alarm) != len(self.miss):
+            sizes = f"{len(self.false_alarm)} and {len(self.miss)}"
+            raise UsageError("as many false-alarm as miss rates", sizes, "pass one curve", "NoveltyView")
+
+
+class ClusterView(NamedTuple):
+    """One candidate class among the flagged images.
+
+    Attributes:
+        number: its label in ``DiscoveryView.labels``.
+        size: how many images it holds.
+        exemplar: its most central picture.
+        members: some others, in the order to show them.
+        suggested: a name proposed for it, if any.
+        composition: (true class, count), largest first: known here only because the run is an experiment.
+    """
+
+    number: int
+    size: int
+    exemplar: Image
+    members: tuple[Image, ...] = ()
+    suggested: str | None = None
+    composition: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class DiscoveryView:
+    """The flagged images as a tree and as groups.
+
+    Attributes:
+        linkage: (m - 1, 4) merges in SciPy's layout (left, right, height, size); (0, 4) for one image.
+        labels: (m,) cluster number of each flagged image.
+        clusters: one entry per cluster, in the order to show them.
+    """
+
+    linkage: FloatArray
+    labels: LabelArray
+    clusters: tuple[ClusterView, ...]
+
+    def __post_init__(self) -> None:
+        if self.linkage.shape != (max(len(self.labels) - 1, 0), 4):
+            got = f"{self.linkage.shape} for {len(self.labels)} images"
+            raise UsageError("a linkage matrix (m - 1, 4)", got, "pass the one that made the labels", "DiscoveryView")
+
+
+class ShotPoint(NamedTuple):
+    """Accuracy at one number of shots per class, with its 95 % interval; fractions in [0, 1]."""
+
+    shots: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the page shows besides the results dict.
+
+    Attributes:
+        command: the command line that repeats the run.
+        class_names: the c known classes, in the order of the confusion matrix.
+        confusion: (c, c) counts, true class by row, predicted class by column; None where nothing was predicted.
+        history: the trials of the search, by number.
+        predictions: example pictures with their top-k answers.
+        embeddings: one view per picture of the common space, for example before and after tuning.
+        novelty: None where no class was held out.
+        discovery: None where nothing was flagged or no class was held out.
+        shots: method -> accuracy by shots per class; empty for a run at one number of shots.
+    """
+
+    command: str
+    class_names: tuple[str, ...]
+    confusion: NDArray[np.int64] | None = None
+    history: tuple[TrialRow, ...] = ()
+    predictions: tuple[PredictionExample, ...] = ()
+    embeddings: tuple[EmbeddingView, ...] = ()
+    novelty: NoveltyView | None = None
+    discovery: DiscoveryView | None = None
+    shots: Mapping[str, tuple[ShotPoint, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        c = len(self.class_names)
+        if self.confusion is not None and self.confusion.shape != (c, c):
+            got = f"{self.confusion.shape} for {c} class names"
+            raise UsageError(
+                "a square confusion matrix", got, "pass counts over all known classes", "RunRecord.confusion"
+            )
+        states = {row["state"] for row in self.history} - set(TRIAL_STATES)
+        if states:
+            raise UsageError(
+                f"trial states out of {list(TRIAL_STATES)}", f"{sorted(states)}", "map them", "RunRecord.history"
+            )

@@ -1,0 +1,199 @@
+"""Check a results dict against schema 1 before it is written; the error names the field.
+
+Written by hand, in forty lines of combinators, because the whole schema then reads as one table and a JSON-schema
+library would be one more dependency for one file.
+
+Fractions lie in [0, 1]. Keys beyond the schema are allowed: a later part may add, never change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clip_fewshot.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+Check = Callable[[Any, str], None]
+
+
+def _refuse(expected: str, got: Any, where: str) -> None:
+    shown = repr(got)
+    raise ArtifactError(expected, shown if len(shown) < 80 else f"{shown[:77]}...", "write results of schema 1", where)
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
+    """A finite number in [low, high]."""
+
+    def check(value: Any, where: str) -> None:
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not plain or not math.isfinite(value) or not low <= value <= high:
+            _refuse(f"a number in [{low:g}, {high:g}]", value, where)
+
+    return check
+
+
+def integer(low: int) -> Check:
+    """A whole number of at least ``low``."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            _refuse(f"a whole number of at least {low}", value, where)
+
+    return check
+
+
+def text(value: Any, where: str) -> None:
+    """A string."""
+    if not isinstance(value, str):
+        _refuse("a string", value, where)
+
+
+def mapping(value: Any, where: str) -> None:
+    """Any object with string keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        _refuse("an object", value, where)
+
+
+def list_of(item: Check, at_least: int = 0) -> Check:
+    """A list whose entries all pass ``item``."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, list) or len(value) < at_least:
+            _refuse(f"a list of at least {at_least}", value, where)
+        for i, entry in enumerate(value):
+            item(entry, f"{where}[{i}]")
+
+    return check
+
+
+def mapping_of(item: Check) -> Check:
+    """An object whose values all pass ``item``."""
+
+    def check(value: Any, where: str) -> None:
+        mapping(value, where)
+        for key, entry in value.items():
+            item(entry, f"{where}.{key}")
+
+    return check
+
+
+def nullable(item: Check) -> Check:
+    """null, or what ``item`` passes."""
+
+    def check(value: Any, where: str) -> None:
+        if value is not None:
+            item(value, where)
+
+    return check
+
+
+def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+    """An object with these fields; fields not named here are allowed."""
+
+    def check(value: Any, where: str) -> None:
+        mapping(value, where)
+        for key, item in required.items():
+            if key not in value:
+                _refuse("this field", "nothing", f"{where}.{key}")
+            item(value[key], f"{where}.{key}")
+        for key, item in (optional or {}).items():
+            if key in value:
+                item(value[key], f"{where}.{key}")
+
+    return check
+
+
+FRACTION = number(0, 1)
+SIGNED = number(-1, 1)
+
+
+def _interval(item: Check) -> Check:
+    """{"mean", "ci95": [lo, hi], "per_seed", "n_test"} with lo <= hi."""
+    shape = record(
+        {"mean": item, "ci95": list_of(item, 2), "per_seed": list_of(item, 1), "n_test": integer(1)},
+        {"notes": list_of(text), "macro_f1": FRACTION, "params": mapping},
+    )
+
+    def check(value: Any, where: str) -> None:
+        shape(value, where)
+        if len(value["ci95"]) != 2 or value["ci95"][0] > value["ci95"][1]:
+            _refuse("[low, high] with low <= high", value["ci95"], f"{where}.ci95")
+
+    return check
+
+
+ACCURACY = _interval(FRACTION)
+APPROACH = {"params": mapping, "validation": FRACTION, "test": ACCURACY}
+RESULTS = record(
+    {
+        "schema": integer(SCHEMA_VERSION),
+        "dataset": record(
+            {
+                "name": text,
+                "classes": list_of(text, 1),
+                "unseen": list_of(text),
+                "counts": mapping_of(integer(0)),
+                "fingerprint": text,
+            }
+        ),
+        "config": mapping,
+        "environment": mapping,
+        "seeds": list_of(integer(0), 1),
+        "zero_shot": nullable(ACCURACY),
+        "linear_probe": ACCURACY,
+        "approaches": mapping_of(record(APPROACH, {"macro_f1": FRACTION})),
+        "best": record(
+            {"approach": text, **APPROACH, "macro_f1": FRACTION}, {"difference_to_probe": nullable(_interval(SIGNED))}
+        ),
+        "novelty": nullable(
+            record(
+                {
+                    "detector": text,
+                    "alpha": FRACTION,
+                    "auroc": FRACTION,
+                    "eer": FRACTION,
+                    "fpr95": FRACTION,
+                    "false_alarm_rate": nullable(FRACTION),
+                    "detection_rate": nullable(FRACTION),
+                },
+                {"refused": nullable(text)},
+            )
+        ),
+        "discovery": nullable(
+            record(
+                {
+                    "n_clusters": integer(0),
+                    "n_unseen": integer(0),
+                    "ari": nullable(SIGNED),
+                    "nmi": nullable(FRACTION),
+                    "accuracy": nullable(FRACTION),
+                }
+            )
+        ),
+        "search": record(
+            {
+                "finished": integer(0),
+                "pruned": integer(0),
+                "failed": integer(0),
+                "seconds": number(0),
+                "naive_seconds_estimate": nullable(number(0)),
+                "test_looks": integer(0),
+            }
+        ),
+        "timing": mapping_of(number(0)),
+        "artifacts": mapping_of(text),
+    },
+    {"raw_pixels": nullable(ACCURACY), "warnings": list_of(text)},
+)
+
+
+def check_results(results: Any) -> None:
+    """Raise :class:`ArtifactError` naming the first field of ``results`` that schema 1 does not allow."""
+    RESULTS(results, "results")
+    if results["schema"] != SCHEMA_VERSION:
+        _refuse(f"schema {SCHEMA_VERSION}", results["schema"], "results.schema")
+    methods = {*results["approaches"], "linear_probe", "zero_shot"}
+    if results["best"]["approach"] not in methods:
+        _refuse(f"one of {sorted(methods)}", results["best"]["approach"], "results.best.approach")

@@ -1,0 +1,182 @@
+"""From record and results to the rows, cards and facts that the page's template lays out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_fewshot.report import text
+from clip_fewshot.report.headline import HeadlineRow, display_name
+from clip_fewshot.report.pictures import thumbnail_uri
+from clip_fewshot.report.record import ClusterView, PredictionExample
+
+MEMBERS_SHOWN = 23
+
+
+class Tile(NamedTuple):
+    """One figure of the first screen."""
+
+    value: str
+    name: str
+    note: str
+
+
+class ClassRow(NamedTuple):
+    """One class of the confusion matrix; None where nothing was predicted as it, or nothing shows it."""
+
+    name: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class Card(NamedTuple):
+    """One predicted picture."""
+
+    uri: str
+    true_name: str | None
+    verdict: str
+    good: bool | None
+    top: tuple[tuple[str, float], ...]
+    p_value: float | None
+
+
+class ClusterCard(NamedTuple):
+    """One group of flagged pictures."""
+
+    number: int
+    size: int
+    suggested: str | None
+    composition: str
+    exemplar: str
+    members: tuple[str, ...]
+    more: int
+
+
+class Strip(NamedTuple):
+    """Where an interval lies on the table's common scale, in percent."""
+
+    left: float
+    width: float
+    mark: float
+
+
+def tiles(results: Mapping[str, Any]) -> list[Tile]:
+    """The four figures of the first screen; those a run did not measure are left out."""
+    best, novelty, discovery = results["best"], results["novelty"], results["discovery"]
+    test, difference = best["test"], best.get("difference_to_probe")
+    found = [
+        Tile(
+            text.fraction(test["mean"]),
+            "test accuracy",
+            f"{text.interval(test['ci95'])}, {display_name(best['approach'])}",
+        )
+    ]
+    if difference is not None:
+        found.append(
+            Tile(text.signed(difference["mean"]), "against the frozen probe", text.interval(difference["ci95"]))
+        )
+    if novelty is not None:
+        rate = novelty["detection_rate"]
+        note = (
+            "no threshold in use"
+            if rate is None
+            else f"{rate:.0%} caught, {novelty['false_alarm_rate']:.1%} false alarms"
+        )
+        found.append(Tile(text.fraction(novelty["auroc"]), "novelty AUROC", note))
+    if discovery is not None:
+        note = f"{discovery['n_unseen']} unseen in truth"
+        found.append(Tile(str(discovery["n_clusters"]), "candidate classes found", note))
+    return found
+
+
+def strips(rows: Sequence[HeadlineRow]) -> tuple[tuple[float, float], list[Strip]]:
+    """A scale in steps of .05 that holds all intervals, and each interval's place on it."""
+    low = math.floor(min(row.low for row in rows) * 20) / 20
+    high = math.ceil(max(row.high for row in rows) * 20) / 20
+    span = max(high - low, 0.05)
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    return (low, low + span), [Strip(at(r.low), round(at(r.high) - at(r.low), 2), at(r.mean)) for r in rows]
+
+
+def per_class(counts: NDArray[np.int64], names: Sequence[str]) -> list[ClassRow]:
+    """Precision, recall and F1 of each class from the confusion matrix (c, c), rows true."""
+    hits, true, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+
+    def share(part: int, whole: int) -> float | None:
+        return int(part) / int(whole) if whole else None
+
+    return [
+        ClassRow(
+            name, int(true[i]), share(hits[i], said[i]), share(hits[i], true[i]), share(2 * hits[i], true[i] + said[i])
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def prediction_card(example: PredictionExample, known: frozenset[str]) -> Card:
+    """A picture, its answers, and whether they are right."""
+    verdict, good = _judge(example, known)
+    return Card(thumbnail_uri(example.picture), example.true_name, verdict, good, example.top, example.p_value)
+
+
+def _judge(example: PredictionExample, known: frozenset[str]) -> tuple[str, bool | None]:
+    if example.true_name is None:
+        return ("flagged as unknown" if example.unknown else ""), None
+    if example.true_name not in known:
+        return ("flagged as unknown, rightly", True) if example.unknown else ("unseen class, not flagged", False)
+    right = bool(example.top) and example.top[0][0] == example.true_name
+    if example.unknown:
+        return "flagged as unknown, a false alarm", False
+    return ("right", True) if right else ("wrong", False)
+
+
+def cluster_card(cluster: ClusterView) -> ClusterCard:
+    """A group with its thumbnails; what is over the limit is only counted."""
+    members = tuple(thumbnail_uri(picture, 64) for picture in cluster.members[:MEMBERS_SHOWN])
+    said = ", ".join(f"{n:,} {text.shorten(name)}" for name, n in cluster.composition)
+    exemplar = thumbnail_uri(cluster.exemplar)
+    more = max(cluster.size - 1 - len(members), 0)
+    return ClusterCard(cluster.number, cluster.size, cluster.suggested, said, exemplar, members, more)
+
+
+def facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, [(name, value)]): data, time, configuration, environment."""
+    dataset = results["dataset"]
+    unseen = ", ".join(dataset["unseen"]) or "none"
+    data = [
+        ("name", dataset["name"]),
+        (f"known classes ({len(dataset['classes'])})", ", ".join(dataset["classes"])),
+        (f"held out as unseen ({len(dataset['unseen'])})", unseen),
+        ("counts", ", ".join(f"{name} {n:,}" for name, n in dataset["counts"].items())),
+        ("fingerprint", dataset["fingerprint"]),
+        ("support seeds", ", ".join(str(seed) for seed in results["seeds"])),
+    ]
+    spent = [(key.replace("_", " "), text.seconds(value)) for key, value in results["timing"].items()]
+    return [
+        ("Data", data),
+        ("Time", spent),
+        ("Configuration", [(key.replace("_", " "), text.scalar(value)) for key, value in results["config"].items()]),
+        ("Environment", [(key.replace("_", " "), text.scalar(value)) for key, value in results["environment"].items()]),
+    ]
+
+
+def search_facts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of the search: trials by state, time, looks at the test images."""
+    counts = [(f"{state} trials", f"{search[state]:,}") for state in ("finished", "pruned", "failed")]
+    naive = search["naive_seconds_estimate"]
+    saved = [] if naive is None else [("estimate without reuse of frozen layers", text.seconds(naive))]
+    return [
+        *counts,
+        ("time", text.seconds(search["seconds"])),
+        *saved,
+        ("looks at the test images", str(search["test_looks"])),
+    ]

@@ -1,0 +1,84 @@
+"""Names and numbers as the report prints them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+_SPACES = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
+# Controls, marks that turn the reading direction or hide, lone surrogates of undecodable file names, noncharacters.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\uffff]"
+)
+
+
+def clean(value: str) -> str:
+    """``value`` without control and bidirectional characters; line breaks and tabs become one space.
+
+    A class name is a folder name and can hold anything; with these characters left in, one name could reorder or
+    hide the text beside it. Escaping for HTML or SVG is the writer's work and is not done here.
+    """
+    return _UNSAFE.sub("", _SPACES.sub(" ", value))
+
+
+def shorten(value: str, limit: int = 22) -> str:
+    """:func:`clean`, and cut in the middle to ``limit`` characters: names of a data set often share their start."""
+    name = unicodedata.normalize("NFC", clean(value)).strip() or "(no name)"
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) // 2
+    return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+
+
+def fraction(value: float | None) -> str:
+    """A fraction with three decimals; a dash for None."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and three decimals, the minus sign typographic."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def interval(bounds: list[float] | tuple[float, float]) -> str:
+    """``[low, high]`` with three decimals."""
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]".replace("-", "−")
+
+
+def scalar(value: Any) -> str:
+    """One setting: floats with at most three digits, true and false as yes and no, the rest as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(scalar(item) for item in value)
+    if isinstance(value, Mapping):
+        return settings(value)
+    return clean(str(value))
+
+
+def settings(params: Mapping[str, Any]) -> str:
+    """Settings on one line, ``name value, name value``, by name."""
+    return ", ".join(f"{clean(key).replace('_', ' ')} {scalar(params[key])}" for key in sorted(params))
+
+
+def seconds(value: float) -> str:
+    """A duration: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """``1 image``, ``1,797 images``."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
