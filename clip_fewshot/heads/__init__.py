@@ -4,6 +4,8 @@ A head is a module with ``in_features``, ``n_classes``, ``takes_tokens`` (whethe
 encoder has them) and a forward that returns (n, c) logits, never probabilities. Labels may change what it returns in
 training mode alone. Initial weights come from torch's global generator: build inside a seeded block.
 
+``CentredHead`` goes around any of them and makes each better on features that share a large mean.
+
 Each entry of ``HEADS`` is called as ``(in_features, n_classes, **options)``.
 """
 
@@ -17,6 +19,7 @@ from torch import nn
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.arcface import ArcFaceHead as ArcFaceHead
 from clip_fewshot.heads.attention import AttentionHead as AttentionHead
+from clip_fewshot.heads.centred import CentredHead as CentredHead
 from clip_fewshot.heads.linear import LinearHead as LinearHead
 from clip_fewshot.heads.mlp import MLPHead as MLPHead
 from clip_fewshot.heads.mlp_arcface import mlp_arcface as mlp_arcface

@@ -24,7 +24,7 @@ class MLPHead(nn.Module):
     Args:
         in_features: d.
         n_classes: c.
-        hidden_features: width of the hidden layer; default the classifier's, else d.
+        hidden_features: width of the hidden layer; default the classifier's, else d, but 64 at the least.
         classifier: head on (n, hidden) with ``in_features`` and ``n_classes``; default LinearHead.
     """
 
@@ -38,7 +38,7 @@ class MLPHead(nn.Module):
         classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        output: Any = LinearHead(hidden_features or in_features, n_classes) if classifier is None else classifier
+        output: Any = classifier or LinearHead(hidden_features or default_width(in_features), n_classes)
         width = hidden_features or output.in_features
         if output.in_features != width or output.n_classes != n_classes:
             got = f"{output.in_features} -> {output.n_classes}"
@@ -53,3 +53,8 @@ class MLPHead(nn.Module):
         hidden = F.gelu(self.hidden(rms_rows(features, self.hidden.weight.dtype)))
         logits: Tensor = self.classifier(hidden, labels)
         return logits
+
+
+def default_width(in_features: int) -> int:
+    """Width of a hidden layer nobody chose: as wide as the features; a handful of units would learn nothing."""
+    return max(in_features, 64)

