@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from clip_fewshot.errors import ArtifactError, ResourceError
 
@@ -71,6 +71,29 @@ def write_bytes(path: Path, data: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[BinaryIO]:
+    """Open ``path``'s partial file, at its end, for this process alone; without an exception it becomes ``path``.
+
+    After an exception, or a kill, what was written stays beside ``path`` and the next call goes on from there.
+    """
+    partial, lock = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.lock")
+    with _explained(path, 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("ab") as guard:
+            try:
+                _lock_file(guard.fileno())
+            except OSError:
+                fix = "wait for it and run again"
+                raise ResourceError("a file that nobody else writes", "another process at it", fix, str(path)) from None
+            with partial.open("ab") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
         _sync_folder(path.parent)
 
 

@@ -2,7 +2,93 @@
 
 from __future__ import annotations
 
-from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
-from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from pathlib import Path
 
-__all__ = ["ARCHITECTURES", "Backbone", "CLIPConfig", "build_backbone"]
+import torch
+from torch import nn
+
+from clip_fewshot.backbones import open_clip
+from clip_fewshot.backbones.architectures import ARCHITECTURES
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.checkpoint import assemble, read_state
+from clip_fewshot.backbones.device import resolve_device
+from clip_fewshot.backbones.download import OFFICIAL, fetch
+from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
+from clip_fewshot.errors import UsageError
+
+ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
+MINI = "mini"
+
+
+def load_backbone(
+    name: str | Path | nn.Module, *, pretrained: bool = True, device: str = "auto", dtype: torch.dtype | None = None
+) -> Backbone:
+    """A CLIP model in evaluation mode, its parameters in float32.
+
+    Args:
+        name: one of
+            an official name ("ViT-B/32", "RN50", ...), downloaded once and kept under ``CLIP_FEWSHOT_CACHE``;
+            "mini", the small model in the package;
+            a path: OpenAI's archive, a state dict saved by torch, safetensors, or a folder of :func:`save_backbone`
+            (a path never touches the network);
+            "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
+            a model object of OpenAI's ``clip`` or of open_clip, whose weights are copied.
+        pretrained: False gives random weights, the same each time; for official names and "mini".
+        device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
+        dtype: of activations; None is bfloat16 or float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        UsageError: an unknown name or device.
+        DataError, ArtifactError: a missing, damaged or foreign file.
+        ResourceError: weights that are neither here nor reachable, or a device that is not there.
+    """
+    place = resolve_device(device)
+    backbone = _load(name) if pretrained else _random(name)
+    backbone.activation_dtype = dtype
+    return backbone.to(place)
+
+
+def _load(name: str | Path | nn.Module) -> Backbone:
+    if isinstance(name, Backbone):
+        return name
+    if isinstance(name, nn.Module):
+        return _from_module(name)
+    if isinstance(name, str):
+        name = ALIASES.get(name, name)
+        if name in OFFICIAL:
+            path = fetch(OFFICIAL[name])
+            return assemble(read_state(path), name, str(path), ARCHITECTURES[name])
+        if name == MINI:
+            return load_folder(SHIPPED, MINI)
+        if name.startswith(open_clip.PREFIX):
+            return open_clip.load(name)
+    return _from_path(Path(name), str(name))
+
+
+def _from_path(path: Path, name: str) -> Backbone:
+    if path.is_dir():
+        return load_folder(path, name)
+    if not path.exists() and path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
+        raise _unknown(name)
+    return assemble(read_state(path), name, str(path))
+
+
+def _from_module(module: nn.Module) -> Backbone:
+    if type(module).__module__.startswith("open_clip"):
+        return open_clip.convert(module, "open_clip model")
+    return assemble(module.state_dict(), "clip model", "the given module")
+
+
+def _random(name: str | Path | nn.Module) -> Backbone:
+    known = ALIASES.get(name, name) if isinstance(name, str) else ""
+    title = f"{known} (random weights)"
+    if known == MINI:
+        return build_backbone(read_config(SHIPPED)[0], name=title)
+    if known not in ARCHITECTURES:
+        raise _unknown(str(name))
+    return build_backbone(ARCHITECTURES[known], name=title)
+
+
+def _unknown(name: str) -> UsageError:
+    known = ", ".join([*ARCHITECTURES, MINI])
+    return UsageError(f"one of {known}, a path, or {open_clip.PREFIX}NAME", repr(name), "check the spelling", "model")

@@ -65,7 +65,8 @@ class AttentionPool(Tail):
 
     def forward(self, state: CutState) -> Tensor:
         tokens = self.tokens(state)
-        query = self._split(self.q_proj(tokens[:, :1]))
+        # (b, d), not the strided (b, 1, d): torch multiplies that in another order when the weights need no gradient.
+        query = self._split(self.q_proj(tokens[:, 0]).unsqueeze(1))
         mixed = functional.scaled_dot_product_attention(
             query, self._split(self.k_proj(tokens)), self._split(self.v_proj(tokens))
         )

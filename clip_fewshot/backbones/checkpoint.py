@@ -1,0 +1,88 @@
+"""Weights files of others: read without running them, checked against the architecture, brought to float32."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from clip_fewshot.backbones.architectures import CLIPConfig, infer_config
+from clip_fewshot.backbones.archive import read_archive
+from clip_fewshot.backbones.backbone import NOT_WEIGHTS, Backbone
+from clip_fewshot.errors import ArtifactError, DataError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name: OpenAI's archive, ``torch.save`` of a state dict, or safetensors.
+
+    Raises:
+        DataError: no such file.
+        ArtifactError: another kind of file, a damaged one, or one that would run code.
+    """
+    if not path.is_file():
+        raise DataError("a file with weights", "none", "check the path", str(path))
+    if zipfile.is_zipfile(path):
+        return _unwrap(read_archive(path))
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        got = f"another file, or a damaged one ({error})"
+        fix = "give OpenAI's archive, a state dict saved by torch >= 1.6, or safetensors"
+        raise ArtifactError("a file with weights", got, fix, str(path)) from error
+
+
+def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPConfig | None = None) -> Backbone:
+    """A backbone that holds ``state`` (OpenAI's keys, any float type), in evaluation mode.
+
+    Args:
+        name: what the backbone is called.
+        where: origin of the weights, for messages.
+        config: the architecture; None reads it off the shapes.
+
+    Raises:
+        ArtifactError: keys or shapes are not the architecture's, or a number is not finite.
+    """
+    weights = {key: tensor for key, tensor in state.items() if not _is_constant(key)}
+    config = config or infer_config(weights, where)
+    with torch.device("meta"):  # no memory, no initialisation
+        backbone = Backbone(config, name)
+    wanted = backbone.state_dict()
+    _check(weights, wanted, where)
+    backbone.load_state_dict({key: weights[key].to(wanted[key].dtype, copy=True) for key in wanted}, assign=True)
+    return backbone.eval()
+
+
+def _unwrap(value: object) -> dict[str, Tensor]:
+    while isinstance(value, dict) and not any(isinstance(item, Tensor) for item in value.values()):
+        inner = [value[key] for key in WRAPPERS if isinstance(value.get(key), dict)]
+        if not inner:
+            break
+        value = inner[0]
+    items = value.items() if isinstance(value, dict) else ()
+    tensors = {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}
+    parallel = bool(tensors) and all(key.startswith("module.") for key in tensors)  # torch's DataParallel adds it
+    return {key.removeprefix("module.") if parallel else key: item for key, item in tensors.items()}
+
+
+def _is_constant(key: str) -> bool:
+    return key in NOT_WEIGHTS or key.endswith("attn_mask")
+
+
+def _check(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing or unknown:
+        got = f"{len(missing)} missing {missing[:3]} and {len(unknown)} unknown {unknown[:3]}"
+        raise ArtifactError("the tensors of a CLIP model", got, "check which model this is", where)
+    for key, tensor in given.items():
+        if tensor.shape != wanted[key].shape:
+            expected, got = f"{key} of shape {tuple(wanted[key].shape)}", str(tuple(tensor.shape))
+            raise ArtifactError(expected, got, "check which model this is", where)
+        if not bool(torch.isfinite(tensor).all()):
+            raise ArtifactError(f"finite numbers in {key}", "NaN or infinity", "get an undamaged copy", where)

@@ -1,0 +1,102 @@
+"""A backbone of ours as a folder: ``model.safetensors`` and ``config.json``, the form of the shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from clip_fewshot import storage
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.checkpoint import assemble
+from clip_fewshot.errors import ArtifactError, UsageError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
+SHIPPED = Path(__file__).parent / "mini"
+
+
+def save_backbone(
+    backbone: Backbone, folder: Path, used_token_ids: Collection[int] | None = None, half: bool = True
+) -> None:
+    """Write a backbone as a folder that :func:`load_folder` reads.
+
+    Args:
+        backbone: what to write; left as it is.
+        folder: where; files of the same names are replaced.
+        used_token_ids: tokens whose rows of the embedding are stored one by one; all others share one row, the mean of
+            theirs. A vocabulary that training hardly touched then takes no space. None stores every row.
+        half: round the weights to float16, half the size; default True.
+    """
+    state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
+    if used_token_ids is not None:
+        state[EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[EMBEDDING], sorted(set(used_token_ids)))
+    if half:
+        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    infinite = sorted(key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
+    if infinite:
+        raise UsageError("finite weights in the range of float16", f"others in {infinite[:3]}", "save with half=False")
+    data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
+    config = asdict(backbone.config) | {"sha256": storage.sha256_bytes(data)}
+    storage.write_bytes(folder / WEIGHTS, data)
+    storage.write_json(folder / CONFIG, config)
+
+
+def load_folder(folder: Path, name: str) -> Backbone:
+    """Read what :func:`save_backbone` wrote, checking the SHA-256 of the weights; ``name`` is for reports.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or of another kind.
+    """
+    config, digest = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+        state = safetensors.torch.load(data)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise ArtifactError(f"a readable {WEIGHTS}", str(error), "restore the folder", str(path)) from error
+    if storage.sha256_bytes(data) != digest:
+        raise ArtifactError("the weights that config.json names", "others", "restore the folder", str(path))
+    if TOKEN_ROWS in state:
+        state[EMBEDDING] = _spread_rows(state[EMBEDDING], state.pop(TOKEN_ROWS), str(path))
+    return assemble(state, name, str(path), config)
+
+
+def read_config(folder: Path) -> tuple[CLIPConfig, str]:
+    """Architecture and SHA-256 of the weights."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ArtifactError(f"a folder with {CONFIG} and {WEIGHTS}", "none", "check the path", str(folder))
+    fields: dict[str, Any] = storage.read_json(path)
+    try:
+        digest = str(fields.pop("sha256"))
+        if isinstance(fields["vision_layers"], list):
+            fields["vision_layers"] = tuple(fields["vision_layers"])
+        return CLIPConfig(**fields), digest
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ArtifactError("the architecture of a CLIP model", repr(error), "restore the folder", str(path)) from error
+
+
+def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:
+    """Embedding (vocabulary, d) -> stored rows (used + 1, d), and for each token the row it has there."""
+    if used and not 0 <= used[0] <= used[-1] < len(table):
+        raise UsageError(f"token ids in 0..{len(table) - 1}", f"{used[0]}..{used[-1]}", "use the tokenizer's ids")
+    rest = torch.ones(len(table), dtype=torch.bool)
+    rest[used] = False
+    shared = table[rest].mean(dim=0, keepdim=True) if bool(rest.any()) else table[:0]
+    rows = torch.full((len(table),), len(used), dtype=torch.int32)
+    rows[used] = torch.arange(len(used), dtype=torch.int32)
+    return torch.cat([table[used], shared]), rows
+
+
+def _spread_rows(stored: Tensor, rows: Tensor, where: str) -> Tensor:
+    if rows.numel() == 0 or not 0 <= int(rows.min()) <= int(rows.max()) < len(stored):
+        raise ArtifactError("token rows inside the stored table", "others", "restore the folder", where)
+    return stored[rows.long()]

@@ -1,0 +1,121 @@
+"""Cuts, suffixes and "the last N layers"."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.text import trim
+from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.errors import UsageError
+from tests.backbones.conftest import SMALL, pixels
+
+TEXTS = ["a bee", "a photo of two bees and a flower"]
+
+
+def towers(backbone: Backbone) -> list[tuple[Tower, Tensor]]:
+    return [(backbone.visual, pixels(backbone.config)), (backbone.text, backbone.tokenize(TEXTS))]
+
+
+@torch.no_grad()
+def test_every_cut_continues_to_the_same_bits(small: Backbone) -> None:
+    for tower, inputs in towers(small):
+        whole, start = tower(inputs), tower.embed(inputs)
+        assert whole.shape == (2, tower.out_features)
+        for n in range(tower.n_blocks + 1):
+            state = tower.advance(start, 0, tower.n_blocks - n)
+            assert torch.equal(tower.suffix(n)(state), whole), n
+            assert torch.equal(tower.project(tower.advance(state, tower.n_blocks - n, tower.n_blocks)), whole), n
+
+
+@torch.no_grad()
+def test_tokens_before_pooling_lead_to_the_features(small: Backbone) -> None:
+    for tower, inputs in towers(small):
+        suffix, state = tower.suffix(1), tower.advance(tower.embed(inputs), 0, tower.n_blocks - 1)
+        tokens = suffix.tokens(state)
+        assert tokens.shape[::2] == (2, tower.token_features)
+        if hasattr(suffix.tail, "projection"):
+            read = tokens[torch.arange(2), state.position] @ suffix.tail.projection
+            torch.testing.assert_close(read, suffix(state), rtol=0, atol=1e-6)
+        else:
+            assert tokens.shape[1] == 1 + 2 * 2  # the mean and the places of a 64-pixel picture
+
+
+def test_the_last_layers_of_a_vision_transformer_are_exactly_these() -> None:
+    visual = build_backbone(SMALL["vit"]).visual
+    block = "attn.in_proj_weight attn.in_proj_bias attn.out_proj.weight attn.out_proj.bias ln_1.weight ln_1.bias " + (
+        "mlp.c_fc.weight mlp.c_fc.bias mlp.c_proj.weight mlp.c_proj.bias ln_2.weight ln_2.bias"
+    )
+    tail = {"ln_post.weight", "ln_post.bias", "proj"}
+    assert visual.last_parameters(0) == []
+    for n in range(1, 4):
+        blocks = {f"transformer.resblocks.{i}.{name}" for i in range(3 - n, 3) for name in block.split()}
+        assert set(visual.last_parameters(n)) == blocks | tail
+    stem = {name for name, _ in visual.named_parameters()} - set(visual.last_parameters(3))
+    assert stem == {"class_embedding", "positional_embedding", "conv1.weight", "ln_pre.weight", "ln_pre.bias"}
+
+
+def test_the_last_layers_of_the_others_end_at_their_stems() -> None:
+    text = build_backbone(SMALL["vit"]).text
+    assert {name for name, _ in text.named_parameters()} - set(text.last_parameters(text.n_blocks)) == {
+        "token_embedding.weight",
+        "positional_embedding",
+    }
+    resnet = build_backbone(SMALL["resnet"]).visual
+    assert resnet.n_blocks == 5
+    two = {name.split(".")[0] for name in resnet.last_parameters(2)}
+    assert two == {"layer3", "layer4", "attnpool"}
+    rest = {name for name, _ in resnet.named_parameters()} - set(resnet.last_parameters(5))
+    assert {name.split(".")[0] for name in rest} == {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+
+
+def test_a_suffix_holds_what_last_parameters_names(small: Backbone) -> None:
+    for tower, _ in towers(small):
+        sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}
+        for n in range(1, tower.n_blocks + 1):
+            suffix = tower.suffix(n)
+            assert sum(p.numel() for p in suffix.parameters()) == sum(sizes[name] for name in tower.last_parameters(n))
+            assert all(p.requires_grad and p.dtype == torch.float32 for p in suffix.parameters())
+        assert not any(p.requires_grad for p in tower.suffix(0).parameters())
+
+
+def test_training_a_suffix_leaves_the_tower_alone(small: Backbone) -> None:
+    for tower, inputs in towers(small):
+        before = copy.deepcopy(tower.state_dict())
+        suffix = tower.suffix(2).train()
+        with torch.no_grad():
+            state = tower.advance(tower.embed(inputs), 0, tower.n_blocks - 2)
+        optimiser = torch.optim.SGD(suffix.parameters(), lr=0.1)
+        statistics = {name: buffer.clone() for name, buffer in suffix.named_buffers()}
+        first = suffix(state)
+        first.square().mean().backward()
+        assert all(p.grad is not None for p in suffix.parameters())
+        optimiser.step()
+        assert not torch.equal(suffix(state), first)
+        assert all(torch.equal(buffer, statistics[name]) for name, buffer in suffix.named_buffers())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in tower.state_dict().items())
+        assert all(p.grad is None for p in tower.parameters())
+
+
+@pytest.mark.parametrize("n", [-1, 4])
+def test_layers_that_do_not_exist_are_refused(n: int) -> None:
+    visual = build_backbone(SMALL["vit"]).visual
+    with pytest.raises(UsageError, match=r"0\.\.3"):
+        visual.suffix(n)
+    with pytest.raises(UsageError, match="choose blocks that exist"):
+        visual.advance(visual.embed(pixels(SMALL["vit"])), 0, n)
+
+
+@torch.no_grad()
+def test_texts_are_cut_after_the_longest_without_changing_features(small: Backbone) -> None:
+    tokens = small.tokenize([*TEXTS, "<|endoftext|> after the end"])
+    short = trim(tokens)
+    assert short.shape == (3, 9)
+    torch.testing.assert_close(small.text(short), small.text(tokens), rtol=0, atol=2e-6)
+    assert trim(tokens[:0]).shape == (0, 77)
+    with pytest.raises(UsageError, match="at most 77 tokens"):
+        small.text(torch.zeros(1, 78, dtype=torch.int64))
