@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,11 @@ import numpy as np
 from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
+from clip_fewshot.data.formats import list_source
 from clip_fewshot.data.image import decode, read_regular
-from clip_fewshot.data.naming import shown
+from clip_fewshot.data.listing import Listing, refuse_any
+from clip_fewshot.data.naming import byte_order, shown
+from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.storage import sha256_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
@@ -119,7 +122,7 @@ class ImageDataset:
         labels = [""] * len(self) if self.labels is None else self.label_space.decode(self.labels)
         pairs = sorted(zip(self.digests, labels, strict=True))
         text = "".join(f"{digest} {label}\n" for digest, label in pairs)
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_dataset(
@@ -143,4 +146,29 @@ def read_dataset(
 
     if str(source) in BUILTIN and format is None:
         return BUILTIN[str(source)]()
-    raise DataError("a built-in set", str(source), "wait for the formats")
+    listing = list_source(Path(source), format)
+    checked, warnings = check_listing(listing, strict, max_skipped)
+    return _from_listing(listing, checked, tuple(warnings))
+
+
+def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:
+    errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
+    kept = [entry for entry in listing.entries if checked[entry.path].error is None]
+    labels = [entry.label for entry in kept if entry.label is not None]
+    captions = tuple(entry.caption for entry in kept if entry.caption is not None)
+    space = LabelSpace(listing.class_names or tuple(sorted(set(labels), key=byte_order)))
+    present = set(labels)
+    empty = [shown(name) for name in space.names if name not in present]
+    refuse_any(empty, "a readable picture of every class", "repair the pictures of these classes", listing.source)
+    return ImageDataset(
+        name=listing.source.resolve().stem,
+        images=tuple(entry.path for entry in kept),
+        names=tuple(entry.name for entry in kept),
+        labels=space.encode(labels) if labels else None,
+        label_space=space,
+        captions=captions or None,
+        partition=tuple(entry.partition for entry in kept),
+        digests=tuple(checked[entry.path].digest for entry in kept),
+        skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        warnings=warnings,
+    )

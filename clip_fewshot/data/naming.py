@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ def shown(name: str | Path) -> str:
 
 def byte_order(name: str | Path) -> bytes:
     """Sort key that does not depend on locale, platform or the order in which a folder is listed."""
-    return os.fsencode(str(name))
+    return str(name).encode("utf-8", "surrogatepass")
 
 
 def folded(name: str) -> str:

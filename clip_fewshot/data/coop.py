@@ -1,0 +1,64 @@
+"""The split files of CoOp: Zhou, Yang, Loy, Liu, "Learning to Prompt for Vision-Language Models", 2022.
+
+``{"train": [[path, label, classname], ...], "val": [...], "test": [...]}``, labels counted from 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION_JOINED, Listing, refuse_any
+from clip_fewshot.data.manifest import Row, resolve
+from clip_fewshot.data.naming import shown
+from clip_fewshot.data.tables import read_text
+from clip_fewshot.errors import DataError
+
+PARTS = ("train", "val", "test")
+
+
+def read_coop(source: Path) -> Listing:
+    """Classes in the order of their numbers; the parts are kept, ``val`` as training images."""
+    parts = _parsed(source)
+    rows, problems = [], []
+    name_of: dict[int, str] = {}
+    for where, part, item in _items(parts):
+        if not _well_formed(item):
+            problems.append(f"{where}: {shown(json.dumps(item)[:80])} is no [path, label, class name]")
+            continue
+        path, number, name = item
+        if name_of.setdefault(number, name) != name:
+            problems.append(f"{where}: label {number} is {shown(name)!r} here and {shown(name_of[number])!r} before")
+        rows.append(Row(f"{shown(source.name)}:{where}", path, name, partition=PARTITIONS[part]))
+    names = tuple(name_of[number] for number in sorted(name_of))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"class {shown(name)!r} has two numbers" for name in twice]
+    refuse_any(problems, "[path, label, class name] triples", "correct them", source)
+    return resolve(source, rows, class_names=names, warnings=[VALIDATION_JOINED] if parts.get("val") else [])
+
+
+def _parsed(source: Path) -> dict[str, list[Any]]:
+    try:
+        parts = json.loads(read_text(source))
+    except (ValueError, RecursionError) as error:
+        raise DataError("JSON", str(error), "restore the file", shown(source)) from error
+    if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*PARTS}:
+        raise DataError("an object with train, test and perhaps val", "other content", "check the file", shown(source))
+    if not all(isinstance(items, list) for items in parts.values()):
+        raise DataError("a list under each part", "something else", "check the file", shown(source))
+    return parts
+
+
+def _items(parts: dict[str, list[Any]]) -> Iterator[tuple[str, str, Any]]:
+    for part in PARTS:
+        for i, item in enumerate(parts.get(part, [])):
+            yield f"{part}[{i}]", part, item
+
+
+def _well_formed(item: object) -> bool:
+    if not isinstance(item, list) or len(item) != 3:
+        return False
+    path, number, name = item
+    return isinstance(path, str) and type(number) is int and number >= 0 and isinstance(name, str)

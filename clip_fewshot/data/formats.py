@@ -1,0 +1,63 @@
+"""The formats, and how a source is recognised as one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clip_fewshot.data.coop import read_coop
+from clip_fewshot.data.folder import Tree, read_folder, walk
+from clip_fewshot.data.listing import Listing
+from clip_fewshot.data.naming import shown
+from clip_fewshot.data.pairs import read_pairs, stems_shared
+from clip_fewshot.data.tables import is_table, read_csv, read_list
+from clip_fewshot.errors import DataError, UsageError
+
+FORMATS: dict[str, Callable[[Path], Listing]] = {
+    "folder": read_folder,
+    "pairs": read_pairs,
+    "list": read_list,
+    "csv": read_csv,
+    "coop": read_coop,
+}
+BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv"}
+TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
+
+
+def list_source(source: Path, format: str | None) -> Listing:
+    """The files of ``source``, read as ``format`` or as what it looks like."""
+    if not source.exists():
+        raise DataError("an existing folder or file", "nothing there", "check the path", shown(source))
+    name = recognise(source) if format is None else format
+    if name not in FORMATS:
+        raise UsageError(f"a format out of {', '.join(FORMATS)}", repr(name), "choose one of them", "format")
+    if source.is_dir() != (name in ("folder", "pairs")):
+        kind = "a folder" if source.is_dir() else "a file"
+        raise DataError(f"what format {name!r} reads", kind, "choose another format or path", shown(source))
+    return FORMATS[name](source)
+
+
+def recognise(source: Path) -> str:
+    """The name of the format that ``source`` looks like."""
+    if source.is_dir():
+        return _recognise_tree(walk(source))
+    suffix = source.suffix.lower()
+    if suffix in BY_SUFFIX:
+        return BY_SUFFIX[suffix]
+    if source.is_file() and suffix in TEXT_SUFFIXES:
+        return "csv" if is_table(source) else "list"
+    fix = "pass the folder that holds the pictures, or a .csv, .tsv, .txt or .json file that names them"
+    raise DataError("a folder or a file that lists pictures", "neither", fix, shown(source))
+
+
+def _recognise_tree(tree: Tree) -> str:
+    if stems_shared(tree.pictures, tree.texts) >= 0.5:
+        return "pairs"
+    classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
+    tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
+    if tables and len(classes) < 2:
+        got = f"one folder of pictures beside {shown(tables[0])}"
+        fix = f"pass {shown(tree.root / tables[0])}, or format='folder' if the folder's name is the class"
+        raise DataError("a folder per class, or a file that lists the pictures", got, fix, shown(tree.root))
+    return "folder"

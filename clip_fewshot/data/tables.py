@@ -1,0 +1,146 @@
+"""Text files that name pictures: ``path label`` lists and tables with a header. Errors carry ``file:line``."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Listing
+from clip_fewshot.data.manifest import Row, resolve
+from clip_fewshot.data.naming import shown
+from clip_fewshot.errors import DataError
+
+LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
+SEPARATORS = (",", ";", "\t", "|")
+# Role -> column names, the preferred one first; compared without case and outer spaces.
+COLUMNS = {
+    "path": ("filepath", "image", "path"),
+    "label": ("label", "class"),
+    "caption": ("caption", "title", "text"),
+    "partition": ("split", "partition"),
+}
+BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def read_text(path: Path) -> str:
+    """A text file as the byte-order mark says, else strictly as UTF-8; line ends become ``\\n``."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("a readable text file", str(error), "check path and permissions", shown(path)) from error
+    encoding = next((name for bom, name in BOMS if data.startswith(bom)), "utf-8")
+    try:
+        return data.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        got = f"byte {data[error.start]:#04x} at offset {error.start}"
+        raise DataError("UTF-8 text", got, "save it as UTF-8", f"{shown(path)}:{line}") from error
+
+
+def read_list(source: Path) -> Listing:
+    """Lines ``path label``: the last field is the label. Labels with spaces stand in double quotes (doubled inside)
+    or behind a tab. Empty lines and lines that start with ``#`` are passed over."""
+    rows, problems = [], []
+    for number, line in enumerate(read_text(source).split("\n"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            path, label = _fields(line)
+            rows.append(Row(f"{shown(source.name)}:{number}", path, label))
+        except ValueError as error:
+            problems.append(f"{shown(source.name)}:{number}: {error}")
+    return resolve(source, rows, problems)
+
+
+def _fields(line: str) -> tuple[str, str]:
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"{len(line):,} characters")
+    by_tab = line.split("\t")
+    if len(by_tab) == 2:
+        return _unquoted(by_tab[0]), _unquoted(by_tab[1])
+    match = re.fullmatch(r"\s*(?P<path>.*\S)\s+(?P<label>\"(?:[^\"]|\"\")*\"|[^\s\"]+)\s*", line)
+    if match is None or len(by_tab) > 2:
+        raise ValueError(f"no 'path label' in {shown(line[:80])!r}")
+    return _unquoted(match["path"]), _unquoted(match["label"])
+
+
+def _unquoted(field: str) -> str:
+    if not field.startswith('"'):
+        return field
+    inner = field[1:-1]
+    if len(field) < 2 or not field.endswith('"') or '"' in inner.replace('""', ""):
+        raise ValueError(f"unbalanced quotes in {shown(field[:80])}")
+    return inner.replace('""', '"')
+
+
+def read_csv(source: Path) -> Listing:
+    """A table with a header; separator (``, ; tab |``) and columns are found by the names in ``COLUMNS``.
+
+    No cell is taken for missing: ``NA`` and ``None`` are ordinary class names.
+    """
+    text = read_text(source)
+    separator, columns, width = _header(text, source)
+    rows, problems, sides = [], [], set[str]()
+    for line, cells in _records(text, separator, source):
+        where = f"{shown(source.name)}:{line}"
+        if len(cells) != width:
+            problems.append(f"{where}: {len(cells)} cells under a header of {width}")
+            continue
+        row = {role: cells[column] for role, column in columns.items()}
+        side = row.get("partition", "").strip().lower()
+        if side and side not in PARTITIONS:
+            problems.append(f"{where}: {shown(side)!r} is none of {', '.join(PARTITIONS)}")
+            continue
+        sides.add(side)
+        rows.append(Row(where, row["path"], row.get("label"), row.get("caption"), PARTITIONS.get(side, "")))
+    return resolve(source, rows, problems, warnings=[VALIDATION_JOINED] if sides & {*VALIDATION} else [])
+
+
+def is_table(source: Path) -> bool:
+    """Whether a text file starts with a header of ours."""
+    try:
+        _header(read_text(source), source)
+    except DataError:
+        return False
+    return True
+
+
+def _header(text: str, source: Path) -> tuple[str, dict[str, int], int]:
+    """Separator, column of each role, and number of columns."""
+    names: list[str] = []
+    for separator in SEPARATORS:
+        _, cells = next(_records(text, separator, source, skip=0), (1, []))
+        names = [cell.strip().casefold() for cell in cells]
+        columns = {role: names.index(alias) for role in COLUMNS for alias in _present(role, names)[:1]}
+        if "path" in columns and columns.keys() & {"label", "caption"}:
+            twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+            if twice:
+                got = ", ".join(map(shown, twice))
+                raise DataError("a name per column", f"twice {got}", "rename one", f"{shown(source)}:1")
+            return separator, columns, len(names)
+    wanted = f"a header with one of {'/'.join(COLUMNS['path'])} and one of "
+    wanted += "/".join((*COLUMNS["label"], *COLUMNS["caption"]))
+    got = f"the first line {shown(text[:80].split(chr(10))[0])!r}"
+    raise DataError(wanted, got, "name the columns in the first line", f"{shown(source)}:1")
+
+
+def _present(role: str, names: list[str]) -> list[str]:
+    return [alias for alias in COLUMNS[role] if alias in names]
+
+
+def _records(text: str, separator: str, source: Path, skip: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """(first physical line, cells) of each record after the first ``skip``, blank lines left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line = 1
+    try:
+        for number, cells in enumerate(reader):
+            if cells and number >= skip:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        fix = "close the quotes, or double those inside"
+        raise DataError("a well-formed table", str(error), fix, f"{shown(source)}:{line}") from error

@@ -1,0 +1,143 @@
+"""Open every picture of a listing once, and look at the set as a whole before anything is trained on it."""
+
+from __future__ import annotations
+
+import os
+import warnings as python_warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from clip_fewshot.data.image import ImageError, decode, read_regular
+from clip_fewshot.data.listing import Entry, Listing, refuse_any
+from clip_fewshot.data.naming import byte_order, first_of, folded, shown
+from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.storage import sha256_bytes
+
+DEFAULT_SKIPPED = 0.01  # fraction of the pictures
+WORKERS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
+RARE, COMMON = 2, 20  # a label of at most RARE images, one letter off one of COMMON or more, looks like a typing error
+TYPO_LENGTH = 4  # letters; shorter names are near each other by chance
+
+
+class Checked(NamedTuple):
+    """A file that was opened: its SHA-256, and the error or what had to be decided."""
+
+    digest: str
+    notes: tuple[str, ...]
+    error: ImageError | None
+
+
+def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
+    """Read and decode each file once, in threads."""
+    distinct = list(dict.fromkeys(paths))
+    with python_warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        python_warnings.simplefilter("ignore")  # Pillow's say neither which file nor what to do; ours do
+        return dict(zip(distinct, pool.map(_check, distinct), strict=True))
+
+
+def _check(path: Path) -> Checked:
+    digest = ""
+    try:
+        data = read_regular(path)
+        digest = sha256_bytes(data)
+        return Checked(digest, decode(data, path).notes, None)
+    except ImageError as error:
+        return Checked(digest, (), error)
+
+
+def strictly(checked: Mapping[Path, Checked]) -> dict[Path, Checked]:
+    """The same, with every picture that needed a decision refused for it."""
+    return {path: result._replace(error=_undecided(path, result)) for path, result in checked.items()}
+
+
+def _undecided(path: Path, result: Checked) -> ImageError | None:
+    if result.error is not None or not result.notes:
+        return result.error
+    return ImageError(result.notes[0], "a picture that needs no decision", result.notes[0], "convert it", shown(path))
+
+
+def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, source: Path) -> None:
+    """Stop if more pictures are unreadable than ``max_skipped``, a fraction in [0, 1], allows."""
+    if max_skipped is not None and not 0 <= max_skipped <= 1:
+        raise UsageError("max_skipped in [0, 1]", str(max_skipped), "give a fraction", "max_skipped")
+    errors = [result.error for result in checked.values() if result.error is not None]
+    allowed = max(1, int(DEFAULT_SKIPPED * len(checked))) if max_skipped is None else int(max_skipped * len(checked))
+    if len(errors) > allowed or len(errors) == len(checked):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(error.reason for error in errors).most_common())
+        lines = first_of(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
+        got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
+        raise DataError(
+            f"at most {allowed} unreadable", got, "repair or remove them, or raise max_skipped", shown(source)
+        )
+
+
+def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Checked], source: Path) -> list[str]:
+    """Stop where identical pictures have two labels or lie in train and test; a warning for other copies."""
+    first: dict[str, Entry] = {}
+    conflicts, leaks, copies = [], [], []
+    for entry in entries:
+        earlier = first.setdefault(checked[entry.path].digest, entry)
+        both = f"{shown(earlier.name)} and {shown(entry.name)}"
+        if earlier.label != entry.label:
+            conflicts.append(f"{both}: {shown(str(earlier.label))!r} and {shown(str(entry.label))!r}")
+        elif earlier.partition != entry.partition:
+            leaks.append(both)
+        elif earlier.path != entry.path:
+            copies.append(both)
+    refuse_any(conflicts, "one label per picture (label-conflict: identical files)", "keep the right one", source)
+    refuse_any(leaks, "no picture in both train and test (leak-exact: identical files)", "remove one of each", source)
+    return [f"{len(copies)} pictures are copies of others, the first: {copies[0]}"] if copies else []
+
+
+def refuse_colliding(labels: Iterable[str], source: Path) -> None:
+    """Stop where class names differ only by case, spaces or the way letters are encoded."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(set(labels), key=byte_order):
+        alike[folded(label)].append(ascii(label))
+    collisions = [" and ".join(group) for group in alike.values() if len(group) > 1]
+    refuse_any(collisions, "class names that differ by more than case, spaces or encoding", "merge them", source)
+
+
+def typing_errors(counts: Mapping[str, int]) -> list[str]:
+    """A warning for each rare label that is one letter off a common one."""
+    common: dict[str, str] = {}
+    for label, count in counts.items():
+        if count >= COMMON:
+            common |= dict.fromkeys(_one_letter_less(label), label)
+    found = []
+    for label, count in counts.items():
+        near = next((common[v] for v in _one_letter_less(label) if v in common), None) if count <= RARE else None
+        if near is not None and len(label) >= TYPO_LENGTH and label.isalpha():
+            found.append(f"{label!r} ({count} images) may be meant as {near!r} ({counts[near]} images)")
+    return found
+
+
+def _one_letter_less(label: str) -> set[str]:
+    """Two names share one of these if a letter was dropped, added or replaced, or two were swapped."""
+    return {label, *(label[:i] + label[i + 1 :] for i in range(len(label)))}
+
+
+def decisions(checked: Mapping[Path, Checked]) -> list[str]:
+    """A warning per kind of decision that was taken for readable pictures."""
+    by_note: dict[str, list[Path]] = defaultdict(list)
+    for path, result in checked.items():
+        for note in result.notes:
+            by_note[note].append(path)
+    return [f"{note}: {len(paths)} pictures, the first {shown(paths[0])}" for note, paths in sorted(by_note.items())]
+
+
+def check_listing(listing: Listing, strict: bool, max_skipped: float | None) -> tuple[dict[Path, Checked], list[str]]:
+    """All of the above: the state of each file, and the warnings."""
+    checked = check_pictures(entry.path for entry in listing.entries)
+    if strict:
+        checked = strictly(checked)
+    refuse_too_many(checked, max_skipped, listing.source)
+    readable = [entry for entry in listing.entries if checked[entry.path].error is None]
+    labels = Counter(entry.label for entry in readable if entry.label is not None)
+    refuse_colliding([*labels, *(listing.class_names or ())], listing.source)
+    copies = refuse_contradictions(readable, checked, listing.source)
+    usable = {path: result for path, result in checked.items() if result.error is None}
+    return checked, [*listing.warnings, *copies, *typing_errors(labels), *decisions(usable)]
