@@ -113,7 +113,7 @@ class _Reader(pickle.Unpickler):
     """Unpickler whose only callables are those of this file."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        data = archive.read(f"{root}/data.pkl")
+        data = _read(archive, archive.getinfo(f"{root}/data.pkl"))
         _check_opcodes(data)
         super().__init__(io.BytesIO(data))
         self._archive, self._root = archive, root
@@ -139,7 +139,7 @@ class _Reader(pickle.Unpickler):
             member = self._archive.getinfo(f"{self._root}/data/{key}")
             if member.file_size != numel * dtype.itemsize:
                 raise _RefusedError(f"one whose record {key} lies about its size")
-            data = bytearray(self._archive.read(member))
+            data = bytearray(_read(self._archive, member))
             self._storages[key] = _Storage(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
         storage = self._storages[key]
         if storage.numbers.dtype != dtype or storage.numbers.numel() != numel:
@@ -179,14 +179,19 @@ def _check_members(archive: zipfile.ZipFile) -> str:
     members = archive.infolist()
     if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
         raise _RefusedError("one beyond 20,000 members or 4 GiB")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise _RefusedError("a compressed one")  # torch stores plainly; a bomb needs compression
     pickles = [
         member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")
     ]
     if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
         raise _RefusedError("one without exactly one data.pkl of a sane size")
     return pickles[0].filename.split("/")[0]
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Content of a member; torch stores tensors and pickles plainly, and a bomb needs compression."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise _RefusedError(f"one with {member.filename} compressed")
+    return archive.read(member)
 
 
 def _check_opcodes(data: bytes) -> None:

@@ -114,7 +114,7 @@ def test_layers_that_do_not_exist_are_refused(n: int) -> None:
 def test_texts_are_cut_after_the_longest_without_changing_features(small: Backbone) -> None:
     tokens = small.tokenize([*TEXTS, "<|endoftext|> after the end"])
     short = trim(tokens)
-    assert short.shape == (3, 9)
+    assert short.shape == (3, 10)
     torch.testing.assert_close(small.text(short), small.text(tokens), rtol=0, atol=2e-6)
     assert trim(tokens[:0]).shape == (0, 77)
     with pytest.raises(UsageError, match="at most 77 tokens"):
