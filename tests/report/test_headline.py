@@ -1,0 +1,92 @@
+"""The table for the terminal and the sentences above the page's table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clip_fewshot.report import headline_table
+from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
+from tests.report import sample
+
+
+def best(**changes: Any) -> dict[str, Any]:
+    return sample.results(best=sample.results()["best"] | changes)
+
+
+def test_rows_run_from_baselines_to_approaches_with_one_best() -> None:
+    rows = headline_rows(sample.results())
+    assert [row.name for row in rows] == ["raw pixels", "zero-shot", "frozen probe", *sample.APPROACHES]
+    assert [row.name for row in rows if row.best] == ["mlp-arcface"]
+
+
+def test_approaches_beyond_the_four_come_last() -> None:
+    extra = dict(sample.results()["approaches"])
+    extra |= {"adapter": extra["mlp"]}
+    assert headline_rows(sample.results(approaches=extra))[-1].name == "adapter"
+
+
+def test_the_table_is_aligned_and_marks_the_best() -> None:
+    lines = headline_table(sample.results()).splitlines()
+    assert lines[0].startswith("method")
+    assert set(lines[1]) == {"-"}
+    table = lines[2:9]
+    assert [line for line in table if line.startswith("*")] == [table[3]]
+    for mark in (" 0.", " [0.", "] "):
+        assert len({line.index(mark) for line in table}) == 1, mark
+    assert lines[-1] == verdict(sample.results())
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_baseline_that_was_not_measured_has_no_row() -> None:
+    names = [row.name for row in headline_rows(sample.results(zero_shot=None, raw_pixels=None))]
+    assert names[0] == "frozen probe"
+
+
+@pytest.mark.parametrize(
+    ("ci", "says"),
+    [
+        ([0.01, 0.04], "It beats the frozen probe: +0.023"),
+        ([-0.01, 0.04], "is within the noise"),
+        ([-0.04, -0.01], "it is behind the frozen probe"),
+    ],
+)
+def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[float], says: str) -> None:
+    difference = {"mean": 0.023, "ci95": ci, "per_seed": [0.02, -0.01, 0.03], "n_test": 503}
+    said = verdict(best(difference_to_probe=difference))
+    assert says in said
+    assert "ahead on 2 of 3" in said
+
+
+def test_the_probe_may_win() -> None:
+    said = verdict(best(approach="linear_probe", difference_to_probe=None))
+    assert said.startswith("frozen probe was chosen")
+    assert "No tuned approach did better" in said
+
+
+def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
+    assert "The frozen probe has 0.929 [0.908, 0.950]." in verdict(best(difference_to_probe=None))
+
+
+def test_warnings_name_repeated_looks_refusals_and_failures() -> None:
+    refused = sample.results()["novelty"] | {"alpha": 0.01, "refused": "16 images support no rate below 1/17"}
+    search = sample.results()["search"] | {"test_looks": 3}
+    found = warnings_of(sample.results(search=search, novelty=refused))
+    assert len(found) == 4
+    assert "edge" in found[0]
+    assert "looked at 3 times" in found[1]
+    assert "0.01 was refused: 16 images" in found[2]
+    assert "1 trial of the search failed" in found[3]
+
+
+def test_a_clean_run_warns_of_nothing() -> None:
+    search = sample.results()["search"] | {"failed": 0}
+    assert warnings_of(sample.results(search=search, warnings=[])) == []
+
+
+def test_the_selection_says_how_often_the_test_set_was_opened() -> None:
+    assert "opened once, after the last choice" in selection(sample.results())
+    search = sample.results()["search"] | {"test_looks": 2}
+    assert "opened 2 times" in selection(sample.results(search=search))
+    assert "novelty threshold" not in selection(sample.results(novelty=None))
