@@ -12,7 +12,6 @@ COPY setup.py pyproject.toml constraints.txt LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" ".[postgres]"
 
-COPY README.md ./
 COPY clip_fewshot clip_fewshot
 COPY experiments experiments
 # Any uid may run the image (`--user`), so what it writes to is open to all, as /tmp is.
