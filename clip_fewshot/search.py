@@ -148,7 +148,7 @@ class StudyPlan:
 
 
 def run_study(
-    space: SearchSpace, evaluate: Evaluate, plan: StudyPlan, progress: Callable[[TrialRecord], None] = lambda _: None
+    space: SearchSpace, evaluate: Evaluate, plan: StudyPlan, progress: Callable[[int, TrialRecord], None] = lambda done, record: None
 ) -> list[TrialRecord]:
     """Run or go on with a study until ``plan.trials`` have finished or the deadline has passed.
 
@@ -169,7 +169,7 @@ def run_study(
         )
         if record is None:
             break
-        progress(record)
+        progress(finished + 1, record)
     return [_record(trial) for trial in _finished(study)]
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "clip_fewshot"
 
 # Ground floor first: a file imports only from what stands above it.
 FLOORS = (
-    "errors types rng storage config angular data backbones tuning prefix features heads losses training probes "
+    "errors types rng storage config environment angular data backbones tuning prefix features heads losses training probes "
     "classifier metrics evaluation novelty discovery openworld search report pipeline"
 ).split()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import read_regular
+from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.errors import UsageError
 from clip_fewshot.storage import sha256_bytes
@@ -50,6 +51,18 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
 
 
 def _digest(picture: Path | Image.Image) -> str:
-    if isinstance(picture, Path):
-        return sha256_bytes(read_regular(picture))
-    return sha256_bytes(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
+    return sha256_bytes(read_regular(picture)) if isinstance(picture, Path) else pixel_digest(picture)
+
+
+def join(parts: Sequence[ImageDataset]) -> ImageDataset:
+    """The pictures of several sets in one unlabelled row."""
+    return ImageDataset(
+        name=" + ".join(dict.fromkeys(part.name for part in parts)),
+        images=tuple(chain.from_iterable(part.images for part in parts)),
+        names=tuple(chain.from_iterable(part.names for part in parts)),
+        labels=None,
+        label_space=LabelSpace(()),
+        captions=None,
+        partition=tuple(chain.from_iterable(part.partition for part in parts)),
+        digests=tuple(chain.from_iterable(part.digests for part in parts)),
+    )

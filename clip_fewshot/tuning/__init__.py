@@ -1,4 +1,5 @@
 """What trains inside a tower. An open folder: each member turns a tower and a depth into a trainable module."""
 
+from clip_fewshot.tuning.last_layers import check_depth as check_depth
 from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
 from clip_fewshot.tuning.last_layers import last_layers as last_layers

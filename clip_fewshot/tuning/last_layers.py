@@ -16,9 +16,14 @@ def last_layers(tower: Tower, n: int) -> Suffix:
     Args:
         n: 0 (frozen: the copy of the tail takes no gradient) to the number of blocks.
     """
-    if not 0 <= n <= tower.n_blocks:
-        raise UsageError(f"0 to {tower.n_blocks} layers to unfreeze", str(n), "choose a smaller number", "unfreeze")
+    check_depth(tower, n)
     return tower.suffix(n)
+
+
+def check_depth(tower: Tower, n: int) -> None:
+    """Refuse a number of layers that the tower does not have."""
+    if not 0 <= n <= tower.n_blocks:
+        raise UsageError(f"0 to {tower.n_blocks} layers to unfreeze", str(n), "choose another number", "unfreeze")
 
 
 def describe_last_layers(tower: Tower, n: int) -> str:

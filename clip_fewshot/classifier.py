@@ -1,0 +1,293 @@
+"""FewShotClassifier: fit, predict, predict_proba, score, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from clip_fewshot import storage
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.data.collect import Images, collect_images
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import ArtifactError, DataError, UsageError
+from clip_fewshot.features import image_features, image_prefix
+from clip_fewshot.prefix import Prefix, replay
+from clip_fewshot.probes import LinearProbe
+from clip_fewshot.training.approach import APPROACHES, CaptionBank, TuneParams, approach, text_cuts
+from clip_fewshot.training.trainer import SupportData, TrainSettings, tune
+from clip_fewshot.tuning import check_depth, last_layers
+from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
+
+PROBE = "linear-probe"
+KIND = "few-shot classifier"
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A trained image suffix and what classifies its features: a head or a probe."""
+
+    params: TuneParams
+    suffix: Suffix
+    head: nn.Module | None
+    probe: LinearProbe | None
+
+    def features(self, prefix: Prefix) -> FloatArray:
+        """(n, d) features of stored inputs under the suffix, not normalised."""
+        return replay(prefix, self.params.unfreeze, self.suffix).numpy()
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """(n, d) features under the suffix -> (n, c)."""
+        if self.probe is not None:
+            return self.probe.predict_proba(features)
+        if self.head is None:
+            raise UsageError("a model with a head or a probe", "neither", "fit it first")
+        with torch.no_grad():
+            device = next(self.head.parameters()).device
+            logits = self.head(torch.as_tensor(features, device=device)).float().cpu().numpy()
+        probabilities: FloatArray = softmax(logits, axis=1)
+        return probabilities
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training besides the pictures.
+
+    Attributes:
+        probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
+            the support set have seen its labels and would always ask for less regularisation.
+    """
+
+    params: TuneParams
+    settings: TrainSettings
+    probe_c: float
+    seed: int
+
+
+def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
+    """Tune and, where the approach has no head of its own, fit the probe on the tuned support features."""
+    params = recipe.params
+    if params.approach == PROBE:
+        suffix, head = last_layers(backbone.visual, 0).eval(), None
+    else:
+        tuned = tune(backbone, params, data, recipe.settings, recipe.seed)
+        suffix, head = tuned.suffix, tuned.head
+    if head is not None:
+        return TunedModel(params, suffix, head, None)
+    features = replay(data.images, params.unfreeze, suffix).numpy()
+    return TunedModel(params, suffix, None, LinearProbe(C=recipe.probe_c).fit(features, data.labels))
+
+
+def prepare_support(
+    backbone: Backbone, support: ImageDataset, cuts: Sequence[int], views: int, seed: int
+) -> SupportData:
+    """Run the frozen layers of both towers over the pictures and the captions of their classes, once."""
+    names = support.label_space.names
+    return SupportData(
+        images=image_prefix(backbone, support, cuts, views),
+        labels=support.required_labels(),
+        n_classes=len(names),
+        captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed),
+    )
+
+
+class FewShotClassifier:
+    """The best classifier that a few labelled pictures buy, on top of a frozen backbone.
+
+    Args:
+        backbone: from :func:`load_backbone`; never changed.
+        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive", or "linear-probe".
+        unfreeze: the N of "the last N layers", 0 to the number of blocks.
+        backbone_lr, head_lr: peak learning rates.
+        margin: additive angular margin in radians, where the approach has one.
+        scale: logit scale of the ArcFace head.
+        epochs: passes over the support set.
+        views: 1, or 2 to train on mirror images too.
+        seed: seed of everything random.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        approach: str = "mlp-arcface",
+        unfreeze: int = 1,
+        backbone_lr: float = 1e-4,
+        head_lr: float = 1e-3,
+        margin: float = 0.2,
+        scale: float = 16.0,
+        epochs: int = 20,
+        views: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.approach = approach
+        self.unfreeze = unfreeze
+        self.backbone_lr = backbone_lr
+        self.head_lr = head_lr
+        self.margin = margin
+        self.scale = scale
+        self.epochs = epochs
+        self.views = views
+        self.seed = seed
+
+    @classmethod
+    def from_model(
+        cls, backbone: Backbone, model: TunedModel, label_space: LabelSpace, **options: Any
+    ) -> FewShotClassifier:
+        """Wrap a model that is already trained."""
+        classifier = cls(backbone, **asdict(model.params), **options)
+        classifier.model_, classifier.label_space_ = model, label_space
+        return classifier
+
+    @property
+    def params(self) -> TuneParams:
+        """The constructor's arguments as the trainer takes them."""
+        if self.approach not in (*APPROACHES, PROBE):
+            approach(self.approach)
+        unfreeze = 0 if self.approach == PROBE else self.unfreeze
+        return TuneParams(self.approach, unfreeze, self.backbone_lr, self.head_lr, self.margin, self.scale)
+
+    def fit(self, images: Images, labels: Sequence[str] | None = None) -> FewShotClassifier:
+        """Learn from labelled pictures.
+
+        Args:
+            images: a dataset, or paths or PIL pictures with ``labels``.
+
+        Raises:
+            DataError: no labels, fewer than two classes, or a class without pictures.
+            DivergedError: the training did not stay finite.
+        """
+        check_depth(self.backbone.visual, self.params.unfreeze)
+        support = collect_images(images, labels, "fit")
+        counts = support.counts()
+        if len(counts) < 2 or min(counts.values()) == 0:
+            raise DataError("two classes or more, each with pictures", str(counts), "add pictures", support.name)
+        data = prepare_support(self.backbone, support, sorted({0, self.params.unfreeze}), self.views, self.seed)
+        return self.fit_prepared(data, frozen_features(self.backbone, data), support.label_space)
+
+    def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
+        """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
+        probe = frozen_probe(frozen, data.labels, self.seed)
+        self.recipe_ = Recipe(self.params, TrainSettings(epochs=self.epochs), probe.C_, self.seed)
+        self.model_ = fit_model(self.backbone, self.recipe_, data)
+        self.label_space_ = label_space
+        return self
+
+    def features(self, images: Images) -> FloatArray:
+        """(n, d) tuned features, not normalised."""
+        self._check_fitted()
+        pictures = collect_images(images, purpose="features")
+        (features,) = image_features(self.backbone, pictures, [(self.model_.params.unfreeze, self.model_.suffix)])
+        return features
+
+    def predict_proba(self, images: Images) -> FloatArray:
+        """(n, c) class probabilities, columns as in ``label_space_``."""
+        features = self.features(images)
+        return self.model_.probabilities(features)
+
+    def predict(self, images: Images) -> NDArray[np.str_]:
+        """(n,) class names."""
+        best = self.predict_proba(images).argmax(axis=1)
+        return np.array(self.label_space_.decode(best))
+
+    def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
+        """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
+        self._check_fitted()
+        test = collect_images(images, labels, "score")
+        truth = test.label_space.decode(test.required_labels())
+        self.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
+        return float(np.mean(self.predict(test) == np.array(truth)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""
+        self._check_fitted()
+        storage.save_artifact(Path(folder), KIND, *self.to_artifact())
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone | None = None) -> FewShotClassifier:
+        """Read a saved classifier back.
+
+        Args:
+            backbone: the one it was trained on; None loads it by its name.
+
+        Raises:
+            ArtifactError: damaged files, or another backbone than it was trained on.
+        """
+        meta, files = storage.load_artifact(Path(folder), KIND)
+        return cls.from_artifact(files, meta, backbone, where=str(folder))
+
+    def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """(files, meta) for :func:`storage.save_artifact`."""
+        model, tensors = self.model_, {}
+        if model.params.unfreeze:
+            tensors |= {f"suffix.{k}": v for k, v in model.suffix.state_dict().items()}
+        if model.head is not None:
+            tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
+        if model.probe is not None:
+            tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
+        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        meta = {
+            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
+            "classes": list(self.label_space_.names),
+            "params": asdict(model.params),
+            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed},
+        }
+        return {"weights.safetensors": safetensors.torch.save(stored)}, meta
+
+    @classmethod
+    def from_artifact(
+        cls, files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+    ) -> FewShotClassifier:
+        """The inverse of :meth:`to_artifact`."""
+        backbone = backbone or load_backbone(meta["backbone"]["name"])
+        if backbone.digest != meta["backbone"]["digest"]:
+            got = f"{backbone.name} with weights {backbone.digest[:12]}..."
+            fix = "pass the backbone it was trained on as `backbone`"
+            raise ArtifactError(
+                f"backbone {meta['backbone']['name']} {meta['backbone']['digest'][:12]}...", got, fix, where
+            )
+        params, space = TuneParams(**meta["params"]), LabelSpace(tuple(meta["classes"]))
+        tensors = safetensors.torch.load(files["weights.safetensors"])
+        model = _rebuild(backbone, params, len(space), tensors)
+        return cls.from_model(backbone, model, space, **meta["training"])
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise UsageError("a fitted classifier", "one that never saw a picture", "call fit first")
+
+
+def frozen_features(backbone: Backbone, data: SupportData) -> FloatArray:
+    """(n, d) features of the untuned image tower; ``data`` must hold cut 0."""
+    return replay(data.images, 0, last_layers(backbone.visual, 0)).numpy()
+
+
+def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
+    """The probe on frozen features, its C chosen on folds of the support set itself."""
+    return LinearProbe(seed=seed).fit(features, labels)
+
+
+def _rebuild(backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor]) -> TunedModel:
+    def part(name: str) -> dict[str, Tensor]:
+        return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+    suffix = last_layers(backbone.visual, params.unfreeze)
+    if params.unfreeze:
+        suffix.load_state_dict(part("suffix"))
+    suffix.eval().requires_grad_(False)
+    build = None if params.approach == PROBE else approach(params.approach).head
+    if build is None:
+        arrays = {k: v.numpy() for k, v in part("probe").items()}
+        return TunedModel(params, suffix, None, LinearProbe.from_arrays(arrays))
+    head = build(backbone.visual.out_features, n_classes, params)
+    head.load_state_dict(part("head"))
+    return TunedModel(params, suffix, head.to(backbone.device).eval().requires_grad_(False), None)

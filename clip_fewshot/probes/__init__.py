@@ -1,0 +1,27 @@
+"""Probes: classifiers on fixed features. scikit-learn estimators: (n, d) arrays in, (n,) labels and probabilities out.
+
+A probe learns in ``fit(X, y)``, has ``classes_``, ``predict`` and ``predict_proba``, and passes scikit-learn's
+``check_estimator``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.probes.head import HeadClassifier as HeadClassifier
+from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+from clip_fewshot.probes.penalty import SearchedC as SearchedC
+
+PROBES: dict[str, Callable[..., Any]] = {
+    "logistic": LinearProbe,
+    "head": HeadClassifier,
+}
+
+
+def build_probe(name: str, **options: Any) -> Any:
+    """The probe called ``name`` in ``PROBES``."""
+    if name not in PROBES:
+        raise UsageError(f"a probe out of {sorted(PROBES)}", repr(name), "check the spelling", "probe")
+    return PROBES[name](**options)
