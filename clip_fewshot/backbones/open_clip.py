@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 
 PREFIX = "open_clip:"
+VOCABULARY = 49_408  # another size is another tokenizer
 TOLERANCE = 1e-3  # relative; a variant that we do not build differs by far more
 
 
@@ -43,14 +45,12 @@ def convert(model: nn.Module, name: str) -> Backbone:
 
     Comparing features needs no list of the variants that open_clip can build and we cannot.
     """
-    model = model.float().cpu().eval()
+    model = copy.deepcopy(model).float().cpu().eval()  # the given one stays as and where it is
     try:
         config = _config(model)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise _foreign(name, str(error)) from error
     state = {key.removeprefix("text."): tensor for key, tensor in model.state_dict().items()}
-    if isinstance(getattr(model, "text_projection", None), nn.Linear):
-        state["text_projection"] = state.pop("text_projection.weight").T
     backbone = assemble(state, name, name, config)
     difference = _difference(backbone, model)
     if not difference <= TOLERANCE:
@@ -63,6 +63,8 @@ def _config(model: Any) -> CLIPConfig:
     mean, std = tuple(visual.image_mean), tuple(visual.image_std)
     if (mean, std) != (CLIP_MEAN, CLIP_STD):
         raise ValueError(f"pictures normalised by {mean}, {std}")
+    if text.token_embedding.num_embeddings != VOCABULARY:
+        raise ValueError(f"a vocabulary of {text.token_embedding.num_embeddings}")
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     first = text.transformer.resblocks[0]
     resnet = hasattr(visual, "layer1")
@@ -78,7 +80,6 @@ def _config(model: Any) -> CLIPConfig:
         text_layers=len(text.transformer.resblocks),
         text_heads=first.attn.num_heads,
         context_length=text.positional_embedding.shape[0],
-        vocab_size=text.token_embedding.num_embeddings,
         activation="gelu" if isinstance(first.mlp.gelu, nn.GELU) else "quick_gelu",
     )
 
