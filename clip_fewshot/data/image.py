@@ -96,13 +96,21 @@ def read_regular(path: str | Path) -> bytes:
         raise ImageError("missing", "a picture", "no such file", "check the path", name) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError("unreadable", "a readable file", str(error), "check its permissions", name) from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not-regular", "a regular file", "a pipe, device or folder", "remove it", name)
-        if status.st_size > BYTE_LIMIT:
-            raise ImageError("too-large", f"at most {BYTE_LIMIT:,} bytes", f"{status.st_size:,}", "shrink it", name)
-        return file.read()
+    try:
+        _check_regular(os.fstat(handle), name)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise ImageError("unreadable", "a readable file", str(error), "check the disk", name) from error
+    finally:
+        os.close(handle)
+
+
+def _check_regular(status: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("not-regular", "a regular file", "a pipe, device or folder", "remove it", name)
+    if status.st_size > BYTE_LIMIT:
+        raise ImageError("too-large", f"at most {BYTE_LIMIT:,} bytes", f"{status.st_size:,}", "shrink it", name)
 
 
 def decode(data: bytes, path: str | Path) -> Decoded:
@@ -123,7 +131,8 @@ def decode(data: bytes, path: str | Path) -> Decoded:
         if getattr(picture, "is_animated", False):
             notes.append("first-frame")
         picture.load()
-        return Decoded(to_rgb(ImageOps.exif_transpose(picture)), tuple(notes))
+        ImageOps.exif_transpose(picture, in_place=True)  # not a copy: it would lose the TIFF tags that to_rgb reads
+        return Decoded(to_rgb(picture), tuple(notes))
     except ImageError:
         raise
     except ValueRangeError as error:
@@ -141,6 +150,8 @@ def _kind_of(data: bytes, name: str) -> _Kind:
         raise ImageError("empty", "a picture", "a file of zero bytes", "replace or delete it", name)
     for kind in KINDS:
         if data.startswith(kind.magic) and (kind.name != "WEBP" or data[8:12] == b"WEBP"):
+            if kind.name == "WEBP" and len(data) < int.from_bytes(data[4:8], "little"):
+                raise ImageError("truncated", "a whole WEBP picture", f"{len(data)} bytes", "replace the file", name)
             return kind
     known = ", ".join(kind.name for kind in KINDS)
     raise ImageError("not-image", f"one of {known}", f"content starting {data[:12]!r}", "convert or delete it", name)
@@ -166,9 +177,7 @@ def _check_size(picture: ImageFile.ImageFile, name: str) -> bool:
 
 def _speaks_of_truncation(text: str) -> bool:
     lowered = text.lower()
-    return any(
-        word in lowered for word in ("truncated", "not enough data", "broken data stream", "unexpected end", "eof")
-    )
+    return any(word in lowered for word in ("truncated", "not enough data", "unexpected end", "eof"))
 
 
 def pixel_digest(image: Image.Image) -> str:

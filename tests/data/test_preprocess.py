@@ -1,0 +1,61 @@
+"""The preprocessing against a twin of OpenAI's torchvision pipeline, written with torch: no difference at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from clip_fewshot.data.image import normalise, preprocess, resize_crop
+from tests.data.pictures import pixels
+
+
+def openai_pipeline(image: Image.Image, size: int) -> torch.Tensor:
+    """Resize(size, bicubic), CenterCrop(size), RGB, ToTensor, Normalize, step by step as torchvision documents them."""
+    w, h = image.size
+    if w <= h:
+        new_w, new_h = size, int(size * h / w)
+    else:
+        new_w, new_h = int(size * w / h), size
+    if (w, h) != (new_w, new_h):
+        image = image.resize((new_w, new_h), Image.Resampling.BICUBIC)
+    top, left = int(round((new_h - size) / 2.0)), int(round((new_w - size) / 2.0))  # noqa: RUF046
+    image = image.crop((left, top, left + size, top + size)).convert("RGB")
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+    mean = torch.as_tensor((0.48145466, 0.4578275, 0.40821073), dtype=torch.float32).view(-1, 1, 1)
+    std = torch.as_tensor((0.26862954, 0.26130258, 0.27577711), dtype=torch.float32).view(-1, 1, 1)
+    return tensor.sub_(mean).div_(std)
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(8, 300), height=st.integers(8, 300), size=st.sampled_from([32, 64, 97, 224]))
+def test_no_difference_on_any_size(width: int, height: int, size: int) -> None:
+    if max(width, height) > 20 * min(width, height):
+        return
+    image = Image.fromarray(pixels(width * 1000 + height, height, width))
+    ours = preprocess(image, size)
+    assert ours.dtype == np.float32
+    assert ours.shape == (3, size, size)
+    assert ours.flags["C_CONTIGUOUS"]
+    assert np.array_equal(ours, openai_pipeline(image, size).numpy())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_no_difference_on_other_modes(mode: str) -> None:
+    image = Image.fromarray(pixels(7, 50, 71)).convert(mode)
+    assert np.array_equal(preprocess(image, 32), openai_pipeline(image, 32).numpy())
+
+
+def test_all_bytes_normalise_to_the_bit() -> None:
+    every = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert np.array_equal(normalise(every), openai_pipeline(Image.fromarray(every), 16).numpy())
+    assert np.array_equal(normalise(every[None])[0], normalise(every))
+
+
+def test_margins_are_rounded_half_to_even() -> None:
+    columns = np.repeat(np.arange(35, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, axis=2)
+    assert np.asarray(resize_crop(Image.fromarray(columns), 32))[0, 0, 0] == 2  # margin 1.5 -> 2
+    assert np.asarray(resize_crop(Image.fromarray(columns[:, :33]), 32))[0, 0, 0] == 0  # margin 0.5 -> 0
