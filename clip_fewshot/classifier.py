@@ -228,7 +228,8 @@ class FewShotClassifier:
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`storage.save_artifact`."""
-        model, tensors = self.model_, {}
+        model = self.model_
+        tensors: dict[str, Tensor] = {}
         if model.params.unfreeze:
             tensors |= {f"suffix.{k}": v for k, v in model.suffix.state_dict().items()}
         if model.head is not None:

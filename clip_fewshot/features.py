@@ -57,5 +57,5 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
 def encode_texts(backbone: Backbone, texts: Sequence[str], batch: int = 64) -> FloatArray:
     """Features of the untuned text tower, (n, d) float32, not normalised."""
     tokens = backbone.tokenize(list(texts)).to(backbone.device)
-    features = [backbone.encode_text(piece).float().cpu() for piece in tokens.split(batch)]
+    features = [backbone.encode_text(piece).float().cpu() for piece in torch.split(tokens, batch)]
     return torch.cat(features).numpy()

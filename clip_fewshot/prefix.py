@@ -67,7 +67,7 @@ def run_prefix(tower: Tower, batches: Iterable[Tensor], cuts: Sequence[int], vie
 @torch.no_grad()
 def replay(prefix: Prefix, n: int, suffix: nn.Module, batch: int = 64) -> Tensor:
     """Features (inputs, d) float32, on the CPU, of the stored inputs in their plain view under a suffix of n blocks."""
-    items = torch.arange(len(prefix)).split(batch)
+    items = torch.split(torch.arange(len(prefix)), batch)
     return torch.cat([suffix(prefix.rows(n, piece)).float().cpu() for piece in items])
 
 

@@ -101,7 +101,7 @@ Evaluate = Callable[[TuneParams, int], float]  # (point, fold) -> validation sco
 
 
 class HalvingPruner(optuna.pruners.BasePruner):
-    """Successive halving over folds: after each fold a trial goes on if it is in the best ``1 / factor`` of what finished.
+    """Successive halving over folds: a trial goes on while it is in the best ``1 / factor``.
 
     Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016, in the
     asynchronous form. Optuna's own also counts trials that a kill cut off, so a resumed study would prune otherwise.
@@ -148,7 +148,10 @@ class StudyPlan:
 
 
 def run_study(
-    space: SearchSpace, evaluate: Evaluate, plan: StudyPlan, progress: Callable[[int, TrialRecord], None] = lambda done, record: None
+    space: SearchSpace,
+    evaluate: Evaluate,
+    plan: StudyPlan,
+    progress: Callable[[int, TrialRecord], None] = lambda done, record: None,
 ) -> list[TrialRecord]:
     """Run or go on with a study until ``plan.trials`` have finished or the deadline has passed.
 

@@ -112,7 +112,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError("a JSON file written by clip_fewshot", str(error), "restore or delete it", str(path)) from error
+        raise ArtifactError(
+            "a JSON file written by clip_fewshot", str(error), "restore or delete it", str(path)
+        ) from error
 
 
 def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
@@ -134,7 +136,7 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     meta_digest = sha256_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
     manifest = {"schema": SCHEMA, "kind": kind, "files": entries, "meta": dict(meta), "meta_sha256": meta_digest}
     write_json(folder / MANIFEST, manifest)
-    _remove_unlisted(folder, {entry["file"] for entry in entries.values()})
+    _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
 
 
 def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -146,10 +148,15 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, by
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ArtifactError(f"a readable {name}", str(error), "restore the folder from a copy", str(path)) from error
+            raise ArtifactError(
+                f"a readable {name}", str(error), "restore the folder from a copy", str(path)
+            ) from error
         if sha256_bytes(data) != entry["sha256"]:
             raise ArtifactError(
-                f"SHA-256 {entry['sha256'][:12]}...", f"{sha256_bytes(data)[:12]}...", "the file is damaged: restore it", str(path)
+                f"SHA-256 {entry['sha256'][:12]}...",
+                f"{sha256_bytes(data)[:12]}...",
+                "the file is damaged: restore it",
+                str(path),
             )
         files[name] = data
     return manifest["meta"], files
@@ -159,18 +166,22 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"a folder with a saved {kind}", "no manifest.json in it", "check the path", str(folder))
-    manifest = read_json(path)
+    manifest: dict[str, Any] = read_json(path)
     well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
     if not well_formed:
         raise ArtifactError("a manifest of clip_fewshot", "other content", "restore the folder from a copy", str(path))
     if manifest["schema"] != SCHEMA:
-        raise ArtifactError(f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path))
+        raise ArtifactError(
+            f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path)
+        )
     if manifest["kind"] != kind:
         raise ArtifactError(f"a saved {kind}", f"a saved {manifest['kind']}", "check the path", str(folder))
     digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
     names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
     if digest != manifest["meta_sha256"] or not names_plain:
-        raise ArtifactError("the manifest as it was written", "a changed one", "restore the folder from a copy", str(path))
+        raise ArtifactError(
+            "the manifest as it was written", "a changed one", "restore the folder from a copy", str(path)
+        )
     return manifest
 
 

@@ -1,11 +1,9 @@
 """The four approaches: named compositions of a head, a loss, and the towers that train.
 
-| name                  | trains                                   | loss                                          | classifies with |
-|-----------------------|------------------------------------------|-----------------------------------------------|-----------------|
-| `mlp-arcface`         | last N image layers + MLP with ArcFace   | cross-entropy, margin on the true logit       | the head        |
-| `mlp`                 | last N image layers + MLP                | cross-entropy                                 | the head        |
-| `contrastive-arcface` | last N layers of both towers             | symmetric cross-entropy, margin on the pairs  | a linear probe  |
-| `contrastive`         | last N layers of both towers             | symmetric cross-entropy                       | a linear probe  |
+mlp-arcface          last N image layers and an MLP; cross-entropy with an angular margin on the true logit
+mlp                  last N image layers and an MLP; cross-entropy
+contrastive-arcface  last N layers of both towers; symmetric cross-entropy with the margin on matched pairs; then a probe
+contrastive          last N layers of both towers; symmetric cross-entropy; then a linear probe on the image features
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,7 +71,7 @@ class Objective(Protocol):
 
 
 class HeadObjective:
-    """Cross-entropy on the logits of a head; a margin, where the head has one, is on the true logit and in training only."""
+    """Cross-entropy on the logits of a head; its margin, where it has one, is on the true logit, in training only."""
 
     def __init__(self, head: nn.Module) -> None:
         self.head = head
@@ -98,7 +97,7 @@ class CaptionBank:
         tokens = backbone.tokenize(captions)
         self.size = size
         with backbone.autocast():
-            self.prefix: Prefix = run_prefix(backbone.text, trim(tokens).to(backbone.device).split(64), cuts)
+            self.prefix: Prefix = run_prefix(backbone.text, torch.split(trim(tokens).to(backbone.device), 64), cuts)
 
 
 class ContrastiveObjective(nn.Module):
@@ -116,7 +115,7 @@ class ContrastiveObjective(nn.Module):
         self.captions, self.margin = captions, margin
 
     def forward(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
-        classes, place = labels.unique(return_inverse=True)
+        classes, place = torch.unique(labels, return_inverse=True)
         chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
         texts = self.text(self.captions.prefix.rows(self.depth, chosen)).float()
         cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1)[place].T

@@ -32,7 +32,7 @@ def build_adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:
 
 
 def warmup_cosine(step: int, total: int, warmup: float) -> float:
-    """Factor on the peak learning rate at ``step`` of ``total``: linear over the first ``warmup`` share, then cosine to 0."""
+    """Factor on the peak rate at ``step`` of ``total``: linear over the first ``warmup`` share, then cosine to 0."""
     rise = max(1, round(total * warmup))
     if step < rise:
         return (step + 1) / rise

@@ -85,9 +85,9 @@ def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: Tr
         module.to(backbone.device).train()
     losses = _loop(backbone, suffix, objective, trained, data, params.unfreeze, settings, seed)
     head = objective.head if isinstance(objective, HeadObjective) else None
-    for module in (suffix, head):
-        if module is not None:
-            module.eval().requires_grad_(False)
+    suffix.eval().requires_grad_(False)
+    if head is not None:
+        head.eval().requires_grad_(False)
     return Tuned(suffix, head, tuple(losses))
 
 
