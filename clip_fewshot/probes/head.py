@@ -23,9 +23,9 @@ from clip_fewshot.types import FloatArray
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Trains a head of ``clip_fewshot.heads`` on (n, d) features that do not change.
 
-    Features are brought to length 1 and centred on the training mean first, see ``CentredHead``. Training is AdamW
-    with a cosine schedule in float32; prediction runs in float64, so that it does not depend on which rows are
-    predicted together.
+    Features are brought to length 1 and centred on the training mean first, see ``CentredHead``. A head with class
+    directions of its own starts from the class means (see ``LinearHead.init_from``). Training is AdamW with a cosine
+    schedule in float32; prediction runs in float64, so that it does not depend on which rows are predicted together.
 
     Args:
         head: key of ``HEADS``; one with something to train.
@@ -69,8 +69,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise UsageError("samples of at least 2 classes", "1 class", "add samples of another class", "y")
         features = torch.tensor(X, dtype=torch.float32)
-        head = self._build(F.normalize(features, dim=-1).mean(0))
-        self.loss_ = self._train(head, features, torch.tensor(encoded))
+        labels = torch.tensor(encoded)
+        head = self._start(features, labels)
+        self.loss_ = self._train(head, features, labels)
         self.state_ = {name: value.numpy().copy() for name, value in head.state_dict().items()}
         return self
 
@@ -90,10 +91,18 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen: NDArray[Any] = self.classes_[best]
         return chosen
 
-    def _build(self, mean: Tensor) -> nn.Module:
+    def _build(self, mean: Tensor) -> CentredHead:
         with torch_seeded(self.seed, "head", self.head):
             head = build_head(self.head, len(mean), len(self.classes_), **(self.options or {}))
         return CentredHead(head, mean)
+
+    def _start(self, features: Tensor, labels: Tensor) -> nn.Module:
+        unit = F.normalize(features, dim=-1)
+        head = self._build(unit.mean(0))
+        if hasattr(head.head, "init_from"):
+            means = [unit[labels == c].mean(0) for c in range(len(self.classes_))]
+            head.head.init_from(torch.stack(means) - unit.mean(0))
+        return head
 
     def _train(self, head: nn.Module, features: Tensor, labels: Tensor) -> float:
         parameters = list(head.parameters())
