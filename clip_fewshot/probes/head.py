@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from clip_fewshot.errors import DivergedError, UsageError
-from clip_fewshot.heads import CentredHead, build_head
+from clip_fewshot.heads import ArcFaceHead, CentredHead, LinearHead, build_head
 from clip_fewshot.losses import cross_entropy
 from clip_fewshot.rng import generator, torch_seeded
 from clip_fewshot.types import FloatArray
@@ -99,7 +99,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _start(self, features: Tensor, labels: Tensor) -> nn.Module:
         unit = F.normalize(features, dim=-1)
         head = self._build(unit.mean(0))
-        if hasattr(head.head, "init_from"):
+        if isinstance(head.head, LinearHead | ArcFaceHead):
             means = [unit[labels == c].mean(0) for c in range(len(self.classes_))]
             head.head.init_from(torch.stack(means) - unit.mean(0))
         return head
