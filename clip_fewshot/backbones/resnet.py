@@ -55,13 +55,14 @@ class AttentionPool(Tail):
     def __init__(self, side: int, width: int, heads: int, out_features: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, width) / width**0.5)
+        self.positional_embedding = nn.Parameter(torch.empty(side**2 + 1, width))
         self.k_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.c_proj = nn.Linear(width, out_features)
-        for layer in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
-            nn.init.normal_(layer.weight, std=width**-0.5)
+        weights = (layer.weight for layer in (self.q_proj, self.k_proj, self.v_proj, self.c_proj))
+        for parameter in (self.positional_embedding, *weights):
+            nn.init.normal_(parameter, std=width**-0.5)
 
     def forward(self, state: CutState) -> Tensor:
         tokens = self.tokens(state)

@@ -197,3 +197,10 @@ def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
 def test_every_official_name_has_an_address() -> None:
     assert download.OFFICIAL.keys() == clip.ARCHITECTURES.keys()
     assert all(len(weights.sha256) == 64 and weights.sha256 in weights.url for weights in download.OFFICIAL.values())
+
+
+def test_loading_draws_no_random_number(small: Backbone, tmp_path: Path) -> None:
+    save_backbone(small, tmp_path)
+    before = torch.random.get_rng_state()
+    load_backbone(tmp_path, device="cpu")
+    assert torch.equal(before, torch.random.get_rng_state())
