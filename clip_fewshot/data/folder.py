@@ -14,25 +14,10 @@ from clip_fewshot.errors import DataError
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 # Pictures we do not read: listed as unreadable and not passed over like a text file lying about.
-FOREIGN_SUFFIXES = (
-    *(
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".eps",
-        ".ico",
-        ".tga",
-        ".ppm",
-        ".pgm",
-        ".pcx",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
-)
+FOREIGN_SUFFIXES = (  # fmt: skip
+    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".ico", ".tga", ".ppm", ".pgm", ".pcx",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw",
+)  # fmt: skip
 
 
 @dataclass
@@ -47,9 +32,7 @@ class Tree:
 
     def warnings(self) -> list[str]:
         """What was passed over, by kind."""
-        return [f"passed over: {', '.join(f'{n} {kind}' for kind, n in sorted(self.ignored.items()))}"][
-            : len(self.ignored)
-        ]
+        return [f"passed over {n} {kind}" for kind, n in sorted(self.ignored.items())]
 
 
 def walk(root: Path) -> Tree:
@@ -67,7 +50,7 @@ def walk(root: Path) -> Tree:
             if item.name.startswith(".") or item.name.lower() in SYSTEM_FILES:
                 tree.ignored["hidden or system files"] += 1
                 continue
-            if item.is_symlink() and not os.path.realpath(item.path).startswith(inside):
+            if item.is_symlink() and not (os.path.realpath(item.path) + os.sep).startswith(inside):
                 fix = "copy what it points to, or read that folder itself"
                 raise DataError("links that stay inside the folder", "one that leaves it", fix, shown(item.path))
             if not item.is_dir():
@@ -137,8 +120,9 @@ def _partition_folders(tree: Tree) -> set[str]:
     """``train`` and its fellows among the top folders; empty where ``train`` is a class, with pictures right in it."""
     with_pictures = {path.parts[0] for path in tree.pictures if len(path.parts) == 2}
     with_folders = {path.parts[0] for path in tree.folders if len(path.parts) == 2}
-    sides = {name for name in with_folders - with_pictures if name.lower() in PARTITIONS}
-    return sides if any(PARTITIONS[name.lower()] == "train" for name in sides) else set()
+    sides = {name for name in with_folders if name.lower() in PARTITIONS}
+    training = {name for name in sides if PARTITIONS[name.lower()] == "train"}
+    return sides if training - with_pictures else set()
 
 
 def _refuse_empty(classes: list[str], entries: list[Entry], source: Path) -> None:
