@@ -13,19 +13,36 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import Backbone as Backbone
     from clip_fewshot.backbones.backbone import build_backbone as build_backbone
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
+    from clip_fewshot.backbones.folder import save_backbone as save_backbone
+    from clip_fewshot.backbones.tokenizer import tokenize as tokenize
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
+    from clip_fewshot.config import option as option
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
     from clip_fewshot.data.dataset import read_dataset as read_dataset
     from clip_fewshot.data.sampling import split_open_world as split_open_world
+    from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
     from clip_fewshot.errors import ResourceError as ResourceError
     from clip_fewshot.errors import UsageError as UsageError
+    from clip_fewshot.features import encode_images as encode_images
+    from clip_fewshot.features import encode_texts as encode_texts
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
+    from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
+    from clip_fewshot.pipeline import output_folder as output_folder
+    from clip_fewshot.pipeline import resumed as resumed
+    from clip_fewshot.pipeline import run_few_shot as run_few_shot
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+    from clip_fewshot.report import headline_table as headline_table
+    from clip_fewshot.rng import generator as generator
+    from clip_fewshot.storage import cache_root as cache_root
+    from clip_fewshot.training.contrastive import ContrastiveOptions as ContrastiveOptions
+    from clip_fewshot.training.contrastive import PairBatch as PairBatch
+    from clip_fewshot.training.contrastive import StepReport as StepReport
+    from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
 
 __version__ = "0.1.0"
 
@@ -36,17 +53,34 @@ _HOME = {
     "load_backbone": "backbones.clip",
     "FewShotClassifier": "classifier",
     "FewShotConfig": "config",
+    "option": "config",
+    "encode_images": "features",
+    "encode_texts": "features",
+    "OpenWorldClassifier": "openworld",
+    "output_folder": "pipeline",
+    "resumed": "pipeline",
+    "run_few_shot": "pipeline",
+    "headline_table": "report",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",
     "ImageDataset": "data.dataset",
     "read_dataset": "data.dataset",
     "split_open_world": "data.sampling",
+    "ArtifactError": "errors",
     "ClipFewShotError": "errors",
     "DataError": "errors",
     "ResourceError": "errors",
     "UsageError": "errors",
     "zero_shot_weights": "heads.zero_shot",
     "LinearProbe": "probes.logistic",
+    "cache_root": "storage",
+    "save_backbone": "backbones.folder",
+    "tokenize": "backbones.tokenizer",
+    "generator": "rng",
+    "ContrastiveOptions": "training.contrastive",
+    "PairBatch": "training.contrastive",
+    "StepReport": "training.contrastive",
+    "train_contrastive": "training.contrastive",
 }
 
 

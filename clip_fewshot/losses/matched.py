@@ -1,0 +1,51 @@
+"""CLIP's two-direction loss where a caption may be true of several pictures, and a picture have several captions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip_fewshot.errors import UsageError
+
+
+def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
+    """Mean of the cross-entropies image -> caption (rows) and caption -> image (columns), each target shared equally
+    by all that match.
+
+    ``symmetric_cross_entropy`` is the case where "match" is an equivalence ("same caption"). Here it need not be: "a
+    digit" is true of every picture that "a red seven" is true of, and not the other way round, so the rows and the
+    columns have targets of their own. The least value is :func:`matched_floor`.
+
+    Args:
+        logits_per_image: (n, k) scaled similarities of n images and k captions.
+        matches: (n, k) bool, whether the caption is true of the image; no row and no column may be empty.
+
+    Returns:
+        scalar, float32 or better.
+    """
+    rows, columns = _targets(logits_per_image, matches)
+    logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
+    return (F.cross_entropy(logits, rows.to(logits)) + F.cross_entropy(logits.T, columns.to(logits))) / 2
+
+
+def matched_floor(matches: Tensor) -> float:
+    """Least value, in nats, that the loss can take with these (n, k) matches: the mean entropy of its targets."""
+    _check(matches)
+    return float((matches.sum(1).double().log().mean() + matches.sum(0).double().log().mean()) / 2)
+
+
+def _targets(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.ndim != 2 or matches.shape != logits.shape:
+        got = f"{tuple(logits.shape)} and {tuple(matches.shape)}"
+        raise UsageError("logits (n, k) and matches (n, k)", got, "give one entry per pair")
+    _check(matches)
+    share = matches.float()
+    return share / share.sum(1, keepdim=True), share.T / share.T.sum(1, keepdim=True)
+
+
+def _check(matches: Tensor) -> None:
+    if not (bool(matches.any(1).all()) and bool(matches.any(0).all())):
+        raise UsageError(
+            "a true caption for each image, an image for each caption", "an empty row or column", "drop it"
+        )

@@ -1,0 +1,1 @@
+"""Rendered, captioned glyphs and shapes: all that the shipped model ever saw."""
