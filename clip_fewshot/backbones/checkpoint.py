@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from clip_fewshot.backbones.architectures import CLIPConfig, infer_config
 from clip_fewshot.backbones.archive import read_archive
 from clip_fewshot.backbones.backbone import NOT_WEIGHTS, Backbone
+from clip_fewshot.backbones.huggingface import to_openai
 from clip_fewshot.errors import ArtifactError, DataError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
@@ -41,7 +42,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPConfig | None = None) -> Backbone:
-    """A backbone that holds ``state`` (OpenAI's keys, any float type), in evaluation mode.
+    """A backbone that holds ``state`` (OpenAI's or Hugging Face's keys, any float type), in evaluation mode.
 
     Args:
         name: what the backbone is called.
@@ -51,7 +52,7 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
     Raises:
         ArtifactError: keys or shapes are not the architecture's, or a number is not finite.
     """
-    weights = {key: tensor for key, tensor in state.items() if not _is_constant(key)}
+    weights = {key: tensor for key, tensor in to_openai(state, where).items() if not _is_constant(key)}
     config = config or infer_config(weights, where)
     with _Uninitialised():
         backbone = Backbone(config, name)

@@ -29,8 +29,9 @@ def load_backbone(
         name: one of
             an official name ("ViT-B/32", "RN50", ...), downloaded once and kept under ``CLIP_FEWSHOT_CACHE``;
             "mini", the small model in the package;
-            a path: OpenAI's archive, a state dict saved by torch, safetensors, or a folder of :func:`save_backbone`
-            (a path never touches the network);
+            a path: OpenAI's archive, a state dict saved by torch, safetensors (Hugging Face's too), or a folder of
+            :func:`save_backbone`. A path never touches the network. Only that folder tells activation and heads; for
+            the others OpenAI's are assumed;
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
             a model object of OpenAI's ``clip`` or of open_clip, whose weights are copied.
         pretrained: False gives random weights, the same each time; for official names and "mini".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,13 @@ def test_official_names_go_through_the_download(monkeypatch: pytest.MonkeyPatch,
 def test_the_files_of_another_architecture_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.save(build_backbone(SMALL["vit"]).state_dict(), tmp_path / "weights.pt")
     monkeypatch.setattr(clip, "fetch", lambda weights: tmp_path / "weights.pt")
+    monkeypatch.setitem(clip.ARCHITECTURES, "RN50", SMALL["resnet"])
     with pytest.raises(ArtifactError, match=r"the tensors of a CLIP model.*missing"):
         load_backbone("RN50", device="cpu")
 
 
-def test_random_weights_by_name_are_the_same_each_time() -> None:
+def test_random_weights_by_name_are_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(clip.ARCHITECTURES, "RN50", SMALL["resnet"])
     one, two = (load_backbone("RN50", pretrained=False, device="cpu") for _ in range(2))
     assert one.name == "RN50 (random weights)"
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
@@ -182,6 +185,15 @@ def test_pictures_and_texts_are_prepared_for_the_model() -> None:
     assert backbone.tokenize(["a", "b"]).shape == (2, 77)
 
 
+def test_a_deep_copy_is_its_own_model_with_openais_keys() -> None:
+    backbone = build_backbone(SMALL["vit"])
+    twin = copy.deepcopy(backbone)
+    twin.load_state_dict(build_backbone(SMALL["vit"], seed=1).state_dict())
+    assert twin.state_dict().keys() == backbone.state_dict().keys()
+    assert "transformer.resblocks.0.attn.in_proj_weight" in twin.state_dict()
+    assert twin.digest != backbone.digest == build_backbone(SMALL["vit"]).digest
+
+
 def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
     backbone = build_backbone(SMALL["vit"])
     first = backbone.digest
@@ -204,3 +216,18 @@ def test_loading_draws_no_random_number(small: Backbone, tmp_path: Path) -> None
     before = torch.random.get_rng_state()
     load_backbone(tmp_path, device="cpu")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_on_a_gpu_activations_are_half_and_parameters_are_not(small: Backbone) -> None:
+    images, tokens = pixels(small.config), small.tokenize(["a bee", "two bees"])
+    wanted = small.encode_image(images), small.encode_text(tokens)
+    there = load_backbone(small, device="cuda")
+    for exact, half in zip(wanted, (there.encode_image(images), there.encode_text(tokens)), strict=True):
+        assert half.is_cuda
+        assert half.dtype == torch.float32
+        assert 0 < float((half.cpu() - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert {p.dtype for p in there.parameters()} == {torch.float32}
+    single = load_backbone(there, device="cuda", dtype=torch.float32).encode_text(tokens).cpu()
+    torch.testing.assert_close(single, wanted[1], rtol=0, atol=1e-3)

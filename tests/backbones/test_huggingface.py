@@ -1,0 +1,101 @@
+"""Hugging Face's layout of the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.huggingface import to_openai
+from clip_fewshot.errors import ArtifactError
+from tests.backbones.conftest import SMALL, pixels, shaken
+
+BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+
+
+def huggingface_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Written out tower by tower, block by block: the slow way round."""
+    found = {
+        "logit_scale": state["logit_scale"],
+        "visual_projection.weight": state["visual.proj"].T.contiguous(),
+        "text_projection.weight": state["text_projection"].T.contiguous(),
+        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
+        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+    for kind in ("weight", "bias"):
+        found[f"vision_model.pre_layrnorm.{kind}"] = state[f"visual.ln_pre.{kind}"]
+        found[f"vision_model.post_layernorm.{kind}"] = state[f"visual.ln_post.{kind}"]
+        found[f"text_model.final_layer_norm.{kind}"] = state[f"ln_final.{kind}"]
+        for model, prefix, layers in (("vision", "visual.", 3), ("text", "", 2)):
+            for i in range(layers):
+                there, here = f"{model}_model.encoder.layers.{i}.", f"{prefix}transformer.resblocks.{i}."
+                for ours, theirs in BLOCK.items():
+                    found[f"{there}{theirs}.{kind}"] = state[f"{here}{ours}.{kind}"]
+                parts = state[f"{here}attn.in_proj_{kind}"].chunk(3)
+                for letter, part in zip("qkv", parts, strict=True):
+                    found[f"{there}self_attn.{letter}_proj.{kind}"] = part.clone()
+    return found
+
+
+def test_every_tensor_finds_its_place(tmp_path: Path) -> None:
+    backbone = shaken(build_backbone(SMALL["vit"]))
+    safetensors.torch.save_file(huggingface_state(backbone.state_dict()), tmp_path / "model.safetensors")
+    assert load_backbone(tmp_path / "model.safetensors", device="cpu").digest == backbone.digest
+
+
+def test_openais_keys_pass_through() -> None:
+    state = build_backbone(SMALL["resnet"]).state_dict()
+    assert to_openai(state, "") == state
+
+
+def test_foreign_and_missing_tensors_are_named() -> None:
+    state = huggingface_state(build_backbone(SMALL["vit"]).state_dict())
+    with pytest.raises(ArtifactError, match=r"one named decoder\.weight"):
+        to_openai(state | {"decoder.weight": torch.ones(1)}, "")
+    del state["text_model.encoder.layers.0.self_attn.v_proj.bias"]
+    with pytest.raises(ArtifactError, match=r"v_proj\.bias"):
+        to_openai(state, "")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_real_package_gives_the_same_features(tmp_path: Path) -> None:
+    """Skipped where transformers cannot be imported."""
+    try:
+        from transformers import CLIPConfig, CLIPModel
+    except Exception as error:
+        pytest.skip(f"transformers cannot be imported: {error}")
+    config = SMALL["vit"]
+    sizes = {"intermediate_size": 4 * 128, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+    text = {"intermediate_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
+    theirs = CLIPModel(
+        CLIPConfig(
+            projection_dim=48,
+            vision_config=sizes | {"image_size": 64, "patch_size": 16},
+            text_config=text | {"vocab_size": 49_408, "eos_token_id": 49_407},
+        )
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_backbone(tmp_path / "model.safetensors", device="cpu")
+    images, tokens = pixels(config), ours.tokenize(["a bee", "two bees and a flower"])
+    output = theirs(input_ids=tokens, pixel_values=images)
+    for mine, other in (
+        (ours.encode_image(images), output.image_embeds),
+        (ours.encode_text(tokens), output.text_embeds),
+    ):
+        torch.testing.assert_close(mine / mine.norm(dim=1, keepdim=True), other, rtol=0, atol=1e-5)
