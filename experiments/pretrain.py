@@ -51,7 +51,6 @@ class Preset:
 
 PRESETS = {
     "mini": Preset(),
-    "wide40": Preset(image_size=40, steps=3800),
     "tiny": Preset(
         width=32,
         layers=2,

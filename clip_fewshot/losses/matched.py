@@ -24,24 +24,20 @@ def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
     Returns:
         scalar, float32 or better.
     """
-    rows, columns = _targets(logits_per_image, matches)
+    if logits_per_image.ndim != 2 or matches.shape != logits_per_image.shape:
+        got = f"{tuple(logits_per_image.shape)} and {tuple(matches.shape)}"
+        raise UsageError("logits (n, k) and matches (n, k)", got, "give one entry per pair")
+    _check(matches)
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
-    return (F.cross_entropy(logits, rows.to(logits)) + F.cross_entropy(logits.T, columns.to(logits))) / 2
+    share = matches.to(logits)
+    rows, columns = share / share.sum(1, keepdim=True), share.T / share.T.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2
 
 
 def matched_floor(matches: Tensor) -> float:
     """Least value, in nats, that the loss can take with these (n, k) matches: the mean entropy of its targets."""
     _check(matches)
     return float((matches.sum(1).double().log().mean() + matches.sum(0).double().log().mean()) / 2)
-
-
-def _targets(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-    if logits.ndim != 2 or matches.shape != logits.shape:
-        got = f"{tuple(logits.shape)} and {tuple(matches.shape)}"
-        raise UsageError("logits (n, k) and matches (n, k)", got, "give one entry per pair")
-    _check(matches)
-    share = matches.float()
-    return share / share.sum(1, keepdim=True), share.T / share.T.sum(1, keepdim=True)
 
 
 def _check(matches: Tensor) -> None:
