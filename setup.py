@@ -54,7 +54,7 @@ setup(
     extras_require={
         # Needed by nothing here: for those who pass OpenAI's own module to load_backbone.
         "clip": ["clip @ git+https://github.com/openai/CLIP.git"],
-        "open_clip": ["open-clip-torch>=3"],
+        "open-clip": ["open-clip-torch>=3"],  # with a hyphen: pip before 23.3 does not find it with _
         "text": ["transformers>=4.44"],
         "spark": ["pyspark>=3.5", "pyarrow>=18"],
         "postgres": ["psycopg[binary]>=3.2"],

@@ -84,7 +84,7 @@ def test_nothing_that_breaks_its_neighbours_is_required(metadata: dict[str, Any]
 
 
 def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
-    wanted = {"clip", "open_clip", "text", "spark", "postgres", "tracking", "docker", "dev"}
+    wanted = {"clip", "open-clip", "text", "spark", "postgres", "tracking", "docker", "dev"}
     assert set(metadata["extras_require"]) == wanted
 
 
