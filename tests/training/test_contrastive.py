@@ -65,17 +65,17 @@ def test_identity_targets_where_no_matches_are_given() -> None:
 def test_the_result_is_the_running_mean() -> None:
     kept: list[torch.Tensor] = []
     backbone = cf.build_backbone(CONFIG, seed=0)
-    weights = [backbone.visual.proj.detach().clone()]  # type: ignore[union-attr,operator]
+    weights = [backbone.visual.proj.detach().clone()]
 
     def remember(report: StepReport) -> None:
-        kept.append(backbone.visual.proj.detach().clone())  # type: ignore[union-attr,operator]
+        kept.append(backbone.visual.proj.detach().clone())
 
     cf.train_contrastive(backbone, pairs(4), cf.ContrastiveOptions(4, averaging=0.2), remember)
     mean = weights[0].double()
     for step, weight in enumerate(kept, start=1):
         decay = min(0.2, (1 + step) / (10 + step))
         mean = decay * mean + (1 - decay) * weight.double()
-    assert torch.allclose(backbone.visual.proj.double(), mean, atol=1e-6)  # type: ignore[union-attr,operator]
+    assert torch.allclose(backbone.visual.proj.double(), mean, atol=1e-6)
 
 
 def test_the_scale_stays_at_most_a_hundred() -> None:
