@@ -14,10 +14,7 @@ from clip_fewshot.errors import DataError
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 # Pictures we do not read: listed as unreadable and not passed over like a text file lying about.
-FOREIGN_SUFFIXES = (  # fmt: skip
-    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".ico", ".tga", ".ppm", ".pgm", ".pcx",
-    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw",
-)  # fmt: skip
+FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".dng", ".cr2", ".nef", ".raw")
 
 
 @dataclass

@@ -20,7 +20,6 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -41,6 +40,19 @@ GREATEST_ASPECT = 100  # a longer strip would be blown up beyond PIXEL_LIMIT whe
 # the training pictures, as OpenAI's preprocessing states them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# EXIF 2.3, tag 274. TIFF files are turned by Pillow when they are loaded and no longer carry it.
+ORIENTATION = 274
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _Kind(NamedTuple):
@@ -72,7 +84,8 @@ class ImageError(DataError):
 
 
 class Decoded(NamedTuple):
-    """An RGB picture and what had to be decided to get it: ``wrong-extension``, ``first-frame``, ``reduced``."""
+    """An RGB picture and what had to be decided to get it: ``wrong-extension``, ``first-frame``, ``reduced`` (decoded
+    at a fraction of its size), ``exif-unreadable`` (taken as it is stored)."""
 
     image: Image.Image
     notes: tuple[str, ...]
@@ -131,8 +144,9 @@ def decode(data: bytes, path: str | Path) -> Decoded:
         if getattr(picture, "is_animated", False):
             notes.append("first-frame")
         picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)  # not a copy: it would lose the TIFF tags that to_rgb reads
-        return Decoded(to_rgb(picture), tuple(notes))
+        turn = _turn(picture, notes)
+        image = to_rgb(picture)
+        return Decoded(image if turn is None else image.transpose(turn), tuple(notes))
     except ImageError:
         raise
     except ValueRangeError as error:
@@ -143,6 +157,15 @@ def decode(data: bytes, path: str | Path) -> Decoded:
         text = f"{type(error).__name__}: {error}"
         reason = "truncated" if _speaks_of_truncation(text) else "damaged"
         raise ImageError(reason, f"a whole {kind.name} picture", text, "replace the file", name) from error
+
+
+def _turn(picture: ImageFile.ImageFile, notes: list[str]) -> Image.Transpose | None:
+    """What brings the stored pixels upright. Broken EXIF data costs a sound picture its turn, not its use."""
+    try:
+        return TURNS.get(picture.getexif().get(ORIENTATION))
+    except Exception:  # as for pixels: hostile bytes, errors of every type
+        notes.append("exif-unreadable")
+        return None
 
 
 def _kind_of(data: bytes, name: str) -> _Kind:

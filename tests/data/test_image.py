@@ -178,7 +178,7 @@ def displayed(stored: np.ndarray, orientation: int) -> np.ndarray:  # type: igno
     return turned[:: -1 if down else 1, :: -1 if across else 1]
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
 def test_all_exif_orientations_give_one_picture(format: str) -> None:
     upright = pixels(4)
     for orientation in range(1, 9):
@@ -192,8 +192,27 @@ def test_all_exif_orientations_give_one_picture(format: str) -> None:
         )
         exif = Image.Exif()
         exif[274] = orientation
-        data = encoded(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif)
+        options = {"lossless": True} if format == "WEBP" else {}
+        data = encoded(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif, **options)
         assert np.array_equal(np.asarray(decode(data, "a").image), upright), orientation
+
+
+def test_a_turned_jpeg_is_upright() -> None:
+    left_dark = Image.fromarray(np.repeat(np.array([[0] * 16 + [255] * 16], np.uint8), 24, axis=0)).convert("RGB")
+    exif = Image.Exif()
+    exif[274] = 6  # shown after a quarter turn clockwise: the left side comes to the top
+    shown = np.asarray(decode(encoded(left_dark, "JPEG", exif=exif), "a.jpg").image)
+    assert shown.shape == (32, 24, 3)
+    assert shown[:12].max() < 30
+    assert shown[-12:].min() > 225
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_broken_exif_data_does_not_cost_a_sound_picture(format: str) -> None:
+    data = encoded(Image.fromarray(pixels(0)), format, exif=b"Exif\0\0XX\0*\0\0\0\x08", lossless=True)
+    decoded = decode(data, f"a.{format.lower()}")
+    assert decoded.notes == ("exif-unreadable",)
+    assert np.array_equal(np.asarray(decoded.image), pixels(0))
 
 
 def test_large_jpegs_are_decoded_reduced_and_others_refused(monkeypatch: pytest.MonkeyPatch) -> None:
