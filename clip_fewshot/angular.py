@@ -39,8 +39,8 @@ def angular_margin(cosines: Tensor, margin: float) -> Tensor:
         margin: radians in [0, pi/2]; 0 returns the cosines themselves.
     """
     check_margin(margin)
-    sine_squared = ((1 - cosines) * (1 + cosines)).clamp_min(0)
-    positive = sine_squared > 0
+    sine_squared = (1 - cosines) * (1 + cosines)
+    positive = sine_squared > 0  # rounding can leave a cosine outside [-1, 1]
     sine = torch.where(positive, sine_squared, 1.0).sqrt() * positive
     shifted = cosines * math.cos(margin) - sine * math.sin(margin)
     continued = cosines - margin * math.sin(margin)
