@@ -55,7 +55,9 @@ def test_one_pass_serves_suffixes_of_any_depth(tiny: Backbone, split: OpenWorldS
 
 
 def test_no_pictures_give_no_rows(tiny: Backbone, split: OpenWorldSplit) -> None:
-    (none,) = image_features(tiny, split.support.subset(np.array([], dtype=np.int64)), [(0, last_layers(tiny.visual, 0))])
+    (none,) = image_features(
+        tiny, split.support.subset(np.array([], dtype=np.int64)), [(0, last_layers(tiny.visual, 0))]
+    )
     assert none.shape == (0, tiny.visual.out_features)
 
 

@@ -7,9 +7,10 @@ so that it can be trained, is a :class:`Suffix`. The frozen part in front of a c
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
@@ -25,6 +26,14 @@ class CutState(NamedTuple):
 
     tokens: Tensor
     position: Tensor
+
+
+class OneRow(nn.Module):
+    """A block that can compute the one row of its output that the tail reads."""
+
+    def at(self, x: Tensor, position: Tensor) -> Tensor:
+        """(b, l, d) and (b,) -> (b, d), row ``position`` of the output."""
+        raise NotImplementedError
 
 
 class Tail(nn.Module):
@@ -53,12 +62,19 @@ class Suffix(nn.Module):
 
     def forward(self, state: CutState) -> Tensor:
         """State at the cut -> (b, out) features, not normalised."""
-        features: Tensor = self.tail(self._advance(state))
+        *earlier, last = self.blocks or [nn.Identity()]
+        state = advance(earlier, state)
+        if isinstance(last, OneRow):  # the tail reads one token, so the last block computes no other
+            row = last.at(state.tokens, state.position)
+            state = CutState(row[:, None], torch.zeros_like(state.position))
+        else:
+            state = advance([last], state)
+        features: Tensor = self.tail(state)
         return features
 
     def tokens(self, state: CutState) -> Tensor:
         """State at the cut -> (b, l, d) normed tokens before pooling, for heads that pool by themselves."""
-        return self.tail.tokens(self._advance(state))
+        return self.tail.tokens(advance(self.blocks, state))
 
     def train(self, mode: bool = True) -> Suffix:
         """As in torch, except that batch normalisations stay in evaluation mode."""
@@ -68,11 +84,13 @@ class Suffix(nn.Module):
                 module.eval()
         return self
 
-    def _advance(self, state: CutState) -> CutState:
-        tokens = state.tokens
-        for block in self.blocks:
-            tokens = block(tokens)
-        return CutState(tokens, state.position)
+
+def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
+    """Run ``blocks`` on all tokens."""
+    tokens = state.tokens
+    for block in blocks:
+        tokens = block(tokens)
+    return CutState(tokens, state.position)
 
 
 class Tower(nn.Module):
@@ -108,19 +126,20 @@ class Tower(nn.Module):
         """Run blocks[start:stop]."""
         if not 0 <= start <= stop <= self.n_blocks:
             raise UsageError(f"0 <= start <= stop <= {self.n_blocks}", f"{start}, {stop}", "choose blocks that exist")
-        tokens = state.tokens
-        for block in self.blocks[start:stop]:
-            tokens = block(tokens)
-        return CutState(tokens, state.position)
+        return advance(self.blocks[start:stop], state)
 
     def project(self, state: CutState) -> Tensor:
-        """The tail: state after the last block -> (b, out_features), not normalised."""
+        """The tail: state after the last block -> (b, out_features), not normalised.
+
+        Equal to :meth:`forward` up to rounding, which computes the one row of the last block that the tail reads.
+        """
         features: Tensor = self.tail()(state)
         return features
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs -> (b, out_features), not normalised."""
-        return self.project(self.advance(self.embed(inputs), 0, self.n_blocks))
+        features: Tensor = self._view(self.n_blocks)(self.embed(inputs))
+        return features
 
     def last_parameters(self, n: int) -> list[str]:
         """Names of the parameters that "the last n layers" are: the last n blocks and everything after; none for 0."""
@@ -132,7 +151,8 @@ class Tower(nn.Module):
     def suffix(self, n: int) -> Suffix:
         """Deep float32 copy of the last n blocks and the tail; trainable, or frozen where n is 0.
 
-        ``suffix(n)(advance(embed(x), 0, n_blocks - n))`` equals ``forward(x)`` bit for bit.
+        ``suffix(n)(advance(embed(x), 0, n_blocks - n))`` equals ``forward(x)`` bit for bit for n > 0; for n = 0 up to
+        rounding.
         """
         return copy.deepcopy(self._view(n)).float().requires_grad_(n > 0).train(self.training)
 

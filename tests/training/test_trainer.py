@@ -86,9 +86,7 @@ def test_a_training_that_diverges_says_where(tiny: Backbone, data: SupportData) 
 
 @pytest.mark.parametrize("lr", [1e-6, 1e-3, 10.0, 1e6])
 @pytest.mark.parametrize("name", ["mlp-arcface", "contrastive"])
-def test_any_learning_rate_ends_finite_or_as_diverged(
-    name: str, lr: float, tiny: Backbone, data: SupportData
-) -> None:
+def test_any_learning_rate_ends_finite_or_as_diverged(name: str, lr: float, tiny: Backbone, data: SupportData) -> None:
     try:
         tuned = tune(tiny, params(name, backbone_lr=lr, head_lr=lr), data, QUICK, seed=0)
     except DivergedError:
