@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from clip_fewshot.report import plots, sections, text
-from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
+from clip_fewshot.report.headline import display_name, headline_rows, selection, verdict, warnings_of
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.plots import Plot
-from clip_fewshot.report.record import NoveltyView, RunRecord
+from clip_fewshot.report.record import EmbeddingView, NoveltyView, RunRecord
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
@@ -56,7 +56,9 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
 
 def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
     """The plots of what was measured, by the name the template knows them under."""
-    figures: dict[str, Any] = {"embeddings": [(view.title, plots.embedding_plot(view)) for view in record.embeddings]}
+    figures: dict[str, Any] = {
+        "embeddings": [(_embedding_caption(v), plots.embedding_plot(v)) for v in record.embeddings]
+    }
     if record.history:
         figures["history"] = plots.search_history(record.history)
     if record.confusion is not None:
@@ -74,6 +76,14 @@ def _novelty_figures(measured: Mapping[str, Any], view: NoveltyView) -> dict[str
     alarm, caught = measured["false_alarm_rate"], measured["detection_rate"]
     operating = None if alarm is None or caught is None else (float(alarm), 1.0 - float(caught))
     return {"det": plots.det_plot(view, measured["eer"], operating), "densities": plots.density_plot(view)}
+
+
+def _embedding_caption(view: EmbeddingView) -> str:
+    if not len(view.texts):
+        return f"{view.title}: dots are images, on their first two principal components."
+    gap = plots.modality_gap(view.images, view.texts)
+    stars = "stars the class names as the text tower reads them"
+    return f"{view.title}: dots are images, {stars}. On the unit sphere mean image and mean text lie {gap:.2f} apart."
 
 
 def _finalize(value: Any) -> Any:
@@ -97,6 +107,7 @@ def _template() -> Template:
         "settings": text.settings,
         "count": text.count,
         "shorten": text.shorten,
+        "method": display_name,
         "svg": lambda plot: svg_uri(plot.svg),
     }
     return environment.from_string(_read("template.html.j2"))

@@ -38,8 +38,8 @@ def confusion_plot(counts: NDArray[np.int64], names: Sequence[str]) -> Plot:
         axes.grid(visible=False)
         axes.tick_params(length=0)
 
-    side = float(np.clip(2.6 + 0.28 * c, 3.6, 8.5))
-    return Plot(render(side + 0.6, side, paint), _describe(counts, names))
+    side = float(np.clip(3.2 + 0.12 * c, 3.6, 5.0)) if c <= 20 else float(np.clip(0.25 * c, 6.0, 8.4))
+    return Plot(render(side + 0.5, side, paint), _describe(counts, names))
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
@@ -53,7 +53,7 @@ def _name_axes(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > _NAMES_UP_TO:
         return  # matplotlib's own numbering; the table below the figure has the names
     shown = [label(name, 16) for name in names]
-    size = 10 if len(names) <= 20 else 6
+    size = 10 if len(names) <= _NUMBERS_UP_TO else 8 if len(names) <= 30 else 6.5
     axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(len(names)), shown, fontsize=size)
 
