@@ -12,6 +12,7 @@ import torch
 import clip_fewshot as cf
 from experiments.glyphs import captions, pool, scenes
 from experiments.glyphs.fields import BODY, FIELD, field_of_lines, field_of_mask
+from experiments.glyphs.validation import validate
 from experiments.glyphs.vocabulary import UNKNOWN, Vocabulary
 from experiments.pretrain import PRESETS, pretrain, train
 
@@ -140,3 +141,12 @@ def test_what_is_written_loads_back(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(loaded.encode_text(tokens), wide.encode_text(tokens), atol=2e-2)
     assert sum(file.stat().st_size for file in (tmp_path / "mini").iterdir()) < 1_000_000
+
+
+def test_the_shipped_model_is_small_and_reads_hands_it_never_saw() -> None:
+    folder = Path(cf.__file__).parent / "backbones" / "mini"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
+    figures = validate(cf.load_backbone("mini", device="cpu"), hands=24)
+    assert figures["zero_shot_scan"] > 0.85
+    assert figures["zero_shot_wild"] > 0.6
+    assert figures["letters_scan_4"] > 0.85
