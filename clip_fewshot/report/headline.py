@@ -63,9 +63,14 @@ def _row(
         per_seed,
         macro_f1,
         accuracy["n_test"],
-        text.settings(params),
+        text.settings(_chosen(params)),
         best,
     )
+
+
+def _chosen(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the approach: the row has its name already."""
+    return {key: value for key, value in params.items() if key != "approach"}
 
 
 def headline_table(results: Mapping[str, Any]) -> str:
@@ -142,6 +147,12 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     novelty = results["novelty"]
     if novelty is not None and novelty.get("refused"):
         found.append(f"A false-alarm rate of {novelty['alpha']:g} was refused: {text.clean(novelty['refused'])}")
+    if novelty is not None and (novelty["false_alarm_rate"] or 0) > 2 * novelty["alpha"]:
+        found.append(
+            f"False alarms on {novelty['false_alarm_rate']:.1%} of the known test images where {novelty['alpha']:.1%} "
+            "were asked for: to the detector, new images of known classes differ more from the support images than "
+            "its calibration expected."
+        )
     failed = results["search"]["failed"]
     if failed:
         found.append(f"{text.count(failed, 'trial')} of the search failed; see the search below for which.")

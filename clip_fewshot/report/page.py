@@ -17,8 +17,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from clip_fewshot.report import plots, sections, text
 from clip_fewshot.report.headline import display_name, headline_rows, selection, verdict, warnings_of
 from clip_fewshot.report.pictures import svg_uri
-from clip_fewshot.report.plots import Plot
-from clip_fewshot.report.record import EmbeddingView, NoveltyView, RunRecord
+from clip_fewshot.report.record import EmbeddingView, RunRecord
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
@@ -64,18 +63,12 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
     if record.confusion is not None:
         figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
     if record.novelty is not None and results["novelty"] is not None:
-        figures |= _novelty_figures(results["novelty"], record.novelty)
+        figures |= {"det": plots.det_plot(record.novelty), "densities": plots.density_plot(record.novelty)}
     if record.discovery is not None and len(record.discovery.labels) > 1:
         figures["dendrogram"] = plots.dendrogram_plot(record.discovery.linkage, record.discovery.labels)
     if record.shots:
         figures["shots"] = plots.shots_plot(record.shots)
     return figures
-
-
-def _novelty_figures(measured: Mapping[str, Any], view: NoveltyView) -> dict[str, Plot]:
-    alarm, caught = measured["false_alarm_rate"], measured["detection_rate"]
-    operating = None if alarm is None or caught is None else (float(alarm), 1.0 - float(caught))
-    return {"det": plots.det_plot(view, measured["eer"], operating), "densities": plots.density_plot(view)}
 
 
 def _embedding_caption(view: EmbeddingView) -> str:

@@ -79,7 +79,7 @@ class EmbeddingView:
 
 @dataclass(frozen=True)
 class NoveltyView:
-    """Novelty scores of the blindly merged test images, and the curve they give.
+    """Novelty scores of the blindly merged test images under one fitted model, and the curve they give.
 
     Attributes:
         known_scores: (n,) of test images of known classes; higher = more normal, scikit-learn's sign.

@@ -158,7 +158,7 @@ RESULTS = record(
                     "false_alarm_rate": nullable(FRACTION),
                     "detection_rate": nullable(FRACTION),
                 },
-                {"refused": nullable(text)},
+                {"refused": nullable(text), "features": text, "n_neighbors": nullable(integer(1))},
             )
         ),
         "discovery": nullable(

@@ -19,6 +19,7 @@ from clip_fewshot.report import (
     ShotPoint,
     TrialRow,
 )
+from clip_fewshot.report.plots.det import equal_error
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six")
 UNSEEN = ("seven", "eight", "nine")
@@ -27,12 +28,11 @@ APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 
 def measured(view: NoveltyView) -> dict[str, Any]:
     """The figures that belong to the drawn scores, so that points lie on their curves."""
-    nearest = int(np.abs(view.false_alarm - view.miss).argmin())
     return {
         "detector": "lof",
         "alpha": 0.05,
         "auroc": float((view.known_scores[:, None] > view.novel_scores).mean()),
-        "eer": float(view.false_alarm[nearest] + view.miss[nearest]) / 2,
+        "eer": equal_error(view),
         "fpr95": 0.041,
         "false_alarm_rate": float((view.known_scores < view.threshold).mean()),
         "detection_rate": float((view.novel_scores < view.threshold).mean()),

@@ -70,7 +70,8 @@ def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
 
 
 def test_warnings_name_repeated_looks_refusals_and_failures() -> None:
-    refused = sample.results()["novelty"] | {"alpha": 0.01, "refused": "16 images support no rate below 1/17"}
+    rates = {"alpha": 0.01, "false_alarm_rate": None, "detection_rate": None}
+    refused = sample.results()["novelty"] | rates | {"refused": "16 images support no rate below 1/17"}
     search = sample.results()["search"] | {"test_looks": 3}
     found = warnings_of(sample.results(search=search, novelty=refused))
     assert len(found) == 4
@@ -78,6 +79,18 @@ def test_warnings_name_repeated_looks_refusals_and_failures() -> None:
     assert "looked at 3 times" in found[1]
     assert "0.01 was refused: 16 images" in found[2]
     assert "1 trial of the search failed" in found[3]
+
+
+def test_more_false_alarms_than_asked_are_warned_of() -> None:
+    loud = sample.results()["novelty"] | {"false_alarm_rate": 0.139}
+    found = warnings_of(sample.results(novelty=loud))
+    assert any("13.9% of the known test images where 5.0% were asked" in warning for warning in found)
+
+
+def test_the_approach_is_not_repeated_among_its_settings() -> None:
+    approaches = {"mlp": sample.results()["approaches"]["mlp"] | {"params": {"approach": "mlp", "unfreeze": 1}}}
+    rows = headline_rows(best(approach="linear_probe") | {"approaches": approaches})
+    assert rows[-1].settings == "unfreeze 1"
 
 
 def test_a_clean_run_warns_of_nothing() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -19,8 +20,8 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.report import DiscoveryView, EmbeddingView, NoveltyView, RunRecord, ShotPoint, plots
 from clip_fewshot.report.plots import Plot
 from clip_fewshot.report.plots.dendrogram import _cut, leaf_order, tree_layout
+from clip_fewshot.report.plots.det import deviate, equal_error, operating_point
 from clip_fewshot.report.plots.embedding import modality_gap, principal_plane, unit_rows
-from clip_fewshot.report.plots.novelty import deviate
 from clip_fewshot.report.plots.style import INK, SERIES, SOFT
 from tests.report import sample
 
@@ -43,8 +44,8 @@ def drawings() -> dict[str, Callable[[], Plot]]:
         "embedding": lambda: plots.embedding_plot(sample.embedding()),
         "embedding-many": lambda: plots.embedding_plot(sample.embedding(n=2500)),
         "embedding-hostile": lambda: plots.embedding_plot(sample.embedding(nameless[0], nameless)),
-        "det": lambda: plots.det_plot(sample.novelty(), 0.03, (0.05, 0.01)),
-        "det-no-threshold": lambda: plots.det_plot(sample.novelty(), 0.03, None),
+        "det": lambda: plots.det_plot(sample.novelty()),
+        "det-no-threshold": lambda: plots.det_plot(replace(sample.novelty(), threshold=None)),
         "densities": lambda: plots.density_plot(sample.novelty()),
         "dendrogram": lambda: plots.dendrogram_plot(found.linkage, found.labels),
         "shots": lambda: plots.shots_plot(sample.shots(), title="digits"),
@@ -142,6 +143,23 @@ def test_deviates_are_the_normal_quantiles() -> None:
     assert np.isfinite(deviate(np.array([0.0, 1.0]))).all()
 
 
+def test_the_marks_lie_on_the_drawn_curve() -> None:
+    view = sample.novelty()
+    operating = operating_point(view)
+    assert operating is not None
+    curve = np.stack([view.false_alarm, view.miss], axis=1)
+    for mark in ((equal_error(view),) * 2, operating):
+        assert np.abs(curve - mark).max(axis=1).min() < 0.002
+    assert operating[0] == pytest.approx(0.05, abs=0.002)
+    assert operating_point(replace(view, threshold=None)) is None
+
+
+def test_the_equal_error_rate_of_two_unit_normals_is_known() -> None:
+    cuts = np.linspace(-8, 8, 4001)
+    view = NoveltyView(np.zeros(1), np.zeros(1), None, norm.cdf(cuts, 1), norm.sf(cuts, -1))
+    assert equal_error(view) == pytest.approx(norm.cdf(-1), abs=1e-3)
+
+
 def test_the_tree_is_scipys() -> None:
     found = sample.discovery((30, 20, 9))
     reference = dendrogram(found.linkage, no_plot=True, count_sort=False)
@@ -192,7 +210,7 @@ def test_equal_scores_everywhere_are_drawn() -> None:
     same = np.full(5, -1.0)
     view = NoveltyView(same, same, None, np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     assert "no threshold" in plots.density_plot(view).alt
-    assert "0.500" in plots.det_plot(view, 0.5, None).alt
+    assert "0.500" in plots.det_plot(view).alt
 
 
 def test_a_curve_of_one_point_is_drawn() -> None:
