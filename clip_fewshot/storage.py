@@ -139,6 +139,11 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
 
 
+def artifact_kind(folder: Path) -> str:
+    """What was saved in ``folder``: the ``kind`` given to :func:`save_artifact`."""
+    return str(_read_manifest(folder)["kind"])
+
+
 def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read back (meta, files) of :func:`save_artifact`; every byte is checked against its SHA-256 first."""
     manifest = _read_manifest(folder, kind)
@@ -162,10 +167,12 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, by
     return manifest["meta"], files
 
 
-def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """The manifest, checked; ``kind`` None takes any."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"a folder with a saved {kind}", "no manifest.json in it", "check the path", str(folder))
+        expected = f"a folder with a saved {kind or 'model'}"
+        raise ArtifactError(expected, "no manifest.json in it", "check the path", str(folder))
     manifest: dict[str, Any] = read_json(path)
     well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
     if not well_formed:
@@ -174,7 +181,7 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise ArtifactError(
             f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path)
         )
-    if manifest["kind"] != kind:
+    if kind not in (None, manifest["kind"]):
         raise ArtifactError(f"a saved {kind}", f"a saved {manifest['kind']}", "check the path", str(folder))
     digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
     names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())

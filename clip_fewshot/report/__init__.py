@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot import storage
+from clip_fewshot.report.grid import GridCell as GridCell
+from clip_fewshot.report.grid import picture_grid as picture_grid
+from clip_fewshot.report.headline import display_name as display_name
 from clip_fewshot.report.headline import headline_table as headline_table
+from clip_fewshot.report.headline import ordered as ordered
 from clip_fewshot.report.page import render_page as render_page
+from clip_fewshot.report.plots import shots_panels as shots_panels
 from clip_fewshot.report.record import ClusterView as ClusterView
 from clip_fewshot.report.record import DiscoveryView as DiscoveryView
 from clip_fewshot.report.record import EmbeddingView as EmbeddingView

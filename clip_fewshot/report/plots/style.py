@@ -65,8 +65,8 @@ class Plot(NamedTuple):
     alt: str
 
 
-def render(width: float, height: float, paint: Callable[[Axes], None]) -> str:
-    """The SVG of one axes of ``width`` x ``height`` inches painted by ``paint``.
+def render(width: float, height: float, *paint: Callable[[Axes], None]) -> str:
+    """The SVG of ``width`` x ``height`` inches: an axes for each of ``paint``, side by side on one vertical scale.
 
     Equal drawings give equal bytes: no date, no random ids, none of the user's own matplotlib settings. Those are put
     back afterwards, and pyplot is never touched.
@@ -76,7 +76,8 @@ def render(width: float, height: float, paint: Callable[[Axes], None]) -> str:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(width, height), dpi=180, layout="constrained")
-        paint(figure.subplots())
+        for axes, draw in zip(figure.subplots(1, len(paint), sharey=True, squeeze=False)[0], paint, strict=True):
+            draw(axes)
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     drawing = buffer.getvalue()
