@@ -18,31 +18,62 @@ if TYPE_CHECKING:
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
+    from clip_fewshot.data.builtin import raw_pixels as raw_pixels
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
     from clip_fewshot.data.dataset import read_dataset as read_dataset
+    from clip_fewshot.data.loose import read_images as read_images
+    from clip_fewshot.data.naming import shown as shown
+    from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
     from clip_fewshot.errors import ResourceError as ResourceError
     from clip_fewshot.errors import UsageError as UsageError
+    from clip_fewshot.evaluation import interval as interval
+    from clip_fewshot.evaluation import statistic_interval as statistic_interval
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
+    from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
+    from clip_fewshot.metrics import ari as ari
+    from clip_fewshot.metrics import auroc as auroc
+    from clip_fewshot.metrics import clustering_accuracy as clustering_accuracy
+    from clip_fewshot.metrics import eer as eer
+    from clip_fewshot.metrics import fpr95 as fpr95
+    from clip_fewshot.metrics import macro_f1 as macro_f1
+    from clip_fewshot.metrics import nmi as nmi
+    from clip_fewshot.metrics import per_class_table as per_class_table
+    from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
+    from clip_fewshot.openworld import Rejector as Rejector
+    from clip_fewshot.pipeline import Progress as Progress
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+    from clip_fewshot.report import GridCell as GridCell
+    from clip_fewshot.report import ShotPoint as ShotPoint
+    from clip_fewshot.report import display_name as display_name
     from clip_fewshot.report import headline_table as headline_table
+    from clip_fewshot.report import ordered as ordered
+    from clip_fewshot.report import picture_grid as picture_grid
+    from clip_fewshot.report import shots_panels as shots_panels
     from clip_fewshot.rng import generator as generator
+    from clip_fewshot.storage import artifact_kind as artifact_kind
     from clip_fewshot.storage import cache_root as cache_root
+    from clip_fewshot.storage import read_json as read_json
+    from clip_fewshot.storage import write_json as write_json
+    from clip_fewshot.storage import write_text as write_text
     from clip_fewshot.training.contrastive import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.contrastive import PairBatch as PairBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
+    from clip_fewshot.types import EvalResult as EvalResult
+    from clip_fewshot.types import FloatArray as FloatArray
+    from clip_fewshot.types import IndexArray as IndexArray
 
 __version__ = "0.1.0"
 
@@ -51,36 +82,67 @@ _HOME = {
     "Backbone": "backbones.backbone",
     "build_backbone": "backbones.backbone",
     "load_backbone": "backbones.clip",
+    "save_backbone": "backbones.folder",
+    "tokenize": "backbones.tokenizer",
     "FewShotClassifier": "classifier",
     "FewShotConfig": "config",
     "option": "config",
-    "encode_images": "features",
-    "encode_texts": "features",
-    "OpenWorldClassifier": "openworld",
-    "output_folder": "pipeline",
-    "resumed": "pipeline",
-    "run_few_shot": "pipeline",
-    "headline_table": "report",
+    "raw_pixels": "data.builtin",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",
     "ImageDataset": "data.dataset",
     "read_dataset": "data.dataset",
+    "read_images": "data.loose",
+    "shown": "data.naming",
+    "draw_support": "data.sampling",
     "split_open_world": "data.sampling",
     "ArtifactError": "errors",
     "ClipFewShotError": "errors",
     "DataError": "errors",
     "ResourceError": "errors",
     "UsageError": "errors",
+    "interval": "evaluation",
+    "statistic_interval": "evaluation",
+    "encode_images": "features",
+    "encode_texts": "features",
+    "ZeroShotHead": "heads.zero_shot",
     "zero_shot_weights": "heads.zero_shot",
+    "ari": "metrics",
+    "auroc": "metrics",
+    "clustering_accuracy": "metrics",
+    "eer": "metrics",
+    "fpr95": "metrics",
+    "macro_f1": "metrics",
+    "nmi": "metrics",
+    "per_class_table": "metrics",
+    "Answer": "openworld",
+    "OpenWorldClassifier": "openworld",
+    "Rejector": "openworld",
+    "Progress": "pipeline",
+    "output_folder": "pipeline",
+    "resumed": "pipeline",
+    "run_few_shot": "pipeline",
     "LinearProbe": "probes.logistic",
-    "cache_root": "storage",
-    "save_backbone": "backbones.folder",
-    "tokenize": "backbones.tokenizer",
+    "GridCell": "report",
+    "ShotPoint": "report",
+    "display_name": "report",
+    "headline_table": "report",
+    "ordered": "report",
+    "picture_grid": "report",
+    "shots_panels": "report",
     "generator": "rng",
+    "artifact_kind": "storage",
+    "cache_root": "storage",
+    "read_json": "storage",
+    "write_json": "storage",
+    "write_text": "storage",
     "ContrastiveOptions": "training.contrastive",
     "PairBatch": "training.contrastive",
     "StepReport": "training.contrastive",
     "train_contrastive": "training.contrastive",
+    "EvalResult": "types",
+    "FloatArray": "types",
+    "IndexArray": "types",
 }
 
 
