@@ -42,6 +42,7 @@ setup(
         "pillow>=13; python_version >= '3.11'",
         "pillow>=12.3; python_version < '3.11'",
         "scikit-learn>=1.6",
+        "threadpoolctl>=3.1",
         "scipy>=1.13",
         "optuna>=4.2,<6",
         "safetensors>=0.4.3",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from clip_fewshot import storage
+from clip_fewshot import rng, storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.tower import Suffix
@@ -24,7 +24,7 @@ from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.features import image_features, image_prefix
 from clip_fewshot.prefix import Prefix, replay
 from clip_fewshot.probes import LinearProbe
-from clip_fewshot.training.approach import APPROACHES, CaptionBank, TuneParams, approach, text_cuts
+from clip_fewshot.training.approach import APPROACHES, CaptionBank, TuneParams, approach, blank_head, text_cuts
 from clip_fewshot.training.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.tuning import check_depth, last_layers
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
@@ -277,18 +277,20 @@ def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearP
     return LinearProbe(seed=seed).fit(features, labels)
 
 
-def _rebuild(backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor]) -> TunedModel:
-    def part(name: str) -> dict[str, Tensor]:
-        return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+def named_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The entries called ``name.*``, without that prefix."""
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
+
+def _rebuild(backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor]) -> TunedModel:
     suffix = last_layers(backbone.visual, params.unfreeze)
     if params.unfreeze:
-        suffix.load_state_dict(part("suffix"))
+        suffix.load_state_dict(named_part(tensors, "suffix"))
     suffix.eval().requires_grad_(False)
-    build = None if params.approach == PROBE else approach(params.approach).head
-    if build is None:
-        arrays = {k: v.numpy() for k, v in part("probe").items()}
+    if params.approach == PROBE or approach(params.approach).head is None:
+        arrays = {k: v.numpy() for k, v in named_part(tensors, "probe").items()}
         return TunedModel(params, suffix, None, LinearProbe.from_arrays(arrays))
-    head = build(backbone.visual.out_features, n_classes, params)
-    head.load_state_dict(part("head"))
+    with rng.torch_seeded(0, "blank head"):
+        head = blank_head(backbone, params, n_classes)
+    head.load_state_dict(named_part(tensors, "head"))
     return TunedModel(params, suffix, head.to(backbone.device).eval().requires_grad_(False), None)

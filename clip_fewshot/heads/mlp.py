@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,10 +50,24 @@ class MLPHead(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, d), and in training (n,) labels for a classifier that has a margin -> (n, c)."""
-        require_width(features, self.in_features)
-        hidden = F.gelu(self.hidden(rms_rows(features, self.hidden.weight.dtype)))
-        logits: Tensor = self.classifier(hidden, labels)
+        logits: Tensor = self.classifier(self.embed(features), labels)
         return logits
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(n, d) -> (n, hidden)."""
+        require_width(features, self.in_features)
+        return F.gelu(self.hidden(rms_rows(features, self.hidden.weight.dtype)))
+
+    @torch.no_grad()
+    def init_from_examples(self, features: Tensor, labels: Tensor) -> None:
+        """Start as the nearest class mean among the hidden features of (n, d) examples with (n,) labels.
+
+        For an output module that can be started from class directions; a class without examples gets the mean of all.
+        """
+        hidden = self.embed(features)
+        overall = hidden.mean(0)
+        rows = [hidden[labels == c] for c in range(self.n_classes)]
+        self.classifier.init_from(torch.stack([r.mean(0) - overall if len(r) else overall for r in rows]))
 
 
 def default_width(in_features: int) -> int:

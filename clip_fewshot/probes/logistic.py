@@ -11,6 +11,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.penalty import HIGHEST, LOWEST, Folds, SearchedC, chosen, search_penalty, stratified, usable
@@ -18,6 +19,9 @@ from clip_fewshot.probes.solver import SoftmaxProblem, principal_rows
 from clip_fewshot.types import FloatArray, LabelArray
 
 DEFAULT_C = 100.0  # where nothing can be held out; on one digit scan per class as accurate as C = 1, half its loss
+
+
+SMALL = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -53,10 +57,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "LinearProbe")
-        basis = principal_rows(unit_rows(X))
-        problem = SoftmaxProblem.of(basis.rows, labels, len(self.classes_))
-        self._choose(problem, labels)
-        self._finish(problem, basis.axes, basis.mean)
+        small = X.size * len(self.classes_) < SMALL
+        with threadpool_limits(1 if small else None, user_api="blas"):
+            basis = principal_rows(unit_rows(X))
+            problem = SoftmaxProblem.of(basis.rows, labels, len(self.classes_))
+            self._choose(problem, labels)
+            self._finish(problem, basis.axes, basis.mean)
         return self
 
     def _choose(self, problem: SoftmaxProblem, labels: LabelArray) -> None:

@@ -125,7 +125,7 @@ def _interval(item: Check) -> Check:
 
 
 ACCURACY = _interval(FRACTION)
-APPROACH = {"params": mapping, "validation": FRACTION, "test": ACCURACY}
+APPROACH = {"params": mapping, "validation": nullable(FRACTION), "test": ACCURACY}
 RESULTS = record(
     {
         "schema": integer(SCHEMA_VERSION),

@@ -21,7 +21,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.text import trim
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.errors import UsageError
-from clip_fewshot.heads import ArcFaceHead, MLPHead
+from clip_fewshot.heads import ArcFaceHead, CentredHead, MLPHead
 from clip_fewshot.losses import cross_entropy, same_caption, symmetric_cross_entropy
 from clip_fewshot.prefix import Prefix, run_prefix
 from clip_fewshot.tuning import last_layers
@@ -51,13 +51,8 @@ class TuneParams:
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that mean something for this approach."""
-        if self.approach not in APPROACHES:
-            return {"approach": self.approach}
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name in ("approach", *approach(self.approach).searched)
-        }
+        searched = approach(self.approach).searched if self.approach in APPROACHES else ()
+        return {name: value for name, value in asdict(self).items() if name in searched}
 
 
 class Objective(Protocol):
@@ -127,14 +122,14 @@ class ContrastiveObjective(nn.Module):
         return [(self, params.backbone_lr)]
 
 
-BuildHead = Callable[[int, int, TuneParams], nn.Module]  # (in_features, n_classes, params) -> head
+BuildHead = Callable[[int, int, TuneParams], MLPHead]  # (in_features, n_classes, params) -> head
 
 
-def _mlp(in_features: int, n_classes: int, params: TuneParams) -> nn.Module:
+def _mlp(in_features: int, n_classes: int, params: TuneParams) -> MLPHead:
     return MLPHead(in_features, n_classes)
 
 
-def _mlp_arcface(in_features: int, n_classes: int, params: TuneParams) -> nn.Module:
+def _mlp_arcface(in_features: int, n_classes: int, params: TuneParams) -> MLPHead:
     classifier = ArcFaceHead(in_features, n_classes, margin=params.margin, scale=params.scale)
     return MLPHead(in_features, n_classes, hidden_features=in_features, classifier=classifier)
 
@@ -196,9 +191,30 @@ def text_cuts(backbone: Backbone, cuts: Sequence[int]) -> list[int]:
     return sorted({min(n, backbone.text.n_blocks) for n in cuts})
 
 
-def build_objective(backbone: Backbone, params: TuneParams, n_classes: int, captions: CaptionBank) -> Objective:
-    """The loss of ``params.approach`` with the modules it trains, freshly initialised."""
-    head = approach(params.approach).head
-    if head is None:
+def build_objective(
+    backbone: Backbone, params: TuneParams, n_classes: int, captions: CaptionBank, features: Tensor, labels: Tensor
+) -> Objective:
+    """The loss of ``params.approach`` with the modules it trains, at their starting point.
+
+    Args:
+        features: (n, d) of the training pictures before any tuning; a head is centred on them and starts at their
+            class means.
+        labels: (n,).
+    """
+    if approach(params.approach).head is None:
         return ContrastiveObjective(backbone, captions, params.unfreeze, params.margin)
-    return HeadObjective(head(backbone.visual.out_features, n_classes, params))
+    mean = F.normalize(features, dim=-1).mean(dim=0)
+    head = blank_head(backbone, params, n_classes, mean)
+    inner = head.head
+    if isinstance(inner, MLPHead):
+        inner.init_from_examples(F.normalize(features, dim=-1) - mean, labels)
+    return HeadObjective(head)
+
+
+def blank_head(backbone: Backbone, params: TuneParams, n_classes: int, mean: Tensor | None = None) -> CentredHead:
+    """The head of ``params.approach``; ``mean`` None: zeros, to be loaded over."""
+    build = approach(params.approach).head
+    if build is None:
+        raise UsageError("an approach with a head", repr(params.approach), "its classifier is a probe", "approach")
+    width = backbone.visual.out_features
+    return CentredHead(build(width, n_classes, params), torch.zeros(width) if mean is None else mean)

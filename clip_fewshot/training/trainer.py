@@ -15,7 +15,7 @@ from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.prefix import Prefix
+from clip_fewshot.prefix import Prefix, replay
 from clip_fewshot.training.approach import CaptionBank, HeadObjective, Objective, TuneParams, build_objective
 from clip_fewshot.training.optim import build_adamw, parameter_groups, set_learning_rate, warmup_cosine
 from clip_fewshot.tuning import last_layers
@@ -78,8 +78,10 @@ def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: Tr
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
     suffix = last_layers(backbone.visual, params.unfreeze)
+    untuned = replay(data.images, params.unfreeze, suffix).to(backbone.device)
+    labels = torch.as_tensor(data.labels, device=backbone.device)
     with rng.torch_seeded(seed, "initialise"):
-        objective = build_objective(backbone, params, data.n_classes, data.captions)
+        objective = build_objective(backbone, params, data.n_classes, data.captions, untuned, labels)
     trained = [(suffix, params.backbone_lr), *objective.trained(params)]
     for module, _ in trained:
         module.to(backbone.device).train()

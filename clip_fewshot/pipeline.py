@@ -1,0 +1,203 @@
+"""The main job, every hop on one screen: from pictures on disk to a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from clip_fewshot import storage
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.device import resolve_device
+from clip_fewshot.classifier import FewShotClassifier
+from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.environment import describe_environment
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.findings import Run
+from clip_fewshot.openworld import OpenWorldClassifier, Rejector, choose_novelty
+from clip_fewshot.protocol import Fit, Prepared, Task, calibrate, fold_scores, meet, open_test, prepare, refit, select
+from clip_fewshot.report import write_report
+from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
+from clip_fewshot.training.approach import TuneParams
+from clip_fewshot.training.trainer import TrainSettings
+
+TRIALS, MODEL, RUN = "trials", "model", "run.json"
+SEARCH_SHARE = 0.5  # of a time budget; refits, calibration and the report need the rest
+
+
+class Progress(Protocol):
+    """Told after each unit of work; ``total`` units make a stage."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dict[str, Any]:
+    """Search, refit on fresh support sets, open the test set once, reject, discover, report.
+
+    Args:
+        command: how to repeat the run, for the report.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        DataError: the pictures cannot be used.
+        ResourceError: no place to write to, no weights to be had, or another run holds the folder.
+        ArtifactError: the folder holds another run, or pictures or weights are not those it began with.
+    """
+    config, clock = resumed(config), Stopwatch()
+    out = output_folder(config)
+    with storage.run_lock(out), deterministic(resolve_device(config.device)):
+        dataset = read_dataset(config.data)
+        split = split_open_world(
+            dataset,
+            shots=config.shots,
+            unseen=config.unseen_classes,
+            seed=config.seed,
+            test_fraction=config.test_fraction,
+        )
+        backbone = load_backbone(config.model_name, pretrained=config.pretrained, device=config.device)
+        claim(out, config, dataset, backbone)
+        clock.lap("read")
+        task = Task(backbone, split.pool, config.shots, TrainSettings(config.epochs), config.n_views, config.seed)
+        depth = min(config.max_unfreeze, backbone.visual.n_blocks)
+        support = prepare(task, split.support, range(depth + 1))
+        clock.lap("frozen layers")
+        trials = search(config, task, support, depth, out, clock, progress)
+        clock.lap("search")
+        winners, best = select(trials, config.approaches)
+        saved = refit(task, {name: point for name, point in winners.items() if name == best}, draw=0)
+        fits = [saved, *refit_fresh(config, task, winners, progress)]
+        clock.lap("refit")
+        choice = choose_novelty(backbone, saved.recipe(task, best), saved.support.data, saved.support.frozen)
+        measured = fits if split.novel.n else fits[:1]
+        rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
+        saved_model(config, task, saved, best, rejectors).save(out / MODEL)
+        clock.lap("novelty")
+        outcome = open_test(task, split, fits, best, rejectors)
+        run = Run(config, dataset, split, trials, outcome, meet(task, outcome, config.alpha), choice)
+        clock.lap("test")
+        results = run.results() | {
+            "environment": describe_environment(backbone.device),
+            "timing": clock.laps,
+            "artifacts": {f"{MODEL}/{p.name}": storage.sha256_file(p) for p in sorted((out / MODEL).iterdir())},
+        }
+        write_report(out, results, run.record(command))
+    return results
+
+
+def resumed(config: FewShotConfig) -> FewShotConfig:
+    """``config``, or under --resume the options of the interrupted run with this call's limits and device."""
+    if config.resume is None:
+        return config
+    path = Path(config.resume) / RUN
+    if not path.is_file():
+        raise ArtifactError("the folder of an interrupted run", f"no {RUN} in it", "check the path", config.resume)
+    stored = storage.read_json(path)["config"]
+    stored["approaches"] = tuple(stored["approaches"])
+    began = FewShotConfig(**stored)
+    return replace(
+        began,
+        trials=config.trials or began.trials,
+        budget=config.budget,
+        device=config.device,
+        storage=config.storage or began.storage,
+        out=config.resume,
+    )
+
+
+def output_folder(config: FewShotConfig) -> Path:
+    """--out, or a name that says what ran."""
+    if config.out:
+        return Path(config.out)
+    model = config.model_name.replace("/", "-").replace(":", "-")
+    return Path("runs") / f"{Path(config.data).resolve().name if not config.builtin else config.data}-{model}"
+
+
+def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Backbone) -> None:
+    """Write down what this run is, or make sure that it is the one that the folder holds already."""
+    key = {
+        "options": config.study_key(),
+        "fingerprint": dataset.fingerprint(),
+        "backbone": backbone.digest,
+    }
+    key = json.loads(json.dumps(key))
+    path = out / RUN
+    if path.is_file():
+        held = storage.read_json(path)["key"]
+        if held != key:
+            changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
+            what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
+            fix = "choose another --out, or --resume it under its own options"
+            raise ArtifactError("an empty folder or one of the same run", what, fix, str(out))
+    storage.write_json(path, {"key": key, "config": asdict(config)})
+
+
+def search(
+    config: FewShotConfig, task: Task, support: Prepared, depth: int, out: Path, clock: Stopwatch, progress: Progress
+) -> list[TrialRecord]:
+    """The study on the validation folds of the support set; none at one shot a class."""
+    folds = len(task.folds(support.data.labels))
+    if folds == 0:
+        return []
+    deadline = None if config.budget is None else clock.began + SEARCH_SHARE * config.budget
+    name = storage.sha256_bytes(json.dumps(config.study_key(), sort_keys=True).encode())[:16]
+    plan = StudyPlan(config.n_trials, folds, config.seed, out / TRIALS, config.storage, deadline, name)
+    space = SearchSpace(config.approaches, depth)
+    return run_study(space, fold_scores(task, support), plan, lambda done, _: progress("search", done, config.n_trials))
+
+
+def refit_fresh(config: FewShotConfig, task: Task, winners: Mapping[str, TuneParams], progress: Progress) -> list[Fit]:
+    """The winners on support sets that the search never saw."""
+    fits = []
+    for draw in range(1, config.seeds + 1):
+        fits.append(refit(task, winners, draw))
+        progress("refit", draw, config.seeds)
+    return fits
+
+
+def saved_model(
+    config: FewShotConfig, task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector]
+) -> OpenWorldClassifier:
+    """The best approach on the support set of the search, with its detector: what `predict` loads."""
+    space = fit.support.images.label_space
+    options = {"epochs": config.epochs, "views": config.n_views, "seed": config.seed}
+    classifier = FewShotClassifier.from_model(task.backbone, fit.models[best], space, **options)
+    reference = fit.support.frozen, fit.support.data.labels
+    return OpenWorldClassifier.from_fit(classifier, rejectors[0] if rejectors else None, config.alpha, reference)
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per hop."""
+
+    began: float = field(default_factory=time.monotonic)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        self.laps[name] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic CUDA kernels while the run lasts; those that have none warn and go on.
+
+    On a CPU the kernels used here are deterministic anyway, and the switch would import torch's compiler (2 s).
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(before)

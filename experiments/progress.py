@@ -1,0 +1,28 @@
+"""One progress bar on standard error; nothing where that is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (stage, done, total) that draws a bar per stage."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[None]] = {}
+
+    def update(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[stage] = tqdm(total=total, desc=stage, file=sys.stderr, disable=not sys.stderr.isatty())
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield update
+    finally:
+        for bar in bars.values():
+            bar.close()

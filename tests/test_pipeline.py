@@ -1,0 +1,283 @@
+"""The main job end to end, on a tiny random model: what it writes, what it never sees, what it survives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_fewshot import pipeline, rng
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.folder import save_backbone
+from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data import builtin
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
+from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.pipeline import resumed, run_few_shot
+from clip_fewshot.report import check_results
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_digits() -> Iterator[None]:
+    """A quarter of the scans: enough to go through every hop."""
+    with pytest.MonkeyPatch.context() as patch:
+        quarter = builtin.digits().subset(np.arange(450))
+        patch.setitem(builtin.BUILTIN, "digits", lambda: quarter)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("backbone") / "tiny"
+    save_backbone(tiny, folder, half=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def config(model: str) -> FewShotConfig:
+    two = ("mlp-arcface", "contrastive")
+    return FewShotConfig(model=model, shots=4, trials=5, seeds=2, epochs=1, max_unfreeze=2, alpha=0.1, approaches=two)
+
+
+@pytest.fixture(scope="module")
+def finished(config: FewShotConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("run")
+    return out, run_few_shot(replace(config, out=str(out)), silent, "the command")
+
+
+def study_and_model(out: Path) -> dict[str, Any]:
+    """Everything that selection decided, as bytes, less the clock."""
+    trials = {}
+    for path in sorted((out / "trials").iterdir()):
+        record = json.loads(path.read_text())
+        del record["record"]["seconds"]
+        trials[path.name] = record
+    return {"trials": trials, "model": {p.name: p.read_bytes() for p in sorted((out / "model").iterdir())}}
+
+
+def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]], config: FewShotConfig) -> None:
+    out, results = finished
+    check_results(results)
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["search"]["test_looks"] == 1
+    assert results["search"]["finished"] + results["search"]["pruned"] + results["search"]["failed"] == 5
+    assert set(results["approaches"]) == set(config.approaches)
+    assert len(results["best"]["test"]["per_seed"]) == 2
+    assert len(results["dataset"]["unseen"]) == 3
+    page = (out / "report.html").read_text()
+    assert "the command" in page
+    assert page.count("<img") > 10
+
+
+def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: ImageDataset) -> None:
+    out, results = finished
+    world = OpenWorldClassifier.load(out / "model")
+    answers = world.predict(digits.subset(np.arange(40)), top=2)
+    assert all(a.label is None or a.label in results["dataset"]["classes"] for a in answers)
+    assert all(len(a.top) == 2 and 0 < a.p_value <= 1 for a in answers)
+
+
+def test_the_same_command_gives_the_same_bytes(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
+) -> None:
+    again = run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    assert study_and_model(tmp_path) == study_and_model(finished[0])
+    timeless = {"timing", "search", "config"}
+    assert {k: v for k, v in again.items() if k not in timeless} == {
+        k: v for k, v in finished[1].items() if k not in timeless
+    }
+
+
+class Shuffled(SealedSet):
+    """A sealed set whose labels are permuted when it is opened."""
+
+    __slots__ = ()
+
+    def open(self, purpose: str) -> ImageDataset:
+        images = super().open(purpose)
+        return replace(images, labels=rng.generator(1, "permute").permutation(images.required_labels()))
+
+
+def test_permuting_the_test_labels_changes_no_byte_of_study_or_model(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.split_open_world
+
+    def permuted(*args: Any, **options: Any) -> OpenWorldSplit:
+        split = honest(*args, **options)
+        test, novel = split.test.open("test of the test"), split.novel.open("test of the test")
+        return replace(split, test=Shuffled(test), novel=Shuffled(novel))
+
+    monkeypatch.setattr(pipeline, "split_open_world", permuted)
+    results = run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    assert study_and_model(tmp_path) == study_and_model(finished[0])
+    chance = results["linear_probe"]["mean"]
+    assert chance < 0.4 < finished[1]["linear_probe"]["mean"] + 0.2
+
+
+def test_replacing_the_test_images_by_noise_changes_no_byte_of_study_or_model(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.split_open_world
+    noise = rng.generator(0, "noise")
+
+    def poisoned(*args: Any, **options: Any) -> OpenWorldSplit:
+        split = honest(*args, **options)
+        test = split.test.open("test of the test")
+        pictures = tuple(Image.fromarray(noise.integers(0, 256, (10, 10, 3), dtype=np.uint8)) for _ in test.images)
+        return replace(split, test=SealedSet(replace(test, images=pictures)))
+
+    monkeypatch.setattr(pipeline, "split_open_world", poisoned)
+    run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    assert study_and_model(tmp_path) == study_and_model(finished[0])
+
+
+def test_the_test_set_stays_sealed_until_model_and_study_are_on_disk(
+    config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    opened = SealedSet.open
+
+    def recorded(self: SealedSet, purpose: str) -> ImageDataset:
+        order.append(f"open with {len(list((tmp_path / 'trials').iterdir()))} trials")
+        assert (tmp_path / "model" / "manifest.json").is_file()
+        return opened(self, purpose)
+
+    monkeypatch.setattr(SealedSet, "open", recorded)
+    run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    assert order == ["open with 5 trials"] * 2
+
+
+class Killed(BaseException):
+    """Stands in for a kill between two trials."""
+
+
+def test_a_run_that_was_cut_off_resumes_to_the_same_bytes(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
+) -> None:
+    def cut(stage: str, done: int, total: int) -> None:
+        if (stage, done) in (("search", 3), ("refit", 1)):
+            raise Killed
+
+    for options in (replace(config, out=str(tmp_path)), FewShotConfig(resume=str(tmp_path))):
+        with pytest.raises(Killed):
+            run_few_shot(options, cut, "the command")
+    run_few_shot(FewShotConfig(resume=str(tmp_path)), silent, "the command")
+    assert study_and_model(tmp_path) == study_and_model(finished[0])
+
+
+def test_resuming_can_add_trials(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = finished
+    assert resumed(FewShotConfig(resume=str(out))).n_trials == 5
+    more = resumed(FewShotConfig(resume=str(out), trials=9))
+    assert (more.n_trials, more.shots, more.out) == (9, 4, str(out))
+
+
+def test_a_second_run_on_one_folder_is_refused_and_told_who_holds_it(config: FewShotConfig, tmp_path: Path) -> None:
+    def second(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("search", 1):
+            with pytest.raises(ResourceError, match="pid"):
+                run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_few_shot(replace(config, out=str(tmp_path)), second, "the command")
+
+
+def test_another_run_in_a_used_folder_is_refused_by_name_of_the_option(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig
+) -> None:
+    with pytest.raises(ArtifactError, match="other shots"):
+        run_few_shot(replace(config, shots=5, out=str(finished[0])), silent, "the command")
+
+
+def test_resuming_what_never_began_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="interrupted run"):
+        run_few_shot(FewShotConfig(resume=str(tmp_path)), silent, "the command")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of a user's own, ten pictures each, one of them broken."""
+    root = tmp_path / "photos"
+    for i, name in enumerate(("bee", "ant <b>", "wasp")):
+        (root / name).mkdir(parents=True)
+        for j in range(10):
+            pixels = rng.generator(0, name, j).integers(0, 80, (20, 24, 3)) + 80 * np.eye(3, dtype=np.int64)[i]
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{j}.png")
+    (root / "bee" / "broken.jpg").write_bytes(b"not a picture")
+    return root
+
+
+def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model: str, tmp_path: Path) -> None:
+    """Nothing to validate on, nothing to calibrate on, nothing novel: said, not crashed."""
+    out = tmp_path / "run"
+    config = FewShotConfig(data=str(folder), model=model, shots=1, seeds=2, epochs=1, trials=5, out=str(out))
+    results = run_few_shot(config, silent, "the command")
+    check_results(results)
+    assert results["best"]["approach"] == "linear_probe"
+    assert results["novelty"] is None
+    assert results["dataset"]["counts"]["skipped"] == 1
+    world = OpenWorldClassifier.load(out / "model")
+    assert world.rejector_ is None
+    assert {a.label for a in world.predict([folder / "bee" / "0.png"])} <= {"bee", "ant <b>", "wasp"}
+    assert "ant <b>" not in (out / "report.html").read_text()
+
+
+def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
+    folder: Path, model: str, tmp_path: Path
+) -> None:
+    config = FewShotConfig(
+        data=str(folder),
+        model=model,
+        shots=3,
+        seeds=1,
+        epochs=1,
+        trials=3,
+        unseen="wasp",
+        alpha=0.01,
+        out=str(tmp_path / "r"),
+    )
+    results = run_few_shot(config, silent, "the command")
+    assert "99" in results["novelty"]["refused"]
+    assert results["novelty"]["false_alarm_rate"] is None
+    assert 0 <= results["novelty"]["auroc"] <= 1
+
+
+def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--shots"):
+        run_few_shot(FewShotConfig(data=str(folder), model=model, shots=9, out=str(tmp_path / "r")), silent, "c")
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"shots": 0}, "--shots"),
+        ({"alpha": 1.0}, "--alpha"),
+        ({"seeds": -1}, "--seeds"),
+        ({"approaches": ("x",)}, "--approaches"),
+    ],
+)
+def test_options_outside_their_range_name_the_flag(options: dict[str, Any], flag: str) -> None:
+    with pytest.raises(UsageError, match=flag):
+        FewShotConfig(**options)
+
+
+def test_the_built_in_sets_are_known_to_the_configuration() -> None:
+    assert set(builtin.BUILTIN) == {"digits", "digits-wild"}
+    assert FewShotConfig(data="digits-wild").builtin
+    assert FewShotConfig(data="digits").n_views == 1
+    assert FewShotConfig(data="photos").n_views == 2
+    assert FewShotConfig(data="photos").model_name == "ViT-B/32"
