@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import per_class_table as per_class_table
     from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
-    from clip_fewshot.openworld import Rejector as Rejector
     from clip_fewshot.pipeline import Progress as Progress
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+    from clip_fewshot.rejection import Rejector as Rejector
     from clip_fewshot.report import GridCell as GridCell
     from clip_fewshot.report import ShotPoint as ShotPoint
     from clip_fewshot.report import display_name as display_name
@@ -117,7 +117,7 @@ _HOME = {
     "per_class_table": "metrics",
     "Answer": "openworld",
     "OpenWorldClassifier": "openworld",
-    "Rejector": "openworld",
+    "Rejector": "rejection",
     "Progress": "pipeline",
     "output_folder": "pipeline",
     "resumed": "pipeline",

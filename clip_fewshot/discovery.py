@@ -28,9 +28,9 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-SHARE = 0.6  # of a known class's rise of the gap, that a new class has to reach
-ALONE = 0.04  # the rise asked for where no known classes are given
-AXES = 30  # principal axes kept: more only adds noise to the scatter
+SHARE = 0.25  # of a known class's rise of the gap, that a new class has to reach
+ALONE = 0.06  # the rise asked for where no known classes are given
+AXES = 15  # principal axes kept: more only adds noise to the scatter
 NULLS = 20  # Gaussian clouds per gap curve
 GAP_ROWS = 500  # more rows only make ever smaller structure significant
 TREE_ROWS = 20_000  # 1.6 GB of distances
@@ -155,6 +155,17 @@ def _worth(known: _Known | None, length: int, seed: int) -> FloatArray:
         return np.full(length, ALONE)
     rises = SHARE * known.rises(seed)
     return np.append(rises, np.full(length, rises[-1]))[:length]
+
+
+def _worthwhile(rises: FloatArray, needed: FloatArray) -> int:
+    """The first number of groups after which neither the next split nor the next two together are worth it.
+
+    The second look is for classes that lie in pairs: splitting pair from pair shows little, the next split much.
+    """
+    for k in range(len(rises)):
+        if not any(rises[k : k + ahead].sum() > needed[k : k + ahead].sum() for ahead in (1, 2)):
+            return k + 1
+    return len(rises) + 1
 
 
 def _principal(rows: FloatArray) -> FloatArray:

@@ -15,8 +15,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import interval, paired_difference
-from clip_fewshot.openworld import NoveltyChoice
-from clip_fewshot.protocol import Encounter, Outcome, Rejection
+from clip_fewshot.unsealing import Encounter, Outcome, Rejection
+from clip_fewshot.rejection import NoveltyChoice
 from clip_fewshot.report import (
     ClusterView,
     DiscoveryView,
@@ -178,6 +178,7 @@ class Run:
     outcome: Outcome
     met: Encounter
     choice: NoveltyChoice | None
+    naive_seconds: float
 
     def results(self) -> dict[str, Any]:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
@@ -283,7 +284,7 @@ class Run:
             "pruned": states.count("PRUNED"),
             "failed": states.count("FAIL"),
             "seconds": sum(trial.seconds for trial in self.trials),
-            "naive_seconds_estimate": None,
+            "naive_seconds_estimate": self.naive_seconds,
             "test_looks": self.split.test.looks,
         }
 

@@ -2,7 +2,7 @@
 
 mlp-arcface          last N image layers and an MLP; cross-entropy with an angular margin on the true logit
 mlp                  last N image layers and an MLP; cross-entropy
-contrastive-arcface  last N layers of both towers; symmetric cross-entropy with the margin on matched pairs; then a probe
+contrastive-arcface  last N layers of both towers; symmetric cross-entropy, margin on matched pairs; then a probe
 contrastive          last N layers of both towers; symmetric cross-entropy; then a linear probe on the image features
 """
 

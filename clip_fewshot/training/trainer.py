@@ -42,6 +42,10 @@ class TrainSettings:
     warmup: float = 0.1
     clip_norm: float = 1.0
 
+    def steps(self, n: int) -> int:
+        """Optimiser steps of a training on n pictures."""
+        return max(self.min_steps, self.epochs * math.ceil(n / self.batch))
+
 
 @dataclass(frozen=True)
 class SupportData:
@@ -106,7 +110,7 @@ def _loop(
     parameters = [p for module, _ in trained for p in module.parameters() if p.requires_grad]
     optimizer = build_adamw(parameter_groups(trained, settings.weight_decay))
     labels = torch.as_tensor(data.labels)
-    steps = max(settings.min_steps, settings.epochs * math.ceil(len(labels) / settings.batch))
+    steps = settings.steps(len(labels))
     losses = []
     for step, (items, views) in enumerate(
         balanced_batches(data.labels, data.images.views, settings.batch, steps, seed)
