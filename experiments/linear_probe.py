@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import clip_fewshot as cf
 from experiments import opening, tables
 from experiments.options import run
+
+if TYPE_CHECKING:
+    Features = Callable[[cf.ImageDataset], cf.FloatArray]
 
 DESCRIPTION = (
     "Look at a set of pictures, then compare CLIP models by a logistic regression on their frozen features, "
@@ -22,8 +25,6 @@ DESCRIPTION = (
 PIXELS = "raw pixels"
 MEASURED = 300  # pictures whose size is looked up
 SHOWN_PER_CLASS = 6
-
-Features = Callable[[cf.ImageDataset], cf.FloatArray]
 
 
 @dataclass(frozen=True)

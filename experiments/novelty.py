@@ -133,11 +133,11 @@ def grouped(world: cf.OpenWorldClassifier, met: Meeting) -> dict[str, Any] | Non
     if not truth:
         return None
     found, _ = world.discover()
-    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters, "n_classes": len(set(truth))}
+    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters}
     if met.novel.labels is None:
         return record
     agreement = {"ari": cf.ari, "nmi": cf.nmi, "accuracy": cf.clustering_accuracy}
-    return record | {name: f(truth, found.labels) for name, f in agreement.items()}
+    return record | {"n_classes": len(set(truth))} | {name: f(truth, found.labels) for name, f in agreement.items()}
 
 
 def true_names(pictures: cf.ImageDataset) -> list[str]:

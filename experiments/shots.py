@@ -23,7 +23,6 @@ DESCRIPTION = (
 )
 BASELINES = ("raw_pixels", "zero_shot", "linear_probe")
 Results = Mapping[str, Any]
-Curves = dict[str, list[cf.ShotPoint]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def entry(runs: Sequence[Results]) -> dict[str, Any]:
     }
 
 
-def curves(item: Mapping[str, Any]) -> Curves:
+def curves(item: Mapping[str, Any]) -> dict[str, list[cf.ShotPoint]]:
     """The entry as points of a plot."""
     return {
         name: [cf.ShotPoint(point["shots"], point["mean"], *point["ci95"]) for point in points]
