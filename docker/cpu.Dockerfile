@@ -17,8 +17,8 @@ COPY experiments experiments
 # Any uid may run the image (`--user`), so what it writes to is open to all, as /tmp is.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-deps --force-reinstall . \
-    && mkdir -p /work/runs /cache \
-    && chmod 1777 /work /work/runs /cache
+    && mkdir -p /app/runs /cache \
+    && chmod 1777 /app /app/runs /cache
 
 # A uid without an account has no home and no name; torch and matplotlib ask for both.
 ENV CLIP_FEWSHOT_CACHE=/cache \
@@ -26,8 +26,8 @@ ENV CLIP_FEWSHOT_CACHE=/cache \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 \
     USER=clip
-WORKDIR /work
-VOLUME ["/cache", "/work/runs"]
+WORKDIR /app
+VOLUME ["/cache", "/app/runs"]
 USER 1000:1000
 ENTRYPOINT ["python", "-m"]
 CMD ["experiments.few_shot", "--help"]

@@ -24,7 +24,7 @@ import experiments
 from clip_fewshot.config import BUILTIN_DATA
 from experiments.options import run
 
-WORK, CACHE, DATA = PurePosixPath("/work"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
+WORK, CACHE, DATA = PurePosixPath("/app"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
 RUNS = "runs"
 WRITTEN = ("--out", "--resume")  # options whose folder the experiment writes to
 BY_NAME = {*BUILTIN_DATA, "mini"}  # what an experiment knows by name, whatever folder lies here

@@ -44,7 +44,7 @@ def test_runs_weights_and_user_are_the_hosts_own(here: Path) -> None:
     job = plan(DockerOptions("few_shot"))
     assert job.command == ("experiments.few_shot",)
     assert [tuple(mount) for mount in job.mounts] == [
-        (str(here / "runs"), "/work/runs", False),
+        (str(here / "runs"), "/app/runs", False),
         (str(here.parent / "weights"), "/cache", False),
     ]
     assert (here.parent / "weights").is_dir()  # made here: the engine would make it as root
@@ -67,7 +67,7 @@ def test_a_file_is_mounted_with_the_folder_it_lies_in(here: Path) -> None:
 def test_one_folder_is_mounted_once(here: Path) -> None:
     rewritten, mounts = planned("runs/first", "photos/a.jpg", "photos/a.jpg", "lists/train.txt")
     assert rewritten == [
-        "/work/runs/first",
+        "/app/runs/first",
         "/data/0/photos/a.jpg",
         "/data/0/photos/a.jpg",
         "/data/1/lists/train.txt",
@@ -81,8 +81,8 @@ def test_what_is_no_path_stays_as_it_is(here: Path, value: str) -> None:
 
 
 def test_written_folders_are_writable_and_runs_stay_runs(here: Path) -> None:
-    assert planned("--resume", "runs/first") == (["--resume", "/work/runs/first"], [])
-    assert planned("--out=runs/new") == (["--out=/work/runs/new"], [])
+    assert planned("--resume", "runs/first") == (["--resume", "/app/runs/first"], [])
+    assert planned("--out=runs/new") == (["--out=/app/runs/new"], [])
     assert planned("--out", "elsewhere/new") == (
         ["--out", "/data/0/new"],
         [(str(here / "elsewhere/new"), "/data/0/new", False)],
