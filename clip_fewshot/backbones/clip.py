@@ -18,6 +18,7 @@ from clip_fewshot.errors import UsageError
 
 ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
 MINI = "mini"
+RANDOM = " (random weights)"  # behind the name of a model without trained ones; they are the same each time
 
 
 def load_backbone(
@@ -63,6 +64,8 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.PREFIX):
             return open_clip.load(name)
+        if name.endswith(RANDOM):  # what a saved classifier calls it
+            return _random(name.removesuffix(RANDOM))
     return _from_path(Path(name), str(name))
 
 
@@ -82,7 +85,7 @@ def _from_module(module: nn.Module) -> Backbone:
 
 def _random(name: str | Path | nn.Module) -> Backbone:
     known = ALIASES.get(name, name) if isinstance(name, str) else ""
-    title = f"{known} (random weights)"
+    title = f"{known}{RANDOM}"
     if known == MINI:
         return build_backbone(read_config(SHIPPED)[0], name=title)
     if known not in ARCHITECTURES:

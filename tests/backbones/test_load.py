@@ -117,6 +117,14 @@ def test_random_weights_by_name_are_the_same_each_time(monkeypatch: pytest.Monke
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
+def test_random_weights_come_back_by_the_name_they_are_saved_under() -> None:
+    one = load_backbone("mini", pretrained=False, device="cpu")
+    again = load_backbone(one.name, device="cpu")
+    assert (again.name, again.digest) == (one.name, one.digest)
+    with pytest.raises(UsageError, match="'nothing'"):
+        load_backbone("nothing (random weights)", device="cpu")
+
+
 def spoiled(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
     state = build_backbone(SMALL["vit"]).state_dict()
     if tensor is None:
