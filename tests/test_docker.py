@@ -102,7 +102,7 @@ def test_compose_reserves_gpus_and_points_at_files_that_exist() -> None:
         assert service["shm_size"] == "8gb"
         assert service["init"] is True
         targets = [volume.rsplit(":/", 1)[1] for volume in service["volumes"]]
-        assert sorted(targets) == ["cache", "data:ro", "work/runs"]
+        assert sorted(targets) == ["app/runs", "cache", "data:ro"]
     (device,) = compose["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     assert "deploy" not in compose["services"]["cpu"]
