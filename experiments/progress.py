@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 @contextmanager
@@ -12,7 +13,7 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (stage, done, total) that draws a bar per stage."""
     from tqdm import tqdm
 
-    bars: dict[str, tqdm[None]] = {}
+    bars: dict[str, tqdm[NoReturn]] = {}  # the type of a bar that wraps no iterable
 
     def update(stage: str, done: int, total: int) -> None:
         if stage not in bars:
