@@ -49,7 +49,7 @@ SEARCH_SHARE = 0.5  # of a time budget; refits, calibration and the report need 
 class Progress(Protocol):
     """Told after each unit of work; ``total`` units make a stage."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
 
 
 def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dict[str, Any]:
