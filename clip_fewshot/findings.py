@@ -15,7 +15,6 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import interval, paired_difference
-from clip_fewshot.unsealing import Encounter, Outcome, Rejection
 from clip_fewshot.rejection import NoveltyChoice
 from clip_fewshot.report import (
     ClusterView,
@@ -29,6 +28,7 @@ from clip_fewshot.report import (
 from clip_fewshot.search import TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
+from clip_fewshot.unsealing import Encounter, Outcome, Rejection
 
 EXAMPLES = 24
 CLUSTER_MEMBERS = 12

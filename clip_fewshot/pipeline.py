@@ -22,7 +22,6 @@ from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.environment import describe_environment
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.unsealing import meet, open_test
 from clip_fewshot.findings import Run
 from clip_fewshot.openworld import OpenWorldClassifier
 from clip_fewshot.protocol import (
@@ -41,6 +40,7 @@ from clip_fewshot.report import write_report
 from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import TrainSettings
+from clip_fewshot.unsealing import meet, open_test
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 SEARCH_SHARE = 0.5  # of a time budget; refits, calibration and the report need the rest

@@ -15,7 +15,8 @@ PACKAGE = ROOT / "clip_fewshot"
 # Ground floor first: a file imports only from what stands above it.
 FLOORS = (  # noqa: SIM905
     "errors types rng storage config environment angular data backbones tuning prefix features heads losses "
-    "training probes classifier metrics evaluation novelty discovery rejection openworld search protocol unsealing report findings pipeline"
+    "training probes classifier metrics evaluation novelty discovery rejection openworld search protocol "
+    "unsealing report findings pipeline"
 ).split()
 
 # Third-party package -> the floors that may import it.

@@ -45,7 +45,6 @@ class Attention(nn.Module):
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
-
     def at(self, x: Tensor, position: Tensor) -> Tensor:
         """The output row of one token per input, (b, l, d) and (b,) -> (b, d), without keys or values of the others.
 

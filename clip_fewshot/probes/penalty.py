@@ -33,9 +33,9 @@ class SearchedC(NamedTuple):
 def search_penalty(problem: SoftmaxProblem, labels: LabelArray, folds: Folds) -> tuple[SearchedC, ...]:
     """Try C in decades LOWEST..HIGHEST, coarse first, then at halving steps beside the best; results sorted by C.
 
-    The coarse pass goes upward and ends once the held-out loss has fallen and turned. It may rise before it falls: where
-    the folds do not divide the classes evenly, the first thing learned is which class is the rarer one in the training
-    part, and that is the more frequent one in the held-out part.
+    The coarse pass goes upward and ends once the held-out loss has fallen and turned. It may rise before it falls:
+    where the folds do not divide the classes evenly, the first thing learned is which class is the rarer one in the
+    training part, and that is the more frequent one in the held-out part.
     """
     tried: dict[float, SearchedC] = {}
     solved: list[dict[float, FloatArray]] = [{} for _ in folds]
