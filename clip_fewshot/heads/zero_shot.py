@@ -36,7 +36,7 @@ def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templat
 
     Args:
         backbone: anything with ``tokenize`` and ``encode_text``.
-        class_names: c names as a caption would write them ("water lily", not "water_lily").
+        class_names: c names; underscores are read as the spaces a caption would have ("water_lily": water lily).
         templates: t texts with one "{}" where the name goes.
 
     Returns:
@@ -48,7 +48,8 @@ def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templat
     holeless = [template for template in templates if template.count("{}") != 1]
     if holeless:
         raise UsageError("one {} per template", f"{holeless}", 'write for example "a photo of a {}"', "templates")
-    prompts = [template.replace("{}", name) for name in class_names for template in templates]
+    spoken = [name.replace("_", " ").strip() for name in class_names]
+    prompts = [template.replace("{}", name) for name in spoken for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]
     features = torch.cat(encoded)
