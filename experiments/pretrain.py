@@ -40,7 +40,7 @@ class Preset:
     layers: int = 4
     heads: int = 4
     embed_dim: int = 128
-    steps: int = 5500
+    steps: int = 12_000
     pictures: int = 64
     learning_rate: float = 1.5e-3
     scans: float = 0.5
