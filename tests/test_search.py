@@ -62,6 +62,20 @@ def test_a_resumed_study_draws_what_the_uninterrupted_one_draws(tmp_path: Path, 
     assert what_was_drawn(resumed) == what_was_drawn(whole)
 
 
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_a_resumed_study_prunes_what_the_uninterrupted_one_prunes(tmp_path: Path, stop: int) -> None:
+    """The probe is a rival too, and a strong one decides early which trials go on."""
+
+    def score(params: TuneParams, fold: int) -> float:
+        if params.approach == PROBE:
+            return 0.9
+        return toy_score(params, fold) - 0.01 * TUNED_APPROACHES.index(params.approach)
+
+    whole = run_study(SPACE, score, plan(tmp_path / "whole", trials=9))
+    run_study(SPACE, score, plan(tmp_path / "parts", trials=stop))
+    assert what_was_drawn(run_study(SPACE, score, plan(tmp_path / "parts", trials=9))) == what_was_drawn(whole)
+
+
 def test_a_finished_study_is_not_run_again(tmp_path: Path) -> None:
     run_study(SPACE, toy_score, plan(tmp_path))
 
@@ -149,6 +163,16 @@ def test_a_damaged_trial_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "00002.json").write_text(content)
     with pytest.raises(ArtifactError, match=r"00002\.json"):
         run_study(SPACE, toy_score, plan(tmp_path))
+
+
+def test_a_missing_trial_is_refused_and_deleted_last_ones_run_again(tmp_path: Path) -> None:
+    whole = run_study(SPACE, toy_score, plan(tmp_path, trials=8))
+    (tmp_path / "00005.json").unlink()
+    with pytest.raises(ArtifactError, match=r"00005\.json.*00006\.json"):
+        run_study(SPACE, toy_score, plan(tmp_path, trials=8))
+    (tmp_path / "00006.json").unlink()
+    (tmp_path / "00007.json").unlink()
+    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path, trials=8))) == what_was_drawn(whole)
 
 
 @pytest.mark.parametrize("name", TUNED_APPROACHES)

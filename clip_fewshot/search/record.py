@@ -1,0 +1,100 @@
+"""A finished trial, in memory and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+
+from clip_fewshot import storage
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.training.approach import TuneParams
+
+RECORD = "record"  # user attribute that marks a trial as finished
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial, as it stands in its file.
+
+    Attributes:
+        number: 0 is the frozen probe.
+        state: COMPLETE, PRUNED or FAIL.
+        params: what was drawn.
+        fold_values: validation score of each fold that ran, in [0, 1].
+        seconds: wall time.
+        reason: why it failed, else "".
+    """
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    fold_values: tuple[float, ...]
+    seconds: float
+    reason: str = ""
+
+    @property
+    def value(self) -> float:
+        """Mean score of the folds that ran; of a complete trial, its validation score."""
+        return sum(self.fold_values) / len(self.fold_values) if self.fold_values else 0.0
+
+    @property
+    def tuned(self) -> TuneParams:
+        return TuneParams(**self.params)
+
+
+def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
+    """The best complete trial of each approach; of equals the earlier one."""
+    best: dict[str, TrialRecord] = {}
+    for record in records:
+        name = record.params["approach"]
+        if record.state == "COMPLETE" and (name not in best or record.value > best[name].value):
+            best[name] = record
+    return best
+
+
+def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
+    distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
+    content = {"record": asdict(record), "params": trial.params, "distributions": distributions}
+    storage.write_json(folder / _file_name(record.number), content)
+
+
+def read_trials(folder: Path) -> list[FrozenTrial]:
+    """The finished trials of a folder, by number.
+
+    Raises:
+        ArtifactError: a file is damaged or missing; the later ones were drawn in its light.
+    """
+    paths = sorted(folder.glob("*.json"))
+    for number, path in enumerate(paths):
+        if path.name != _file_name(number):
+            fix = "restore it, or delete the trials after it: they run again"
+            raise ArtifactError(f"trial {_file_name(number)}", f"{path.name} next", fix, str(folder))
+    return [_read(path) for path in paths]
+
+
+def _file_name(number: int) -> str:
+    return f"{number:05d}.json"
+
+
+def _read(path: Path) -> FrozenTrial:
+    content = storage.read_json(path)
+    try:
+        record = content["record"]
+        means = [sum(record["fold_values"][: i + 1]) / (i + 1) for i in range(len(record["fold_values"]))]
+        return optuna.create_trial(
+            state=TrialState[record["state"]],
+            params=content["params"],
+            distributions={name: json_to_distribution(d) for name, d in content["distributions"].items()},
+            value=means[-1] if record["state"] == "COMPLETE" else None,
+            intermediate_values={step + 1: mean for step, mean in enumerate(means)},
+            user_attrs={RECORD: record},
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        fix = "restore it, or delete it and the trials after it: they run again"
+        raise ArtifactError("a finished trial", f"{type(error).__name__}: {error}", fix, str(path)) from error
