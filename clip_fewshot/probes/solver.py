@@ -11,17 +11,16 @@ scikit-learn's stops early at large C), Boehning's constant bound as diagonal (2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-Vector = NDArray[Any]
 ROUNDS, STEPS = 60, 20  # the diagonal is taken afresh after every STEPS steps
+HALVINGS = 30
 RANK_TOLERANCE = 1e-12  # eigenvalues below this share of the largest are rounding
 
 
@@ -118,19 +117,39 @@ class SoftmaxProblem:
         return Solution(weights, value, norm)
 
     def _descend(self, weights: FloatArray, C: float, gap: float, scale: FloatArray) -> FloatArray:
-        """Up to STEPS steps of L-BFGS in the coordinates weights / scale."""
-        done = False
+        """Up to STEPS steps of L-BFGS in the coordinates weights / scale, each halved until the objective falls.
 
-        def scaled(v: Vector) -> tuple[float, Vector]:
-            nonlocal done
-            value, gradient, _ = self.objective(v.reshape(scale.shape) * scale, C)
-            done = bool(np.vdot(gradient, gradient) / 2 <= gap * value)
-            return value, (gradient * scale).ravel()
+        Written out, as SciPy's routine brings a thread pool of its own that fights NumPy's over the cores: a search
+        over 100 classes took 101 s of CPU with it on two busy cores, 24 s with this, 7 s with either on one thread.
+        """
+        value, gradient, _ = self.objective(weights, C)
+        moves: list[tuple[FloatArray, FloatArray, float]] = []  # (step, change of the gradient, their product), scaled
+        for _ in range(STEPS):
+            if np.vdot(gradient, gradient) / 2 <= gap * value:
+                break
+            direction = -_apply_inverse_hessian(moves, gradient * scale)
+            slope = float(np.vdot(direction, gradient * scale))
+            for halvings in range(HALVINGS):
+                step = direction * 0.5**halvings
+                new_value, new_gradient, _ = self.objective(weights + step * scale, C)
+                if new_value <= value + 1e-4 * slope * 0.5**halvings:
+                    break
+            else:
+                break  # rounding allows no more
+            change = (new_gradient - gradient) * scale
+            weights, value, gradient = weights + step * scale, new_value, new_gradient
+            moves.append((step, change, float(np.vdot(step, change))))
+        return weights
 
-        def stop(xk: Vector) -> None:
-            if done:
-                raise StopIteration
 
-        options: Any = {"maxiter": STEPS, "maxcor": STEPS, "ftol": 0.0, "gtol": 0.0}
-        found = minimize(scaled, (weights / scale).ravel(), jac=True, method="L-BFGS-B", callback=stop, options=options)
-        return np.asarray(found.x.reshape(scale.shape) * scale)
+def _apply_inverse_hessian(moves: Sequence[tuple[FloatArray, FloatArray, float]], vector: FloatArray) -> FloatArray:
+    """Two-loop recursion (Nocedal, "Updating quasi-Newton matrices with limited storage", 1980)."""
+    shares, result = [], vector
+    for step, change, product in reversed(moves):
+        shares.append(float(np.vdot(step, result)) / product)
+        result = result - shares[-1] * change
+    if moves:
+        result = result * (moves[-1][2] / float(np.vdot(moves[-1][1], moves[-1][1])))
+    for (step, change, product), share in zip(moves, reversed(shares), strict=True):
+        result = result + (share - float(np.vdot(change, result)) / product) * step
+    return result
