@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.device import resolve_device
 from clip_fewshot.classifier import FewShotClassifier
-from clip_fewshot.config import FewShotConfig
+from clip_fewshot.config import HIDDEN, FewShotConfig
 from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.environment import describe_environment
-from clip_fewshot.errors import ArtifactError
+from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.findings import Run
 from clip_fewshot.openworld import OpenWorldClassifier
 from clip_fewshot.protocol import (
@@ -86,7 +86,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         clock.lap("frozen layers")
         trials = search(config, task, support, depth, out, clock, progress)
         clock.lap("search")
-        winners, best = select(trials, config.approaches)
+        winners, best = select(trials, config.approaches, len(support.images))
         saved = refit(task, {name: point for name, point in winners.items() if name == best}, draw=0)
         fits = [saved, *refit_fresh(config, task, winners, progress)]
         clock.lap("refit")
@@ -116,10 +116,20 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         return config
     path = Path(config.resume) / RUN
     if not path.is_file():
-        raise ArtifactError("the folder of an interrupted run", f"no {RUN} in it", "check the path", config.resume)
-    stored = storage.read_json(path)["config"]
-    stored["approaches"] = tuple(stored["approaches"])
-    began = FewShotConfig(**stored)
+        fix = "check the path; a run that was hit before it wrote that is begun anew with its own --out"
+        raise ArtifactError("the folder of an interrupted run", f"no {RUN} in it", fix, config.resume)
+    began = options_of(path)
+    ignored = [
+        f"--{name.replace('_', '-')}"
+        for name, value in config.study_key().items()
+        if value not in (getattr(began, name), getattr(FewShotConfig(), name))
+    ]
+    if ignored:
+        fix = "leave them out, or begin another run"
+        raise UsageError("a run resumed under its own options", ", ".join(ignored), fix, "--resume")
+    if began.storage and HIDDEN in began.storage and config.storage is None:
+        fix = "give --storage again; its password was not written down"
+        raise UsageError("the address of the database", began.storage, fix, "--storage")
     return replace(
         began,
         trials=config.trials or began.trials,
@@ -128,6 +138,16 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         storage=config.storage or began.storage,
         out=config.resume,
     )
+
+
+def options_of(path: Path) -> FewShotConfig:
+    """The options that a run wrote down."""
+    try:
+        stored = storage.read_json(path)["config"]
+        return FewShotConfig(**(stored | {"approaches": tuple(stored["approaches"])}))
+    except (KeyError, TypeError) as error:
+        fix = "resume it with the release that began it, or begin another run"
+        raise ArtifactError("the options of a run", f"{type(error).__name__}: {error}", fix, str(path)) from error
 
 
 def output_folder(config: FewShotConfig) -> Path:
@@ -154,7 +174,7 @@ def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Bac
             what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
             fix = "choose another --out, or --resume it under its own options"
             raise ArtifactError("an empty folder or one of the same run", what, fix, str(out))
-    storage.write_json(path, {"key": key, "config": asdict(config)})
+    storage.write_json(path, {"key": key, "config": config.to_json()})
 
 
 def search(
@@ -165,7 +185,9 @@ def search(
     if folds == 0:
         return []
     deadline = None if config.budget is None else clock.began + SEARCH_SHARE * config.budget
-    name = storage.sha256_bytes(json.dumps(config.study_key(), sort_keys=True).encode())[:16]
+    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
+    same = json.dumps([options, task.pool.fingerprint(), task.backbone.digest], sort_keys=True)  # wherever they lie
+    name = storage.sha256_bytes(same.encode())[:16]
     plan = StudyPlan(config.n_trials, folds, config.seed, out / TRIALS, config.storage, deadline, name)
     space = SearchSpace(config.approaches, depth)
     return run_study(space, fold_scores(task, support), plan, lambda done, _: progress("search", done, config.n_trials))

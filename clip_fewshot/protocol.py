@@ -16,7 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, TunedModel, fit_model, frozen_features, frozen_probe, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
-from clip_fewshot.metrics import negative_log_likelihood, weighted_f1
+from clip_fewshot.metrics import weighted_f1
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
@@ -25,7 +25,6 @@ from clip_fewshot.training.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MAX_FOLDS = 3
-TIE_BREAK = 0.01
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,10 @@ def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
 
 
 def fold_scores(task: Task, support: Prepared) -> Evaluate:
-    """The study's objective on one validation fold of the support set: weighted F1, in [0, 1].
+    """The study's objective: weighted F1 in [0, 1] on one validation fold of the support set.
 
-    A fold of a few dozen pictures gives many trials the same F1; of those the one whose probabilities were less
-    surprised by the labels is the better bet, so a hundredth of the log loss (of 1 nat at most) is taken off.
+    Many trials tie on folds of a few dozen pictures; the earlier trial then wins, which is the simpler one or the
+    known-good centre. Breaking ties by log loss lost: it preferred large logit scales, not better features.
     """
     folds = task.folds(support.data.labels)
 
@@ -91,9 +90,8 @@ def fold_scores(task: Task, support: Prepared) -> Evaluate:
         train, validation = folds[fold]
         model = fit_model(task.backbone, support.recipe(task, params), support.data.subset(train))
         held_out = support.data.subset(validation)
-        probabilities = model.probabilities(model.features(held_out.images))
-        surprise = min(negative_log_likelihood(held_out.labels, probabilities), 1.0)
-        return max(0.0, weighted_f1(held_out.labels, probabilities.argmax(axis=1)) - TIE_BREAK * surprise)
+        predicted = model.probabilities(model.features(held_out.images)).argmax(axis=1)
+        return weighted_f1(held_out.labels, predicted)
 
     return evaluate
 
@@ -105,16 +103,29 @@ def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) ->
     return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] != PROBE)
 
 
-def select(trials: Sequence[TrialRecord], approaches: Sequence[str]) -> tuple[dict[str, TuneParams], str]:
+def select(
+    trials: Sequence[TrialRecord], approaches: Sequence[str], n_validated: int
+) -> tuple[dict[str, TuneParams], str]:
     """(the best point of each approach, the name of the best approach) by validation score alone.
 
-    Without trials (one shot a class leaves nothing to validate on) every approach keeps its centre and the frozen
-    probe, which has nothing to choose, is the best.
+    The frozen probe is chosen unless a tuned approach beats it by more than one standard error of the best score:
+    the best of fifty noisy scores is too high by about that much (the rule is Breiman, Friedman, Olshen, Stone,
+    "Classification and Regression Trees", 1984, section 3.4.3). Without trials, at one shot a class, nothing can be
+    validated: every approach keeps its centre and the probe is chosen.
+
+    Args:
+        n_validated: pictures that a complete trial was validated on, all folds together.
     """
     best = best_by_approach(trials)
     winners = {name: best[name].tuned if name in best else approach(name).centre for name in approaches}
     ranked = sorted(best, key=lambda name: (-best[name].value, best[name].number))
-    return winners, ranked[0] if ranked else PROBE
+    if not ranked:
+        return winners, PROBE
+    top = best[ranked[0]].value
+    hits = (top * n_validated + 1) / (n_validated + 2)  # a perfect score on few pictures has an error too
+    standard_error = (hits * (1 - hits) / n_validated) ** 0.5
+    keeps_probe = PROBE in best and best[PROBE].value >= top - standard_error
+    return winners, PROBE if keeps_probe else ranked[0]
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def display_name(key: str) -> str:
 
 def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
     if best["approach"] == "linear_probe":
-        return "No tuned approach did better on the validation folds."
+        return "No tuned approach beat it on the validation folds by more than their noise (one standard error)."
     difference = best.get("difference_to_probe")
     if difference is None:
         return f"The frozen probe has {text.fraction(probe['mean'])} {text.interval(probe['ci95'])}."
