@@ -62,7 +62,7 @@ def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[floa
 def test_the_probe_may_win() -> None:
     said = verdict(best(approach="linear_probe", difference_to_probe=None))
     assert said.startswith("frozen probe was chosen")
-    assert "No tuned approach did better" in said
+    assert "No tuned approach beat it" in said
 
 
 def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
