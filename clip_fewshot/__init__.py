@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
+    from clip_fewshot.config import without_password as without_password
     from clip_fewshot.data.builtin import raw_pixels as raw_pixels
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
@@ -87,6 +88,7 @@ _HOME = {
     "FewShotClassifier": "classifier",
     "FewShotConfig": "config",
     "option": "config",
+    "without_password": "config",
     "raw_pixels": "data.builtin",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",

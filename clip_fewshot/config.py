@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from clip_fewshot.errors import UsageError
@@ -10,11 +11,17 @@ from clip_fewshot.errors import UsageError
 BUILTIN_DATA = ("digits", "digits-wild")
 TUNED_APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 DEFAULT_TRIALS = 50
+HIDDEN = "***"
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field whose metadata describe it on the command line."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def without_password(text: str) -> str:
+    """``text`` with ``***`` for the password of each address in it."""
+    return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ class FewShotConfig:
             return 3 if self.builtin else 0
         text = self.unseen.strip()
         return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as they may be written down."""
+        return asdict(self) | {"storage": self.storage and without_password(self.storage)}
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""

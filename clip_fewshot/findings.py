@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,7 @@ class Run:
         return {
             "schema": 1,
             "dataset": self._dataset(),
-            "config": asdict(self.config),
+            "config": self.config.to_json(),
             "seeds": [fit.draw for fit in outcome.fits[1:]],
             "zero_shot": accuracy_entry(labels, [outcome.zero_shot.argmax(axis=1)]),
             "raw_pixels": accuracy_entry(labels, outcome.raw_pixels),

@@ -23,7 +23,7 @@ class Options(cf.FewShotConfig):
 
 def main(options: Options) -> int:
     config = cf.FewShotConfig(**{f.name: getattr(options, f.name) for f in fields(cf.FewShotConfig)})
-    command = shlex.join([*PROG.split(), *sys.argv[1:]])
+    command = cf.without_password(shlex.join([*PROG.split(), *sys.argv[1:]]))
     with show_progress() as progress:
         results = cf.run_few_shot(config, progress, command)
     out = cf.output_folder(cf.resumed(config))

@@ -28,7 +28,8 @@ MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 def list_source(source: Path, format: str | None) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like."""
     if not source.exists():
-        raise DataError("an existing folder or file", "nothing there", "check the path", shown(source))
+        fix = "check the path; digits and digits-wild come with the package"
+        raise DataError("an existing folder or file", "nothing there", fix, shown(source))
     name = recognise(source) if format is None else format
     if name not in FORMATS:
         raise UsageError(f"a format out of {', '.join(FORMATS)}", repr(name), "choose one of them", "format")
