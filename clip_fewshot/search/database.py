@@ -14,9 +14,20 @@ from clip_fewshot.errors import ResourceError, UsageError
 from clip_fewshot.search.space import SearchSpace, enqueue_start
 
 
-def shared_study(url: str, name: str, space: SearchSpace) -> optuna.Study:
+@contextmanager
+def shared_study(url: str, name: str, space: SearchSpace) -> Iterator[optuna.Study]:
+    """The study called ``name`` while the block lasts; what the database refuses in it is an error of ours."""
+    with _errors():
+        database = _database(url, attempts=5)
+        try:
+            yield _join(database, name, space)
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+
+
+def _join(database: optuna.storages.RDBStorage, name: str, space: SearchSpace) -> optuna.Study:
     """Whoever makes the study fills its queue, which hands each point to one worker; the others wait for that."""
-    database = _database(url, attempts=5)
     try:
         study = optuna.create_study(storage=database, study_name=name, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
@@ -46,15 +57,18 @@ def _database(url: str, attempts: int) -> optuna.storages.RDBStorage:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """What a database refuses, at the beginning or in the middle, as an error of ours."""
+def _errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
         expected = "an address such as postgresql://user@host/database"
         raise UsageError(expected, str(error), "correct it", "--storage") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = str(getattr(cause, "orig", None) or cause)
         fix = "check address and server, then run again: the study goes on"
-        raise ResourceError("a database to share the study in", reason, fix, "--storage") from error
+        raise ResourceError("a database to share the study in", str(_first(error)), fix, "--storage") from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """What the driver said, below the layers that wrapped it or stumbled over it."""
+    inner = error.__cause__ or error.__context__
+    return error if inner is None else _first(inner)

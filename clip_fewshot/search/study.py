@@ -81,7 +81,7 @@ def run_study(
     Returns:
         All finished trials in order. A trial that diverged is among them as FAIL with its reason.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns in many lines of what is raised afterwards
     if plan.storage is None:
         study = optuna.create_study(direction="maximize")
         study.add_trials(read_trials(plan.folder))
@@ -89,8 +89,7 @@ def run_study(
         return _run_trials(study, space, evaluate, plan, progress)
     from clip_fewshot.search import database  # and with it SQLAlchemy, which costs a third of a second
 
-    with database.errors():
-        study = database.shared_study(plan.storage, plan.name, space)
+    with database.shared_study(plan.storage, plan.name, space) as study:
         return _run_trials(study, space, evaluate, plan, progress)
 
 
