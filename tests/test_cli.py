@@ -210,17 +210,21 @@ def test_ctrl_c_and_sigterm_leave_a_resumable_folder_and_no_process(
 def test_signals_at_random_moments_of_a_new_interpreter(
     number: signal.Signals, code: int, options: list[str], tmp_path: Path
 ) -> None:
-    dice = random.Random(time.time_ns())
+    dice, codes = random.Random(time.time_ns()), []
     for attempt in range(8):
         with start("few_shot", *options, "--out", tmp_path / str(attempt)) as process:
-            time.sleep(dice.uniform(0.5, 8))
+            time.sleep(dice.uniform(0.5, 6))
             process.send_signal(number)
             began = time.monotonic()
             _, err = process.communicate(timeout=30)
         assert time.monotonic() - began < 10
-        assert process.returncode in (code, 0), err
+        # The signal itself: before our first line or after our last, where nothing of ours is under way.
+        assert process.returncode in (code, 0, -number), err
+        codes.append(process.returncode)
         assert "Traceback" not in err, err
         assert session_members(process.pid) == []
+    assert code in codes
+    print(codes)
 
 
 def test_a_second_run_on_one_folder_is_told_who_holds_it(options: list[str], tmp_path: Path) -> None:
