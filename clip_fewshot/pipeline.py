@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -35,7 +36,7 @@ from clip_fewshot.protocol import (
     refit,
     select,
 )
-from clip_fewshot.rejection import Rejector, choose_novelty
+from clip_fewshot.rejection import CALIBRATION_FOLDS, Rejector, choose_novelty
 from clip_fewshot.report import write_report
 from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
 from clip_fewshot.training.approach import TuneParams
@@ -43,7 +44,7 @@ from clip_fewshot.training.trainer import TrainSettings
 from clip_fewshot.unsealing import meet, open_test
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
-SEARCH_SHARE = 0.5  # of a time budget; refits, calibration and the report need the rest
+RESERVE = 0.15  # of a time budget: test and report
 
 
 class Progress(Protocol):
@@ -184,13 +185,21 @@ def search(
     folds = len(task.folds(support.data.labels))
     if folds == 0:
         return []
-    deadline = None if config.budget is None else clock.began + SEARCH_SHARE * config.budget
+    trainings = (config.seeds + 1) * (len(config.approaches) + CALIBRATION_FOLDS)
+    allowance = None if config.budget is None else Allowance(config.budget, clock.began, trainings)
+    deadline = allowance.deadline if allowance else None
     options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
     same = json.dumps([options, task.pool.fingerprint(), task.backbone.digest], sort_keys=True)  # wherever they lie
     name = storage.sha256_bytes(same.encode())[:16]
     plan = StudyPlan(config.n_trials, folds, config.seed, out / TRIALS, config.storage, deadline, name)
     space = SearchSpace(config.approaches, depth)
-    return run_study(space, fold_scores(task, support), plan, lambda done, _: progress("search", done, config.n_trials))
+
+    def told(done: int, record: TrialRecord) -> None:
+        progress("search", done, config.n_trials)
+        if allowance:
+            allowance.observe(record)
+
+    return run_study(space, fold_scores(task, support), plan, told)
 
 
 def refit_fresh(config: FewShotConfig, task: Task, winners: Mapping[str, TuneParams], progress: Progress) -> list[Fit]:
@@ -211,6 +220,33 @@ def saved_model(
     classifier = FewShotClassifier.from_model(task.backbone, fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     return OpenWorldClassifier.from_fit(classifier, rejectors[0] if rejectors else None, config.alpha, reference)
+
+
+@dataclass
+class Allowance:
+    """How long the search may go on for the whole run to end in time. What follows it costs about as many trainings
+    as can be counted beforehand, each about as long as those of the trials so far.
+
+    Attributes:
+        budget: seconds of the whole run.
+        began: ``time.monotonic()`` of its beginning.
+        trainings: refits, and the calibration of the winner where that needs some.
+        seconds: of one training, by trial.
+    """
+
+    budget: float
+    began: float
+    trainings: int
+    seconds: list[float] = field(default_factory=list)
+
+    def observe(self, record: TrialRecord) -> None:
+        if record.number > 0 and record.fold_values:
+            self.seconds.append(record.seconds / len(record.fold_values))
+
+    def deadline(self) -> float:
+        if len(self.seconds) < 3:  # the first training also pays for what is loaded when first used
+            return self.began + 0.5 * self.budget
+        return self.began + (1 - RESERVE) * self.budget - self.trainings * median(self.seconds)
 
 
 @dataclass

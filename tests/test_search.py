@@ -150,7 +150,8 @@ def test_the_best_of_equals_is_the_earlier(tmp_path: Path) -> None:
 
 
 def test_a_deadline_stops_the_study_and_leaves_it_resumable(tmp_path: Path) -> None:
-    late = run_study(SPACE, _slow_score, plan(tmp_path, deadline=time.monotonic() + 0.15))
+    end = time.monotonic() + 0.15
+    late = run_study(SPACE, _slow_score, plan(tmp_path, deadline=lambda: end))
     assert 0 < len(late) < 15
     assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(
         run_study(SPACE, toy_score, plan(tmp_path / "whole"))

@@ -51,7 +51,7 @@ class StudyPlan:
         seed: seed of the sampler.
         folder: where trial files lie.
         storage: database URL of a study shared by several workers, or None.
-        deadline: ``time.monotonic()`` after which no fold starts, or None.
+        deadline: says after which ``time.monotonic()`` no fold starts, asked before each; or None.
         name: name of a shared study; runs that mean different things by a trial must differ in it.
     """
 
@@ -60,11 +60,11 @@ class StudyPlan:
     seed: int
     folder: Path
     storage: str | None = None
-    deadline: float | None = None
+    deadline: Callable[[], float] | None = None
     name: str = "few-shot"
 
     def out_of_time(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and time.monotonic() >= self.deadline()
 
 
 def run_study(
