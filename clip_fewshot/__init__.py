@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.naming import shown as shown
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
+    from clip_fewshot.discovery import discover_classes as discover_classes
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import macro_f1 as macro_f1
     from clip_fewshot.metrics import nmi as nmi
     from clip_fewshot.metrics import per_class_table as per_class_table
+    from clip_fewshot.novelty import LOFDetector as LOFDetector
     from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
     from clip_fewshot.pipeline import Progress as Progress
@@ -72,7 +74,9 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import PairBatch as PairBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
+    from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.types import EvalResult as EvalResult
+    from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
 
@@ -108,6 +112,10 @@ _HOME = {
     "encode_images": "features",
     "encode_texts": "features",
     "ZeroShotHead": "heads.zero_shot",
+    "describe_last_layers": "tuning",
+    "discover_classes": "discovery",
+    "LOFDetector": "novelty",
+    "FeatureSet": "types",
     "zero_shot_weights": "heads.zero_shot",
     "ari": "metrics",
     "auroc": "metrics",
