@@ -24,7 +24,7 @@ from clip_fewshot.backbones.folder import save_backbone
 from tests.command import Ended, fork, wait_for
 
 pytestmark = pytest.mark.postgres
-TRIALS = 8
+TRIALS = 6
 PASSWORD = "s3cret"
 
 
@@ -96,7 +96,7 @@ def options(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[st
         for j in range(10):
             pixels = rng.generator(0, name, j).integers(0, 160, (20, 24, 3)) + 60 * np.eye(3, dtype=np.int64)[i]
             Image.fromarray(pixels.astype(np.uint8)).save(root / "photos" / name / f"{j}.png")
-    words = f"--shots 3 --trials {TRIALS} --seeds 1 --epochs 1 --max-unfreeze 2"
+    words = f"--shots 3 --trials {TRIALS} --seeds 1 --epochs 1 --max-unfreeze 2 --approaches mlp,contrastive"
     return ["--data", str(root / "photos"), "--model", str(root / "tiny"), *words.split()]
 
 
@@ -120,10 +120,10 @@ def points(records: list[dict[str, Any]]) -> list[str]:
 
 def starts(records: list[dict[str, Any]]) -> list[str]:
     """Approaches of the points that every study begins with: the probe and the centres."""
-    return sorted(record["params"]["approach"] for record in records if record["number"] <= 4)
+    return sorted(record["params"]["approach"] for record in records if record["number"] <= 2)
 
 
-ALL_STARTS = ["contrastive", "contrastive-arcface", "linear-probe", "mlp", "mlp-arcface"]
+ALL_STARTS = ["contrastive", "linear-probe", "mlp"]
 
 
 @pytest.mark.parametrize("workers", [2, 3])
