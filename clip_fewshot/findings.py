@@ -75,9 +75,10 @@ def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
     """Scores and DET curve of one support set."""
     scores = np.concatenate([rejection.known, rejection.novel])
     curve = metrics.det_curve(np.arange(len(scores)) >= len(rejection.known), scores)
-    # The decision is by p-value; drawn at the score below which as many pictures lie as were flagged.
+    # The decision is by p-value; drawn at the first score that was not flagged.
     flagged = int(rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha).sum())
-    threshold = None if rejection.rejector.refusal(alpha) else float(np.sort(scores)[max(flagged - 1, 0)])
+    ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
+    threshold = None if rejection.rejector.refusal(alpha) else float(ordered[flagged])
     return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
 
 

@@ -125,7 +125,8 @@ class Rejector:
         try:
             check_alpha(alpha, self.n_calibration)
         except UnsupportedAlphaError as error:
-            return str(error)
+            known = f"{error.needed:,} known images to calibrate on, and there are {error.n:,}"
+            return f"it takes {known}; {error.fix}"
         return None
 
     def to_tensors(self) -> dict[str, Tensor]:

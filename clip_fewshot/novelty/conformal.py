@@ -34,7 +34,8 @@ class UnsupportedAlphaError(UsageError):
     def __init__(self, alpha: float, n: int) -> None:
         self.n, self.needed = n, shots_needed(alpha)
         got = f"{n}, whose smallest p-value is {smallest_alpha(n):.3g}"
-        fix = f"add images, or choose alpha >= {smallest_alpha(n):.3g}"
+        least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
+        fix = f"add images, or choose alpha >= {least:g}"
         super().__init__(f"{self.needed} calibration images or more for alpha = {alpha:g}", got, fix, "alpha")
 
 

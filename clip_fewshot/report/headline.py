@@ -146,7 +146,7 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
         )
     novelty = results["novelty"]
     if novelty is not None and novelty.get("refused"):
-        found.append(f"A false-alarm rate of {novelty['alpha']:g} was refused: {text.clean(novelty['refused'])}")
+        found.append(f"A false-alarm rate of {novelty['alpha']:g} was refused: {text.clean(novelty['refused'])}.")
     if novelty is not None and (novelty["false_alarm_rate"] or 0) > 2 * novelty["alpha"]:
         found.append(
             f"False alarms on {novelty['false_alarm_rate']:.1%} of the known test images where {novelty['alpha']:.1%} "

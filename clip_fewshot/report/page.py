@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from clip_fewshot.report import plots, sections, text
 from clip_fewshot.report.headline import display_name, headline_rows, selection, verdict, warnings_of
 from clip_fewshot.report.pictures import svg_uri
-from clip_fewshot.report.record import EmbeddingView, RunRecord
+from clip_fewshot.report.record import DiscoveryView, EmbeddingView, RunRecord
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
@@ -48,6 +48,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         predictions=[sections.prediction_card(example, known) for example in record.predictions],
         clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],
         n_flagged=0 if record.discovery is None else len(record.discovery.labels),
+        n_outliers=0 if record.discovery is None else record.discovery.n_outliers,
         facts=sections.facts(results),
         search_facts=sections.search_facts(results["search"]),
     )
@@ -64,8 +65,9 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
         figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
     if record.novelty is not None and results["novelty"] is not None:
         figures |= {"det": plots.det_plot(record.novelty), "densities": plots.density_plot(record.novelty)}
-    if record.discovery is not None and len(record.discovery.labels) > 1:
-        figures["dendrogram"] = plots.dendrogram_plot(record.discovery.linkage, record.discovery.labels)
+    found = record.discovery
+    if found is not None and found.clusters and len(found.labels) > 1:
+        figures["dendrogram"] = _tree_caption(found), plots.dendrogram_plot(found.linkage, found.labels)
     if record.shots:
         figures["shots"] = plots.shots_plot(record.shots)
     return figures
@@ -77,6 +79,17 @@ def _embedding_caption(view: EmbeddingView) -> str:
     gap = plots.modality_gap(view.images, view.texts)
     stars = "stars the class names as the text tower reads them"
     return f"{view.title}: dots are images, {stars}. On the unit sphere mean image and mean text lie {gap:.2f} apart."
+
+
+def _tree_caption(view: DiscoveryView) -> str:
+    grey = "; grey ones are in no group" if view.n_outliers else ""
+    first = f"Merge tree of the flagged images, one colour per group{grey}."
+    if plots.cut_height(view.linkage, view.labels) is not None:
+        rest = ", and the grey rest" if view.n_outliers else ""
+        return f"{first} Cut at the dashed line, it falls into the groups{rest}."
+    if len(view.clusters) == 1 and not view.n_outliers:
+        return "Merge tree of the flagged images. All are one group, so nothing is cut."
+    return f"{first} No cut at one height yields these groups, so none is drawn."
 
 
 def _finalize(value: Any) -> Any:

@@ -132,8 +132,8 @@ class DiscoveryView:
 
     Attributes:
         linkage: (m - 1, 4) merges in SciPy's layout (left, right, height, size); (0, 4) for one image.
-        labels: (m,) cluster number of each flagged image.
-        clusters: one entry per cluster, in the order to show them.
+        labels: (m,) cluster number of each flagged image; -1 for those in no cluster.
+        clusters: one entry per cluster, in the order to show them; none where every image is in no cluster.
     """
 
     linkage: FloatArray
@@ -144,6 +144,16 @@ class DiscoveryView:
         if self.linkage.shape != (max(len(self.labels) - 1, 0), 4):
             got = f"{self.linkage.shape} for {len(self.labels)} images"
             raise UsageError("a linkage matrix (m - 1, 4)", got, "pass the one that made the labels", "DiscoveryView")
+        sizes = {int(k): int((self.labels == k).sum()) for k in np.unique(self.labels) if k != -1}
+        shown = {cluster.number: cluster.size for cluster in self.clusters}
+        if shown != sizes or len(shown) != len(self.clusters) or any(k < -1 for k in sizes):
+            fix = "number clusters from 0, and images in none -1"
+            raise UsageError("one cluster of each label and its size", f"{shown} for {sizes}", fix, "DiscoveryView")
+
+    @property
+    def n_outliers(self) -> int:
+        """Flagged images in no cluster."""
+        return int((self.labels == -1).sum())
 
 
 class ShotPoint(NamedTuple):

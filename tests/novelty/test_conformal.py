@@ -152,3 +152,12 @@ def test_one_fold_is_split_conformal() -> None:
     rng = np.random.default_rng(2)
     calibration, scores = rng.normal(size=30), rng.normal(size=7)
     assert np.allclose(cross_p_values([calibration], [scores]), p_values(calibration, scores))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 12, 14, 18, 112, 640])
+def test_the_alpha_a_refusal_advises_is_not_refused(n: int) -> None:
+    with pytest.raises(UnsupportedAlphaError) as refused:
+        check_alpha(0.5 / (n + 1), n)
+    advised = float(refused.value.fix.rsplit(" ", 1)[1])
+    check_alpha(advised, n)
+    assert advised < smallest_alpha(n) + 1e-4

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import linkage
 
 from clip_fewshot.report import (
     ClusterView,
@@ -154,19 +154,20 @@ def novelty(seed: int = 0) -> NoveltyView:
     return NoveltyView(known, novel, float(np.quantile(known, 0.05)), alarms, misses)
 
 
-def discovery(sizes: tuple[int, ...] = (64, 41, 22), seed: int = 0) -> DiscoveryView:
+def discovery(sizes: tuple[int, ...] = (64, 41, 22), outliers: int = 0, seed: int = 0) -> DiscoveryView:
+    """Groups far apart, numbered from the first; the outliers are a heap of their own."""
     rng = np.random.default_rng(seed)
-    points = np.concatenate([rng.normal(6 * i, 1.0, (size, 8)) for i, size in enumerate(sizes)])
+    heaps = [rng.normal(6 * i, 1.0, (size, 8)) for i, size in enumerate(sizes)]
+    points = np.concatenate([*heaps, rng.normal(-12, 1.0, (outliers, 8))])
     tree = linkage(points, "ward") if len(points) > 1 else np.zeros((0, 4))
-    labels = fcluster(tree, len(sizes), "maxclust") if len(points) > 1 else np.ones(len(points))
+    labels = np.repeat([*range(len(sizes)), -1], [*sizes, outliers]).astype(np.int64)
     clusters = []
-    for number in np.unique(labels):
-        name = UNSEEN[(int(number) - 1) % 3]
-        size = int((labels == number).sum())
-        shown = tuple(glyph(str(7 + (int(number) - 1) % 3), seed=i) for i in range(min(size - 1, 30)))
+    for number, size in enumerate(sizes):
+        name, digit = UNSEEN[number % 3], str(7 + number % 3)
+        shown = tuple(glyph(digit, seed=i) for i in range(min(size - 1, 30)))
         mixed = ((name, size),) if size < 10 else ((name, size - 3), ("one", 3))
-        clusters.append(ClusterView(int(number), size, glyph(str(6 + int(number))), shown, name, mixed))
-    return DiscoveryView(tree, np.asarray(labels, dtype=np.int64), tuple(clusters))
+        clusters.append(ClusterView(number, size, glyph(digit), shown, name, mixed))
+    return DiscoveryView(tree, labels, tuple(clusters))
 
 
 def predictions() -> tuple[PredictionExample, ...]:
@@ -205,7 +206,7 @@ def record(**changes: Any) -> RunRecord:
         "predictions": predictions(),
         "embeddings": (embedding("frozen"), embedding("after tuning", seed=1)),
         "novelty": novelty(),
-        "discovery": discovery(),
+        "discovery": discovery(outliers=9),
         "shots": shots(),
     }
     return RunRecord(**(fields | changes))

@@ -12,24 +12,24 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from scipy.cluster.hierarchy import dendrogram, fcluster
+from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.report import DiscoveryView, EmbeddingView, NoveltyView, RunRecord, ShotPoint, plots
 from clip_fewshot.report.plots import Plot
-from clip_fewshot.report.plots.dendrogram import _cut, leaf_order, tree_layout
+from clip_fewshot.report.plots.dendrogram import leaf_order, tree_layout
 from clip_fewshot.report.plots.det import deviate, equal_error, operating_point
 from clip_fewshot.report.plots.embedding import modality_gap, principal_plane, unit_rows
-from clip_fewshot.report.plots.style import INK, SERIES, SOFT
+from clip_fewshot.report.plots.style import INK, OUTLIER, SERIES, SOFT
 from tests.report import sample
 
 HOSTILE = ("<script>alert(1)</script>", "../../x", "$\\frac{1", "a\x00b\u202ec", "猫と🐝", "\udcff", "")
 
 
 def drawings() -> dict[str, Callable[[], Plot]]:
-    found = sample.discovery()
+    found = sample.discovery(outliers=9)
     wide = tuple(f"class {i}" for i in range(60))
     nameless = tuple(HOSTILE)
     return {
@@ -174,22 +174,6 @@ def test_the_tree_is_scipys() -> None:
     assert height.max() == found.linkage[-1, 2]
 
 
-@pytest.mark.parametrize("sizes", [(30, 20, 9), (12, 8), (1, 1)])
-def test_cutting_where_the_line_is_gives_the_groups(sizes: tuple[int, ...]) -> None:
-    found = sample.discovery(sizes)
-    cut = _cut(found.linkage, len(sizes))
-    assert cut is not None
-    groups = fcluster(found.linkage, cut, "distance")
-    assert len(np.unique(groups)) == len(sizes)
-    assert len(set(zip(groups, found.labels, strict=True))) == len(sizes)
-
-
-def test_one_group_has_no_cut() -> None:
-    found = sample.discovery((12,))
-    assert _cut(found.linkage, 1) is None
-    assert "in 1 group;" in plots.dendrogram_plot(found.linkage, found.labels).alt
-
-
 def test_a_chain_of_five_thousand_merges_is_drawn() -> None:
     m = 5000
     steps = np.arange(m - 1)
@@ -225,7 +209,7 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-@pytest.mark.parametrize(("colour", "least"), [*((c, 3.0) for c in SERIES), (INK, 7.0), (SOFT, 4.5)])
+@pytest.mark.parametrize(("colour", "least"), [*((c, 3.0) for c in SERIES), (INK, 7.0), (SOFT, 4.5), (OUTLIER, 3.0)])
 def test_colours_stand_out_from_white(colour: str, least: float) -> None:
     assert 1.05 / (luminance(colour) + 0.05) >= least
 
@@ -239,6 +223,10 @@ def test_colours_stand_out_from_white(colour: str, least: float) -> None:
         lambda: NoveltyView(np.zeros(0), np.zeros(3), None, np.zeros(2), np.zeros(2)),
         lambda: NoveltyView(np.zeros(2), np.zeros(3), None, np.zeros(2), np.zeros(3)),
         lambda: DiscoveryView(np.zeros((3, 4)), np.zeros(3, int), ()),
+        lambda: replace(sample.discovery((5, 4)), clusters=sample.discovery((5,)).clusters),
+        lambda: replace(sample.discovery((5, 4)), clusters=sample.discovery((4, 5)).clusters),
+        lambda: replace(sample.discovery((5,)), clusters=sample.discovery((5,)).clusters * 2),
+        lambda: replace(sample.discovery((), 5), labels=np.full(5, -2)),
         lambda: RunRecord("x", ("a", "b"), confusion=np.zeros((3, 3), int)),
         lambda: RunRecord("x", ("a",), history=(sample.history(1)[0] | {"state": "COMPLETE"},)),
     ],

@@ -1,6 +1,7 @@
 """Figures of the report: plain arrays in, SVG text and its description out."""
 
 from clip_fewshot.report.plots.confusion import confusion_plot as confusion_plot
+from clip_fewshot.report.plots.dendrogram import cut_height as cut_height
 from clip_fewshot.report.plots.dendrogram import dendrogram_plot as dendrogram_plot
 from clip_fewshot.report.plots.densities import density_plot as density_plot
 from clip_fewshot.report.plots.det import det_plot as det_plot

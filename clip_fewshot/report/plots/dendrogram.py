@@ -1,15 +1,21 @@
-"""The merge tree of the flagged images, coloured by group."""
+"""The merge tree of the flagged images, coloured by group; outliers are grey."""
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from clip_fewshot.report.plots.style import INK, SERIES, SOFT, Plot, render
+from clip_fewshot.report.plots.style import INK, OUTLIER, SERIES, Plot, render
+from clip_fewshot.report.text import count
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 _MERGES_SHOWN = 300  # the highest; what is below them collapses to a point
+_NO_GROUP, _MIXED = -1, -2  # nodes of outliers alone; nodes that join a group with anything else
+_COLOURS = SERIES[:-1]  # without its grey, which is the outliers'
+_NUMBER_SPACE, _WORD_SPACE = 0.02, 0.05  # share of the width that a bar needs before its name is written
 
 
 def leaf_order(linkage: FloatArray) -> IndexArray:
@@ -27,50 +33,76 @@ def leaf_order(linkage: FloatArray) -> IndexArray:
 
 
 def tree_layout(linkage: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, LabelArray]:
-    """(2m - 1,) horizontal place, height and cluster of each node; cluster -1 where a node joins several."""
+    """(2m - 1,) horizontal place, height and group of each node; -1 over outliers alone, -2 over a mixture."""
     m = len(labels)
-    x, height, group = np.zeros(2 * m - 1), np.zeros(2 * m - 1), np.full(2 * m - 1, -1, dtype=np.int64)
+    x, height, group = np.zeros(2 * m - 1), np.zeros(2 * m - 1), np.full(2 * m - 1, _MIXED, dtype=np.int64)
     x[leaf_order(linkage)] = np.arange(m)
     group[:m] = labels
     for i, (left, right, distance, _) in enumerate(linkage):
         a, b = int(left), int(right)
         x[m + i], height[m + i] = (x[a] + x[b]) / 2, distance
-        group[m + i] = group[a] if group[a] == group[b] else -1
+        group[m + i] = group[a] if group[a] == group[b] else _MIXED
     return x, height, group
 
 
+def cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
+    """The height at which to cut so that every group is one part of the tree; outliers may be any other parts.
+
+    Half way between the highest merge inside a group and the lowest that joins a group with anything else. The
+    number of groups alone does not say it: outliers are parts too, as many as they like.
+
+    Args:
+        linkage: (m - 1, 4) in SciPy's layout, heights never falling from a merge to the one above it.
+        labels: (m,) group of each leaf, -1 for none.
+
+    Returns:
+        None where no height yields the groups, and where there is nothing to cut: no group, or one that is the tree.
+    """
+    group = tree_layout(linkage, labels)[2][len(labels) :]
+    inside, across = linkage[group >= 0, 2], linkage[group == _MIXED, 2]
+    grouped = labels[labels >= 0]
+    whole = len(inside) == len(grouped) - len(np.unique(grouped))  # fewer where a group hangs in several places
+    if not whole or not len(across):
+        return None
+    below, above = float(inside.max(initial=0.0)), float(across.min())
+    return (below + above) / 2 if below < above else None
+
+
 def dendrogram_plot(linkage: FloatArray, labels: LabelArray) -> Plot:
-    """Ward's tree (or any other) over the flagged images, one colour per group, the cut as a dashed line.
+    """Ward's tree (or any other) over the flagged images, one colour per group, outliers grey.
+
+    The cut is a dashed line, drawn only where there is one, see :func:`cut_height`.
 
     Args:
         linkage: (m - 1, 4) in SciPy's layout, m of at least 2.
-        labels: (m,) cluster of each leaf.
+        labels: (m,) group of each leaf, -1 for none.
     """
     x, height, group = tree_layout(linkage, labels)
-    m, numbers = len(labels), np.unique(labels)
+    m, cut = len(labels), cut_height(linkage, labels)
+    numbers = np.unique(labels[labels >= 0])
     shown = np.argsort(-linkage[:, 2], kind="stable")[:_MERGES_SHOWN]
 
     def paint(axes: Axes) -> None:
         lines = [_bracket(linkage[i], x, height, m + int(i)) for i in shown]
         colours = [_colour(int(group[m + i]), numbers) for i in shown]
         axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.1))
-        _name_groups(axes, x[:m], labels, numbers)
-        cut = _cut(linkage, len(numbers))
+        _name_groups(axes, labels[leaf_order(linkage)], numbers)
         if cut is not None:
-            axes.axhline(cut, color=INK, lw=0.9, ls="--")
-            axes.annotate(
-                " cut", (1, cut), xycoords=("axes fraction", "data"), va="center", fontsize=10, annotation_clip=False
-            )
+            _draw_cut(axes, cut)
         axes.set(xlim=(-0.5, m - 0.5), ylim=(0, float(height.max()) * 1.05 or 1.0), ylabel="merge height")
         axes.set_xticks([])
-        axes.set_xlabel("flagged images, by group", labelpad=24)
+        axes.set_xlabel("flagged images, by group", labelpad=28)
         axes.grid(visible=False, axis="x")
 
-    groups = "group" if len(numbers) == 1 else "groups"
-    alt = (
-        f"Merge tree of {m} flagged images in {len(numbers)} {groups}; the last merge is at height {height.max():.3g}."
-    )
-    return Plot(render(9.0, 3.8, paint), alt)
+    return Plot(render(9.0, 3.8, paint), _describe(labels, len(numbers), float(height.max()), cut))
+
+
+def _describe(labels: LabelArray, n_groups: int, top: float, cut: float | None) -> str:
+    outliers = int((labels < 0).sum())
+    alone = f", {outliers:,} of them in no group" if outliers else ""
+    line = "" if cut is None else f", the cut at {cut:.3g}"
+    tree = f"Merge tree of {count(len(labels), 'flagged image')} in {count(n_groups, 'group')}{alone}"
+    return f"{tree}; the last merge is at height {top:.3g}{line}."
 
 
 def _bracket(merge: FloatArray, x: FloatArray, height: FloatArray, node: int) -> list[tuple[float, float]]:
@@ -79,30 +111,33 @@ def _bracket(merge: FloatArray, x: FloatArray, height: FloatArray, node: int) ->
     return [(float(x[a]), float(height[a])), (float(x[a]), top), (float(x[b]), top), (float(x[b]), float(height[b]))]
 
 
-def _colour(cluster: int, numbers: LabelArray) -> str:
-    return SOFT if cluster < 0 else SERIES[int(np.searchsorted(numbers, cluster)) % len(SERIES)]
+def _colour(group: int, numbers: LabelArray) -> str:
+    if group < 0:
+        return INK if group == _MIXED else OUTLIER
+    return _COLOURS[int(np.searchsorted(numbers, group)) % len(_COLOURS)]
 
 
-def _cut(linkage: FloatArray, n_clusters: int) -> float | None:
-    """Half way between the last merge inside a group and the first between groups; None for a single group."""
-    if n_clusters < 2:
-        return None
-    heights = np.sort(linkage[:, 2])
-    above = float(heights[-(n_clusters - 1)])
-    below = float(heights[-n_clusters]) if n_clusters <= len(heights) else 0.0
-    return (above + below) / 2
+def _draw_cut(axes: Axes, cut: float) -> None:
+    axes.axhline(cut, color=INK, lw=0.9, ls="--")
+    axes.annotate(" cut", (1, cut), xycoords=("axes fraction", "data"), va="center", fontsize=10, annotation_clip=False)
 
 
-def _name_groups(axes: Axes, x: FloatArray, labels: LabelArray, numbers: LabelArray) -> None:
-    """A bar and a number under the leaves of each group; numbers are left out where the bar is too narrow."""
-    for number in numbers:
-        places, colour = x[labels == number], _colour(int(number), numbers)
-        low, high = float(places.min()) - 0.4, float(places.max()) + 0.4
-        transform = axes.get_xaxis_transform()
-        axes.plot(
-            [low, high], [-0.025, -0.025], color=colour, lw=4, transform=transform, clip_on=False, solid_capstyle="butt"
-        )
-        if high - low > 0.02 * len(labels):
-            axes.text(
-                (low + high) / 2, -0.06, f"{number}", ha="center", va="top", fontsize=10, color=INK, transform=transform
-            )
+def _name_groups(axes: Axes, labels: LabelArray, numbers: LabelArray) -> None:
+    """A bar under each run of neighbouring leaves of one group; the widest run of each is named, where it has room."""
+    runs = _runs(labels)
+    transform = axes.get_xaxis_transform()
+    for label, (low, high) in runs:
+        ends, colour = [low - 0.4, high + 0.4], _colour(label, numbers)
+        axes.plot(ends, [-0.025, -0.025], color=colour, lw=4, transform=transform, clip_on=False, solid_capstyle="butt")
+    for label in {label for label, _ in runs}:
+        low, high = max((span for of, span in runs if of == label), key=lambda span: span[1] - span[0])
+        name, space = ("no group", _WORD_SPACE) if label < 0 else (str(label), _NUMBER_SPACE)
+        if high - low + 1 > space * len(labels):
+            middle = (low + high) / 2
+            axes.text(middle, -0.06, name, ha="center", va="top", fontsize=10, color=INK, transform=transform)
+
+
+def _runs(labels: LabelArray) -> list[tuple[int, tuple[int, int]]]:
+    """(label, (first, last place)) of each run of equal labels, left to right."""
+    runs = [(int(label), [i for i, _ in run]) for label, run in groupby(enumerate(labels), key=lambda at: at[1])]
+    return [(label, (places[0], places[-1])) for label, places in runs]

@@ -13,15 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
-from PIL import Image
 
-from clip_fewshot import rng
-from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.folder import save_backbone
-from tests.command import Ended, fork, wait_for
+from tests.cli.command import Ended, fork, wait_for
 
 pytestmark = pytest.mark.postgres
 TRIALS = 6
@@ -88,16 +83,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def options(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = tmp_path_factory.mktemp("inputs")
-    save_backbone(tiny, root / "tiny", half=False)
-    for i, name in enumerate(("ant", "bee", "fly")):
-        (root / "photos" / name).mkdir(parents=True)
-        for j in range(10):
-            pixels = rng.generator(0, name, j).integers(0, 160, (20, 24, 3)) + 60 * np.eye(3, dtype=np.int64)[i]
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "photos" / name / f"{j}.png")
+def options(inputs: Path) -> list[str]:
     words = f"--shots 3 --trials {TRIALS} --seeds 1 --epochs 1 --max-unfreeze 2 --approaches mlp,contrastive"
-    return ["--data", str(root / "photos"), "--model", str(root / "tiny"), *words.split()]
+    return ["--data", str(inputs / "photos"), "--model", str(inputs / "tiny"), *words.split()]
 
 
 def study(address: str) -> list[optuna.trial.FrozenTrial]:

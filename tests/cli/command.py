@@ -18,8 +18,14 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-PRELOADED = ["experiments.options", "experiments.progress", "clip_fewshot.pipeline", "torch._dynamo", "tests.command"]
+ROOT = Path(__file__).parent.parent.parent
+PRELOADED = [
+    "experiments.options",
+    "experiments.progress",
+    "clip_fewshot.pipeline",
+    "torch._dynamo",
+    "tests.cli.command",
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 

@@ -1,0 +1,75 @@
+"""Streams, formats, the time budget, and how fast --help is."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import ENVIRONMENT, ROOT, call, fork
+from tests.cli.runs import TRIALS, Whole, decided, trial_files
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and fork are POSIX")
+
+
+def test_nothing_but_the_table_on_stdout_and_no_progress_bar_outside_a_terminal(whole: Whole) -> None:
+    assert whole.ended.code == 0
+    first, rule, *rows = whole.ended.out.splitlines()
+    assert first.startswith("method")
+    assert set(rule) == {"-"}
+    assert any(row.split()[:2] == ["frozen", "probe"] for row in rows)
+    assert whole.ended.err.splitlines() == [f"report: {whole.out / 'report.html'}   model: {whole.out / 'model'}"]
+    assert len(trial_files(whole.out)) == TRIALS
+
+
+def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(
+    whole: Whole, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole.out, out)
+    ended = call("few_shot", "--resume", out, "--json")
+    assert ended.code == 0
+    assert json.loads(ended.out) == json.loads((out / "results.json").read_text())
+    assert ended.err.count("\n") == 1
+    assert trial_files(out) == trial_files(whole.out)
+    assert decided(out) == decided(whole.out)
+
+
+def test_a_budget_ends_the_run_in_time_with_results(whole: Whole, options: list[str], tmp_path: Path) -> None:
+    out, began = tmp_path / "run", time.monotonic()
+    ended = fork(tmp_path, "few_shot", *options, "--trials", 10_000, "--budget", "5s", "--out", out).wait()
+    seconds = time.monotonic() - began
+    assert ended.code == 0, ended.err
+    search = json.loads((out / "results.json").read_text())["search"]
+    assert 0 < search["finished"] + search["pruned"] < 10_000
+    # What follows the search took this long a moment ago; a busy machine may make it twice as long.
+    assert seconds < 5 + 2 * (whole.seconds - whole.search_seconds)
+
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
+
+
+def processor_seconds(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=os.environ | ENVIRONMENT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_help_answers_at_once(experiment: str) -> None:
+    command = ["-m", f"experiments.{experiment}", "--help"]
+    traced = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in traced.stderr.splitlines()}
+    assert not imported & {"torch", "sklearn", "scipy", "optuna", "pandas", "matplotlib", "PIL"}
+    assert traced.stdout.startswith(f"usage: python -m experiments.{experiment}")
+    assert min(processor_seconds([sys.executable, *command]) for _ in range(2)) < 0.5
