@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -171,7 +172,11 @@ def test_a_refused_alpha_keeps_the_scores_and_says_why() -> None:
         "detection_rate": None,
         "refused": "it takes 99 known images",
     }
-    page = Page(render_page(sample.results(novelty=refused), sample.bare(novelty=sample.novelty())))
+    refused |= {"features": "frozen", "n_neighbors": 1}
+    view = replace(sample.novelty(), threshold=None)
+    page = Page(render_page(sample.results(novelty=refused), sample.bare(novelty=view)))
+    assert "by the local outlier factor on frozen features with 1 neighbour." in page.text
+    assert "left of the threshold" not in page.text
     assert "A false-alarm rate of 0.05 was refused: it takes 99 known images." in page.text
     assert "No false-alarm threshold is in use" in page.text
 
