@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -260,6 +261,7 @@ class Run:
             "unseen": list(split.unseen.names),
             "counts": counts,
             "fingerprint": self.dataset.fingerprint(),
+            "skipped": [skipped._asdict() for skipped in self.dataset.skipped],
         }
 
     def _novelty(self) -> dict[str, Any] | None:
@@ -291,4 +293,8 @@ class Run:
 
     def _warnings(self) -> list[str]:
         probes = [fit.support.probe.note_ for fit in self.outcome.fits]
-        return sorted({*self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)})
+        reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
+        unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
+        return sorted(
+            {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
+        )

@@ -28,6 +28,8 @@ def main(options: Options) -> int:
         results = cf.run_few_shot(config, progress, command)
     out = cf.output_folder(cf.resumed(config))
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else cf.headline_table(results))
+    for warning in results["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
     return 0
 

@@ -229,7 +229,9 @@ def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model:
     check_results(results)
     assert results["best"]["approach"] == "linear_probe"
     assert results["novelty"] is None
-    assert results["dataset"]["counts"]["skipped"] == 1
+    (skipped,) = results["dataset"]["skipped"]
+    assert (Path(skipped["path"]).name, skipped["reason"]) == ("broken.jpg", "not-image")
+    assert any("not-image" in warning for warning in results["warnings"])
     world = OpenWorldClassifier.load(out / "model")
     assert world.rejector_ is None
     assert {a.label for a in world.predict([folder / "bee" / "0.png"])} <= {"bee", "ant <b>", "wasp"}
