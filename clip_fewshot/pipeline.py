@@ -175,6 +175,8 @@ def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Bac
             what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
             fix = "choose another --out, or --resume it under its own options"
             raise ArtifactError("an empty folder or one of the same run", what, fix, str(out))
+    for folder in (out, out / TRIALS):
+        storage.remove_half_files(folder)
     storage.write_json(path, {"key": key, "config": config.to_json()})
 
 

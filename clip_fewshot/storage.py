@@ -124,7 +124,7 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     """
     if (folder / MANIFEST).exists():
         _read_manifest(folder, kind)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(_left_by_kill(path) for path in folder.iterdir()):
         raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(folder))
     entries = {}
     for name, data in files.items():
@@ -137,6 +137,18 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     manifest = {"schema": SCHEMA, "kind": kind, "files": entries, "meta": dict(meta), "meta_sha256": meta_digest}
     write_json(folder / MANIFEST, manifest)
     _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+
+
+def _left_by_kill(path: Path) -> bool:
+    """Whether a save that was killed before its manifest left it: half a file, or one named by its own content."""
+    half = path.name.startswith(".") and path.name.endswith(".tmp")
+    return half or (path.is_file() and path.stem.endswith(f"-{sha256_file(path)[:16]}"))
+
+
+def remove_half_files(folder: Path) -> None:
+    """Remove what kills left of the files of ``folder``; for the holder of its lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def artifact_kind(folder: Path) -> str:

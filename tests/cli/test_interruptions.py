@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -42,6 +43,22 @@ def test_kills_at_random_moments_lose_no_trial_and_repeat_none(
         out = tmp_path / str(hit) / "run"
         hit += kill_until_finished(out, options, dice, 0.7 * whole.seconds, 5 - hit)
         assert decided(out) == decided(whole.out)
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "*"])
+def test_a_kill_while_the_model_is_saved(missing: str, whole: Whole, tmp_path: Path) -> None:
+    """Too short a moment for chance to hit often: files without a manifest, and halves of files."""
+    out = tmp_path / "run"
+    shutil.copytree(whole.out, out)
+    for path in (out / "model").glob(missing):
+        path.unlink()
+    halves = [out / folder / f".{name}.ab12.tmp" for folder, name in
+              (("model", "head.safetensors"), ("trials", "00003.json"), ("", "report.html"))]  # fmt: skip
+    for half in halves:
+        half.write_bytes(b"half")
+    assert fork(tmp_path / "streams", "few_shot", "--resume", out).wait().code == 0
+    assert decided(out) == decided(whole.out)
+    assert not any(half.exists() for half in halves)
 
 
 @pytest.mark.slow
