@@ -36,7 +36,7 @@ def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos
     assert found["auroc"]["mean"] == pytest.approx(roc_auc_score(is_novel, [-answer.score for answer in answers]))
     assert found["auroc"]["mean"] > 0.7
     refused, own, loose = found["rates"]
-    assert "999 calibration images or more" in refused["refused"]
+    assert "it takes 999 known images" in refused["refused"]
     assert "false_alarm_rate" not in refused
     for row in (own, loose):
         flagged = np.array([answer.p_value <= row["alpha"] + 1e-9 for answer in answers])
@@ -53,7 +53,7 @@ def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos
 def test_the_text_says_what_was_refused_and_grouped(command: Command, world: Path, photos: Path) -> None:
     text = command("novelty", world, photos, "--alpha", "0.001,0.1").out
     assert "AUROC 0." in text
-    assert "alpha 0.001 refused: alpha: expected 999 calibration images" in text
+    assert "alpha 0.001 refused: it takes 999 known images" in text
     assert "flagged pictures fall into" in text
     assert "fall into" not in command("novelty", world, photos, "--no-discover").out
 

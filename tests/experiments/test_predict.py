@@ -66,7 +66,7 @@ def test_an_alpha_that_the_model_cannot_keep_is_said(
     model.alpha = 0.001
     model.save(tmp_path / "strict")
     ended = command("predict", tmp_path / "strict", photos / "six", "--json")
-    assert "999 calibration images" in ended.err
+    assert "999 known images" in ended.err
     assert all(row["label"] is not None for row in ended.record["answers"])
 
 
