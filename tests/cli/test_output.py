@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.progress import show_progress
 from tests.cli.command import ENVIRONMENT, ROOT, call, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
 
@@ -27,6 +29,22 @@ def test_nothing_but_the_table_on_stdout_and_no_progress_bar_outside_a_terminal(
     assert any(row.split()[:2] == ["frozen", "probe"] for row in rows)
     assert whole.ended.err.splitlines() == [f"report: {whole.out / 'report.html'}   model: {whole.out / 'model'}"]
     assert len(trial_files(whole.out)) == TRIALS
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_a_bar_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with show_progress() as progress:
+        progress("search", 1, 2)
+        progress("search", 2, 2)
+        progress("refit", 1, 1)
+    assert "search: 100%" in screen.getvalue()
+    assert "refit: 100%" in screen.getvalue()
 
 
 def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(
