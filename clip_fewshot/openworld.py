@@ -18,6 +18,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features import image_features
+from clip_fewshot.novelty import build_detector
 from clip_fewshot.novelty.conformal import check_alpha
 from clip_fewshot.rejection import Rejector, choose_novelty, fit_rejector
 from clip_fewshot.tuning import last_layers
@@ -85,6 +86,7 @@ class OpenWorldClassifier:
             DataError: no labels, or fewer than two classes.
             UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
         """
+        build_detector(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         data = prepare_support(model.backbone, support, sorted({0, model.params.unfreeze}), model.views, model.seed)
         frozen = frozen_features(model.backbone, data)

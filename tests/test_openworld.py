@@ -148,6 +148,11 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()
 
 
+def test_an_unknown_detector_is_refused_by_name(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    with pytest.raises(UsageError, match="lof"):
+        OpenWorldClassifier(FewShotClassifier(tiny, "linear-probe"), detector="lop").fit(eight.support)
+
+
 def test_a_classifier_folder_is_not_an_open_world_one(tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path) -> None:
     FewShotClassifier(tiny, "linear-probe").fit(eight.support).save(tmp_path / "m")
     with pytest.raises(ArtifactError, match="open-world classifier"):
