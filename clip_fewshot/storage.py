@@ -97,6 +97,17 @@ def resumable(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
 
 
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Wait for ``path`` and hold it for this process while the block lasts; freed by the kernel at any death."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock_file(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     """Like :func:`write_bytes`, UTF-8. Undecodable file names (surrogates) are written as their escapes."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
@@ -239,13 +250,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock_file(handle: int) -> None:
+def _lock_file(handle: int, wait: bool = False) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
     else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextmanager

@@ -34,6 +34,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test caches is found by the next run, or by the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Backbone:
     return build_backbone(TINY, seed=0, name="tiny")

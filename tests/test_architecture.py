@@ -14,7 +14,7 @@ PACKAGE = ROOT / "clip_fewshot"
 
 # Ground floor first: a file imports only from what stands above it.
 FLOORS = (  # noqa: SIM905
-    "errors types rng storage config environment angular data backbones tuning prefix features heads losses "
+    "errors types rng storage cache config environment angular data backbones tuning prefix features heads losses "
     "training probes classifier metrics evaluation novelty discovery rejection openworld search protocol "
     "unsealing report findings pipeline"
 ).split()
@@ -122,7 +122,7 @@ WRITES = {"write_text", "write_bytes", "savefig", "save_file", "to_csv", "to_jso
 
 @pytest.mark.parametrize("path", module_files(), ids=ids(module_files()))
 def test_only_storage_writes_files(path: Path) -> None:
-    if place(path) == "storage.py":
+    if place(path) in {"storage.py", "cache.py"}:  # whole files, and files that only grow
         return
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call):
