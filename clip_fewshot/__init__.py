@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
     from clip_fewshot.backbones.folder import save_backbone as save_backbone
     from clip_fewshot.backbones.tokenizer import tokenize as tokenize
+    from clip_fewshot.backbones.tower import Tower as Tower
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
     from clip_fewshot.discovery import discover_classes as discover_classes
+    from clip_fewshot.environment import describe_environment as describe_environment
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
+    from clip_fewshot.prefix import run_prefix as run_prefix
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
     from clip_fewshot.rejection import Rejector as Rejector
     from clip_fewshot.report import GridCell as GridCell
@@ -74,7 +77,10 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import PairBatch as PairBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
+    from clip_fewshot.training.optim import build_adamw as build_adamw
+    from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
+    from clip_fewshot.tuning import last_layers as last_layers
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
@@ -153,6 +159,12 @@ _HOME = {
     "EvalResult": "types",
     "FloatArray": "types",
     "IndexArray": "types",
+    "last_layers": "tuning",
+    "run_prefix": "prefix",
+    "build_adamw": "training.optim",
+    "parameter_groups": "training.optim",
+    "describe_environment": "environment",
+    "Tower": "backbones.tower",
 }
 
 
