@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
     from clip_fewshot.backbones.folder import save_backbone as save_backbone
     from clip_fewshot.backbones.tokenizer import tokenize as tokenize
+    from clip_fewshot.backbones.tower import CutState as CutState
     from clip_fewshot.backbones.tower import Tower as Tower
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import PairBatch as PairBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
-    from clip_fewshot.training.optim import build_adamw as build_adamw
+    from clip_fewshot.training.optim import AdamW as AdamW
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning import last_layers as last_layers
@@ -161,10 +162,11 @@ _HOME = {
     "IndexArray": "types",
     "last_layers": "tuning",
     "run_prefix": "prefix",
-    "build_adamw": "training.optim",
+    "AdamW": "training.optim",
     "parameter_groups": "training.optim",
     "describe_environment": "environment",
     "Tower": "backbones.tower",
+    "CutState": "backbones.tower",
 }
 
 

@@ -15,12 +15,14 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot import storage
+from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.types import IndexArray
 
 ROWS, INDEX, ABOUT, LOCK = "rows.bin", "index.bin", "about.json", ".lock"
@@ -42,12 +44,22 @@ class Shelf:
     def __init__(self, kind: str, about: Mapping[str, Any], shape: Sequence[int], dtype: DTypeLike) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        content = {"format": FORMAT, "about": dict(about), "shape": list(self.shape), "dtype": self.dtype.str}
-        self._about = json.dumps(content, sort_keys=True, allow_nan=False)
-        self.folder = storage.cache_root() / kind / storage.sha256_bytes(self._about.encode())[:32]
+        self.folder = _folder(kind, about)
+        self._about = {"about": dict(about), "shape": list(self.shape), "dtype": self.dtype.str}
+        self._declared = False
         self._places: dict[bytes, int] = {}
         self._checksums: list[bytes] = []
         self._sound: set[int] = set()
+
+    @classmethod
+    def existing(cls, kind: str, about: Mapping[str, Any]) -> Shelf | None:
+        """The shelf of that content, whatever its shape; None where none was begun."""
+        path = _folder(kind, about) / ABOUT
+        try:
+            content = storage.read_json(path) if path.is_file() else None
+            return None if content is None else cls(kind, about, content["shape"], content["dtype"])
+        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun anew
+            return None
 
     @property
     def path(self) -> str:
@@ -87,8 +99,8 @@ class Shelf:
                 held = _size(self.folder / INDEX) // (2 * DIGEST)
                 _extend(self.folder / ROWS, held * self.row_bytes, data.reshape(-1).view(np.uint8).data)
                 _extend(self.folder / INDEX, held * 2 * DIGEST, records)
-        except OSError as error:
-            text = f"not cached: {error.strerror or error} ({self.folder}); set CLIP_FEWSHOT_CACHE to another folder"
+        except (OSError, ResourceError) as error:
+            text = f"not cached: {error} ({self.folder}); CLIP_FEWSHOT_CACHE names another folder"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             return False
         self._refresh()
@@ -96,9 +108,10 @@ class Shelf:
         return True
 
     def _make_room(self, needed: int) -> None:
-        if not (self.folder / ABOUT).exists():
+        if not self._declared:
             self.folder.mkdir(parents=True, exist_ok=True)
-            storage.write_text(self.folder / ABOUT, self._about + "\n")
+            storage.write_json(self.folder / ABOUT, self._about)
+            self._declared = True
         free = shutil.disk_usage(self.folder).free
         if free < needed + RESERVE:
             raise OSError(0, f"{free:,} bytes free, {needed + RESERVE:,} wanted")
@@ -125,6 +138,11 @@ class Shelf:
         damaged = [i for i in places.tolist() if i >= len(rows) or _digest(rows[i]) != self._checksums[i]]
         self._sound |= set(places.tolist()) - set(damaged)
         return damaged
+
+
+def _folder(kind: str, about: Mapping[str, Any]) -> Path:
+    content = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
+    return storage.cache_root() / kind / storage.sha256_bytes(content.encode())[:32]
 
 
 def _digest(data: Any) -> bytes:

@@ -89,12 +89,21 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
 
 
 def prepare_support(
-    backbone: Backbone, support: ImageDataset, cuts: Sequence[int], views: int, seed: int
+    backbone: Backbone,
+    support: ImageDataset,
+    cuts: Sequence[int],
+    views: int,
+    seed: int,
+    memory: int | None = None,
 ) -> SupportData:
-    """Run the frozen layers of both towers over the pictures and the captions of their classes, once."""
+    """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
+
+    Args:
+        memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+    """
     names = support.label_space.names
     return SupportData(
-        images=image_prefix(backbone, support, cuts, views),
+        images=image_prefix(backbone, support, cuts, views, memory),
         labels=support.required_labels(),
         n_classes=len(names),
         captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed),
@@ -172,8 +181,8 @@ class FewShotClassifier:
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
             raise DataError("two classes or more, each with pictures", str(counts), "add pictures", support.name)
-        data = prepare_support(self.backbone, support, sorted({0, self.params.unfreeze}), self.views, self.seed)
-        return self.fit_prepared(data, frozen_features(self.backbone, data), support.label_space)
+        data = prepare_support(self.backbone, support, [self.params.unfreeze], self.views, self.seed)
+        return self.fit_prepared(data, frozen_features(data), support.label_space)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
@@ -267,9 +276,9 @@ class FewShotClassifier:
             raise UsageError("a fitted classifier", "one that never saw a picture", "call fit first")
 
 
-def frozen_features(backbone: Backbone, data: SupportData) -> FloatArray:
-    """(n, d) features of the untuned image tower; ``data`` must hold cut 0."""
-    return replay(data.images, 0, last_layers(backbone.visual, 0)).numpy()
+def frozen_features(data: SupportData) -> FloatArray:
+    """(n, d) features of the untuned image tower."""
+    return data.images.frozen().cpu().numpy()
 
 
 def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "optuna", "pillow", "safetensors")
 
 
@@ -21,6 +25,15 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
     }
     return machine | {package: _version(package) for package in ("clip_fewshot", *PACKAGES)}
+
+
+def usable_memory() -> int:
+    """Bytes of RAM that this process may use: the machine's, or its container's share; 8 GiB where none is known."""
+    limits = [8 << 30] if not hasattr(os, "sysconf") else [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            limits.append(int(Path(path).read_text("ascii")))
+    return min(limits)
 
 
 def _version(package: str) -> str:

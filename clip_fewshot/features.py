@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.text import trim
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.prefix import Prefix, run_prefix, run_suffixes
+from clip_fewshot.prefix import Prefix, run_suffixes
+from clip_fewshot.shelving import Inputs, shelved_prefix
+from clip_fewshot.storage import sha256_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
 BATCH = 32  # 8 to 32 embed fastest on CPUs; larger batches lose to page faults of fresh outputs
@@ -25,10 +28,49 @@ def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batc
         yield plain
 
 
-def image_prefix(backbone: Backbone, images: ImageDataset, cuts: Sequence[int], views: int = 1) -> Prefix:
-    """Run the frozen image layers once and keep what enters each cut."""
+def image_prefix(
+    backbone: Backbone, images: ImageDataset, cuts: Sequence[int], views: int = 1, memory: int | None = None
+) -> Prefix:
+    """Run the frozen image layers once, or not at all where the cache holds their outputs.
+
+    Args:
+        cuts: numbers of last layers n whose input to keep, each in [0, n_blocks].
+        views: 1, or 2 to keep mirror images too.
+        memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+    """
+    inputs = Inputs(
+        keys=images.digests,
+        batches=lambda rows: image_batches(backbone, images.subset(rows), views),
+        position=torch.zeros(len(images), dtype=torch.int64),
+        views=views,
+        about=_about(backbone, "visual"),
+        device=backbone.device,
+    )
     with backbone.autocast():
-        return run_prefix(backbone.visual, image_batches(backbone, images, views), cuts, views)
+        return shelved_prefix(backbone.visual, inputs, cuts, memory)
+
+
+def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], batch: int = 64) -> Prefix:
+    """Run the frozen text layers once over each distinct text; ``cuts`` are those of the text tower."""
+    tokens = trim(backbone.tokenize(list(texts)))
+    inputs = Inputs(
+        keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
+        batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), batch)),
+        position=tokens.argmax(dim=-1),
+        views=1,
+        about=_about(backbone, "text") | {"length": tokens.shape[1]},
+        device=backbone.device,
+    )
+    with backbone.autocast():
+        return shelved_prefix(backbone.text, inputs, cuts)
+
+
+def _about(backbone: Backbone, tower: str) -> dict[str, str]:
+    """What decides the states of an input besides the input."""
+    with backbone.autocast():
+        kind = backbone.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    return {"backbone": backbone.digest, "tower": tower, "computed": f"{kind} {precision}"}
 
 
 def image_features(

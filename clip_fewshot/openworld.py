@@ -88,8 +88,8 @@ class OpenWorldClassifier:
         """
         build_detector(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
-        data = prepare_support(model.backbone, support, sorted({0, model.params.unfreeze}), model.views, model.seed)
-        frozen = frozen_features(model.backbone, data)
+        data = prepare_support(model.backbone, support, [model.params.unfreeze], model.views, model.seed)
+        frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)
         choice = choose_novelty(model.backbone, model.recipe_, data, frozen)
         if choice is None:

@@ -73,8 +73,8 @@ class Prepared:
 
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
     """Run the frozen layers over a support set once, for all ``cuts``."""
-    data = prepare_support(task.backbone, images, sorted({0, *cuts}), task.views, task.seed)
-    frozen = frozen_features(task.backbone, data)
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed)
+    frozen = frozen_features(data)
     return Prepared(images, data, frozen, frozen_probe(frozen, data.labels, task.seed))
 
 
@@ -99,7 +99,7 @@ def fold_scores(task: Task, support: Prepared) -> Evaluate:
 def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) -> int:
     """How often a training picture took part in an optimiser step of the study."""
     trained = [len(train) for train, _ in task.folds(support.data.labels)]
-    per_fold = [task.settings.steps(n) * min(task.settings.batch, n) for n in trained]
+    per_fold = [task.settings.steps(n) * min(task.settings.batch_of(n), n) for n in trained]
     return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] != PROBE)
 
 

@@ -66,11 +66,11 @@ def test_a_rejector_of_any_space_survives_its_file(
     space: str, tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path
 ) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(tiny, data), NoveltyChoice(space, 3))
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(space, 3))
     assert len(rejector.judges) == (1 if space == "frozen" else 4)
     assert rejector.n_calibration == len(eight.support)
     model = FewShotClassifier(tiny, "mlp", unfreeze=1, epochs=1).fit(eight.support)
-    reference = frozen_features(tiny, data), data.labels
+    reference = frozen_features(data), data.labels
     before = OpenWorldClassifier.from_fit(model, rejector, 0.1, reference)
     before.save(tmp_path / "w")
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
@@ -80,7 +80,7 @@ def test_a_rejector_of_any_space_survives_its_file(
 
 def test_on_frozen_features_the_p_value_is_the_plain_conformal_one(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
-    frozen = frozen_features(tiny, data)
+    frozen = frozen_features(data)
     rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice("frozen", 3))
     (judge,) = rejector.judges
     fresh = frozen + 0.05 * np.random.default_rng(0).normal(size=frozen.shape)
@@ -92,7 +92,7 @@ def test_on_frozen_features_the_p_value_is_the_plain_conformal_one(tiny: Backbon
 def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldSplit) -> None:
     """Each support picture is held out by exactly one judge, and is not among the rows that judge knows."""
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(tiny, data), NoveltyChoice("tuned", 3))
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice("tuned", 3))
     known = [len(judge.detector.rows_) for judge in rejector.judges]
     held_out = [len(judge.calibration) for judge in rejector.judges]
     assert sum(held_out) == len(eight.support)
@@ -101,13 +101,13 @@ def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldS
 
 def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(tiny, data))
+    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(data))
     assert choice is not None
     table = choice.table()
     assert len(table) == 3 * 3  # spaces x the neighbours below 8 shots less the fold
     assert next(iter(table)) == f"{choice.space} features, k = {choice.n_neighbors}"
     assert list(table.values()) == sorted(table.values(), reverse=True)
-    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(tiny, data))
+    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data))
     assert only_frozen is not None
     assert only_frozen.space == "frozen"
 
@@ -117,13 +117,13 @@ def test_two_classes_leave_nothing_to_hide_and_one_shot_nothing_to_calibrate(
 ) -> None:
     two = eight.support.restrict(["zero", "one"])
     data = prepare_support(tiny, two, [0], views=1, seed=0)
-    choice = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(tiny, data))
+    choice = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data))
     assert choice is not None
     assert choice.selection is None
     assert choice.table() == {}
     single = two.subset(np.unique(two.required_labels(), return_index=True)[1])
     data = prepare_support(tiny, single, [0], views=1, seed=0)
-    assert choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(tiny, data)) is None
+    assert choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data)) is None
 
 
 def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: OpenWorldSplit) -> None:
@@ -142,7 +142,7 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     with pytest.raises(UnsupportedAlphaError, match="999"):
         OpenWorldClassifier(model, alpha=0.001).fit(eight.support)
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(tiny, data), NoveltyChoice("frozen", 3))
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(data), NoveltyChoice("frozen", 3))
     assert "999" in str(rejector.refusal(0.001))
     assert rejector.refusal(0.1) is None
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()

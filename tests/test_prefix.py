@@ -19,8 +19,10 @@ def test_every_cut_replays_to_the_full_forward(tiny: Backbone, split: OpenWorldS
     prefix = image_prefix(tiny, images, range(tiny.visual.n_blocks + 1))
     with torch.no_grad():
         expected = torch.cat([tiny.encode_image(batch) for batch in image_batches(tiny, images)])
-    for n in range(tiny.visual.n_blocks + 1):
-        torch.testing.assert_close(replay(prefix, n, last_layers(tiny.visual, n)), expected, rtol=0, atol=1e-6)
+    for n in range(tiny.visual.n_blocks + 1):  # states in half precision, features of the frozen tower in single
+        torch.testing.assert_close(
+            replay(prefix, n, last_layers(tiny.visual, n)), expected, rtol=0, atol=2e-3 if n else 1e-6
+        )
 
 
 def test_views_lie_next_to_each_other_and_the_second_is_the_mirror_image(tiny: Backbone, split: OpenWorldSplit) -> None:
@@ -32,7 +34,9 @@ def test_views_lie_next_to_each_other_and_the_second_is_the_mirror_image(tiny: B
     with torch.no_grad():
         mirrored = torch.stack([tiny.preprocess(images.open(i)).flip(-1) for i in range(5)])
         state = tiny.visual.advance(tiny.visual.embed(mirrored), 0, tiny.visual.n_blocks - 1)
-    torch.testing.assert_close(both.rows(1, items, 1).tokens, state.tokens, rtol=0, atol=1e-6)
+    state = tiny.visual.cut(state, 1)
+    torch.testing.assert_close(both.rows(1, items, 1).tokens, state.tokens, rtol=0, atol=2e-3)
+    torch.testing.assert_close(both.rows(1, items, 1).token, state.token, rtol=0, atol=1e-6)
 
 
 def test_a_subset_keeps_all_views_of_its_items(tiny: Backbone, split: OpenWorldSplit) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clip_fewshot.backbones.one_query import one_query_attention
 from clip_fewshot.backbones.tower import CutState, Tail, Tower
 
 EXPANSION = 4  # outgoing over inner channels of a bottleneck
@@ -66,21 +67,16 @@ class AttentionPool(Tail):
 
     def forward(self, state: CutState) -> Tensor:
         tokens = self.tokens(state)
-        # (b, d), not the strided (b, 1, d): torch multiplies that in another order when the weights need no gradient.
-        query = self._split(self.q_proj(tokens[:, 0]).unsqueeze(1))
-        mixed = functional.scaled_dot_product_attention(
-            query, self._split(self.k_proj(tokens)), self._split(self.v_proj(tokens))
-        )
-        features: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(1))
+        query = self.q_proj(tokens[:, 0]).reshape(len(tokens), self.heads, -1)
+        key, value = (layer.weight.reshape(self.heads, -1, tokens.shape[2]) for layer in (self.k_proj, self.v_proj))
+        mixed = one_query_attention(query, tokens, key, value, self.v_proj.bias.reshape(self.heads, -1))
+        features: Tensor = self.c_proj(mixed)
         return features
 
     def tokens(self, state: CutState) -> Tensor:
         """(b, c, h, w) -> (b, 1 + h w, c): the mean first, then the places, with their positional embedding."""
         places = state.tokens.flatten(2).transpose(1, 2)
         return torch.cat([places.mean(dim=1, keepdim=True), places], dim=1) + self.positional_embedding
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (b, l, d) -> (b, heads, l, d / heads)
 
 
 class ModifiedResNet(Tower):

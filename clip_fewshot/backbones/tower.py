@@ -22,17 +22,23 @@ class CutState(NamedTuple):
     Attributes:
         tokens: (b, l, d) residual stream of a transformer, or (b, c, h, w) map of a ResNet.
         position: (b,) int64 index of the token that the tail reads: 0 for images, the end-of-text token for texts.
+        token: (b, d) that token as it is, where ``tokens`` are normalised for a :class:`OneRow` block; else None.
     """
 
     tokens: Tensor
     position: Tensor
+    token: Tensor | None = None
 
 
 class OneRow(nn.Module):
     """A block that can compute the one row of its output that the tail reads."""
 
-    def at(self, x: Tensor, position: Tensor) -> Tensor:
-        """(b, l, d) and (b,) -> (b, d), row ``position`` of the output."""
+    def normalised(self, state: CutState) -> CutState:
+        """The part of the block that has no parameters, done ahead: what a cut before the last block stores."""
+        raise NotImplementedError
+
+    def at(self, state: CutState) -> Tensor:
+        """:meth:`normalised` state -> (b, d), row ``position`` of the output."""
         raise NotImplementedError
 
 
@@ -65,7 +71,7 @@ class Suffix(nn.Module):
         *earlier, last = self.blocks or [nn.Identity()]
         state = advance(earlier, state)
         if isinstance(last, OneRow):  # the tail reads one token, so the last block computes no other
-            row = last.at(state.tokens, state.position)
+            row = last.at(state if state.token is not None else last.normalised(state))
             state = CutState(row[:, None], torch.zeros_like(state.position))
         else:
             state = advance([last], state)
@@ -89,8 +95,11 @@ def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
     """Run ``blocks`` on all tokens."""
     tokens = state.tokens
     for block in blocks:
+        if state.token is not None:
+            fix = "cut with Tower.advance"
+            raise UsageError("tokens as the block before left them", "normalised ones", fix, "advance")
         tokens = block(tokens)
-    return CutState(tokens, state.position)
+    return state._replace(tokens=tokens)
 
 
 class Tower(nn.Module):
@@ -128,6 +137,20 @@ class Tower(nn.Module):
             raise UsageError(f"0 <= start <= stop <= {self.n_blocks}", f"{start}, {stop}", "choose blocks that exist")
         return advance(self.blocks[start:stop], state)
 
+    def cut(self, state: CutState, n: int) -> CutState:
+        """The state before the last n blocks as a cut stores it: ready for the last block where that is next."""
+        last = self.blocks[-1]
+        return last.normalised(state) if self.reads_one_row(n) and isinstance(last, OneRow) else state
+
+    def reads_one_row(self, n: int) -> bool:
+        """Whether :meth:`cut` before the last ``n`` blocks normalises."""
+        return n == 1 and isinstance(self.blocks[-1], OneRow)
+
+    def finish(self, state: CutState, n: int) -> Tensor:
+        """The last n blocks and the tail: state before them -> (b, out_features), not normalised."""
+        features: Tensor = self._view(n)(state)
+        return features
+
     def project(self, state: CutState) -> Tensor:
         """The tail: state after the last block -> (b, out_features), not normalised.
 
@@ -138,8 +161,7 @@ class Tower(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs -> (b, out_features), not normalised."""
-        features: Tensor = self._view(self.n_blocks)(self.embed(inputs))
-        return features
+        return self.finish(self.embed(inputs), self.n_blocks)
 
     def last_parameters(self, n: int) -> list[str]:
         """Names of the parameters that "the last n layers" are: the last n blocks and everything after; none for 0."""

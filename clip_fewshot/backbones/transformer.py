@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clip_fewshot.backbones.one_query import one_query_attention, row_at
 from clip_fewshot.backbones.tower import CutState, OneRow, Tail
+from clip_fewshot.errors import UsageError
 
 
 class QuickGELU(nn.Module):
@@ -45,25 +47,22 @@ class Attention(nn.Module):
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def at(self, x: Tensor, position: Tensor) -> Tensor:
-        """The output row of one token per input, (b, l, d) and (b,) -> (b, d), without keys or values of the others.
+    def at(self, tokens: Tensor, token: Tensor, position: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The output row of one token per input, without keys or values of the others.
 
-        q . (Wk x_j) = (Wk' q) . x_j and sum_j a_j Wv x_j = Wv sum_j a_j x_j: both matrices move to the side of the one
-        query. The key bias adds the same to every score and cancels; the value bias passes, as the weights sum to 1.
-        A block then costs two products per head and token in place of 3 d^2, which is what the last block deserves.
+        Args:
+            tokens: (b, l, d) normalised, before gain and shift of ``norm``.
+            token: (b, d) the row at ``position`` among them.
+            position: (b,).
         """
-        b, length, d = x.shape
+        b, length, d = tokens.shape
         w_q, w_k, w_v = self.in_proj_weight.reshape(3, self.heads, -1, d)  # each (heads, e, d)
         b_q, _, b_v = self.in_proj_bias.reshape(3, self.heads, -1)
-        token = x[torch.arange(b, device=x.device), position]  # (b, d)
-        query = torch.einsum("bd,hed->bhe", token, w_q) + b_q
-        scores = torch.einsum("bhe,hed->bhd", query, w_k) @ x.transpose(1, 2)  # (b, heads, l)
-        scores = scores * (d // self.heads) ** -0.5
-        if self.causal:
-            later = torch.arange(length, device=x.device) > position[:, None]
-            scores = scores.masked_fill(later[:, None, :], -torch.inf)
-        mixed = scores.softmax(dim=-1).to(x.dtype) @ x  # (b, heads, d)
-        out: Tensor = self.out_proj((torch.einsum("bhd,hed->bhe", mixed, w_v) + b_v).flatten(1))
+        query = functional.linear(token * norm.weight + norm.bias, w_q.flatten(0, 1)).reshape(b, self.heads, -1) + b_q
+        later = torch.arange(length, device=tokens.device) > position[:, None] if self.causal else None
+        out: Tensor = self.out_proj(
+            one_query_attention(query, tokens, w_k, w_v, b_v, (norm.weight, norm.bias), hidden=later)
+        )
         return out
 
 
@@ -98,10 +97,18 @@ class Block(OneRow):
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
-    def at(self, x: Tensor, position: Tensor) -> Tensor:
-        """One row of :meth:`forward` per input, (b, l, d) and (b,) -> (b, d), for the price of one row."""
-        token = x[torch.arange(len(x), device=x.device), position]
-        token = token + self.attn.at(self.ln_1(x), position)
+    def normalised(self, state: CutState) -> CutState:
+        """Tokens less mean and spread; gain and shift of ``ln_1`` are folded into :meth:`at`."""
+        width = self.ln_1.normalized_shape
+        tokens = functional.layer_norm(state.tokens, width, eps=self.ln_1.eps)
+        return CutState(tokens, state.position, row_at(state.tokens, state.position))
+
+    def at(self, state: CutState) -> Tensor:
+        """:meth:`normalised` state -> (b, d), one row of :meth:`forward` per input for the price of one row."""
+        if state.token is None:
+            raise UsageError("a state from `normalised`", "raw tokens", "call it first", "Block.at")
+        query = row_at(state.tokens, state.position)
+        token = state.token + self.attn.at(state.tokens, query, state.position, self.ln_1)
         out: Tensor = token + self.mlp(self.ln_2(token))
         return out
 
@@ -126,8 +133,7 @@ class TokenTail(Tail):
         self.norm, self.projection = norm, projection
 
     def forward(self, state: CutState) -> Tensor:
-        rows = torch.arange(len(state.tokens), device=state.tokens.device)
-        token: Tensor = self.norm(state.tokens[rows, state.position])  # (b, d)
+        token: Tensor = self.norm(row_at(state.tokens, state.position))  # (b, d)
         return token @ self.projection
 
     def tokens(self, state: CutState) -> Tensor:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from clip_fewshot.angular import margin_logits
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.text import trim
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.errors import UsageError
+from clip_fewshot.features import text_prefix
 from clip_fewshot.heads import ArcFaceHead, CentredHead, MLPHead
 from clip_fewshot.losses import cross_entropy, same_caption, symmetric_cross_entropy
-from clip_fewshot.prefix import Prefix, run_prefix
+from clip_fewshot.prefix import Prefix
 from clip_fewshot.tuning import last_layers
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, CLIP's bound on the logit scale
@@ -89,10 +89,8 @@ class CaptionBank:
     def __init__(self, backbone: Backbone, class_names: Sequence[str], cuts: Sequence[int], seed: int, size: int = 8):
         generator = CaptionGenerator(seed=seed)
         captions = [caption for name in class_names for caption in generator.bank(name, size)]
-        tokens = backbone.tokenize(captions)
         self.size = size
-        with backbone.autocast():
-            self.prefix: Prefix = run_prefix(backbone.text, torch.split(trim(tokens).to(backbone.device), 64), cuts)
+        self.prefix: Prefix = text_prefix(backbone, captions, cuts)
 
 
 class ContrastiveObjective(nn.Module):
@@ -112,7 +110,7 @@ class ContrastiveObjective(nn.Module):
     def forward(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
         classes, place = torch.unique(labels, return_inverse=True)
         chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
-        texts = self.text(self.captions.prefix.rows(self.depth, chosen)).float()
+        texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
         cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1)[place].T
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
         logits = margin_logits(cosines, same_caption(labels), self.margin, scale)

@@ -19,7 +19,7 @@ from clip_fewshot.heads.linear import LinearHead
 from clip_fewshot.losses.cross_entropy import cross_entropy
 from clip_fewshot.losses.matched import matched_cross_entropy, matched_floor
 from clip_fewshot.rng import torch_seeded
-from clip_fewshot.training.optim import build_adamw, parameter_groups, set_learning_rate, warmup_cosine
+from clip_fewshot.training.optim import AdamW, parameter_groups, warmup_cosine
 
 MAX_LOG_SCALE = 4.6052  # ln 100: Radford et al., 2021, sec. 2.5: larger ones made training unstable
 
@@ -118,15 +118,14 @@ def train_contrastive(
     trained: list[tuple[nn.Module, float]] = [(backbone, options.learning_rate)]
     if classifier is not None:
         trained.append((classifier, options.learning_rate))
-    optimizer = build_adamw(parameter_groups(trained, options.weight_decay))
+    optimizer = AdamW(parameter_groups(trained, options.weight_decay), options.clip_norm)
     mean = _RunningMean(backbone, options.averaging)
     started = time.perf_counter()
     backbone.train()
     for step, batch in enumerate(_exactly(options.steps, batches)):
-        set_learning_rate(optimizer, warmup_cosine(step, options.steps, options.warmup))
         share = options.class_loss * max(0.0, 1 - step / max(1.0, options.class_until * options.steps))
         contrast, total = _losses(backbone, classifier, batch, share)
-        _descend(trained, optimizer, total, options.clip_norm)
+        _descend(optimizer, total, warmup_cosine(step, options.steps, options.warmup))
         with torch.no_grad():
             backbone.logit_scale.clamp_(max=MAX_LOG_SCALE)
         mean.update()
@@ -165,17 +164,14 @@ def _losses(backbone: Backbone, classifier: LinearHead | None, batch: PairBatch,
     return contrast.detach(), contrast + share * cross_entropy(classifier(features), batch.labels.to(backbone.device))
 
 
-def _descend(
-    trained: list[tuple[nn.Module, float]], optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float
-) -> None:
+def _descend(optimizer: AdamW, loss: Tensor, factor: float) -> None:
     if not torch.isfinite(loss):
         raise DivergedError(
             "a finite loss", f"{float(loss.detach())}", "lower the learning rate", "contrastive training"
         )
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_([p for module, _ in trained for p in module.parameters()], clip_norm)
-    optimizer.step()
+    optimizer.step(factor)
 
 
 class _RunningMean:

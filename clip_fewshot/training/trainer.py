@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -15,11 +14,13 @@ from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.prefix import Prefix, replay
-from clip_fewshot.training.approach import CaptionBank, HeadObjective, Objective, TuneParams, build_objective
-from clip_fewshot.training.optim import build_adamw, parameter_groups, set_learning_rate, warmup_cosine
+from clip_fewshot.prefix import Prefix
+from clip_fewshot.training.approach import CaptionBank, HeadObjective, TuneParams, build_objective
+from clip_fewshot.training.optim import AdamW, parameter_groups, warmup_cosine
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import IndexArray, LabelArray
+
+CHECKED_EVERY = 16  # steps between looks at the loss
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TrainSettings:
     Attributes:
         epochs: passes over the support set.
         min_steps: fewest optimiser steps, so that one shot a class still trains.
-        batch: pictures per step.
+        batch: pictures per step, more where the support set is large: see :meth:`batch_of`.
         weight_decay: on matrices only.
         warmup: share of the steps with rising learning rate, in [0, 1].
         clip_norm: largest norm of the whole gradient.
@@ -44,7 +45,11 @@ class TrainSettings:
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a training on n pictures."""
-        return max(self.min_steps, self.epochs * math.ceil(n / self.batch))
+        return max(self.min_steps, self.epochs * math.ceil(n / self.batch_of(n)))
+
+    def batch_of(self, n: int) -> int:
+        """Pictures per step of a training on n pictures: a sixteenth of them, within ``batch`` and four times that."""
+        return min(max(self.batch, n // 16), 4 * self.batch)
 
 
 @dataclass(frozen=True)
@@ -82,55 +87,33 @@ def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: Tr
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
     suffix = last_layers(backbone.visual, params.unfreeze)
-    untuned = replay(data.images, params.unfreeze, suffix).to(backbone.device)
     labels = torch.as_tensor(data.labels, device=backbone.device)
     with rng.torch_seeded(seed, "initialise"):
+        untuned = data.images.frozen()
         objective = build_objective(backbone, params, data.n_classes, data.captions, untuned, labels)
     trained = [(suffix, params.backbone_lr), *objective.trained(params)]
     for module, _ in trained:
         module.to(backbone.device).train()
-    losses = _loop(backbone, suffix, objective, trained, data, params.unfreeze, settings, seed)
-    head = objective.head if isinstance(objective, HeadObjective) else None
-    suffix.eval().requires_grad_(False)
-    if head is not None:
-        head.eval().requires_grad_(False)
-    return Tuned(suffix, head, tuple(losses))
-
-
-def _loop(
-    backbone: Backbone,
-    suffix: Suffix,
-    objective: Objective,
-    trained: list[tuple[nn.Module, float]],
-    data: SupportData,
-    unfreeze: int,
-    settings: TrainSettings,
-    seed: int,
-) -> list[float]:
-    parameters = [p for module, _ in trained for p in module.parameters() if p.requires_grad]
-    optimizer = build_adamw(parameter_groups(trained, settings.weight_decay))
-    labels = torch.as_tensor(data.labels)
-    steps = settings.steps(len(labels))
+    optimizer = AdamW(parameter_groups(trained, settings.weight_decay), settings.clip_norm)
+    steps, batch = settings.steps(len(labels)), settings.batch_of(len(labels))
     losses = []
-    for step, (items, views) in enumerate(
-        balanced_batches(data.labels, data.images.views, settings.batch, steps, seed)
-    ):
-        set_learning_rate(optimizer, warmup_cosine(step, steps, settings.warmup))
-        state = data.images.rows(unfreeze, items, views)
-        device = state.tokens.device
+    for step, (items, views) in enumerate(balanced_batches(data.labels, data.images.views, batch, steps, seed)):
         with backbone.autocast():
-            features = suffix(state)
-        loss = objective(features.float(), labels[items].to(device), step)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise _diverged(step, steps, losses[-1])
-        optimizer.zero_grad(set_to_none=True)
+            features = data.images.outputs(params.unfreeze, suffix, items, views)
+        loss = objective(features.float(), labels[items], step)
+        losses.append(loss.detach())
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimizer.step()
-    if not all(bool(p.isfinite().all()) for p in parameters):
+        optimizer.step(warmup_cosine(step, steps, settings.warmup))
+        if step % CHECKED_EVERY == 0:
+            _check(losses, steps)
+    _check(losses, steps)
+    if not all(bool(p.isfinite().all()) for module, _ in trained for p in module.parameters()):
         raise _diverged(steps, steps, math.nan)
-    return losses
+    head = objective.head if isinstance(objective, HeadObjective) else None
+    for module, _ in trained:
+        module.eval().requires_grad_(False)
+    return Tuned(suffix, head, tuple(torch.stack(losses).tolist()))
 
 
 def balanced_batches(
@@ -141,23 +124,40 @@ def balanced_batches(
     Classes take turns; each class deals its pictures in shuffled order and reshuffles when they run out. An
     item's view advances each time it is dealt.
     """
+    batch = min(batch, len(labels))
+    dealt = _rounds(labels, batch * steps, seed)
+    passes = np.zeros_like(dealt)  # how often each item was dealt before
+    order = np.argsort(dealt, kind="stable")
+    first = np.searchsorted(dealt[order], dealt[order])
+    passes[order] = np.arange(len(dealt)) - first
+    items, shown = torch.from_numpy(dealt), torch.from_numpy(passes % views)
+    for step in range(steps):
+        now = slice(step * batch, (step + 1) * batch)
+        yield items[now], shown[now]
+
+
+def _rounds(labels: LabelArray, count: int, seed: int) -> IndexArray:
+    """(count,) items: rounds in which each class deals one picture, in an order shuffled for each round."""
     draws = rng.generator(seed, "batches")
     classes = np.unique(labels)
-    dealt = np.zeros(len(labels), dtype=np.int64)
-    decks = {int(c): _deal(np.flatnonzero(labels == c), draws) for c in classes}
-    turns = chain.from_iterable(draws.permutation(classes) for _ in iter(int, 1))
-    for _ in range(steps):
-        items = np.array([next(decks[int(next(turns))]) for _ in range(min(batch, len(labels)))])
-        shown = np.empty_like(items)
-        for place, item in enumerate(items):
-            shown[place] = dealt[item] % views
-            dealt[item] += 1
-        yield torch.as_tensor(items), torch.as_tensor(shown)
+    pictures = {int(c): np.flatnonzero(labels == c) for c in classes}
+    decks: dict[int, IndexArray] = {}
+    rounds = []
+    for r in range(math.ceil(count / len(classes))):
+        turn = draws.permutation(classes)
+        for c in turn.tolist():
+            if r % len(pictures[c]) == 0:
+                decks[c] = draws.permutation(pictures[c])
+        rounds.append([decks[c][r % len(pictures[c])] for c in turn.tolist()])
+    return np.array(rounds, dtype=np.int64).ravel()[:count]
 
 
-def _deal(items: IndexArray, draws: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from (int(i) for i in draws.permutation(items))
+def _check(losses: Sequence[Tensor], steps: int) -> None:
+    """On a GPU looking at a loss waits for the device, so they are looked at a few at a time."""
+    start = max(0, len(losses) - CHECKED_EVERY)
+    for step, loss in enumerate(torch.stack(list(losses[start:])).tolist(), start):
+        if not math.isfinite(loss):
+            raise _diverged(step, steps, loss)
 
 
 def _diverged(step: int, steps: int, loss: float) -> DivergedError:

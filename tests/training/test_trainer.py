@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import prepare_support
 from clip_fewshot.config import TUNED_APPROACHES
@@ -138,11 +139,36 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
 def test_only_matrices_decay() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     groups = parameter_groups([(module, 1e-3)], weight_decay=0.1)
-    decayed = [p.ndim for g in groups for p in g["params"] if g["weight_decay"]]  # type: ignore[attr-defined]
-    kept = [p.ndim for g in groups for p in g["params"] if not g["weight_decay"]]  # type: ignore[attr-defined]
+    decayed = [p.ndim for g in groups for p in g.parameters if g.weight_decay]
+    kept = [p.ndim for g in groups for p in g.parameters if not g.weight_decay]
     assert decayed == [2]
     assert kept == [1, 1, 1]
 
 
 def test_every_approach_of_the_configuration_is_registered() -> None:
     assert tuple(APPROACHES) == TUNED_APPROACHES
+
+
+@pytest.mark.parametrize(("counts", "batch"), [((4, 4, 4), 6), ((1, 5, 3), 4), ((2, 9), 32)])
+def test_batches_are_those_of_the_slow_dealer(counts: tuple[int, ...], batch: int) -> None:
+    """The plain way: turns and decks dealt picture by picture from one generator."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    draws = rng.generator(7, "batches")
+    left: dict[int, list[int]] = {c: [] for c in range(len(counts))}
+    turns: list[int] = []
+    dealt = dict.fromkeys(range(len(labels)), 0)
+    for items, views in balanced_batches(labels, 2, batch, 9, seed=7):
+        assert len(items) == min(batch, len(labels))
+        for item, view in zip(items.tolist(), views.tolist(), strict=True):
+            turns = turns or draws.permutation(len(counts)).tolist()
+            c = turns.pop(0)
+            left[c] = left[c] or draws.permutation(np.flatnonzero(labels == c)).tolist()
+            expected = left[c].pop(0)
+            assert (item, view) == (expected, dealt[expected] % 2)
+            dealt[expected] += 1
+
+
+def test_large_sets_take_larger_batches_and_no_more_steps() -> None:
+    settings = TrainSettings()
+    assert [settings.batch_of(n) for n in (5, 500, 512, 1024, 100_000)] == [32, 32, 32, 64, 128]
+    assert settings.steps(1600) == 20 * 16
