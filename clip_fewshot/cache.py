@@ -123,7 +123,7 @@ class Shelf:
             with (self.folder / INDEX).open("rb") as file:
                 file.seek(known * 2 * DIGEST)
                 added = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for i in range(len(added) // (2 * DIGEST)):
             record = added[i * 2 * DIGEST : (i + 1) * 2 * DIGEST]

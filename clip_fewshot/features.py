@@ -15,7 +15,8 @@ from clip_fewshot.shelving import Inputs, shelved_prefix
 from clip_fewshot.storage import sha256_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
-BATCH = 32  # 8 to 32 embed fastest on CPUs; larger batches lose to page faults of fresh outputs
+BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs
+STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the smallest that loses no speed wastes least
 
 
 def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = BATCH) -> Iterator[Tensor]:
@@ -38,9 +39,11 @@ def image_prefix(
         views: 1, or 2 to keep mirror images too.
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
     """
+    batch = STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH
     inputs = Inputs(
         keys=images.digests,
-        batches=lambda rows: image_batches(backbone, images.subset(rows), views),
+        batches=lambda rows: image_batches(backbone, images.subset(rows), views, batch),
+        batch=batch,
         position=torch.zeros(len(images), dtype=torch.int64),
         views=views,
         about=_about(backbone, "visual"),
@@ -50,12 +53,13 @@ def image_prefix(
         return shelved_prefix(backbone.visual, inputs, cuts, memory)
 
 
-def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], batch: int = 64) -> Prefix:
+def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int]) -> Prefix:
     """Run the frozen text layers once over each distinct text; ``cuts`` are those of the text tower."""
     tokens = trim(backbone.tokenize(list(texts)))
     inputs = Inputs(
         keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
-        batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), batch)),
+        batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), STORED_BATCH)),
+        batch=STORED_BATCH,
         position=tokens.argmax(dim=-1),
         views=1,
         about=_about(backbone, "text") | {"length": tokens.shape[1]},

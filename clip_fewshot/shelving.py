@@ -35,6 +35,7 @@ class Inputs:
     Attributes:
         keys: digest of each input.
         batches: numbers of inputs -> their batches in order, all views of an input next to each other.
+        batch: inputs in each of them but the last.
         position: (inputs,) the token that the tail reads.
         views: of each input.
         about: what else decides the states: weights, preprocessing, precision.
@@ -43,6 +44,7 @@ class Inputs:
 
     keys: Sequence[str]
     batches: Callable[[IndexArray], Iterator[Tensor]]
+    batch: int
     position: Tensor
     views: int
     about: Mapping[str, Any]
@@ -92,26 +94,33 @@ class _Table:
         missing = self._missing()
         start = 0
         for batch in self.inputs.batches(missing) if len(missing) else ():
-            passed = freeze(tower, batch, cuts, self.half)
+            passed = freeze(tower, self._padded(batch), cuts, self.half)
             if self.half and any(stored.tokens.dtype != HALF for stored in passed.cuts.values()):
                 return False
-            count = len(batch) // self.inputs.views
-            items = missing[start : start + count]
+            items = missing[start : start + self.inputs.batch]
             rows = (items[:, None] * self.inputs.views + np.arange(self.inputs.views)).ravel()
             for slot, values in _columns(passed).items():
-                self._keep(slot, rows, values)
-            start += count
+                self._keep(slot, rows, values[: len(rows)])
+            start += len(items)
         return True
 
+    def _padded(self, batch: Tensor) -> Tensor:
+        """A whole batch: matrix kernels round otherwise for other numbers of rows, and what a row holds must not depend
+        on which others were missing with it, or the same command would end in other bytes."""
+        lacking = self.inputs.batch * self.inputs.views - len(batch)
+        return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
+
     def _missing(self) -> IndexArray:
-        """The inputs of which some view is lacking on some shelf."""
+        """The inputs, each once, of which some view is lacking on some shelf."""
         lacking = np.zeros(len(self.keys), dtype=bool)
         for slot in self.slots:
             shelf = Shelf.existing(KIND, _about(self.inputs, slot, self.half))
             if shelf is not None:
                 self.shelves[slot] = shelf
             lacking |= True if shelf is None else shelf.find(self.keys) < 0
-        return np.flatnonzero(lacking.reshape(-1, self.inputs.views).any(axis=1))
+        items = np.flatnonzero(lacking.reshape(-1, self.inputs.views).any(axis=1))
+        once = {self.inputs.keys[item]: item for item in reversed(items.tolist())}
+        return np.array(sorted(once.values()), dtype=np.int64)
 
     def _keep(self, slot: Slot, rows: IndexArray, values: NDArray[Any]) -> None:
         if slot not in self.shelves:

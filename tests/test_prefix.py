@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import CutState
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.features import encode_images, encode_texts, image_batches, image_features, image_prefix
-from clip_fewshot.prefix import replay
+from clip_fewshot.prefix import replay, run_prefix
 from clip_fewshot.tuning import describe_last_layers, last_layers
 
 
@@ -78,3 +80,26 @@ def test_what_trains_is_listed_exactly(tiny: Backbone, n: int) -> None:
     trainable = sum(p.numel() for p in last_layers(tiny.visual, n).parameters() if p.requires_grad)
     sizes = dict(tiny.visual.named_parameters())
     assert sum(sizes[name].numel() for name in listed) == trainable
+
+
+@pytest.mark.parametrize(("half", "bound"), [(False, 2e-6), (True, 1e-3)], ids=["single", "half"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_gradients_are_those_of_the_whole_tower(tiny: Backbone, half: bool, bound: float, n: int) -> None:
+    """Through the stored cut and the folded last block, against all layers and all tokens, as everybody trains."""
+    inputs = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    target = torch.randn(6, tiny.visual.out_features, generator=torch.Generator().manual_seed(2))
+    whole = copy.deepcopy(tiny.visual)
+    state = whole.advance(whole.embed(inputs), 0, whole.n_blocks)
+    (whole.project(state) * target).sum().backward()
+    suffix = tiny.visual.suffix(n)
+    prefix = run_prefix(tiny.visual, [inputs], [n], half=half)
+    (suffix(prefix.rows(n, torch.arange(6))) * target).sum().backward()
+    expected = dict(whole._view(n).named_parameters())
+    width = tiny.visual.token_features
+    for name, parameter in suffix.named_parameters():
+        mine, theirs = parameter.grad, expected[name].grad
+        assert mine is not None
+        assert theirs is not None
+        if name.endswith("in_proj_bias"):  # the key bias cancels: its true gradient is 0, both sides hold rounding
+            mine, theirs = (torch.cat([g[:width], g[2 * width :]]) for g in (mine, theirs))
+        assert (mine - theirs).abs().max() <= bound * theirs.abs().max(), name
