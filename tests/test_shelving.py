@@ -68,7 +68,7 @@ def assert_same(one: Prefix, other: Prefix, depths: range, rounding: float = 0.0
             assert mine.tokens.dtype == torch.float32
             largest = float(
                 theirs.tokens.abs().max()
-            )  # two numbers next to each other in half precision differ by this
+            )  # halves next to each other differ by 1/1024
             torch.testing.assert_close(mine.tokens, theirs.tokens, rtol=0, atol=(rounding > 0) * largest / 1024)
             assert torch.equal(mine.position, theirs.position)
             assert (mine.token is None) == (theirs.token is None)
