@@ -218,7 +218,9 @@ def _check_gpus(gpus: str) -> None:
 
 def _check_experiment(name: str) -> None:
     files = [path for place in experiments.__path__ for path in Path(place).glob("*.py")]
-    known = sorted(path.stem for path in files if "__main__" in path.read_text("utf-8") and path.stem != "in_docker")
+    modules = {path.stem for path in files if "__main__" in path.read_text("utf-8")} - {"in_docker"}
+    packages = {path.parent.name for place in experiments.__path__ for path in Path(place).glob("*/__main__.py")}
+    known = sorted(modules | packages)
     if name not in known:
         raise cf.UsageError(f"one of {', '.join(known)}", repr(name), "check the spelling", "experiment")
 

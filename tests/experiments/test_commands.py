@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("few_shot", "predict", "zero_shot", "linear_probe", "novelty", "shots")
+COMMANDS = ("few_shot", "predict", "zero_shot", "linear_probe", "novelty", "shots", "benchmark")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

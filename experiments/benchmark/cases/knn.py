@@ -1,0 +1,60 @@
+"""Local outlier factors: scikit-learn's brute force, against ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import clip_fewshot as cf
+from experiments.benchmark.options import Options
+from experiments.benchmark.row import Check, Row
+from experiments.benchmark.synthetic import clip_like
+from experiments.benchmark.timing import Side, Watch, interleave
+
+NEIGHBOURS = 20
+FIT, SCORE = "fit", "score"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    classes: int = 100
+    per_class: int = 160
+    width: int = 512
+    queries_per_class: int = 10
+
+
+def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    sizes = sizes or Sizes()
+    known = clip_like(sizes.classes, sizes.per_class, sizes.width, options.seed).unit()
+    asked = clip_like(sizes.classes, sizes.queries_per_class, sizes.width, options.seed, "queries").unit()
+    scores: dict[str, cf.FloatArray] = {}
+
+    def side(name: str, detector: Any) -> Side:
+        def work(watch: Watch) -> None:
+            with watch(FIT):
+                detector.fit(known)
+            with watch(SCORE):
+                scores[name] = detector.score_samples(asked)
+
+        return Side(work)
+
+    sides = {"naive": side("naive", _scikit_learn()), "ours": side("ours", cf.LOFDetector(n_neighbors=NEIGHBOURS))}
+    times = interleave(sides, options.repeats, warm_up=False)
+    check = Check("scores", float(np.abs(scores["naive"] - scores["ours"]).max()), 1e-5)
+    note = (
+        f"Plain way: scikit-learn's LocalOutlierFactor(novelty=True, algorithm='brute'), {NEIGHBOURS} neighbours, on "
+        "float32; our fit also computes every leave-one-out score."
+    )
+    shape = f"{len(known):,} x {sizes.width}"
+    yield Row(f"LOF fit, {shape}", "fit", times["ours"][FIT], times["naive"][FIT], 2, (check,), note)
+    scored, plain = (times[name][SCORE].scaled(1 / len(asked)) for name in ("ours", "naive"))
+    yield Row(f"LOF scores against {shape}", "picture", scored, plain, None, (), note)
+
+
+def _scikit_learn() -> Any:
+    from sklearn.neighbors import LocalOutlierFactor
+
+    return LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True, algorithm="brute")

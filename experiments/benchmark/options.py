@@ -1,0 +1,29 @@
+"""What to measure, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import clip_fewshot as cf
+
+CASES = ("step", "text", "probe", "knn")
+
+
+@dataclass(frozen=True)
+class Options:
+    cases: tuple[str, ...] = cf.option((), "what to measure (default: all)", positional=True, choices=CASES)
+    arch: str | None = cf.option(None, "step, study, text, embed, gpu: architecture (default: those of the table)")
+    unfreeze: tuple[int, ...] = cf.option((), "step: last layers that train (default: those of the table)")
+    batch: int | None = cf.option(None, "step: pictures per step (default: those of the table)")
+    repeats: int = cf.option(5, "times that each side is measured, in turns")
+    threads: int = cf.option(1, "threads of each library; CPU time is comparable between machines at 1")
+    seed: int = cf.option(0, "seed of weights, pictures and features")
+    json: Path | None = cf.option(None, "write every repeat to this file")
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--repeats", self.repeats), ("--threads", self.threads), ("--batch", self.batch)):
+            if value is not None and value < 1:
+                raise cf.UsageError("1 or more", str(value), f"change {flag}", flag)
+        if any(n < 0 for n in self.unfreeze):
+            raise cf.UsageError("0 or more", str(min(self.unfreeze)), "change --unfreeze", "--unfreeze")
