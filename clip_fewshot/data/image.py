@@ -209,16 +209,27 @@ def pixel_digest(image: Image.Image) -> str:
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
-def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Short side to ``size`` (bicubic), centre square of it, RGB: the geometry of OpenAI's preprocessing.
+class Frame(NamedTuple):
+    """Where the square lies: the picture resized to ``width`` x ``height``, and the square's corner in it."""
 
-    The roundings are torchvision's: the long side is cut to an integer, the margin rounded half to even.
-    """
-    width, height = image.size
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def frame(width: int, height: int, size: int) -> Frame:
+    """Short side to ``size``, centre square of it. The roundings are torchvision's: the long side is cut to an
+    integer, the margin rounded half to even."""
     short = min(width, height)
-    width, height = int(size * width / short), int(size * height / short)
+    wide, high = int(size * width / short), int(size * height / short)
+    return Frame(wide, high, round((wide - size) / 2), round((high - size) / 2))
+
+
+def resize_crop(image: Image.Image, size: int) -> Image.Image:
+    """Short side to ``size`` (bicubic), centre square of it, RGB: the geometry of OpenAI's preprocessing."""
+    width, height, left, top = frame(*image.size, size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
     return resized.crop((left, top, left + size, top + size)).convert("RGB")
 
 
@@ -229,6 +240,11 @@ def preprocess(image: Image.Image, size: int) -> NDArray[np.float32]:
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(..., h, w, 3) bytes -> (..., 3, h, w) float32 with CLIP's mean and deviation taken out."""
-    unit = pixels.astype(np.float32) / np.float32(255)
-    scaled = (unit - np.asarray(CLIP_MEAN, np.float32)) / np.asarray(CLIP_STD, np.float32)
-    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+    planes = np.empty((*pixels.shape[:-3], 3, *pixels.shape[-3:-1]), np.float32)
+    planes[...] = np.moveaxis(pixels, -1, -3)
+    # In place and in planes: 0.09 ms a picture of 224; 0.50 ms with a new array per step, 0.15 ms by a table of
+    # the 256 values of each channel. The operations are torchvision's, so that no bit differs.
+    planes /= np.float32(255)
+    planes -= np.asarray(CLIP_MEAN, np.float32)[:, None, None]
+    planes /= np.asarray(CLIP_STD, np.float32)[:, None, None]
+    return planes

@@ -55,6 +55,15 @@ def test_all_bytes_normalise_to_the_bit() -> None:
     assert np.array_equal(normalise(every[None])[0], normalise(every))
 
 
+def test_a_batch_normalises_like_its_pictures() -> None:
+    batch = np.stack([pixels(seed, 32, 32) for seed in range(4)])
+    assert batch.transpose(0, 2, 1, 3).flags["C_CONTIGUOUS"] is False
+    for layout in (batch, batch.transpose(0, 2, 1, 3)):
+        got = normalise(layout)
+        assert got.flags["C_CONTIGUOUS"]
+        assert np.array_equal(got, np.stack([openai_pipeline(Image.fromarray(p.copy()), 32).numpy() for p in layout]))
+
+
 def test_margins_are_rounded_half_to_even() -> None:
     columns = np.repeat(np.arange(35, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, axis=2)
     assert np.asarray(resize_crop(Image.fromarray(columns), 32))[0, 0, 0] == 2  # margin 1.5 -> 2

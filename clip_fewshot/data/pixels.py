@@ -1,0 +1,131 @@
+"""The pixels that a network sees, each file decoded once: in threads, ahead of the network, and kept on a shelf."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from clip_fewshot.cache import Shelf
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.fast import resize_crop_fast
+from clip_fewshot.data.image import resize_crop
+from clip_fewshot.errors import UsageError
+
+Decode = Literal["exact", "fast"]
+Pixels = NDArray[np.uint8]
+
+WORKERS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside the interpreter's lock
+AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
+VERSION = 1  # of what is done to a picture between its file and its pixels
+
+
+def pixel_batches(images: ImageDataset, size: int, decode: Decode = "exact", batch: int = 16) -> Iterator[Pixels]:
+    """(b, size, size, 3) bytes in the order of ``images``, b at most ``batch``: upright, resized, centre cropped.
+
+    What was decoded from a file before, by any process, is read from the cache instead and the file is not opened;
+    what is decoded now is kept batch by batch. Pictures in memory are resized every time.
+
+    Args:
+        size: side of the square in pixels.
+        decode: "exact" equals OpenAI's preprocessing to the bit; "fast" is at most one grey level from it.
+        batch: pictures in one array.
+
+    Raises:
+        DataError: while iterating: a picture cannot be decoded (ImageError), or its file is no longer the one that
+            the dataset was read from.
+    """
+    if decode not in get_args(Decode):
+        expected = " or ".join(get_args(Decode))
+        raise UsageError(expected, repr(decode), "choose one of them", "decode")
+    if size < 1 or batch < 1:
+        raise UsageError("at least 1", f"size {size}, batch {batch}", "give positive numbers", "pixel_batches")
+    return _in_order(images, size, decode, batch)
+
+
+def _in_order(images: ImageDataset, size: int, decode: Decode, batch: int) -> Iterator[Pixels]:
+    supply, ahead = _Supply(images, size, decode), -(-AHEAD // batch)
+    waiting: deque[_Order] = deque()
+    try:
+        for start in range(0, len(images), batch):
+            waiting.append(supply.order(range(start, min(start + batch, len(images)))))
+            if len(waiting) > ahead:
+                yield supply.deliver(waiting.popleft())
+        while waiting:
+            yield supply.deliver(waiting.popleft())
+    finally:
+        supply.pool.shutdown(cancel_futures=True)
+
+
+class _Order(NamedTuple):
+    """One batch.
+
+    Attributes:
+        rows: of the dataset.
+        pixels: filled in where the shelf held them.
+        decoded: what the workers bring, by place in the batch.
+        begun: the digests that this batch was the first to ask for, and their places.
+    """
+
+    rows: range
+    pixels: Pixels
+    decoded: dict[int, Future[Pixels]]
+    begun: dict[str, int]
+
+
+class _Supply:
+    """Pixels from the shelf or from the workers."""
+
+    def __init__(self, images: ImageDataset, size: int, decode: Decode) -> None:
+        self.images, self.size, self.decode = images, size, decode
+        self.shelf = Shelf("pixels", _about(size, decode), (size, size, 3), np.uint8)
+        self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        self._flying: dict[str, Future[Pixels]] = {}
+        self._kept = True  # until the disk refuses
+
+    def order(self, rows: range) -> _Order:
+        """Read what is held and begin to decode the rest, but no picture that is on its way already."""
+        digests = [self.images.digests[row] for row in rows]
+        places = self.shelf.find(digests)
+        held = np.flatnonzero(places >= 0)
+        pixels = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        pixels[held] = self.shelf.read(places[held])
+        missing = np.flatnonzero(places < 0).tolist()
+        begun = {digests[i]: i for i in reversed(missing) if digests[i] not in self._flying}
+        self._flying |= {digest: self.pool.submit(self._decode, rows[i]) for digest, i in reversed(begun.items())}
+        return _Order(rows, pixels, {i: self._flying[digests[i]] for i in missing}, begun)
+
+    def deliver(self, order: _Order) -> Pixels:
+        """The batch, once it is whole; what it decoded from files is on the shelf then."""
+        for place, future in order.decoded.items():
+            order.pixels[place] = future.result()
+        files = {d: i for d, i in order.begun.items() if isinstance(self.images.images[order.rows[i]], Path)}
+        if files and self._kept:
+            self._kept = self.shelf.append(list(files), order.pixels[list(files.values())])
+        for digest in order.begun:
+            del self._flying[digest]
+        return order.pixels
+
+    def _decode(self, row: int) -> Pixels:
+        picture = self.images.open(row)
+        if self.decode == "fast":
+            return resize_crop_fast(picture, self.size)
+        return np.asarray(resize_crop(picture, self.size))
+
+
+def _about(size: int, decode: Decode) -> dict[str, Any]:
+    """What decides the pixels besides the file. Pillow's releases differ in their decoders and in their rounding: 13
+    resamples tall pictures in another order than 12."""
+    about = {"version": VERSION, "size": size, "decode": decode, "pillow": PIL.__version__}
+    if decode == "fast":
+        import torch
+
+        about["torch"] = torch.__version__
+    return about
