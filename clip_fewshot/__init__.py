@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.folder import save_backbone as save_backbone
     from clip_fewshot.backbones.tokenizer import tokenize as tokenize
     from clip_fewshot.backbones.tower import CutState as CutState
+    from clip_fewshot.backbones.tower import Suffix as Suffix
     from clip_fewshot.backbones.tower import Tower as Tower
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.dataset import read_dataset as read_dataset
     from clip_fewshot.data.loose import read_images as read_images
     from clip_fewshot.data.naming import shown as shown
+    from clip_fewshot.data.pixels import pixel_batches as pixel_batches
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
     from clip_fewshot.discovery import discover_classes as discover_classes
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from clip_fewshot.evaluation import statistic_interval as statistic_interval
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
+    from clip_fewshot.features import image_prefix as image_prefix
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
     from clip_fewshot.metrics import ari as ari
@@ -58,8 +61,12 @@ if TYPE_CHECKING:
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
+    from clip_fewshot.prefix import Prefix as Prefix
     from clip_fewshot.prefix import run_prefix as run_prefix
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+    from clip_fewshot.protocol import Prepared as Prepared
+    from clip_fewshot.protocol import Task as Task
+    from clip_fewshot.protocol import prepare as prepare
     from clip_fewshot.rejection import Rejector as Rejector
     from clip_fewshot.report import GridCell as GridCell
     from clip_fewshot.report import ShotPoint as ShotPoint
@@ -69,17 +76,25 @@ if TYPE_CHECKING:
     from clip_fewshot.report import picture_grid as picture_grid
     from clip_fewshot.report import shots_panels as shots_panels
     from clip_fewshot.rng import generator as generator
+    from clip_fewshot.search import Evaluate as Evaluate
+    from clip_fewshot.search import SearchSpace as SearchSpace
+    from clip_fewshot.search import StudyPlan as StudyPlan
+    from clip_fewshot.search import TrialRecord as TrialRecord
+    from clip_fewshot.search import run_study as run_study
     from clip_fewshot.storage import artifact_kind as artifact_kind
     from clip_fewshot.storage import cache_root as cache_root
     from clip_fewshot.storage import read_json as read_json
+    from clip_fewshot.storage import write_bytes as write_bytes
     from clip_fewshot.storage import write_json as write_json
     from clip_fewshot.storage import write_text as write_text
+    from clip_fewshot.training.approach import TuneParams as TuneParams
     from clip_fewshot.training.contrastive import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.contrastive import PairBatch as PairBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
     from clip_fewshot.training.optim import AdamW as AdamW
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
+    from clip_fewshot.training.trainer import TrainSettings as TrainSettings
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning import last_layers as last_layers
     from clip_fewshot.types import EvalResult as EvalResult
@@ -167,6 +182,21 @@ _HOME = {
     "describe_environment": "environment",
     "Tower": "backbones.tower",
     "CutState": "backbones.tower",
+    "write_bytes": "storage",
+    "image_prefix": "features",
+    "pixel_batches": "data.pixels",
+    "Suffix": "backbones.tower",
+    "Prefix": "prefix",
+    "Task": "protocol",
+    "Prepared": "protocol",
+    "prepare": "protocol",
+    "Evaluate": "search",
+    "SearchSpace": "search",
+    "StudyPlan": "search",
+    "TrialRecord": "search",
+    "run_study": "search",
+    "TrainSettings": "training.trainer",
+    "TuneParams": "training.approach",
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import clip_fewshot as cf
 from experiments.benchmark import page
+from experiments.benchmark.isolation import empty_cache
 from experiments.benchmark.options import CASES, Options
 from experiments.benchmark.row import Row
 
@@ -27,7 +28,7 @@ def main(options: Options) -> int:
     command = shlex.join([*PROG.split(), *sys.argv[1:]])
     print(f"`{command}`", flush=True)
     measured = {}
-    with threads(options.threads):
+    with threads(options.threads), empty_cache():
         for name in options.cases or CASES:
             case = import_module(f"experiments.benchmark.cases.{name}")
             missing = case.missing() if hasattr(case, "missing") else ""

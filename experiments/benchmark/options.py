@@ -7,7 +7,7 @@ from pathlib import Path
 
 import clip_fewshot as cf
 
-CASES = ("step", "text", "probe", "knn")
+CASES = ("step", "text", "probe", "knn", "decode", "embed")
 
 
 @dataclass(frozen=True)

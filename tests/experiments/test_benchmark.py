@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 
 import clip_fewshot as cf
 from experiments.benchmark import page, plain
-from experiments.benchmark.cases import knn, probe, step, text
+from experiments.benchmark.cases import decode, embed, knn, probe, step, text
+from experiments.benchmark.isolation import CACHE, empty_cache
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
 from experiments.benchmark.timing import WHOLE, Side, Spent, Times, Watch, interleave
@@ -81,6 +83,17 @@ def test_times_are_per_unit_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["a"][WHOLE].repeats == (Spent(0.25, 0.25),) * 2
 
 
+def test_a_cache_of_ones_own_leaves_the_users_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in ("elsewhere", None):
+        monkeypatch.setenv(CACHE, before) if before else monkeypatch.delenv(CACHE)
+        with empty_cache():
+            assert cf.cache_root().is_dir()
+            assert not list(cf.cache_root().iterdir())
+            within = cf.cache_root()
+        assert os.environ.get(CACHE) == before
+        assert not within.exists()
+
+
 @pytest.mark.parametrize("unfreeze", [1, 2])
 def test_a_step_of_the_cut_has_the_gradients_of_the_whole(unfreeze: int) -> None:
     quick = Options(arch="mini", unfreeze=(unfreeze,), batch=4, repeats=2)
@@ -132,13 +145,16 @@ def test_the_table_is_what_was_promised() -> None:
 CASES: dict[str, Callable[[], Rows]] = {
     "text": lambda: text.rows(QUICK, prompts=6),
     "probe": lambda: probe.rows(QUICK, probe.Sizes(classes=4, shots=4, width=16, measured=3, tests=20)),
+    "decode": lambda: decode.rows(QUICK, decode.Sizes(shapes=((100, 75, 3),))),
+    "embed": lambda: embed.rows(QUICK, pictures=2),
     "knn": lambda: knn.rows(QUICK, knn.Sizes(classes=4, per_class=20, width=32, queries_per_class=4)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_both_sides_of_a_case_agree(name: str) -> None:
-    found = list(CASES[name]())
+    with empty_cache():
+        found = list(CASES[name]())
     assert [row for row in found if row.checks]
     assert [problem for problem in broken(found) if not problem.startswith("accuracy")] == []
     assert all(row.cpu_ratio is not None and row.cpu_ratio > 0 for row in found)
