@@ -166,13 +166,13 @@ def run_prefix(
         tower: the frozen tower; left as it is.
         batches: inputs of the tower, in order, all views of an input next to each other.
         cuts: the numbers of last layers n whose input to store, each in [0, n_blocks].
-        half: store tokens in half precision where they fit.
+        half: store tokens in half precision where they fit and ``tower.halves``.
 
     Raises:
         UsageError: frozen layers that do not give the same output each time.
     """
     wanted = stored_cuts(cuts)
-    passed = [freeze(tower, inputs, wanted, half) for inputs in batches]
+    passed = [freeze(tower, inputs, wanted, half and tower.halves) for inputs in batches]
     features = torch.cat([p.features for p in passed])
     device = features.device
     columns = {n: join([p.cuts[n] for p in passed], device) for n in wanted}

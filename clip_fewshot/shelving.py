@@ -67,7 +67,7 @@ def shelved_prefix(tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: in
     for n in wanted:
         slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
     # Once a value of this tower did not fit into half precision, its states are kept in single precision.
-    wide = any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
+    wide = not tower.halves or any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
     table = _Table(inputs, slots, half=not wide)
     if not table.fill(tower, wanted):
         table = _Table(inputs, slots, half=False)

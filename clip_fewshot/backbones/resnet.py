@@ -85,6 +85,8 @@ class ModifiedResNet(Tower):
     The stem is three convolutions and a pool; the residual blocks are the bottlenecks of layer1 to layer4 in order.
     """
 
+    halves = False
+
     def __init__(self, image_size: int, layers: Sequence[int], width: int, heads: int, out_features: int) -> None:
         super().__init__()
         self.out_features, self.token_features = out_features, width * 32
