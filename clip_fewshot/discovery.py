@@ -26,6 +26,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.agglomeration import ward_tree
 from clip_fewshot.errors import UsageError
 from clip_fewshot.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -36,7 +37,6 @@ AXES = 15  # principal axes kept: more only adds noise to the scatter
 ERRORS = 1.5  # standard errors that a rise has to exceed besides
 NULLS = 20  # Gaussian clouds per gap curve
 GAP_ROWS = 500  # more rows only make ever smaller structure significant
-TREE_ROWS = 20_000  # 1.6 GB of distances
 SMALLEST = 4  # images in a class
 SMALLEST_SHARE = 0.05  # or this share of all, if more: a handful of false alarms of one known class is not a class
 EPISODES = 6  # draws of known classes per number of them
@@ -74,7 +74,8 @@ def discover_classes(
     """Group (n, d) features of unknown images.
 
     Args:
-        X: features, n from 0 to 20,000; their length does not matter.
+        X: features, any number n from 0; their length does not matter. Memory grows with n: 50,000 x 512 in float32
+            took 1.3 GB and 17 CPU seconds with one BLAS thread, most of them for the axes.
         reference: (m, d) features of known images by the same encoder, and their (m,) classes. With three or more
             classes of five or more images the mean error of the count falls from 1.5 to 0.9.
         max_clusters: most parts the tree is cut into, outliers among them, >= 1.
@@ -82,7 +83,7 @@ def discover_classes(
         seed: of the random clouds.
 
     Raises:
-        UsageError: features that are not finite, or more than fit a tree in memory.
+        UsageError: features that are not finite.
     """
     n = len(X)
     _check(X, max_clusters)
@@ -92,7 +93,7 @@ def discover_classes(
     scaling = np.eye(X.shape[1]) if known is None else known.scaling()
     rows = normalize(X) @ scaling
     points = _principal(rows)
-    tree = linkage(points, "ward")
+    tree = ward_tree(points)
     rises, errors = _gap_rises(points, max_clusters, seed)
     needed = np.maximum(ERRORS * errors, _worth(known, len(rises), seed))
     parts = fcluster(tree, _worthwhile(rises, needed), "maxclust").astype(np.int64)
@@ -108,8 +109,6 @@ def discover_classes(
 def _check(X: FloatArray, max_clusters: int) -> None:
     if max_clusters < 1:
         raise UsageError("max_clusters >= 1", str(max_clusters), "allow one group or more", "discover_classes")
-    if len(X) > TREE_ROWS:
-        raise UsageError(f"at most {TREE_ROWS:,} images", f"{len(X):,}", "group them in portions", "discover_classes")
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
         raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that image", "discover_classes")

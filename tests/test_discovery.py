@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import is_valid_linkage, linkage
 from sklearn.datasets import load_digits
 
-from clip_fewshot import discovery, metrics
+from clip_fewshot import agglomeration, discovery, metrics
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.errors import UsageError
 
@@ -58,6 +58,22 @@ def test_real_digits_two_unseen_classes() -> None:
     found = discover_classes(pixels[rows], reference=(pixels[shots], digit[shots]))
     assert found.n_clusters == 2
     assert metrics.ari(digit[unseen], found.labels[: len(unseen)]) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_for_many_images_gives_the_same_groups(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, digit = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(digit))[:900]
+    known = digit[order] < 6
+    shots = order[known]
+    find = lambda: discover_classes(pixels[order[~known]], reference=(pixels[shots], digit[shots]), seed=seed)  # noqa: E731
+    of_all_pairs = find()
+    monkeypatch.setattr(agglomeration, "DENSE_ROWS", 2)
+    found = find()
+    assert found.labels.tobytes() == of_all_pairs.labels.tobytes()
+    assert found.n_clusters == of_all_pairs.n_clusters >= 2
+    assert found.rises == of_all_pairs.rises
+    assert np.allclose(found.linkage[:, 2], of_all_pairs.linkage[:, 2], rtol=1e-9)
 
 
 def test_known_classes_make_the_estimate_better() -> None:
@@ -193,13 +209,10 @@ def test_many_images_are_grouped_from_a_sample_of_gaps(monkeypatch: pytest.Monke
     assert metrics.ari(labels, found.labels) > 0.9
 
 
-def test_mistakes_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_explained() -> None:
     X = np.random.default_rng(0).normal(size=(9, 4))
     X[3, 2] = np.nan
     with pytest.raises(UsageError, match="NaN or infinity in row 3"):
         discover_classes(X)
     with pytest.raises(UsageError, match="max_clusters >= 1, got 0"):
         discover_classes(X, max_clusters=0)
-    monkeypatch.setattr(discovery, "TREE_ROWS", 8)
-    with pytest.raises(UsageError, match="at most 8 images, got 9"):
-        discover_classes(X)
