@@ -70,9 +70,8 @@ class Shelf:
         """(n,) place of each key's row, -1 where none is held. Rows are checked the first time they are found."""
         self._refresh()
         found = np.array([self._places.get(_digest(key.encode()), -1) for key in keys], dtype=np.int64)
-        unchecked = np.setdiff1d(found[found >= 0], np.fromiter(self._sound, np.int64, len(self._sound)))
-        damaged = self._check(unchecked)
-        return np.where(np.isin(found, damaged), -1, found) if len(damaged) else found
+        damaged = self._check({place for place in found.tolist() if place >= 0} - self._sound)
+        return np.where(np.isin(found, damaged), -1, found) if damaged else found
 
     def read(self, places: IndexArray) -> NDArray[Any]:
         """(n, *shape) copies of rows that :meth:`find` found."""
@@ -130,13 +129,13 @@ class Shelf:
             self._places[record[:DIGEST]] = known + i
             self._checksums.append(record[DIGEST:])
 
-    def _check(self, places: IndexArray) -> list[int]:
+    def _check(self, places: set[int]) -> list[int]:
         """The places among them whose bytes are not those that were written."""
-        if not len(places):
+        if not places:
             return []
         rows = self.mapped() if _size(self.folder / ROWS) >= self.row_bytes else ()
-        damaged = [i for i in places.tolist() if i >= len(rows) or _digest(rows[i]) != self._checksums[i]]
-        self._sound |= set(places.tolist()) - set(damaged)
+        damaged = [i for i in places if i >= len(rows) or _digest(rows[i]) != self._checksums[i]]
+        self._sound |= places - set(damaged)
         return damaged
 
 

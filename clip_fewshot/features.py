@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.text import trim
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.image import normalise
+from clip_fewshot.data.pixels import pixel_batches, preparation
 from clip_fewshot.prefix import Prefix, run_suffixes
 from clip_fewshot.shelving import Inputs, shelved_prefix
 from clip_fewshot.storage import sha256_bytes
@@ -21,9 +23,8 @@ STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the sm
 
 def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = BATCH) -> Iterator[Tensor]:
     """Preprocessed pictures in order, (b * views, 3, h, w); view 1 is the mirror image of view 0."""
-    for start in range(0, len(images), batch):
-        pixels = [backbone.preprocess(images.open(i)) for i in range(start, min(start + batch, len(images)))]
-        plain = torch.stack(pixels).to(backbone.device)
+    for pixels in pixel_batches(images, backbone.image_size, batch):
+        plain = torch.from_numpy(normalise(pixels)).to(backbone.device)
         if views == 2:
             plain = torch.stack([plain, plain.flip(-1)], dim=1).flatten(0, 1)
         yield plain
@@ -46,7 +47,7 @@ def image_prefix(
         batch=batch,
         position=torch.zeros(len(images), dtype=torch.int64),
         views=views,
-        about=_about(backbone, "visual"),
+        about=_about(backbone, "visual") | preparation(images.decode),
         device=backbone.device,
     )
     with backbone.autocast():

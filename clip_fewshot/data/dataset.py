@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
 from clip_fewshot.data.formats import list_source
-from clip_fewshot.data.image import decode, read_regular
+from clip_fewshot.data.image import Decode, decode, read_regular
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.naming import byte_order, shown
 from clip_fewshot.data.verify import Checked, check_listing
@@ -45,6 +45,7 @@ class ImageDataset:
         digests: per row the SHA-256 of the file, or of the pixels of a picture in memory.
         skipped: pictures that could not be read.
         warnings: what was decided on the way, one sentence each.
+        decode: how pictures become pixels, see :mod:`clip_fewshot.data.pixels`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ImageDataset:
     digests: tuple[str, ...]
     skipped: tuple[SkippedImage, ...] = ()
     warnings: tuple[str, ...] = ()
+    decode: Decode = "exact"
 
     def __post_init__(self) -> None:
         columns = (self.names, self.labels, self.captions, self.partition, self.digests)
@@ -126,7 +128,12 @@ class ImageDataset:
 
 
 def read_dataset(
-    source: str | Path, *, format: str | None = None, strict: bool = False, max_skipped: float | None = None
+    source: str | Path,
+    *,
+    format: str | None = None,
+    strict: bool = False,
+    max_skipped: float | None = None,
+    decode: Decode = "exact",
 ) -> ImageDataset:
     """Read a built-in set or a folder, list or table of pictures, and check every picture once.
 
@@ -137,18 +144,21 @@ def read_dataset(
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
+        decode: "exact" equals OpenAI's preprocessing to the bit; "fast" is at most one grey level from it.
 
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
-        UsageError: an unknown format.
+        UsageError: an unknown format or way to decode.
     """
+    if decode not in get_args(Decode):
+        raise UsageError(" or ".join(get_args(Decode)), repr(decode), "choose one of them", "decode")
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
     if str(source) in BUILTIN and format is None:
-        return BUILTIN[str(source)]()
+        return replace(BUILTIN[str(source)](), decode=decode)
     listing = list_source(Path(source), format)
     checked, warnings = check_listing(listing, strict, max_skipped)
-    return _from_listing(listing, checked, tuple(warnings))
+    return replace(_from_listing(listing, checked, tuple(warnings)), decode=decode)
 
 
 def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:

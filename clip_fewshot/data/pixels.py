@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from clip_fewshot.cache import Shelf
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.fast import resize_crop_fast
-from clip_fewshot.data.image import resize_crop
+from clip_fewshot.data.image import Decode, resize_crop
 from clip_fewshot.errors import UsageError
 
-Decode = Literal["exact", "fast"]
 Pixels = NDArray[np.uint8]
 
 WORKERS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside the interpreter's lock
@@ -27,31 +26,27 @@ AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
 VERSION = 1  # of what is done to a picture between its file and its pixels
 
 
-def pixel_batches(images: ImageDataset, size: int, decode: Decode = "exact", batch: int = 16) -> Iterator[Pixels]:
+def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Iterator[Pixels]:
     """(b, size, size, 3) bytes in the order of ``images``, b at most ``batch``: upright, resized, centre cropped.
 
     What was decoded from a file before, by any process, is read from the cache instead and the file is not opened;
-    what is decoded now is kept batch by batch. Pictures in memory are resized every time.
+    what is decoded now is kept batch by batch. Pictures in memory are resized every time. ``images.decode`` says how.
 
     Args:
         size: side of the square in pixels.
-        decode: "exact" equals OpenAI's preprocessing to the bit; "fast" is at most one grey level from it.
         batch: pictures in one array.
 
     Raises:
         DataError: while iterating: a picture cannot be decoded (ImageError), or its file is no longer the one that
             the dataset was read from.
     """
-    if decode not in get_args(Decode):
-        expected = " or ".join(get_args(Decode))
-        raise UsageError(expected, repr(decode), "choose one of them", "decode")
     if size < 1 or batch < 1:
         raise UsageError("at least 1", f"size {size}, batch {batch}", "give positive numbers", "pixel_batches")
-    return _in_order(images, size, decode, batch)
+    return _in_order(images, size, batch)
 
 
-def _in_order(images: ImageDataset, size: int, decode: Decode, batch: int) -> Iterator[Pixels]:
-    supply, ahead = _Supply(images, size, decode), -(-AHEAD // batch)
+def _in_order(images: ImageDataset, size: int, batch: int) -> Iterator[Pixels]:
+    supply, ahead = _Supply(images, size), -(-AHEAD // batch)
     waiting: deque[_Order] = deque()
     try:
         for start in range(0, len(images), batch):
@@ -83,9 +78,9 @@ class _Order(NamedTuple):
 class _Supply:
     """Pixels from the shelf or from the workers."""
 
-    def __init__(self, images: ImageDataset, size: int, decode: Decode) -> None:
-        self.images, self.size, self.decode = images, size, decode
-        self.shelf = Shelf("pixels", _about(size, decode), (size, size, 3), np.uint8)
+    def __init__(self, images: ImageDataset, size: int) -> None:
+        self.images, self.size = images, size
+        self.shelf = Shelf("pixels", {"size": size, **preparation(images.decode)}, (size, size, 3), np.uint8)
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
         self._flying: dict[str, Future[Pixels]] = {}
         self._kept = True  # until the disk refuses
@@ -115,15 +110,15 @@ class _Supply:
 
     def _decode(self, row: int) -> Pixels:
         picture = self.images.open(row)
-        if self.decode == "fast":
+        if self.images.decode == "fast":
             return resize_crop_fast(picture, self.size)
         return np.asarray(resize_crop(picture, self.size))
 
 
-def _about(size: int, decode: Decode) -> dict[str, Any]:
+def preparation(decode: Decode) -> dict[str, Any]:
     """What decides the pixels besides the file. Pillow's releases differ in their decoders and in their rounding: 13
     resamples tall pictures in another order than 12."""
-    about = {"version": VERSION, "size": size, "decode": decode, "pillow": PIL.__version__}
+    about = {"version": VERSION, "decode": decode, "pillow": PIL.__version__}
     if decode == "fast":
         import torch
 

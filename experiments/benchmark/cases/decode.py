@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +68,7 @@ def measure(images: cf.ImageDataset, what: str, options: Options) -> Iterator[Ro
 
 def ours(images: cf.ImageDataset, decode: Literal["exact", "fast"]) -> Pixels:
     """(n, SIDE, SIDE, 3)."""
-    return np.concatenate(list(cf.pixel_batches(images, SIDE, decode)))
+    return np.concatenate(list(cf.pixel_batches(replace(images, decode=decode), SIDE)))
 
 
 def plain(path: Path) -> Pixels:
