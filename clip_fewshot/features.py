@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from clip_fewshot.storage import sha256_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
 BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs
+TEXT_BATCH = 16
 STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the smallest that loses no speed wastes least
 
 
@@ -59,8 +61,8 @@ def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int]) -
     tokens = trim(backbone.tokenize(list(texts)))
     inputs = Inputs(
         keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
-        batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), STORED_BATCH)),
-        batch=STORED_BATCH,
+        batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), TEXT_BATCH)),
+        batch=TEXT_BATCH,
         position=tokens.argmax(dim=-1),
         views=1,
         about=_about(backbone, "text") | {"length": tokens.shape[1]},
@@ -89,10 +91,10 @@ def image_features(
 
 
 def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
-    """Features of the untuned image tower, (n, d) float32, not normalised."""
-    (features,) = image_features(backbone, images, [(0, backbone.visual.suffix(0))])
+    """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache."""
+    nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
-        features=features,
+        features=image_prefix(backbone, images, []).frozen().cpu().numpy() if len(images) else nothing,
         digests=images.digests,
         backbone=backbone.digest,
         labels=images.labels,
@@ -100,9 +102,6 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
     )
 
 
-@torch.no_grad()
-def encode_texts(backbone: Backbone, texts: Sequence[str], batch: int = 64) -> FloatArray:
-    """Features of the untuned text tower, (n, d) float32, not normalised."""
-    tokens = backbone.tokenize(list(texts)).to(backbone.device)
-    features = [backbone.encode_text(piece).float().cpu() for piece in torch.split(tokens, batch)]
-    return torch.cat(features).numpy()
+def encode_texts(backbone: Backbone, texts: Sequence[str]) -> FloatArray:
+    """Features of the untuned text tower, (n, d) float32, not normalised; those of known texts from the cache."""
+    return text_prefix(backbone, texts, []).frozen().cpu().numpy()

@@ -18,6 +18,7 @@ from torch import Tensor
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.cache import Shelf
 from clip_fewshot.environment import usable_memory
+from clip_fewshot.errors import UsageError
 from clip_fewshot.prefix import HALF, Cut, InMemory, OnDisk, Passed, Prefix, Rows, check_frozen, freeze, stored_cuts
 from clip_fewshot.types import IndexArray
 
@@ -59,15 +60,19 @@ def shelved_prefix(tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: in
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
 
     Raises:
-        UsageError: frozen layers that do not give the same output each time.
+        UsageError: no inputs, or frozen layers that do not give the same output each time.
     """
+    if not inputs.keys:
+        raise UsageError("at least one input", "none", "give pictures or texts", "prefix")
     check_frozen(tower)
     wanted = stored_cuts(cuts)
     slots: list[Slot] = [(FEATURES, 0)]
     for n in wanted:
         slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
     # Once a value of this tower did not fit into half precision, its states are kept in single precision.
-    wide = not tower.halves or any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
+    wide = not tower.halves or any(
+        Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted
+    )
     table = _Table(inputs, slots, half=not wide)
     if not table.fill(tower, wanted):
         table = _Table(inputs, slots, half=False)

@@ -66,9 +66,7 @@ def assert_same(one: Prefix, other: Prefix, depths: range, rounding: float = 0.0
         for n in depths:
             mine, theirs = one.rows(n, items, view), other.rows(n, items, view)
             assert mine.tokens.dtype == torch.float32
-            largest = float(
-                theirs.tokens.abs().max()
-            )  # halves next to each other differ by 1/1024
+            largest = float(theirs.tokens.abs().max())  # halves next to each other differ by 1/1024
             torch.testing.assert_close(mine.tokens, theirs.tokens, rtol=0, atol=(rounding > 0) * largest / 1024)
             assert torch.equal(mine.position, theirs.position)
             assert (mine.token is None) == (theirs.token is None)
@@ -173,7 +171,7 @@ def test_captions_are_encoded_once(tiny: Backbone, passes: list[int]) -> None:
     texts = ["a bee", "a photo of a bee in a garden", "a bee"]
     prefix = text_prefix(tiny, texts, [0, 1, 2])
     again = text_prefix(tiny, texts, [1, 2])
-    assert passes == [8]  # two distinct ones, filled up
+    assert passes == [16]  # two distinct ones, filled up
     assert_same(again, prefix, range(1, 3))
     with torch.no_grad():
         expected = tiny.encode_text(tiny.tokenize(texts))
@@ -207,6 +205,13 @@ def test_frozen_layers_that_change_are_refused(tiny: Backbone, split: OpenWorldS
         run_prefix(moving.visual, image_batches(moving, split.support), [1])
     with pytest.raises(UsageError, match="BatchNorm2d"):
         features.image_features(moving, split.support, [(1, last_layers(moving.visual, 1))])
+
+
+def test_no_inputs(tiny: Backbone, split: OpenWorldSplit) -> None:
+    nothing = split.support.subset(np.arange(0))
+    assert features.encode_images(tiny, nothing).features.shape == (0, tiny.visual.out_features)
+    with pytest.raises(UsageError, match="at least one input"):
+        image_prefix(tiny, nothing, [1])
 
 
 def test_a_pass_that_is_cut_short_leaves_what_it_finished(
