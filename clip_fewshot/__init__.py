@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clip_fewshot.agglomeration import ward_tree as ward_tree
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
     from clip_fewshot.backbones.backbone import build_backbone as build_backbone
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
+    from clip_fewshot.errors import DivergedError as DivergedError
     from clip_fewshot.errors import ResourceError as ResourceError
     from clip_fewshot.errors import UsageError as UsageError
     from clip_fewshot.evaluation import interval as interval
@@ -197,6 +199,8 @@ _HOME = {
     "run_study": "search",
     "TrainSettings": "training.trainer",
     "TuneParams": "training.approach",
+    "DivergedError": "errors",
+    "ward_tree": "agglomeration",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import clip_fewshot as cf
 
-CASES = ("step", "text", "probe", "knn", "decode", "embed")
+CASES = ("step", "text", "probe", "knn", "cluster", "decode", "embed")
 
 
 @dataclass(frozen=True)
