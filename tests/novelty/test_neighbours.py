@@ -28,6 +28,7 @@ KINDS = [
     "constant",
     "grid",
     "outlier",
+    "underflow",
     "tiny",
     "huge",
     "classes",
@@ -47,6 +48,7 @@ def draw(kind: str, seed: int, n: int = 60, d: int = 5) -> np.ndarray:
         "constant": lambda: np.ones((n, d)),
         "grid": lambda: rng.integers(0, 3, (n, d)).astype(float),
         "outlier": lambda: X * np.where(np.arange(n) == 7, 1e9, 1.0)[:, None],
+        "underflow": lambda: np.concatenate([X[2:], 1e21 * X[:1], -1e21 * X[:1]]),  # the mean stays near the others
         "tiny": lambda: 1e-25 * X,
         "huge": lambda: 1e30 * X,
         "classes": lambda: X + 3 * (np.arange(n) // 10)[:, None],
