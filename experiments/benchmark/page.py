@@ -23,7 +23,7 @@ def line(row: Row) -> str:
 
 
 def cells(row: Row) -> Sequence[str]:
-    asked = "" if row.asked is None else f"≥ {row.asked:g}x"
+    asked = "" if row.asked is None else f"≥ {row.asked:.3g}x"
     checks = "; ".join(map(str, row.checks))
     named = f"{row.what}, per {row.per}" if row.per else row.what
     return (named, _times(row.naive), _times(row.ours), _ratio(row), asked, checks)
@@ -41,7 +41,8 @@ def circumstances(options: Mapping[str, Any], load: tuple[Sequence[float], Seque
     """Repeats, threads, and the load average (1 minute) before and after; none on systems without one."""
     before, after = load
     busy = f"load average {before[0]:.1f} before, {after[0]:.1f} after" if before and after else "load average unknown"
-    return f"Medians of {options['repeats']} repeats in turns, {options['threads']} threads, {busy}."
+    threads = "1 thread" if options["threads"] == 1 else f"{options['threads']} threads"
+    return f"Medians of {options['repeats']} repeats in turns, {threads}, {busy}."
 
 
 def _times(times: Times | None) -> str:

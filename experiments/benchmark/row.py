@@ -30,7 +30,8 @@ class Check:
     def __str__(self) -> str:
         allowed = "" if self.bound is None else f" ({'≤' if self.holds else 'NOT ≤'} {self.bound:.2g})"
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.what} {self.value:.2g}{unit}{allowed}"
+        value = f"{self.value:,.0f}" if self.value >= 100 else f"{self.value:.2g}"
+        return f"{self.what} {value}{unit}{allowed}"
 
 
 @dataclass(frozen=True)

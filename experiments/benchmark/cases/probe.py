@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,9 @@ class Task:
         return max(0.0, found / least - 1)
 
 
-def sklearn_fit(X: NDArray[np.floating], y: NDArray[np.int64], C: float, tol: float = 1e-4, max_iter: int = 1000):  # type: ignore[no-untyped-def]
+def sklearn_fit(
+    X: NDArray[np.floating], y: NDArray[np.int64], C: float, tol: float = 1e-4, max_iter: int = 1000
+) -> Any:
     """scikit-learn's logistic regression, as CLIP's own scripts call it."""
     from sklearn.linear_model import LogisticRegression
 
