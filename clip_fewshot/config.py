@@ -57,6 +57,14 @@ class FewShotConfig:
     test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
     seed: int = option(0, "seed of everything random")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    jobs: int | None = option(
+        None, "processes that train side by side (default: by cores and memory; 1 on a GPU or with --storage)"
+    )
+    cache_memory: float | None = option(
+        None,
+        "stored states held in memory, over which they are mapped from disk (default: a quarter of RAM)",
+        unit="GiB",
+    )
     storage: str | None = option(None, "database URL of a study that several workers share, e.g. postgresql://...")
     budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
     out: str | None = option(None, "output folder (default: runs/<data>-<model>)")
@@ -70,6 +78,8 @@ class FewShotConfig:
             ("max_unfreeze", 1, None),
             ("epochs", 1, None),
             ("views", 1, 2),
+            ("jobs", 1, None),
+            ("cache_memory", 0, None),
         ):
             value = getattr(self, name)
             if value is not None and (value < low or (high is not None and value > high)):
@@ -79,6 +89,9 @@ class FewShotConfig:
             if not 0 < getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError("a fraction between 0 and 1", str(getattr(self, name)), f"change {flag}", flag)
+        if self.storage and (self.jobs or 1) > 1:
+            fix = "start more runs on that database instead"
+            raise UsageError("one process per worker of a shared study", f"--jobs {self.jobs}", fix, "--jobs")
         unknown = set(self.approaches) - set(TUNED_APPROACHES)
         if unknown or not self.approaches:
             raise UsageError(
@@ -117,5 +130,5 @@ class FewShotConfig:
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
-        elsewhere = {"out", "resume", "trials", "budget", "storage", "device"}
+        elsewhere = {"out", "resume", "trials", "budget", "storage", "device", "jobs", "cache_memory"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUP_CORES = "/sys/fs/cgroup/cpu.max"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "optuna", "pillow", "safetensors")
 
 
@@ -34,6 +35,15 @@ def usable_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             limits.append(int(Path(path).read_text("ascii")))
     return min(limits)
+
+
+def usable_cores() -> int:
+    """Processors that this process may keep busy: those it is bound to, or its container's share of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        quota, period = Path(CGROUP_CORES).read_text("ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def _version(package: str) -> str:

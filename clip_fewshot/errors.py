@@ -20,6 +20,9 @@ class ClipFewShotError(Exception):
         place = f"{where}: " if where else ""
         super().__init__(f"{place}expected {expected}, got {got}; {fix}")
 
+    def __reduce__(self) -> tuple[type[ClipFewShotError], tuple[str, str, str, str | None]]:
+        return type(self), (self.expected, self.got, self.fix, self.where)  # passes from a worker to its parent
+
 
 class UsageError(ClipFewShotError, ValueError):
     """An argument outside its range, or arguments that exclude each other. Exit code 2."""

@@ -131,7 +131,7 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
             "number": t.number,
             "approach": t.params["approach"].replace("linear-probe", PROBE_KEY),
             "state": STATES[t.state],
-            "value": None if t.state == "FAIL" else t.value,
+            "value": t.value if t.fold_values and t.state != "FAIL" else None,
             "params": TuneParams(**t.params).to_json(),
             "seconds": t.seconds,
         }

@@ -42,6 +42,8 @@ from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import TrainSettings
 from clip_fewshot.unsealing import meet, open_test
+from clip_fewshot.workbench import resources
+from clip_fewshot.workers import Crew
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report
@@ -81,15 +83,18 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         backbone = load_backbone(config.model_name, pretrained=config.pretrained, device=config.device)
         claim(out, config, dataset, backbone)
         clock.lap("read")
-        task = Task(backbone, split.pool, config.shots, TrainSettings(config.epochs), config.n_views, config.seed)
         depth = min(config.max_unfreeze, backbone.visual.n_blocks)
+        jobs, memory = resources(config, backbone, depth)
+        settings = TrainSettings(config.epochs)
+        task = Task(backbone, split.pool, config.shots, settings, config.n_views, config.seed, memory)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
-        trials = search(config, task, support, depth, out, clock, progress)
-        clock.lap("search")
-        winners, best = select(trials, config.approaches, len(support.images))
-        saved = refit(task, {name: point for name, point in winners.items() if name == best}, draw=0)
-        fits = [saved, *refit_fresh(config, task, winners, progress)]
+        with Crew(jobs) as crew:
+            trials = search(config, task, support, depth, out, clock, progress, crew)
+            clock.lap("search")
+            winners, best = select(trials, config.approaches, len(support.images))
+            saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
+            fits = [saved, *refit_fresh(config, task, winners, progress, crew)]
         clock.lap("refit")
         choice = choose_novelty(backbone, saved.recipe(task, best), saved.support.data, saved.support.frozen)
         measured = fits if split.novel.n else fits[:1]
@@ -136,6 +141,8 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         trials=config.trials or began.trials,
         budget=config.budget,
         device=config.device,
+        jobs=config.jobs,
+        cache_memory=config.cache_memory,
         storage=config.storage or began.storage,
         out=config.resume,
     )
@@ -181,7 +188,14 @@ def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Bac
 
 
 def search(
-    config: FewShotConfig, task: Task, support: Prepared, depth: int, out: Path, clock: Stopwatch, progress: Progress
+    config: FewShotConfig,
+    task: Task,
+    support: Prepared,
+    depth: int,
+    out: Path,
+    clock: Stopwatch,
+    progress: Progress,
+    crew: Crew,
 ) -> list[TrialRecord]:
     """The study on the validation folds of the support set; none at one shot a class."""
     folds = len(task.folds(support.data.labels))
@@ -201,14 +215,16 @@ def search(
         if allowance:
             allowance.observe(record)
 
-    return run_study(space, fold_scores(task, support), plan, told)
+    return run_study(space, fold_scores(task, support), plan, told, crew)
 
 
-def refit_fresh(config: FewShotConfig, task: Task, winners: Mapping[str, TuneParams], progress: Progress) -> list[Fit]:
+def refit_fresh(
+    config: FewShotConfig, task: Task, winners: Mapping[str, TuneParams], progress: Progress, crew: Crew
+) -> list[Fit]:
     """The winners on support sets that the search never saw."""
     fits = []
     for draw in range(1, config.seeds + 1):
-        fits.append(refit(task, winners, draw))
+        fits.append(refit(task, winners, draw, crew))
         progress("refit", draw, config.seeds)
     return fits
 

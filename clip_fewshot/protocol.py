@@ -13,16 +13,17 @@ import numpy as np
 
 from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.classifier import PROBE, Recipe, TunedModel, fit_model, frozen_features, frozen_probe, prepare_support
+from clip_fewshot.classifier import PROBE, Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
-from clip_fewshot.metrics import weighted_f1
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams, approach
 from clip_fewshot.training.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+from clip_fewshot.workbench import Workbench
+from clip_fewshot.workers import Crew
 
 MAX_FOLDS = 3
 
@@ -34,6 +35,7 @@ class Task:
     Attributes:
         pool: all training pictures of the known classes.
         shots: pictures per class in a support set, validation included.
+        memory: bytes of stored states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
     """
 
     backbone: Backbone
@@ -42,6 +44,7 @@ class Task:
     settings: TrainSettings
     views: int
     seed: int
+    memory: int | None = None
 
     def support(self, draw: int) -> ImageDataset:
         """Support set number ``draw``; 0 is the one that the search sees."""
@@ -73,27 +76,20 @@ class Prepared:
 
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
     """Run the frozen layers over a support set once, for all ``cuts``."""
-    data = prepare_support(task.backbone, images, cuts, task.views, task.seed)
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory)
     frozen = frozen_features(data)
     return Prepared(images, data, frozen, frozen_probe(frozen, data.labels, task.seed))
 
 
+def workbench(task: Task, support: Prepared) -> Workbench:
+    """What trainings on a support set need, those of the study on its folds among them."""
+    unset = support.recipe(task, TuneParams(PROBE))
+    return Workbench(task.backbone, support.data, unset, task.folds(support.data.labels))
+
+
 def fold_scores(task: Task, support: Prepared) -> Evaluate:
-    """The study's objective: weighted F1 in [0, 1] on one validation fold of the support set.
-
-    Many trials tie on folds of a few dozen pictures; the earlier trial then wins, which is the simpler one or the
-    known-good centre. Breaking ties by log loss lost: it preferred large logit scales, not better features.
-    """
-    folds = task.folds(support.data.labels)
-
-    def evaluate(params: TuneParams, fold: int) -> float:
-        train, validation = folds[fold]
-        model = fit_model(task.backbone, support.recipe(task, params), support.data.subset(train))
-        held_out = support.data.subset(validation)
-        predicted = model.probabilities(model.features(held_out.images)).argmax(axis=1)
-        return weighted_f1(held_out.labels, predicted)
-
-    return evaluate
+    """The study's objective, :meth:`Workbench.score`."""
+    return workbench(task, support).score
 
 
 def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) -> int:
@@ -141,12 +137,13 @@ class Fit:
         return self.support.recipe(task, self.models[name].params)
 
 
-def refit(task: Task, winners: Mapping[str, TuneParams], draw: int) -> Fit:
-    """Train each winner on all K shots of support set ``draw``."""
+def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew | None = None) -> Fit:
+    """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
     points = {PROBE: TuneParams(PROBE), **winners}
     support = prepare(task, task.support(draw), [params.unfreeze for params in points.values()])
-    models = {name: fit_model(task.backbone, support.recipe(task, p), support.data) for name, p in points.items()}
-    return Fit(draw, support, models)
+    bench = workbench(task, support)
+    models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])
+    return Fit(draw, support, dict(zip(points, models, strict=True)))
 
 
 def calibrate(task: Task, fit: Fit, name: str, choice: NoveltyChoice) -> Rejector:

@@ -122,7 +122,7 @@ WRITES = {"write_text", "write_bytes", "savefig", "save_file", "to_csv", "to_jso
 
 @pytest.mark.parametrize("path", module_files(), ids=ids(module_files()))
 def test_only_storage_writes_files(path: Path) -> None:
-    if place(path) in {"storage.py", "cache.py"}:  # whole files, and files that only grow
+    if place(path) in {"storage.py", "cache.py", "workers.py"}:  # whole files, files that only grow, and pipes
         return
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_fewshot import pipeline, rng
+from clip_fewshot import pipeline, rng, workers
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.config import FewShotConfig
@@ -98,6 +98,15 @@ def test_the_same_command_gives_the_same_bytes(
     assert {k: v for k, v in again.items() if k not in timeless} == {
         k: v for k, v in finished[1].items() if k not in timeless
     }
+
+
+def test_two_processes_give_the_same_bytes_as_one(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PRICE", 0.0)
+    results = run_few_shot(replace(config, out=str(tmp_path), jobs=2), silent, "the command")
+    assert study_and_model(tmp_path) == study_and_model(finished[0])
+    assert results["approaches"] == finished[1]["approaches"]
 
 
 class Shuffled(SealedSet):
@@ -270,6 +279,9 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
         ({"alpha": 1.0}, "--alpha"),
         ({"seeds": -1}, "--seeds"),
         ({"approaches": ("x",)}, "--approaches"),
+        ({"jobs": 0}, "--jobs"),
+        ({"jobs": 2, "storage": "sqlite:///study.db"}, "--jobs"),
+        ({"cache_memory": -1.0}, "--cache-memory"),
     ],
 )
 def test_options_outside_their_range_name_the_flag(options: dict[str, Any], flag: str) -> None:

@@ -7,18 +7,27 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import hypothesis.strategies as st
 import optuna
 import pytest
+from hypothesis import given
 
+from clip_fewshot import rng
 from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
-from clip_fewshot.search import PROBE, SearchSpace, StudyPlan, TrialRecord, best_by_approach, run_study
+from clip_fewshot.search import PROBE, Evaluate, SearchSpace, StudyPlan, TrialRecord, best_by_approach, run_study
+from clip_fewshot.search.halving import Halving
 from clip_fewshot.training.approach import APPROACHES, TuneParams
+from clip_fewshot.workers import Crew, Done
 
 SPACE = SearchSpace(TUNED_APPROACHES, max_unfreeze=4)
 
@@ -136,12 +145,147 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path: 
     assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(records)
 
 
-def test_halving_prunes_the_worse_and_never_the_best(tmp_path: Path) -> None:
-    records = run_study(SPACE, toy_score, plan(tmp_path, trials=40))
-    run = sum(len(r.fold_values) for r in records)
-    assert run < 0.75 * 40 * 3
-    assert max(r.value for r in records) == max(r.value for r in records if r.state == "COMPLETE")
-    assert {r.state for r in records} == {"COMPLETE", "PRUNED"}
+def noise(*words: object) -> float:
+    return float(rng.generator(0, *map(repr, words)).normal())
+
+
+def noisy_score(params: TuneParams, fold: int) -> float:
+    return min(1.0, max(0.0, toy_score(params, 0) + 0.03 * noise(params, fold) + 0.02 * noise(fold)))
+
+
+class Rising:
+    """Each trial is better than all before it, whatever it drew."""
+
+    def __init__(self) -> None:
+        self.points: list[TuneParams] = []
+
+    def __call__(self, params: TuneParams, fold: int) -> float:
+        if params not in self.points:
+            self.points.append(params)
+        return 0.5 + 0.001 * self.points.index(params)
+
+
+SCORES: dict[str, Evaluate] = {
+    "saturated": lambda params, fold: 1.0,
+    "tied": lambda params, fold: 0.75,
+    "smooth": toy_score,
+    "noisy": noisy_score,
+    "rising": Rising(),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_fifty_trials_run_at_most_half_of_all_folds(name: str, tmp_path: Path) -> None:
+    records = run_study(SPACE, SCORES[name], plan(tmp_path, trials=50))
+    trained = [len(r.fold_values) for r in records if r.params["approach"] != PROBE]
+    assert len(records) == 50
+    assert sum(trained) <= 0.5 * 49 * 3
+    assert all(r.state == "COMPLETE" for r in records[:5])
+    if name in ("saturated", "tied"):
+        assert [r.state for r in records[5:]] == ["PRUNED"] * 45
+    if name == "saturated":
+        assert sum(trained) == 4 * 3
+    if name == "rising":
+        assert max(r.number for r in records if r.state == "COMPLETE") > 40
+
+
+def test_what_halving_finds_is_near_the_best_that_any_trial_saw(tmp_path: Path) -> None:
+    records = run_study(SPACE, toy_score, plan(tmp_path, trials=50))
+    assert max(r.value for r in records if r.state == "COMPLETE") > max(r.value for r in records) - 0.005
+
+
+def rivals(*rows: tuple[float, ...]) -> list[TrialRecord]:
+    """A probe of three folds, then these trials."""
+    points = [(PROBE, (0.5, 0.5, 0.5)), *(("mlp", row) for row in rows)]
+    states = ["COMPLETE" if len(values) == 3 else "PRUNED" for _, values in points]
+    return [
+        TrialRecord(number, state, {"approach": name}, values, 1.0)
+        for number, ((name, values), state) in enumerate(zip(points, states, strict=True))
+    ]
+
+
+def test_a_trial_stops_when_perfect_folds_would_only_tie_with_the_best_of_its_approach() -> None:
+    rules = Halving(rivals((0.9, 0.8, 1.0)), start=2, folds=3)
+    assert rules.can_win("mlp", [])
+    assert rules.can_win("mlp", [0.71])
+    assert not rules.can_win("mlp", [0.7])
+    assert not rules.can_win("mlp", [0.9, 0.8])
+    assert rules.can_win("contrastive", [0.0, 0.0])
+    assert not Halving(rivals((1.0, 1.0, 1.0)), start=2, folds=3).can_win("mlp", [])
+
+
+@given(folds=st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=2, max_size=6))
+def test_stopping_what_cannot_win_never_changes_the_winner(folds: list[list[float]]) -> None:
+    """The slow way: run everything."""
+    everything = rivals(*map(tuple, folds))
+    kept: list[TrialRecord] = []
+    for record in everything:
+        ran = [n for n in range(3) if Halving(kept, 0, 3).can_win(record.params["approach"], record.fold_values[:n])]
+        kept.append(record if len(ran) == 3 else replace(record, state="PRUNED"))
+    assert {k: r.number for k, r in best_by_approach(kept).items()} == {
+        k: r.number for k, r in best_by_approach(everything).items()
+    }
+
+
+def test_the_best_third_goes_on_and_ties_do_not() -> None:
+    rules = Halving(rivals((0.9,), (0.8,), (0.7,), (0.6,)), start=2, folds=3)  # with the probe five rivals
+    assert rules.promising([0.85])
+    assert not rules.promising([0.8])
+    assert not rules.promising([0.75])
+    assert not Halving(rivals(*[(1.0,)] * 20), start=2, folds=3).promising([1.0])
+
+
+class Jumbled(Crew):
+    """Three calls at once, which end in an order of chance."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(3)
+        self.dice, self.threads = random.Random(seed), ThreadPoolExecutor(3)
+
+    @property
+    def slots(self) -> int:
+        return 3
+
+    def submit(self, method: Callable[..., Any], *arguments: Any) -> Future[Done]:
+        return self.threads.submit(self.late, self.dice.uniform(0, 0.004), method, arguments)
+
+    def late(self, seconds: float, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Done:
+        time.sleep(seconds)
+        return Done(method(*arguments), 1.0)
+
+
+def often_failing_score(params: TuneParams, fold: int) -> float:
+    if noise("fails", params, fold) > 1.2:
+        raise DivergedError("a finite loss", f"nan in fold {fold}", "lower the learning rates")
+    return noisy_score(params, fold)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_study_is_the_same_however_many_folds_run_at_once(seed: int, tmp_path: Path) -> None:
+    options = {"trials": 30, "seed": seed}
+    alone = run_study(SPACE, often_failing_score, plan(tmp_path / "alone", **options))
+    crew = Jumbled(seed)
+    with crew.threads:
+        together = run_study(SPACE, often_failing_score, plan(tmp_path / "together", **options), crew=crew)
+    assert what_was_drawn(together) == what_was_drawn(alone)
+    assert {r.state for r in alone} == {"COMPLETE", "PRUNED", "FAIL"}
+
+
+@pytest.mark.parametrize("lost", [{1}, {0, 4}, {5, 8}, {12}, {6, 7, 9, 10}])
+def test_any_part_of_the_last_generation_can_be_lost(lost: set[int], tmp_path: Path) -> None:
+    """Trials 0 to 4 are the start, 5 to 12 the generation after it."""
+    whole = run_study(SPACE, noisy_score, plan(tmp_path, trials=16))
+    for number in {*range(13 if max(lost) > 4 else 5, 16), *lost}:
+        (tmp_path / f"{number:05d}.json").unlink()
+    assert what_was_drawn(run_study(SPACE, noisy_score, plan(tmp_path, trials=16))) == what_was_drawn(whole)
+
+
+def test_a_trial_that_this_study_would_not_draw_is_refused(tmp_path: Path) -> None:
+    run_study(SPACE, toy_score, plan(tmp_path / "one", trials=8))
+    run_study(SPACE, toy_score, plan(tmp_path / "other", trials=8, seed=8))
+    shutil.copy(tmp_path / "other" / "00007.json", tmp_path / "one" / "00007.json")
+    with pytest.raises(ArtifactError, match=r"00007\.json.*other parameters"):
+        run_study(SPACE, toy_score, plan(tmp_path / "one", trials=9))
 
 
 def test_the_best_of_equals_is_the_earlier(tmp_path: Path) -> None:
@@ -167,13 +311,13 @@ def test_a_damaged_trial_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_a_missing_trial_is_refused_and_deleted_last_ones_run_again(tmp_path: Path) -> None:
-    whole = run_study(SPACE, toy_score, plan(tmp_path, trials=8))
+    whole = run_study(SPACE, toy_score, plan(tmp_path, trials=15))
     (tmp_path / "00005.json").unlink()
     with pytest.raises(ArtifactError, match=r"00005\.json.*00006\.json"):
-        run_study(SPACE, toy_score, plan(tmp_path, trials=8))
-    (tmp_path / "00006.json").unlink()
-    (tmp_path / "00007.json").unlink()
-    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path, trials=8))) == what_was_drawn(whole)
+        run_study(SPACE, toy_score, plan(tmp_path))
+    for number in range(6, 15):
+        (tmp_path / f"{number:05d}.json").unlink()
+    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(whole)
 
 
 @pytest.mark.parametrize("name", TUNED_APPROACHES)

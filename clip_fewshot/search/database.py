@@ -33,7 +33,7 @@ def _join(database: optuna.storages.RDBStorage, name: str, space: SearchSpace) -
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=database, study_name=name)
         for _ in range(100):
-            if len(study.get_trials(deepcopy=False)) > len(space.approaches):
+            if len(study.get_trials(deepcopy=False)) >= space.start:
                 return study
             time.sleep(0.1)  # in vain only if its maker was killed between two statements
     enqueue_start(study, space)

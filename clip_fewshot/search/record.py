@@ -64,18 +64,29 @@ def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
     storage.write_json(folder / _file_name(record.number), content)
 
 
-def read_trials(folder: Path) -> list[FrozenTrial]:
-    """The finished trials of a folder, by number.
+def read_trials(folder: Path) -> dict[int, FrozenTrial]:
+    """The finished trials of a folder by number, in order."""
+    return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
 
-    Raises:
-        ArtifactError: a file is damaged or missing; the later ones were drawn in its light.
-    """
-    paths = sorted(folder.glob("*.json"))
-    for number, path in enumerate(paths):
-        if path.name != _file_name(number):
-            fix = "restore it, or delete the trials after it: they run again"
-            raise ArtifactError(f"trial {_file_name(number)}", f"{path.name} next", fix, str(folder))
-    return [_read(path) for path in paths]
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What a finished trial of a study carries."""
+    fields = trial.user_attrs[RECORD]
+    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+
+
+def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
+    """A trial without which later ones mean nothing: they were drawn in its light."""
+    fix = "restore it, or delete the trials after it: they run again"
+    return ArtifactError(f"trial {_file_name(number)}", f"{_file_name(later)} next", fix, str(folder))
+
+
+def foreign_trial(folder: Path, number: int) -> ArtifactError:
+    """A trial that this study would not draw."""
+    fix = "go on with the release that wrote it, or delete it: it runs again"
+    return ArtifactError(
+        "the trial that comes next", "one with other parameters", fix, str(folder / _file_name(number))
+    )
 
 
 def _file_name(number: int) -> str:

@@ -37,6 +37,11 @@ class SearchSpace:
             points.append({"approach": name} | {field: getattr(centre, field) for field in approach(name).searched})
         return points
 
+    @property
+    def start(self) -> int:
+        """Number of trials that every study begins with: the frozen probe and the centres."""
+        return 1 + len(self.approaches)
+
     def suggest(self, trial: optuna.Trial) -> TuneParams:
         """Draw a point, or none for the probe; a parameter without effect on the drawn approach is not drawn."""
         if PROBE in trial.user_attrs:
@@ -54,8 +59,7 @@ class SearchSpace:
 
 
 def enqueue_start(study: optuna.Study, space: SearchSpace) -> None:
-    """The frozen probe first, then every centre, less what the study has already."""
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial({}, user_attrs={PROBE: True})
+    """The frozen probe first, then every centre."""
+    study.enqueue_trial({}, user_attrs={PROBE: True})
     for point in space.centres():
-        study.enqueue_trial(point, skip_if_exists=True)
+        study.enqueue_trial(point)

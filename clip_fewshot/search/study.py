@@ -1,44 +1,32 @@
-"""The loop of trials."""
+"""The loop of generations."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from clip_fewshot import rng
-from clip_fewshot.errors import DivergedError
-from clip_fewshot.search.record import RECORD, TrialRecord, read_trials, write_trial
-from clip_fewshot.search.space import PROBE, SearchSpace, enqueue_start
-from clip_fewshot.training.approach import TuneParams
+from clip_fewshot.search.generation import Drawn, Evaluate, Generation
+from clip_fewshot.search.halving import Halving
+from clip_fewshot.search.record import (
+    RECORD,
+    TrialRecord,
+    foreign_trial,
+    missing_trial,
+    read_trials,
+    record_of,
+    write_trial,
+)
+from clip_fewshot.search.space import SearchSpace, enqueue_start
+from clip_fewshot.workers import Crew
 
-Evaluate = Callable[[TuneParams, int], float]  # (point, fold) -> validation score in [0, 1]
-
-
-class HalvingPruner(optuna.pruners.BasePruner):
-    """Successive halving over folds: a trial goes on while it is in the best ``1 / factor``.
-
-    Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016, in the
-    asynchronous form. Optuna's own also counts trials that a kill cut off, so a resumed study would prune otherwise.
-    """
-
-    def __init__(self, factor: float = 3.0, warmup: int = 4) -> None:
-        self.factor, self.warmup = factor, warmup
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        step = trial.last_step
-        if step is None or PROBE in trial.user_attrs:
-            return False
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        rivals = sorted((t.intermediate_values[step] for t in finished if step in t.intermediate_values), reverse=True)
-        if len(rivals) < self.warmup:
-            return False
-        return trial.intermediate_values[step] < rivals[int(len(rivals) / self.factor)]
+# Trials drawn together know nothing of each other, which costs the search a little and lets as many processes work.
+GENERATION = 8
 
 
 @dataclass(frozen=True)
@@ -67,84 +55,144 @@ class StudyPlan:
         return self.deadline is not None and time.monotonic() >= self.deadline()
 
 
+@dataclass(frozen=True)
+class Search:
+    """What every part of a study needs.
+
+    Attributes:
+        progress: told (finished trials, the one that just ended).
+        crew: where folds are evaluated.
+    """
+
+    space: SearchSpace
+    evaluate: Evaluate
+    plan: StudyPlan
+    progress: Callable[[int, TrialRecord], None]
+    crew: Crew
+
+    def draw(self, study: optuna.Study) -> Drawn:
+        """The next trial. Its sampler is seeded by its number, and takes those under way for bad points."""
+        trial = study.ask()
+        seed = rng.derive_seed(self.plan.seed, "tpe", trial.number) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
+        return Drawn(trial, self.space.suggest(trial))
+
+    def finish(self, drawn: Sequence[Drawn], told: Sequence[TrialRecord], finished: int) -> bool:
+        """Run to their end those that have not ended, write each as it ends, and tell its progress.
+
+        Args:
+            told: the trials that were known when these were drawn.
+            finished: trials that ended so far.
+
+        Returns:
+            Whether the time sufficed.
+        """
+        rules = Halving(told, self.space.start, self.plan.folds)
+        trials = {trial.number: trial.trial for trial in drawn}
+        for record in Generation(drawn, rules, self.plan.out_of_time).run(self.evaluate, self.crew):
+            trials[record.number].set_user_attr(RECORD, asdict(record))
+            write_trial(self.plan.folder, record, trials[record.number])
+            finished += 1
+            self.progress(finished, record)
+        return all(trial.record is not None for trial in drawn)
+
+
 def run_study(
     space: SearchSpace,
     evaluate: Evaluate,
     plan: StudyPlan,
     progress: Callable[[int, TrialRecord], None] = lambda done, record: None,
+    crew: Crew | None = None,
 ) -> list[TrialRecord]:
     """Run or go on with a study until ``plan.trials`` have finished or the deadline has passed.
 
     Trial 0 is the frozen probe, then comes the centre of each approach, then what TPE (Bergstra et al.,
-    "Algorithms for Hyper-Parameter Optimization", 2011) draws.
+    "Algorithms for Hyper-Parameter Optimization", 2011) draws, a generation of trials at a time.
+
+    Args:
+        crew: evaluates folds; None: this process. The study is the same for any.
 
     Returns:
         All finished trials in order. A trial that diverged is among them as FAIL with its reason.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns in many lines of what is raised afterwards
+    search = Search(space, evaluate, plan, progress, crew or Crew(1))
     if plan.storage is None:
-        study = optuna.create_study(direction="maximize")
-        study.add_trials(read_trials(plan.folder))
-        enqueue_start(study, space)
-        return _run_trials(study, space, evaluate, plan, progress)
+        return _run_alone(search)
     from clip_fewshot.search import database  # and with it SQLAlchemy, which costs a third of a second
 
     with database.shared_study(plan.storage, plan.name, space) as study:
-        return _run_trials(study, space, evaluate, plan, progress)
+        return _run_shared(search, study)
 
 
-def _run_trials(
-    study: optuna.Study,
-    space: SearchSpace,
-    evaluate: Evaluate,
-    plan: StudyPlan,
-    progress: Callable[[int, TrialRecord], None],
-) -> list[TrialRecord]:
-    study.pruner = HalvingPruner()
-    while (finished := len(_finished(study))) < plan.trials:
-        if finished and plan.out_of_time():
+def _run_alone(search: Search) -> list[TrialRecord]:
+    plan, study = search.plan, optuna.create_study(direction="maximize")
+    files = read_trials(plan.folder)
+    records = {number: record_of(trial) for number, trial in files.items()}
+    whole = _generation(0, search.space)
+    while set(whole) <= set(files):
+        study.add_trials([files[number] for number in whole])
+        whole = _generation(whole.stop, search.space)
+    if max(files, default=0) >= whole.stop:
+        raise _gap(plan.folder, files)
+    if whole.start == 0:
+        enqueue_start(study, search.space)
+    while whole.start < plan.trials:
+        drawn = [search.draw(study) for _ in range(whole.start, min(whole.stop, plan.trials))]
+        _take_over(drawn, records, plan.folder)
+        told = [records[number] for number in range(whole.start)]
+        in_time = (not records or not plan.out_of_time()) and search.finish(drawn, told, len(records))
+        records |= {trial.number: trial.record for trial in drawn if trial.record is not None}
+        if not in_time or len(drawn) < len(whole):
             break
-        record = _run_trial(study, space, evaluate, plan)
-        if record is None:
+        for trial in drawn:
+            _tell(study, trial)
+        whole = _generation(whole.stop, search.space)
+    return [records[number] for number in sorted(records)]
+
+
+def _generation(first: int, space: SearchSpace) -> range:
+    """The trials that are drawn together, from ``first`` on."""
+    return range(first, first + (space.start if first == 0 else GENERATION))
+
+
+def _take_over(drawn: Sequence[Drawn], records: Mapping[int, TrialRecord], folder: Path) -> None:
+    """What an interrupted run finished of a generation is not run again."""
+    for trial in drawn:
+        record = records.get(trial.number)
+        if record is not None and record.params != asdict(trial.params):
+            raise foreign_trial(folder, trial.number)
+        trial.record = record
+
+
+def _run_shared(search: Search, study: optuna.Study) -> list[TrialRecord]:
+    """One trial at a time: what the others of this study finish meanwhile is known to the next."""
+    while len(told := _finished(study)) < search.plan.trials and not (told and search.plan.out_of_time()):
+        drawn = search.draw(study)
+        if not search.finish([drawn], told, len(told)):
+            study.tell(drawn.trial, state=TrialState.FAIL)
             break
-        progress(finished + 1, record)
-    return [_record(trial) for trial in _finished(study)]
+        _tell(study, drawn)
+    return _finished(study)
 
 
-def _run_trial(study: optuna.Study, space: SearchSpace, evaluate: Evaluate, plan: StudyPlan) -> TrialRecord | None:
-    """One trial from draw to file; None if the time ran out in it."""
-    began = time.monotonic()
-    trial = study.ask()
-    seed = rng.derive_seed(plan.seed, "tpe", trial.number) % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=bool(plan.storage))
-    params = space.suggest(trial)
-    values: list[float] = []
-    state, reason = "COMPLETE", ""
-    try:
-        for fold in range(plan.folds):
-            if plan.out_of_time() and params.approach != PROBE:
-                study.tell(trial, state=TrialState.FAIL)
-                return None
-            values.append(evaluate(params, fold))
-            trial.report(sum(values) / len(values), fold + 1)
-            if fold + 1 < plan.folds and trial.should_prune():
-                state = "PRUNED"
-                break
-    except (DivergedError, MemoryError, torch.OutOfMemoryError) as error:
-        state, reason = "FAIL", f"{type(error).__name__}: {error}"
-    record = TrialRecord(trial.number, state, asdict(params), tuple(values), time.monotonic() - began, reason)
-    trial.set_user_attr(RECORD, asdict(record))
-    write_trial(plan.folder, record, trial)
-    study.tell(trial, record.value if state == "COMPLETE" else None, state=TrialState[state])
-    return record
+def _tell(study: optuna.Study, drawn: Drawn) -> None:
+    if drawn.record is None:
+        return
+    values = drawn.record.fold_values
+    for n in range(1, len(values) + 1):
+        drawn.trial.report(sum(values[:n]) / n, n)
+    whole = drawn.record.state == "COMPLETE"
+    study.tell(drawn.trial, drawn.record.value if whole else None, state=TrialState[drawn.record.state])
 
 
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
+def _finished(study: optuna.Study) -> list[TrialRecord]:
     """Trials that ran to their end; one that a kill or the deadline cut off carries no record."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [t for t in study.get_trials(deepcopy=False, states=states) if RECORD in t.user_attrs]
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [record_of(trial) for trial in trials if RECORD in trial.user_attrs]
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
-    fields = trial.user_attrs[RECORD]
-    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+def _gap(folder: Path, files: Mapping[int, FrozenTrial]) -> Exception:
+    missing = next(number for number in range(max(files)) if number not in files)
+    return missing_trial(folder, missing, min(number for number in files if number > missing))
