@@ -49,7 +49,7 @@ def nearest(rows: FloatArray, queries: FloatArray, k: int) -> KNN:
 def nearest_others(rows: FloatArray, k: int) -> KNN:
     """The k nearest other rows of each of (n, d) ``rows``: never itself, but its copies; half the work of ``nearest``.
 
-    Of 16,000 x 512 it took a quarter to a third of the CPU time of scikit-learn's brute force.
+    16,000 x 512, k = 21: 2.2 to 2.5 CPU seconds; scikit-learn's brute force 5.7 to 6.1.
 
     Raises:
         UsageError: k is more than the other rows there are.
