@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
+    from clip_fewshot.workbench import Workbench as Workbench
 
 __version__ = "0.1.0"
 
@@ -201,6 +202,7 @@ _HOME = {
     "TuneParams": "training.approach",
     "DivergedError": "errors",
     "ward_tree": "agglomeration",
+    "Workbench": "workbench",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import clip_fewshot as cf
 
-CASES = ("step", "text", "probe", "knn", "cluster", "decode", "embed")
+CASES = ("step", "study", "text", "probe", "knn", "cluster", "decode", "embed", "memory", "gpu")
 
 
 @dataclass(frozen=True)
