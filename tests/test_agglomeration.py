@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, is_monotonic, is_valid_linkage, linkage
 from sklearn.cluster import AgglomerativeClustering
@@ -78,6 +78,7 @@ def test_copies_are_merged_first_and_count_as_often_as_they_are_there(seed: int,
 
 @MANY
 @given(st.integers(0, 9999), st.sampled_from(["grid", "equal", "hub", "jitter"]))
+@example(1116, "jitter")
 def test_with_ties_the_tree_is_still_one_of_ward_s(seed: int, kind: str) -> None:
     """Which of equal pairs goes first is free, and changes what follows; each merger must be of a nearest pair."""
     rng = np.random.default_rng(seed)
