@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from clip_fewshot.errors import UsageError
 
@@ -52,6 +52,9 @@ class FewShotConfig:
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
+    )
+    decode: Literal["exact", "fast"] = option(
+        "exact", "how pictures become pixels: as CLIP's own preprocessing, or within one grey level of it"
     )
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
     test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")

@@ -31,6 +31,7 @@ from clip_fewshot.protocol import (
     Task,
     calibrate,
     fold_scores,
+    forward_seconds,
     image_steps,
     prepare,
     refit,
@@ -72,7 +73,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
     config, clock = resumed(config), Stopwatch()
     out = output_folder(config)
     with storage.run_lock(out), deterministic(resolve_device(config.device)):
-        dataset = read_dataset(config.data)
+        dataset = read_dataset(config.data, decode=config.decode)
         split = split_open_world(
             dataset,
             shots=config.shots,
@@ -103,8 +104,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         clock.lap("novelty")
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
-        per_image = clock.laps["frozen layers"] / (len(support.images) * task.views)
-        naive = clock.laps["search"] + per_image * image_steps(task, support, trials)
+        naive = sum(t.seconds for t in trials) + forward_seconds(task) * image_steps(task, support, trials)
         run = Run(config, dataset, split, trials, outcome, meet(task, outcome, config.alpha), choice, naive)
         clock.lap("test")
         results = run.results() | {

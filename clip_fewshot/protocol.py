@@ -6,16 +6,19 @@ pictures alone; the sealed sets are opened in `unsealing` and nowhere else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
+from clip_fewshot.features import image_batches
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
@@ -26,6 +29,7 @@ from clip_fewshot.workbench import Workbench
 from clip_fewshot.workers import Crew
 
 MAX_FOLDS = 3
+TIMED = 8  # pictures
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,17 @@ def workbench(task: Task, support: Prepared) -> Workbench:
 def fold_scores(task: Task, support: Prepared) -> Evaluate:
     """The study's objective, :meth:`Workbench.score`."""
     return workbench(task, support).score
+
+
+def forward_seconds(task: Task) -> float:
+    """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
+    pictures = task.support(0).subset(np.arange(min(len(task.pool), TIMED)))
+    (batch,) = image_batches(task.backbone, pictures)
+    with torch.no_grad():
+        task.backbone.encode_image(batch[:1])  # what is loaded when first used
+        began = time.perf_counter()
+        task.backbone.encode_image(batch).cpu()
+    return (time.perf_counter() - began) / len(batch)
 
 
 def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) -> int:
