@@ -98,7 +98,11 @@ if TYPE_CHECKING:
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
+    from clip_fewshot.tuning import describe_prompts as describe_prompts
     from clip_fewshot.tuning import last_layers as last_layers
+    from clip_fewshot.tuning import load_prompts as load_prompts
+    from clip_fewshot.tuning import prompted as prompted
+    from clip_fewshot.tuning import save_prompts as save_prompts
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
@@ -138,6 +142,7 @@ _HOME = {
     "encode_texts": "features",
     "ZeroShotHead": "heads.zero_shot",
     "describe_last_layers": "tuning",
+    "describe_prompts": "tuning",
     "discover_classes": "discovery",
     "LOFDetector": "novelty",
     "FeatureSet": "types",
@@ -179,6 +184,9 @@ _HOME = {
     "FloatArray": "types",
     "IndexArray": "types",
     "last_layers": "tuning",
+    "load_prompts": "tuning",
+    "prompted": "tuning",
+    "save_prompts": "tuning",
     "run_prefix": "prefix",
     "AdamW": "training.optim",
     "parameter_groups": "training.optim",
