@@ -98,8 +98,8 @@ def fold_scores(task: Task, support: Prepared) -> Evaluate:
 
 def forward_seconds(task: Task) -> float:
     """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
-    pictures = task.support(0).subset(np.arange(min(len(task.pool), TIMED)))
-    (batch,) = image_batches(task.backbone, pictures)
+    support = task.support(0)
+    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))))
     with torch.no_grad():
         task.backbone.encode_image(batch[:1])  # what is loaded when first used
         began = time.perf_counter()
