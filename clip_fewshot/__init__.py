@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
     from clip_fewshot.config import without_password as without_password
+    from clip_fewshot.data.batch import PairBatch as PairBatch
+    from clip_fewshot.data.batch import PairSource as PairSource
     from clip_fewshot.data.builtin import raw_pixels as raw_pixels
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
@@ -91,12 +93,16 @@ if TYPE_CHECKING:
     from clip_fewshot.storage import write_text as write_text
     from clip_fewshot.training.approach import TuneParams as TuneParams
     from clip_fewshot.training.contrastive import ContrastiveOptions as ContrastiveOptions
-    from clip_fewshot.training.contrastive import PairBatch as PairBatch
+    from clip_fewshot.training.contrastive import MatchedBatch as MatchedBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
+    from clip_fewshot.training.gradients import Objective as Objective
+    from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.optim import AdamW as AdamW
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
+    from clip_fewshot.training.world import Alone as Alone
+    from clip_fewshot.training.world import World as World
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning import describe_prompts as describe_prompts
     from clip_fewshot.tuning import last_layers as last_layers
@@ -177,7 +183,13 @@ _HOME = {
     "write_json": "storage",
     "write_text": "storage",
     "ContrastiveOptions": "training.contrastive",
-    "PairBatch": "training.contrastive",
+    "MatchedBatch": "training.contrastive",
+    "PairBatch": "data.batch",
+    "PairSource": "data.batch",
+    "Objective": "training.gradients",
+    "contrastive_gradients": "training.gradients",
+    "Alone": "training.world",
+    "World": "training.world",
     "StepReport": "training.contrastive",
     "train_contrastive": "training.contrastive",
     "EvalResult": "types",

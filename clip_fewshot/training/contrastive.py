@@ -24,7 +24,7 @@ from clip_fewshot.training.optim import AdamW, parameter_groups, warmup_cosine
 MAX_LOG_SCALE = 4.6052  # ln 100: Radford et al., 2021, sec. 2.5: larger ones made training unstable
 
 
-class PairBatch(NamedTuple):
+class MatchedBatch(NamedTuple):
     """One step's pairs.
 
     Attributes:
@@ -91,7 +91,7 @@ class StepReport(NamedTuple):
 
 def train_contrastive(
     backbone: Backbone,
-    batches: Iterable[PairBatch],
+    batches: Iterable[MatchedBatch],
     options: ContrastiveOptions,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Backbone:
@@ -138,7 +138,7 @@ def train_contrastive(
     return backbone.eval()
 
 
-def _exactly(steps: int, batches: Iterable[PairBatch]) -> Iterator[PairBatch]:
+def _exactly(steps: int, batches: Iterable[MatchedBatch]) -> Iterator[MatchedBatch]:
     given = 0
     for batch in islice(batches, steps):
         given += 1
@@ -147,11 +147,13 @@ def _exactly(steps: int, batches: Iterable[PairBatch]) -> Iterator[PairBatch]:
         raise UsageError(f"{steps} batches", f"{given}", "give more batches or fewer steps", "batches")
 
 
-def _matches(batch: PairBatch) -> Tensor:
+def _matches(batch: MatchedBatch) -> Tensor:
     return torch.eye(len(batch.images), dtype=torch.bool) if batch.matches is None else batch.matches
 
 
-def _losses(backbone: Backbone, classifier: LinearHead | None, batch: PairBatch, share: float) -> tuple[Tensor, Tensor]:
+def _losses(
+    backbone: Backbone, classifier: LinearHead | None, batch: MatchedBatch, share: float
+) -> tuple[Tensor, Tensor]:
     """The contrastive loss, for the report, and that plus its share of the class loss, to descend."""
     features = backbone.encode_image(batch.images)
     texts = F.normalize(backbone.encode_text(batch.tokens), dim=1)

@@ -56,7 +56,7 @@ def batches(
     options: StreamOptions,
     steps: int,
     seed: int,
-) -> Iterator[cf.PairBatch]:
+) -> Iterator[cf.MatchedBatch]:
     """``steps`` batches, each drawn from a generator of its own, so that any one of them can be drawn again."""
     captioner = Captioner(pool.classes)
     for step in range(steps):
@@ -67,4 +67,4 @@ def batches(
         tokens = vocabulary.forget(vocabulary.encode(texts), options.forgotten, rng)
         matches = torch.from_numpy(true_of(scenes.attributes, stated))
         labels = torch.from_numpy(scenes.attributes[:, 0])
-        yield cf.PairBatch(pixels(scenes.images, backbone), tokens, matches, labels)
+        yield cf.MatchedBatch(pixels(scenes.images, backbone), tokens, matches, labels)

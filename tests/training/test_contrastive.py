@@ -15,7 +15,7 @@ CONFIG = cf.CLIPConfig(16, 16, 2, 32, 1, 8, 32, 1, 1, context_length=8, vocab_si
 N_CLASSES = 4
 
 
-def pairs(steps: int, with_matches: bool = True) -> Iterator[cf.PairBatch]:
+def pairs(steps: int, with_matches: bool = True) -> Iterator[cf.MatchedBatch]:
     """Four noisy patterns, each with a one-word caption; pictures of a pattern share its caption."""
     draws = torch.Generator().manual_seed(1)
     patterns = torch.randn(N_CLASSES, 3, 16, 16, generator=draws)
@@ -23,7 +23,7 @@ def pairs(steps: int, with_matches: bool = True) -> Iterator[cf.PairBatch]:
         labels = torch.arange(8) % N_CLASSES
         images = patterns[labels] + 0.5 * torch.randn(8, 3, 16, 16, generator=draws)
         tokens = torch.stack([torch.tensor([17, int(label) + 1, 19, 0]) for label in labels])
-        yield cf.PairBatch(images, tokens, labels[:, None] == labels[None] if with_matches else None, labels)
+        yield cf.MatchedBatch(images, tokens, labels[:, None] == labels[None] if with_matches else None, labels)
 
 
 def train(options: cf.ContrastiveOptions, with_matches: bool = True) -> tuple[cf.Backbone, list[StepReport]]:
