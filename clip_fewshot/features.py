@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.text import trim
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import pixel_batches, preparation
@@ -26,7 +25,7 @@ STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the sm
 def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = BATCH) -> Iterator[Tensor]:
     """Preprocessed pictures in order, (b * views, 3, h, w); view 1 is the mirror image of view 0."""
     for pixels in pixel_batches(images, backbone.image_size, batch):
-        plain = torch.from_numpy(normalise(pixels)).to(backbone.device)
+        plain = torch.from_numpy(normalise(pixels, backbone.mean, backbone.std)).to(backbone.device)
         if views == 2:
             plain = torch.stack([plain, plain.flip(-1)], dim=1).flatten(0, 1)
         yield plain
@@ -58,12 +57,12 @@ def image_prefix(
 
 def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int]) -> Prefix:
     """Run the frozen text layers once over each distinct text; ``cuts`` are those of the text tower."""
-    tokens = trim(backbone.tokenize(list(texts)))
+    tokens = backbone.trim(backbone.tokenize(list(texts)))
     inputs = Inputs(
         keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
         batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), TEXT_BATCH)),
         batch=TEXT_BATCH,
-        position=tokens.argmax(dim=-1),
+        position=backbone.text.ends(tokens),
         views=1,
         about=_about(backbone, "text") | {"length": tokens.shape[1]},
         device=backbone.device,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import Recipe, TunedModel, fit_model
@@ -67,12 +69,15 @@ def last_layers_only(backbone: Backbone, n: int) -> Backbone:
     for tower in (backbone.visual, backbone.text):
         for module in (*tower.blocks[max(0, tower.n_blocks - n) :], tower.tail()):
             kept |= {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
-    with torch.device("meta"):
-        bare = Backbone(backbone.config, backbone.name)
-    state = {name: tensor for name, tensor in backbone.state_dict(keep_vars=True).items() if id(tensor) in kept}
-    bare.load_state_dict(state, strict=False, assign=True)
-    bare.activation_dtype = backbone.activation_dtype
-    return bare.train(backbone.training)
+    tensors = backbone.state_dict(keep_vars=True).values()
+    return copy.deepcopy(
+        backbone, {id(tensor): tensor if id(tensor) in kept else _emptied(tensor) for tensor in tensors}
+    )
+
+
+def _emptied(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def resources(config: FewShotConfig, backbone: Backbone, depth: int) -> tuple[int, int | None]:

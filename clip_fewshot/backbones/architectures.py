@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_fewshot.backbones.resnet import ModifiedResNet
 from clip_fewshot.backbones.text import TextTransformer
-from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.backbones.transformer import ACTIVATIONS
 from clip_fewshot.backbones.vit import VisionTransformer
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -79,7 +79,7 @@ class CLIPConfig:
             activation=self.activation,
         )
 
-    def build_text(self) -> Tower:
+    def build_text(self) -> TextTower:
         """The text tower, freshly initialised from torch's global generator."""
         return TextTransformer(
             context_length=self.context_length,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from clip_fewshot import rng
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.device import activations
-from clip_fewshot.backbones.text import trim
 from clip_fewshot.backbones.tokenizer import tokenize
+from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.data import image as pictures
 
 LOGIT_SCALE_START = log(1 / 0.07)  # Radford et al., 2021, sec. 2.5
@@ -37,19 +37,26 @@ class Backbone(nn.Module):
         config: its architecture.
         visual, text: the towers.
         logit_scale: logarithm of the factor on cosines.
+        image_size: side of the square that pictures are brought to, in pixels.
+        mean, std: of each channel, taken out of pixels in [0, 1].
         activation_dtype: precision of activations in :meth:`autocast`; None chooses by the device.
     """
 
     def __init__(self, config: CLIPConfig, name: str = "custom") -> None:
         super().__init__()
-        self.name, self.config = name, config
-        self.image_size, self.context_length = config.image_size, config.context_length
-        self.visual, self.text = config.build_visual(), config.build_text()
-        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
-        self.activation_dtype: torch.dtype | None = None
-        self._digest: tuple[list[tuple[int, int]], str] | None = None
+        self.config, self.context_length = config, config.context_length
+        self._assemble(name, config.build_visual(), config.build_text(), config.image_size)
         self.register_state_dict_post_hook(_leave_text_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_enter_text_prefix)  # type: ignore[no-untyped-call]
+
+    def _assemble(self, name: str, visual: Tower, text: TextTower, image_size: int) -> None:
+        """What every pair of towers has."""
+        self.name, self.image_size = name, image_size
+        self.mean, self.std = pictures.CLIP_MEAN, pictures.CLIP_STD
+        self.visual, self.text = visual, text
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+        self.activation_dtype: torch.dtype | None = None
+        self._digest: tuple[list[tuple[int, int]], dict[str, Any], str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,27 +74,39 @@ class Backbone(nn.Module):
         return features.float()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(b, 77) token ids -> (b, d) float32 features, not normalised."""
+        """(b, l) token ids -> (b, d) float32 features, not normalised."""
         with self.autocast():
-            features: Tensor = self.text(trim(tokens).to(self.device))
+            features: Tensor = self.text(self.trim(tokens).to(self.device))
         return features.float()
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """A picture -> (3, h, w) float32: short side resized, centre cropped, CLIP's mean and deviation taken out."""
-        return torch.from_numpy(pictures.preprocess(image, self.image_size))
+        """A picture -> (3, h, w) float32: short side resized, centre cropped, mean and deviation taken out."""
+        return torch.from_numpy(pictures.preprocess(image, self.image_size, self.mean, self.std))
 
     def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> Tensor:
         """Texts -> (n, 77) int64 token ids; a text over 77 tokens is an error, or cut with ``truncate``."""
         return tokenize(texts, truncate, self.context_length)
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids without the columns behind the last end of a text.
+
+        Short prompts then cost a sixth of CLIP's full context; the features differ by rounding alone.
+        """
+        return tokens[:, : int(self.text.ends(tokens).max()) + 1] if len(tokens) else tokens
 
     @property
     def digest(self) -> str:
         """SHA-256 over weights, architecture and preprocessing: equal digests mean equal features."""
         state = self.state_dict()
         version = [(tensor.data_ptr(), tensor._version) for tensor in state.values()]
-        if self._digest is None or self._digest[0] != version:  # hashing a large model takes seconds
-            self._digest = version, _digest(self.config, state)
-        return self._digest[1]
+        about = self._about()
+        if self._digest is None or self._digest[:2] != (version, about):  # hashing a large model takes seconds
+            self._digest = version, about, _digest(about, state)
+        return self._digest[2]
+
+    def _about(self) -> dict[str, Any]:
+        """What decides the features besides the weights, as JSON."""
+        return {"config": asdict(self.config), "preprocess": "CLIP", "mean": list(self.mean), "std": list(self.std)}
 
 
 def build_backbone(config: CLIPConfig, seed: int = 0, name: str = "custom") -> Backbone:
@@ -96,14 +115,8 @@ def build_backbone(config: CLIPConfig, seed: int = 0, name: str = "custom") -> B
         return Backbone(config, name).eval()
 
 
-def _digest(config: CLIPConfig, state: dict[str, Tensor]) -> str:
-    header = {
-        "config": asdict(config),
-        "preprocess": "CLIP",
-        "mean": list(pictures.CLIP_MEAN),
-        "std": list(pictures.CLIP_STD),
-    }
-    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _digest(about: dict[str, Any], state: dict[str, Tensor]) -> str:
+    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
         total.update(f"\n{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

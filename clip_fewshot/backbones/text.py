@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.tower import CutState, Tower
+from clip_fewshot.backbones.tower import CutState, TextTower
 from clip_fewshot.backbones.transformer import Block, TokenTail, Transformer
 from clip_fewshot.errors import UsageError
 
 
-class TextTransformer(Tower):
+class TextTransformer(TextTower):
     """Causal transformer over byte-pair tokens; the end-of-text token, normed and projected, is the feature.
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, sec. 2.4. The
@@ -59,24 +59,17 @@ class TextTransformer(Tower):
     def embed(self, inputs: Tensor) -> CutState:
         """(b, l) token ids, l up to the context length -> (b, l, d) tokens.
 
-        Columns after the last end-of-text token of the batch may be cut off (:func:`trim`): the attention is causal, so
-        they cannot change the feature.
+        Columns after the last end-of-text token of the batch may be cut off (``Backbone.trim``): the attention is
+        causal, so they cannot change the feature.
         """
         length, longest = inputs.shape[1], len(self.positional_embedding)
         if length > longest:
             raise UsageError(f"at most {longest} tokens per text", str(length), "use Backbone.tokenize")
         tokens = self.token_embedding(inputs) + self.positional_embedding[:length]
-        return CutState(tokens, inputs.argmax(dim=-1))
+        return CutState(tokens, self.ends(inputs))
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        return tokens.argmax(dim=-1)
 
     def tail(self) -> TokenTail:
         return TokenTail(self.ln_final, self.text_projection)
-
-
-def trim(tokens: Tensor) -> Tensor:
-    """(b, 77) token ids -> (b, l), without the columns after the last end-of-text token of the batch.
-
-    Short prompts then cost a sixth of the full context; the features differ by rounding alone.
-    """
-    if not len(tokens):
-        return tokens
-    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]

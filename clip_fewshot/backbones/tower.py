@@ -42,6 +42,10 @@ class OneRow(nn.Module):
         raise NotImplementedError
 
 
+class Placed(nn.Module):
+    """A block that must know where each input ends: ``forward(tokens, position)``. CLIP's causal blocks need not."""
+
+
 class Tail(nn.Module):
     """Everything after the last block: final norm, pooling, projection."""
 
@@ -98,7 +102,7 @@ def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
         if state.token is not None:
             fix = "cut with Tower.advance"
             raise UsageError("tokens as the block before left them", "normalised ones", fix, "advance")
-        tokens = block(tokens)
+        tokens = block(tokens, state.position) if isinstance(block, Placed) else block(tokens)
     return state._replace(tokens=tokens)
 
 
@@ -186,3 +190,11 @@ class Tower(nn.Module):
         if not 0 <= n <= self.n_blocks:
             raise UsageError(f"a number of layers in 0..{self.n_blocks}", str(n), "choose a number in the range")
         return Suffix(self.blocks[self.n_blocks - n :], self.tail())
+
+
+class TextTower(Tower):
+    """A tower over token ids."""
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids -> (b,) int64 index of the token that ends each text; none behind it counts."""
+        raise NotImplementedError

@@ -38,10 +38,12 @@ BYTE_LIMIT = 1 << 30
 LEAST_SIDE = 8  # pixels
 GREATEST_ASPECT = 100  # a longer strip would be blown up beyond PIXEL_LIMIT when its short side is resized
 
+Colour = tuple[float, float, float]  # red, green, blue
+
 # Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021: the statistics of
 # the training pictures, as OpenAI's preprocessing states them.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 
 # EXIF 2.3, tag 274. TIFF files are turned by Pillow when they are loaded and no longer carry it.
@@ -235,18 +237,18 @@ def resize_crop(image: Image.Image, size: int) -> Image.Image:
     return resized.crop((left, top, left + size, top + size)).convert("RGB")
 
 
-def preprocess(image: Image.Image, size: int) -> NDArray[np.float32]:
-    """``image`` -> (3, size, size) float32, equal to the last bit to OpenAI's torchvision pipeline."""
-    return normalise(np.asarray(resize_crop(image, size)))
+def preprocess(image: Image.Image, size: int, mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD) -> NDArray[np.float32]:
+    """``image`` -> (3, size, size) float32; with CLIP's numbers equal to the last bit to OpenAI's pipeline."""
+    return normalise(np.asarray(resize_crop(image, size)), mean, std)
 
 
-def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(..., h, w, 3) bytes -> (..., 3, h, w) float32 with CLIP's mean and deviation taken out."""
+def normalise(pixels: NDArray[np.uint8], mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD) -> NDArray[np.float32]:
+    """(..., h, w, 3) bytes -> (..., 3, h, w) float32 with the mean and deviation of each channel taken out."""
     planes = np.empty((*pixels.shape[:-3], 3, *pixels.shape[-3:-1]), np.float32)
     planes[...] = np.moveaxis(pixels, -1, -3)
     # In place and in planes: 0.09 ms a picture of 224; 0.50 ms with a new array per step, 0.15 ms by a table of
     # the 256 values of each channel. The operations are torchvision's, so that no bit differs.
     planes /= np.float32(255)
-    planes -= np.asarray(CLIP_MEAN, np.float32)[:, None, None]
-    planes /= np.asarray(CLIP_STD, np.float32)[:, None, None]
+    planes -= np.asarray(mean, np.float32)[:, None, None]
+    planes /= np.asarray(std, np.float32)[:, None, None]
     return planes

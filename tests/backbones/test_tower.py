@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.backbones.text import trim
 from clip_fewshot.backbones.tower import CutState, OneRow, Tower
 from clip_fewshot.errors import UsageError
 from tests.backbones.conftest import SMALL, pixels
@@ -191,9 +190,9 @@ def test_layers_that_do_not_exist_are_refused(n: int) -> None:
 @torch.no_grad()
 def test_texts_are_cut_after_the_longest_without_changing_features(small: Backbone) -> None:
     tokens = small.tokenize([*TEXTS, "<|endoftext|> after the end"])
-    short = trim(tokens)
+    short = small.trim(tokens)
     assert short.shape == (3, 10)
     torch.testing.assert_close(small.text(short), small.text(tokens), rtol=0, atol=2e-6)
-    assert trim(tokens[:0]).shape == (0, 77)
+    assert small.trim(tokens[:0]).shape == (0, 77)
     with pytest.raises(UsageError, match="at most 77 tokens"):
         small.text(torch.zeros(1, 78, dtype=torch.int64))
