@@ -46,6 +46,7 @@ class ImageDataset:
         skipped: pictures that could not be read.
         warnings: what was decided on the way, one sentence each.
         decode: how pictures become pixels, see :mod:`clip_fewshot.data.pixels`.
+        origins: per row where the source says so, as ``captions.csv:17``, or None.
     """
 
     name: str
@@ -59,9 +60,10 @@ class ImageDataset:
     skipped: tuple[SkippedImage, ...] = ()
     warnings: tuple[str, ...] = ()
     decode: Decode = "exact"
+    origins: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.names, self.labels, self.captions, self.partition, self.digests)
+        columns = (self.names, self.labels, self.captions, self.partition, self.digests, self.origins)
         lengths = {len(self.images), *(len(column) for column in columns if column is not None)}
         if len(lengths) != 1:
             raise UsageError("columns of one length", f"lengths {sorted(lengths)}", "give one value per picture")
@@ -94,6 +96,7 @@ class ImageDataset:
             captions=None if self.captions is None else tuple(self.captions[i] for i in chosen),
             partition=tuple(self.partition[i] for i in chosen),
             digests=tuple(self.digests[i] for i in chosen),
+            origins=None if self.origins is None else tuple(self.origins[i] for i in chosen),
         )
 
     def restrict(self, classes: Sequence[str]) -> ImageDataset:
@@ -135,10 +138,10 @@ def read_dataset(
     max_skipped: float | None = None,
     decode: Decode = "exact",
 ) -> ImageDataset:
-    """Read a built-in set or a folder, list or table of pictures, and check every picture once.
+    """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
     Args:
-        source: ``"digits"``, ``"digits-wild"``, or a path.
+        source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``.
         format: a name out of ``FORMATS``; None recognises it.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode. Otherwise they are used with a warning.
@@ -181,4 +184,5 @@ def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: t
         digests=tuple(checked[entry.path].digest for entry in kept),
         skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
         warnings=warnings,
+        origins=tuple(entry.where or shown(entry.name) for entry in kept),
     )

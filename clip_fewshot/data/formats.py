@@ -10,7 +10,8 @@ from clip_fewshot.data.folder import Tree, read_folder, walk
 from clip_fewshot.data.listing import Listing
 from clip_fewshot.data.naming import shown
 from clip_fewshot.data.pairs import read_pairs, stems_shared
-from clip_fewshot.data.tables import is_table, read_csv, read_list
+from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
+from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
 from clip_fewshot.errors import DataError, UsageError
 
 FORMATS: dict[str, Callable[[Path], Listing]] = {
@@ -19,21 +20,24 @@ FORMATS: dict[str, Callable[[Path], Listing]] = {
     "list": read_list,
     "csv": read_csv,
     "coop": read_coop,
+    "captions": read_captions,
+    "shards": read_shards,
 }
-BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv"}
+FOLDERS, FILES = ("folder", "pairs", "shards"), ("list", "csv", "coop", "captions", "shards")
+BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
 
 def list_source(source: Path, format: str | None) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like."""
-    if not source.exists():
+    if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
         raise DataError("an existing folder or file", "nothing there", fix, shown(source))
     name = recognise(source) if format is None else format
     if name not in FORMATS:
         raise UsageError(f"a format out of {', '.join(FORMATS)}", repr(name), "choose one of them", "format")
-    if source.is_dir() != (name in ("folder", "pairs")):
+    if name not in (FOLDERS if source.is_dir() else FILES):
         kind = "a folder" if source.is_dir() else "a file"
         raise DataError(f"what format {name!r} reads", kind, "choose another format or path", shown(source))
     return FORMATS[name](source)
@@ -47,14 +51,16 @@ def recognise(source: Path) -> str:
     if suffix in BY_SUFFIX:
         return BY_SUFFIX[suffix]
     if source.is_file() and suffix in TEXT_SUFFIXES:
-        return "csv" if is_table(source) else "list"
-    fix = "pass the folder that holds the pictures, or a .csv, .tsv, .txt or .json file that names them"
+        return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
+    fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
     raise DataError("a folder or a file that lists pictures", "neither", fix, shown(source))
 
 
 def _recognise_tree(tree: Tree) -> str:
     if stems_shared(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
+    if not tree.pictures and shard_paths(tree.root):
+        return "shards"
     classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
     tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
     if tables and len(classes) < 2:

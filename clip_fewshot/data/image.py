@@ -28,6 +28,7 @@ from PIL import (
 
 from clip_fewshot.data.colour import ValueRangeError, to_rgb
 from clip_fewshot.data.naming import shown
+from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
 
 Decode = Literal["exact", "fast"]  # equal to OpenAI's preprocessing to the bit, or within one grey level of it
@@ -105,11 +106,14 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """The bytes of a regular file; pipes and devices are refused without waiting on them."""
+    """The bytes of a regular file or of one in a tar archive; pipes and devices are refused without waiting on them."""
     name = shown(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError) as error:
+        inside = _from_archive(Path(path))
+        if inside is not None:
+            return inside
         raise ImageError("missing", "a picture", "no such file", "check the path", name) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError("unreadable", "a readable file", str(error), "check its permissions", name) from error
@@ -121,6 +125,13 @@ def read_regular(path: str | Path) -> bytes:
         raise ImageError("unreadable", "a readable file", str(error), "check the disk", name) from error
     finally:
         os.close(handle)
+
+
+def _from_archive(path: Path) -> bytes | None:
+    try:
+        return file_bytes(path, BYTE_LIMIT)
+    except DataError as error:
+        raise ImageError("unreadable", error.expected, error.got, error.fix, error.where) from error
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:

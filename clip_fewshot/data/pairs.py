@@ -18,15 +18,17 @@ def read_pairs(source: Path) -> Listing:
         DataError: two pictures or two texts with one stem (both are named), a text without a caption, no pair.
     """
     tree = walk(source)
-    pictures, texts = _by_stem(tree.pictures, source), _by_stem(tree.texts, source)
+    pictures = _by_stem(tree.pictures, source)
+    texts = _by_stem([path for path in tree.texts if path.stem in pictures], source)
     stems = [stem for stem in pictures if stem in texts]
     if not stems:
         raise DataError("pictures and .txt files that share a stem", "no pair", "rename them", shown(source))
     entries, blank = [], []
     for stem in stems:
-        captions = [line.strip() for line in read_text(source / texts[stem]).split("\n") if line.strip()]
-        entries += [_entry(source, pictures[stem], caption, texts[stem]) for caption in captions]
-        blank += [] if captions else [shown(texts[stem])]
+        lines = enumerate(read_text(source / texts[stem]).split("\n"), start=1)
+        found = [_entry(source, pictures[stem], line.strip(), texts[stem], n) for n, line in lines if line.strip()]
+        entries += found
+        blank += [] if found else [shown(texts[stem])]
     refuse_any(blank, "a caption in every text", "write one, or remove text and picture", source)
     lonely = [path for path in tree.pictures if path.stem not in texts] + [
         p for p in tree.texts if p.stem not in pictures
@@ -52,5 +54,5 @@ def _by_stem(paths: list[Path], source: Path) -> dict[str, Path]:
     return first
 
 
-def _entry(source: Path, picture: Path, caption: str, text: Path) -> Entry:
-    return Entry(source / picture, str(picture), caption=caption, where=shown(text))
+def _entry(source: Path, picture: Path, caption: str, text: Path, line: int) -> Entry:
+    return Entry(source / picture, str(picture), caption=caption, where=f"{shown(text)}:{line}")

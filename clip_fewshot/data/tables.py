@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Listing
@@ -14,11 +14,12 @@ from clip_fewshot.data.manifest import Row, resolve
 from clip_fewshot.data.naming import shown
 from clip_fewshot.errors import DataError
 
+SENTENCE = 3  # words; few class names have as many
 LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
 SEPARATORS = (",", ";", "\t", "|")
 # Role -> column names, the preferred one first; compared without case and outer spaces.
 COLUMNS = {
-    "path": ("filepath", "image", "path"),
+    "path": ("filepath", "image", "path", "image_path", "file_name"),
     "label": ("label", "class"),
     "caption": ("caption", "title", "text"),
     "partition": ("split", "partition"),
@@ -32,33 +33,65 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError("a readable text file", str(error), "check path and permissions", shown(path)) from error
+    return decode_text(data, shown(path))
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """The same for bytes that are in memory; ``where`` is named in errors."""
     encoding = next((name for bom, name in BOMS if data.startswith(bom)), "utf-8")
     try:
         return data.decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         got = f"byte {data[error.start]:#04x} at offset {error.start}"
-        raise DataError("UTF-8 text", got, "save it as UTF-8", f"{shown(path)}:{line}") from error
+        raise DataError("UTF-8 text", got, "save it as UTF-8", f"{where}:{line}") from error
 
 
 def read_list(source: Path) -> Listing:
     """Lines ``path label``: the last field is the label. Labels with spaces stand in double quotes (doubled inside)
     or behind a tab. Empty lines and lines that start with ``#`` are passed over."""
-    rows, problems = [], []
+    return _read_lines(source, lambda where, line: Row(where, *_fields(line)))
+
+
+def read_captions(source: Path) -> Listing:
+    """Lines ``path<TAB>caption``; a picture may have several. Quotes in a caption are part of it."""
+    return _read_lines(source, _captioned)
+
+
+def is_captions(source: Path) -> bool:
+    """Whether what stands behind the tabs of a list are captions and no labels: half are sentences, half differ."""
+    texts = [line.partition("\t")[2].strip() for _, line in _lines(source)]
+    sentences = sum(len(text.split()) >= SENTENCE for text in texts)
+    return all(texts) and 2 * sentences >= len(texts) and 2 * len(set(texts)) > len(texts)
+
+
+def _lines(source: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(read_text(source).split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
+        if line.strip() and not line.startswith("#"):
+            yield number, line
+
+
+def _read_lines(source: Path, parse: Callable[[str, str], Row]) -> Listing:
+    rows, problems = [], []
+    for number, line in _lines(source):
+        where = f"{shown(source.name)}:{number}"
         try:
-            path, label = _fields(line)
-            rows.append(Row(f"{shown(source.name)}:{number}", path, label))
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"{len(line):,} characters")
+            rows.append(parse(where, line))
         except ValueError as error:
-            problems.append(f"{shown(source.name)}:{number}: {error}")
+            problems.append(f"{where}: {error}")
     return resolve(source, rows, problems)
 
 
+def _captioned(where: str, line: str) -> Row:
+    path, tab, caption = line.partition("\t")
+    if not tab:
+        raise ValueError(f"no tab in {shown(line[:80])!r}")
+    return Row(where, _unquoted(path.strip()), caption=caption.strip())
+
+
 def _fields(line: str) -> tuple[str, str]:
-    if len(line) > LONGEST_LINE:
-        raise ValueError(f"{len(line):,} characters")
     by_tab = line.split("\t")
     if len(by_tab) == 2:
         return _unquoted(by_tab[0]), _unquoted(by_tab[1])

@@ -1,0 +1,229 @@
+"""Tar shards: read where they lie, equal to the same files in a folder; damage is named, hostile names do nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clip_fewshot.data import shards as module
+from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.image import ImageError, open_image
+from clip_fewshot.data.pixels import pixel_batches
+from clip_fewshot.data.shards import shard_paths
+from clip_fewshot.data.tar import contents, file_bytes
+from clip_fewshot.errors import DataError
+from tests.data.pictures import picture_bytes, put
+
+Files = dict[str, bytes | str | int]
+
+
+def archive(path: Path, files: Files, format: int = tarfile.PAX_FORMAT, mode: str = "w") -> Path:
+    """A tar of bytes, texts, and the pictures of seeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode, format=format) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            data = picture_bytes(content) if isinstance(content, int) else content
+            data = data.encode() if isinstance(data, str) else data
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def three(start: int = 0) -> Files:
+    return {
+        f"{start + i:06d}.{end}": start + i if end == "png" else f"text {i}" for i in range(3) for end in ("png", "txt")
+    }
+
+
+def pairs(dataset: ImageDataset) -> list[tuple[str, str]]:
+    assert dataset.captions is not None
+    return list(zip(dataset.names, dataset.captions, strict=True))
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_shard_reads_as_the_same_files_in_a_folder(format: int, tmp_path: Path) -> None:
+    files: Files = three() | {("deep/" * 30) + "long.png": 9, ("deep/" * 30) + "long.txt": "one\r\n\r\n two \n"}
+    for name, content in files.items():
+        put(tmp_path / "folder" / name, content)
+    plain = read_dataset(tmp_path / "folder", format="pairs")
+    packed = read_dataset(archive(tmp_path / "s.tar", files, format))
+    assert sorted(zip(packed.digests, packed.captions or (), strict=True)) == sorted(
+        zip(plain.digests, plain.captions or (), strict=True)
+    )
+    assert packed.warnings == ()
+    assert packed.skipped == ()
+    assert packed.names[0] == "s.tar/000000.png"
+    assert packed.origins is not None
+    assert packed.origins[0] == "s.tar/000000.txt"
+    rows = np.array([packed.digests.index(digest) for digest in plain.digests])
+    squares = [np.concatenate(list(pixel_batches(each, 16))) for each in (packed.subset(rows), plain)]
+    assert np.array_equal(squares[0], squares[1])
+
+
+def test_folders_and_patterns_of_shards_in_order(tmp_path: Path) -> None:
+    for i in range(3):
+        archive(tmp_path / f"p-{i:02d}.tar", three(10 * i))
+    whole = read_dataset(tmp_path)
+    assert whole.names == tuple(f"p-{i:02d}.tar/{10 * i + j:06d}.png" for i in range(3) for j in range(3))
+    assert read_dataset(str(tmp_path / "p-{00..02}.tar")).names == whole.names
+    assert read_dataset(tmp_path / "p-{01,02}.tar").names == whole.names[3:]
+    assert len(read_dataset(tmp_path / "p-0{0..0}.tar")) == 3
+    with pytest.raises(DataError, match=r"(?s)2 that cannot be used.*p-03.tar.*p-04.tar"):
+        read_dataset(tmp_path / "p-{01..04}.tar")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a{8..11}.tar", ["a8.tar", "a9.tar", "a10.tar", "a11.tar"]),
+        ("a{08..10}.tar", ["a08.tar", "a09.tar", "a10.tar"]),
+        ("{x,y}{0..1}.tar", ["x0.tar", "x1.tar", "y0.tar", "y1.tar"]),
+        ("{a..b}.tar", ["a..b.tar"]),
+    ],
+)
+def test_braces_mean_what_they_mean_in_a_shell(pattern: str, names: list[str]) -> None:
+    assert [str(path) for path in shard_paths(Path(pattern))] == names
+
+
+@pytest.mark.parametrize("pattern", ["{5..1}.tar", "{0..99999999999}.tar", "{0..999}{0..999}.tar"])
+def test_patterns_without_end_are_refused(pattern: str) -> None:
+    with pytest.raises(DataError):
+        shard_paths(Path(pattern))
+
+
+def test_json_captions_and_the_text_that_goes_before_them(tmp_path: Path) -> None:
+    files: Files = {
+        "a.JPG": picture_bytes(0, "JPEG"),
+        "a.json": json.dumps({"caption": " two\nlines ", "width": 3}),
+        "b.json": json.dumps({"caption": "from json"}),
+        "b.webp": picture_bytes(1, "WEBP"),
+        "b.txt": "from text",
+        "b.cls": "7",
+        ".c.png": 3,
+    }
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert pairs(dataset) == [("s.tar/a.JPG", "two\nlines"), ("s.tar/b.webp", "from text")]
+    assert dataset.warnings == ()
+
+
+def test_damaged_pictures_are_skipped_by_reason(tmp_path: Path) -> None:
+    files = three() | {"bad.jpg": picture_bytes(5, "JPEG")[:300], "bad.txt": "half a picture"}
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert len(dataset) == 3
+    assert [(Path(path).name, reason) for path, reason, _ in dataset.skipped] == [("bad.jpg", "truncated")]
+
+
+BAD_TEXTS: dict[str, tuple[str, bytes | str, str]] = {
+    "blank": ("x.txt", " \n", "a caption, got none"),
+    "latin": ("x.txt", b"f\xfbr", "UTF-8 text"),
+    "no json": ("x.json", "{", "expected JSON"),
+    "deep": ("x.json", "[" * 100_000, "expected JSON"),
+    "no caption": ("x.json", '{"caption": null}', "a caption, got none"),
+    "list": ("x.json", "[1]", "a caption, got none"),
+    "large": ("x.txt", "x" * (module.TEXT_LIMIT + 1), "at most 1,048,576 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXTS)
+def test_a_text_without_a_caption_costs_its_sample_and_two_stop(case: str, tmp_path: Path) -> None:
+    name, content, message = BAD_TEXTS[case]
+    files = three() | {"x.png": 7, name: content, "y.png": 8}
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert len(dataset) == 3
+    first, second = dataset.warnings
+    assert message in first
+    assert f"s.tar/{name}" in first
+    assert second.startswith("passed over 1 samples without picture or text")
+    with pytest.raises(DataError) as caught:
+        read_dataset(archive(tmp_path / "t.tar", {**files, f"y{name[1:]}": content}))
+    assert all(f"t.tar/{key}{name[1:]}" in str(caught.value) for key in "xy")
+
+
+def test_two_pictures_of_one_key_are_both_named(tmp_path: Path) -> None:
+    dataset = read_dataset(
+        archive(tmp_path / "s.tar", three() | {"x.png": 7, "x.jpg": picture_bytes(8, "JPEG"), "x.txt": "?"})
+    )
+    assert "x.png and x.jpg" in dataset.warnings[0]
+    assert len(dataset) == 3
+
+
+def test_compressed_cut_and_damaged_archives_are_refused(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "s.tar", three()).read_bytes()
+    header = whole.index(b"000001.png")
+    broken = bytearray(whole)
+    broken[header + 150] ^= 1
+    second = contents(tmp_path / "s.tar").files["000001.png"]
+    cases = {
+        "compressed": archive(tmp_path / "c.tar", three(), mode="w:gz").read_bytes(),
+        "cut": whole[: second.offset + 100],
+        "damaged": bytes(broken),
+        "empty": b"",
+        "no tar": b"x" * 2000,
+    }
+    for case, data in cases.items():
+        path = put(tmp_path / "bad" / f"{case}.tar", data)
+        with pytest.raises(DataError, match="a whole, uncompressed tar archive") as caught:
+            read_dataset(path)
+        assert path.name in str(caught.value)
+    with tarfile.open(tmp_path / "bad" / "damaged.tar") as tar:
+        assert len(tar.getnames()) == 2  # what tarfile alone makes of it, without a word
+
+
+def test_names_links_and_devices_reach_nothing_outside(tmp_path: Path) -> None:
+    put(tmp_path / "secret.png", 50)
+    hostile: Files = {"../secret.png": 1, str(tmp_path / "secret.png"): 2, "a/../../secret.png": 3, "c:\\secret.png": 4}
+    path = archive(tmp_path / "s.tar", three() | hostile | {"../secret.txt": "x"})
+    with tarfile.open(path, "a") as tar:
+        for kind, name in ((tarfile.SYMTYPE, "l.png"), (tarfile.LNKTYPE, "h.png"), (tarfile.FIFOTYPE, "f.png")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, str(tmp_path / "secret.png")
+            tar.addfile(member)
+    dataset = read_dataset(path)
+    assert len(dataset) == 3
+    assert dataset.warnings == ("passed over 8 tar entries that are no regular files",)
+
+
+def test_files_in_archives_are_paths_like_others(tmp_path: Path) -> None:
+    path = archive(tmp_path / "s.tar", {"./a.png": 1, "b//c.png": 2})
+    assert open_image(path / "a.png").size == (32, 24)
+    assert open_image(str(path / "b" / "c.png")).size == (32, 24)
+    with pytest.raises(ImageError) as caught:
+        open_image(path / "none.png")
+    assert caught.value.reason == "missing"
+    with pytest.raises(DataError, match="at most 10 bytes"):
+        file_bytes(path / "a.png", 10)
+    assert file_bytes(tmp_path / "s.png", 10) is None
+    put(path, b"no longer a tar")
+    with pytest.raises(ImageError) as caught:
+        open_image(path / "a.png")
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_picture_that_changed_in_its_archive_is_refused(tmp_path: Path) -> None:
+    dataset = read_dataset(archive(tmp_path / "s.tar", three()))
+    archive(tmp_path / "s.tar", three(3) | {"000000.png": 99})
+    with pytest.raises(DataError, match="as it was first read"):
+        dataset.open(0)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_gives_data_or_a_data_error(data: st.DataObject, tmp_path: Path) -> None:
+    damaged = bytearray(archive(tmp_path / "s.tar", three()).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = put(tmp_path / "d.tar", bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+    try:
+        dataset = read_dataset(path, max_skipped=0.9)
+    except DataError as error:
+        str(error).encode("utf-8")
+        return
+    assert len(dataset)
