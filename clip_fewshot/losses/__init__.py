@@ -10,6 +10,11 @@ from clip_fewshot.angular import margin_logits as margin_logits
 from clip_fewshot.errors import UsageError
 from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
 from clip_fewshot.losses.cross_entropy import cross_entropy_floor as cross_entropy_floor
+from clip_fewshot.losses.distillation import SoftTargets as SoftTargets
+from clip_fewshot.losses.distillation import distillation_floor as distillation_floor
+from clip_fewshot.losses.distillation import distillation_loss as distillation_loss
+from clip_fewshot.losses.distillation import sinkhorn as sinkhorn
+from clip_fewshot.losses.distillation import transport_targets as transport_targets
 from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
 from clip_fewshot.losses.matched import matched_floor as matched_floor
 from clip_fewshot.losses.symmetric import same_caption as same_caption
