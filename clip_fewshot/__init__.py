@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import MatchedBatch as MatchedBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
+    from clip_fewshot.training.distillation import SelfDistillation as SelfDistillation
     from clip_fewshot.training.gradients import Objective as Objective
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.optim import AdamW as AdamW
@@ -192,6 +193,7 @@ _HOME = {
     "World": "training.world",
     "StepReport": "training.contrastive",
     "train_contrastive": "training.contrastive",
+    "SelfDistillation": "training.distillation",
     "EvalResult": "types",
     "FloatArray": "types",
     "IndexArray": "types",
