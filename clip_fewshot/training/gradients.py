@@ -26,7 +26,13 @@ from clip_fewshot.training.world import Alone, World
 Objective = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
-class PairModel(Protocol):
+class HasModules(Protocol):
+    """Anything made of modules."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+class PairModel(HasModules, Protocol):
     """What contrastive training needs of a model; a Backbone is one."""
 
     logit_scale: nn.Parameter
@@ -42,8 +48,6 @@ class PairModel(Protocol):
     def encode_text(self, tokens: Tensor) -> Tensor: ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -165,7 +169,7 @@ class _Draws:
 
 
 @contextmanager
-def buffers_kept(model: PairModel) -> Iterator[None]:
+def buffers_kept(model: HasModules) -> Iterator[None]:
     """Run a block on copies of the model's buffers: batch normalisations that it passes through count nothing.
 
     Copies and not values put back after it: what a graph has saved of a buffer must not be written to.
