@@ -85,12 +85,12 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         claim(out, config, dataset, backbone)
         clock.lap("read")
         depth = min(config.max_unfreeze, backbone.visual.n_blocks)
-        jobs, memory = resources(config, backbone, depth)
+        jobs, threads, memory = resources(config, backbone, depth)
         settings = TrainSettings(config.epochs)
         task = Task(backbone, split.pool, config.shots, settings, config.n_views, config.seed, memory)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
-        with Crew(jobs) as crew:
+        with Crew(jobs, threads) as crew:
             trials = search(config, task, support, depth, out, clock, progress, crew)
             clock.lap("search")
             winners, best = select(trials, config.approaches, len(support.images))

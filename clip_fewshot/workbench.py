@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import SupportData
 from clip_fewshot.types import IndexArray
 
-MEMORY_SHARE = 0.5  # of the machine's memory, for all workers
-BASE_BYTES = 400 << 20  # of a worker before it trains: torch, scikit-learn
-COPIES = 12  # of the trained layers: weights, the frozen ones, gradients, two moments, and the states between layers
+MEMORY_SHARE = 0.75  # of the machine's memory, for all workers
+BASE_BYTES = 420 << 20  # of a worker before it trains: torch, scikit-learn
+COPIES = 12  # of the trained layers, at most: weights, gradients, two moments, states between layers; 11 for ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,35 @@ def _emptied(tensor: Tensor) -> Tensor:
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
-def resources(config: FewShotConfig, backbone: Backbone, depth: int) -> tuple[int, int | None]:
-    """(processes that train side by side, bytes of states in memory; several map them from the disk and share them)."""
+class Resources(NamedTuple):
+    """What the trainings of a run may use.
+
+    Attributes:
+        jobs: processes that train side by side.
+        threads: of each training.
+        memory: bytes of states in memory, as in :func:`prepare_support`; several processes map them from the disk and
+            share them.
+    """
+
+    jobs: int
+    threads: int
+    memory: int | None
+
+
+def resources(config: FewShotConfig, backbone: Backbone, n: int) -> Resources:
+    """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
     alone = bool(config.storage) or backbone.device.type != "cpu"
     if alone and (config.jobs or 1) > 1:
         raise UsageError("one process on a GPU", f"--jobs {config.jobs}", "leave it out", "--jobs")
-    jobs = config.jobs or (1 if alone else jobs_that_fit(backbone, depth))
-    if config.cache_memory is None:
-        return jobs, 0 if jobs > 1 else None
-    return jobs, int(config.cache_memory * 2**30)
+    room = room_for(backbone, n)
+    jobs = config.jobs or (1 if alone else room)
+    memory = 0 if jobs > 1 else None
+    if config.cache_memory is not None:
+        memory = int(config.cache_memory * 2**30)
+    return Resources(jobs, max(1, usable_cores() // room), memory)
 
 
-def jobs_that_fit(backbone: Backbone, n: int) -> int:
-    """How many processes that train the last ``n`` layers this machine has room for."""
+def room_for(backbone: Backbone, n: int) -> int:
+    """How many processes that train the last ``n`` layers the cores and the memory of this machine suffice for."""
     trained = sum(p.numel() * p.element_size() for p in last_layers_only(backbone, n).parameters() if not p.is_meta)
     return max(1, min(usable_cores(), int(MEMORY_SHARE * usable_memory()) // (BASE_BYTES + COPIES * trained)))

@@ -1,8 +1,9 @@
-"""Processes of one thread each that work side by side.
+"""Processes that work side by side, of one thread each unless memory allows fewer of them than there are cores.
 
 A training of a few layers is thousands of small matrix products. Two threads on one product lose to two processes of
 one thread: the threads wait for each other at every product (on two busy cores the same study took seven times as
-long). A process that computes takes one thread too, so the number of processes changes no bit of any result.
+long). How many threads a call gets hangs on machine and model, not on the number of processes or on where it runs, so
+that the number of processes changes no bit of any result.
 
 A worker is a new interpreter that knows nothing but what passes through its pipes, pickled, as in `multiprocessing`.
 That module's own processes lost: they run the caller's script again, which breaks one without a ``__main__`` guard;
@@ -33,7 +34,7 @@ from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import ResourceError
 
-PRICE = 5.0  # seconds; starting workers costs about that, most of it the import of torch and scikit-learn
+PRICE = 5.0  # seconds of computing; starting workers costs about that, most of it the import of torch
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read when torch and NumPy are imported
 PROGRAM = "from clip_fewshot.workers import serve; serve()"
 
@@ -53,10 +54,11 @@ class Crew:
 
     Args:
         jobs: processes; 1: everything runs here.
+        threads: of each call.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, threads: int = 1) -> None:
+        self.jobs, self.threads = jobs, threads
         self._spent = 0.0
         self._workers: list[_Worker] = []
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -103,20 +105,20 @@ class Crew:
 
     def _start(self) -> None:
         for _ in range(self.jobs):
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(self.threads))
             self._idle.put(self._workers[-1])
         self._threads = ThreadPoolExecutor(self.jobs)
 
     def _call_here(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Done]:
         future: Future[Done] = Future()
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.process_time()
         try:
-            with one_thread():
+            with limited_threads(self.threads):
                 value = method(*arguments)
             future.set_result(Done(value, time.perf_counter() - began))
         except Exception as error:
             future.set_exception(error)
-        self._spent += time.perf_counter() - began
+        self._spent += (time.process_time() - computed) / self.threads  # waiting for a busy machine is no reason
         return future
 
     def _call_there(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Done:
@@ -130,9 +132,9 @@ class Crew:
 class _Worker:
     """A worker as its parent sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         paths = os.pathsep.join(sys.path)
-        environment = os.environ | {"PYTHONPATH": paths} | dict.fromkeys(THREADS, "1")
+        environment = os.environ | {"PYTHONPATH": paths} | dict.fromkeys(THREADS, str(threads))
         with _without_interrupts():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -182,14 +184,14 @@ def _without_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch and BLAS compute in this thread alone while the block lasts, as they do in a worker."""
+def limited_threads(threads: int) -> Iterator[None]:
+    """Torch and BLAS compute in that many threads while the block lasts, as they do in a worker."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with _libraries().limit(limits=threads, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)

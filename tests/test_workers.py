@@ -10,20 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from clip_fewshot import workbench as workbench_module
 from clip_fewshot import workers
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ClipFewShotError, DivergedError, ResourceError, UsageError
 from clip_fewshot.protocol import Task, prepare, workbench
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import TrainSettings
 from clip_fewshot.workbench import last_layers_only
-from clip_fewshot.workers import Crew, one_thread
+from clip_fewshot.workers import Crew, limited_threads
 from tests.worker_tasks import Tasks
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +75,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) 
 
 PARENT = """
 import sys
+from clip_fewshot import workbench as workbench_module
 from clip_fewshot import workers
 from tests.worker_tasks import Tasks
 workers.PRICE = 0.0
@@ -122,14 +126,47 @@ def test_small_jobs_never_start_a_worker() -> None:
         assert crew.slots == 8
 
 
-def test_one_thread_is_what_workers_have_and_the_setting_comes_back() -> None:
+def test_calls_get_the_threads_that_workers_have_and_the_setting_comes_back() -> None:
     torch.set_num_threads(2)
     try:
-        with one_thread():
+        with limited_threads(1):
             assert torch.get_num_threads() == 1
+        assert Crew(1, threads=3).gather([(Tasks().torch_threads, ())]) == [3]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "options", "expected"),
+    [
+        (2, 24, {}, (2, 1, 0)),
+        (16, 64, {}, (16, 1, 0)),
+        (16, 4, {}, (7, 2, 0)),
+        (16, 4, {"jobs": 1}, (1, 2, None)),
+        (16, 4, {"jobs": 3}, (3, 2, 0)),
+        (1, 24, {}, (1, 1, None)),
+        (2, 24, {"storage": "sqlite:///study.db"}, (1, 1, None)),
+        (2, 24, {"cache_memory": 0.5}, (2, 1, 1 << 29)),
+    ],
+)
+def test_threads_hang_on_the_machine_and_never_on_the_number_of_processes(
+    cores: int,
+    gigabytes: int,
+    options: dict[str, Any],
+    expected: tuple[int, int, int | None],
+    tiny: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workbench_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(workbench_module, "usable_memory", lambda: gigabytes << 30)
+    assert workbench_module.resources(FewShotConfig(**options), tiny, 2) == expected
+
+
+def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
+    with pytest.raises(UsageError, match="--jobs"):
+        workbench_module.resources(FewShotConfig(jobs=2), tiny, 2)
 
 
 @pytest.mark.parametrize("kind", [ClipFewShotError, UsageError, ResourceError, DivergedError])
@@ -160,8 +197,7 @@ def test_a_workbench_that_went_through_a_pipe_trains_to_the_same_weights(
 
 
 def test_layers_that_cannot_train_are_left_behind(tiny: Backbone) -> None:
-    bare = last_layers_only(tiny, 1)
-    there = {name for name, parameter in bare.named_parameters() if not parameter.is_meta}
-    trained = {f"{side}.{name}" for side in ("visual", "text") for name in getattr(tiny, side).last_parameters(1)}
+    there = {name for name, tensor in last_layers_only(tiny, 1).state_dict().items() if not tensor.is_meta}
+    trained = {f"visual.{name}" for name in tiny.visual.last_parameters(1)} | set(tiny.text.last_parameters(1))
     assert there == trained | {"logit_scale"}
-    assert last_layers_only(tiny, 99).state_dict().keys() == tiny.state_dict().keys()
+    assert not any(tensor.is_meta for tensor in tiny.state_dict().values())

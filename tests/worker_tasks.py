@@ -27,6 +27,11 @@ class Tasks:
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    def torch_threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads()
+
     def diverge(self) -> None:
         raise DivergedError("a finite loss", "nan", "lower the rates", "step 3")
 
