@@ -192,7 +192,7 @@ def test_a_large_search_is_its_steps_its_pass_and_what_pruning_left() -> None:
 @pytest.mark.slow
 def test_pruning_loses_no_more_than_noise() -> None:
     with empty_cache():
-        row, share = study.pruning(study.Sizes(digits_trials=50, digits_epochs=5), QUICK)
+        row, share = study.pruning("digits-wild", study.Sizes(digits_trials=50, digits_epochs=5), QUICK)
     assert broken([row]) == []
     assert 0 < share <= 0.5
 
