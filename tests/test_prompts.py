@@ -113,6 +113,19 @@ def test_describe_counts(plain: Backbone) -> None:
         describe_prompts(plain)
 
 
+def test_blocks_are_the_same_objects_each_time_and_a_copy_has_its_own(plain: Backbone) -> None:
+    model = prompted(plain, 4, depth=2)
+    other = copy.deepcopy(model)
+    for tower in (model.visual, other.visual):
+        assert all(a is b for a, b in zip(tower.blocks, tower.blocks, strict=True))
+        owned = [id(getattr(block, "prompts", None)) for block in tower.blocks]
+        assert owned == [id(None), *map(id, tower.prompts.values())]
+    assert other.visual.blocks[1].prompts is not model.visual.blocks[1].prompts
+    assert other.visual.blocks[1].block is other.visual.transformer.resblocks[1]
+    double = other.double().visual
+    assert double.blocks[1].prompts.dtype == torch.float64
+
+
 def test_first_values_are_seeded_and_in_the_bound(plain: Backbone) -> None:
     config = SMALL["vit"]
     values = prompted(plain, 200, seed=5).visual.prompts["0"].detach()

@@ -88,19 +88,18 @@ class PromptedTransformer(VisionTransformer):
         self.requires_grad_(False)
         size = self.conv1.weight[0].numel() + self.token_features
         bound = math.sqrt(6 / size)  # Xavier's for the patch embedding, as in the authors' code
-        tensors = {str(i): torch.empty(n_prompts, self.token_features, device=self.conv1.weight.device) for i in blocks}
-        self.prompts = nn.ParameterDict({i: nn.Parameter(t.uniform_(-bound, bound)) for i, t in tensors.items()})
+        first = {i: torch.empty(n_prompts, self.token_features).uniform_(-bound, bound) for i in blocks}
+        self.prompts = nn.ParameterDict({str(i): nn.Parameter(t.to(self.conv1.weight)) for i, t in first.items()})
+        # In a plain dict, where torch sees no second name of their parameters; made once, because gradient
+        # checkpointing and hooks hold on to the blocks they were given.
+        plain = [block for block in base.transformer.blocks if isinstance(block, Block)]
+        self._prompted = {i: PromptedBlock(plain[i], self.prompts[str(i)]) for i in blocks}
         if 0 in blocks:
             self.class_embedding.requires_grad_(True)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        plain = self.transformer.resblocks
-        return [self._prompted(block, str(i)) if str(i) in self.prompts else block for i, block in enumerate(plain)]
-
-    def _prompted(self, block: nn.Module, number: str) -> nn.Module:
-        prompts = self.prompts[number]
-        return PromptedBlock(block, prompts) if isinstance(block, Block) else block
+        return [self._prompted.get(i, block) for i, block in enumerate(self.transformer.blocks)]
 
     def cut(self, state: CutState, n: int) -> CutState:
         """As of any tower; refused where prompts would be left in front of the cut, whose training it would freeze."""
