@@ -35,3 +35,16 @@ def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *purpose))
         yield
+
+
+@contextmanager
+def torch_cpu_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """The same for the processor's generator alone: devices are neither touched nor waited for."""
+    import torch
+
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(derive_seed(seed, *purpose))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +40,24 @@ class PairSource(Protocol):
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of ``epoch`` from step ``start`` on: exactly those that an epoch begun at 0 yields from there."""
         ...
+
+
+class PairReader(Protocol):
+    """What a source needs of the model: how large pictures are, and how captions become tokens."""
+
+    image_size: int
+
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """Texts -> (n, l) int64; UsageError for one that is too long, unless it may be cut."""
+        ...
+
+
+def caption_ids(tokens: Tensor) -> Tensor:
+    """(n, l) token ids -> (n,) int64, equal for equal rows, the same in every process: 63 bits of a SHA-256.
+
+    Tokens and not texts are compared: captions that differ only by case, or behind the point where they were cut, are
+    one input to the model, and no training could tell them apart.
+    """
+    rows = tokens.cpu().to(torch.int64).contiguous().numpy()
+    ids = [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows]
+    return torch.tensor(ids, dtype=torch.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
 VERSION = 1  # of what is done to a picture between its file and its pixels
 
 
-def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Iterator[Pixels]:
+def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator[Pixels, None, None]:
     """(b, size, size, 3) bytes in the order of ``images``, b at most ``batch``: upright, resized, centre cropped.
 
     What was decoded from a file before, by any process, is read from the cache instead and the file is not opened;
@@ -45,7 +45,7 @@ def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Iterator[
     return _in_order(images, size, batch)
 
 
-def _in_order(images: ImageDataset, size: int, batch: int) -> Iterator[Pixels]:
+def _in_order(images: ImageDataset, size: int, batch: int) -> Generator[Pixels, None, None]:
     supply, ahead = _Supply(images, size), -(-AHEAD // batch)
     waiting: deque[_Order] = deque()
     try:
