@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
     from clip_fewshot.data.dataset import read_dataset as read_dataset
+    from clip_fewshot.data.loader import LoaderSource as LoaderSource
     from clip_fewshot.data.loose import read_images as read_images
     from clip_fewshot.data.naming import shown as shown
+    from clip_fewshot.data.pairing import split_pairs as split_pairs
     from clip_fewshot.data.pixels import pixel_batches as pixel_batches
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
+    from clip_fewshot.data.stream import PairStream as PairStream
     from clip_fewshot.discovery import discover_classes as discover_classes
     from clip_fewshot.environment import describe_environment as describe_environment
     from clip_fewshot.errors import ArtifactError as ArtifactError
@@ -185,8 +188,11 @@ _HOME = {
     "write_text": "storage",
     "ContrastiveOptions": "training.contrastive",
     "MatchedBatch": "training.contrastive",
+    "LoaderSource": "data.loader",
     "PairBatch": "data.batch",
     "PairSource": "data.batch",
+    "PairStream": "data.stream",
+    "split_pairs": "data.pairing",
     "Objective": "training.gradients",
     "contrastive_gradients": "training.gradients",
     "Alone": "training.world",
