@@ -90,7 +90,7 @@ class Suffix(nn.Module):
         """As in torch, except that batch normalisations stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
 

@@ -1,0 +1,168 @@
+"""What a pair of encoders is made of: a network, what its inputs are made with, and where it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_fewshot.backbones.encoder_tower import EncoderTower, Parts, Pool, TextEncoderTower
+from clip_fewshot.backbones.shapes import WholeText, cut_image, cut_text, headless
+from clip_fewshot.data.image import Colour
+from clip_fewshot.errors import UsageError
+
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+TOLERANCE = 1e-4  # relative, between an encoder and its parts; a wrong cut differs by far more
+SAMPLES = ("a", "The quick brown fox jumps over the lazy dog, 1234567890 times!", "Öl, naïve café \u2014 東京")
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """An encoder of pictures, in evaluation mode or not; a pair takes its modules over.
+
+    Args:
+        module: (b, 3, size, size) pixels -> features. Of well-known shapes (ResNet, EfficientNet, ConvNeXt and
+            VisionTransformer of torchvision and timm, EfficientNet-PyTorch, ``nn.Sequential``) the blocks are found and
+            a classifier at the end is left out; any other is one block that gives (b, d), tokens (b, l, d) or a map
+            (b, d, h, w).
+        size: side of the pictures in pixels.
+        mean, std: of the channels, as the encoder was trained; default ImageNet's.
+        parts: where to cut an encoder of another shape, so that some of its blocks can be trained.
+        whole: take even a well-known shape as one block, its classifier included.
+    """
+
+    module: nn.Module
+    size: int = 224
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+    parts: Parts | None = None
+    whole: bool = False
+
+    def tower(self, out_features: int) -> EncoderTower:
+        """The encoder in its parts, behind a projection that is drawn from torch's global generator.
+
+        Raises:
+            UsageError: it cannot read its pictures, or is of a known shape but computes something else.
+        """
+        module = self.module.float().eval()
+        found = None if self.whole or self.parts else cut_image(module)
+        whole = Parts(nn.Identity(), [module], Pool())
+        parts = self.parts or found or whole
+        pictures = torch.linspace(-2, 2, 6 * self.size**2, device=_device(module)).reshape(2, 3, self.size, self.size)
+        features = _tried(EncoderTower(parts, 0, None), pictures)
+        if found:
+            _compare(
+                features, _tried(EncoderTower(Parts(nn.Identity(), [headless(module)], Pool()), 0, None), pictures)
+            )
+        return EncoderTower(parts, features.shape[1], out_features)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts as rows of token ids, all of one length.
+
+    Attributes:
+        tokenizer: text -> ids with their marks.
+        length: of a row.
+        pad: the id that fills it up.
+    """
+
+    tokenizer: Callable[[str], Sequence[int]]
+    length: int
+    pad: int
+
+    def __call__(self, texts: Sequence[str], truncate: bool) -> Tensor:
+        """Texts -> (n, length) int64."""
+        rows = torch.full((len(texts), self.length), self.pad, dtype=torch.int64)
+        for i, text in enumerate(texts):
+            ids = list(self.tokenizer(text))
+            if not ids:
+                raise UsageError("at least one token", f"none in {text[:60]!r}", "write something", f"text {i}")
+            if len(ids) > self.length:
+                if not truncate:
+                    got, fix = f"{len(ids)} in {text[:60]!r}", "shorten it, or truncate=True"
+                    raise UsageError(f"at most {self.length} tokens", got, fix, f"text {i}")
+                ids = [*ids[: self.length - 1], ids[-1]]
+            rows[i, : len(ids)] = torch.tensor(ids)
+        return rows
+
+    def about(self) -> dict[str, Any]:
+        """What decides the rows, as JSON; a tokenizer without a digest is known by what it makes of sample texts."""
+        words = getattr(self.tokenizer, "digest", None) or [list(map(int, self.tokenizer(text))) for text in SAMPLES]
+        return {"tokenizer": words, "length": self.length, "pad": self.pad}
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """An encoder of texts; a pair takes its modules over.
+
+    Args:
+        module: a model of transformers, or (ids, mask) -> tokens (b, l, d) or vectors (b, d). BERT and its kin are cut
+            into their layers, any other is one block.
+        tokenizer: text -> token ids with their marks, not padded; a :class:`JsonTokenizer` for Hugging Face's.
+        pool: "mean" over a text's tokens (default), "first", "end" (its last token), or "pooler" (the encoder's own).
+        context_length: most tokens of a text, marks among them.
+        pad: the id that fills up; None takes ``tokenizer.pad``, or -1, which no text contains.
+        parts, whole: as in :class:`ImageEncoder`.
+    """
+
+    module: nn.Module
+    tokenizer: Callable[[str], Sequence[int]]
+    pool: str = "mean"
+    context_length: int = 77
+    pad: int | None = None
+    parts: Parts | None = None
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "first", "end", "pooler"):
+            raise UsageError("mean, first, end or pooler", repr(self.pool), "check the spelling", "pool")
+
+    @property
+    def rows(self) -> Rows:
+        """What makes its inputs."""
+        pad = int(getattr(self.tokenizer, "pad", -1)) if self.pad is None else self.pad
+        return Rows(self.tokenizer, self.context_length, pad)
+
+    def tower(self, out_features: int) -> TextEncoderTower:
+        """As :meth:`ImageEncoder.tower`."""
+        module, pooler = self.module.float().eval(), self.pool == "pooler"
+        found = None if self.whole or self.parts else cut_text(module, self.pool)
+        whole = Parts(nn.Identity(), [WholeText(module, pooler)], Pool("mean" if pooler else self.pool))
+        parts = self.parts or found or whole
+        rows = self.rows
+        tokens = rows(SAMPLES, truncate=True)
+        longest = tokens[1][tokens[1] != rows.pad].repeat(rows.length)[: rows.length]
+        tokens = torch.cat([tokens, longest[None]]).to(_device(module))
+        features = _tried(TextEncoderTower(parts, 0, None, rows.pad), tokens)
+        if found:
+            _compare(features, _tried(TextEncoderTower(whole, 0, None, rows.pad), tokens))
+        return TextEncoderTower(parts, features.shape[1], out_features, rows.pad)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+@torch.no_grad()
+def _tried(tower: EncoderTower, inputs: Tensor) -> Tensor:
+    """Features of trial inputs."""
+    try:
+        features: Tensor = tower.eval()(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        got, fix = f"{type(error).__name__}: {error}", "check size, context length and parts"
+        raise UsageError(f"an encoder of inputs {tuple(inputs.shape)}", got, fix, "encoder") from error
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
+        got = str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
+        raise UsageError(f"features ({len(inputs)}, d)", got, "end the encoder or its parts with a pooling", "encoder")
+    return features
+
+
+def _compare(parts: Tensor, whole: Tensor) -> None:
+    if parts.shape != whole.shape or not bool((parts - whole).abs().max() <= TOLERANCE * whole.abs().max()):
+        got = "another computation than the whole encoder's"
+        raise UsageError("parts of a well-known shape", got, "give its parts, or whole=True", "encoder")

@@ -1,0 +1,141 @@
+"""Any encoder of pictures beside any encoder of texts: two linear projections into a common space make them a CLIP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from clip_fewshot import rng, storage
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower, with_modules
+from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.storage import sha256_bytes
+
+KIND = "pair of encoders"
+WEIGHTS = "weights.safetensors"
+NO_ARCHITECTURE = {"training", "name_or_path"}  # attributes of modules that change no feature
+
+
+class PairBackbone(Backbone):
+    """Two encoders that were not trained together, in one space; wherever a :class:`Backbone` goes, this goes too.
+
+    Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", 2022, lock the image tower and train the text
+    tower to it; here either tower is locked, or trains its last blocks, or trains as a whole. The projections always
+    train: without training the two towers know nothing of each other.
+
+    Args:
+        image, text: the encoders; their modules are taken over, not copied, brought to float32 and evaluation mode.
+        dim: of the common space; default 256.
+        image_layers, text_layers: how many of the last blocks train, with all that follows them. 0 (default): the
+            encoder is locked. None: all of it trains, and batch normalisations move their statistics.
+        seed: of the projections.
+        name: in reports.
+
+    Raises:
+        UsageError: an encoder does not fit to its inputs, or has fewer blocks.
+    """
+
+    visual: EncoderTower
+    text: TextEncoderTower
+
+    def __init__(
+        self,
+        image: ImageEncoder,
+        text: TextEncoder,
+        dim: int = 256,
+        *,
+        image_layers: int | None = 0,
+        text_layers: int | None = 0,
+        seed: int = 0,
+        name: str = "pair",
+    ) -> None:
+        nn.Module.__init__(self)
+        with rng.torch_seeded(seed, "pair"):
+            visual, words = image.tower(dim), text.tower(dim)
+        self._assemble(name, visual, words, image.size)
+        self.mean, self.std, self.context_length = image.mean, image.std, text.context_length
+        self._rows = text.rows
+        self._shape = {"visual": _architecture(visual), "text": _architecture(words), **self._rows.about()}
+        self.eval().unfreeze(image_layers, text_layers)
+
+    def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
+        """Choose anew what trains; the weights stay as they are."""
+        for tower, n in ((self.visual, image_layers), (self.text, text_layers)):
+            tower.unfreeze(n)
+
+    def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> Tensor:
+        """Texts -> (n, context_length) int64 ids of the text encoder's own tokenizer.
+
+        Raises:
+            UsageError: a text is too long and ``truncate`` is off.
+        """
+        return self._rows([texts] if isinstance(texts, str) else texts, truncate)
+
+    def trunks(self) -> PairBackbone:
+        """The encoders without their projections, each in a width of its own; they share this pair's parameters.
+
+        What training leaves as it is: their stored features stay good while the projections change.
+        """
+        bare = with_modules(self, visual=self.visual.trunk(), text=self.text.trunk())
+        bare.__dict__["_parameters"] = {"logit_scale": nn.Parameter(torch.zeros_like(self.logit_scale))}
+        bare._shape = {"visual": _architecture(bare.visual), "text": _architecture(bare.text), **self._rows.about()}
+        bare._digest = None
+        return bare
+
+    def save(self, folder: str | Path) -> None:
+        """Write all weights in full precision; an older pair there is replaced in one step."""
+        state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.state_dict().items()}
+        unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
+        meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
+        storage.save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
+
+    @classmethod
+    def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:
+        """Read back what :meth:`save` wrote, in evaluation mode.
+
+        Args:
+            image, text: encoders of the same architecture, whose weights are replaced: a folder holds no code.
+
+        Raises:
+            ArtifactError: damaged files, or encoders of another architecture, preprocessing or tokenizer.
+        """
+        meta, files = storage.load_artifact(Path(folder), KIND)
+        layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
+        pair = cls(image, text, meta["dim"], **layers, name=meta["name"])
+        about = pair._about()
+        other = [key for key, value in meta["about"].items() if about.get(key) != value]
+        if other:
+            fix = "build the encoders as they were when it was saved"
+            raise ArtifactError("the encoders it was saved with", f"another {', '.join(other)}", fix, str(folder))
+        pair.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
+        if pair.digest != meta["digest"]:
+            raise ArtifactError(f"digest {meta['digest'][:12]}...", "another", "restore the folder", str(folder))
+        return pair
+
+    def _about(self) -> dict[str, Any]:
+        inputs = {"size": self.image_size, "mean": list(self.mean), "std": list(self.std)}
+        return {"preprocess": "CLIP", **inputs, **self._shape}
+
+
+def _architecture(tower: nn.Module) -> str:
+    """SHA-256 over the kinds of all modules and their plain attributes: strides, heads, epsilons."""
+    parts = [
+        [name, f"{type(module).__module__}.{type(module).__qualname__}", _plain(vars(module))]
+        for name, module in tower.named_modules()
+    ]
+    return sha256_bytes(json.dumps(parts, sort_keys=True).encode())
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    def plain(value: object) -> bool:
+        inside = isinstance(value, (tuple, list)) and all(plain(item) for item in value)
+        return inside or value is None or isinstance(value, (bool, int, float, str))
+
+    return {k: v for k, v in attributes.items() if not k.startswith("_") and k not in NO_ARCHITECTURE and plain(v)}

@@ -1,0 +1,74 @@
+"""Text encoders in Hugging Face's form: a folder with config.json, model.safetensors and tokenizer.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.backbones.encoders import TextEncoder
+from clip_fewshot.errors import ArtifactError, DataError, ResourceError
+from clip_fewshot.storage import sha256_bytes
+
+EXTRA = "pip install clip-fewshot[text]"
+
+
+class JsonTokenizer:
+    """A tokenizer.json as it was trained: text -> token ids with the marks it sets.
+
+    Attributes:
+        pad: id of its padding, or -1 where it has none or pads with the mark that ends a text.
+        digest: SHA-256 of the file.
+
+    Raises:
+        ResourceError: the package ``tokenizers`` is not installed.
+        ArtifactError: another file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ResourceError("the package tokenizers", str(error), EXTRA, str(path)) from error
+        place = Path(path)
+        if not place.is_file():
+            raise DataError("a tokenizer.json", "no file", "check the path", str(path))
+        data = place.read_bytes()
+        try:
+            self._tokenizer: Any = Tokenizer.from_str(data.decode())
+        except Exception as error:  # whatever the Rust side meets comes as a bare Exception
+            raise ArtifactError("a tokenizer.json", str(error), "get an undamaged copy", str(path)) from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.digest, marks = sha256_bytes(data), self("")
+        known = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
+        self.pad = next((i for i in known if i is not None and i not in marks[-1:]), -1)
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+
+def load_text_encoder(folder: str | Path, pool: str = "mean", context_length: int = 77) -> TextEncoder:
+    """A Hugging Face encoder (BERT, MiniLM, E5, ...) from its folder, by the package transformers, without any network.
+
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json. Pickled weights are not read, code in the
+            folder is not run.
+        pool: "mean" over a text's tokens, "first", "end", or "pooler" for the encoder's own.
+        context_length: most tokens of a text, marks among them.
+
+    Raises:
+        ResourceError: transformers or tokenizers is not installed.
+        DataError, ArtifactError: a file is missing or cannot be read.
+    """
+    tokenizer = JsonTokenizer(Path(folder) / "tokenizer.json")
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        raise ResourceError("the package transformers", str(error), EXTRA, str(folder)) from error
+    try:
+        module: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        got, fix = f"{type(error).__name__}: {error}", "give a folder that transformers can read"
+        raise ArtifactError("an encoder in Hugging Face's form", got, fix, str(folder)) from error
+    return TextEncoder(module, tokenizer, pool=pool, context_length=context_length)
