@@ -56,7 +56,8 @@ def split_pairs(dataset: ImageDataset, test: int = 100, seed: int = 0) -> tuple[
     """(training pairs, test pairs): pictures are divided, and all captions of a picture stay with it.
 
     The source's own partition is kept where it has one. Else the ``test`` pictures with the smallest hash of (seed,
-    content) are set aside, whatever their names and order; pictures added later can take a place among them.
+    content) are set aside, whatever their names and order. Pictures added later can take a place among them, but no
+    training picture ever becomes a test picture.
 
     Args:
         dataset: captioned pictures.
