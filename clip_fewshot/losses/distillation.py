@@ -128,8 +128,8 @@ def distillation_floor(targets: SoftTargets, alpha: float = 0.5, caption_ids: Te
     can meet the targets of both directions."""
     check_alpha(alpha)
     ids = torch.arange(len(targets.per_image)) if caption_ids is None else caption_ids
-    own = _shared(ids.to(targets.per_image.device), targets.per_image.double())
-    mixed = ((1 - alpha) * own + alpha * target.double() for target in targets)
+    own = _shared(ids.to(targets.per_image.device), targets.per_image)
+    mixed = ((1 - alpha) * own + alpha * target for target in targets)
     return sum(float(-torch.xlogy(target, target).sum(1).mean()) for target in mixed) / 2
 
 

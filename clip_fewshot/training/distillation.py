@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from clip_fewshot.data.batch import PairBatch
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import SoftTargets, distillation_loss, transport_targets
+from clip_fewshot.losses import SoftTargets, distillation_floor, distillation_loss, transport_targets
 from clip_fewshot.losses.distillation import check_alpha
 from clip_fewshot.training.gradients import PairModel
 from clip_fewshot.training.world import Alone, World
@@ -38,7 +39,7 @@ class SelfDistillation(nn.Module):
             features that tell pictures apart.
 
     Attributes:
-        teacher: in evaluation mode, without gradient; with ``student``'s parameters shared by nothing.
+        teacher: a copy of the student in evaluation mode, without gradient.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SelfDistillation(nn.Module):
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._taught: tuple[Tensor, Tensor] | None = None
+        self._floor = math.nan
 
     def train(self, mode: bool = True) -> SelfDistillation:
         """As in torch, except that the teacher stays in evaluation mode."""
@@ -77,7 +79,13 @@ class SelfDistillation(nn.Module):
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
         """Features (n, d) of the student, not normalised, of the batch that was prepared -> scalar loss."""
         logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
-        return distillation_loss(logits, self.targets(caption_ids), self.alpha, caption_ids)
+        targets = self.targets(caption_ids)
+        self._floor = distillation_floor(targets, self.alpha, caption_ids)
+        return distillation_loss(logits, targets, self.alpha, caption_ids)
+
+    def floor(self) -> float:
+        """A bound under the last loss, in nats; NaN before the first."""
+        return self._floor
 
     @torch.no_grad()
     def targets(self, caption_ids: Tensor | None = None) -> SoftTargets:

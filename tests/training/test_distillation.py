@@ -11,7 +11,7 @@ from torch import Tensor
 
 import clip_fewshot as cf
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import distillation_loss, symmetric_cross_entropy, transport_targets
+from clip_fewshot.losses import distillation_floor, distillation_loss, symmetric_cross_entropy, transport_targets
 from clip_fewshot.training.distillation import SelfDistillation
 from clip_fewshot.training.gradients import contrastive_gradients
 from tests.training.pairs import CONFIG, RESNET, Double, batch
@@ -93,6 +93,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch(chunk: int | None) -> None:
     ours = contrastive_gradients(model, pairs, distillation, chunk=chunk)
     assert abs(float(ours - loss.detach())) < 1e-12
     assert worst(gradients(model), right) < 1e-9
+    assert distillation.floor() == distillation_floor(targets, 0.4, pairs.caption_ids) < float(ours)
 
 
 def test_without_a_teachers_share_it_is_the_contrastive_loss() -> None:
