@@ -74,8 +74,6 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) 
 
 
 PARENT = """
-import sys
-from clip_fewshot import workbench as workbench_module
 from clip_fewshot import workers
 from tests.worker_tasks import Tasks
 workers.PRICE = 0.0
