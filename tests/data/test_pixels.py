@@ -112,7 +112,9 @@ def test_a_file_that_changed_is_refused_and_not_kept(files: list[Path]) -> None:
     with pytest.raises(DataError, match=files[17].name):
         next(batches)
     files[17].write_bytes(before)
-    held = Shelf("pixels", {"size": SIZE, **module.preparation("exact")}, (SIZE, SIZE, 3), np.uint8).find(images.digests)
+    held = Shelf("pixels", {"size": SIZE, **module.preparation("exact")}, (SIZE, SIZE, 3), np.uint8).find(
+        images.digests
+    )
     assert np.array_equal(held >= 0, np.arange(20) < 16)
     expected = [preprocess(images.open(i), SIZE) for i in range(20)]
     assert np.array_equal(normalise(whole(pixel_batches(images, SIZE))), expected)
