@@ -25,7 +25,7 @@ from clip_fewshot import rng
 from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
 from clip_fewshot.search import PROBE, Evaluate, SearchSpace, StudyPlan, TrialRecord, best_by_approach, run_study
-from clip_fewshot.search.halving import Halving
+from clip_fewshot.search.halving import Halving, worth
 from clip_fewshot.training.approach import APPROACHES, TuneParams
 from clip_fewshot.workers import Crew, Done
 
@@ -235,19 +235,29 @@ def test_the_best_third_goes_on_and_ties_do_not() -> None:
     assert not Halving(rivals(*[(1.0,)] * 20), start=2, folds=3).promising([1.0])
 
 
+def test_the_sampler_is_told_of_a_pruned_trial_what_is_expected_of_it() -> None:
+    """By hand: 0.1 above the start on one fold of three, of which 2/3 are believed."""
+    start = [trial for trial in rivals((0.7, 0.6, 0.5)) if trial.state == "COMPLETE"]  # fold means .6 .55 .5
+    assert worth(rivals((0.7,))[1], start, 3) == pytest.approx(0.55 + 0.1 * 2 / 3)
+    assert worth(rivals((0.7, 0.5))[1], start, 3) == pytest.approx(0.55 + (0.6 - 0.575) * 8 / 9)
+    assert worth(start[1], start, 3) == pytest.approx(0.6)
+    assert worth(rivals(())[1], start, 3) is None
+    assert worth(replace(start[1], state="FAIL"), start, 3) is None
+
+
 class Jumbled(Crew):
     """Three calls at once, which end in an order of chance."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(3)
-        self.dice, self.threads = random.Random(seed), ThreadPoolExecutor(3)
+        self.dice, self.pool = random.Random(seed), ThreadPoolExecutor(3)
 
     @property
     def slots(self) -> int:
         return 3
 
     def submit(self, method: Callable[..., Any], *arguments: Any) -> Future[Done]:
-        return self.threads.submit(self.late, self.dice.uniform(0, 0.004), method, arguments)
+        return self.pool.submit(self.late, self.dice.uniform(0, 0.004), method, arguments)
 
     def late(self, seconds: float, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Done:
         time.sleep(seconds)
@@ -265,7 +275,7 @@ def test_the_study_is_the_same_however_many_folds_run_at_once(seed: int, tmp_pat
     options = {"trials": 30, "seed": seed}
     alone = run_study(SPACE, often_failing_score, plan(tmp_path / "alone", **options))
     crew = Jumbled(seed)
-    with crew.threads:
+    with crew.pool:
         together = run_study(SPACE, often_failing_score, plan(tmp_path / "together", **options), crew=crew)
     assert what_was_drawn(together) == what_was_drawn(alone)
     assert {r.state for r in alone} == {"COMPLETE", "PRUNED", "FAIL"}

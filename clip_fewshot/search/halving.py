@@ -66,3 +66,28 @@ class Halving:
         """The trials after the start, and the folds that they ran."""
         folds = [len(record.fold_values) for record in self.told if record.number >= self.start]
         return len(folds), sum(folds)
+
+
+def worth(record: TrialRecord, start: Sequence[TrialRecord], folds: int) -> float | None:
+    """What the sampler learns of a trial: its score, or the score expected of it had it run all its folds.
+
+    By Optuna's rule every pruned trial is worse than every whole one. Few are whole here, five centres among them, and
+    so most of what the search saw would never guide it: on simulated studies that cost 0.16 points of accuracy where
+    scores are nearly free of noise, and nothing where they are noisy. The expectation is the mean of the start, plus
+    the distance from the start on the folds that ran, shrunk as if a fold had as much noise as trials differ.
+
+    Args:
+        start: the trials of the start.
+
+    Returns:
+        None: the trial failed, or ran no fold.
+    """
+    n = len(record.fold_values)
+    if record.state == "FAIL" or n == 0:
+        return None
+    whole = [rival for rival in start if len(rival.fold_values) == folds]
+    if record.state == "COMPLETE" or not whole:
+        return record.value
+    usual = sum(sum(rival.fold_values[:n]) / n for rival in whole) / len(whole)
+    shrunk = n * (folds + 1) / ((n + 1) * folds)
+    return sum(rival.value for rival in whole) / len(whole) + shrunk * (record.value - usual)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from clip_fewshot import storage
@@ -64,15 +64,27 @@ def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
     storage.write_json(folder / _file_name(record.number), content)
 
 
-def read_trials(folder: Path) -> dict[int, FrozenTrial]:
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as its file holds it: how it ended, and Optuna's side of it."""
+
+    record: TrialRecord
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+
+    def told(self, state: TrialState, value: float | None) -> FrozenTrial:
+        """As Optuna has it when it was told that much."""
+        return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
+
+
+def read_trials(folder: Path) -> dict[int, StoredTrial]:
     """The finished trials of a folder by number, in order."""
     return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:
-    """What a finished trial of a study carries."""
-    fields = trial.user_attrs[RECORD]
-    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+    """What a finished trial of a shared study carries."""
+    return _record(trial.user_attrs[RECORD])
 
 
 def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
@@ -93,19 +105,17 @@ def _file_name(number: int) -> str:
     return f"{number:05d}.json"
 
 
-def _read(path: Path) -> FrozenTrial:
+def _record(fields: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+
+
+def _read(path: Path) -> StoredTrial:
     content = storage.read_json(path)
     try:
-        record = content["record"]
-        means = [sum(record["fold_values"][: i + 1]) / (i + 1) for i in range(len(record["fold_values"]))]
-        return optuna.create_trial(
-            state=TrialState[record["state"]],
-            params=content["params"],
-            distributions={name: json_to_distribution(d) for name, d in content["distributions"].items()},
-            value=means[-1] if record["state"] == "COMPLETE" else None,
-            intermediate_values={step + 1: mean for step, mean in enumerate(means)},
-            user_attrs={RECORD: record},
-        )
+        distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
+        stored = StoredTrial(_record(content["record"]), content["params"], distributions)
+        stored.told(TrialState.PRUNED, None)  # refuses parameters outside their ranges
+        return stored
     except (KeyError, TypeError, ValueError, IndexError) as error:
         fix = "restore it, or delete it and the trials after it: they run again"
         raise ArtifactError("a finished trial", f"{type(error).__name__}: {error}", fix, str(path)) from error

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from clip_fewshot import rng
 from clip_fewshot.search.generation import Drawn, Evaluate, Generation
-from clip_fewshot.search.halving import Halving
+from clip_fewshot.search.halving import Halving, worth
 from clip_fewshot.search.record import (
     RECORD,
+    StoredTrial,
     TrialRecord,
     foreign_trial,
     missing_trial,
@@ -128,10 +129,10 @@ def run_study(
 def _run_alone(search: Search) -> list[TrialRecord]:
     plan, study = search.plan, optuna.create_study(direction="maximize")
     files = read_trials(plan.folder)
-    records = {number: record_of(trial) for number, trial in files.items()}
+    records = {number: file.record for number, file in files.items()}
     whole = _generation(0, search.space)
     while set(whole) <= set(files):
-        study.add_trials([files[number] for number in whole])
+        study.add_trials([files[number].told(*_news(records, number, search)) for number in whole])
         whole = _generation(whole.stop, search.space)
     if max(files, default=0) >= whole.stop:
         raise _gap(plan.folder, files)
@@ -146,9 +147,17 @@ def _run_alone(search: Search) -> list[TrialRecord]:
         if not in_time or len(drawn) < len(whole):
             break
         for trial in drawn:
-            _tell(study, trial)
+            state, value = _news(records, trial.number, search)
+            study.tell(trial.trial, value, state=state)
         whole = _generation(whole.stop, search.space)
     return [records[number] for number in sorted(records)]
+
+
+def _news(records: Mapping[int, TrialRecord], number: int, search: Search) -> tuple[TrialState, float | None]:
+    """What the sampler is told of a trial: one that stopped early counts as much as one that did not."""
+    start = [records[n] for n in range(search.space.start)]
+    value = worth(records[number], start, search.plan.folds)
+    return TrialState[records[number].state] if value is None else TrialState.COMPLETE, value
 
 
 def _generation(first: int, space: SearchSpace) -> range:
@@ -169,21 +178,19 @@ def _run_shared(search: Search, study: optuna.Study) -> list[TrialRecord]:
     """One trial at a time: what the others of this study finish meanwhile is known to the next."""
     while len(told := _finished(study)) < search.plan.trials and not (told and search.plan.out_of_time()):
         drawn = search.draw(study)
-        if not search.finish([drawn], told, len(told)):
+        search.finish([drawn], told, len(told))
+        if drawn.record is None:
             study.tell(drawn.trial, state=TrialState.FAIL)
             break
-        _tell(study, drawn)
+        _tell(study, drawn.trial, drawn.record)
     return _finished(study)
 
 
-def _tell(study: optuna.Study, drawn: Drawn) -> None:
-    if drawn.record is None:
-        return
-    values = drawn.record.fold_values
-    for n in range(1, len(values) + 1):
-        drawn.trial.report(sum(values[:n]) / n, n)
-    whole = drawn.record.state == "COMPLETE"
-    study.tell(drawn.trial, drawn.record.value if whole else None, state=TrialState[drawn.record.state])
+def _tell(study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
+    """To a database that others read: what happened, and nothing else."""
+    for n in range(1, len(record.fold_values) + 1):
+        trial.report(sum(record.fold_values[:n]) / n, n)
+    study.tell(trial, record.value if record.state == "COMPLETE" else None, state=TrialState[record.state])
 
 
 def _finished(study: optuna.Study) -> list[TrialRecord]:
@@ -193,6 +200,6 @@ def _finished(study: optuna.Study) -> list[TrialRecord]:
     return [record_of(trial) for trial in trials if RECORD in trial.user_attrs]
 
 
-def _gap(folder: Path, files: Mapping[int, FrozenTrial]) -> Exception:
+def _gap(folder: Path, files: Mapping[int, StoredTrial]) -> Exception:
     missing = next(number for number in range(max(files)) if number not in files)
     return missing_trial(folder, missing, min(number for number in files if number > missing))
