@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from clip_fewshot.config import without_password as without_password
     from clip_fewshot.data.batch import PairBatch as PairBatch
     from clip_fewshot.data.batch import PairSource as PairSource
+    from clip_fewshot.data.batch import caption_ids as caption_ids
     from clip_fewshot.data.builtin import raw_pixels as raw_pixels
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from clip_fewshot.errors import ResourceError as ResourceError
     from clip_fewshot.errors import UsageError as UsageError
     from clip_fewshot.evaluation import interval as interval
+    from clip_fewshot.evaluation import paired_difference as paired_difference
     from clip_fewshot.evaluation import statistic_interval as statistic_interval
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
@@ -147,6 +149,7 @@ _HOME = {
     "ResourceError": "errors",
     "UsageError": "errors",
     "interval": "evaluation",
+    "paired_difference": "evaluation",
     "statistic_interval": "evaluation",
     "encode_images": "features",
     "encode_texts": "features",
@@ -191,6 +194,7 @@ _HOME = {
     "LoaderSource": "data.loader",
     "PairBatch": "data.batch",
     "PairSource": "data.batch",
+    "caption_ids": "data.batch",
     "PairStream": "data.stream",
     "split_pairs": "data.pairing",
     "Objective": "training.gradients",
