@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
     from clip_fewshot.training.distillation import SelfDistillation as SelfDistillation
+    from clip_fewshot.training.distributed import join_world as join_world
     from clip_fewshot.training.gradients import Objective as Objective
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.optim import AdamW as AdamW
@@ -234,6 +235,7 @@ _HOME = {
     "TuneParams": "training.approach",
     "DivergedError": "errors",
     "ward_tree": "agglomeration",
+    "join_world": "training.distributed",
     "Workbench": "workbench",
 }
 
