@@ -149,9 +149,8 @@ def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, pla
 def pruning(data: str, sizes: Sizes, options: Options) -> tuple[Row, float]:
     """The search on scans of digits with and without pruning, and the share of folds that pruning left."""
     pool, backbone = cf.read_dataset(data), cf.load_backbone("mini", device="cpu")
-    task = cf.Task(
-        backbone, pool, 16, cf.TrainSettings(epochs=sizes.digits_epochs, min_steps=1), views=1, seed=options.seed
-    )
+    settings = cf.TrainSettings(epochs=sizes.digits_epochs, min_steps=1)
+    task = cf.Task(backbone, pool, 16, settings, views=1, seed=options.seed)
     prepared = cf.prepare(task, task.support(0), range(sizes.max_unfreeze + 1))
     bench = workbench(task, prepared)
     folds = len(bench.folds)
