@@ -53,8 +53,12 @@ if TYPE_CHECKING:
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
     from clip_fewshot.features import image_prefix as image_prefix
+    from clip_fewshot.heads.linear import LinearHead as LinearHead
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
+    from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
+    from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
+    from clip_fewshot.losses.matched import matched_floor as matched_floor
     from clip_fewshot.metrics import ari as ari
     from clip_fewshot.metrics import auroc as auroc
     from clip_fewshot.metrics import clustering_accuracy as clustering_accuracy
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
     from clip_fewshot.report import picture_grid as picture_grid
     from clip_fewshot.report import shots_panels as shots_panels
     from clip_fewshot.rng import generator as generator
+    from clip_fewshot.rng import torch_seeded as torch_seeded
     from clip_fewshot.search import Evaluate as Evaluate
     from clip_fewshot.search import SearchSpace as SearchSpace
     from clip_fewshot.search import StudyPlan as StudyPlan
@@ -97,17 +102,20 @@ if TYPE_CHECKING:
     from clip_fewshot.storage import write_json as write_json
     from clip_fewshot.storage import write_text as write_text
     from clip_fewshot.training.approach import TuneParams as TuneParams
-    from clip_fewshot.training.contrastive import ContrastiveOptions as ContrastiveOptions
-    from clip_fewshot.training.contrastive import MatchedBatch as MatchedBatch
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
     from clip_fewshot.training.distillation import SelfDistillation as SelfDistillation
     from clip_fewshot.training.distributed import join_world as join_world
     from clip_fewshot.training.gradients import Objective as Objective
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
+    from clip_fewshot.training.objectives import identity_objective as identity_objective
+    from clip_fewshot.training.objectives import symmetric_objective as symmetric_objective
     from clip_fewshot.training.optim import AdamW as AdamW
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
+    from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
+    from clip_fewshot.training.options import paper_options as paper_options
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
+    from clip_fewshot.training.validation import Validation as Validation
     from clip_fewshot.training.world import Alone as Alone
     from clip_fewshot.training.world import World as World
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
@@ -154,6 +162,7 @@ _HOME = {
     "statistic_interval": "evaluation",
     "encode_images": "features",
     "encode_texts": "features",
+    "LinearHead": "heads.linear",
     "ZeroShotHead": "heads.zero_shot",
     "describe_last_layers": "tuning",
     "describe_prompts": "tuning",
@@ -161,6 +170,9 @@ _HOME = {
     "LOFDetector": "novelty",
     "FeatureSet": "types",
     "zero_shot_weights": "heads.zero_shot",
+    "cross_entropy": "losses.cross_entropy",
+    "matched_cross_entropy": "losses.matched",
+    "matched_floor": "losses.matched",
     "ari": "metrics",
     "auroc": "metrics",
     "clustering_accuracy": "metrics",
@@ -185,13 +197,17 @@ _HOME = {
     "picture_grid": "report",
     "shots_panels": "report",
     "generator": "rng",
+    "torch_seeded": "rng",
     "artifact_kind": "storage",
     "cache_root": "storage",
     "read_json": "storage",
     "write_json": "storage",
     "write_text": "storage",
-    "ContrastiveOptions": "training.contrastive",
-    "MatchedBatch": "training.contrastive",
+    "ContrastiveOptions": "training.options",
+    "paper_options": "training.options",
+    "identity_objective": "training.objectives",
+    "symmetric_objective": "training.objectives",
+    "Validation": "training.validation",
     "LoaderSource": "data.loader",
     "PairBatch": "data.batch",
     "PairSource": "data.batch",
@@ -200,6 +216,7 @@ _HOME = {
     "split_pairs": "data.pairing",
     "Objective": "training.gradients",
     "contrastive_gradients": "training.gradients",
+    "join_world": "training.distributed",
     "Alone": "training.world",
     "World": "training.world",
     "StepReport": "training.contrastive",
@@ -235,7 +252,6 @@ _HOME = {
     "TuneParams": "training.approach",
     "DivergedError": "errors",
     "ward_tree": "agglomeration",
-    "join_world": "training.distributed",
     "Workbench": "workbench",
 }
 

@@ -223,10 +223,11 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
 
     Args:
         relevant: (n, m) true where column j answers query i; several may (a caption that many pictures share).
-        similarity: (n, m), higher = nearer.
+        similarity: (n, m), higher = nearer; NaN, which a diverged model gives, is farther than all.
         k: 1..m.
     """
     right, near = np.asarray(relevant, dtype=bool), np.asarray(similarity, dtype=np.float64)
+    near = np.where(np.isnan(near), -np.inf, near)
     best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
     ahead = ((near >= best) & ~right).sum(axis=1)
     return float(np.mean((ahead < k) & right.any(axis=1)))

@@ -9,8 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -25,14 +29,18 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 
 @contextmanager
-def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+def torch_seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -> Iterator[None]:
     """Run a block with torch's global generators seeded for ``purpose``, and put them back after it.
 
-    For code that draws from the global generator and takes no other: the initialisation of torch's modules.
+    For code that draws from the global generator and takes no other: the initialisation of torch's modules, dropout.
+
+    Args:
+        device: the one device that the block draws on, besides the processor; None: all that are there.
     """
     import torch
 
-    with torch.random.fork_rng():
+    devices = None if device is None else [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(seed, *purpose))
         yield
 

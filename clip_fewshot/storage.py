@@ -113,6 +113,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def append_line(path: Path, line: str, durable: bool = False) -> None:
+    """Add a line in one write, so that a kill leaves all of it or none; ``durable`` waits until all are on the disk."""
+    with _explained(path, len(line)), path.open("ab", buffering=0) as file:
+        file.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+        if durable:
+            os.fsync(file.fileno())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Like :func:`write_text`; strict JSON (NaN is refused), sorted keys, so equal values are equal bytes."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=True) + "\n")

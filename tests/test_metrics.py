@@ -77,6 +77,7 @@ def test_top_k_equals_scikit_learn_without_ties(seed: int, k: int) -> None:
 def test_a_model_that_cannot_tell_classes_apart_gets_no_credit() -> None:
     assert metrics.top_k_accuracy([0, 1, 2], np.zeros((3, 3)), 2) == 0
     assert metrics.recall_at_k(np.eye(4, dtype=bool), np.ones((4, 4)), 3) == 0
+    assert metrics.recall_at_k(np.eye(4, dtype=bool), np.full((4, 4), np.nan), 3) == 0
 
 
 @MANY

@@ -12,9 +12,10 @@ import torch
 import clip_fewshot as cf
 from experiments.glyphs import captions, pool, scenes
 from experiments.glyphs.fields import BODY, FIELD, field_of_lines, field_of_mask
+from experiments.glyphs.presets import PRESETS
+from experiments.glyphs.recipe import pretrain, train
 from experiments.glyphs.validation import validate
 from experiments.glyphs.vocabulary import UNKNOWN, Vocabulary
-from experiments.pretrain import PRESETS, pretrain, train
 
 TINY = PRESETS["tiny"]
 

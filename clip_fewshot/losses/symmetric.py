@@ -56,5 +56,5 @@ def same_caption(caption_ids: Tensor) -> Tensor:
 
 def symmetric_floor(caption_ids: Tensor) -> float:
     """Least value, in nats, of ``symmetric_cross_entropy`` with these (n,) ids: the mean of ln(copies)."""
-    copies = same_caption(caption_ids).sum(1)
-    return float(copies.double().log().mean())
+    copies = torch.unique(caption_ids, return_counts=True)[1].double()
+    return float((copies * copies.log()).sum() / len(caption_ids))

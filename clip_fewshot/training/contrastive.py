@@ -1,196 +1,176 @@
-"""Contrastive training of both towers on image-caption pairs."""
+"""Contrastive training of both towers on image-caption pairs, on one process or many."""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
+from clip_fewshot import storage
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.errors import DivergedError, UsageError
-from clip_fewshot.heads.linear import LinearHead
-from clip_fewshot.losses.cross_entropy import cross_entropy
-from clip_fewshot.losses.matched import matched_cross_entropy, matched_floor
-from clip_fewshot.rng import torch_seeded
-from clip_fewshot.training.optim import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.data.batch import PairBatch, PairSource
+from clip_fewshot.errors import UsageError
+from clip_fewshot.training.gradients import Objective
+from clip_fewshot.training.keeper import Keeper
+from clip_fewshot.training.lean_text import lean_text
+from clip_fewshot.training.objectives import as_recipe
+from clip_fewshot.training.options import ContrastiveOptions
+from clip_fewshot.training.recompute import recomputing
+from clip_fewshot.training.sources import as_source, epoch_length, timed_batches
+from clip_fewshot.training.state import Outcome, Training, activation_dtype, share
+from clip_fewshot.training.validation import Validation, validate
+from clip_fewshot.training.world import Alone, World
 
-MAX_LOG_SCALE = 4.6052  # ln 100: Radford et al., 2021, sec. 2.5: larger ones made training unstable
-
-
-class MatchedBatch(NamedTuple):
-    """One step's pairs.
-
-    Attributes:
-        images: (b, 3, h, w) preprocessed pixels.
-        tokens: (k, l) token ids.
-        matches: (b, k) bool, [i, j]: caption j is true of image i; k captions may then be more or fewer than the
-            images. None: caption i belongs to image i alone.
-        labels: (b,) class of each image, for the class loss; None where there is none.
-    """
-
-    images: Tensor
-    tokens: Tensor
-    matches: Tensor | None = None
-    labels: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ContrastiveOptions:
-    """How to train.
-
-    Args:
-        steps: optimiser steps.
-        learning_rate: peak of the schedule.
-        warmup: share of the steps over which the rate rises.
-        weight_decay: on matrices (AdamW, decoupled).
-        averaging: decay per step of the mean of the weights that is kept in the end, in [0, 1); 0: the last weights.
-        clip_norm: largest norm of the gradient.
-        n_classes: of the labels in the batches. Where it is not 0, the cross-entropy of a linear classifier on the
-            image features is added, with a weight that falls from ``class_loss`` to 0 at ``class_until``. The text
-            tower starts out giving all captions nearly the same feature, which teaches the image tower little; a
-            classifier teaches it from the first step. The classifier is thrown away.
-        class_loss: weight of the classifier's loss at the start.
-        class_until: share of the steps after which training is contrastive alone.
-        seed: of the classifier's first weights; the towers bring theirs.
-    """
-
-    steps: int
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    averaging: float = 0.99
-    clip_norm: float = 1.0
-    n_classes: int = 0
-    class_loss: float = 1.0
-    class_until: float = 0.6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.averaging < 1 or self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise UsageError(
-                "steps > 0, rate > 0, clip_norm > 0, averaging in [0, 1)", f"{self}", "change it", "options"
-            )
+Model = TypeVar("Model", bound=Backbone)
 
 
 class StepReport(NamedTuple):
-    """What a step saw: its loss, the least its batch allowed, the factor on the cosines, seconds since the start."""
+    """What a step saw.
+
+    Attributes:
+        step: its number, from 0.
+        loss: over the batch of all processes, nats.
+        floor: the least that the batch allowed; training is done when the difference is small.
+        scale: factor on the cosines after the step, at most 100.
+        seconds: since the training began, or went on.
+        epoch: number of the pass over the source, from 0.
+        learning_rate: the options' peak rate at this step of the schedule.
+        gradient_norm: before clipping.
+        data_seconds: waited for the batch.
+        compute_seconds: spent on it.
+        skipped: whether float16 overflowed and the weights stayed.
+    """
 
     step: int
     loss: float
     floor: float
     scale: float
     seconds: float
+    epoch: int = 0
+    learning_rate: float = 0.0
+    gradient_norm: float = 0.0
+    data_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    skipped: bool = False
 
 
 def train_contrastive(
-    backbone: Backbone,
-    batches: Iterable[MatchedBatch],
+    model: Model,
+    source: PairSource | Iterable[PairBatch],
     options: ContrastiveOptions,
+    *,
+    objective: Objective | None = None,
+    world: World = Alone(),  # noqa: B008 - immutable
+    validation: Validation | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-) -> Backbone:
-    """Train both towers and the logit scale in place; the result is the running mean of the weights.
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> Model:
+    """Train the parameters of ``model`` that require a gradient, in place.
 
-    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, figure 3, with
-    targets shared by all captions that are true of an image (:func:`matched_cross_entropy`). Two runs on the same
-    batches with the same number of threads end in the same weights.
+    Killed at any moment and resumed, a training ends in the weights it would have ended in, on a CPU bit for bit. What
+    is random in a step follows from (seed, step, rank), and the source yields the batches of a step again.
 
     Args:
-        backbone: the model; all its parameters train, except those that do not require a gradient.
-        batches: at least ``options.steps`` of them.
-        options: the optimiser's numbers.
-        on_step: called after each step.
+        model: a CLIP, or any pair of encoders in one space; returned in evaluation mode, in float32.
+        source: this process's part of each batch. A list is one epoch; an iterator needs ``options.steps``.
+        objective: what to descend; None: CLIP's loss. A module is trained with the model and saved in checkpoints; one
+            with ``prepare`` and ``after_step`` sees each batch before its features and the weights after.
+        world: the processes that train together; each calls this with its part of the batches.
+        validation: what to measure meanwhile, with the averaged weights where ``options.averaging`` is on.
+        on_step, on_validation: called in every process; the latter with the steps taken and the figures.
+        folder: of ``metrics.jsonl`` and the checkpoint; None: neither is written. One training at a time holds it.
+        resume: go on from the checkpoint in ``folder`` if there is one.
+        tensorboard: show the figures in TensorBoard too, under ``folder``/tensorboard.
 
     Raises:
-        DivergedError: the loss stopped being finite.
-        UsageError: the batches ran out.
+        UsageError: too few batches; a folder with a checkpoint without ``resume``, or one of other options.
+        ArtifactError: a damaged checkpoint.
+        DivergedError: a loss that is not finite; the checkpoint before it is kept.
     """
-    with torch_seeded(options.seed, "classifier"):
-        classifier = (
-            LinearHead(backbone.config.embed_dim, options.n_classes).to(backbone.device) if options.n_classes else None
+    if folder is None and (resume or tensorboard):
+        raise UsageError("a folder to resume from and to write to", "none", "give one", "folder")
+    pairs = as_source(source, options.steps)
+    length = epoch_length(pairs)
+    with ExitStack() as stack:
+        if folder is not None and world.rank == 0:
+            stack.enter_context(storage.run_lock(folder))
+        if options.text_weights == "bfloat16":
+            stack.enter_context(lean_text(model.text, activation_dtype(model)))
+        if options.checkpoint_gradients:
+            stack.enter_context(recomputing(model.visual, model.text))
+        recipe = as_recipe(objective, options.identity_targets).to(model.device)
+        training = Training(model, recipe, options, options.total(length))
+        keeper = Keeper(training, length, world, folder)
+        keeper.begin(resume, tensorboard)
+        training.train_mode()
+        session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)
+        session.run()
+        training.mean.install()
+        share(list(model.buffers()), world)  # batch statistics, of each process's own pictures until here
+    for parameter in model.parameters():
+        parameter.grad = None
+    world.barrier()  # nobody returns before the last checkpoint is on the disk
+    return model.eval()
+
+
+@dataclass
+class _Session:
+    """The loop, and whom it tells what."""
+
+    training: Training
+    pairs: PairSource
+    length: int
+    world: World
+    validation: Validation | None
+    keeper: Keeper
+    on_step: Callable[[StepReport], None] | None
+    on_validation: Callable[[int, dict[str, float]], None] | None
+
+    def run(self) -> None:
+        training = self.training
+        every = training.options.save_every or self.length
+        started = time.perf_counter()
+        for batch, waited in timed_batches(self.pairs, training.taken, training.total):
+            began = time.perf_counter()
+            outcome = training.advance(batch, self.world)
+            floor = training.recipe.floor(batch, self.world, training.model.device)
+            self._report(outcome, floor, started, began, waited)
+            if self.validation is not None and self.validation.due(training.taken, training.total, self.length):
+                self._validate(self.validation)
+            if training.taken % every == 0 or training.taken == training.total:
+                self.keeper.save()
+
+    def _report(self, outcome: Outcome, floor: float, started: float, began: float, waited: float) -> None:
+        training, now = self.training, time.perf_counter()
+        report = StepReport(
+            step=training.taken - 1,
+            loss=outcome.loss,
+            floor=floor,
+            scale=float(training.model.logit_scale.detach().exp()),
+            seconds=now - started,
+            epoch=(training.taken - 1) // self.length,
+            learning_rate=training.options.learning_rate * outcome.factor,
+            gradient_norm=outcome.gradient_norm,
+            data_seconds=waited,
+            compute_seconds=now - began,
+            skipped=not outcome.taken,
         )
-    trained: list[tuple[nn.Module, float]] = [(backbone, options.learning_rate)]
-    if classifier is not None:
-        trained.append((classifier, options.learning_rate))
-    optimizer = AdamW(parameter_groups(trained, options.weight_decay), options.clip_norm)
-    mean = _RunningMean(backbone, options.averaging)
-    started = time.perf_counter()
-    backbone.train()
-    for step, batch in enumerate(_exactly(options.steps, batches)):
-        share = options.class_loss * max(0.0, 1 - step / max(1.0, options.class_until * options.steps))
-        contrast, total = _losses(backbone, classifier, batch, share)
-        _descend(optimizer, total, warmup_cosine(step, options.steps, options.warmup))
-        with torch.no_grad():
-            backbone.logit_scale.clamp_(max=MAX_LOG_SCALE)
-        mean.update()
-        if on_step is not None:
-            scale = float(backbone.logit_scale.detach().exp())
-            on_step(
-                StepReport(step, float(contrast), matched_floor(_matches(batch)), scale, time.perf_counter() - started)
-            )
-    mean.install()
-    return backbone.eval()
+        figures = report._asdict() | {"steps_per_second": 1 / max(1e-9, waited + now - began)}
+        self.keeper.log("train", {name: value for name, value in figures.items() if name != "step"})
+        if self.on_step is not None:
+            self.on_step(report)
 
-
-def _exactly(steps: int, batches: Iterable[MatchedBatch]) -> Iterator[MatchedBatch]:
-    given = 0
-    for batch in islice(batches, steps):
-        given += 1
-        yield batch
-    if given < steps:
-        raise UsageError(f"{steps} batches", f"{given}", "give more batches or fewer steps", "batches")
-
-
-def _matches(batch: MatchedBatch) -> Tensor:
-    return torch.eye(len(batch.images), dtype=torch.bool) if batch.matches is None else batch.matches
-
-
-def _losses(
-    backbone: Backbone, classifier: LinearHead | None, batch: MatchedBatch, share: float
-) -> tuple[Tensor, Tensor]:
-    """The contrastive loss, for the report, and that plus its share of the class loss, to descend."""
-    features = backbone.encode_image(batch.images)
-    texts = F.normalize(backbone.encode_text(batch.tokens), dim=1)
-    logits = backbone.logit_scale.exp() * F.normalize(features, dim=1) @ texts.T  # (b, k)
-    contrast = matched_cross_entropy(logits, _matches(batch).to(backbone.device))
-    if classifier is None or share == 0:
-        return contrast.detach(), contrast
-    if batch.labels is None:
-        raise UsageError("labels in each batch", "none", "give them, or n_classes=0", "batches")
-    return contrast.detach(), contrast + share * cross_entropy(classifier(features), batch.labels.to(backbone.device))
-
-
-def _descend(optimizer: AdamW, loss: Tensor, factor: float) -> None:
-    if not torch.isfinite(loss):
-        raise DivergedError(
-            "a finite loss", f"{float(loss.detach())}", "lower the learning rate", "contrastive training"
-        )
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step(factor)
-
-
-class _RunningMean:
-    """Exponential mean of the weights; it forgets the start fast (decay at most (1 + t) / (10 + t) at step t)."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self._live: list[Tensor] = list(module.parameters())
-        self._mean = [copy.deepcopy(parameter.detach()) for parameter in self._live]
-        self._decay, self._steps = decay, 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self._steps += 1
-        weight = 1 - min(self._decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._mean, self._live, weight)
-
-    @torch.no_grad()
-    def install(self) -> None:
-        if self._decay > 0:
-            torch._foreach_copy_(self._live, self._mean)
+    def _validate(self, validation: Validation) -> None:
+        training = self.training
+        with training.mean.shown():
+            share(list(training.model.buffers()), self.world)
+            figures = validate(training.model, validation, self.world, training.options.chunk)
+        self.keeper.log("validation", figures)
+        if self.on_validation is not None:
+            self.on_validation(training.taken, figures)

@@ -106,6 +106,15 @@ def contrastive_gradients(
     return loss.detach()
 
 
+@torch.no_grad()
+def encoded(model: PairModel, encode: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int | None = None) -> Tensor:
+    """(n, ...) inputs, n may be 0 -> (n, d) features without graph, ``chunk`` rows at a time."""
+    if len(inputs) == 0:  # the width of the features is known only by making one
+        with buffers_kept(model):
+            return encode(inputs.new_zeros((1, *inputs.shape[1:])))[:0]
+    return torch.cat([encode(part) for part in torch.split(inputs, chunk or len(inputs))])
+
+
 class _Encoded:
     """Features of one tower: a leaf for the loss, and the way back from its gradient into the tower."""
 
@@ -114,9 +123,8 @@ class _Encoded:
         self._parts = torch.split(inputs, chunk or max(1, len(inputs)))
         self._whole: Tensor | None = None
         self._draws: list[_Draws] = []
-        if len(inputs) == 0:  # the width of the features is known only by making one
-            with torch.no_grad(), buffers_kept(model):
-                features = encode(inputs.new_zeros((1, *inputs.shape[1:])))[:0]
+        if len(inputs) == 0:
+            features = encoded(model, encode, inputs)
         elif len(self._parts) == 1:
             self._whole = features = encode(inputs)
         else:

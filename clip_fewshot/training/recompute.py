@@ -15,10 +15,10 @@ from clip_fewshot.training.gradients import buffers_kept
 
 @contextmanager
 def recomputing(*towers: Tower) -> Iterator[None]:
-    """While the block lasts, the towers' blocks keep their input alone and run twice (Tianqi Chen et al., "Training Deep
-    Nets with Sublinear Memory Cost", 2016): one more forward pass for activations of one block in place of all.
+    """While the block lasts, the towers' blocks keep their input alone, and run twice.
 
-    Features and gradients stay the same; what dropout draws is drawn again, and batch normalisations count once.
+    Tianqi Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016: one more forward pass, for the activations
+    of one block at a time in place of all. Features and gradients stay the same; what dropout draws is drawn again, and batch normalisations count once.
     """
     wrapped = [
         (block, name)

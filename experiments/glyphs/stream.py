@@ -1,4 +1,4 @@
-"""The endless stream of training batches, and preprocessed pictures for a backbone."""
+"""The training batches, and preprocessed pictures for a backbone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 import clip_fewshot as cf
 from experiments.glyphs.captions import Captioner, true_of
+from experiments.glyphs.guidance import GlyphBatch
 from experiments.glyphs.pool import Pool
 from experiments.glyphs.scenes import SceneStyle, draw_scenes
 from experiments.glyphs.vocabulary import Vocabulary
@@ -48,23 +49,36 @@ def _eased(style: SceneStyle, hardness: float) -> SceneStyle:
     return replace(style, scans=scans, bend=style.bend * (EASY_BEND + (1 - EASY_BEND) * hardness))
 
 
-def batches(
-    pool: Pool,
-    vocabulary: Vocabulary,
-    backbone: cf.Backbone,
-    style: SceneStyle,
-    options: StreamOptions,
-    steps: int,
-    seed: int,
-) -> Iterator[cf.MatchedBatch]:
-    """``steps`` batches, each drawn from a generator of its own, so that any one of them can be drawn again."""
-    captioner = Captioner(pool.classes)
-    for step in range(steps):
-        rng = cf.generator(seed, "batch", step)
-        hardness = min(1.0, step / max(1.0, options.gentle * steps))
-        scenes = draw_scenes(pool, pool.draw(options.pictures, rng), _eased(style, hardness), rng)
+@dataclass(frozen=True)
+class GlyphStream:
+    """One epoch of ``length`` batches, each drawn from a generator of its own, so that any one can be drawn again."""
+
+    pool: Pool
+    vocabulary: Vocabulary
+    backbone: cf.Backbone
+    style: SceneStyle
+    options: StreamOptions
+    length: int
+    seed: int
+
+    def steps(self) -> int:
+        """Batches in all."""
+        return self.length
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[GlyphBatch]:
+        """Those from ``start`` on."""
+        captioner = Captioner(self.pool.classes)
+        return (self._batch(captioner, epoch * self.length + step) for step in range(start, self.length))
+
+    def _batch(self, captioner: Captioner, step: int) -> GlyphBatch:
+        options, rng = self.options, cf.generator(self.seed, "batch", step)
+        hardness = min(1.0, step / max(1.0, options.gentle * self.length))
+        style = _eased(self.style, hardness)
+        scenes = draw_scenes(self.pool, self.pool.draw(options.pictures, rng), style, rng)
         texts, stated = captioner.write(scenes.attributes, options.detailed, rng)
-        tokens = vocabulary.forget(vocabulary.encode(texts), options.forgotten, rng)
-        matches = torch.from_numpy(true_of(scenes.attributes, stated))
-        labels = torch.from_numpy(scenes.attributes[:, 0])
-        yield cf.MatchedBatch(pixels(scenes.images, backbone), tokens, matches, labels)
+        return GlyphBatch(
+            images=pixels(scenes.images, self.backbone),
+            tokens=self.vocabulary.forget(self.vocabulary.encode(texts), options.forgotten, rng),
+            matches=torch.from_numpy(true_of(scenes.attributes, stated)),
+            labels=torch.from_numpy(scenes.attributes[:, 0]),
+        )

@@ -50,3 +50,18 @@ def symmetric(images: Tensor, texts: Tensor, log_scale: Tensor, ids: Tensor | No
     target = same / same.sum(1, keepdim=True)
     rows, columns = logits.log_softmax(1), logits.log_softmax(0)
     return -((target * rows).sum(1).mean() + (target * columns).sum(0).mean()) / 2
+
+
+def patterns(batches: int, seed: int = 1, ids: bool = True, size: int = 16) -> list[cf.PairBatch]:
+    """Eight noisy pictures of four patterns a batch; pictures of a pattern share its one-word caption."""
+    draws = torch.Generator().manual_seed(0)
+    shapes = torch.randn(4, 3, size, size, generator=draws)
+    draws.manual_seed(seed)
+    labels = torch.arange(8) % 4
+    tokens = torch.stack([torch.tensor([17, int(label) + 1, 19, 0]) for label in labels])
+    return [
+        cf.PairBatch(
+            shapes[labels] + 0.5 * torch.randn(8, 3, size, size, generator=draws), tokens, labels if ids else None
+        )
+        for _ in range(batches)
+    ]

@@ -1,0 +1,100 @@
+"""Checkpoints of a training: all that the steps to come depend on, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from clip_fewshot import storage
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.training.world import World
+
+KIND, FOLDER = "training checkpoint", "checkpoint"
+WEIGHTS, REST, MODEL = "model.safetensors", "training.safetensors", "model."
+
+
+class Checkpoints:
+    """The newest checkpoint under ``folder``/checkpoint; process 0 alone reads and writes it.
+
+    ``model.safetensors`` holds the weights under the model's own keys (OpenAI's, for a CLIP), so that file alone is a
+    model that ``load_backbone`` reads; ``training.safetensors`` the rest. A new checkpoint replaces the old one in a
+    single step and both have their SHA-256 in the manifest.
+    """
+
+    def __init__(self, folder: Path, world: World, device: torch.device) -> None:
+        self.folder, self._world, self._device = folder / FOLDER, world, device
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        if self._world.rank == 0:
+            weights = {name.removeprefix(MODEL): t for name, t in tensors.items() if name.startswith(MODEL)}
+            rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL)}
+            files = {WEIGHTS: _packed(weights), REST: _packed(rest)}
+            storage.save_artifact(self.folder, KIND, files, meta)
+
+    def exists(self) -> bool:
+        """Whether there is one, told to all processes."""
+        here = self._world.rank == 0 and (self.folder / storage.MANIFEST).exists()
+        return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
+
+    def load(
+        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The checkpoint's meta and tensors, the same in all processes, which need not share a disk.
+
+        Args:
+            tensors: the training as it stands, for names, shapes and precisions.
+            identity: its options; what the checkpoint's meta has under "identity" must be equal.
+
+        Raises:
+            UsageError: other options; names them.
+            ArtifactError: a damaged checkpoint, or one of another model.
+        """
+        told, saved = b"", {name: torch.zeros_like(t, device=self._device) for name, t in tensors.items()}
+        if self._world.rank == 0:
+            meta, files = storage.load_artifact(self.folder, KIND)
+            _check_identity(meta["identity"], identity, self.folder)
+            told = json.dumps(meta).encode()
+            found = {MODEL + name: t for name, t in _unpacked(files[WEIGHTS], self.folder).items()}
+            saved = _fitting(found | _unpacked(files[REST], self.folder), tensors, self.folder, self._device)
+        self._world.sum_([saved[name] for name in tensors])
+        words = self._world.gather(torch.tensor(list(told), dtype=torch.uint8, device=self._device))
+        return json.loads(bytes(words.tolist())), saved
+
+
+def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    other = sorted(key for key in now if was.get(key) != now[key])
+    if other:
+        begun, given = ({key: source.get(key) for key in other} for source in (was, now))
+        fix = "repeat them, or choose a new folder"
+        raise UsageError(f"the options it began with, {begun}", f"{given}", fix, str(where))
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    # Copies: safetensors refuses tensors that share memory, and tied weights do.
+    return safetensors.torch.save({k: t.detach().to("cpu", copy=True).contiguous() for k, t in tensors.items()})
+
+
+def _unpacked(data: bytes, where: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ArtifactError("a safetensors file", str(error), "restore the folder from a copy", str(where)) from error
+
+
+def _fitting(
+    saved: Mapping[str, Tensor], live: Mapping[str, Tensor], where: Path, device: torch.device
+) -> dict[str, Tensor]:
+    forms = [{name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} for tensors in (saved, live)]
+    if forms[0] != forms[1]:
+        odd = sorted(name for name in {*saved, *live} if forms[0].get(name) != forms[1].get(name))
+        got = f"{len(odd)} tensors that differ, {odd[0]} among them"
+        raise ArtifactError("a checkpoint of this model and these options", got, "choose a new folder", str(where))
+    return {name: saved[name].to(device) for name in live}

@@ -1,0 +1,79 @@
+"""What the shipped model descends: captions that are true of several pictures, and a classifier that helps at first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import clip_fewshot as cf
+
+
+@dataclass(frozen=True)
+class GlyphBatch(cf.PairBatch):
+    """Pictures and captions, k of them, more or fewer than the b pictures.
+
+    Attributes:
+        matches: (b, k) bool, [i, j]: caption j is true of picture i.
+        labels: (b,) class of each picture.
+    """
+
+    matches: Tensor = field(kw_only=True)
+    labels: Tensor = field(kw_only=True)
+
+
+class Guided(nn.Module):
+    """Contrastive loss of matched captions, plus at first the cross-entropy of a linear classifier on image features.
+
+    The text tower starts out giving all captions nearly the same feature, which teaches the image tower little; a
+    classifier teaches it from the first step. It is thrown away. For one process.
+
+    Args:
+        in_features: width of the common space.
+        n_classes: of the labels.
+        steps: of the whole training.
+        weight: of the classifier's loss at the start; it falls to 0 at ``until``.
+        until: share of the steps after which training is contrastive alone.
+        seed: of the classifier's first weights.
+    """
+
+    def __init__(
+        self, in_features: int, n_classes: int, steps: int, weight: float = 2.0, until: float = 0.6, seed: int = 0
+    ) -> None:
+        super().__init__()
+        with cf.torch_seeded(seed, "classifier"):
+            self.classifier = cf.LinearHead(in_features, n_classes)
+        self.weight, self.lasts = weight, max(1.0, until * steps)
+        self.step: Tensor
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self._batch: GlyphBatch | None = None
+
+    def prepare(self, batch: cf.PairBatch, world: cf.World, chunk: int | None) -> None:
+        """Remember what is true in the next batch."""
+        if not isinstance(batch, GlyphBatch) or world.size > 1:
+            raise cf.UsageError("glyphs on one process", "other batches or more processes", "train on pairs", "batch")
+        self._batch = batch
+
+    def floor(self) -> float:
+        """Least value of the loss: the entropy of its targets."""
+        return cf.matched_floor(self._seen().matches)
+
+    def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
+        batch = self._seen()
+        logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T  # (b, k)
+        contrast = cf.matched_cross_entropy(logits, batch.matches.to(logits.device))
+        share = self.weight * max(0.0, 1 - int(self.step) / self.lasts)
+        if share == 0:
+            return contrast
+        return contrast + share * cf.cross_entropy(self.classifier(images), batch.labels.to(logits.device))
+
+    def after_step(self, model: object) -> None:
+        """One step less to go."""
+        self.step += 1
+
+    def _seen(self) -> GlyphBatch:
+        if self._batch is None:
+            raise cf.UsageError("a batch that was prepared", "none", "call prepare(batch) first", "Guided")
+        return self._batch
