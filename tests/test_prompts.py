@@ -187,6 +187,20 @@ def test_a_few_shot_classifier_trains_the_prompts_alone(plain: Backbone, approac
         cf.FewShotClassifier(prompted(plain, 4), approach, unfreeze=1).fit(images, labels)
 
 
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_contrastive_training_trains_the_prompts_alone(plain: Backbone, recomputed: bool) -> None:
+    model = prompted(plain, 3)
+    before, draws = copy.deepcopy(model.state_dict()), torch.Generator().manual_seed(0)
+    tokens = plain.tokenize(["a bee", "an ant", "two bees"])
+    batches = [cf.PairBatch(torch.randn(3, *IMAGES.shape[1:], generator=draws), tokens) for _ in range(3)]
+    options = cf.ContrastiveOptions(steps=3, learning_rate=1e-2, chunk=2, checkpoint_gradients=recomputed)
+    losses: list[float] = []
+    cf.train_contrastive(model, batches, options, on_step=lambda report: losses.append(report.loss))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"visual.class_embedding", *(f"visual.prompts.{i}" for i in range(LAYERS))}
+    assert len(losses) == 3
+
+
 def test_saved_alone_and_read_back(plain: Backbone, tmp_path: Path) -> None:
     for depth, first in ((None, False), (2, False), (2, True)):
         model = prompted(plain, 3, depth, first=first, seed=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +163,33 @@ def test_the_teacher_is_in_the_state_dict() -> None:
     for other in (distillation, again):
         other.after_step(moved(student, 0.5))
     assert all(torch.equal(v, distillation.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_a_training_that_was_stopped_goes_on_with_its_teacher(tmp_path: Path) -> None:
+    batches = [batch(6, seed, dtype=torch.float32) for seed in range(5)]
+    options = cf.ContrastiveOptions(steps=5, learning_rate=1e-2, save_every=2)
+
+    def stop(report: cf.StepReport) -> None:
+        if report.step == 3:
+            raise KeyboardInterrupt
+
+    ends = []
+    for folder in (tmp_path / "straight", tmp_path / "stopped"):
+        model = cf.build_backbone(CONFIG, seed=0)
+        teacher = SelfDistillation(model)
+        if folder.name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                cf.train_contrastive(model, batches, options, objective=teacher, folder=folder, on_step=stop)
+            model = cf.build_backbone(CONFIG, seed=1)
+            teacher = SelfDistillation(model)
+        reports: list[cf.StepReport] = []
+        again = {"folder": folder, "resume": True, "on_step": reports.append}
+        cf.train_contrastive(model, batches, options, objective=teacher, **again)
+        assert int(teacher.updates) == 5
+        assert reports[-1].floor == teacher.floor() > 0
+        ends.append(model.state_dict() | teacher.state_dict())
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 1.1}, {"momentum": 1.0}, {"temperature": 0.0}, {"within": -1.0}])

@@ -1,0 +1,193 @@
+"""Does self-distillation help? ``python -m experiments.distillation`` trains with and without on rendered captions."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import clip_fewshot as cf
+from experiments import tables
+from experiments.options import run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from experiments.glyphs.pool import Pool
+    from experiments.glyphs.validation import ValidationSet
+    from experiments.glyphs.vocabulary import Vocabulary
+
+    Correct = NDArray[np.bool_]
+
+DESCRIPTION = """Train a tiny CLIP on rendered glyphs with a caption each, with and without self-distillation, from the
+same first weights on the same pictures, and compare zero-shot accuracy on digits in unseen ways of writing."""
+RATE, DETAILED = 3e-3, 0.5  # share of the captions that state more than what the glyph is
+MARKS, FACES, TEST_HANDS, TEST_SEED = 4, 1, 40, 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    seeds: int = cf.option(3, "trainings of each kind")
+    steps: int = cf.option(400, "optimiser steps of each")
+    pictures: int = cf.option(64, "pairs per step")
+    hands: int = cf.option(60, "handwritten versions of each digit to draw from")
+    noise: tuple[float, ...] = cf.option((0.0, 0.4), "shares of the captions that belong to another picture")
+    alpha: float = cf.option(0.5, "share of the teacher's targets")
+    momentum: float = cf.option(0.99, "of the teacher")
+    temperature: float = cf.option(0.15, "of the transport")
+    within: float = cf.option(1.0, "weight of image-image and text-text cosines in the transport")
+    threads: int = cf.option(1, "processor threads")
+    json: bool = cf.option(False, "print JSON")
+
+    def __post_init__(self) -> None:
+        if min(self.seeds, self.steps, self.pictures, self.hands, self.threads) < 1:
+            raise cf.UsageError("counts of 1 or more", f"{self}", "change them")
+        if not all(0 <= share <= 1 for share in self.noise):
+            raise cf.UsageError("shares in [0, 1]", f"{self.noise}", "change them", "--noise")
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """A source of pairs: rendered pictures, each with a caption of its own."""
+
+    pool: Pool
+    vocabulary: Vocabulary
+    model: cf.Backbone
+    chosen: Options
+    noise: float
+    seed: int
+
+    def steps(self) -> int:
+        return self.chosen.steps
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[cf.PairBatch]:
+        from experiments.glyphs.captions import Captioner
+        from experiments.glyphs.scenes import SceneStyle, draw_scenes
+        from experiments.glyphs.stream import pixels
+
+        captioner = Captioner(self.pool.classes)
+        for step in range(start, self.steps()):
+            rng = cf.generator(self.seed, "pairs", epoch, step)
+            style = SceneStyle(self.model.image_size, scans=1.0)
+            scenes = draw_scenes(self.pool, self.pool.draw(self.chosen.pictures, rng), style, rng)
+            texts = [_caption(captioner, row[None], rng) for row in scenes.attributes]
+            tokens = self.vocabulary.encode(_displaced(texts, self.noise, rng))
+            yield cf.PairBatch(pixels(scenes.images, self.model), tokens, cf.caption_ids(tokens))
+
+
+def _caption(captioner: Any, attributes: NDArray[np.int64], rng: np.random.Generator) -> str:
+    plain, detailed = captioner.write(attributes, 1, rng)[0]
+    return str(detailed if rng.random() < DETAILED else plain)
+
+
+def _displaced(texts: list[str], share: float, rng: np.random.Generator) -> list[str]:
+    """``share`` of the texts handed on to the next one of them."""
+    chosen = rng.permutation(len(texts))[: round(share * len(texts))].tolist()
+    moved = dict(zip(chosen, chosen[1:] + chosen[:1], strict=True))
+    return [texts[moved.get(i, i)] for i in range(len(texts))]
+
+
+def main(chosen: Options) -> int:
+    import torch
+
+    from experiments.glyphs.pool import training_pool, unseen_hands
+    from experiments.glyphs.validation import validation_set
+    from experiments.glyphs.vocabulary import Vocabulary
+
+    torch.set_num_threads(chosen.threads)
+    started = time.perf_counter()
+    pool = training_pool(0, chosen.hands, MARKS, FACES)
+    test = validation_set(unseen_hands(TEST_SEED, TEST_HANDS), 32, "scan", TEST_SEED)
+    rows = [compare(chosen, noise, pool, Vocabulary(pool.classes), test) for noise in chosen.noise]
+    found = {"schema": 1, "classes": len(test.names), "rows": rows, "seconds": time.perf_counter() - started}
+    print(json.dumps(found, indent=1) if chosen.json else table(chosen, found))
+    return 0
+
+
+def compare(chosen: Options, noise: float, pool: Pool, vocabulary: Vocabulary, test: ValidationSet) -> dict[str, Any]:
+    """Accuracy of both kinds over all seeds, and the paired difference."""
+    right: dict[bool, list[Correct]] = {False: [], True: []}
+    for seed in range(chosen.seeds):
+        for distilled, kept in right.items():
+            model = tiny(vocabulary.size, seed)
+            source = Glyphs(pool, vocabulary, model, chosen, noise, seed)
+            kept.append(correct(vocabulary.widen(train(model, source, distilled)), test))
+    difference = cf.paired_difference(right[True], right[False])
+    return {
+        "noise": noise,
+        "plain": cf.interval(right[False]).to_json(),
+        "distilled": cf.interval(right[True]).to_json(),
+        "difference": {"mean": difference.mean, "ci95": list(difference.ci95), "p_value": difference.p_value},
+    }
+
+
+def tiny(vocab_size: int, seed: int) -> cf.Backbone:
+    """Two layers of width 32 on 32 pixels, fresh."""
+    config = cf.CLIPConfig(
+        embed_dim=32,
+        image_size=32,
+        vision_layers=2,
+        vision_width=32,
+        vision_heads=2,
+        patch_size=8,
+        text_width=64,
+        text_layers=2,
+        text_heads=2,
+        vocab_size=vocab_size,
+    )
+    return cf.build_backbone(config, seed, name="tiny")
+
+
+def train(model: cf.Backbone, source: Glyphs, distilled: bool) -> cf.Backbone:
+    """``model``, trained in place; both kinds see the same batches."""
+    chosen = source.chosen
+    teacher = cf.SelfDistillation(model, chosen.alpha, chosen.momentum, chosen.temperature, chosen.within)
+    settings = cf.ContrastiveOptions(steps=chosen.steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
+    return cf.train_contrastive(model, source, settings, objective=teacher if distilled else None)
+
+
+def correct(model: cf.Backbone, test: ValidationSet) -> Correct:
+    """(n,) whether the nearest class name is the right one."""
+    import numpy as np
+
+    from experiments.glyphs.validation import TEMPLATES, image_features
+
+    weights = cf.zero_shot_weights(model, test.names, TEMPLATES).numpy()
+    nearest = np.argmax(image_features(model, test.images) @ weights.T, axis=1)
+    return np.asarray(nearest == test.labels)
+
+
+def table(chosen: Options, found: dict[str, Any]) -> str:
+    """One line per share of displaced captions."""
+    head = ["captions of another picture", "plain", "self-distillation", "difference", "p"]
+    lines = []
+    for row in found["rows"]:
+        difference = row["difference"]
+        low, high = difference["ci95"]
+        lines.append(
+            [
+                f"{row['noise']:.0%}",
+                *(tables.estimate(row[kind]["mean"], row[kind]["ci95"]) for kind in ("plain", "distilled")),
+                f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{difference['p_value']:.3f}",
+            ]
+        )
+    images = found["rows"][0]["plain"]["n_test"]
+    return "\n".join(
+        [
+            f"zero-shot accuracy, {found['classes']} classes, {images:,} pictures, {chosen.seeds} seeds, "
+            f"{chosen.steps} steps of {chosen.pictures} pairs, alpha {chosen.alpha:g}: {found['seconds']:.0f} s",
+            "",
+            tables.plain([head, *lines]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, Options, "python -m experiments.distillation", DESCRIPTION))
