@@ -104,9 +104,10 @@ class Crew:
         return self.jobs > 1 and self._spent >= PRICE
 
     def _start(self) -> None:
-        for _ in range(self.jobs):
-            self._workers.append(_Worker(self.threads))
-            self._idle.put(self._workers[-1])
+        with _signals_wait():  # one that came between the start of a worker and its entry here would leave it behind
+            for _ in range(self.jobs):
+                self._workers.append(_Worker(self.threads))
+                self._idle.put(self._workers[-1])
         self._threads = ThreadPoolExecutor(self.jobs)
 
     def _call_here(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Done]:
@@ -135,10 +136,9 @@ class _Worker:
     def __init__(self, threads: int) -> None:
         paths = os.pathsep.join(sys.path)
         environment = os.environ | {"PYTHONPATH": paths} | dict.fromkeys(THREADS, str(threads))
-        with _without_interrupts():
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-            )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
         self.held: object = None  # the object that it was sent last
 
     def call(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Done:
@@ -171,12 +171,12 @@ class _Worker:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes started in the block never see a Ctrl-C, which a terminal sends to all; here it comes afterwards."""
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM take effect after the block, also in the processes that it starts."""
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -205,7 +205,9 @@ def _libraries() -> ThreadpoolController:
 
 def serve() -> None:
     """The life of a worker: an object and calls of its methods come in, results go out, until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent ends its workers
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     calls, results = _own_streams()
     orders: queue.SimpleQueue[tuple[object, str, tuple[Any, ...]]] = queue.SimpleQueue()
     threading.Thread(target=_take_orders, args=(calls, orders), daemon=True).start()

@@ -59,22 +59,35 @@ class Forked:
 
 
 def fork(
-    folder: Path, experiment: str, *argv: object, uid: int | None = None, env: Mapping[str, str] | None = None
+    folder: Path,
+    experiment: str,
+    *argv: object,
+    uid: int | None = None,
+    env: Mapping[str, str] | None = None,
+    workers_at_once: bool = False,
 ) -> Forked:
-    """Begin a command; ``folder`` receives its streams, ``uid`` is who runs it."""
+    """Begin a command; ``folder`` receives its streams, ``uid`` is who runs it.
+
+    ``workers_at_once``: worker processes start with the first training, whether they pay or not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("out", "err"):
         (folder / name).write_text("")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    arguments = (str(folder), experiment, [str(item) for item in argv], uid, {**ENVIRONMENT, **(env or {})})
+    words = [str(item) for item in argv]
+    arguments = (str(folder), experiment, words, uid, {**ENVIRONMENT, **(env or {})}, workers_at_once)
     process = context.Process(target=_become, args=arguments)
     process.start()
     return Forked(process, folder)
 
 
-def _become(folder: str, experiment: str, argv: list[str], uid: int | None, env: dict[str, str]) -> None:
+def _become(
+    folder: str, experiment: str, argv: list[str], uid: int | None, env: dict[str, str], workers_at_once: bool
+) -> None:
     import torch
+
+    from clip_fewshot import workers
 
     os.setsid()  # who is left over afterwards can be told by the session
     for descriptor, name in ((1, "out"), (2, "err")):
@@ -85,6 +98,8 @@ def _become(folder: str, experiment: str, argv: list[str], uid: int | None, env:
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
+    if workers_at_once:
+        workers.PRICE = 0.0
     sys.argv = [f"{experiment}.py", *argv]
     runpy.run_module(f"experiments.{experiment}", run_name="__main__", alter_sys=True)
 

@@ -115,6 +115,31 @@ def test_ctrl_c_and_sigterm_leave_a_resumable_folder_and_no_process(
 
 
 @pytest.mark.slow
+def test_a_run_with_workers_ends_and_goes_on_like_one_without(whole: Whole, options: list[str], tmp_path: Path) -> None:
+    """Killed, it leaves no process; a worker that dies ends it with one line; in all that no byte changes."""
+    out, streams = tmp_path / "run", tmp_path / "streams"
+    killed = fork(streams, "few_shot", *options, "--out", out, "--jobs", 2, workers_at_once=True)
+    wait_for(lambda: len(session_members(killed.pid)) == 3)
+    wait_for(lambda: len(trial_files(out)) >= 1)
+    assert killed.kill_after(0)
+    wait_for(lambda: session_members(killed.pid) == [], 10)
+    bereft = fork(streams, "few_shot", "--resume", out, "--jobs", 2, workers_at_once=True)
+    wait_for(lambda: len(session_members(bereft.pid)) == 3)
+    os.kill(max(session_members(bereft.pid)), signal.SIGKILL)
+    ended = bereft.wait()
+    assert ended.code == 4
+    assert "signal 9" in one_error_line(ended)
+    assert session_members(bereft.pid) == []
+    interrupted = fork(streams, "few_shot", "--resume", out, "--jobs", 2, workers_at_once=True)
+    wait_for(lambda: len(session_members(interrupted.pid)) == 3)
+    os.kill(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait(20).code == 130
+    assert session_members(interrupted.pid) == []
+    assert fork(streams, "few_shot", "--resume", out, "--jobs", 2, workers_at_once=True).wait().code == 0
+    assert decided(out) == decided(whole.out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_at_random_moments_of_a_new_interpreter(
     number: signal.Signals, code: int, options: list[str], tmp_path: Path
