@@ -126,10 +126,8 @@ def ahead(items: Generator[T, None, None]) -> Iterator[T]:
             while (item := coming.result()) is not None:
                 coming = maker.submit(next, items, None)
                 yield item
-        finally:
-            maker.shutdown(
-                cancel_futures=True
-            )  # an item that is being made is waited for: a generator at work cannot be closed
+        finally:  # an item that is being made is waited for: a generator at work cannot be closed
+            maker.shutdown(cancel_futures=True)
 
 
 def _tokenized(dataset: ImageDataset, model: PairReader, truncate: bool) -> tuple[Tensor, IndexArray]:
