@@ -81,13 +81,17 @@ if TYPE_CHECKING:
     from clip_fewshot.protocol import Task as Task
     from clip_fewshot.protocol import prepare as prepare
     from clip_fewshot.rejection import Rejector as Rejector
+    from clip_fewshot.report import EmbeddingView as EmbeddingView
     from clip_fewshot.report import GridCell as GridCell
     from clip_fewshot.report import ShotPoint as ShotPoint
     from clip_fewshot.report import display_name as display_name
+    from clip_fewshot.report import embedding_plot as embedding_plot
     from clip_fewshot.report import headline_table as headline_table
+    from clip_fewshot.report import modality_gap as modality_gap
     from clip_fewshot.report import ordered as ordered
     from clip_fewshot.report import picture_grid as picture_grid
     from clip_fewshot.report import shots_panels as shots_panels
+    from clip_fewshot.report import spread as spread
     from clip_fewshot.rng import generator as generator
     from clip_fewshot.rng import torch_seeded as torch_seeded
     from clip_fewshot.search import Evaluate as Evaluate
@@ -189,13 +193,17 @@ _HOME = {
     "resumed": "pipeline",
     "run_few_shot": "pipeline",
     "LinearProbe": "probes.logistic",
+    "EmbeddingView": "report",
     "GridCell": "report",
     "ShotPoint": "report",
     "display_name": "report",
     "headline_table": "report",
     "ordered": "report",
     "picture_grid": "report",
+    "embedding_plot": "report",
+    "modality_gap": "report",
     "shots_panels": "report",
+    "spread": "report",
     "generator": "rng",
     "torch_seeded": "rng",
     "artifact_kind": "storage",

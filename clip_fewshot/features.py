@@ -55,9 +55,9 @@ def image_prefix(
         return shelved_prefix(backbone.visual, inputs, cuts, memory)
 
 
-def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int]) -> Prefix:
+def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], truncate: bool = False) -> Prefix:
     """Run the frozen text layers once over each distinct text; ``cuts`` are those of the text tower."""
-    tokens = backbone.trim(backbone.tokenize(list(texts)))
+    tokens = backbone.trim(backbone.tokenize(list(texts), truncate))
     inputs = Inputs(
         keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
         batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), TEXT_BATCH)),
@@ -101,6 +101,10 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
     )
 
 
-def encode_texts(backbone: Backbone, texts: Sequence[str]) -> FloatArray:
-    """Features of the untuned text tower, (n, d) float32, not normalised; those of known texts from the cache."""
-    return text_prefix(backbone, texts, []).frozen().cpu().numpy()
+def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = False) -> FloatArray:
+    """Features of the untuned text tower, (n, d) float32, not normalised; those of known texts from the cache.
+
+    Args:
+        truncate: cut texts over the context length instead of refusing them.
+    """
+    return text_prefix(backbone, texts, [], truncate).frozen().cpu().numpy()

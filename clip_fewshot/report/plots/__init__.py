@@ -7,6 +7,7 @@ from clip_fewshot.report.plots.densities import density_plot as density_plot
 from clip_fewshot.report.plots.det import det_plot as det_plot
 from clip_fewshot.report.plots.embedding import embedding_plot as embedding_plot
 from clip_fewshot.report.plots.embedding import modality_gap as modality_gap
+from clip_fewshot.report.plots.embedding import spread as spread
 from clip_fewshot.report.plots.history import search_history as search_history
 from clip_fewshot.report.plots.shots import shots_panels as shots_panels
 from clip_fewshot.report.plots.shots import shots_plot as shots_plot

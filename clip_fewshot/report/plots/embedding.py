@@ -43,6 +43,12 @@ def modality_gap(images: FloatArray, texts: FloatArray) -> float:
     return float(np.linalg.norm(unit_rows(images).mean(axis=0) - unit_rows(texts).mean(axis=0)))
 
 
+def spread(rows: FloatArray) -> float:
+    """Root mean square distance of unit rows from their mean, in [0, 1]: what a gap is large or small against."""
+    unit = unit_rows(rows)
+    return float(np.sqrt(((unit - unit.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
 def embedding_plot(view: EmbeddingView) -> Plot:
     """Images as small marks by class, class names as large ones; both normalised, one plane fitted to both."""
     rows = _evenly(len(view.images))
