@@ -17,8 +17,9 @@ from clip_fewshot.training.gradients import buffers_kept
 def recomputing(*towers: Tower) -> Iterator[None]:
     """While the block lasts, the towers' blocks keep their input alone, and run twice.
 
-    Tianqi Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016: one more forward pass, for the activations
-    of one block at a time in place of all. Features and gradients stay the same; what dropout draws is drawn again, and batch normalisations count once.
+    Tianqi Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016: a second forward pass in exchange for the
+    activations of all blocks but one. Features and gradients stay the same; dropout draws the same again, and batch
+    normalisations count once.
     """
     wrapped = [
         (block, name)
