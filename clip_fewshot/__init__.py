@@ -124,10 +124,10 @@ if TYPE_CHECKING:
     from clip_fewshot.training.world import World as World
     from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning import describe_prompts as describe_prompts
-    from clip_fewshot.tuning import last_layers as last_layers
     from clip_fewshot.tuning import load_prompts as load_prompts
     from clip_fewshot.tuning import prompted as prompted
     from clip_fewshot.tuning import save_prompts as save_prompts
+    from clip_fewshot.tuning.last_layers import last_layers as last_layers
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
