@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip_fewshot.agglomeration import ward_tree as ward_tree
+    from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
     from clip_fewshot.backbones.backbone import build_backbone as build_backbone
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
+    from clip_fewshot.backbones.device import resolve_device as resolve_device
     from clip_fewshot.backbones.folder import save_backbone as save_backbone
     from clip_fewshot.backbones.tokenizer import tokenize as tokenize
     from clip_fewshot.backbones.tower import CutState as CutState
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.loose import read_images as read_images
     from clip_fewshot.data.naming import shown as shown
     from clip_fewshot.data.pairing import split_pairs as split_pairs
+    from clip_fewshot.data.paths import picture_paths as picture_paths
     from clip_fewshot.data.pixels import pixel_batches as pixel_batches
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
@@ -50,6 +53,10 @@ if TYPE_CHECKING:
     from clip_fewshot.evaluation import interval as interval
     from clip_fewshot.evaluation import paired_difference as paired_difference
     from clip_fewshot.evaluation import statistic_interval as statistic_interval
+    from clip_fewshot.feature_table import embed_files as embed_files
+    from clip_fewshot.feature_table import not_embedded as not_embedded
+    from clip_fewshot.feature_table import read_features as read_features
+    from clip_fewshot.feature_table import write_features as write_features
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
     from clip_fewshot.features import image_prefix as image_prefix
@@ -118,15 +125,17 @@ if TYPE_CHECKING:
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.options import paper_options as paper_options
+    from clip_fewshot.training.spark import embed_on_spark as embed_on_spark
+    from clip_fewshot.training.spark import on_spark as on_spark
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
     from clip_fewshot.training.validation import Validation as Validation
     from clip_fewshot.training.world import Alone as Alone
     from clip_fewshot.training.world import World as World
-    from clip_fewshot.tuning import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning import describe_prompts as describe_prompts
     from clip_fewshot.tuning import load_prompts as load_prompts
     from clip_fewshot.tuning import prompted as prompted
     from clip_fewshot.tuning import save_prompts as save_prompts
+    from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning.last_layers import last_layers as last_layers
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
@@ -137,10 +146,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ARCHITECTURES": "backbones.architectures",
     "CLIPConfig": "backbones.architectures",
     "Backbone": "backbones.backbone",
     "build_backbone": "backbones.backbone",
     "load_backbone": "backbones.clip",
+    "resolve_device": "backbones.device",
     "save_backbone": "backbones.folder",
     "tokenize": "backbones.tokenizer",
     "FewShotClassifier": "classifier",
@@ -260,6 +271,13 @@ _HOME = {
     "TuneParams": "training.approach",
     "DivergedError": "errors",
     "ward_tree": "agglomeration",
+    "picture_paths": "data.paths",
+    "embed_files": "feature_table",
+    "write_features": "feature_table",
+    "read_features": "feature_table",
+    "not_embedded": "feature_table",
+    "on_spark": "training.spark",
+    "embed_on_spark": "training.spark",
     "Workbench": "workbench",
 }
 
