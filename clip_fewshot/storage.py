@@ -7,7 +7,6 @@ manifest is the single step that publishes a new version, so a kill at any momen
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -28,8 +27,7 @@ if sys.platform != "win32":
     import fcntl
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
-LOCK = ".lock"
+MANIFEST, LOCK = "manifest.json", ".lock"
 
 
 def cache_root() -> Path:
@@ -57,19 +55,27 @@ def sha256_file(path: Path) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that any reader, at any moment, sees the old file or the new one, whole."""
-    with _explained(path, len(data)):
+    with replacing(path, len(data)) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
+    with _explained(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; a result is an ordinary one
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files; a result is an ordinary one
             os.replace(name, path)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            Path(name).unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
@@ -292,9 +298,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
@@ -25,13 +25,19 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     Raises:
         DataError: nothing can be read, or a folder cannot be listed.
     """
-    checked = check_pictures(path for place in places for path in _pictures(Path(place)))
-    kept = [path for path, result in checked.items() if result.error is None]
-    errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
-    if not kept:
-        lines = [f"[{error.reason}] {error.where}: {error.got}" for _, error in errors]
+    pictures = readable(path for place in places for path in _pictures(Path(place)))
+    if not len(pictures):
+        lines = [f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{first_of(lines)}\n" if lines else "folders without pictures"
         raise DataError("a picture that can be read", got, "check the paths", ", ".join(map(shown, places[:3])))
+    return pictures
+
+
+def readable(paths: Iterable[Path]) -> ImageDataset:
+    """The picture files among ``paths``, each once and unlabelled; ``skipped`` lists the rest. There may be none."""
+    checked = check_pictures(paths)
+    kept = [path for path, result in checked.items() if result.error is None]
+    errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
     return ImageDataset(
         name="given pictures",
         images=tuple(kept),

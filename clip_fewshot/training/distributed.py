@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from clip_fewshot.errors import ResourceError, UsageError
 from clip_fewshot.training.presence import JOINING, Presence
@@ -23,6 +24,7 @@ from clip_fewshot.training.world import Alone, World
 PATIENCE = timedelta(minutes=30)  # for a process that lives and does not come, such as one that validates alone
 GLANCE = timedelta(seconds=1)  # between two looks at who still lives
 POLL = 2e-4  # seconds; NCCL's own wait does not return before the operation has ended, or never
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 BUCKET = 1 << 25  # bytes summed in one operation: small gradients travel together, large ones are copied in parts
 
 
@@ -38,8 +40,8 @@ class _Place(NamedTuple):
 
     @classmethod
     def from_environment(cls) -> _Place:
-        numbers = [_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
-        return cls(*numbers, host=os.environ.get("MASTER_ADDR", "127.0.0.1"), port=_number("MASTER_PORT"))
+        rank, size, local_rank, local_size, port = map(_number, NUMBERS)
+        return cls(rank, size, local_rank, local_size, os.environ.get("MASTER_ADDR", "127.0.0.1"), port)
 
 
 def _number(name: str) -> int:
@@ -91,14 +93,14 @@ def _begin(place: _Place) -> Presence:
     except RuntimeError as error:
         fix = "see why rank 0 did not start, and that its machine can be reached"
         raise ResourceError("a store at rank 0", str(error).split("\n")[0], fix, f"rank {place.rank}") from error
-    presence = Presence(dist.PrefixStore(f"presence {attempt}", own), place.rank, place.size)
+    presence = Presence(PrefixStore(f"presence {attempt}", own), place.rank, place.size)
     presence.start()
     own_gpu = 0 < place.local_size <= torch.cuda.device_count()
     if own_gpu:
         torch.cuda.set_device(place.local_rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo",
-        store=dist.PrefixStore(f"group {attempt}", meeting),
+        store=PrefixStore(f"group {attempt}", meeting),
         rank=place.rank,
         world_size=place.size,
         timeout=PATIENCE,
@@ -106,9 +108,11 @@ def _begin(place: _Place) -> Presence:
     return presence
 
 
-def _store(place: _Place, serves: bool) -> dist.Store:
+def _store(place: _Place, serves: bool) -> Store:
     wait = timedelta(seconds=JOINING)
-    return dist.TCPStore(place.host, place.port, is_master=serves, timeout=wait, wait_for_workers=False)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        place.host, place.port, is_master=serves, timeout=wait, wait_for_workers=False
+    )
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,9 @@ class Together:
         """Replace each tensor by its sum over all ranks; the same number and shapes on each. All get the same bits."""
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            for part in flat.split(max(1, BUCKET // flat.element_size())):
+            for part in torch.split(flat, max(1, BUCKET // flat.element_size())):
                 self._finish(dist.all_reduce(part, async_op=True), part.is_cuda)
-            for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            for tensor, total in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
     def barrier(self) -> None:

@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Sequence
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from clip_fewshot.errors import ResourceError
 
 BEAT = 1.0  # seconds between two counts of a process
 SILENCE = 20  # counts of this process without one of another: more than any pause of a live interpreter
 JOINING = 45.0  # seconds for all to appear
-LEFT = b"left: "
+LEFT = "left: "
 
 
 class Presence:
@@ -31,10 +31,10 @@ class Presence:
         rank, size: of this process among how many.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+    def __init__(self, store: Store, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._keys = [f"rank {other}" for other in range(size)]
-        self._heard = [b""] * size
+        self._heard = [""] * size
         self._silent = [0] * size
         self._reachable = True
         self._ended = threading.Event()
@@ -63,7 +63,7 @@ class Presence:
         fix = "see its own last words, then start all again; what was saved can be resumed"
         for rank, said in enumerate(self._heard):
             if said.startswith(LEFT) and rank != self._rank:
-                raise self._incomplete(f"{_ranks([rank])} left: {said[len(LEFT) :].decode('utf-8', 'replace')}", fix)
+                raise self._incomplete(f"{_ranks([rank])} left: {said[len(LEFT) :]}", fix)
         silent = [rank for rank, beats in enumerate(self._silent) if beats >= SILENCE]
         if silent:
             raise self._incomplete(f"no sign of life from {_ranks(silent)} for {SILENCE * BEAT:.0f} s", fix)
@@ -88,7 +88,7 @@ class Presence:
         if error is not None and self._all_present():
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
             try:
-                self._store.set(self._keys[self._rank], LEFT + text.encode())
+                self._store.set(self._keys[self._rank], LEFT + text)
             except RuntimeError:  # the store went first: nobody is left to read
                 return
 
@@ -105,7 +105,7 @@ class Presence:
             count += 1
             try:
                 self._store.set(self._keys[self._rank], str(count))
-                now = self._store.multi_get(self._keys)
+                now = [said.decode("utf-8", "replace") for said in self._store.multi_get(self._keys)]
             except RuntimeError:
                 self._reachable = False
                 return
