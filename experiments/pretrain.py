@@ -1,43 +1,95 @@
-"""Train a small CLIP on rendered, captioned glyphs: ``python -m experiments.pretrain --preset mini --out DIR``."""
+"""Train a CLIP from scratch: `python -m experiments.pretrain photos/ --model ViT-B/32 --out DIR`.
+
+Without DATA it trains the small model that ships with the package, on rendered glyphs: `--preset mini --out DIR`.
+On several processes: `torchrun --nproc-per-node 4 -m experiments.pretrain photos/ ...`.
+"""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
-from experiments import options
+import clip_fewshot as cf
 from experiments.glyphs.presets import PRESETS
+from experiments.options import run
+
+PROG = "python -m experiments.pretrain"
+DESCRIPTION = (
+    "Train a CLIP from scratch on image-caption pairs, with the numbers of CLIP's paper where none are given; without "
+    "DATA, the small model of this package on rendered glyphs. torchrun starts it on several processes."
+)
+FOR_BOTH = {"data", "out", "seed", "steps", "threads", "preset"}
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
-    """The command line."""
+class Options:
+    out: Path = cf.option(None, "folder for the model, its checkpoint and metrics.jsonl (required)")
+    data: str | None = cf.option(None, "captioned pictures: pairs of files, table, list or tar shards", positional=True)
+    model: str | None = cf.option(None, "official CLIP name or a JSON file of an architecture (default: ViT-B/32)")
+    preset: str | None = cf.option(None, "without DATA: which model (default: mini)", choices=tuple(PRESETS))
+    epochs: int | None = cf.option(None, "passes over the pictures (default: 32)")
+    steps: int | None = cf.option(None, "optimiser steps, in place of epochs or of the preset's")
+    batch: int | None = cf.option(None, "pairs in a step, of all processes together (default: 256, or all there are)")
+    learning_rate: float | None = cf.option(None, "peak (default: the paper's for the model)")
+    warmup: int | None = cf.option(None, "steps of rising rate (default: 2000, at most a tenth of all)")
+    weight_decay: float = cf.option(0.2, "on matrices")
+    averaging: float = cf.option(0.0, "decay per step of the mean of the weights that is kept in the end; 0: the last")
+    identity_targets: bool = cf.option(False, "take equal captions of a batch for wrong ones, as CLIP does")
+    chunk: int | None = cf.option(None, "pairs in one pass: memory falls with it, the gradient stays (default: all)")
+    checkpoint_gradients: bool = cf.option(False, "compute blocks twice in place of keeping their activations")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = cf.option("auto", "of activations")
+    state_dtype: Literal["float32", "bfloat16"] = cf.option("float32", "of the optimiser's moments")
+    text_weights: Literal["float32", "bfloat16"] = cf.option("float32", "of the text tower while it is trained")
+    augment: float | None = cf.option(None, "least share of the area of random crops, in (0, 1] (default: none)")
+    truncate: bool = cf.option(False, "cut captions that are too long instead of refusing them")
+    validation: int = cf.option(100, "pictures kept out of training to measure loss and recall on; 0: none")
+    labelled: str | None = cf.option(None, "pictures with classes to measure zero-shot accuracy on")
+    save_every: int | None = cf.option(None, "steps between checkpoints (default: one an epoch)")
+    resume: bool = cf.option(False, "go on from the checkpoint in --out")
+    tensorboard: bool = cf.option(False, "show the figures in TensorBoard too")
+    seed: int = cf.option(0, "of weights, order, captions and crops")
+    device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    threads: int | None = cf.option(None, "processor threads (default: torch's; 2 for a preset)")
 
-    out: Path = field(metadata={"help": "folder for model.safetensors and config.json"})
-    preset: str = field(default="mini", metadata={"help": "which model", "choices": tuple(PRESETS)})
-    seed: int = field(default=0, metadata={"help": "of the glyphs, the pictures and the first weights"})
-    steps: int | None = field(default=None, metadata={"help": "optimiser steps, in place of the preset's"})
-    threads: int = field(default=2, metadata={"help": "processor threads"})
+    def __post_init__(self) -> None:
+        if self.out is None:
+            raise cf.UsageError("a folder", "none", "give --out DIR", "--out")
+        if self.data is not None and self.preset is not None:
+            raise cf.UsageError("DATA or --preset", "both", "leave one of them out", "--preset")
+        if self.data is None:
+            odd = [f.name for f in fields(self) if f.name not in FOR_BOTH and getattr(self, f.name) != f.default]
+            if odd:
+                flag = f"--{odd[0].replace('_', '-')}"
+                raise cf.UsageError("DATA", "none", f"name the pictures, or leave {flag} out", flag)
+        if self.steps is not None and self.epochs is not None:
+            raise cf.UsageError("--steps or --epochs", "both", "leave one of them out", "--steps")
+        for name in ("epochs", "steps", "batch", "threads", "chunk", "save_every"):
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise cf.UsageError("1 or more", str(getattr(self, name)), f"change {flag}", flag)
+        if self.validation < 0:
+            raise cf.UsageError("0 or more", str(self.validation), "change --validation", "--validation")
 
 
-def main(chosen: PretrainOptions) -> int:
+def main(options: Options) -> int:
     import torch
 
-    from experiments.glyphs.recipe import pretrain
-    from experiments.glyphs.validation import validate
+    threads = options.threads or (2 if options.data is None else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if options.data is None:
+        from experiments.glyphs.recipe import run_preset
 
-    torch.set_num_threads(chosen.threads)
-    preset = PRESETS[chosen.preset]
-    preset = preset if chosen.steps is None else replace(preset, steps=chosen.steps)
-    backbone = pretrain(preset, chosen.seed, chosen.out)
-    for name, value in validate(backbone).items():
-        print(f"{name:16s} {value:.3f}")
-    print(f"model: {sum(file.stat().st_size for file in chosen.out.iterdir()):,} bytes in {chosen.out}")
+        run_preset(options.preset or "mini", options.steps, options.seed, options.out)
+    else:
+        from experiments.pairs import pretrain
+
+        with cf.join_world() as world:
+            pretrain(options, world)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(
-        options.run(main, PretrainOptions, "python -m experiments.pretrain", "Train a small CLIP on rendered glyphs.")
-    )
+    sys.exit(run(main, Options, PROG, DESCRIPTION))

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from clip_fewshot.backbones.architectures import ARCHITECTURES
+from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.errors import UsageError
 
 Precision = Literal["float32", "bfloat16"]
 
 # Radford et al., 2021, tables 19 and 20: peak learning rates, for batches of 32,768 pairs.
+USUAL_RATE = 5e-4
 PAPER_RATES = {
     "RN50": 5e-4,
     "RN101": 5e-4,
@@ -108,20 +109,23 @@ class ContrastiveOptions:
         return found | {"rates": dict(self.rates), "betas": list(self.betas)}
 
 
-def paper_options(name: str, **changes: Any) -> ContrastiveOptions:
-    """The numbers with which OpenAI trained its model ``name`` (Radford et al., 2021, section 2.5, tables 18 to 20).
+def paper_options(model: str | CLIPConfig, **changes: Any) -> ContrastiveOptions:
+    """The numbers with which OpenAI trained its models (Radford et al., 2021, section 2.5, tables 18 to 20).
 
     32 epochs of batches of 32,768 pairs, weight decay 0.2, a warm-up of 2,000 steps; betas and eps of its kind, the
     learning rate of its own. The rates are for that batch: a small batch wants a smaller one, as a rule.
 
     Args:
+        model: one of OpenAI's names; or another architecture, for which most models' rate of 5e-4 is taken.
         changes: fields of :class:`ContrastiveOptions` in place of the paper's.
     """
-    known = name.replace("-336px", "@336px") if name.endswith("-336px") else name
-    if known not in PAPER_RATES:
-        raise UsageError(f"one of {', '.join(PAPER_RATES)}", repr(name), "check the spelling", "model")
-    betas, eps = VIT_ADAM if isinstance(ARCHITECTURES[known].vision_layers, int) else RESNET_ADAM
-    paper: dict[str, Any] = {"learning_rate": PAPER_RATES[known], "betas": betas, "eps": eps, "warmup_steps": 2000}
+    name = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(model, model) if isinstance(model, str) else ""
+    if isinstance(model, str) and name not in PAPER_RATES:
+        raise UsageError(f"one of {', '.join(PAPER_RATES)}", repr(model), "check the spelling", "model")
+    config = ARCHITECTURES[name] if isinstance(model, str) else model
+    betas, eps = VIT_ADAM if isinstance(config.vision_layers, int) else RESNET_ADAM
+    paper: dict[str, Any] = {"learning_rate": PAPER_RATES.get(name, USUAL_RATE), "betas": betas, "eps": eps}
+    paper["warmup_steps"] = 2000
     if not {"steps", "epochs"} & changes.keys():
-        paper["epochs"] = PAPER_EPOCHS.get(known, 32)
+        paper["epochs"] = PAPER_EPOCHS.get(name, 32)
     return ContrastiveOptions(**(paper | changes))

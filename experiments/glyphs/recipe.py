@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import clip_fewshot as cf
 from experiments.glyphs.guidance import Guided
 from experiments.glyphs.pool import Pool, training_pool
-from experiments.glyphs.presets import Preset
+from experiments.glyphs.presets import PRESETS, Preset
 from experiments.glyphs.scenes import SceneStyle
 from experiments.glyphs.stream import GlyphStream, StreamOptions
+from experiments.glyphs.validation import validate
 from experiments.glyphs.vocabulary import Vocabulary
 
 REPORT_EVERY = 100
+
+
+def run_preset(name: str, steps: int | None, seed: int, out: Path) -> None:
+    """Train a preset, write it to ``out``, and print how good it is."""
+    preset = PRESETS[name] if steps is None else replace(PRESETS[name], steps=steps)
+    for figure, value in validate(pretrain(preset, seed, out)).items():
+        print(f"{figure:16s} {value:.3f}")
+    print(f"model: {sum(file.stat().st_size for file in out.iterdir()):,} bytes in {out}")
 
 
 def pretrain(preset: Preset, seed: int, out: Path) -> cf.Backbone:
