@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.penalty import HIGHEST, LOWEST, Folds, SearchedC, chosen, search_penalty, stratified, usable
-from clip_fewshot.probes.solver import SoftmaxProblem, principal_rows
+from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centred_rows
+from clip_fewshot.probes.solver import solve
 from clip_fewshot.types import FloatArray, LabelArray
 
 DEFAULT_C = 100.0  # where nothing can be held out; on one digit scan per class as accurate as C = 1, half its loss
@@ -29,7 +31,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.2 and
     appendix A.3, whose search for C (coarse, then halving steps around the best) this follows; ours is warm-started
-    and solves each fit to a stated gap (:mod:`clip_fewshot.probes.solver`). The objective is that of scikit-learn's
+    and solves each fit to a stated gap (:mod:`old.solver`). The objective is that of scikit-learn's
     ``LogisticRegression(C)``; binary problems have one row of coefficients, as there.
 
     Args:
@@ -58,43 +60,46 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "LinearProbe")
         small = X.size * len(self.classes_) < SMALL
-        with threadpool_limits(1 if small else None, user_api="blas"):
-            basis = principal_rows(unit_rows(X))
+        with _threads().limit(limits=1 if small else None, user_api="blas"):
+            basis = centred_rows(unit_rows(X))
             problem = SoftmaxProblem.of(basis.rows, labels, len(self.classes_))
-            self._choose(problem, labels)
-            self._finish(problem, basis.axes, basis.mean)
+            self._finish(problem, basis, self._choose(problem, labels))
         return self
 
-    def _choose(self, problem: SoftmaxProblem, labels: LabelArray) -> None:
+    def _choose(self, problem: SoftmaxProblem, labels: LabelArray) -> FloatArray | None:
+        """Settle C_; weights near its optimum, where the search has found some."""
         self.search_: tuple[SearchedC, ...] = ()
         self.C_at_edge_, self.note_ = False, ""
         if self.C is not None:
             if not self.C > 0:
                 raise UsageError("C > 0", str(self.C), "choose a positive number, or None to search", "LinearProbe")
             self.C_ = float(self.C)
-            return
+            return None
         folds = usable(stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels)
         if not folds:
             self.C_, self.note_ = DEFAULT_C, f"too few images per class to search C: C = {DEFAULT_C:g}"
-            return
-        self.search_ = search_penalty(problem, labels, folds)
+            return None
+        self.search_, weights = search_penalty(problem, folds)
         self.C_ = chosen(self.search_).C
         self.C_at_edge_ = self.C_ in (10.0**LOWEST, 10.0**HIGHEST)
         self.note_ = f"the best C, {self.C_:g}, is an end of the range searched" if self.C_at_edge_ else ""
+        return weights
 
-    def _finish(self, problem: SoftmaxProblem, axes: FloatArray, mean: FloatArray) -> None:
+    def _finish(self, problem: SoftmaxProblem, basis: CentredRows, start: FloatArray | None) -> None:
         """Solve at C_, and turn the weights back to coefficients on normalised features."""
         binary = len(self.classes_) == 2
-        # With two classes the softmax weights are +w/2 and -w/2, whose penalty is half of |w|^2 / 2.
-        solution = problem.solve(self.C_ / 2 if binary else self.C_)
-        self.objective_ = solution.objective * (2 if binary else 1)
-        self.gradient_norm_ = solution.gradient_norm * (2**0.5 if binary else 1)
-        weights, intercept = axes @ solution.weights[:-1], solution.weights[-1]
-        intercept = intercept - mean @ weights
+        # With two classes the softmax weights are -w/2 and +w/2, whose penalty is half of |w|^2 / 2.
+        solution = solve(problem, self.C_ / 2 if binary else self.C_, start)
+        self.objective_ = float(solution.objective[0]) * (2 if binary else 1)
+        self.gradient_norm_ = float(solution.gradient_norm[0]) * (2**0.5 if binary else 1)
+        weights, intercept = solution.weights[0, :, :-1], solution.weights[0, :, -1]
+        if basis.axes is not None:
+            weights = weights @ basis.axes.T
+        intercept = intercept - weights @ basis.mean
         intercept -= intercept.mean()  # only differences matter
         if binary:
-            weights, intercept = weights[:, 1:] - weights[:, :1], intercept[1:] - intercept[:1]
-        self.coef_, self.intercept_ = np.ascontiguousarray(weights.T), intercept
+            weights, intercept = weights[1:] - weights[:1], intercept[1:] - intercept[:1]
+        self.coef_, self.intercept_ = np.ascontiguousarray(weights), intercept
 
     def decision_function(self, X: FloatArray) -> FloatArray:
         """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""
@@ -134,3 +139,9 @@ def unit_rows(X: FloatArray) -> FloatArray:
     """Rows divided by their length; a row of zeros stays one (features that are all zero have no direction)."""
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return np.asarray(X / np.where(length > 0, length, 1.0))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """The BLAS libraries of this process; to look for them takes 7 ms, as long as a small search."""
+    return ThreadpoolController()

@@ -1,0 +1,145 @@
+"""The search for C against a full grid of converged fits; folds; what it reports."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+import clip_fewshot.probes.penalty as penalty
+from clip_fewshot.probes import LinearProbe
+from clip_fewshot.probes.penalty import (
+    COARSE,
+    FINEST,
+    WORTHLESS,
+    SearchedC,
+    chosen,
+    search_penalty,
+    stratified,
+    usable,
+)
+from clip_fewshot.probes.softmax import SoftmaxProblem
+from clip_fewshot.probes.solver import solve
+from tests.probes.synthetic import centred, features
+
+MANY = settings(max_examples=25, deadline=None)
+
+
+def test_search_finds_what_a_full_grid_finds() -> None:
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:200], y[:200]
+    problem, folds = SoftmaxProblem.of(centred(X), y, 10), stratified(y, 3, 0)
+    search = search_penalty(problem, folds)
+    found = chosen(search.tried)
+    grid = []
+    for exponent in np.arange(-2, 6.01, 0.25):
+        nll = 0.0
+        for train, held in folds:
+            logits = problem.logits(solve(problem.subsets([train]), 10**exponent).weights)[0, held]
+            logits -= logits.max(axis=1, keepdims=True)
+            logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            nll -= logits[np.arange(len(held)), y[held]].sum() / len(y)
+        grid.append(SearchedC(10**exponent, 0.0, nll))
+    assert found.nll <= min(s.nll for s in grid) + 0.011
+    assert abs(np.log10(found.C / chosen(grid).C)) <= 0.3
+    exact = {round(np.log10(s.C), 3): s.nll for s in grid}
+    same = [(s.nll, exact[e]) for s in search.tried if (e := round(np.log10(s.C), 3)) in exact]
+    assert len(same) >= 5
+    assert np.allclose(*zip(*same, strict=True), atol=WORTHLESS / 2)  # the search stops far short of the optimum
+
+
+def test_search_tries_few_values_on_the_fine_grid() -> None:
+    X, y = features(5, 12, 24)
+    probe = LinearProbe(folds=3).fit(X, y)
+    exponents = np.log10([s.C for s in probe.search_])
+    assert np.allclose(exponents / FINEST, np.round(exponents / FINEST))
+    assert exponents[0] == -6
+    assert (np.diff(exponents) > 0).all()
+    assert len(exponents) <= len(COARSE) + 2 * np.log2(1 / FINEST)
+    assert probe.C_ == chosen(probe.search_).C
+
+
+def test_an_edge_of_the_range_is_reported() -> None:
+    X, y = features(4, 8, 40)
+    noise = np.random.default_rng(0).permutation(y)
+    low = LinearProbe(folds=4).fit(X, noise)
+    assert (low.C_, low.C_at_edge_) == (1e-6, True)
+    assert "end of the range" in low.note_
+    assert not LinearProbe(folds=4).fit(X, y).C_at_edge_
+
+
+@pytest.mark.parametrize("shots", [2, 3, 8, 11])
+def test_folds_that_do_not_divide_the_classes_do_not_end_the_search(shots: int) -> None:
+    """A class that is rarer in the training part is more frequent in the held-out part: at small C the loss first
+    rises, and a search that stopped there chose C = 1e-6 at 8 shots and lost 2 points of accuracy."""
+    X, y = load_digits(return_X_y=True)
+    rows = np.concatenate([np.flatnonzero(y == k)[:shots] for k in range(7)])
+    probe = LinearProbe(folds=5).fit(X[rows], y[rows])
+    assert not probe.C_at_edge_
+    assert 10 < probe.C_ < 1e6
+
+
+def test_given_folds_are_the_ones_used() -> None:
+    X, y = features(3, 6, 10)
+    folds = [(np.flatnonzero(np.arange(18) % 2 == k), np.flatnonzero(np.arange(18) % 2 != k)) for k in (0, 1)]
+    ours, twice = LinearProbe(folds=folds).fit(X, y), LinearProbe(folds=folds[:1] * 2).fit(X, y)
+    assert ours.search_ == search_penalty(SoftmaxProblem.of(centred(X), y, 3), folds).tried
+    assert twice.search_ != ours.search_
+
+
+def test_one_image_per_class_takes_the_default_and_says_so() -> None:
+    X, y = features(6, 1, 16)
+    probe = LinearProbe().fit(X, y)
+    assert (probe.C_, probe.search_) == (100.0, ())
+    assert "too few images" in probe.note_
+    assert probe.score(X, y) == 1.0
+
+
+def test_a_class_with_one_image_among_larger_ones() -> None:
+    X, y = features(3, 8, 12)
+    keep = np.append(np.flatnonzero(y < 2), np.flatnonzero(y == 2)[:1])
+    probe = LinearProbe(folds=4).fit(X[keep], y[keep])
+    assert probe.search_
+    assert list(probe.classes_) == [0, 1, 2]
+    folds = usable(stratified(y[keep], 4, 0), y[keep])
+    assert all(set(y[keep][held]) <= set(y[keep][train]) for train, held in folds)
+
+
+@MANY
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.integers(2, 6), st.integers(0, 99))
+def test_folds_are_a_partition_and_balanced(counts: list[int], n_folds: int, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    folds = stratified(labels, n_folds, seed)
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(len(labels)))
+    for train, held in folds:
+        assert sorted(np.concatenate([train, held])) == list(range(len(labels)))
+    per_class = np.array([[np.sum(labels[held] == c) for c in range(len(counts))] for _, held in folds])
+    assert (per_class.max(axis=0) - per_class.min(axis=0) <= 1).all()
+    assert np.ptp(per_class.sum(axis=1)) <= 1
+
+
+def test_folds_side_by_side_and_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacking is for speed: unequal folds, padded with empty rows, against each alone, which the first one guides."""
+    X, y = features(4, 9, 40, spread=0.3)
+    folds = [*stratified(y, 4, 0), (np.arange(0, 36, 3), np.arange(1, 36, 7))]
+    problem = SoftmaxProblem.of(centred(X), y, 4)
+    together = search_penalty(problem, folds)
+    monkeypatch.setattr(penalty, "SMALL", 0)
+    apart = search_penalty(problem, folds)
+    shared = {s.C: s.nll for s in apart.tried}
+    assert np.allclose([s.nll - shared.get(s.C, s.nll) for s in together.tried], 0, atol=WORTHLESS / 2)
+    assert abs(np.log10(chosen(together.tried).C / chosen(apart.tried).C)) <= 0.25
+
+
+def test_the_search_hands_on_weights_near_the_optimum_for_all_rows() -> None:
+    X, y = features(4, 9, 40, spread=0.3)
+    problem = SoftmaxProblem.of(centred(X), y, 4)
+    search = search_penalty(problem, [(np.arange(0, 36, 2), np.arange(1, 36, 2))])
+    C = chosen(search.tried).C
+    best = solve(problem, C).objective
+    begun = problem.at(search.weights.astype(np.float64), C).value
+    assert begun < best + 0.5 * (problem.at(problem.start(), C).value - best)
+    ours = solve(problem, C, search.weights).objective
+    assert np.allclose(ours, best, rtol=2e-6)
