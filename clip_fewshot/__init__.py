@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import build_backbone as build_backbone
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
     from clip_fewshot.backbones.device import resolve_device as resolve_device
+    from clip_fewshot.backbones.encoder_tower import Parts as Parts
+    from clip_fewshot.backbones.encoder_tower import Pool as Pool
+    from clip_fewshot.backbones.encoders import ImageEncoder as ImageEncoder
+    from clip_fewshot.backbones.encoders import TextEncoder as TextEncoder
     from clip_fewshot.backbones.folder import save_backbone as save_backbone
+    from clip_fewshot.backbones.pair import PairBackbone as PairBackbone
+    from clip_fewshot.backbones.pretrained_text import JsonTokenizer as JsonTokenizer
+    from clip_fewshot.backbones.pretrained_text import load_text_encoder as load_text_encoder
     from clip_fewshot.backbones.tokenizer import tokenize as tokenize
     from clip_fewshot.backbones.tower import CutState as CutState
+    from clip_fewshot.backbones.tower import Placed as Placed
     from clip_fewshot.backbones.tower import Suffix as Suffix
     from clip_fewshot.backbones.tower import Tower as Tower
     from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.batch import PairSource as PairSource
     from clip_fewshot.data.batch import caption_ids as caption_ids
     from clip_fewshot.data.builtin import raw_pixels as raw_pixels
+    from clip_fewshot.data.captioned import CaptionedStream as CaptionedStream
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
@@ -117,6 +126,12 @@ if TYPE_CHECKING:
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
     from clip_fewshot.training.distillation import SelfDistillation as SelfDistillation
     from clip_fewshot.training.distributed import join_world as join_world
+    from clip_fewshot.training.finetuning import FineTuning as FineTuning
+    from clip_fewshot.training.finetuning import count_parameters as count_parameters
+    from clip_fewshot.training.finetuning import load_tuned as load_tuned
+    from clip_fewshot.training.finetuning import merged as merged
+    from clip_fewshot.training.finetuning import save_tuned as save_tuned
+    from clip_fewshot.training.finetuning import tunable as tunable
     from clip_fewshot.training.gradients import Objective as Objective
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.objectives import identity_objective as identity_objective
@@ -125,6 +140,9 @@ if TYPE_CHECKING:
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
     from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.options import paper_options as paper_options
+    from clip_fewshot.training.paired import EpochReport as EpochReport
+    from clip_fewshot.training.paired import PairedOptions as PairedOptions
+    from clip_fewshot.training.paired import train_paired as train_paired
     from clip_fewshot.training.spark import embed_on_spark as embed_on_spark
     from clip_fewshot.training.spark import on_spark as on_spark
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
@@ -137,6 +155,7 @@ if TYPE_CHECKING:
     from clip_fewshot.tuning import save_prompts as save_prompts
     from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning.last_layers import last_layers as last_layers
+    from clip_fewshot.types import BoolArray as BoolArray
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
@@ -278,7 +297,26 @@ _HOME = {
     "not_embedded": "feature_table",
     "on_spark": "training.spark",
     "embed_on_spark": "training.spark",
+    "CaptionedStream": "data.captioned",
+    "FineTuning": "training.finetuning",
+    "count_parameters": "training.finetuning",
+    "load_tuned": "training.finetuning",
+    "merged": "training.finetuning",
+    "save_tuned": "training.finetuning",
+    "tunable": "training.finetuning",
+    "BoolArray": "types",
     "Workbench": "workbench",
+    "Parts": "backbones.encoder_tower",
+    "Pool": "backbones.encoder_tower",
+    "ImageEncoder": "backbones.encoders",
+    "TextEncoder": "backbones.encoders",
+    "PairBackbone": "backbones.pair",
+    "JsonTokenizer": "backbones.pretrained_text",
+    "load_text_encoder": "backbones.pretrained_text",
+    "Placed": "backbones.tower",
+    "EpochReport": "training.paired",
+    "PairedOptions": "training.paired",
+    "train_paired": "training.paired",
 }
 
 

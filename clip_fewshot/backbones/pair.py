@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
@@ -15,7 +15,7 @@ from clip_fewshot import rng, storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower, with_modules
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
-from clip_fewshot.errors import ArtifactError
+from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.storage import sha256_bytes
 
 KIND = "pair of encoders"
@@ -32,7 +32,7 @@ class PairBackbone(Backbone):
 
     Args:
         image, text: the encoders; their modules are taken over, not copied, brought to float32 and evaluation mode.
-        dim: of the common space; default 256.
+        dim: of the common space; default 512.
         image_layers, text_layers: how many of the last blocks train, with all that follows them. 0 (default): the
             encoder is locked. None: all of it trains, and batch normalisations move their statistics.
         seed: of the projections.
@@ -49,7 +49,7 @@ class PairBackbone(Backbone):
         self,
         image: ImageEncoder,
         text: TextEncoder,
-        dim: int = 256,
+        dim: int = 512,
         *,
         image_layers: int | None = 0,
         text_layers: int | None = 0,
@@ -64,6 +64,13 @@ class PairBackbone(Backbone):
         self._rows = text.rows
         self._shape = {"visual": _architecture(visual), "text": _architecture(words), **self._rows.about()}
         self.eval().unfreeze(image_layers, text_layers)
+
+    @property
+    def config(self) -> NoReturn:  # type: ignore[override]
+        """A pair is no architecture of CLIP's."""
+        raise UsageError(
+            "a CLIP model", f"the pair {self.name!r}", "use PairBackbone.save and PairBackbone.load", "config"
+        )
 
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
         """Choose anew what trains; the weights stay as they are."""

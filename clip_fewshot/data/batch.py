@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clip_fewshot.data.image import Colour
+
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -43,9 +45,11 @@ class PairSource(Protocol):
 
 
 class PairReader(Protocol):
-    """What a source needs of the model: how large pictures are, and how captions become tokens."""
+    """What a source needs of the model: how pictures are prepared, and how captions become tokens."""
 
     image_size: int
+    mean: Colour
+    std: Colour
 
     def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
         """Texts -> (n, l) int64; UsageError for one that is too long, unless it may be cut."""

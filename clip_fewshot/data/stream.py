@@ -68,6 +68,7 @@ class PairStream:
             expected = f"from {world} (a picture per process) to {n} pictures in a batch"
             raise UsageError(expected, str(batch), "change the batch", "batch")
         self.dataset, self.size, self.batch = dataset, model.image_size, batch
+        self.mean, self.std = model.mean, model.std
         self.seed, self.rank, self.world = seed, rank, world
         self._steps = n // batch if drop_last else -(-n // batch)
         self._crop = None if augment is None else RandomCrop(augment, self.size)
@@ -111,7 +112,9 @@ class PairStream:
 
     def _batch(self, rows: IndexArray, pixels: Pixels) -> PairBatch:
         texts = self._text_of[rows]
-        return PairBatch(torch.from_numpy(normalise(pixels)), self._tokens[texts].long(), self._ids[texts])
+        return PairBatch(
+            torch.from_numpy(normalise(pixels, self.mean, self.std)), self._tokens[texts].long(), self._ids[texts]
+        )
 
 
 def ahead(items: Generator[T, None, None]) -> Iterator[T]:
