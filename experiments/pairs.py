@@ -15,9 +15,17 @@ from experiments import opening
 if TYPE_CHECKING:
     from experiments.pretrain import Options
 
+MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
 BATCH, VALIDATION_BATCH = 256, 256
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pretrain_as_one_of_many(options: Options) -> dict[str, bytes]:
+    """:func:`pretrain` in the world that torchrun or Spark has started; the model's files, at rank 0."""
+    with cf.join_world() as world:
+        pretrain(options, world)
+    return {name: (options.out / name).read_bytes() for name in MODEL_FILES} if world.rank == 0 else {}
 
 
 def pretrain(options: Options, world: cf.World) -> cf.Backbone:

@@ -1,7 +1,7 @@
 """Train a CLIP from scratch: `python -m experiments.pretrain photos/ --model ViT-B/32 --out DIR`.
 
 Without DATA it trains the small model that ships with the package, on rendered glyphs: `--preset mini --out DIR`.
-On several processes: `torchrun --nproc-per-node 4 -m experiments.pretrain photos/ ...`.
+On several processes: `torchrun --nproc-per-node 4 -m experiments.pretrain photos/ ...`, or `--spark --processes 4`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Options:
     seed: int = cf.option(0, "of weights, order, captions and crops")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = cf.option(None, "processor threads (default: torch's; 2 for a preset)")
+    spark: bool = cf.option(False, "start the processes by Spark (on this machine, if it has no other master)")
+    processes: int = cf.option(2, "how many, with --spark")
 
     def __post_init__(self) -> None:
         if self.out is None:
@@ -65,7 +67,7 @@ class Options:
                 raise cf.UsageError("DATA", "none", f"name the pictures, or leave {flag} out", flag)
         if self.steps is not None and self.epochs is not None:
             raise cf.UsageError("--steps or --epochs", "both", "leave one of them out", "--steps")
-        for name in ("epochs", "steps", "batch", "threads", "chunk", "save_every"):
+        for name in ("epochs", "steps", "batch", "threads", "chunk", "save_every", "processes"):
             if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 flag = f"--{name.replace('_', '-')}"
                 raise cf.UsageError("1 or more", str(getattr(self, name)), f"change {flag}", flag)
@@ -83,11 +85,14 @@ def main(options: Options) -> int:
         from experiments.glyphs.recipe import run_preset
 
         run_preset(options.preset or "mini", options.steps, options.seed, options.out)
-    else:
-        from experiments.pairs import pretrain
+        return 0
+    from experiments.pairs import pretrain_as_one_of_many
 
-        with cf.join_world() as world:
-            pretrain(options, world)
+    if options.spark:
+        for name, data in cf.on_spark(pretrain_as_one_of_many, options, processes=options.processes).items():
+            cf.write_bytes(options.out / name, data)  # where rank 0 has no disk in common with this machine
+    else:
+        pretrain_as_one_of_many(options)
     return 0
 
 
