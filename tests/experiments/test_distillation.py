@@ -14,14 +14,17 @@ from experiments.distillation import Glyphs, Options, _displaced, main, table, t
 from experiments.glyphs.pool import training_pool
 from experiments.glyphs.vocabulary import Vocabulary
 
-SMALL = Options(seeds=2, steps=1, pictures=8, hands=2, noise=(0.5,))
+SMALL = Options(seeds=2, start=1, steps=1, pictures=8, hands=2, noise=(0.5,))
 
 
-def test_prints_both_accuracies_and_their_difference(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_both_accuracies_and_their_difference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.distillation.TEST_HANDS", 4)
     assert main(Options(**{**SMALL.__dict__, "json": True})) == 0
     found = json.loads(capsys.readouterr().out)
     (row,) = found["rows"]
-    assert row["plain"]["n_test"] == row["distilled"]["n_test"] == 400
+    assert row["plain"]["n_test"] == row["distilled"]["n_test"] == 40
     assert row["difference"]["mean"] == pytest.approx(row["distilled"]["mean"] - row["plain"]["mean"])
     assert "\n50%  " in table(SMALL, found)
 
@@ -29,8 +32,7 @@ def test_prints_both_accuracies_and_their_difference(capsys: pytest.CaptureFixtu
 def test_batches_come_again() -> None:
     pool = training_pool(0, 2, 1, 1)
     vocabulary = Vocabulary(pool.classes)
-    chosen = Options(steps=2, pictures=8)
-    source = Glyphs(pool, vocabulary, tiny(vocabulary.size, 0), chosen, 0.5, seed=3)
+    source = Glyphs(pool, vocabulary, tiny(vocabulary.size, 0), SMALL, seed=3, length=2, noise=0.5)
     first, second = (list(source.batches(0)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.images, b.images)
@@ -47,7 +49,7 @@ def test_displaced_captions_are_the_same_captions() -> None:
         assert sum(a != b for a, b in zip(after, texts, strict=True)) == moved
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"noise": (1.5,)}])
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"start": -1}, {"noise": (1.5,)}])
 def test_numbers_outside_their_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(cf.UsageError):
         Options(**wrong)
