@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Correct = NDArray[np.bool_]
 
-DESCRIPTION = """Train a tiny CLIP on rendered glyphs with their captions, then go on, with self-distillation and without,
+DESCRIPTION = """Train a tiny CLIP on rendered glyphs and their captions, then go on, with self-distillation and without,
 on the same pairs, of which a share have the caption of another picture, as on the web; compare zero-shot accuracy on
 digits in unseen ways of writing. A teacher is worth what the start has taught it."""
 RATE, DETAILED = 3e-3, 0.5  # share of the captions that state more than what the glyph is
