@@ -1,0 +1,121 @@
+"""What trains, at which rate, and heads that become part of the projections."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import clip_fewshot as cf
+from tests.conftest import TINY
+
+RESNET = cf.CLIPConfig(
+    embed_dim=32,
+    image_size=32,
+    vision_layers=(1, 1, 1, 1),
+    vision_width=8,
+    vision_heads=4,
+    patch_size=None,
+    text_width=32,
+    text_layers=2,
+    text_heads=2,
+)
+
+
+def inputs(model: cf.Backbone) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randn(4, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(0))
+    return images, model.tokenize(["a", "a b", "a b c d", "e f"])
+
+
+@torch.no_grad()
+def features(model: cf.Backbone) -> list[torch.Tensor]:
+    images, tokens = inputs(model)
+    return [model.encode_image(images), model.encode_text(tokens)]
+
+
+def disturb_heads(model: cf.Backbone) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".head." in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("config", [TINY, RESNET], ids=["vit", "resnet"])
+def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: cf.CLIPConfig) -> None:
+    plain = cf.build_backbone(config)
+    tuned = cf.tunable(plain, cf.FineTuning(unfreeze=1, head="linear"))
+    for mine, base in zip(features(tuned), features(plain), strict=True):
+        torch.testing.assert_close(mine, base, rtol=1e-5, atol=1e-6)
+    disturb_heads(tuned)
+    before = features(tuned)
+    one = cf.merged(tuned)
+    assert one.state_dict().keys() == plain.state_dict().keys()
+    assert any(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(before, features(plain), strict=True))
+    for mine, base in zip(features(one), before, strict=True):
+        torch.testing.assert_close(mine, base, rtol=1e-4, atol=1e-6)
+    for mine, base in zip(features(tuned), before, strict=True):
+        assert torch.equal(mine, base)  # merging worked on a copy
+
+
+def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
+    plain = cf.build_backbone(TINY)
+    plan = cf.FineTuning(unfreeze=1, head="linear", lock="text", backbone_lr=1e-4, head_lr=1e-2)
+    tuned = cf.tunable(plain, plan)
+    images, tokens = inputs(tuned)
+    start = {name: p.detach().clone() for name, p in tuned.named_parameters()}
+    cf.train_contrastive(tuned, [cf.PairBatch(images, tokens)], plan.options(steps=1, weight_decay=0.0))
+    moved = {name: float((p.detach() - start[name]).abs().max()) for name, p in tuned.named_parameters()}
+    last = {f"visual.base.{name}" for name in plain.visual.last_parameters(1)}
+    assert {name for name, size in moved.items() if size} <= last | {"visual.head.weight", "logit_scale"}
+    # Adam's first step is the learning rate wherever the gradient is not tiny.
+    assert moved["visual.head.weight"] == pytest.approx(1e-2, rel=0.05)
+    assert max(moved[name] for name in last) == pytest.approx(1e-4, rel=0.05)
+    assert moved["logit_scale"] == pytest.approx(1e-4, rel=0.05)
+    assert [tower for tower, parts in (("visual", tuned.visual), ("text", tuned.text)) if parts.training] == []
+
+
+def test_batch_statistics_stay() -> None:
+    plan = cf.FineTuning(unfreeze=2)
+    tuned = cf.tunable(cf.build_backbone(RESNET), plan)
+    before = {name: tensor.clone() for name, tensor in tuned.named_buffers()}
+    images, tokens = inputs(tuned)
+    cf.train_contrastive(tuned, [cf.PairBatch(images, tokens)], plan.options(steps=1))
+    assert before
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tuned.named_buffers())
+
+
+def test_captions_are_anew_in_each_epoch_and_classes_share_targets(digits: cf.ImageDataset, tiny: cf.Backbone) -> None:
+    some = digits.subset(range(40))  # type: ignore[arg-type]
+    stream = cf.CaptionedStream(some, tiny, batch=10, seed=3)
+    assert stream.steps() == 4
+    first, second = stream.captions(0), stream.captions(1)
+    assert first == stream.captions(0)
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 4
+    names = some.label_space.decode(some.required_labels())
+    assert all(f" {name} " in caption for name, caption in zip(names, first, strict=True))
+    whole = list(stream.batches(0))
+    seen = torch.cat([batch.caption_ids for batch in whole if batch.caption_ids is not None])
+    assert sorted(seen.tolist()) == sorted(some.required_labels().tolist())
+    late = next(iter(stream.batches(0, 3)))
+    halves = [
+        next(iter(cf.CaptionedStream(some, tiny, batch=10, seed=3, rank=r, world=2).batches(0, 3))) for r in (0, 1)
+    ]
+    for field in ("images", "tokens", "caption_ids"):
+        assert torch.equal(getattr(late, field), getattr(whole[3], field))
+        assert torch.equal(torch.cat([getattr(half, field) for half in halves]), getattr(late, field))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"unfreeze": -1},
+        {"unfreeze": 0},
+        {"head_lr": 0.0},
+        {"prompts": 2},
+        {"prompts": 2, "unfreeze": 0, "lock": "image"},
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(cf.UsageError):
+        replace(cf.FineTuning(), **wrong)  # type: ignore[arg-type]
