@@ -141,7 +141,7 @@ def test_only_storage_writes_files(path: Path) -> None:
         assert name not in WRITES, f"{place(path)}:{node.lineno} calls {name}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: p.name)
 def test_experiments_use_the_public_api_only(path: Path) -> None:
     for name, line in imported(path):
         parts = name.split(".")

@@ -170,5 +170,5 @@ def test_batches_are_those_of_the_slow_dealer(counts: tuple[int, ...], batch: in
 
 def test_large_sets_take_larger_batches_and_no_more_steps() -> None:
     settings = TrainSettings()
-    assert [settings.batch_of(n) for n in (5, 500, 512, 1024, 100_000)] == [32, 32, 32, 64, 128]
-    assert settings.steps(1600) == 20 * 16
+    assert [settings.batch_of(n) for n in (5, 1000, 1024, 2048, 100_000)] == [32, 32, 32, 64, 128]
+    assert settings.steps(1600) == 20 * 32
