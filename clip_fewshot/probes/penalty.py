@@ -19,9 +19,9 @@ LOWEST, HIGHEST = -6.0, 6.0  # decades of C; CLIP's own search range, wide enoug
 COARSE = (-6.0, -4.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)  # below C = 1 a solution is one or two evaluations away
 FINEST = 0.125  # decades; 97 values over the range, as many as CLIP's grid
 WORTHLESS = 0.01  # nats of held-out loss that are not worth a larger C
-SEARCH_GAP = 2e-4  # relative distance from the optimum while searching: moves the held-out loss by 1e-3 to 2e-3
+SEARCH_GAP = 2e-4  # seeming relative distance from the optimum while searching: moves the held-out loss by 1e-3
 WALK = 2.0  # decades below the chosen C from where the solution for all rows is followed up to it
-WALK_GAP = 0.01
+WALK_GAP = 0.1
 SMALL = 20_000_000  # multiplications per evaluation of all folds; below, they are solved side by side
 
 Folds = Sequence[tuple[IndexArray, IndexArray]]  # (train rows, validation rows)
