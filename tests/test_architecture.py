@@ -27,7 +27,7 @@ RESERVED = {
     "jinja2": {"report"},
     "open_clip": {"backbones/open_clip.py"},
     "torchvision": set(),
-    "transformers": set(),
+    "transformers": {"backbones/pretrained_text.py"},
     "pyspark": {"training/spark.py"},
     "pyarrow": {"feature_table.py"},
     "tensorboard": {"training/tensorboard.py"},
