@@ -1,4 +1,10 @@
-"""Does self-distillation help? ``python -m experiments.distillation`` trains with and without on rendered captions."""
+"""Does self-distillation help? ``python -m experiments.distillation`` trains with and without on rendered captions.
+
+Not here: with the defaults zero-shot accuracy is .512 without and .487 with it on right captions (difference -.026,
+95 % interval [-.050, -.001]), .421 and .401 where 40 % are another picture's (-.020 [-.060, +.020]); from scratch
+(``--start 0 --steps 400``) .393 and .310, .182 and .199, both within their intervals. The authors start from
+pretrained encoders, whose similarities know what the captions leave out; those of a model this small do not yet.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
     Correct = NDArray[np.bool_]
 
-DESCRIPTION = """Train a tiny CLIP on rendered glyphs and their captions, then go on, with self-distillation and without,
+DESCRIPTION = """Train a tiny CLIP on rendered glyphs and their captions, then go on, with self-distillation and without
 on the same pairs, of which a share have the caption of another picture, as on the web; compare zero-shot accuracy on
 digits in unseen ways of writing. A teacher is worth what the start has taught it."""
 RATE, DETAILED = 3e-3, 0.5  # share of the captions that state more than what the glyph is
