@@ -57,7 +57,7 @@ setup(
         "clip": ["clip @ git+https://github.com/openai/CLIP.git"],
         "open-clip": ["open-clip-torch>=3"],  # with a hyphen: pip before 23.3 does not find it with _
         "text": ["transformers>=4.44"],
-        "spark": ["pyspark>=3.5", "pyarrow>=18"],
+        "spark": ["pyspark>=4", "pyarrow>=18"],
         "postgres": ["psycopg[binary]>=3.2"],
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],

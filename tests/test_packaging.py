@@ -36,7 +36,7 @@ def metadata() -> dict[str, Any]:
 
 
 def requirements(
-    metadata: dict[str, Any], python: str, extras: tuple[str, ...] = ("dev", "docker", "postgres")
+    metadata: dict[str, Any], python: str, extras: tuple[str, ...] = ("dev", "docker", "postgres", "spark")
 ) -> list[Requirement]:
     lines = [*metadata["install_requires"], *(line for extra in extras for line in metadata["extras_require"][extra])]
     parsed = [Requirement(line) for line in lines]

@@ -25,7 +25,7 @@ from clip_fewshot.feature_table import BACKBONE, CHUNK, DIGEST, EMBEDDING, PATH,
 T = TypeVar("T")
 
 SCHEMA = f"{PATH} string, {DIGEST} string, {EMBEDDING} array<float>, {BACKBONE} string"
-QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+QUIET = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
 HERE = {"spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1"}  # a host name may lead elsewhere
 # A dead process ends the training with its name. By default Spark would begin it again, four times, from nothing.
 ONCE = {"spark.task.maxFailures": "1", "spark.stage.maxConsecutiveAttempts": "1"}
@@ -47,7 +47,7 @@ def on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) -> T
         ResourceError: no pyspark, no Java, or a process that died: its rank.
         ClipFewShotError: what ``job`` raised.
     """
-    with _session(processes, ONCE) as session:
+    with _session(ONCE) as session:
         from pyspark.ml.torch.distributor import TorchDistributor
 
         conf = session.sparkContext.getConf()
@@ -100,7 +100,7 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         raise ResourceError("a new place", "one that is there already", "remove it, or choose another --out", str(out))
     names = [(_text(path),) for path in paths]
     digest, unfinished = _loaded(model, device).digest, out.with_name(f".{out.name}.unfinished")
-    with _session(2, {"spark.sql.execution.arrow.maxRecordsPerBatch": str(CHUNK)}) as session:
+    with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(CHUNK)}) as session:
         slices = max(session.sparkContext.defaultParallelism, -(-len(names) // CHUNK))
         rows = session.sparkContext.parallelize(names, min(slices, len(names)))
         table = session.createDataFrame(rows, f"{PATH} string")
@@ -139,13 +139,13 @@ def _loaded(model: str, device: str) -> Backbone:
 
 
 @contextmanager
-def _session(slots: int, settings: dict[str, str]) -> Iterator[Any]:
+def _session(settings: dict[str, str]) -> Iterator[Any]:
     """The session that there is, else one of our own while the block lasts."""
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         fix = "install it (openjdk-17-jre-headless) or set JAVA_HOME"
         raise ResourceError("Java 17 or later", "none", fix, "Spark")
     try:
-        from pyspark import SparkConf
+        from pyspark import SparkConf, SparkContext
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise ResourceError("the package pyspark", str(error), "pip install 'clip-fewshot[spark]'", "Spark") from error
@@ -156,11 +156,15 @@ def _session(slots: int, settings: dict[str, str]) -> Iterator[Any]:
         if active is not None:
             yield active
             return
+        try:
+            SparkContext._ensure_initialized()  # starts Java, which alone knows what master Spark is configured with
+        except Exception as error:
+            raise ResourceError("Java 17 or later", _cause(str(error)), "check JAVA_HOME", "Spark") from error
         conf = SparkConf().setAppName("clip_fewshot")
-        conf.setIfMissing("spark.master", f"local[{slots}]")
-        local = HERE if conf.get("spark.master", "").startswith("local") else {}
-        for key, value in (QUIET | local | settings).items():
+        here = HERE if conf.get("spark.master", "").startswith("local") else {}
+        for key, value in (QUIET | here | settings).items():
             conf.setIfMissing(key, value)
+        conf.set("spark.ui.showConsoleProgress", "false")  # Python's default is true, on standard error
         session = SparkSession.builder.config(conf=conf).getOrCreate()
         try:
             yield session
