@@ -33,7 +33,8 @@ class Keeper:
                 raise UsageError("a folder without a training", "one with a checkpoint", fix, str(self._folder))
             training.restore(*self._checkpoints.load(training.tensors(), training.identity(self._length)))
         else:
-            share([*training.model.state_dict().values(), *training.recipe.state_dict().values()], self._world)
+            started = (training.model.state_dict(), training.recipe.state_dict(), training.mean.tensors())
+            share([tensor for tensors in started for tensor in tensors.values()], self._world)
         if self._folder is not None and self._world.rank == 0:
             board = TensorBoard(self._folder / "tensorboard", training.taken) if tensorboard else None
             self._log = MetricsLog(self._folder, training.taken, board)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -22,11 +23,12 @@ from torch import Tensor
 
 import clip_fewshot as cf
 from tests.cli.command import ENVIRONMENT, ROOT
-from tests.training.pairs import Double, batch, symmetric
+from tests.training.pairs import CONFIG, Double, batch, symmetric
 
 PAIRS = 7
 SHARDS = {1: [(7,)], 2: [(4, 3), (7, 0)], 4: [(3, 0, 2, 2), (2, 2, 2, 1)]}  # of PAIRS, by number of processes
 CHUNKS = (None, 2)
+STEPS, RATE = 4, 1e-3
 
 
 def launch(
@@ -88,8 +90,22 @@ def gradients(folder: Path) -> None:
             mine = cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
             found[f"{name} loss"] = cf.contrastive_gradients(model, mine, symmetric, world=world, chunk=chunk)
             found |= {f"{name} {key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
-        found |= exchanged(world)
+        found |= exchanged(world) | {f"trained {key}": value for key, value in trained(world).items()}
         save_file(found, folder / f"{world.rank}.safetensors")
+
+
+def trained(world: cf.World) -> dict[str, Tensor]:
+    """Weights after a few steps on this process's parts of the batches."""
+    steps = []
+    for step, shards in zip(range(STEPS), cycle(SHARDS[world.size])):
+        pairs = batch(PAIRS, seed=step, dtype=torch.float32)
+        rows = torch.split(torch.arange(PAIRS), list(shards))[world.rank]
+        assert pairs.caption_ids is not None
+        steps.append(cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows]))
+    # Each begins with weights of its own: rank 0's count.
+    model = cf.build_backbone(CONFIG, seed=world.rank)
+    options = cf.ContrastiveOptions(steps=STEPS, learning_rate=RATE, warmup_steps=0, averaging=0.5)
+    return dict(cf.train_contrastive(model, steps, options, world=world).state_dict())
 
 
 def exchanged(world: cf.World) -> dict[str, Tensor]:

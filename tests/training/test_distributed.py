@@ -14,8 +14,8 @@ from clip_fewshot.errors import ResourceError, UsageError
 from clip_fewshot.training import presence
 from clip_fewshot.training.distributed import _buckets
 from clip_fewshot.training.presence import Presence
-from tests.training.pairs import symmetric
-from tests.training.processes import cases, finish, launch, load, model_and_pairs
+from tests.training.pairs import CONFIG, symmetric
+from tests.training.processes import cases, finish, launch, load, model_and_pairs, trained
 
 LIMIT = 60.0  # seconds from a death to the end of all
 
@@ -36,8 +36,17 @@ def check_against_one_process(folder: Path, size: int) -> None:
         for key, gradient in right.items():
             assert float((found[0][f"{name} {key}"] - gradient).norm() / norm) < bound, f"{name} {key}"
 
+    alone = trained(cf.Alone())
+    first = cf.build_backbone(CONFIG, seed=0).state_dict()
+    moved = max(float((alone[key] - first[key]).abs().max()) for key in alone)
+    # Adam divides by the gradient's size, so that rounding in a gradient near 0 moves a weight as far as a large one.
+    assert max(float((found[0][f"trained {key}"] - alone[key]).abs().max()) for key in alone) < moved / 100
+    apart = torch.cat([(found[0][f"trained {key}"] - alone[key]).flatten() for key in alone])
+    whole = torch.cat([(alone[key] - first[key]).flatten() for key in alone])
+    assert float(apart.norm() / whole.norm()) < 1e-3
 
-def test_two_processes_give_the_gradients_of_one_and_exchange_rows_of_every_kind(tmp_path: Path) -> None:
+
+def test_two_processes_give_the_gradients_and_weights_of_one_and_exchange_rows_of_every_kind(tmp_path: Path) -> None:
     check_against_one_process(tmp_path, 2)
     got = load(tmp_path, 2)[0]
     assert got["gathered bool"].tolist() == [True]
@@ -52,7 +61,7 @@ def test_two_processes_give_the_gradients_of_one_and_exchange_rows_of_every_kind
 
 
 @pytest.mark.slow
-def test_four_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+def test_four_processes_give_the_gradients_and_weights_of_one(tmp_path: Path) -> None:
     check_against_one_process(tmp_path, 4)
 
 
