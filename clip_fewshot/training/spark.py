@@ -11,11 +11,12 @@ import re
 import shutil
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
@@ -53,11 +54,13 @@ def on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) -> T
         conf = session.sparkContext.getConf()
         here = re.fullmatch(r"local(\[.*\])?", conf.get("spark.master")) is not None
         gpu = not here and conf.get("spark.task.resource.gpu.amount", "0") != "0"
+        printed = _Overheard(sys.stdout)
         try:
-            found = TorchDistributor(processes, local_mode=here, use_gpu=gpu).run(_outcome, here, job, arguments)
-        except Exception as error:  # Java's, Spark's or a RuntimeError with all that the processes printed
-            fix = "see what it printed above, then start again; what was saved can be resumed"
-            raise ResourceError(f"all {processes} processes to the end", _cause(str(error)), fix, "Spark") from error
+            with redirect_stdout(printed):
+                found = TorchDistributor(processes, local_mode=here, use_gpu=gpu).run(_outcome, here, job, arguments)
+        except Exception as error:  # Java's, Spark's, or a RuntimeError that sends the reader to what was printed
+            got, fix = _cause(str(error), printed.text), "start again; what was saved can be resumed"
+            raise ResourceError(f"all {processes} processes to the end", got, fix, "Spark") from error
     if isinstance(found, ClipFewShotError):
         raise found
     return cast(T, found)
@@ -74,12 +77,30 @@ def _outcome(here: bool, job: Callable[..., Any], arguments: Sequence[object]) -
     return found
 
 
-def _cause(text: str) -> str:
+class _Overheard:
+    """A stream that remembers the end of what passes through it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._end = stream, deque[str](maxlen=500)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._end)
+
+    def write(self, text: str) -> int:
+        self._end.append(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _cause(error: str, printed: str = "") -> str:
     """The process that torchrun's report blames, else the last line of an error."""
-    blamed = re.search(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", text, re.DOTALL)
+    blamed = re.search(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", printed + error, re.DOTALL)
     if blamed:
-        return f"rank {blamed[1]} ended with exit code {blamed[2]}"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+        return f"rank {blamed[1]} that ended with exit code {blamed[2]}"
+    lines = [line.strip() for line in error.split("\n") if line.strip()]
     return lines[-1][:500] if lines else "an error without words"
 
 

@@ -26,7 +26,8 @@ def fail() -> bytes:
 
 
 def test_the_blamed_process_is_named() -> None:
-    assert spark._cause(f"Command failed\n{REPORT}\n====") == "rank 3 ended with exit code -9"
+    assert spark._cause(f"Command failed\n{REPORT}\n====") == "rank 3 that ended with exit code -9"
+    assert spark._cause("failed. View stdout logs", REPORT) == "rank 3 that ended with exit code -9"
     assert spark._cause("An error occurred\n\n  java.io.IOException: full  \n") == "java.io.IOException: full"
     assert spark._cause("") == "an error without words"
 
