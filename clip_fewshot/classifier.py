@@ -89,12 +89,7 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
 
 
 def prepare_support(
-    backbone: Backbone,
-    support: ImageDataset,
-    cuts: Sequence[int],
-    views: int,
-    seed: int,
-    memory: int | None = None,
+    backbone: Backbone, support: ImageDataset, cuts: Sequence[int], views: int, seed: int, memory: int | None = None
 ) -> SupportData:
     """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
 
