@@ -30,8 +30,8 @@ class ImageEncoder:
     Args:
         module: (b, 3, size, size) pixels -> features. Of well-known shapes (ResNet, EfficientNet, ConvNeXt and
             VisionTransformer of torchvision and timm, EfficientNet-PyTorch, ``nn.Sequential``) the blocks are found and
-            a classifier at the end is left out; any other is one block that gives (b, d), tokens (b, l, d) or a map
-            (b, d, h, w).
+            a classifier at the end is left out; any other is taken as it is, as one block that gives (b, d), tokens
+            (b, l, d) or a map (b, d, h, w).
         size: side of the pictures in pixels.
         mean, std: of the channels, as the encoder was trained; default ImageNet's.
         parts: where to cut an encoder of another shape, so that some of its blocks can be trained.
