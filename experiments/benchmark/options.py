@@ -7,13 +7,26 @@ from pathlib import Path
 
 import clip_fewshot as cf
 
-CASES = ("step", "study", "text", "probe", "knn", "cluster", "decode", "embed", "memory", "gpu")
+CASES = (
+    "step",
+    "study",
+    "text",
+    "probe",
+    "knn",
+    "cluster",
+    "decode",
+    "embed",
+    "memory",
+    "contrastive",
+    "processes",
+    "gpu",
+)
 
 
 @dataclass(frozen=True)
 class Options:
     cases: tuple[str, ...] = cf.option((), "what to measure (default: all)", positional=True, choices=CASES)
-    arch: str | None = cf.option(None, "step, study, text, embed, gpu: architecture (default: those of the table)")
+    arch: str | None = cf.option(None, "architecture of the cases that have one (default: those of the table)")
     unfreeze: tuple[int, ...] = cf.option((), "step: last layers that train (default: those of the table)")
     batch: int | None = cf.option(None, "step: pictures per step (default: those of the table)")
     repeats: int = cf.option(5, "times that each side is measured, in turns")

@@ -14,7 +14,20 @@ import torch
 
 import clip_fewshot as cf
 from experiments.benchmark import isolation, page, plain, uncut
-from experiments.benchmark.cases import cluster, decode, embed, gpu, knn, memory, probe, step, study, text
+from experiments.benchmark.cases import (
+    cluster,
+    contrastive,
+    decode,
+    embed,
+    gpu,
+    knn,
+    memory,
+    probe,
+    processes,
+    step,
+    study,
+    text,
+)
 from experiments.benchmark.isolation import CACHE, empty_cache
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
@@ -284,3 +297,25 @@ def test_a_figure_out_of_its_bounds_fails_the_command(command: Command, monkeypa
 def test_mistakes_are_one_line(command: Command) -> None:
     one_line(command("benchmark", "steps"), 2, "steps", "step, ")
     one_line(command("benchmark", "--repeats", 0), 2, "--repeats")
+
+
+def test_the_law_of_memory_foretells_a_step_that_was_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(threads: int, work: object, arch: str, batch: int, chunk: int, seed: int) -> isolation.Alone:
+        return isolation.Alone(times(1), 2.5 + 0.001 * batch + 0.125 * chunk)
+
+    monkeypatch.setattr(contrastive, "alone", measured)
+    *_, law, large = list(contrastive.rows(QUICK))
+    assert law.checks[0].value == pytest.approx(0, abs=1e-9)
+    assert [check.value for check in large.checks] == pytest.approx([2.5 + 4.096 + 4, 2.5 + 4.096 + 512])
+    assert large.checks[0].holds
+
+
+def test_a_step_that_tells_its_memory_is_one_of_the_trainer() -> None:
+    contrastive.step("mini", 4, 2, seed=0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does() -> None:
+    (row,) = processes.rows(QUICK, processes.Sizes(pairs=16, batch=8, epochs=2, unseen=1))
+    assert broken([row]) == []
+    assert row.cpu_ratio is not None

@@ -1,0 +1,68 @@
+"""What a contrastive step of any batch costs in memory: the law, from small steps, and what it foretells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import clip_fewshot as cf
+from experiments.benchmark.isolation import Alone, alone
+from experiments.benchmark.options import Options
+from experiments.benchmark.plain import random_backbone
+from experiments.benchmark.row import Check, Row
+
+LIMIT = 16.0  # GiB, the memory of a small GPU
+Step = tuple[int, int]  # pairs in the batch, pairs in one pass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Memory is a + b * batch + c * chunk: three steps give the law, a fourth one tests it, a fifth is foretold."""
+
+    fitted: tuple[Step, Step, Step] = ((16, 8), (64, 8), (32, 32))
+    tested: Step = (64, 16)
+    foretold: Step = (4096, 32)
+
+
+def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    sizes, arch = sizes or Sizes(), options.arch or "ViT-B/32"
+    fitted = {at: alone(options.threads, step, arch, *at, options.seed) for at in sizes.fitted}
+    law = np.linalg.solve([terms(at) for at in fitted], [found.peak_gib for found in fitted.values()])
+    found = alone(options.threads, step, arch, *sizes.tested, options.seed)
+    for at, measured in (fitted | {sizes.tested: found}).items():
+        yield row(arch, at, measured)
+    error = abs(float(law @ terms(sizes.tested)) / found.peak_gib - 1)
+    batch, chunk = sizes.foretold
+    note = (
+        f"Peak of a process that takes one step with AdamW, pictures and imports included. The law: {law[0]:.2f} GiB + "
+        f"{law[1] * 1024:.2f} MiB per pair of the batch + {law[2] * 1024:.1f} MiB per pair of a chunk."
+    )
+    yield Row(f"{arch}, the law at {sizes.tested[0]} pairs", "step", checks=(Check("relative error", error, 0.05),))
+    peaks = (
+        Check("foretold peak", float(law @ terms((batch, chunk))), LIMIT, "GiB"),
+        Check("without chunks", float(law @ terms((batch, batch))), unit="GiB"),
+    )
+    yield Row(f"{arch}, {batch:,} pairs in chunks of {chunk}", "step", checks=peaks, note=note)
+
+
+def terms(at: Step) -> tuple[float, float, float]:
+    return 1.0, float(at[0]), float(at[1])
+
+
+def row(arch: str, at: Step, found: Alone) -> Row:
+    batch, chunk = at
+    checks = (Check("peak memory", found.peak_gib, unit="GiB"),)
+    return Row(f"{arch}, {batch} pairs in chunks of {chunk}", "pair", found.times.scaled(1 / batch), checks=checks)
+
+
+def step(arch: str, batch: int, chunk: int, seed: int) -> None:
+    """One step on noise, with the optimiser's moments."""
+    model = random_backbone(arch, seed)
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch, 3, model.image_size, model.image_size, generator=draw)
+    tokens = model.tokenize([f"a photo of thing {i} in place {i * i}" for i in range(batch)])
+    pairs = [cf.PairBatch(images, tokens, None)]
+    cf.train_contrastive(model, pairs, cf.ContrastiveOptions(steps=1, chunk=chunk, seed=seed))
