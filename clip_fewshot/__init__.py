@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip_fewshot.agglomeration import ward_tree as ward_tree
+    from clip_fewshot.angular import margin_logits as margin_logits
     from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
     from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
+    from clip_fewshot.losses.distillation import sinkhorn as sinkhorn
+    from clip_fewshot.losses.distillation import transport_targets as transport_targets
     from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
     from clip_fewshot.losses.matched import matched_floor as matched_floor
     from clip_fewshot.metrics import ari as ari
@@ -83,6 +86,8 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import macro_f1 as macro_f1
     from clip_fewshot.metrics import nmi as nmi
     from clip_fewshot.metrics import per_class_table as per_class_table
+    from clip_fewshot.metrics import rates_at as rates_at
+    from clip_fewshot.metrics import weighted_f1 as weighted_f1
     from clip_fewshot.novelty import LOFDetector as LOFDetector
     from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
@@ -145,7 +150,10 @@ if TYPE_CHECKING:
     from clip_fewshot.training.paired import train_paired as train_paired
     from clip_fewshot.training.spark import embed_on_spark as embed_on_spark
     from clip_fewshot.training.spark import on_spark as on_spark
+    from clip_fewshot.training.trainer import SupportData as SupportData
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
+    from clip_fewshot.training.trainer import balanced_batches as balanced_batches
+    from clip_fewshot.training.trainer import tune as tune
     from clip_fewshot.training.validation import Validation as Validation
     from clip_fewshot.training.world import Alone as Alone
     from clip_fewshot.training.world import World as World
@@ -317,6 +325,14 @@ _HOME = {
     "EpochReport": "training.paired",
     "PairedOptions": "training.paired",
     "train_paired": "training.paired",
+    "margin_logits": "angular",
+    "SupportData": "training.trainer",
+    "tune": "training.trainer",
+    "balanced_batches": "training.trainer",
+    "weighted_f1": "metrics",
+    "rates_at": "metrics",
+    "transport_targets": "losses.distillation",
+    "sinkhorn": "losses.distillation",
 }
 
 
