@@ -11,6 +11,7 @@ from clip_fewshot.errors import UsageError
 BUILTIN_DATA = ("digits", "digits-wild")
 TUNED_APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 DEFAULT_TRIALS = 50
+MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 HIDDEN = "***"
 
 
@@ -33,9 +34,7 @@ class FewShotConfig:
     """
 
     data: str = option("digits", "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild")
-    model: str | None = option(
-        None, "official CLIP name, file, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
-    )
+    model: str | None = option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     pretrained: bool = option(
         True, "load trained weights (--no-pretrained: the named architecture with random weights)"
     )

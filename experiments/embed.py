@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import clip_fewshot as cf
+from clip_fewshot.config import MODELS
 from experiments import opening
 from experiments.options import run
 
@@ -22,7 +23,7 @@ DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which rea
 class Options:
     data: str = cf.option("", "folder of pictures, or a table or list of their paths", positional=True)
     out: Path = cf.option(Path("features.parquet"), "table to write; by Spark a folder of its parts")
-    model: str = cf.option("mini", "official CLIP name, file, open_clip:NAME or mini")
+    model: str = cf.option("mini", MODELS)
     spark: bool = cf.option(False, "embed on the executors of Spark (on this machine, if it has no other master)")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     json: bool = cf.option(False, "print JSON")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import clip_fewshot as cf
+from clip_fewshot.config import MODELS
 from experiments import opening, tables
 from experiments.options import run
 from experiments.progress import show_progress
@@ -34,9 +35,7 @@ class Options:
 
     out: Path = cf.option(None, "folder for the model, checkpoint and results (required)")
     data: str = cf.option("digits", "captioned or labelled pictures; or digits, digits-wild", positional=True)
-    model: str | None = cf.option(
-        None, "official CLIP name, file, saved folder, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
-    )
+    model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     unfreeze: int = cf.option(1, "last layers of each tower that train")
     lock: Literal["none", "image", "text"] = cf.option("none", "a tower that stays as it is")
     head: Literal["none", "linear"] = cf.option("none", "added behind each tower, and merged into it at the end")

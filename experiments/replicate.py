@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import clip_fewshot as cf
+from clip_fewshot.config import MODELS
 from experiments.options import run
 
 PROG = "python -m experiments.replicate"
@@ -22,9 +23,7 @@ class Options:
 
     recipe: str = cf.option("s0", "which", positional=True, choices=tuple(RECIPES))
     data: str = cf.option("digits", "labelled pictures; or digits, digits-wild")
-    model: str | None = cf.option(
-        None, "official CLIP name, file, saved folder, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
-    )
+    model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     seeds: int = cf.option(5, "draws of the training pictures")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     json: bool = cf.option(False, "print JSON")

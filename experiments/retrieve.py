@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import clip_fewshot as cf
+from clip_fewshot.config import MODELS
 from experiments import opening, tables
 from experiments.options import run
 
@@ -24,9 +25,7 @@ DESCRIPTION = (
 @dataclass(frozen=True)
 class Options:
     data: str = cf.option("digits", "captioned or labelled pictures; or digits, digits-wild", positional=True)
-    model: str | None = cf.option(
-        None, "official CLIP name, file, saved folder, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
-    )
+    model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     image: Path | None = cf.option(None, "a picture to find texts for")
     text: str | None = cf.option(None, "a text to find pictures for")
     prompt: tuple[str, ...] = cf.option((), "with --image: texts to choose from in place of the captions of DATA")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import clip_fewshot as cf
+from clip_fewshot.config import MODELS
 from experiments import opening, tables
 from experiments.options import run
 
@@ -24,9 +25,7 @@ TOP = 5
 @dataclass(frozen=True)
 class Options:
     data: str = cf.option("digits", "folder, list file or CSV of pictures; or digits, digits-wild", positional=True)
-    model: str | None = cf.option(
-        None, "official CLIP name, file, open_clip:NAME or mini (default: ViT-B/32; mini for digits)"
-    )
+    model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     templates: Literal["one", "ensemble"] = cf.option("ensemble", "one prompt per class, or the mean of several")
     image: Path | None = cf.option(None, f"show the top {TOP} of the classes for this picture instead")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))

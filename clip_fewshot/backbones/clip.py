@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clip_fewshot.backbones import open_clip
+from clip_fewshot.backbones import builder, open_clip
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.checkpoint import assemble, read_state
@@ -34,13 +34,16 @@ def load_backbone(
             :func:`save_backbone`. A path never touches the network. Only that folder tells activation and heads; for
             the others OpenAI's are assumed;
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
+            "python:MODULE:FUNCTION", a function of the user's own that is called without arguments and returns a
+            backbone (a :class:`PairBackbone` of any two encoders) or one of the next line's objects; the backbone is
+            given this name;
             a model object of OpenAI's ``clip`` or of open_clip, whose weights are copied.
         pretrained: False gives random weights, the same each time; for official names and "mini".
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: of activations; None is bfloat16 or float16 on CUDA and float32 elsewhere.
 
     Raises:
-        UsageError: an unknown name or device.
+        UsageError: an unknown name or device, or a function of the user's that fails.
         DataError, ArtifactError: a missing, damaged or foreign file.
         ResourceError: weights that are neither here nor reachable, or a device that is not there.
     """
@@ -64,6 +67,10 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.PREFIX):
             return open_clip.load(name)
+        if name.startswith(builder.PREFIX):
+            built = _load(builder.build(name)).eval()
+            built.name = name  # leads a saved classifier back here
+            return built
         if name.endswith(RANDOM):  # what a saved classifier calls it
             return _random(name.removesuffix(RANDOM))
     return _from_path(Path(name), str(name))
@@ -95,4 +102,5 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI])
-    return UsageError(f"one of {known}, a path, or {open_clip.PREFIX}NAME", repr(name), "check the spelling", "model")
+    expected = f"one of {known}, a path, {open_clip.PREFIX}NAME or {builder.PREFIX}MODULE:FUNCTION"
+    return UsageError(expected, repr(name), "check the spelling", "model")
