@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from clip_fewshot.data.image import Colour
+
+Told = str | int | float | None  # as JSON gives it back
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class PairSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Identified(Protocol):
+    """A source that can tell whether another one yields the same pairs."""
+
+    def identity(self) -> Mapping[str, Told]:
+        """Short values, equal by name where the global batches are equal; the same for any number of processes."""
+        ...
+
+
 class PairReader(Protocol):
     """What a source needs of the model: how pictures are prepared, and how captions become tokens."""
 
@@ -54,6 +65,14 @@ class PairReader(Protocol):
     def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
         """Texts -> (n, l) int64; UsageError for one that is too long, unless it may be cut."""
         ...
+
+
+def digest_of(rows: int, *parts: bytes) -> str:
+    """``rows`` and 64 bits of the parts' SHA-256, for an identity: as ``5,000 with digest 3fa9...``."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return f"{rows:,} with digest {digest.hexdigest()[:16]}"
 
 
 def caption_ids(tokens: Tensor) -> Tensor:

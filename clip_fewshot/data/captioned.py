@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from clip_fewshot.data.batch import PairBatch, PairReader
+from clip_fewshot.data.batch import PairBatch, PairReader, Told, digest_of
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.stream import PairStream
@@ -62,6 +62,13 @@ class CaptionedStream:
         stream = self._stream(epoch)
         batches = stream.batches(epoch, start)
         return self._by_class(stream.rows(epoch)[start:], batches) if self._shared == "class" else batches
+
+    def identity(self) -> dict[str, Told]:
+        """What the batches follow from: of captions, the classes they are made of."""
+        told = self._stream(0).identity()
+        del told["captions"]
+        classes = "\n".join(self._names).encode("utf-8", "surrogatepass")
+        return told | {"classes": digest_of(len(self._names), classes), "shared": self._shared}
 
     def captions(self, epoch: int) -> tuple[str, ...]:
         """The caption of each row in ``epoch``."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.data.augment import RandomCrop
-from clip_fewshot.data.batch import PairBatch, PairReader, caption_ids
+from clip_fewshot.data.batch import PairBatch, PairReader, Told, caption_ids, digest_of
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.naming import first_of, shown
@@ -84,6 +84,18 @@ class PairStream:
         if not 0 <= start <= self._steps:
             raise UsageError(f"a step in [0, {self._steps}]", str(start), "resume with the same batch size", "start")
         return ahead(self._read(epoch, start))
+
+    def identity(self) -> dict[str, Told]:
+        """What the batches follow from. Of captions that is their tokens, so cut ones are told from whole ones."""
+        order = "\n".join(self.dataset.digests).encode()
+        return {
+            "pictures": digest_of(self._pictures.n, order),
+            "captions": digest_of(len(self.dataset), self._tokens.numpy().tobytes(), self._text_of.tobytes()),
+            "batch": self.batch,
+            "seed": self.seed,
+            "augment": None if self._crop is None else self._crop.smallest,
+            "decode": self.dataset.decode,
+        }
 
     def rows(self, epoch: int) -> list[IndexArray]:
         """The rows of the dataset in each step of ``epoch``, of all processes together."""

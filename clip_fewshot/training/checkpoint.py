@@ -45,22 +45,25 @@ class Checkpoints:
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
     def load(
-        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]
+        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], pairs: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The checkpoint's meta and tensors, the same in all processes, which need not share a disk.
 
         Args:
             tensors: the training as it stands, for names, shapes and precisions.
             identity: its options; what the checkpoint's meta has under "identity" must be equal.
+            pairs: what it trains on, against "pairs" in the meta; None on either side: not known, not compared.
 
         Raises:
-            UsageError: other options; names them.
+            UsageError: other pairs or options; names what differs.
             ArtifactError: a damaged checkpoint, or one of another model.
         """
         told, saved = b"", {name: torch.zeros_like(t, device=self._device) for name, t in tensors.items()}
         if self._world.rank == 0:
             meta, files = storage.load_artifact(self.folder, KIND)
-            _check_identity(meta["identity"], identity, self.folder)
+            if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
+                _check_same("pairs", meta["pairs"], pairs, self.folder)
+            _check_same("options", meta["identity"], identity, self.folder)
             told = json.dumps(meta).encode()
             found = {MODEL + name: t for name, t in _unpacked(files[WEIGHTS], self.folder).items()}
             saved = _fitting(found | _unpacked(files[REST], self.folder), tensors, self.folder, self._device)
@@ -69,12 +72,12 @@ class Checkpoints:
         return json.loads(bytes(words.tolist())), saved
 
 
-def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    other = sorted(key for key in now if was.get(key) != now[key])
+def _check_same(what: str, was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    other = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
     if other:
-        begun, given = ({key: source.get(key) for key in other} for source in (was, now))
+        begun, given = (", ".join(f"{key} {source.get(key)}" for key in other) for source in (was, now))
         fix = "repeat them, or choose a new folder"
-        raise UsageError(f"the options it began with, {begun}", f"{given}", fix, str(where))
+        raise UsageError(f"the {what} it began with: {begun}", given, fix, str(where))
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:

@@ -89,7 +89,8 @@ def train_contrastive(
         tensorboard: show the figures in TensorBoard too, under ``folder``/tensorboard.
 
     Raises:
-        UsageError: too few batches; a folder with a checkpoint without ``resume``, or one of other options.
+        UsageError: too few batches; a folder with a checkpoint without ``resume``, or one of other options or, where
+            the sources can tell, of other pairs.
         ArtifactError: a damaged checkpoint.
         DivergedError: a loss that is not finite; the checkpoint before it is kept.
     """
@@ -106,7 +107,7 @@ def train_contrastive(
             stack.enter_context(recomputing(model.visual, model.text))
         recipe = as_recipe(objective, options.identity_targets).to(model.device)
         training = Training(model, recipe, options, options.total(length))
-        keeper = Keeper(training, length, world, folder)
+        keeper = Keeper(training, pairs, world, folder)
         keeper.begin(resume, tensorboard)
         training.train_mode()
         session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
-from clip_fewshot.data.batch import PairBatch, PairSource
+from clip_fewshot.data.batch import Identified, PairBatch, PairSource, Told
 from clip_fewshot.errors import UsageError
 
 
@@ -43,6 +43,11 @@ def epoch_length(source: PairSource) -> int:
     if steps < 1:
         raise UsageError("a batch or more in an epoch", "none", "give more pairs, or a smaller batch", "pairs")
     return steps
+
+
+def identity_of(source: PairSource) -> dict[str, Told] | None:
+    """What a source says of itself; None for one that says nothing, such as a list or somebody's own loader."""
+    return dict(source.identity()) if isinstance(source, Identified) else None
 
 
 def timed_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[PairBatch, float]]:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.cache import ROWS
 from clip_fewshot.data.augment import RandomCrop
-from clip_fewshot.data.batch import PairBatch, caption_ids
+from clip_fewshot.data.batch import Identified, PairBatch, caption_ids
+from clip_fewshot.data.captioned import CaptionedStream
 from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.image import preprocess
 from clip_fewshot.data.loader import LoaderSource
@@ -254,6 +256,36 @@ def test_a_file_that_changed_stops_the_training_that_waits_for_it(
     put(tmp_path / "p" / "1.png", 9)
     with pytest.raises(DataError, match=r"1\.png"):
         list(stream.batches(0))
+
+
+def test_an_identity_names_what_differs_and_nothing_else(dataset: ImageDataset, tiny: Backbone) -> None:
+    def differing(other: ImageDataset, **changes: Any) -> set[str]:
+        now = PairStream(other, tiny, **({"batch": 4, "seed": 5} | changes)).identity()
+        return {key for key in began if began[key] != now[key]}
+
+    began = PairStream(dataset, tiny, batch=4, seed=5).identity()
+    captions = dataset.captions or ()
+    assert differing(dataset, rank=1, world=3, truncate=True) == set()  # no caption was cut
+    assert differing(replace(dataset, name="elsewhere", captions=tuple(map(str.upper, captions)))) == set()
+    assert differing(dataset, batch=5) == {"batch"}
+    assert differing(dataset, seed=6) == {"seed"}
+    assert differing(dataset, augment=0.5) == {"augment"}
+    assert differing(replace(dataset, decode="fast")) == {"decode"}
+    assert differing(replace(dataset, captions=("another", *captions[1:]))) == {"captions"}
+    assert differing(replace(dataset, captions=(captions[2], captions[1], captions[0], *captions[3:]))) == {"captions"}
+    assert differing(replace(dataset, digests=("0" * 64, *dataset.digests[1:]))) == {"pictures"}
+    assert differing(dataset.subset(np.arange(len(dataset))[::-1])) == {"pictures", "captions"}  # other batches come
+
+
+def test_labelled_pictures_are_told_by_their_classes(digits: ImageDataset, tiny: Backbone) -> None:
+    some = digits.subset(np.arange(12))
+    began = CaptionedStream(some, tiny, batch=4, seed=5).identity()
+    later = CaptionedStream(some, tiny, batch=4, seed=6, shared="caption", world=2).identity()
+    assert {key for key in began if began[key] != later[key]} == {"seed", "shared"}
+    swapped = replace(some, labels=some.required_labels()[::-1].copy())
+    other = CaptionedStream(swapped, tiny, batch=4, seed=5).identity()
+    assert {key for key in began if began[key] != other[key]} == {"classes"}
+    assert not isinstance(LoaderSource([], tiny), Identified)
 
 
 def threads() -> set[threading.Thread]:

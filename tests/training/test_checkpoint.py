@@ -8,7 +8,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from clip_fewshot import storage
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 from clip_fewshot.training.metrics_log import MetricsLog
 from tests.backbones.conftest import openai_model
+from tests.conftest import TINY
+from tests.data.pictures import put
 from tests.training.pairs import CONFIG, patterns
 
 FULL = replace(CONFIG, vision_width=64, text_width=64)  # heads as OpenAI's code derives them
@@ -74,6 +78,52 @@ def test_other_options_are_refused_and_lean_ones_are_not(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="total"):
         train(tmp_path, steps=5)
     assert equal(train(tmp_path, chunk=2, checkpoint_gradients=True), trained)  # done already
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> cf.ImageDataset:
+    """Eight pictures with a caption each."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(8):
+        put(root / f"{i}.png", i)
+        put(root / f"{i}.txt", f"number {i}")
+    return cf.read_dataset(root)
+
+
+def fed(folder: Path, data: cf.ImageDataset, stop: int | None = None, **changes: Any) -> cf.Backbone:
+    """Trained for six steps on pairs of ``data``; by a KeyboardInterrupt for fewer."""
+
+    def on_step(report: cf.StepReport) -> None:
+        if report.step == stop:
+            raise KeyboardInterrupt
+
+    model = cf.build_backbone(TINY)
+    pairs = cf.PairStream(data, model, **({"batch": 4, "seed": 0} | changes))
+    options = cf.ContrastiveOptions(steps=6, learning_rate=1e-3)
+    return cf.train_contrastive(model, pairs, options, folder=folder, resume=True, on_step=on_step)
+
+
+def test_other_pairs_are_refused_and_named(pictures: cf.ImageDataset, tmp_path: Path) -> None:
+    whole = fed(tmp_path / "whole", pictures)
+    with pytest.raises(KeyboardInterrupt):
+        fed(tmp_path / "run", pictures, stop=4)
+    for changes, said in (({"seed": 7}, "began with: seed 0, got seed 7;"), ({"batch": 3}, "batch 4, got batch 3;")):
+        with pytest.raises(UsageError, match=said):
+            fed(tmp_path / "run", pictures, **changes)
+    others = replace(pictures, captions=tuple(f"{caption}!" for caption in pictures.captions or ()))
+    for data, what in ((pictures.subset(np.arange(7)), "pictures 8 with"), (others, "captions 8 with")):
+        with pytest.raises(UsageError, match=f"the pairs it began with: .*{what}"):
+            fed(tmp_path / "run", data)
+    assert equal(fed(tmp_path / "run", replace(pictures, name="moved")), whole)
+
+
+def test_sources_that_say_nothing_are_not_compared(pictures: cf.ImageDataset, tmp_path: Path) -> None:
+    model, options = cf.build_backbone(TINY), cf.ContrastiveOptions(steps=4, learning_rate=1e-3)
+    pairs = cf.PairStream(pictures, model, batch=4, seed=0)
+    cf.train_contrastive(model, list(pairs.batches(0)), options, folder=tmp_path)
+    trained = cf.train_contrastive(cf.build_backbone(TINY, 1), pairs, options, folder=tmp_path, resume=True)
+    assert equal(trained, model)
+    assert cf.read_json(tmp_path / "checkpoint" / "manifest.json")["meta"]["pairs"] is None
 
 
 def test_a_folder_in_use_and_one_with_a_training_are_refused(tmp_path: Path) -> None:
