@@ -1,6 +1,6 @@
 """Tune a pretrained CLIP on pairs, or on pictures with classes: `python -m experiments.finetune photos/ --out DIR`.
 
-On several processes: `torchrun --nproc-per-node 2 -m experiments.finetune photos/ --out DIR`.
+On several processes: `torchrun --nproc-per-node 2 -m experiments.finetune photos/ --out DIR`, or `--spark`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ DESCRIPTION = (
 )
 BATCH, CLIP_NORM = 64, 1.0
 TRAINING, MODEL, TASK, RESULTS = "training", "model", "task.json", "results.json"
-MAY_DIFFER = {"out", "resume", "chunk", "device", "json"}  # between a run and the one that goes on from it
+MAY_DIFFER = {
+    "out",
+    "resume",
+    "chunk",
+    "device",
+    "json",
+    "spark",
+    "processes",
+}  # between a run and the one that goes on from it
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,14 @@ class Options:
     resume: bool = cf.option(False, "go on from the checkpoint in --out")
     seed: int = cf.option(0, "of the parts, order, captions and heads")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    spark: bool = cf.option(False, "start the processes by Spark (on this machine, if it has no other master)")
+    processes: int = cf.option(2, "how many, with --spark")
     json: bool = cf.option(False, "print JSON")
 
     def __post_init__(self) -> None:
         if self.out is None:
             raise cf.UsageError("a folder", "none", "give --out DIR", "--out")
-        for name in ("epochs", "batch", "shots"):
+        for name in ("epochs", "batch", "shots", "processes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise cf.UsageError("1 or more", str(getattr(self, name)), f"change --{name}", f"--{name}")
         if not 0 < self.test_fraction < 1:
@@ -80,9 +90,14 @@ class Options:
 
 
 def main(options: Options) -> int:
-    with cf.join_world() as world:
-        found = finetune(options, world)
-    if world.rank == 0:
+    if options.spark:
+        from experiments.spread import finetune_by_spark
+
+        found = finetune_by_spark(options)
+    else:
+        with cf.join_world() as world:
+            found = finetune(options, world)
+    if found:
         print(json.dumps(found, indent=1) if options.json else summary(found))
     return 0
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def test_ranks_and_chance_by_hand() -> None:
 def test_mistakes_are_one_line(command: Command, photos: Path, captioned: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "a", "--test-fraction", 0.4)
     one_line(command("finetune", photos), 2, "--out")
+    one_line(command("finetune", photos, *out, "--spark", "--processes", 0), 2, "--processes")
     one_line(command("finetune", photos, *out, "--unfreeze", 0), 2, "something that trains")
     one_line(command("finetune", photos, *out, "--prompts", 3), 2, "--unfreeze 0")
     one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers to unfreeze")
@@ -158,6 +160,27 @@ def test_a_folder_keeps_to_its_task(command: Command, photos: Path, tmp_path: Pa
     one_line(command("finetune", photos, *chosen), 2, "--resume")
     one_line(command("finetune", photos, *chosen, "--resume", "--seed", 1), 2, "another seed")
     assert command("finetune", photos, *chosen, "--resume").code == 0
+
+
+def test_by_spark_the_result_is_that_of_one_process(
+    command: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for Spark (itself started in tests/spark): rank 0 prints, and shares no disk with this machine."""
+    far, chosen = tmp_path / "far", ("--model", "mini", "--shots", 2, "--epochs", 1, "--test-fraction", 0.4, "--json")
+
+    def elsewhere(job: Any, options: Options, *, processes: int) -> Any:
+        print("rank 0 says", processes)
+        return job(replace(options, out=far))
+
+    monkeypatch.setattr(cf, "on_spark", elsewhere)
+    ended = command("finetune", photos, "--out", tmp_path / "near", *chosen, "--spark", "--processes", 3)
+    assert (ended.code, ended.err) == (0, "rank 0 says 3\n")
+    alone = command("finetune", photos, "--out", tmp_path / "alone", *chosen).record
+    for same in ("before", "after", "parameters", "pictures"):
+        assert ended.record[same] == alone[same]
+    assert ended.record["folder"] == str(tmp_path / "near" / "model")
+    assert weights_digest(tmp_path / "near") == weights_digest(tmp_path / "alone")
+    assert cf.load_backbone(tmp_path / "near" / "model", device="cpu").image_size
 
 
 @pytest.mark.slow
