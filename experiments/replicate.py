@@ -14,7 +14,10 @@ from experiments.options import run
 PROG = "python -m experiments.replicate"
 DESCRIPTION = "Run a published recipe as it was written and as this package does it, on the same pictures."
 # name -> module with run(options) -> results as JSON, and table(results) -> text
-RECIPES = {"s0": "experiments.recipes.s0"}
+RECIPES = {
+    "s0": "experiments.recipes.s0",
+    "s2": "experiments.recipes.s2",
+}
 
 
 @dataclass(frozen=True)
