@@ -138,11 +138,13 @@ if TYPE_CHECKING:
     from clip_fewshot.training.finetuning import save_tuned as save_tuned
     from clip_fewshot.training.finetuning import tunable as tunable
     from clip_fewshot.training.gradients import Objective as Objective
+    from clip_fewshot.training.gradients import PairModel as PairModel
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.objectives import identity_objective as identity_objective
     from clip_fewshot.training.objectives import symmetric_objective as symmetric_objective
     from clip_fewshot.training.optim import AdamW as AdamW
     from clip_fewshot.training.optim import parameter_groups as parameter_groups
+    from clip_fewshot.training.optim import warmup_cosine as warmup_cosine
     from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.options import paper_options as paper_options
     from clip_fewshot.training.paired import EpochReport as EpochReport
@@ -333,6 +335,8 @@ _HOME = {
     "rates_at": "metrics",
     "transport_targets": "losses.distillation",
     "sinkhorn": "losses.distillation",
+    "warmup_cosine": "training.optim",
+    "PairModel": "training.gradients",
 }
 
 
