@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,30 +13,56 @@ import clip_fewshot as cf
 PLACES = (1, 5, 10)
 
 
-def recalls(backbone: cf.Backbone, data: cf.ImageDataset, truncate: bool = False) -> dict[str, dict[str, Any]]:
-    """ "image to text, recall@k" and "text to image, recall@k" -> mean, 95 % interval over pictures, chance.
+class Candidates(NamedTuple):
+    """What is looked for, each once.
 
-    Candidates are distinct: captions that are one input to the model count once, and answer every picture they were
-    written for. A picture asks once; of the other way, a picture's value is the share of its captions that find it, so
-    that captions of one picture are not taken for independent.
+    Attributes:
+        pictures: the distinct pictures.
+        captions: those that the model can tell apart.
+        belongs: (pictures, captions) which caption was written for which picture.
     """
+
+    pictures: cf.ImageDataset
+    captions: list[str]
+    belongs: cf.BoolArray
+
+
+def recalls(backbone: cf.Backbone, data: cf.ImageDataset, truncate: bool = False) -> dict[str, dict[str, Any]]:
+    """:func:`recalled` of one model on captioned pictures."""
+    among = candidates(backbone, data, truncate)
+    pictures = unit(cf.encode_images(backbone, among.pictures).features)
+    texts = unit(cf.encode_texts(backbone, among.captions, truncate=truncate))
+    return recalled([pictures @ texts.T], among.belongs)
+
+
+def candidates(backbone: cf.Backbone, data: cf.ImageDataset, truncate: bool = False) -> Candidates:
+    """Captions that are one input to the model count once, and answer every picture they were written for."""
     captions = data.captions or ()
     _, first, picture_of = np.unique(data.digests, return_index=True, return_inverse=True)
     ids = cf.caption_ids(backbone.tokenize(list(captions), truncate)).numpy()
     _, first_text, text_of = np.unique(ids, return_index=True, return_inverse=True)
     belongs = np.zeros((len(first), len(first_text)), np.bool_)
     belongs[picture_of, text_of] = True
-    pictures = unit(cf.encode_images(backbone, data.subset(first)).features)
-    texts = unit(cf.encode_texts(backbone, [captions[i] for i in first_text], truncate=truncate))
-    cosines = pictures @ texts.T
+    return Candidates(data.subset(first), [captions[i] for i in first_text], belongs)
+
+
+def recalled(cosines: Sequence[cf.FloatArray], belongs: cf.BoolArray) -> dict[str, dict[str, Any]]:
+    """ "image to text, recall@k" and "text to image, recall@k" -> mean, 95 % interval over pictures and seeds, chance.
+
+    A picture asks once; of the other way, a picture's value is the share of its captions that find it, so that captions
+    of one picture are not taken for independent.
+
+    Args:
+        cosines: (pictures, captions) by the model of each seed.
+    """
     found = {}
     for k in PLACES:
-        hits = ranks(cosines, belongs) < k
-        found[f"image to text, recall@{k}"] = cf.interval([hits]).to_json() | {"chance": text_chance(belongs, k)}
+        hits = [ranks(each, belongs) < k for each in cosines]
+        found[f"image to text, recall@{k}"] = cf.interval(hits).to_json() | {"chance": text_chance(belongs, k)}
     for k in PLACES:
-        hits = ranks(cosines.T, belongs.T) < k
-        shares = belongs @ hits.astype(np.float64) / belongs.sum(axis=1)
-        result = cf.statistic_interval(lambda _, values: float(values.mean()), np.zeros(len(shares)), [shares])
+        hits = [ranks(each.T, belongs.T) < k for each in cosines]
+        shares = [belongs @ hit.astype(np.float64) / belongs.sum(axis=1) for hit in hits]
+        result = cf.statistic_interval(lambda _, values: float(values.mean()), np.zeros(len(belongs)), shares)
         found[f"text to image, recall@{k}"] = result.to_json() | {"chance": picture_chance(belongs, k)}
     return found
 
