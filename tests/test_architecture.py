@@ -14,9 +14,9 @@ PACKAGE = ROOT / "clip_fewshot"
 
 # Ground floor first: a file imports only from what stands above it.
 FLOORS = (  # noqa: SIM905
-    "errors types rng storage cache config environment workers angular metrics data backbones tuning prefix shelving "
-    "features feature_table heads losses training probes classifier workbench evaluation novelty agglomeration "
-    "discovery rejection openworld search protocol unsealing report findings pipeline"
+    "errors types rng storage cache config environment wordlist workers angular metrics data backbones tuning prefix "
+    "shelving features feature_table heads losses training probes classifier workbench evaluation novelty naming "
+    "agglomeration discovery rejection openworld search protocol unsealing report findings pipeline"
 ).split()
 
 # Third-party package -> the floors that may import it.
