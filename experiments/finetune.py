@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +27,7 @@ DESCRIPTION = (
 )
 BATCH, CLIP_NORM = 64, 1.0
 TRAINING, MODEL, TASK, RESULTS = "training", "model", "task.json", "results.json"
-MAY_DIFFER = {
-    "out",
-    "resume",
-    "chunk",
-    "device",
-    "json",
-    "spark",
-    "processes",
-}  # between a run and the one that goes on from it
+MAY_DIFFER = {"out", "resume", "chunk", "device", "json", "spark", "processes"}  # from a run to the one that goes on
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,9 @@ class Options:
     model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
     unfreeze: int = cf.option(1, "last layers of each tower that train")
     lock: Literal["none", "image", "text"] = cf.option("none", "a tower that stays as it is")
-    head: Literal["none", "linear"] = cf.option("none", "added behind each tower, and merged into it at the end")
+    head: Literal["none", "linear", "attention"] = cf.option(
+        "none", "added to each tower: linear is merged into it at the end, attention reads all tokens and stays"
+    )
     prompts: int = cf.option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)")
     backbone_lr: float = cf.option(1e-5, "peak learning rate of pretrained layers")
     head_lr: float = cf.option(1e-3, "peak learning rate of heads and prompts")
@@ -111,15 +106,17 @@ def finetune(options: Options, world: cf.World) -> dict[str, Any]:
     kept, held = divided(data, pretrained, options)
     tuned = cf.tunable(pretrained, options.plan)
     trained, total = cf.count_parameters(tuned)
-    pairs = source(kept, tuned, options, world)
+    n = rerun(pretrained, options, world)
+    pairs = source(kept, tuned, options, world, numbered=n is not None)
     if leads:
         begin(options, task(options, data, pretrained))
     before = measure(pretrained, held, options) if leads else {}
-    train(tuned, pairs, options, world)
+    with nullcontext() if n is None else cf.replayed_pictures(tuned, pretrained, pairs.pictures, n):
+        train(tuned, pairs, options, world)
     if not leads:
         return {}
     cf.save_tuned(tuned, options.out / MODEL)
-    after = measure(cf.load_tuned(options.out / MODEL, pretrained, options.plan), held, options)
+    after = measure(cf.load_tuned(options.out / MODEL, pretrained), held, options)
     found = {
         "schema": 1,
         "model": name,
@@ -150,7 +147,18 @@ def divided(data: cf.ImageDataset, model: cf.Backbone, options: Options) -> tupl
     return cf.split_pairs(data, max(1, round(options.test_fraction * pictures)), options.seed)
 
 
-def source(data: cf.ImageDataset, model: cf.Backbone, options: Options, world: cf.World) -> cf.PairSource:
+def rerun(pretrained: cf.Backbone, options: Options, world: cf.World) -> int | None:
+    """How many last layers of the image tower must run at each step; None: no states are stored.
+
+    Every process would have to store those of all pictures. The running mean of --distil is a model of its own.
+    """
+    alone = world.size == 1 and not options.distil
+    return cf.replayed_blocks(options.plan, pretrained.visual) if alone else None
+
+
+def source(
+    data: cf.ImageDataset, model: cf.Backbone, options: Options, world: cf.World, numbered: bool
+) -> cf.PairStream | cf.CaptionedStream:
     """This process's part of the pairs."""
     stream = cf.CaptionedStream if data.captions is None else cf.PairStream
     batch = min(BATCH, len(set(data.digests))) if options.batch is None else options.batch
@@ -162,6 +170,7 @@ def source(data: cf.ImageDataset, model: cf.Backbone, options: Options, world: c
         rank=world.rank,
         world=world.size,
         truncate=options.truncate,
+        numbered=numbered,
     )
 
 
