@@ -133,9 +133,7 @@ if TYPE_CHECKING:
     from clip_fewshot.training.distributed import join_world as join_world
     from clip_fewshot.training.finetuning import FineTuning as FineTuning
     from clip_fewshot.training.finetuning import count_parameters as count_parameters
-    from clip_fewshot.training.finetuning import load_tuned as load_tuned
     from clip_fewshot.training.finetuning import merged as merged
-    from clip_fewshot.training.finetuning import save_tuned as save_tuned
     from clip_fewshot.training.finetuning import tunable as tunable
     from clip_fewshot.training.gradients import Objective as Objective
     from clip_fewshot.training.gradients import PairModel as PairModel
@@ -150,12 +148,16 @@ if TYPE_CHECKING:
     from clip_fewshot.training.paired import EpochReport as EpochReport
     from clip_fewshot.training.paired import PairedOptions as PairedOptions
     from clip_fewshot.training.paired import train_paired as train_paired
+    from clip_fewshot.training.replayed import replayed_blocks as replayed_blocks
+    from clip_fewshot.training.replayed import replayed_pictures as replayed_pictures
     from clip_fewshot.training.spark import embed_on_spark as embed_on_spark
     from clip_fewshot.training.spark import on_spark as on_spark
     from clip_fewshot.training.trainer import SupportData as SupportData
     from clip_fewshot.training.trainer import TrainSettings as TrainSettings
     from clip_fewshot.training.trainer import balanced_batches as balanced_batches
     from clip_fewshot.training.trainer import tune as tune
+    from clip_fewshot.training.tuned_files import load_tuned as load_tuned
+    from clip_fewshot.training.tuned_files import save_tuned as save_tuned
     from clip_fewshot.training.validation import Validation as Validation
     from clip_fewshot.training.world import Alone as Alone
     from clip_fewshot.training.world import World as World
@@ -310,9 +312,9 @@ _HOME = {
     "CaptionedStream": "data.captioned",
     "FineTuning": "training.finetuning",
     "count_parameters": "training.finetuning",
-    "load_tuned": "training.finetuning",
+    "load_tuned": "training.tuned_files",
     "merged": "training.finetuning",
-    "save_tuned": "training.finetuning",
+    "save_tuned": "training.tuned_files",
     "tunable": "training.finetuning",
     "BoolArray": "types",
     "Workbench": "workbench",
@@ -327,6 +329,8 @@ _HOME = {
     "EpochReport": "training.paired",
     "PairedOptions": "training.paired",
     "train_paired": "training.paired",
+    "replayed_blocks": "training.replayed",
+    "replayed_pictures": "training.replayed",
     "margin_logits": "angular",
     "SupportData": "training.trainer",
     "tune": "training.trainer",

@@ -28,7 +28,7 @@ DESCRIPTION = (
 class Options:
     data: str = cf.option("digits", "captioned or labelled pictures; or digits, digits-wild", positional=True)
     model: str | None = cf.option(None, "the model before training (default: ViT-B/32; mini for digits)")
-    tuned: str | None = cf.option(None, "the model after training: a folder or file of weights")
+    tuned: str | None = cf.option(None, "the model after training: DIR/model of experiments.finetune, or weights")
     out: Path = cf.option(Path("runs/modality_gap"), "folder for gap.json and a plot per model")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     json: bool = cf.option(False, "print JSON")
@@ -37,13 +37,12 @@ class Options:
 def main(options: Options) -> int:
     data = opening.dataset(options.data)
     name = cf.FewShotConfig(data=options.data, model=options.model).model_name
-    models = {"before": name} | ({} if options.tuned is None else {"after": options.tuned})
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
-    for when, source in models.items():
-        view = embeddings(cf.load_backbone(source, device=options.device), data, when)
+    for when, tuned in {"before": None, **({} if options.tuned is None else {"after": options.tuned})}.items():
+        view = embeddings(opening.model(name, tuned, options.device), data, when)
         plot = options.out / f"{when}.svg"
         cf.write_text(plot, cf.embedding_plot(view).svg)
-        found["models"][when] = {"name": source, "plot": str(plot), **figures(view)}
+        found["models"][when] = {"name": tuned or name, "plot": str(plot), **figures(view)}
     cf.write_json(options.out / "gap.json", found)
     print(json.dumps(found, indent=1) if options.json else table(found))
     return 0

@@ -27,6 +27,12 @@ def dataset(source: str) -> cf.ImageDataset:
     return pictures
 
 
+def model(name: str, tuned: str | Path | None, device: str) -> cf.Backbone:
+    """The backbone of that name, or what a fine-tuning made of it."""
+    backbone = cf.load_backbone(name, device=device)
+    return backbone if tuned is None else cf.load_tuned(tuned, backbone)
+
+
 def saved_model(folder: Path, model: str | None, device: str) -> cf.OpenWorldClassifier:
     """The model in ``folder``. A bare classifier comes back as one that never says unknown.
 

@@ -26,6 +26,7 @@ DESCRIPTION = (
 class Options:
     data: str = cf.option("digits", "captioned or labelled pictures; or digits, digits-wild", positional=True)
     model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
+    tuned: Path | None = cf.option(None, "what experiments.finetune made of that model: its DIR/model")
     image: Path | None = cf.option(None, "a picture to find texts for")
     text: str | None = cf.option(None, "a text to find pictures for")
     prompt: tuple[str, ...] = cf.option((), "with --image: texts to choose from in place of the captions of DATA")
@@ -45,9 +46,9 @@ class Options:
 
 def main(options: Options) -> int:
     name = cf.FewShotConfig(data=options.data, model=options.model).model_name
-    backbone = cf.load_backbone(name, device=options.device)
+    backbone = opening.model(name, options.tuned, options.device)
     found = texts_for(backbone, options) if options.text is None else pictures_for(backbone, options)
-    found = {"schema": 1, "model": name, **found}
+    found = {"schema": 1, "model": str(options.tuned or name), **found}
     print(json.dumps(found, indent=1) if options.json else ranking(found))
     return 0
 

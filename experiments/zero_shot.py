@@ -26,6 +26,7 @@ TOP = 5
 class Options:
     data: str = cf.option("digits", "folder, list file or CSV of pictures; or digits, digits-wild", positional=True)
     model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
+    tuned: Path | None = cf.option(None, "what experiments.finetune made of that model: its DIR/model")
     templates: Literal["one", "ensemble"] = cf.option("ensemble", "one prompt per class, or the mean of several")
     image: Path | None = cf.option(None, f"show the top {TOP} of the classes for this picture instead")
     device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
@@ -36,13 +37,13 @@ def main(options: Options) -> int:
     data = opening.dataset(options.data)
     data.required_labels()
     name = cf.FewShotConfig(data=options.data, model=options.model).model_name
-    backbone = cf.load_backbone(name, device=options.device)
+    backbone = opening.model(name, options.tuned, options.device)
     templates = cf.TEMPLATES[:1] if options.templates == "one" else cf.TEMPLATES
     if options.image is None:
         found, text = accuracy(backbone, data, templates), summary
     else:
         found, text = answer(backbone, data, templates, options.image), ranking
-    found |= {"schema": 1, "model": name, "data": data.name, "templates": list(templates)}
+    found |= {"schema": 1, "model": str(options.tuned or name), "data": data.name, "templates": list(templates)}
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
 

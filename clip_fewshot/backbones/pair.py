@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,16 +116,28 @@ class PairBackbone(Backbone):
         """
         meta, files = storage.load_artifact(Path(folder), KIND)
         layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
-        pair = cls(image, text, meta["dim"], **layers, name=meta["name"])
-        about = pair._about()
-        other = [key for key, value in meta["about"].items() if about.get(key) != value]
+        return cls(image, text, meta["dim"], **layers, name=meta["name"])._filled(folder, meta, files)
+
+    def with_weights(self, folder: str | Path) -> PairBackbone:
+        """A copy with the weights that :meth:`save` wrote of a pair of the same encoders.
+
+        Raises:
+            ArtifactError: as :meth:`load`.
+        """
+        meta, files = storage.load_artifact(Path(folder), KIND)
+        return copy.deepcopy(self)._filled(folder, meta, files)
+
+    def _filled(self, folder: str | Path, meta: dict[str, Any], files: dict[str, bytes]) -> PairBackbone:
+        about = self._about() | {"dim": self.visual.out_features}
+        wanted = meta["about"] | {"dim": meta["dim"]}
+        other = [key for key, value in wanted.items() if about.get(key) != value]
         if other:
             fix = "build the encoders as they were when it was saved"
             raise ArtifactError("the encoders it was saved with", f"another {', '.join(other)}", fix, str(folder))
-        pair.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
-        if pair.digest != meta["digest"]:
+        self.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
+        if self.digest != meta["digest"]:
             raise ArtifactError(f"digest {meta['digest'][:12]}...", "another", "restore the folder", str(folder))
-        return pair
+        return self
 
     def _about(self) -> dict[str, Any]:
         inputs = {"size": self.image_size, "mean": list(self.mean), "std": list(self.std)}

@@ -26,7 +26,7 @@ class CaptionedStream:
     Args:
         dataset: labelled pictures.
         model: gives the size of pictures and the tokenizer.
-        batch, seed, rank, world, truncate: see :class:`PairStream`.
+        batch, seed, rank, world, truncate, numbered: see :class:`PairStream`.
         shared: pairs that share their targets: those of a class, or only those of equal captions. A picture then has to
             tell its caption from others that fit it as well, and the loss stops at about ln(pairs per class): accuracy
             came out the same (digits, 16 shots: .979 and .980), but nothing told that training was done.
@@ -47,11 +47,18 @@ class CaptionedStream:
         world: int = 1,
         truncate: bool = False,
         shared: Literal["class", "caption"] = "class",
+        numbered: bool = False,
     ) -> None:
         self._dataset, self._model, self._seed, self._shared = dataset, model, seed, shared
         self._names = dataset.label_space.decode(dataset.required_labels())
         self._batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
+        self._numbered = numbered
         self._steps = self._stream(0).steps()
+
+    @property
+    def pictures(self) -> ImageDataset:
+        """Each picture once, in the order of the numbers."""
+        return self._stream(0).pictures
 
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -89,4 +96,5 @@ class CaptionedStream:
             rank=self._rank,
             world=self._world,
             truncate=self._truncate,
+            numbered=self._numbered,
         )

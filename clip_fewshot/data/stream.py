@@ -41,6 +41,8 @@ class PairStream:
         truncate: cut captions that are too long, keeping the end mark; else they are an error, raised here.
         drop_last: leave the rest out that fills no batch (other pictures in each epoch); else it is a smaller batch.
         augment: least share of the area of a random crop, in (0, 1], see :class:`RandomCrop`; None: no augmentation.
+        numbered: give pictures as their numbers, (b,) int64 rows of :attr:`pictures`, in place of their pixels: for a
+            model that has their states stored. Not with ``augment``.
 
     Raises:
         DataError: no captions; captions that are too long, each named with its line and its count of tokens.
@@ -59,7 +61,10 @@ class PairStream:
         truncate: bool = False,
         drop_last: bool = True,
         augment: float | None = None,
+        numbered: bool = False,
     ) -> None:
+        if numbered and augment is not None:
+            raise UsageError("pictures that are the same each time", f"augment {augment}", "leave it out", "numbered")
         self._pictures = group_captions(dataset)
         n = self._pictures.n
         if not 0 <= rank < world:
@@ -69,11 +74,16 @@ class PairStream:
             raise UsageError(expected, str(batch), "change the batch", "batch")
         self.dataset, self.size, self.batch = dataset, model.image_size, batch
         self.mean, self.std = model.mean, model.std
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self._numbered = seed, rank, world, numbered
         self._steps = n // batch if drop_last else -(-n // batch)
         self._crop = None if augment is None else RandomCrop(augment, self.size)
         self._tokens, self._text_of = _tokenized(dataset, model, truncate)
         self._ids = caption_ids(self._tokens)
+
+    @property
+    def pictures(self) -> ImageDataset:
+        """Each picture once, in the order of the numbers."""
+        return self.dataset.subset(self._pictures.rows[self._pictures.starts[:-1]])
 
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -106,6 +116,9 @@ class PairStream:
 
     def _read(self, epoch: int, start: int) -> Generator[PairBatch, None, None]:
         shares = [np.array_split(rows, self.world)[self.rank] for rows in self.rows(epoch)[start:]]
+        if self._numbered:
+            yield from (self._paired(torch.from_numpy(self._pictures.of_row[rows]), rows) for rows in shares)
+            return
         if not shares:
             return
         crops = generator(self.seed, "pairs", "crops", epoch).random((self._pictures.n, 3))
@@ -123,10 +136,11 @@ class PairStream:
                     yield self._batch(rows, self._crop(next(squares), drawn, pool))
 
     def _batch(self, rows: IndexArray, pixels: Pixels) -> PairBatch:
+        return self._paired(torch.from_numpy(normalise(pixels, self.mean, self.std)), rows)
+
+    def _paired(self, images: Tensor, rows: IndexArray) -> PairBatch:
         texts = self._text_of[rows]
-        return PairBatch(
-            torch.from_numpy(normalise(pixels, self.mean, self.std)), self._tokens[texts].long(), self._ids[texts]
-        )
+        return PairBatch(images, self._tokens[texts].long(), self._ids[texts])
 
 
 def ahead(items: Generator[T, None, None]) -> Iterator[T]:

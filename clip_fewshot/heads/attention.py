@@ -38,14 +38,19 @@ class AttentionHead(nn.Module):
         self.value = nn.Linear(in_features, in_features)
         self.classifier = LinearHead(in_features, n_classes)
 
-    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(n, l, d) tokens, or (n, d) features as one token each -> (n, c). ``labels`` change nothing."""
+    def forward(self, features: Tensor, labels: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """(n, l, d) tokens, or (n, d) features as one token each -> (n, c). ``labels`` change nothing.
+
+        Args:
+            visible: (n, l) bool, the tokens that are attended to, at least one in each row; None: all.
+        """
         require_width(features, self.in_features)
         tokens = features.unsqueeze(1) if features.ndim == 2 else features
         tokens = rms_rows(tokens, self.key.weight.dtype)
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)  # (n, heads, 1, d/heads)
-        pooled = F.scaled_dot_product_attention(query, keys, values).flatten(1)  # (n, d)
+        mask = None if visible is None else visible[:, None, None]
+        pooled = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).flatten(1)  # (n, d)
         logits: Tensor = self.classifier(pooled)
         return logits
 

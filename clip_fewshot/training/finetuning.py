@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
+from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.backbones.folder import save_backbone
+from clip_fewshot.backbones.encoder_tower import EncoderTower
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.attention import AttentionHead
 from clip_fewshot.training.options import ContrastiveOptions
-from clip_fewshot.tuning.added_heads import HeadedTower, with_head
+from clip_fewshot.tuning.added_heads import AttentiveTower, HeadedTower, with_linear_head
 from clip_fewshot.tuning.last_layers import check_depth
-from clip_fewshot.tuning.prompts import PromptedTransformer, load_prompts, prompted, save_prompts
+from clip_fewshot.tuning.prompts import prompted
 
 TOWERS = {"image": "visual", "text": "text"}
 
@@ -30,8 +32,9 @@ class FineTuning:
     Args:
         unfreeze: last layers of each tower that train, >= 0. The logit scale trains with them.
         lock: a tower that stays as it is, head included.
-        head: added behind each tower that is not locked; it starts as the identity, so training begins at the zero-shot
-            model and not below it.
+        head: added to each tower that is not locked: "linear" follows its features and starts as the identity,
+            "attention" adds to them what it reads off all tokens and starts as nothing. So training begins at the
+            zero-shot model and not below it.
         prompts: deep visual prompts per block, >= 0, in place of layers and heads; the text tower is locked.
         backbone_lr, head_lr: peak learning rates of pretrained layers and of what was added (heads, prompts), > 0.
         seed: of what is added.
@@ -42,7 +45,7 @@ class FineTuning:
 
     unfreeze: int = 1
     lock: Literal["none", "image", "text"] = "none"
-    head: Literal["none", "linear"] = "none"
+    head: Literal["none", "linear", "attention"] = "none"
     prompts: int = 0
     backbone_lr: float = 1e-5
     head_lr: float = 1e-3
@@ -83,43 +86,55 @@ def tunable(backbone: Backbone, plan: FineTuning) -> Backbone:
     if plan.prompts:
         return prompted(backbone, plan.prompts, seed=plan.seed)
     result = copy.deepcopy(backbone).requires_grad_(False)
-    for name in plan.trained:
+    for name in TOWERS.values():
         tower: Tower = getattr(result, name)
-        check_depth(tower, plan.unfreeze)
-        last = set(tower.last_parameters(plan.unfreeze))
+        trained = name in plan.trained
+        check_depth(tower, plan.unfreeze if trained else 0)
+        if isinstance(tower, EncoderTower):  # what it holds still drops nothing out either
+            tower.unfreeze(plan.unfreeze if trained else 0)
+        last = set(tower.last_parameters(plan.unfreeze)) if trained else set()
         for key, parameter in tower.named_parameters():
             parameter.requires_grad_(key in last)
-        setattr(result, name, with_head(tower, plan.head))
+        if trained:
+            setattr(result, name, _headed(tower, plan, name))
+    if plan.head == "attention":
+        for tower in (result.visual, result.text):
+            if isinstance(tower, AttentiveTower):
+                tower.foundation = backbone.digest
+        result.name = f"{backbone.name} with attention heads"
     result.logit_scale.requires_grad_(plan.unfreeze > 0)
     return result
+
+
+def _headed(tower: Tower, plan: FineTuning, name: str) -> HeadedTower:
+    if plan.head == "none":
+        return HeadedTower(tower, None)
+    if plan.head == "linear":
+        return with_linear_head(tower)
+    with rng.torch_seeded(plan.seed, "attention head", name):
+        head = AttentionHead(tower.token_features, tower.out_features)
+    nn.init.zeros_(head.classifier.linear.weight)
+    nn.init.zeros_(head.classifier.linear.bias)
+    return AttentiveTower(tower, head.to(next(tower.parameters()).device))
 
 
 def merged(tuned: Backbone) -> Backbone:
     """A plain copy of what :func:`tunable` gave: heads become part of the projections, whose product they are.
 
-    Its state dict is OpenAI's again, its features those of ``tuned`` to rounding.
+    Its state dict is OpenAI's again, its features those of ``tuned`` to rounding. Of a pair, what was trained stays
+    unfrozen.
+
+    Raises:
+        UsageError: an attention head, which no projection can take in.
     """
-    result = copy.deepcopy(tuned)
+    result = copy.deepcopy(tuned).requires_grad_(True)
     for name in TOWERS.values():
         tower = getattr(result, name)
-        if isinstance(tower, HeadedTower):
-            setattr(result, name, tower.merged())
-    return result.requires_grad_(True)
-
-
-def save_tuned(tuned: Backbone, folder: Path) -> None:
-    """Write a tuned model: prompts alone where they are what was trained, a backbone of its own otherwise."""
-    if isinstance(tuned.visual, PromptedTransformer):
-        save_prompts(tuned, folder)
-    else:
-        save_backbone(merged(tuned), folder, half=False)
-
-
-def load_tuned(folder: Path, backbone: Backbone, plan: FineTuning) -> Backbone:
-    """What :func:`save_tuned` wrote; ``backbone`` is the pretrained one."""
-    if plan.prompts:
-        return load_prompts(folder, backbone)
-    return load_backbone(folder, device=str(backbone.device), dtype=backbone.activation_dtype)
+        plain = tower.merged() if isinstance(tower, HeadedTower) else tower
+        if isinstance(plain, EncoderTower):
+            plain.unfreeze(plain.unfrozen)
+        setattr(result, name, plain)
+    return result
 
 
 def count_parameters(tuned: Backbone) -> tuple[int, int]:

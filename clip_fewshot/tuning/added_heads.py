@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from clip_fewshot.backbones.encoder_tower import PooledTail, upto
 from clip_fewshot.backbones.resnet import AttentionPool
-from clip_fewshot.backbones.tower import CutState, Tail, TextTower, Tower
+from clip_fewshot.backbones.tower import CutState, Suffix, Tail, TextTower, Tower, advance
 from clip_fewshot.backbones.transformer import TokenTail
 from clip_fewshot.errors import UsageError
 
 
 class HeadedTower(TextTower):
-    """A tower, its parts taken over and not copied, and a linear map of its features that begins as the identity.
+    """A tower, its parts taken over and not copied, and a map of its features that begins as the identity.
 
     Batch normalisations keep their pretrained statistics in any mode, as in a :class:`Suffix`: most of the layers that
     they feed are frozen.
@@ -25,7 +26,7 @@ class HeadedTower(TextTower):
         head: (b, d) -> (b, d); None: the base's own features.
     """
 
-    def __init__(self, base: Tower, head: nn.Linear | None) -> None:
+    def __init__(self, base: Tower, head: nn.Module | None) -> None:
         super().__init__()
         self.out_features, self.token_features, self.halves = base.out_features, base.token_features, base.halves
         self.base, self.head = base, head
@@ -54,14 +55,20 @@ class HeadedTower(TextTower):
 
     @torch.no_grad()
     def merged(self) -> Tower:
-        """The base, its projection followed by the head: P becomes W P. Changes the base; the head is then spent."""
-        if self.head is not None:
+        """The base, its projection followed by the head: P becomes W P. Changes the base; the head is then spent.
+
+        Raises:
+            UsageError: a head that is not linear, or a tower that ends in no linear projection.
+        """
+        if isinstance(self.head, nn.Linear):
             _follow(self.base.tail(), self.head.weight)
+        elif self.head is not None:
+            raise UsageError("a linear head", type(self.head).__name__, "keep it as it is", "merged")
         return self.base
 
 
 class _HeadedTail(Tail):
-    def __init__(self, tail: Tail, head: nn.Linear) -> None:
+    def __init__(self, tail: Tail, head: nn.Module) -> None:
         super().__init__()
         self.inner, self.head = tail, head
 
@@ -73,14 +80,60 @@ class _HeadedTail(Tail):
         return self.inner.tokens(state)
 
 
-def with_head(tower: Tower, kind: Literal["none", "linear"]) -> HeadedTower:
-    """``tower`` with a head of the kind behind it, on the tower's device.
+class AttentiveTower(HeadedTower):
+    """A tower whose features are the base's plus what a head reads off all its tokens.
 
-    The linear head has no bias. One would shift all features of a modality, which CLIP's projections do not do either
-    (a ViT's and the text tower's have none), and could not become part of them.
+    In place of the base's pooling the head would begin as noise and forget what pretraining found; beside it, with
+    zeros in its last layer, training begins at the zero-shot model.
+
+    Args:
+        base: any tower; of a text tower the tokens behind the end of a text are hidden from the head.
+        head: called with tokens (b, l, token_features) and ``visible`` (b, l) bool or None -> (b, out_features).
+
+    Attributes:
+        foundation: digest of the plain backbone.
     """
-    if kind == "none":
-        return HeadedTower(tower, None)
+
+    foundation: str = ""
+
+    def tail(self) -> Tail:
+        return _AttentiveTail(self.base.tail(), cast(nn.Module, self.head), isinstance(self.base, TextTower))
+
+    def reads_one_row(self, n: int) -> bool:
+        """Never: the head reads them all."""
+        return False
+
+    def _view(self, n: int) -> Suffix:
+        view = super()._view(n)
+        return _AllRows(list(view.blocks), view.tail)
+
+
+class _AttentiveTail(_HeadedTail):
+    def __init__(self, tail: Tail, head: nn.Module, texts: bool) -> None:
+        super().__init__(tail, head)
+        self.texts = texts
+
+    def forward(self, state: CutState) -> Tensor:
+        tokens = self.inner.tokens(state)
+        features: Tensor = self.inner(state)
+        read: Tensor = self.head(tokens, visible=upto(state.position, tokens.shape[1]) if self.texts else None)
+        return features + read
+
+
+class _AllRows(Suffix):
+    """A suffix whose last block computes all rows of its output."""
+
+    def forward(self, state: CutState) -> Tensor:
+        features: Tensor = self.tail(advance(self.blocks, state))
+        return features
+
+
+def with_linear_head(tower: Tower) -> HeadedTower:
+    """``tower`` with a linear head behind it, on the tower's device.
+
+    It has no bias. One would shift all features of a modality, which CLIP's projections do not do either (a ViT's and
+    the text tower's have none), and could not become part of them.
+    """
     weight = next(tower.parameters())
     head = nn.Linear(tower.out_features, tower.out_features, bias=False).to(weight.device)
     nn.init.eye_(head.weight)
@@ -95,6 +148,8 @@ def _follow(tail: Tail, weight: Tensor) -> None:
         last = tail.c_proj
         last.weight.copy_(weight.double() @ last.weight.double())
         last.bias.copy_(weight.double() @ last.bias.double())
+    elif isinstance(tail, PooledTail) and isinstance(tail.projection, nn.Linear):
+        tail.projection.weight.copy_(weight.double() @ tail.projection.weight.double())
     else:
         fix = "train without a head"
-        raise UsageError("a tower that ends in CLIP's projection", type(tail).__name__, fix, "--head linear")
+        raise UsageError("a tower that ends in a linear projection", type(tail).__name__, fix, "--head linear")

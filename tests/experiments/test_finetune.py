@@ -62,6 +62,37 @@ def test_accuracy_does_not_fall_and_the_model_is_what_was_measured(
     assert again.code == 0
 
 
+def test_attention_heads_are_used_beside_the_model_they_were_trained_on(
+    command: Command, photos: Path, mini: cf.Backbone, tmp_path: Path
+) -> None:
+    found = command("finetune", photos, "--out", tmp_path / "run", *QUICK, "--head", "attention", "--json").record
+    model = ("--model", "mini", "--tuned", tmp_path / "run" / "model")
+    tuned = cf.load_tuned(tmp_path / "run" / "model", mini)
+    assert found["parameters"]["all"] == sum(p.numel() for p in tuned.parameters())
+    data, held = cf.read_dataset(photos), found["after"]["zero-shot accuracy"]
+    assert held["mean"] >= found["before"]["zero-shot accuracy"]["mean"]
+    again = command("zero_shot", photos, *model, "--json").record
+    assert again["accuracy"]["n_test"] == len(data)
+    picture = next(photos.glob("*/*.png"))
+    top = command("retrieve", photos, *model, "--image", picture, "--json").record["top"]
+    plain = command("retrieve", photos, "--model", "mini", "--image", picture, "--json").record["top"]
+    assert top[0]["cosine"] != plain[0]["cosine"]
+    gap = command("modality_gap", photos, *model, "--out", tmp_path / "gap", "--json").record["models"]
+    assert gap["before"]["gap"] != gap["after"]["gap"]
+
+
+@pytest.mark.parametrize("chosen", [("--unfreeze", 1), ("--unfreeze", 0, "--head", "linear")])
+def test_a_pair_of_encoders_from_the_users_own_code(
+    command: Command, photos: Path, tmp_path: Path, chosen: tuple[object, ...]
+) -> None:
+    name = "python:tests.backbones.encoders:pair"
+    common = ("--epochs", 1, "--batch", 16, "--test-fraction", 0.4, "--json")
+    found = command("finetune", photos, "--model", name, "--out", tmp_path / "run", *common, *chosen).record
+    assert found["model"] == name
+    again = command("zero_shot", photos, "--model", name, "--tuned", tmp_path / "run" / "model", "--json")
+    assert again.code == 0
+
+
 def test_captions_are_recalled(command: Command, captioned: Path, tmp_path: Path) -> None:
     chosen = ("--lock", "text", "--distil", 0.5, "--chunk", 5)
     ended = command("finetune", captioned, "--out", tmp_path / "run", *QUICK, *chosen, "--json")

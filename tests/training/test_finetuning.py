@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.pair import PairBackbone
+from tests.backbones.encoders import pair
 from tests.conftest import TINY
 
 RESNET = cf.CLIPConfig(
@@ -56,6 +59,30 @@ def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: cf.CLIPConf
         torch.testing.assert_close(mine, base, rtol=1e-4, atol=1e-6)
     for mine, base in zip(features(tuned), before, strict=True):
         assert torch.equal(mine, base)  # merging worked on a copy
+
+
+@pytest.mark.parametrize(("unfreeze", "head"), [(0, "linear"), (1, "none"), (2, "linear")])
+def test_a_pair_of_encoders_is_tuned_merged_and_read_back(unfreeze: int, head: str, tmp_path: Path) -> None:
+    plain = pair()
+    plan = cf.FineTuning(unfreeze=unfreeze, head=head, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
+    tuned = cf.tunable(plain, plan)
+    before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
+    cf.train_contrastive(tuned, [cf.PairBatch(*inputs(tuned))], plan.options(steps=3, weight_decay=0.0))
+    moved = {name for name, tensor in tuned.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved <= {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert any(name.startswith("visual.") for name in moved)
+    cf.save_tuned(tuned, tmp_path)
+    again = cf.load_tuned(tmp_path, plain)
+    assert isinstance(again, PairBackbone)
+    assert again.state_dict().keys() == plain.state_dict().keys()
+    for mine, saved in zip(features(again), features(tuned), strict=True):
+        torch.testing.assert_close(mine, saved, rtol=1e-4, atol=1e-5)
+    with pytest.raises(cf.UsageError, match="a pair of encoders"):
+        cf.load_tuned(tmp_path, cf.build_backbone(TINY))
+    merged = cf.merged(tuned)
+    assert isinstance(merged, PairBackbone)
+    assert merged.visual.unfrozen == unfreeze  # and what is locked stays so
+    assert not any(p.requires_grad for p in merged.visual.stem.parameters())
 
 
 def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:

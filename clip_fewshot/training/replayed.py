@@ -1,0 +1,53 @@
+"""Pictures that run through a tower's frozen layers once for a whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.features import image_prefix
+from clip_fewshot.training.finetuning import FineTuning
+from clip_fewshot.tuning.added_heads import HeadedTower
+
+
+def replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
+    """How many last blocks of the pretrained image tower a training must run; None: all of them, nothing is stored."""
+    trained = "visual" in plan.trained
+    n = plan.unfreeze if trained else 0
+    if trained and plan.head == "attention":  # reads all tokens, which a cut before a last block may not have kept
+        n = max(n, 1)
+        n += tower.reads_one_row(n)
+    return n if n < tower.n_blocks and not plan.prompts else None
+
+
+@contextmanager
+def replayed_pictures(model: Backbone, pretrained: Backbone, pictures: ImageDataset, n: int) -> Iterator[None]:
+    """While the block lasts, ``model.encode_image`` takes numbers of ``pictures``, (b,) int64, in place of pixels.
+
+    Their states before the last ``n`` blocks are computed once, or found in the cache; a step costs what is behind
+    them. Where they are stored in half precision that moves gradients by 1e-3 at most, see :mod:`clip_fewshot.prefix`.
+
+    Args:
+        model: from :func:`tunable`.
+        pretrained: what it was made of: states in the cache serve all trainings that begin there.
+        n: from :func:`replayed_blocks`.
+    """
+    tower, prefix = model.visual, image_prefix(pretrained, pictures, [n])
+    head = tower.head if isinstance(tower, HeadedTower) else None
+
+    def forward(items: Tensor) -> Tensor:
+        if n:
+            return tower.finish(prefix.rows(n, items), n)
+        features: Tensor = prefix.frozen(items) if head is None else head(prefix.frozen(items))
+        return features
+
+    tower.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del tower.forward  # the method of the class is seen again
