@@ -17,6 +17,7 @@ DESCRIPTION = "Run a published recipe as it was written and as this package does
 RECIPES = {
     "s0": "experiments.recipes.s0",
     "s2": "experiments.recipes.s2",
+    "s3": "experiments.recipes.s3",
 }
 
 
