@@ -108,7 +108,71 @@ def _decayed(parameters: Sequence[Tensor], lr: float, weight_decay: float) -> It
             yield Group(members, lr, decay)
 
 
-class AdamW:
+class Optimizer:
+    """What all optimisers of groups share: clipping, and the state in a checkpoint.
+
+    Args:
+        groups: from :func:`parameter_groups` or :func:`named_groups`.
+        clip_norm: largest norm of the whole gradient, or None.
+        state_dtype: of what is remembered of each parameter.
+    """
+
+    def __init__(self, groups: Sequence[Group], clip_norm: float | None, state_dtype: torch.dtype) -> None:
+        self.groups, self.clip_norm, self.taken = groups, clip_norm, 0
+        for group in groups:
+            group.forget(state_dtype)
+
+    def step(self, factor: float, norm: Tensor | None = None) -> None:
+        """One update at ``factor`` times each group's peak learning rate; parameters without gradient stay.
+
+        Args:
+            norm: :meth:`gradient_norm`, where the caller has it already.
+        """
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for group in self.groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the whole gradient, scalar float32; 0 where there is none."""
+        gradients = [p.grad for group in self.groups for p in group.parameters if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+        return norm
+
+    def _divisor(self, norm: Tensor | None) -> Tensor | None:
+        """What the gradient is divided by so that its norm is at most ``clip_norm``."""
+        if self.clip_norm is None:
+            return None
+        norm = self.gradient_norm() if norm is None else norm
+        if norm.device.type == "cpu" and float(norm) <= self.clip_norm:  # elsewhere asking would wait for the device
+            return None
+        return (norm / self.clip_norm).clamp(min=1.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on besides weights and gradients, not copied."""
+        found = {"taken": torch.tensor(self.taken)}
+        for g, group in enumerate(self.groups):
+            for kind, values in (("steps", group.steps), ("first", group.first), ("second", group.second)):
+                found |= {f"{kind}.{g}.{i}": value for i, value in enumerate(values)}
+        return found
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`tensors` gave, in another process perhaps."""
+        mine = self.tensors()
+        if {k: (v.shape, v.dtype) for k, v in mine.items()} != {k: (v.shape, v.dtype) for k, v in saved.items()}:
+            raise ArtifactError("moments of the same parameters", "others", "train what was trained before")
+        for key, value in saved.items():
+            mine[key].copy_(value)
+        self.taken = int(saved["taken"])
+
+
+class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, alg. 2).
 
     The step of a folded last block is as short as the optimiser's pass over its weights, so this is one pass: torch's
@@ -139,32 +203,11 @@ class AdamW:
         state_dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
-        self.groups, self.clip_norm, self.betas, self.eps, self.seed = groups, clip_norm, betas, eps, seed
-        self.taken = 0
-        for group in groups:
-            group.forget(state_dtype)
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for group in self.groups:
-            for parameter in group.parameters:
-                parameter.grad = None
-
-    def gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient, scalar float32; 0 where there is none."""
-        gradients = [p.grad for group in self.groups for p in group.parameters if p.grad is not None]
-        if not gradients:
-            return torch.zeros(())
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
-        return norm
+        super().__init__(groups, clip_norm, state_dtype)
+        self.betas, self.eps, self.seed = betas, eps, seed
 
     @torch.no_grad()
     def step(self, factor: float, norm: Tensor | None = None) -> None:
-        """One update at ``factor`` times each group's peak learning rate; parameters without gradient stay.
-
-        Args:
-            norm: :meth:`gradient_norm`, where the caller has it already.
-        """
         divisor = self._divisor(norm)
         for g, group in enumerate(self.groups):
             slots = group.reached()
@@ -210,33 +253,6 @@ class AdamW:
             for piece, value in zip(pieces, exact, strict=True):
                 if piece is not pieces[1] and piece.dtype == torch.bfloat16:
                     piece.copy_(stochastic_bfloat16(value, rounding))
-
-    def _divisor(self, norm: Tensor | None) -> Tensor | None:
-        """What the gradient is divided by so that its norm is at most ``clip_norm``."""
-        if self.clip_norm is None:
-            return None
-        norm = self.gradient_norm() if norm is None else norm
-        if norm.device.type == "cpu" and float(norm) <= self.clip_norm:  # elsewhere asking would wait for the device
-            return None
-        return (norm / self.clip_norm).clamp(min=1.0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on besides weights and gradients, not copied."""
-        found = {"taken": torch.tensor(self.taken)}
-        for g, group in enumerate(self.groups):
-            for kind, values in (("steps", group.steps), ("first", group.first), ("second", group.second)):
-                found |= {f"{kind}.{g}.{i}": value for i, value in enumerate(values)}
-        return found
-
-    @torch.no_grad()
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` gave, in another process perhaps."""
-        mine = self.tensors()
-        if {k: (v.shape, v.dtype) for k, v in mine.items()} != {k: (v.shape, v.dtype) for k, v in saved.items()}:
-            raise ArtifactError("moments of the same parameters", "others", "train what was trained before")
-        for key, value in saved.items():
-            mine[key].copy_(value)
-        self.taken = int(saved["taken"])
 
 
 def warmup_cosine(step: int, total: int, warmup: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.errors import UsageError
+from clip_fewshot.training.sgd import MOMENTUM
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -40,7 +41,9 @@ class ContrastiveOptions:
         rates: other peaks for some parameters: beginning of the dotted name -> rate, the longest that fits decides, as
             in {"visual": 1e-5, "text": 1e-6}.
         warmup_steps: steps over which the rate rises to its peak, before it falls as a cosine to 0; None: a twentieth.
-        weight_decay: on matrices (AdamW, decoupled), >= 0; never on norms, biases and the logit scale.
+        optimizer: AdamW, or "sgd": gradient descent with momentum, whose rates are a hundred times larger as a rule.
+        momentum: of the latter, in [0, 1).
+        weight_decay: on matrices (of AdamW decoupled), >= 0; never on norms, biases and the logit scale.
         betas, eps: of AdamW.
         clip_norm: largest norm of the gradient, > 0; None: any.
         averaging: decay per step of the mean of the weights that is kept in the end, in [0, 1); 0: the last weights.
@@ -63,6 +66,8 @@ class ContrastiveOptions:
     learning_rate: float = 5e-4
     rates: Mapping[str, float] = field(default_factory=dict)
     warmup_steps: int | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = MOMENTUM
     weight_decay: float = 0.2
     betas: tuple[float, float] = VIT_ADAM[0]
     eps: float = VIT_ADAM[1]
@@ -88,12 +93,21 @@ class ContrastiveOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} over 0", str(value), f"change {name}", name)
-        for name, low in (("averaging", self.averaging), ("beta1", self.betas[0]), ("beta2", self.betas[1])):
+        for name, low in (
+            ("averaging", self.averaging),
+            ("beta1", self.betas[0]),
+            ("beta2", self.betas[1]),
+            ("momentum", self.momentum),
+        ):
             if not 0 <= low < 1:
                 raise UsageError(f"{name} in [0, 1)", str(low), f"change {name}", name)
         for name in ("weight_decay", "warmup_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{name} of 0 or more", str(getattr(self, name)), f"change {name}", name)
+
+        if self.optimizer == "sgd" and "bfloat16" in (self.state_dtype, self.text_weights):
+            got = f"state_dtype {self.state_dtype}, text_weights {self.text_weights}"
+            raise UsageError("float32 beside sgd", got, "leave them out, or use adamw", "optimizer")
 
     def total(self, per_epoch: int) -> int:
         """Optimiser steps in all, where an epoch has ``per_epoch``."""

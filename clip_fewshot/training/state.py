@@ -18,8 +18,9 @@ from clip_fewshot.training.averaging import RunningMean
 from clip_fewshot.training.gradients import contrastive_gradients
 from clip_fewshot.training.loss_scale import LossScale
 from clip_fewshot.training.objectives import Recipe
-from clip_fewshot.training.optim import AdamW, named_groups, parameter_groups, warmup_cosine
+from clip_fewshot.training.optim import AdamW, Group, Optimizer, named_groups, parameter_groups, warmup_cosine
 from clip_fewshot.training.options import ContrastiveOptions
+from clip_fewshot.training.sgd import SGD
 from clip_fewshot.training.world import World
 
 MAX_LOG_SCALE = math.log(100)  # Radford et al., 2021, sec. 2.5: larger ones made training unstable
@@ -46,14 +47,7 @@ class Training:
         self.taken, self.loss = 0, math.nan
         groups = named_groups(model, options.learning_rate, options.weight_decay, options.rates)
         groups += parameter_groups([(recipe, options.learning_rate)], options.weight_decay)
-        self.optimizer = AdamW(
-            groups,
-            options.clip_norm,
-            betas=options.betas,
-            eps=options.eps,
-            state_dtype=torch.bfloat16 if options.state_dtype == "bfloat16" else torch.float32,
-            seed=options.seed,
-        )
+        self.optimizer = _optimizer(groups, options)
         self.mean = RunningMean(model, options.averaging)
         self.scale = LossScale.starting() if activation_dtype(model) == torch.float16 else LossScale()
 
@@ -122,6 +116,19 @@ class Training:
         self.mean.restore(_part(saved, "averaging"))
         self.taken, self.loss = int(meta["steps_taken"]), float(meta["loss"])
         self.scale = LossScale(**meta["loss_scale"])
+
+
+def _optimizer(groups: list[Group], options: ContrastiveOptions) -> Optimizer:
+    if options.optimizer == "sgd":
+        return SGD(groups, options.clip_norm, momentum=options.momentum)
+    return AdamW(
+        groups,
+        options.clip_norm,
+        betas=options.betas,
+        eps=options.eps,
+        state_dtype=torch.bfloat16 if options.state_dtype == "bfloat16" else torch.float32,
+        seed=options.seed,
+    )
 
 
 def activation_dtype(model: Backbone) -> torch.dtype:
