@@ -1,4 +1,4 @@
-"""A driver: `python -m tests.spark.driver FOLDER OUT [all]`. Java starts once in it, whatever it is asked to do."""
+"""A driver: `python -m tests.spark.driver FOLDER OUT pretrain|others`. Java starts once in it, whatever it does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import clip_fewshot as cf
-from experiments import embed, pretrain
+from experiments import embed, finetune, pretrain
 
 ARCHITECTURE = "tiny.json"
 TABLE = "features.parquet"
@@ -25,6 +25,21 @@ def training(folder: Path, out: str, spark: bool) -> pretrain.Options:
         batch=7,
         warmup=0,
         validation=4,
+        device="cpu",
+        spark=spark,
+    )
+
+
+def tuning(folder: Path, out: str, spark: bool) -> finetune.Options:
+    """Four steps on the model that one process pretrained."""
+    return finetune.Options(
+        data=str(folder / "pairs"),
+        out=folder / out,
+        model=str(folder / "alone"),
+        head="linear",
+        backbone_lr=5e-4,
+        epochs=4,
+        batch=7,
         device="cpu",
         spark=spark,
     )
@@ -53,16 +68,18 @@ def broken(folder: Path, name: str, job: Callable[[], bytes]) -> None:
         (folder / name).write_text(f"{type(error).__name__}: {error}")
 
 
-def everything_else(folder: Path, out: str) -> None:
-    """Embed, and run what fails."""
+def others(folder: Path, out: str) -> None:
+    """Tune, embed, and run what fails."""
     from tests.spark.driver import die, refuse  # not those of __main__, which no other process can import
 
+    finetune.main(tuning(folder, out, spark=True))
     embed.main(embed.Options(data=str(folder / "pairs"), out=folder / out / TABLE, spark=True, device="cpu"))
     broken(folder, "refused", refuse)
     broken(folder, "died", die)
 
 
 if __name__ == "__main__":
-    pretrain.main(training(Path(sys.argv[1]), sys.argv[2], spark=True))
-    if "all" in sys.argv[3:]:
-        everything_else(Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[3] == "pretrain":
+        pretrain.main(training(Path(sys.argv[1]), sys.argv[2], spark=True))
+    else:
+        others(Path(sys.argv[1]), sys.argv[2])
