@@ -32,7 +32,12 @@ def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batc
 
 
 def image_prefix(
-    backbone: Backbone, images: ImageDataset, cuts: Sequence[int], views: int = 1, memory: int | None = None
+    backbone: Backbone,
+    images: ImageDataset,
+    cuts: Sequence[int],
+    views: int = 1,
+    memory: int | None = None,
+    half: bool = True,
 ) -> Prefix:
     """Run the frozen image layers once, or not at all where the cache holds their outputs.
 
@@ -40,6 +45,7 @@ def image_prefix(
         cuts: numbers of last layers n whose input to keep, each in [0, n_blocks].
         views: 1, or 2 to keep mirror images too.
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+        half: store states in half precision where the tower bears it.
     """
     batch = STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH
     inputs = Inputs(
@@ -48,11 +54,12 @@ def image_prefix(
         batch=batch,
         position=torch.zeros(len(images), dtype=torch.int64),
         views=views,
-        about=_about(backbone, "visual") | preparation(images.decode),
+        # On shelves of its own: what one training asked for must not change the numbers of another.
+        about=_about(backbone, "visual") | preparation(images.decode) | ({} if half else {"single": True}),
         device=backbone.device,
     )
     with backbone.autocast():
-        return shelved_prefix(backbone.visual, inputs, cuts, memory)
+        return shelved_prefix(backbone.visual, inputs, cuts, memory, half)
 
 
 def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], truncate: bool = False) -> Prefix:

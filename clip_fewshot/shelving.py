@@ -52,12 +52,15 @@ class Inputs:
     device: torch.device
 
 
-def shelved_prefix(tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: int | None = None) -> Prefix:
+def shelved_prefix(
+    tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: int | None = None, half: bool = True
+) -> Prefix:
     """As :func:`run_prefix`, computing only what the cache does not hold.
 
     Args:
         cuts: numbers of last layers n, each in [0, n_blocks].
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+        half: store states in half precision where they fit and ``tower.halves``.
 
     Raises:
         UsageError: no inputs, or frozen layers that do not give the same output each time.
@@ -70,10 +73,9 @@ def shelved_prefix(tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: in
     for n in wanted:
         slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
     # Once a value of this tower did not fit into half precision, its states are kept in single precision.
-    wide = not tower.halves or any(
-        Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted
-    )
-    table = _Table(inputs, slots, half=not wide)
+    half = half and tower.halves
+    wide = any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
+    table = _Table(inputs, slots, half=half and not wide)
     if not table.fill(tower, wanted):
         table = _Table(inputs, slots, half=False)
         table.fill(tower, wanted)
