@@ -12,11 +12,33 @@ from typing import Any
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import Detector as Detector
+from clip_fewshot.novelty.energy import EnergyDetector as EnergyDetector
+from clip_fewshot.novelty.knn import KNNDetector as KNNDetector
 from clip_fewshot.novelty.lof import LOFDetector as LOFDetector
+from clip_fewshot.novelty.mahalanobis import MahalanobisDetector as MahalanobisDetector
+from clip_fewshot.novelty.max_logit import MaxLogitDetector as MaxLogitDetector
+from clip_fewshot.novelty.max_softmax import MaxSoftmaxDetector as MaxSoftmaxDetector
+from clip_fewshot.novelty.mcm import MCMDetector as MCMDetector
+from clip_fewshot.novelty.negative_labels import NegativeLabelsDetector as NegativeLabelsDetector
+from clip_fewshot.novelty.negative_labels import mine_negatives as mine_negatives
+from clip_fewshot.novelty.rank_average import RankAverageDetector as RankAverageDetector
+from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector as RelativeMahalanobisDetector
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "lof": LOFDetector,
+    "knn": KNNDetector,
+    "mahalanobis": MahalanobisDetector,
+    "relative-mahalanobis": RelativeMahalanobisDetector,
+    "max-softmax": MaxSoftmaxDetector,
+    "max-logit": MaxLogitDetector,
+    "energy": EnergyDetector,
+    "mcm": MCMDetector,
+    "negative-labels": NegativeLabelsDetector,
+    "rank-average": RankAverageDetector,
 }
+
+CLASSFUL = ("relative-mahalanobis", "max-softmax", "max-logit", "energy")  # fit(X, y) needs the classes
+TEXTUAL = ("mcm", "negative-labels")  # the constructor needs text features of class names, and of other words
 
 
 def build_detector(name: str, **options: Any) -> Detector:

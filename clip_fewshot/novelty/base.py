@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import OutlierMixin
 
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, IndexArray
+
+OWN_RATE = 0.05  # share of the training images that predict() would call novel if it had not seen them
 
 
 class Detector(Protocol):
-    """Fitted on (n, d) features of known images alone; scores new ones."""
+    """Fitted on (n, d) features of known images alone; scores new ones.
+
+    Attributes:
+        kept_: (m,) places in ``X`` of the distinct rows: the same picture twice counts once.
+        loo_scores_: (m,) score of each kept row under the detector fitted on the other kept rows: what a known image
+            scores when it is new, hence fit to calibrate with.
+        offset_: where :meth:`predict` decides, see :func:`own_offset`.
+    """
+
+    kept_: IndexArray
+    offset_: float
+
+    @property
+    def loo_scores_(self) -> FloatArray: ...
 
     def fit(self, X: FloatArray, y: NDArray[np.generic] | None = None) -> Detector:
         """Learn what is normal; ``y`` are the known classes, for detectors that use them."""
@@ -21,3 +38,37 @@ class Detector(Protocol):
 
     def predict(self, X: FloatArray) -> NDArray[np.int64]:
         """(n,) +1 normal, -1 novel, at the detector's own ``offset_``; a chosen false-alarm rate needs conformal."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All that was learned, as arrays of numbers."""
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Detector:
+        """The detector that :meth:`to_arrays` came from, to the last bit."""
+
+
+class OwnDecision(OutlierMixin):  # type: ignore[misc]
+    """scikit-learn's two ways to decide, from ``score_samples`` and ``offset_``."""
+
+    offset_: float
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) normality, higher = more normal."""
+        raise NotImplementedError
+
+    def decision_function(self, X: FloatArray) -> FloatArray:
+        """(n,) :meth:`score_samples` less ``offset_``: negative is novel."""
+        return np.asarray(self.score_samples(X) - self.offset_)
+
+    def predict(self, X: FloatArray) -> NDArray[np.int64]:
+        """(n,) +1 normal, -1 novel."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+def own_offset(loo_scores: FloatArray) -> float:
+    """The lowest 5 % of (m,) leave-one-out scores lie below it; with fewer than 39 rows, none.
+
+    For a false-alarm rate of your choice use :mod:`clip_fewshot.novelty.conformal`.
+    """
+    lowest = max(1, int(OWN_RATE * (len(loo_scores) + 1)))
+    return float(np.sort(loo_scores)[lowest - 1])

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.neighbours import KNN, distinct, nearest, nearest_others, without
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)
-OWN_RATE = 0.05  # share of the training images that predict() would call novel if it had not seen them
 
 
-class LOFDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """How much sparser the surroundings of a point are than those of its k nearest known neighbours.
 
     Breunig, Kriegel, Ng, Sander, "LOF: Identifying Density-Based Local Outliers", 2000, definitions 5 to 7; equal to
@@ -42,8 +42,7 @@ class LOFDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows_: (m, d) distinct normalised rows. kept_: (m,) their places in ``X``.
         loo_scores_: (m,) score of each kept row under the detector without it: what a known image scores when it is
             new, hence fit to calibrate with. The same as m refits, from one pass over the neighbours.
-        offset_: :meth:`predict` calls novel what scores below the lowest 5 % of ``loo_scores_``; with fewer than 19
-            rows, below all of them. For a false-alarm rate of your choice use :mod:`clip_fewshot.novelty.conformal`.
+        offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
     def __init__(self, n_neighbors: int = 20) -> None:
@@ -77,8 +76,7 @@ class LOFDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.k_distance_ = distances[:, k - 1]
         self.density_ = 1 / np.maximum(distances[:, :k], self.k_distance_[neighbours[:, :k]]).mean(axis=1)
         self.loo_scores_ = leave_one_out(distances, neighbours)
-        lowest = max(1, int(OWN_RATE * (len(self.rows_) + 1)))
-        self.offset_ = float(np.sort(self.loo_scores_)[lowest - 1])
+        self.offset_ = own_offset(self.loo_scores_)
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus the outlier factor: about -1 inside a class, lower outside."""
@@ -87,14 +85,6 @@ class LOFDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         distances, neighbours = nearest(self.rows_, normalize(X), self.n_neighbors_)
         reach = np.maximum(distances, self.k_distance_[neighbours]).mean(axis=1)
         return np.asarray(-self.density_[neighbours].mean(axis=1) * reach)
-
-    def decision_function(self, X: FloatArray) -> FloatArray:
-        """(n,) :meth:`score_samples` less ``offset_``: negative is novel."""
-        return np.asarray(self.score_samples(X) - self.offset_)
-
-    def predict(self, X: FloatArray) -> NDArray[np.int64]:
-        """(n,) +1 normal, -1 novel."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The rows and k: all else follows from them, to the last bit."""

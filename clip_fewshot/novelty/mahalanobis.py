@@ -1,0 +1,100 @@
+"""Mahalanobis distance to the nearest class mean under one covariance for all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import normalize
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.neighbours import nearest
+from clip_fewshot.novelty.rows import class_numbers, too_few, unit_distinct
+from clip_fewshot.novelty.scatter import scatter
+from clip_fewshot.types import FloatArray
+
+
+class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+    """Minus the squared Mahalanobis distance to the nearest class mean, the covariance shared and shrunk.
+
+    Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+    Attacks", 2018, eq. 2. Theirs has thousands of images per class and a plain covariance, which a few shots leave
+    singular; ours divides by the degrees of freedom and is shrunk towards a multiple of the identity. Rows are
+    L2-normalised first, and copies count once.
+
+    Args:
+        shrinkage: share of the identity, in (0, 1]; None: estimated (see :func:`clip_fewshot.novelty.scatter.shrink`).
+
+    Attributes:
+        kept_: (m,) places of the distinct rows in ``X``.
+        loo_scores_: (m,) score of each kept row under the detector fitted without it, mean, covariance and shrinkage:
+            the same as m refits, at the price of two (:mod:`clip_fewshot.novelty.scatter`).
+        offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
+        means_: (c, d) class means, whitened. axes_, gains_: see :meth:`whitened`.
+    """
+
+    def __init__(self, shrinkage: float | None = None) -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> MahalanobisDetector:
+        """Learn from (n, d) features of known images; ``y``: their classes, None: one class.
+
+        Raises:
+            UsageError: less than three distinct images of one class or two of two, or a shrinkage outside (0, 1].
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
+            fix = "choose a share of the identity, or None"
+            raise UsageError("a shrinkage in (0, 1]", f"{self.shrinkage}", fix, "MahalanobisDetector")
+        rows = unit_distinct(X)
+        self.kept_ = rows.kept
+        labels = np.zeros(len(rows.kept), dtype=np.int64)
+        if y is not None:
+            labels = class_numbers(y, rows, "MahalanobisDetector")
+        if len(rows.kept) - labels.max(initial=0) - 1 < 2:  # the variance must outlast the loss of any row
+            expected = "3 distinct images of one class, or 2 each of two,"
+            raise too_few(expected, rows, "MahalanobisDetector")
+        found = scatter(rows.distinct, labels)
+        shrunk = found.shrunk(self.shrinkage)
+        outer = 1 / np.sqrt(shrunk.floor)
+        self.axes_ = found.axes
+        self.gains_ = np.concatenate([1 / np.sqrt(shrunk.slope * found.values + shrunk.floor) - outer, outer])
+        self.means_ = self.whitened(found.means)
+        self.loo_scores_ = -found.nearest_without(self.shrinkage)
+        self.offset_ = own_offset(self.loo_scores_)
+        return self
+
+    def whitened(self, rows: FloatArray) -> FloatArray:
+        """(n, d) rows among which Mahalanobis' distance is Euclid's: stretched along the axes, evenly beyond them."""
+        return np.asarray(rows * self.gains_[-1] + (rows @ self.axes_ * self.gains_[:-1]) @ self.axes_.T)
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) minus a squared distance; that of a typical known image is about minus the number of features."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(-(nearest(self.means_, self.whitened(normalize(X)), 1).distances[:, 0] ** 2))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Means, axes and the leave-one-out scores."""
+        check_is_fitted(self)
+        return {
+            "means": self.means_,
+            "axes": self.axes_,
+            "gains": self.gains_,
+            "kept": self.kept_,
+            "loo_scores": self.loo_scores_,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MahalanobisDetector:
+        """The detector that :meth:`to_arrays` came from; its ``shrinkage`` is None whatever it was."""
+        detector = cls()
+        detector.means_, detector.axes_, detector.gains_ = arrays["means"], arrays["axes"], arrays["gains"]
+        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["axes"].shape[0]
+        return detector

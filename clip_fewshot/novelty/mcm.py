@@ -1,0 +1,80 @@
+"""How much better the best class name fits an image than the other names do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import normalize
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.rows import unit_distinct
+from clip_fewshot.novelty.textual import checked_texts
+from clip_fewshot.types import FloatArray
+
+
+class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+    """The largest softmax probability of the cosines between an image and the class names.
+
+    Ming, Cai, Gu, Sun, Li, Li, "Delving into Out-of-Distribution Detection with Vision-Language Representations",
+    2022, eq. 2 (maximum concept matching). No image takes part in it: ``fit`` keeps what to calibrate with.
+
+    Args:
+        concepts: (c, d) text features of the known classes, in the space of the images; c >= 2.
+        temperature: > 0, by which cosines are divided; the paper's 1.
+
+    Attributes:
+        kept_: (m,) places of the distinct rows in ``X``. loo_scores_: (m,) their scores; a refit without a row is the
+            same detector. offset_: see :func:`clip_fewshot.novelty.base.own_offset`. concepts_: of length 1.
+    """
+
+    def __init__(self, concepts: FloatArray | None = None, temperature: float = 1.0) -> None:
+        self.concepts = concepts
+        self.temperature = temperature
+
+    def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> MCMDetector:
+        """Score (n, d) features of known images; ``y`` is ignored.
+
+        Raises:
+            UsageError: concepts that are missing, of another width or fewer than two; a temperature of 0 or less.
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        self.concepts_ = checked_texts(self.concepts, "concepts", X.shape[1], "MCMDetector")
+        if len(self.concepts_) < 2 or not self.temperature > 0:
+            got = f"{len(self.concepts_)} at {self.temperature:g}"
+            fix = "give the names of all known classes, or use negative-labels"
+            raise UsageError("2 concepts or more at a temperature above 0", got, fix, "MCMDetector")
+        rows = unit_distinct(X)
+        self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
+        self.offset_ = own_offset(self.loo_scores_)
+        return self
+
+    def _normality(self, unit: FloatArray) -> FloatArray:
+        return np.asarray(softmax(unit @ self.concepts_.T / self.temperature, axis=1).max(axis=1))
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) in [1 / c, 1]."""
+        check_is_fitted(self)
+        return self._normality(normalize(validate_data(self, X, dtype=np.float64, reset=False)))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Concepts, temperature and the scores to calibrate with."""
+        check_is_fitted(self)
+        temperature = np.array([self.temperature], dtype=np.float64)
+        own = {"kept": self.kept_, "loo_scores": self.loo_scores_}
+        return {"concepts": self.concepts_, "temperature": temperature, **own}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MCMDetector:
+        """The detector that :meth:`to_arrays` came from."""
+        detector = cls(arrays["concepts"], float(arrays["temperature"][0]))
+        detector.concepts_, detector.n_features_in_ = arrays["concepts"], arrays["concepts"].shape[1]
+        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.offset_ = own_offset(detector.loo_scores_)
+        return detector

@@ -1,0 +1,133 @@
+"""Several detectors in one: the mean of the ranks that each gives an image among the known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
+from clip_fewshot.novelty.knn import KNNDetector
+from clip_fewshot.novelty.lof import LOFDetector
+from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
+from clip_fewshot.novelty.rows import class_numbers, left_out_parts, unit_distinct
+from clip_fewshot.types import FloatArray
+
+REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
+
+
+class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+    """The mean over detectors of where an image ranks among the known ones, in (0, 1).
+
+    Scores of different detectors have no common unit; ranks do (Borda's count; van Erp, Schomaker, "Variants of the
+    Borda Count Method for Combining Ranked Classifier Hypotheses", 2000). A rank is taken among the leave-one-out
+    scores of the known images, never among the images that are judged, so that an image's score is its own.
+
+    Args:
+        members: detectors to be fitted; None: LOF, nearest neighbours and Mahalanobis, which need no classes.
+
+    Attributes:
+        members_: the fitted detectors. kept_: (m,) places of the distinct rows in ``X``.
+        loo_scores_: (m,) score of each kept row under members and ranks without it: m refits, for ranks too are
+            learned from the row. Above 64 rows 20 refits, each without a twentieth of every class.
+        offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
+    """
+
+    members_: tuple[Detector, ...]
+
+    def __init__(self, members: Sequence[Detector] | None = None) -> None:
+        self.members = members
+
+    def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> RankAverageDetector:
+        """Learn from (n, d) features of known images; ``y``: their classes, which some members need.
+
+        Raises:
+            UsageError: no members, or what a member refuses.
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        members = [LOFDetector(), KNNDetector(), MahalanobisDetector()] if self.members is None else self.members
+        if not members:
+            raise UsageError("1 member or more", "none", "name some, or leave members out", "RankAverageDetector")
+        self.members_ = _fitted(members, X, y)
+        rows = unit_distinct(X)
+        self.kept_ = rows.kept
+        labels = np.zeros(len(rows.kept), np.int64) if y is None else class_numbers(y, rows, "RankAverageDetector")
+        self.loo_scores_ = np.empty(len(labels))
+        for part in left_out_parts(labels, REFITS):
+            rest = np.delete(self.kept_, part)
+            without = _fitted(members, X[rest], None if y is None else np.asarray(y)[rest])
+            self.loo_scores_[part] = mean_rank(without, X[self.kept_[part]])
+        self.offset_ = own_offset(self.loo_scores_)
+        return self
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) in (0, 1); 1/2 is a typical known image."""
+        check_is_fitted(self)
+        return mean_rank(self.members_, validate_data(self, X, dtype=np.float64, reset=False))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Those of the members, each with its name in bytes, and the leave-one-out scores."""
+        check_is_fitted(self)
+        arrays: dict[str, NDArray[Any]] = {"kept": self.kept_, "loo_scores": self.loo_scores_}
+        for i, member in enumerate(self.members_):
+            arrays[f"{i}.kind"] = np.frombuffer(_kind(member).encode(), dtype=np.uint8).copy()
+            arrays |= {f"{i}.{k}": v for k, v in member.to_arrays().items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> RankAverageDetector:
+        """The detector that :meth:`to_arrays` came from."""
+        members = []
+        for i in range(sum(name.count(".") == 1 and name.endswith(".kind") for name in arrays)):
+            own = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith(f"{i}.")}
+            members.append(_named(own.pop("kind").tobytes().decode()).from_arrays(own))
+        detector = cls(members)
+        detector.members_ = tuple(members)
+        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.offset_ = own_offset(detector.loo_scores_)
+        detector.n_features_in_ = members[0].n_features_in_
+        return detector
+
+
+def mean_rank(members: Sequence[Detector], X: FloatArray) -> FloatArray:
+    """(n,) mean over fitted members of the rank among their own leave-one-out scores."""
+    return np.asarray(np.mean([rank(m.loo_scores_, m.score_samples(X)) for m in members], axis=0))
+
+
+def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
+    """(n,) in (0, 1): k / (m + 1) at the k-th smallest of (m,) yardstick scores, straight lines between them.
+
+    Beyond its ends the rank goes on towards 0 and 1, by half of what is left at a distance of the yardstick's range:
+    an image below all known ones still ranks above one far below, where plain ranks would tie.
+    """
+    values, counts = np.unique(yardstick, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2) / (len(yardstick) + 1)  # of ties, the mean
+    reach = values[-1] - values[0]
+    reach = reach if reach > 0 else 1.0
+    below = ranks[0] / (1 + np.maximum(values[0] - scores, 0) / reach)
+    above = 1 - (1 - ranks[-1]) / (1 + np.maximum(scores - values[-1], 0) / reach)
+    inside = np.interp(scores, values, ranks)
+    return np.asarray(np.where(scores < values[0], below, np.where(scores > values[-1], above, inside)))
+
+
+def _fitted(members: Sequence[Detector], X: FloatArray, y: NDArray[Any] | None) -> tuple[Detector, ...]:
+    return tuple(clone(member).fit(X, y) for member in members)
+
+
+def _registry() -> dict[str, Any]:
+    from clip_fewshot.novelty import DETECTORS  # the registry holds this class too
+
+    return DETECTORS
+
+
+def _kind(member: Detector) -> str:
+    return next(name for name, kind in _registry().items() if kind is type(member))
+
+
+def _named(name: str) -> Any:
+    return _registry()[name]

@@ -1,0 +1,81 @@
+"""How much nearer an image is to a known class than to images at large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
+from clip_fewshot.types import FloatArray
+
+PARTS = ("classes", "background")
+
+
+class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+    """The Mahalanobis score by class less that of one Gaussian over all known images.
+
+    Ren, Fort, Liu, Roy, Padhy, Lakshminarayanan, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD
+    Detection", 2021, eq. 3: directions in which all images vary say nothing of any class, and cancel.
+
+    Args:
+        shrinkage: as of :class:`MahalanobisDetector`, of both covariances.
+
+    Attributes:
+        parts_: the detectors of the classes and of the background. kept_: (m,) places of the distinct rows in ``X``.
+        loo_scores_: (m,) the same as m refits. offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
+    """
+
+    def __init__(self, shrinkage: float | None = None) -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> RelativeMahalanobisDetector:
+        """Learn from (n, d) features of known images and their (n,) classes.
+
+        Raises:
+            UsageError: no classes, or fewer than two; too few images, see :meth:`MahalanobisDetector.fit`.
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        if y is None or len(np.unique(np.asarray(y))) < 2:
+            fix = "give y with two classes, or use mahalanobis"
+            raise UsageError("2 classes or more", "none" if y is None else "1", fix, "RelativeMahalanobisDetector")
+        self.parts_ = tuple(MahalanobisDetector(self.shrinkage).fit(X, labels) for labels in (y, None))
+        self._learn()
+        return self
+
+    def _learn(self) -> None:
+        classes, background = self.parts_
+        self.kept_ = classes.kept_
+        self.loo_scores_ = classes.loo_scores_ - background.loo_scores_
+        self.offset_ = own_offset(self.loo_scores_)
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) squared distance to the background less that to the nearest class."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        classes, background = self.parts_
+        return np.asarray(classes.score_samples(X) - background.score_samples(X))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Those of both parts."""
+        check_is_fitted(self)
+        pairs = zip(PARTS, self.parts_, strict=True)
+        return {f"{part}.{k}": v for part, detector in pairs for k, v in detector.to_arrays().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> RelativeMahalanobisDetector:
+        """The detector that :meth:`to_arrays` came from."""
+        detector = cls()
+        detector.parts_ = tuple(
+            MahalanobisDetector.from_arrays({k.split(".")[1]: v for k, v in arrays.items() if k.startswith(part)})
+            for part in PARTS
+        )
+        detector.n_features_in_ = detector.parts_[0].n_features_in_
+        detector._learn()
+        return detector

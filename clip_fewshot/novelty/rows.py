@@ -1,0 +1,65 @@
+"""What every detector does with its rows first: length 1, and each picture once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.neighbours import KNN, distinct, nearest_others
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+
+PARTS = 20  # refits where there are too many rows to leave out each by itself
+
+
+class UnitRows(NamedTuple):
+    """(n, d) rows of length 1, the (m,) places of the distinct ones, and all rows' nearest others, if any."""
+
+    unit: FloatArray
+    kept: IndexArray
+    found: KNN | None
+
+    @property
+    def distinct(self) -> FloatArray:
+        """(m, d)."""
+        return self.unit if len(self.kept) == len(self.unit) else self.unit[self.kept]
+
+
+def unit_distinct(X: FloatArray, neighbours: int = 1) -> UnitRows:
+    """(n, d) features L2-normalised, CLIP's being compared by angle: length says more of contrast than of content.
+
+    Args:
+        neighbours: how many nearest others to look up on the way, as far as there are rows.
+    """
+    unit = normalize(X)
+    found = nearest_others(unit, min(neighbours, len(unit) - 1)) if len(unit) > 1 else None
+    return UnitRows(unit, distinct(unit, found), found)
+
+
+def too_few(expected: str, rows: UnitRows, where: str) -> UsageError:
+    """The refusal of a support set with too few distinct images."""
+    n, d = rows.unit.shape
+    return UsageError(expected, f"{len(rows.kept)} (n_samples = {n}, n_features = {d})", "add images", where)
+
+
+def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
+    """(m,) 0..c-1 of the distinct rows.
+
+    Raises:
+        UsageError: no classes.
+    """
+    if y is None:
+        fix = "give y, or choose a detector that needs none, such as lof"
+        raise UsageError("the classes of the images", "none", fix, where)
+    return np.asarray(np.unique(np.asarray(y)[rows.kept], return_inverse=True)[1])
+
+
+def left_out_parts(labels: LabelArray, alone: int) -> list[IndexArray]:
+    """Which rows to leave out together: up to ``alone`` rows each by itself, above a deal of every class over 20."""
+    if len(labels) <= alone:
+        return list(np.arange(len(labels))[:, None])
+    dealt = np.empty(len(labels), dtype=np.int64)
+    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % PARTS
+    return [np.flatnonzero(dealt == k) for k in range(PARTS)]

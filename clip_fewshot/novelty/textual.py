@@ -1,0 +1,27 @@
+"""Cosines between images and texts, for detectors that learn from class names and not from images."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray
+
+
+def checked_texts(texts: FloatArray | None, what: str, n_features: int, where: str) -> FloatArray:
+    """The (c, d) rows, of length 1.
+
+    Raises:
+        UsageError: none, not finite, or another d than the images'.
+    """
+    if texts is None:
+        fix = "encode them with the text tower of the same model (encode_texts)"
+        raise UsageError(f"{what}, (rows, {n_features}) text features", "none", fix, where)
+    rows = np.asarray(texts, dtype=np.float64)
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != n_features:
+        fix = "encode them with the text tower of the same model"
+        raise UsageError(f"{what} of shape (rows, {n_features}), as the images'", f"{rows.shape}", fix, where)
+    if not np.isfinite(rows).all():
+        raise UsageError(f"finite {what}", "nan or inf", "encode them again", where)
+    return np.asarray(normalize(rows))

@@ -1,0 +1,58 @@
+"""What the linear probe says of rows it has not learned from: refits without each of them, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_fewshot.probes.logistic import unit_rows
+from clip_fewshot.probes.softmax import SoftmaxProblem, centred_rows
+from clip_fewshot.probes.solver import solve
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+
+BLOCK = 1 << 20  # numbers of the refits solved at a time, 8 MiB; 160 refits of 160 x 512 x 10 classes: 0.3 to 0.7 s
+
+
+def left_out_logits(X: FloatArray, labels: LabelArray, C: float, parts: Sequence[IndexArray]) -> FloatArray:
+    """(n, c) logits of each row under ``LinearProbe(C)`` fitted without the part it is in; -inf for a class that
+    thereby has no rows.
+
+    Each refit begins from the weights for all rows, and is solved to the same gap as a probe's own fit.
+
+    Args:
+        X: (n, d) features. labels: (n,) in 0..c-1, each of which occurs; two must be left without any part.
+        parts: row numbers, each row in one of them.
+    """
+    basis = centred_rows(unit_rows(X))  # the intercept absorbs any mean: that of all rows serves every refit
+    whole = SoftmaxProblem.of(basis.rows, labels, int(labels.max()) + 1)
+    weights = solve(whole, C).weights
+    logits = np.full((len(X), whole.n_classes), -np.inf)
+    present = [np.unique(np.delete(labels, part)) for part in parts]
+    size = max(1, BLOCK // whole.rows.size)
+    for count in sorted({len(classes) for classes in present}):
+        alike = [i for i, classes in enumerate(present) if len(classes) == count]
+        for start in range(0, len(alike), size):
+            block = alike[start : start + size]
+            _refit(whole, weights, C, [(parts[i], present[i]) for i in block], logits)
+    return logits
+
+
+def _refit(
+    whole: SoftmaxProblem,
+    weights: FloatArray,
+    C: float,
+    block: Sequence[tuple[IndexArray, IndexArray]],
+    logits: FloatArray,
+) -> None:
+    """Fill in the logits of the rows of each (part, classes present without it)."""
+    count = len(block[0][1])
+    rows = np.repeat(whole.rows, len(block), axis=0)
+    labels = np.zeros((len(block), rows.shape[1]), np.int64)
+    for k, (part, classes) in enumerate(block):
+        rows[k, part] = 0
+        labels[k] = np.minimum(np.searchsorted(classes, whole.labels[0]), count - 1)  # rows of zeros count for nothing
+    begin = np.concatenate([weights[:, classes] for _, classes in block])
+    found = solve(SoftmaxProblem(rows, labels, count), C / 2 if count == 2 else C, begin).weights
+    for k, (part, classes) in enumerate(block):
+        logits[np.ix_(part, classes)] = whole.rows[0, part] @ found[k].T
