@@ -89,6 +89,12 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import rates_at as rates_at
     from clip_fewshot.metrics import weighted_f1 as weighted_f1
     from clip_fewshot.novelty import LOFDetector as LOFDetector
+    from clip_fewshot.novelty.calibration import Calibrated as Calibrated
+    from clip_fewshot.novelty.discoveries import benjamini_hochberg as benjamini_hochberg
+    from clip_fewshot.novelty.discoveries import storey as storey
+    from clip_fewshot.novelty.stream import StreamRanks as StreamRanks
+    from clip_fewshot.novelty.stream import Watch as Watch
+    from clip_fewshot.novelty.stream import first_alarms as first_alarms
     from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
     from clip_fewshot.pipeline import Progress as Progress
@@ -214,6 +220,12 @@ _HOME = {
     "describe_prompts": "tuning",
     "discover_classes": "discovery",
     "LOFDetector": "novelty",
+    "Calibrated": "novelty.calibration",
+    "benjamini_hochberg": "novelty.discoveries",
+    "storey": "novelty.discoveries",
+    "StreamRanks": "novelty.stream",
+    "Watch": "novelty.stream",
+    "first_alarms": "novelty.stream",
     "FeatureSet": "types",
     "zero_shot_weights": "heads.zero_shot",
     "cross_entropy": "losses.cross_entropy",

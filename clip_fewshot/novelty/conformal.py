@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,14 +29,24 @@ class UnsupportedAlphaError(UsageError):
 
     Attributes:
         n: calibration images there are. needed: the number that would do.
+
+    Args:
+        what: is needed, where "calibration images" says too little. have: what there is, where n says too little.
+        instead: what else could be done, as in "pool the classes".
     """
 
-    def __init__(self, alpha: float, n: int) -> None:
-        self.n, self.needed = n, shots_needed(alpha)
-        got = f"{n}, whose smallest p-value is {smallest_alpha(n):.3g}"
+    def __init__(
+        self, alpha: float, n: int, what: str = "calibration images", have: str = "", instead: str = ""
+    ) -> None:
+        self.alpha, self.n, self.needed = alpha, n, shots_needed(alpha)
+        self.words = (what, have, instead)
+        got = f"{have or n}, whose smallest p-value is {smallest_alpha(n):.3g}"
         least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
-        fix = f"add images, or choose alpha >= {least:g}"
-        super().__init__(f"{self.needed} calibration images or more for alpha = {alpha:g}", got, fix, "alpha")
+        fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {least:g}"
+        super().__init__(f"{self.needed} {what} or more for alpha = {alpha:g}", got, fix, "alpha")
+
+    def __reduce__(self) -> tuple[type[UnsupportedAlphaError], tuple[Any, ...]]:
+        return type(self), (self.alpha, self.n, *self.words)  # passes from a worker to its parent
 
 
 def smallest_alpha(n: int) -> float:
