@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +110,7 @@ def finetune(options: Options, world: cf.World) -> dict[str, Any]:
     if leads:
         begin(options, task(options, data, pretrained))
     before = measure(pretrained, held, options) if leads else {}
-    with nullcontext() if n is None else cf.replayed_pictures(tuned, pretrained, pairs.pictures, n):
+    with cf.replayed_pictures(tuned, pretrained, pairs.pictures, n):
         train(tuned, pairs, options, world)
     if not leads:
         return {}

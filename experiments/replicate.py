@@ -16,6 +16,7 @@ DESCRIPTION = "Run a published recipe as it was written and as this package does
 # name -> module with run(options) -> results as JSON, and table(results) -> text
 RECIPES = {
     "s0": "experiments.recipes.s0",
+    "s1": "experiments.recipes.s1",
     "s2": "experiments.recipes.s2",
     "s3": "experiments.recipes.s3",
 }

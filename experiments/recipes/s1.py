@@ -1,0 +1,153 @@
+"""S1: class names against photos, then every way to tune that was tried there, each with its interval.
+
+As written, all weights train by Adam in the half precision in which CLIP's loader leaves them on a GPU: Adam's squared
+gradients and its epsilon underflow, and the weights become NaN. Rounding the weights to half precision after a step in
+float32, as the usual mend does, freezes those whose step is smaller than half their spacing. Ours are float32
+throughout. The linear layer behind each frozen tower is as written drawn at random, and has to learn anew what the
+towers know; ours begins as the identity. The rest are ways to share rates between what is pretrained and what is added.
+
+S1 trained on all 244 photos of ants and bees; here each seed draws 16 of each class, so that the intervals hold the
+draw as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import clip_fewshot as cf
+from experiments import opening, tables
+from experiments.modality_gap import figures
+from experiments.recipes import s1_trained as ways
+
+if TYPE_CHECKING:
+    from experiments.replicate import Options
+
+SHOTS, TOP = 16, 5
+SLOW, FAST = ways.LAYER_RATE, ways.HEAD_RATE
+Train = Callable[..., ways.Trained]
+
+
+def layers(backbone_lr: float, head_lr: float) -> Train:
+    """The last layer of each tower and a linear head, at these rates."""
+    return ways.planned(cf.FineTuning(unfreeze=1, head="linear", backbone_lr=backbone_lr, head_lr=head_lr))
+
+
+RATES: dict[str, Train] = {
+    f"last layer and head at {FAST:g}": layers(FAST, FAST),
+    f"last layer and head at {SLOW:g}": layers(SLOW, SLOW),
+    f"last layer at {SLOW:g}, head at {FAST:g}": layers(SLOW, FAST),
+    f"head at {FAST:g} first, then last layer at {SLOW:g}": ways.head_first,
+}
+WAYS: dict[str, Train] = {
+    "all weights, Adam in float16 (as written)": ways.half_adam,
+    "all weights, rounded to float16 (as mended)": ways.rounded_adam,
+    "all weights, float32 (ours)": ways.full,
+    "linear heads, SGD, random start (as written)": ways.linear_as_written,
+    "linear heads, SGD, from the identity (ours)": ways.planned(ways.HEADS, "sgd"),
+    "linear heads, AdamW, from the identity (ours)": ways.planned(ways.HEADS),
+    "attention heads, AdamW (ours)": ways.planned(cf.FineTuning(unfreeze=0, head="attention", head_lr=FAST)),
+    **RATES,
+}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """All ways, all seeds; the sealed pictures are the same throughout."""
+    data = opening.dataset(options.data)
+    split = cf.split_open_world(data, shots=1, seed=0)
+    shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
+    test, model = split.test.open("S1"), cf.load_backbone(options.model_name, device=options.device)
+    supports = [cf.draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
+    before = summarised([measured(model, model, None, test)], cf.count_parameters(model)[1])
+    rows = [{"way": "zero-shot", **before}]
+    for way, train in WAYS.items():
+        found = []
+        for seed, support in enumerate(supports):
+            trained = train(model, support, seed)
+            figure = measured(trained.model, model, trained.blocks, test) if trained.broken is None else {}
+            found.append({**figure, "loss": trained.loss, "frozen": trained.frozen, "broken": trained.broken})
+        rows.append({"way": way, **summarised(found, trained.parameters)})
+    shape = {"classes": len(test.label_space), "shots": shots, "test_pictures": len(test), "seeds": options.seeds}
+    return {"data": data.name, **shape, "rows": rows, "recommended": recommended(rows)}
+
+
+def measured(model: cf.Backbone, pretrained: cf.Backbone, blocks: int | None, test: cf.ImageDataset) -> dict[str, Any]:
+    """Hits per picture (n,) by one prompt and by several, among the first and among the first five; and the gap."""
+    import torch
+
+    if blocks is None:
+        images = cf.encode_images(model, test).features
+    else:
+        with cf.replayed_pictures(model, pretrained, test, blocks), torch.no_grad():
+            numbers = torch.split(torch.arange(len(test)), 64)
+            images = torch.cat([model.encode_image(some) for some in numbers]).cpu().numpy()
+    names, labels = test.label_space.names, test.required_labels()
+    found: dict[str, Any] = {}
+    for prompts, templates in (("one prompt", cf.TEMPLATES[:1]), ("ensemble", cf.TEMPLATES)):
+        head = cf.ZeroShotHead(cf.zero_shot_weights(model, names, templates).cpu(), 1.0)
+        order = head(torch.from_numpy(images)).argsort(dim=1, descending=True).numpy()
+        found[prompts] = order[:, 0] == labels
+        if len(names) > TOP:
+            found[f"{prompts}, top {TOP}"] = (order[:, :TOP] == labels[:, None]).any(axis=1)
+    texts = cf.encode_texts(model, [cf.TEMPLATES[0].format(name) for name in names])
+    return found | {"gap": figures(cf.EmbeddingView("", images, labels, texts, names))["gap"]}
+
+
+def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
+    """One row: accuracies with intervals over pictures and seeds, the mean of the rest, what went wrong."""
+    whole = [one for one in found if one.get("broken") is None]
+    row: dict[str, Any] = {"parameters": parameters, "broken": [one["broken"] for one in found if one.get("broken")]}
+    row["accuracy"] = {
+        key: cf.interval([one[key] for one in whole]).to_json()
+        for key in (whole[0] if whole else {})
+        if isinstance(whole[0][key], np.ndarray)
+    }
+    for key in ("gap", "loss", "frozen"):
+        values = [one[key] for one in whole if one.get(key) is not None]
+        row[key] = fmean(values) if values else None
+    return row
+
+
+def recommended(rows: list[dict[str, Any]]) -> str:
+    """Which way to share the rates, and which others its figures do not exclude."""
+    tried = {row["way"]: row["accuracy"]["ensemble"] for row in rows if row["way"] in RATES}
+    best = max(tried, key=lambda way: tried[way]["mean"])
+    rest = [way for way, found in tried.items() if way != best]
+    close = [way for way in rest if tried[way]["ci95"][1] >= tried[best]["mean"]]
+    worse = [way for way in rest if way not in close]
+    told = f"Of the ways to share rates: {best}."
+    told += f" Not told apart from it: {'; '.join(close)}." if close else ""
+    return told + (f" Worse: {'; '.join(worse)}." if worse else "")
+
+
+def table(found: dict[str, Any]) -> str:
+    """A line per way, what broke, and the recommendation."""
+    kinds = list(found["rows"][0]["accuracy"])
+    head = ["way", "parameters trained", *kinds, "gap", "loss", "weights that stayed"]
+    rows = [
+        [
+            row["way"],
+            "-" if row["way"] == "zero-shot" else f"{row['parameters']:,}",
+            *(_estimate(row["accuracy"].get(kind)) for kind in kinds),
+            *("-" if row[key] is None else tables.fraction(row[key]) for key in ("gap", "loss", "frozen")),
+        ]
+        for row in found["rows"]
+    ]
+    title = (
+        f"S1 on {found['data']}, {found['model']} ({found['rows'][0]['parameters']:,} parameters): {found['shots']} "
+        f"pictures of each of {found['classes']} classes, {found['seeds']} draws, {found['test_pictures']:,} kept out; "
+        f"{ways.FULL_EPOCHS} epochs of all weights, {ways.HEAD_EPOCHS} of heads; loss of the last epoch"
+    )
+    broken = [
+        f"{row['way']}: weights no longer finite after step {', '.join(map(str, row['broken']))}"
+        for row in found["rows"]
+        if row["broken"]
+    ]
+    return "\n\n".join([title, tables.plain([head, *rows]), *broken, found["recommended"]])
+
+
+def _estimate(found: dict[str, Any] | None) -> str:
+    return "-" if found is None else tables.estimate(found["mean"], found["ci95"])
