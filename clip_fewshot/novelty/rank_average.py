@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
-from clip_fewshot.novelty.lof import LOFDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.novelty.rows import class_numbers, left_out_parts, unit_distinct
 from clip_fewshot.types import FloatArray
@@ -29,7 +28,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     scores of the known images, never among the images that are judged, so that an image's score is its own.
 
     Args:
-        members: detectors to be fitted; None: LOF, nearest neighbours and Mahalanobis, which need no classes.
+        members: detectors to be fitted; None: nearest neighbours and Mahalanobis, which need no classes.
 
     Attributes:
         members_: the fitted detectors. kept_: (m,) places of the distinct rows in ``X``.
@@ -50,7 +49,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: no members, or what a member refuses.
         """
         X = validate_data(self, X, dtype=np.float64)
-        members = [LOFDetector(), KNNDetector(), MahalanobisDetector()] if self.members is None else self.members
+        members = [KNNDetector(), MahalanobisDetector()] if self.members is None else self.members
         if not members:
             raise UsageError("1 member or more", "none", "name some, or leave members out", "RankAverageDetector")
         self.members_ = _fitted(members, X, y)

@@ -1,0 +1,68 @@
+"""Detectors of class names against loops over the papers' formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty import MCMDetector, NegativeLabelsDetector, mine_negatives
+
+RNG = np.random.default_rng(0)
+X, CONCEPTS, WORDS = RNG.normal(size=(12, 16)), RNG.normal(size=(4, 16)), RNG.normal(size=(23, 16))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.01])
+def test_mcm_is_the_largest_softmax_of_the_cosines(temperature: float) -> None:
+    expected = []
+    for x in X:
+        weights = [math.exp(cosine(x, t) / temperature) for t in CONCEPTS]
+        expected.append(max(weights) / sum(weights))
+    detector = MCMDetector(CONCEPTS, temperature).fit(X[:6])
+    assert np.allclose(detector.score_samples(X), expected)
+    assert np.allclose(detector.loo_scores_, expected[:6])
+
+
+@pytest.mark.parametrize("groups", [1, 5, 100])
+def test_negative_labels_share_a_softmax_with_the_known_ones(groups: int) -> None:
+    detector = NegativeLabelsDetector(CONCEPTS, WORDS, 0.1, groups).fit(X)
+    order = [int(np.argmin(np.abs(WORDS - n * np.linalg.norm(WORDS, axis=1)[:, None]).sum(axis=1)))
+             for n in detector.negatives_]  # fmt: skip
+    assert sorted(order) == list(range(len(WORDS)))
+    for x, score in zip(X, detector.score_samples(X), strict=True):
+        known = sum(math.exp(cosine(x, t) / 0.1) for t in CONCEPTS)
+        parts = np.array_split(order, min(groups, len(WORDS)))
+        shares = [known / (known + sum(math.exp(cosine(x, WORDS[i]) / 0.1) for i in part)) for part in parts]
+        assert score == pytest.approx(float(np.mean(shares)))
+
+
+def test_mined_negatives_are_the_words_farthest_from_the_names() -> None:
+    concepts = np.eye(16)[:3]
+    words = np.concatenate([concepts + 0.1, np.eye(16)[3:8], -np.eye(16)[:2]])
+    assert set(mine_negatives(concepts, words, 7)) == set(range(3, 10))
+    near = [np.quantile([cosine(w, c) for c in CONCEPTS], 0.95) for w in WORDS]
+    assert list(mine_negatives(CONCEPTS, WORDS, 9)) == list(np.argsort(near)[:9])
+    with pytest.raises(UsageError, match="a count in 1 to 23, got 24"):
+        mine_negatives(CONCEPTS, WORDS, 24)
+
+
+def test_a_picture_of_a_negative_scores_lower() -> None:
+    detector = NegativeLabelsDetector(CONCEPTS, WORDS, groups=1).fit(CONCEPTS)
+    assert detector.score_samples(CONCEPTS).min() > 0.5 > detector.score_samples(WORDS).max()
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(UsageError, match="2 concepts or more at a temperature above 0, got 1"):
+        MCMDetector(CONCEPTS[:1]).fit(X)
+    with pytest.raises(UsageError, match="temperature above 0"):
+        NegativeLabelsDetector(CONCEPTS, WORDS, 0.0).fit(X)
+    with pytest.raises(UsageError, match=r"negatives, \(rows, 16\) text features, got none"):
+        NegativeLabelsDetector(CONCEPTS).fit(X)
+    with pytest.raises(UsageError, match="finite concepts"):
+        MCMDetector(CONCEPTS * np.nan).fit(X)
