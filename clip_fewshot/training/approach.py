@@ -199,8 +199,10 @@ def build_objective(
             class means.
         labels: (n,).
     """
-    if approach(params.approach).head is None:
-        return ContrastiveObjective(backbone, captions, params.unfreeze, params.margin)
+    chosen = approach(params.approach)
+    if chosen.head is None:
+        margin = params.margin if "margin" in chosen.searched else 0.0
+        return ContrastiveObjective(backbone, captions, params.unfreeze, margin)
     mean = F.normalize(features, dim=-1).mean(dim=0)
     head = blank_head(backbone, params, n_classes, mean)
     inner = head.head

@@ -154,7 +154,9 @@ def _target_table(found: dict[str, Any]) -> str:
 
 def _lag_table(found: dict[str, Any]) -> str:
     head = ["teacher behind the student, share of its way, all steps", "mean", "least", "most"]
-    rows = [[kind, *map(tables.fraction, (fmean(lags), min(lags), max(lags)))] for kind, lags in found["lags"].items()]
+    rows = [
+        [kind, *(f"{lag:.4f}" for lag in (fmean(lags), min(lags), max(lags)))] for kind, lags in found["lags"].items()
+    ]
     return tables.plain([head, *rows])
 
 

@@ -101,6 +101,8 @@ def test_the_command_has_a_part_per_defect(command: Command, photos: Path, monke
     assert [(row["approach"], row["kind"]) for row in found["approaches"]] == [
         (name, kind) for name in s2.APPROACHES for kind in s2.KINDS
     ]
+    losses = [row["loss"] for row in found["approaches"]]
+    assert len(set(losses)) == len(losses)  # eight trainings, no two of them the same
     assert (found["known"], found["hidden"]) == (6, 1)
     assert list(found["novelty"]["groups"]) == ["told 1", "told 3", "estimated"]
     text = s2.table(found | {"model": "mini"})

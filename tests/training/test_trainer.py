@@ -80,6 +80,16 @@ def test_the_trained_model_ignores_labels(tiny: Backbone, data: SupportData) -> 
     assert torch.equal(tuned.head(features), tuned.head(features, labels))
 
 
+@pytest.mark.parametrize("name", TUNED_APPROACHES)
+def test_a_field_that_the_approach_does_not_search_has_no_effect(name: str, tiny: Backbone, data: SupportData) -> None:
+    """The classifier's default margin once reached the approach that has none, and made it the one that has."""
+    others = {"margin": 0.45, "scale": 50.0}
+    plain = tune(tiny, params(name), data, QUICK, seed=0).losses
+    for field in others:
+        changed = tune(tiny, params(name, **{field: others[field]}), data, QUICK, seed=0).losses
+        assert (changed == plain) == (field not in approach(name).searched), field
+
+
 def test_a_training_that_diverges_says_where(tiny: Backbone, data: SupportData) -> None:
     with pytest.raises(DivergedError, match="of 8"):
         tune(tiny, params("mlp", backbone_lr=float("inf")), data, QUICK, seed=0)
