@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import clip_fewshot as cf
-from experiments.recall import unit
+from experiments.recall import candidates, unit
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
 from tests.experiments.conftest import Command, one_line
@@ -73,7 +73,7 @@ def test_as_written_the_teacher_is_the_student_after_a_step(captioned: cf.ImageD
     for teaching in (s3_written.WrittenDistillation(start), cf.SelfDistillation(start)):
         student = copy.deepcopy(start)
         with torch.no_grad():
-            student.visual.weight += 1
+            next(student.visual.parameters()).add_(1)
         teaching.prepare(batch)
         teaching.after_step(student)
         lags.append(s3.distance(teaching.teacher, student) / s3.distance(start, student))
@@ -85,7 +85,7 @@ def test_the_projections_are_the_model(captioned: cf.ImageDataset, mini: cf.Back
     model = pair(0, 0) if kind == "pair" else mini
     encoders, start = s3_stored.locked(model)
     test = s3_stored.held(encoders, captioned)
-    among = s3_stored.candidates(model, captioned)
+    among = candidates(model, captioned)
     pictures = cf.encode_images(model, among.pictures).features
     texts = cf.encode_texts(model, among.captions)
     np.testing.assert_allclose(test.cosines(start), unit(pictures) @ unit(texts).T, atol=1e-5)
