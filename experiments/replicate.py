@@ -19,6 +19,7 @@ RECIPES = {
     "s1": "experiments.recipes.s1",
     "s2": "experiments.recipes.s2",
     "s3": "experiments.recipes.s3",
+    "s4": "experiments.recipes.s4",
 }
 
 

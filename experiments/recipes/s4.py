@@ -1,0 +1,159 @@
+"""S4: book covers and their texts on Spark, as written and as ours; on any captioned pictures.
+
+As written, Adam's weight decay of 0.2 is part of the gradient. Adam divides what it is given by its size, so a weight
+that the loss hardly asks to move goes to zero at the full learning rate, and the gradient of a pretrained model is
+small beside a fifth of its weights. Decoupled, the same 0.2 takes a hundred-thousandth of a weight per step. And as
+written, Spark's processes train copies of the model, and the driver saves its own, which nobody has trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import clip_fewshot as cf
+from experiments import opening, tables
+from experiments.recall import Candidates, candidates, recalled, unit
+from experiments.recipes import s4_category, s4_processes
+
+if TYPE_CHECKING:
+    from experiments.replicate import Options
+
+APART, BATCH, EPOCHS = 0.1, 64, 3  # share of the pictures kept out
+ADAM: dict[str, Any] = {"lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
+PLAN = cf.FineTuning(unfreeze=1, backbone_lr=ADAM["lr"])
+WRITTEN = {"as written": torch.optim.Adam, "as written, decay decoupled": torch.optim.AdamW}
+KINDS = (*WRITTEN, "ours")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """What training makes of recall, Spark of a model, a kill of a training, and a category of a caption."""
+    data = opening.dataset(options.data)
+    pictures = len(set(data.digests))
+    kept, held = cf.split_pairs(data, max(1, round(APART * pictures)), seed=0)
+    model = cf.load_backbone(options.model_name, device=options.device)
+    among = candidates(model, held, truncate=True)
+    cosines, ends = {"before": [similarities(model, among)]}, {}
+    for kind in KINDS:
+        trained = [ended(kind, model, kept, seed) for seed in range(options.seeds)]
+        cosines[kind], ends[kind] = [similarities(end, among) for end in trained], change(model, trained[0])
+    return {
+        "data": data.name,
+        "pictures": {"training": len(set(kept.digests)), "test": len(among.pictures)},
+        "seeds": options.seeds,
+        "decay_to_gradient": decay_to_gradient(model, kept),
+        "change": ends,
+        "recall": {kind: recalled(found, among.belongs) for kind, found in cosines.items()},
+        "best_texts": best_texts(cosines["ours"][0], among),
+        "processes": s4_processes.compared(kept),
+        "category": s4_category.compared(model, held),
+    }
+
+
+def ended(kind: str, model: cf.Backbone, data: cf.ImageDataset, seed: int) -> cf.Backbone:
+    """The model after training its last layers, and its projections, on ``data``."""
+    with tuning(model, data, seed) as (tuned, pairs):
+        if kind == "ours":
+            options = PLAN.options(epochs=EPOCHS, weight_decay=ADAM["weight_decay"], seed=seed)
+            cf.train_contrastive(tuned, pairs, options)
+        else:
+            train_as_written(tuned, pairs, WRITTEN[kind])
+    return cf.merged(tuned).eval()
+
+
+@contextmanager
+def tuning(model: cf.Backbone, data: cf.ImageDataset, seed: int) -> Iterator[tuple[cf.Backbone, cf.PairStream]]:
+    """A copy to train, and its pairs; pictures pass the layers that stay once."""
+    tuned, n = cf.tunable(model, PLAN), cf.replayed_blocks(PLAN, model.visual)
+    batch = min(BATCH, len(set(data.digests)))
+    stream = partial(cf.PairStream, data, tuned, batch=batch, seed=seed, truncate=True)
+    if n is None:
+        yield tuned, stream()
+    else:
+        pairs = stream(numbered=True)
+        with cf.replayed_pictures(tuned, model, pairs.pictures, n):
+            yield tuned, pairs
+
+
+def train_as_written(model: cf.Backbone, pairs: cf.PairStream, kind: type[torch.optim.Adam]) -> None:
+    """One rate throughout, decay on everything, equal captions taken for wrong ones, a scale without bound."""
+    optimizer = kind([p for p in model.parameters() if p.requires_grad], **ADAM)
+    model.train()
+    for epoch in range(EPOCHS):
+        for batch in pairs.batches(epoch):
+            optimizer.zero_grad()
+            cf.contrastive_gradients(model, batch, cf.identity_objective)
+            optimizer.step()
+
+
+def decay_to_gradient(model: cf.Backbone, data: cf.ImageDataset) -> float:
+    """Norm of what as-written decay adds to the first gradient, over that gradient's."""
+    with tuning(model, data, seed=0) as (tuned, pairs):
+        cf.contrastive_gradients(tuned, next(pairs.batches(0)), cf.identity_objective)
+        reached = [p for p in tuned.parameters() if p.requires_grad and p.grad is not None]
+        decay = torch.cat([ADAM["weight_decay"] * p.detach().flatten() for p in reached])
+        gradient = torch.cat([p.grad.flatten() for p in reached if p.grad is not None])
+    return float(decay.norm() / gradient.norm())
+
+
+def change(model: cf.Backbone, trained: cf.Backbone) -> dict[str, float]:
+    """Norm of the trained weights over what it was, and both factors on the cosines."""
+    start, end = dict(cf.merged(cf.tunable(model, PLAN)).named_parameters()), dict(trained.named_parameters())
+    moved = [name for name in end if not torch.equal(end[name], start[name]) and name != "logit_scale"]
+    norms = [float(torch.cat([part[name].detach().flatten() for name in moved]).norm()) for part in (end, start)]
+    scales = [float(part["logit_scale"].detach().exp()) for part in (start, end)]
+    return {"weights": norms[0] / norms[1], "scale_before": scales[0], "scale": scales[1]}
+
+
+def similarities(model: cf.Backbone, among: Candidates) -> cf.FloatArray:
+    """(pictures, captions) cosines."""
+    texts = unit(cf.encode_texts(model, among.captions, truncate=True))
+    return unit(cf.encode_images(model, among.pictures).features) @ texts.T
+
+
+def best_texts(cosines: cf.FloatArray, among: Candidates, top: int = 5) -> dict[str, Any]:
+    """The captions nearest to the first picture kept out, of all that were written for any of them."""
+    best = (-cosines[0]).argsort(kind="stable")[:top].tolist()
+    own = [{"text": among.captions[i], "cosine": float(cosines[0, i]), "own": bool(among.belongs[0, i])} for i in best]
+    return {"image": among.pictures.names[0], "candidates": len(among.captions), "top": own}
+
+
+def table(found: dict[str, Any]) -> str:
+    """A part per question."""
+    pictures = found["pictures"]
+    title = (
+        f"S4 on {found['data']}, {found['model']}: {pictures['training']:,} pictures to train on, "
+        f"{pictures['test']:,} kept out; {EPOCHS} epochs of batches of {BATCH}, {found['seeds']} seeds"
+    )
+    parts = [_recall_table(found), _change_table(found), _best_table(found["best_texts"])]
+    parts += [s4_processes.table(found["processes"]), s4_category.table(found["category"])]
+    return "\n\n".join([title, *parts])
+
+
+def _recall_table(found: dict[str, Any]) -> str:
+    ways = found["recall"]
+    rows = [
+        [key, *(tables.estimate(r[key]["mean"], r[key]["ci95"]) for r in ways.values()), tables.fraction(row["chance"])]
+        for key, row in ways["before"].items()
+    ]
+    return tables.plain([["", *ways, "chance"], *rows])
+
+
+def _change_table(found: dict[str, Any]) -> str:
+    head = ["trained weights", "norm, after / before", "factor on cosines before", "after"]
+    rows = [
+        [kind, tables.fraction(row["weights"]), f"{row['scale_before']:.2f}", f"{row['scale']:.2f}"]
+        for kind, row in found["change"].items()
+    ]
+    share = f"decay as written is {found['decay_to_gradient']:.1f} times the first gradient"
+    return f"{tables.plain([head, *rows])}\n{share}"
+
+
+def _best_table(best: dict[str, Any]) -> str:
+    rows = [[row["text"], tables.fraction(row["cosine"]), "its own" if row["own"] else ""] for row in best["top"]]
+    head = [f"{best['image']}: best of {best['candidates']:,} captions after training", "cosine", ""]
+    return tables.plain([head, *rows])

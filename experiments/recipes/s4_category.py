@@ -1,0 +1,62 @@
+"""S4's plan that was never carried out: the predicted category inside the caption.
+
+Predicted from what? From the picture is what suggests itself, and then each caption carries what was seen in its own
+picture: asked for among others, it gives the answer away, and recall rises whatever the words say. What may be used is
+the caption itself, or a category that was known before anyone looked for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import clip_fewshot as cf
+from experiments import tables
+from experiments.recall import recalls, unit
+
+SHOWN = ("image to text, recall@5", "text to image, recall@5")
+
+
+def compared(model: cf.Backbone, held: cf.ImageDataset) -> dict[str, Any] | None:
+    """Recall with each kind of category in front of the captions; None where the pictures have none."""
+    if held.labels is None:
+        return None
+    names, captions = held.label_space.names, held.captions or ()
+    classes = unit(cf.encode_texts(model, [cf.TEMPLATES[0].format(name) for name in names]))
+    texts = unit(cf.encode_texts(model, captions, truncate=True))
+    kinds = {
+        "none": None,
+        "predicted from the caption": (texts @ classes.T).argmax(axis=1),
+        "predicted from its picture (leaks)": (unit(cf.encode_images(model, held).features) @ classes.T).argmax(axis=1),
+        "given": held.required_labels(),
+    }
+    rows = {}
+    for kind, labels in kinds.items():
+        written = captions if labels is None else headed(captions, [names[int(i)] for i in labels])
+        right = None if labels is None else cf.interval([np.asarray(labels == held.required_labels())]).to_json()
+        rows[kind] = {"right": right, **recalls(model, replace(held, captions=tuple(written)), truncate=True)}
+    return {"classes": len(names), "rows": rows}
+
+
+def headed(captions: Sequence[str], categories: Sequence[str]) -> list[str]:
+    """ "dog: it runs in the snow" """
+    return [f"{category}: {caption}" for category, caption in zip(categories, captions, strict=True)]
+
+
+def table(found: dict[str, Any] | None) -> str:
+    """A line per kind of category."""
+    if found is None:
+        return "category in the caption: the pictures have none (a column label or class in the table)"
+    head = [f"category in the caption, one of {found['classes']}", "right", *SHOWN]
+    rows = [
+        [
+            kind,
+            "" if row["right"] is None else tables.fraction(row["right"]["mean"]),
+            *(tables.estimate(row[key]["mean"], row[key]["ci95"]) for key in SHOWN),
+        ]
+        for kind, row in found["rows"].items()
+    ]
+    return tables.plain([head, *rows])
