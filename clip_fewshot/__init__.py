@@ -88,7 +88,25 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import per_class_table as per_class_table
     from clip_fewshot.metrics import rates_at as rates_at
     from clip_fewshot.metrics import weighted_f1 as weighted_f1
+    from clip_fewshot.naming import Known as Known
+    from clip_fewshot.naming import Suggestions as Suggestions
+    from clip_fewshot.naming import suggest_names as suggest_names
+    from clip_fewshot.naming import word_directions as word_directions
+    from clip_fewshot.novelty import CLASSFUL as CLASSFUL
+    from clip_fewshot.novelty import DETECTORS as DETECTORS
+    from clip_fewshot.novelty import TEXTUAL as TEXTUAL
+    from clip_fewshot.novelty import EnergyDetector as EnergyDetector
+    from clip_fewshot.novelty import KNNDetector as KNNDetector
     from clip_fewshot.novelty import LOFDetector as LOFDetector
+    from clip_fewshot.novelty import MahalanobisDetector as MahalanobisDetector
+    from clip_fewshot.novelty import MaxLogitDetector as MaxLogitDetector
+    from clip_fewshot.novelty import MaxSoftmaxDetector as MaxSoftmaxDetector
+    from clip_fewshot.novelty import MCMDetector as MCMDetector
+    from clip_fewshot.novelty import NegativeLabelsDetector as NegativeLabelsDetector
+    from clip_fewshot.novelty import RankAverageDetector as RankAverageDetector
+    from clip_fewshot.novelty import RelativeMahalanobisDetector as RelativeMahalanobisDetector
+    from clip_fewshot.novelty import build_detector as build_detector
+    from clip_fewshot.novelty import mine_negatives as mine_negatives
     from clip_fewshot.novelty.calibration import Calibrated as Calibrated
     from clip_fewshot.novelty.discoveries import benjamini_hochberg as benjamini_hochberg
     from clip_fewshot.novelty.discoveries import storey as storey
@@ -178,6 +196,7 @@ if TYPE_CHECKING:
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
+    from clip_fewshot.wordlist import nouns as nouns
     from clip_fewshot.workbench import Workbench as Workbench
 
 __version__ = "0.1.0"
@@ -219,7 +238,26 @@ _HOME = {
     "describe_last_layers": "tuning",
     "describe_prompts": "tuning",
     "discover_classes": "discovery",
+    "CLASSFUL": "novelty",
+    "DETECTORS": "novelty",
+    "TEXTUAL": "novelty",
+    "EnergyDetector": "novelty",
+    "KNNDetector": "novelty",
     "LOFDetector": "novelty",
+    "MahalanobisDetector": "novelty",
+    "MaxLogitDetector": "novelty",
+    "MaxSoftmaxDetector": "novelty",
+    "MCMDetector": "novelty",
+    "NegativeLabelsDetector": "novelty",
+    "RankAverageDetector": "novelty",
+    "RelativeMahalanobisDetector": "novelty",
+    "build_detector": "novelty",
+    "mine_negatives": "novelty",
+    "Known": "naming",
+    "Suggestions": "naming",
+    "suggest_names": "naming",
+    "word_directions": "naming",
+    "nouns": "wordlist",
     "Calibrated": "novelty.calibration",
     "benjamini_hochberg": "novelty.discoveries",
     "storey": "novelty.discoveries",
