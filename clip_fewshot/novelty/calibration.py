@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.bags import Bag, Labels, checked
-from clip_fewshot.novelty.conformal import UnsupportedAlphaError, check_alpha, flag
-from clip_fewshot.novelty.schemes import SCHEMES, MakeDetector
+from clip_fewshot.novelty.base import Detector
+from clip_fewshot.novelty.conformal import UnsupportedAlphaError, check_alpha, flag, shots_needed
+from clip_fewshot.novelty.schemes import SCHEMES, MakeDetector, Split
 from clip_fewshot.rng import derive_seed
 from clip_fewshot.types import BoolArray, FloatArray
 
 NAMED = 5  # classes that a refusal names before it counts the others
+
+
+class HeldOut(NamedTuple):
+    """A fitted detector, and the (n,) scores of known pictures that it has not seen."""
+
+    detector: Detector
+    scores: FloatArray
 
 
 class Calibrated:
@@ -82,6 +91,16 @@ class Calibrated:
             p[fresh] = self._largest(rows[fresh])
         return p
 
+    def held_out(self) -> HeldOut:
+        """What a stream begins with: see :class:`clip_fewshot.novelty.stream.StreamRanks`.
+
+        Raises:
+            UsageError: a scheme whose detectors have seen every known picture.
+        """
+        if not isinstance(self.scheme_, Split):
+            raise UsageError('scheme="split"', repr(self.scheme), "calibrate with it", "held_out")
+        return HeldOut(self.scheme_.detector, self.scheme_.scores)
+
     def _largest(self, rows: FloatArray) -> FloatArray:
         """(m,) the p-value under the class that suits each picture best; pooled, under that with which it fits."""
         asks = self.per_class or self.scheme_.asks_class
@@ -110,6 +129,10 @@ class Calibrated:
             raise short
         return flag(p, alpha, self.n_calibration_)
 
+    def shots_needed(self, alpha: float) -> int:
+        """Distinct known pictures, in all or of each class, that support ``alpha`` under this scheme."""
+        return round(shots_needed(alpha) / self.scheme_.per_shot)
+
     def refusal(self, alpha: float) -> str | None:
         """Why ``alpha`` cannot be kept, and the shots that could; or None.
 
@@ -123,7 +146,7 @@ class Calibrated:
         try:
             check_alpha(alpha, self.n_calibration_)
         except UnsupportedAlphaError as error:
-            shots = round(error.needed / self.scheme_.per_shot)
+            shots = self.shots_needed(alpha)
             half = "" if shots == error.needed else f", which is {shots:,} shots,"
             if not self.per_class:
                 return UnsupportedAlphaError(alpha, error.n, f"calibration images in all{half}")

@@ -95,6 +95,18 @@ def _has_earlier_copy(rows: FloatArray) -> IndexArray:
     return copies
 
 
+def squared_distances(rows: FloatArray, numbers: IndexArray, queries: FloatArray) -> FloatArray:
+    """(m, l) squared distances of (m, d) queries to (m, l) rows each: what orders neighbours, before any root."""
+    far = np.empty(numbers.shape)
+    size = max(1, BLOCK // max(1, numbers.shape[1] * rows.shape[1]))
+    for start in range(0, len(queries), size):
+        block = slice(start, start + size)
+        differences = rows[numbers[block]].astype(np.float64, copy=False)
+        differences -= queries[block, None]
+        far[block] = np.einsum("nkd,nkd->nk", differences, differences)
+    return far
+
+
 def _check(k: int, available: int) -> None:
     if not 1 <= k <= available:
         raise UsageError(f"1 to {available:,} neighbours", f"{k}", "ask for fewer or bring more rows", "nearest")
@@ -138,25 +150,13 @@ def _ranked(
     squared, numbers = np.empty(among.shape), np.empty_like(among)
 
     def work(block: slice) -> None:
-        far = _squared(rows, among[block], queries[which[block]])
+        far = squared_distances(rows, among[block], queries[which[block]])
         order = np.lexsort((among[block], far), axis=1)
         squared[block] = np.take_along_axis(far, order, axis=1)
         numbers[block] = np.take_along_axis(among[block], order, axis=1)
 
     in_threads(work, [slice(start, start + TILE) for start in range(0, len(which), TILE)])
     return squared, numbers
-
-
-def _squared(rows: FloatArray, numbers: IndexArray, queries: FloatArray) -> FloatArray:
-    """(m, l) squared distances of (m, d) queries to (m, l) rows each."""
-    far = np.empty(numbers.shape)
-    size = max(1, BLOCK // max(1, numbers.shape[1] * rows.shape[1]))
-    for start in range(0, len(queries), size):
-        block = slice(start, start + size)
-        differences = rows[numbers[block]].astype(np.float64, copy=False)
-        differences -= queries[block, None]
-        far[block] = np.einsum("nkd,nkd->nk", differences, differences)
-    return far
 
 
 def _among_all(rows: FloatArray, queries: FloatArray, own: IndexArray | None, k: int) -> tuple[FloatArray, IndexArray]:

@@ -13,13 +13,12 @@ import numpy as np
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.bags import Bag, Labels
 from clip_fewshot.novelty.base import Detector
-from clip_fewshot.novelty.lof import LOFDetector
-from clip_fewshot.novelty.lof_bags import LOFBags
+from clip_fewshot.novelty.neighbour_bags import shortcut
 from clip_fewshot.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
 MakeDetector = Callable[[], Detector]
-FEWEST = 2  # rows that LOF needs besides the one that is scored without itself and the one that is left out
+FEWEST = 2  # known pictures to which a neighbour detector's shortcut can add one; two more to take one away
 
 
 class Comparison(NamedTuple):
@@ -52,14 +51,15 @@ class Full:
     Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005, chapter 2: P(p <= alpha) <= alpha for a
     picture exchangeable with the known ones, since nothing tells it from the other members. All known pictures teach
     and all calibrate. Where the detector is told classes, the picture joins as a member of each class in turn and the
-    largest p-value holds, which is no less than that of its own class. A fit per picture and class, but for LOF.
+    largest p-value holds, which is no less than that of its own class. A fit per picture and class, but for LOF
+    and nearest neighbours.
     """
 
     per_shot, asks_class = 1.0, True
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.make_detector, self.bag, self.labels = make_detector, bag, bag.labels
-        self.shortcut = _shortcut(make_detector(), bag, FEWEST)
+        self.shortcut = shortcut(make_detector(), bag, FEWEST)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """As in :class:`Scheme`."""
@@ -98,7 +98,7 @@ class LeaveOneOut:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels = bag, bag.labels
-        self.shortcut = _shortcut(make_detector(), bag, FEWEST + 2)
+        self.shortcut = shortcut(make_detector(), bag, FEWEST + 2)
         self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
@@ -157,13 +157,6 @@ def halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArray, IndexA
 
 def _columns(members: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
     return members, own[:, None]
-
-
-def _shortcut(detector: Detector, bag: Bag, fewest: int) -> LOFBags | None:
-    """The way without a fit for each bag, where there is one; what it cannot do is left to the detector to refuse."""
-    if type(detector) is not LOFDetector or len(bag) < fewest or detector.n_neighbors < 1:
-        return None
-    return LOFBags(bag, detector.n_neighbors)
 
 
 def _without(make_detector: MakeDetector, bag: Bag, i: int) -> Detector:

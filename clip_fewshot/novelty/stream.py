@@ -6,8 +6,8 @@ as long as the stream goes on as the known pictures: each picture is ranked amon
 that came before it*, and joins them (Vovk, Nouretdinov, Gammerman, "Testing exchangeability on-line", 2003, theorem 1).
 :class:`Watch` bets against them and raises an alarm when its capital is 1 / alpha times what it began with.
 
-    ranks = StreamRanks(calibrated.scheme_.scores)          # scheme="split": the detector has not seen them
-    watch = Watch(alpha=0.01)
+    detector, scores = Calibrated(make_detector, "split").fit(X, y).held_out()
+    ranks, watch = StreamRanks(scores), Watch(alpha=0.01)
     for features in stream:
         alarm = watch.update(ranks.update(detector.score_samples(features)[0]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,19 +19,23 @@ from scipy.stats import binom, kstest
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import LOFDetector
+from clip_fewshot.novelty import DETECTORS, TEXTUAL, KNNDetector, LOFDetector, build_detector
 from clip_fewshot.novelty.bags import Bag
 from clip_fewshot.novelty.calibration import Calibrated
 from clip_fewshot.novelty.conformal import UnsupportedAlphaError
 from clip_fewshot.novelty.schemes import SCHEMES, halves
 
 CHANCE = 1e-6
-SEVERAL = settings(max_examples=25, deadline=None)
+SEVERAL = settings(max_examples=40, deadline=None)
 WAYS = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
 
 
 class SlowLOF(LOFDetector):
     """LOF by the way of every detector: a fit for each bag."""
+
+
+class SlowKNN(KNNDetector):
+    """The same of nearest neighbours."""
 
 
 class Odd:
@@ -71,14 +76,28 @@ def labelled(seed: int, grid: float = 0) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 @SEVERAL
-@given(st.integers(0, 9999), st.integers(1, 8), st.sampled_from([0, 0.5]), st.sampled_from(WAYS), st.booleans())
-def test_the_short_way_of_lof_equals_fits_of_every_bag(
-    seed: int, k: int, grid: float, way: tuple[str, bool], told: bool
+@given(
+    st.sampled_from(
+        [
+            (LOFDetector, SlowLOF),
+            (KNNDetector, SlowKNN),
+            (partial(KNNDetector, mean=False), partial(SlowKNN, mean=False)),
+        ]
+    ),
+    st.integers(0, 9999),
+    st.integers(1, 13),
+    st.sampled_from([0, 0.5]),
+    st.sampled_from(WAYS),
+    st.booleans(),
+)
+def test_the_short_way_of_neighbours_equals_fits_of_every_bag(
+    detectors: tuple[Callable[..., Any], ...], seed: int, k: int, grid: float, way: tuple[str, bool], told: bool
 ) -> None:
-    X, y, new = labelled(seed, grid)
+    """Ties included; leave-one-out sums in another order, so that what ties there may part by the last bit."""
+    X, y, new = labelled(seed, 0 if way[0] == "leave-one-out" else grid)
     fast, slow = (
         Calibrated(partial(detector, k), *way).fit(X, y if told or way[1] else None).p_values(new)
-        for detector in (LOFDetector, SlowLOF)
+        for detector in detectors
     )
     assert fast.tolist() == slow.tolist()
 
@@ -117,6 +136,11 @@ def test_split_is_a_rank_among_the_half_that_was_not_learned_from() -> None:
     for p, score in zip(calibrated.p_values(new), detector.score_samples(new), strict=True):
         assert p == pytest.approx((1 + (detector.score_samples(bag.rows[rest]) <= score).sum()) / 13)
     assert calibrated.n_calibration_ == 12
+    held_out = calibrated.held_out()
+    assert held_out.scores.tolist() == detector.score_samples(bag.rows[rest]).tolist()
+    assert held_out.detector.score_samples(new).tolist() == detector.score_samples(new).tolist()
+    with pytest.raises(UsageError, match='scheme="split"'):
+        Calibrated(Nearest).fit(X, y).held_out()
 
 
 @SEVERAL
@@ -140,6 +164,20 @@ def test_the_order_of_the_known_pictures_has_no_say(make: Callable[[], LOFDetect
     asked = [Calibrated(make, scheme, per_class, smoothed=True).fit(X, y)]
     asked.append(Calibrated(make, scheme, per_class, smoothed=True).fit(X[order], y[order]))
     assert asked[0].p_values(new).tolist() == asked[1].p_values(new[::-1])[::-1].tolist()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {*TEXTUAL, "rank-average"}))  # a second per picture
+def test_every_detector_is_calibrated(name: str, scheme: str) -> None:
+    """Copies, three classes told by name, and pictures far from all; the order of nothing matters."""
+    X, y, new = labelled(10)
+    X = X + 4 * np.repeat(np.eye(3, 6), [11, 8, 5], axis=0)
+    X[3] = X[2]
+    make, order = partial(build_detector, name), np.random.default_rng(1).permutation(len(X))
+    p = Calibrated(make, scheme, smoothed=True).fit(X, y).p_values(new)
+    assert ((p > 0) & (p < 1)).all()
+    again = Calibrated(make, scheme, smoothed=True).fit(X[order], y[order]).p_values(new[::-1])
+    assert again[::-1].tolist() == p.tolist()
 
 
 @pytest.mark.parametrize("make", [partial(LOFDetector, 3), Odd])
