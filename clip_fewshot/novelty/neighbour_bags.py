@@ -19,6 +19,7 @@ from clip_fewshot.novelty.neighbours import KNN, nearest_others, squared_distanc
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 STACKED = 2048  # rows of bags that are scored in one go
+MARKS = 1 << 22  # of who has whom, held at a time (4 MiB)
 
 
 class NeighbourBags:
@@ -69,20 +70,23 @@ class NeighbourBags:
     def scores_without(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(n,) score of each member under the detector of the others, and (m, n) of each picture under the same."""
         members, pictures = np.empty(len(self.rows)), np.empty((len(X), len(self.rows)))
+        alone: dict[int, FloatArray] = {}
         far, order = _first(
             self._squared(X), np.broadcast_to(np.arange(len(self.rows)), pictures.shape), self.limit + 1
         )
         for k, left_out in self._left_out_by_k():
             table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
-            members[left_out] = self.of_members(table)[left_out]
-            has = _has(table)[left_out]
+            if k not in alone:
+                alone[k] = self.of_members(table)
+            members[left_out] = alone[k][left_out]
+            has = _has(table, left_out)
             for i in range(len(X)):
                 near = _drop(KNN(np.sqrt(far[i, : k + 1]), order[i, : k + 1]), left_out)
                 pictures[i, left_out] = self.of_picture(left_out, has, table, near)
         return members, pictures
 
     def _left_out_by_k(self) -> Iterator[tuple[int, IndexArray]]:
-        """Each k there is when one row is left out, and the rows without which it is that one."""
+        """Each k there is when one row is left out, and rows, not too many, without which it is that one."""
         n, labels = len(self.rows), self.bag.labels
         classes = [None] if labels is None else self.bag.classes()
         kinds = np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
@@ -90,7 +94,8 @@ class NeighbourBags:
         k = [self.k_of(n - 1, None if labels is None else np.delete(labels, i)) for i in first]
         per_row = np.array(k)[kinds]
         for one in np.unique(per_row):
-            yield int(one), np.flatnonzero(per_row == one)
+            rows = np.flatnonzero(per_row == one)
+            yield from ((int(one), part) for part in np.array_split(rows, -(-len(rows) * n // MARKS)))
 
     def _squared(self, X: FloatArray) -> FloatArray:
         """(m, n) squared distances of pictures to members: it is these that tie or not."""
@@ -173,11 +178,13 @@ def _first(distances: FloatArray, numbers: IndexArray, k: int) -> KNN:
     return KNN(np.take_along_axis(distances, order, axis=-1), np.take_along_axis(numbers, order, axis=-1))
 
 
-def _has(table: KNN) -> BoolArray:
-    """(n, n) whether row j has row i among its k nearest, at [i, j]."""
-    n, k = len(table.neighbours), table.neighbours.shape[1] - 1
-    has = np.zeros((n, n), dtype=bool)
-    has[table.neighbours[:, :k], np.arange(n)[:, None]] = True
+def _has(table: KNN, left_out: IndexArray) -> BoolArray:
+    """(b, n) whether row j has the i-th of b rows among its k nearest, at [i, j]."""
+    number = np.full(len(table.neighbours), -1)
+    number[left_out] = np.arange(len(left_out))
+    which = number[table.neighbours[:, :-1]]
+    has, found = np.zeros((len(left_out), len(number)), dtype=bool), which >= 0
+    has[which[found], np.nonzero(found)[0]] = True
     return has
 
 

@@ -19,7 +19,7 @@ from scipy.stats import binom, kstest
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import DETECTORS, TEXTUAL, KNNDetector, LOFDetector, build_detector
+from clip_fewshot.novelty import DETECTORS, TEXTUAL, KNNDetector, LOFDetector, build_detector, neighbour_bags
 from clip_fewshot.novelty.bags import Bag
 from clip_fewshot.novelty.calibration import Calibrated
 from clip_fewshot.novelty.conformal import UnsupportedAlphaError
@@ -100,6 +100,15 @@ def test_the_short_way_of_neighbours_equals_fits_of_every_bag(
         for detector in detectors
     )
     assert fast.tolist() == slow.tolist()
+
+
+@pytest.mark.parametrize("make", [LOFDetector, KNNDetector])
+def test_the_short_way_in_blocks_of_any_size(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, new = labelled(2)
+    whole = [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")]
+    monkeypatch.setattr(neighbour_bags, "STACKED", 1)
+    monkeypatch.setattr(neighbour_bags, "MARKS", 100)
+    assert [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")] == whole
 
 
 @pytest.mark.parametrize("told", [False, True])
