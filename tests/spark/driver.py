@@ -46,9 +46,8 @@ def tuning(folder: Path, out: str, spark: bool) -> finetune.Options:
 
 
 def refuse() -> bytes:
-    """A mistake that all processes see."""
-    with cf.join_world():
-        raise cf.UsageError("pictures", "poems", "look at them", "poems/")
+    """A mistake of the user's."""
+    raise cf.UsageError("pictures", "poems", "look at them", "poems/")
 
 
 def die() -> bytes:
@@ -60,10 +59,10 @@ def die() -> bytes:
     return b"alive"
 
 
-def broken(folder: Path, name: str, job: Callable[[], bytes]) -> None:
+def broken(folder: Path, name: str, job: Callable[[], bytes], processes: int) -> None:
     """Write what the driver learns of a job that fails."""
     try:
-        cf.on_spark(job, processes=2)
+        cf.on_spark(job, processes=processes)
     except cf.ClipFewShotError as error:
         (folder / name).write_text(f"{type(error).__name__}: {error}")
 
@@ -74,8 +73,8 @@ def others(folder: Path, out: str) -> None:
 
     finetune.main(tuning(folder, out, spark=True))
     embed.main(embed.Options(data=str(folder / "pairs"), out=folder / out / TABLE, spark=True, device="cpu"))
-    broken(folder, "refused", refuse)
-    broken(folder, "died", die)
+    broken(folder, "refused", refuse, processes=1)
+    broken(folder, "died", die, processes=2)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,11 @@ def test_this_machine_tunes_and_embeds_as_one_process_and_says_what_failed(folde
 
 
 def test_a_cluster_of_two_executors_trains_as_torchrun_does(folder: Path) -> None:
-    run("-m", "tests.spark.driver", folder, "cluster", "pretrain", master="local-cluster[2,1,1024]")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "experiments.pretrain"]
     options = ["--model", folder / ARCHITECTURE, "--steps", 4, "--batch", 7, "--warmup", 0, "--validation", 4]
-    run(*torchrun, folder / "pairs", *options, "--device", "cpu", "--out", folder / "torchrun")
+    with ThreadPoolExecutor(1) as meanwhile:  # a cluster starts one part after the other, and leaves a core idle
+        typed = [*torchrun, folder / "pairs", *options, "--device", "cpu", "--out", folder / "torchrun"]
+        by_torchrun = meanwhile.submit(run, *typed)
+        run("-m", "tests.spark.driver", folder, "cluster", "pretrain", master="local-cluster[2,1,1024]")
+        by_torchrun.result()
     assert distance(check_weights(folder, "cluster"), check_weights(folder, "torchrun")) == 0
