@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.probes.added_row import fit_row
+from clip_fewshot.probes.base import with_class
 from clip_fewshot.probes.penalty import HIGHEST, LOWEST, Folds, SearchedC, chosen, search_penalty, stratified, usable
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centred_rows
 from clip_fewshot.probes.solver import solve
@@ -42,6 +45,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         classes_: (c,) labels. coef_: (c, d), or (1, d) for two classes, on normalised features. intercept_: (c,).
+            A class that :meth:`extend` added is one more row; ``together_`` counts the rows of the fit.
         C_: the value used. C_at_edge_: the search ended on 1e-6 or 1e6. search_: every value tried, by C.
         gradient_norm_: of the objective at the end; the coefficients are at most this far from the optimum.
         objective_: its value. note_: what a reader of the result should know, or "".
@@ -100,13 +104,48 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if binary:
             weights, intercept = weights[1:] - weights[:1], intercept[1:] - intercept[:1]
         self.coef_, self.intercept_ = np.ascontiguousarray(weights), intercept
+        self.together_ = len(self.coef_)
+
+    def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> LinearProbe:
+        """A probe that knows the class ``label`` too; the :meth:`logits` of the others are the same bytes.
+
+        The rows of the other classes stay and the new one is fitted against them, with the same C: a convex problem,
+        :func:`clip_fewshot.probes.added_row.fit_row`.
+
+        Args:
+            X: (m, d) features of pictures of the new class. known: (n, d) features of those of the others.
+        """
+        check_is_fitted(self)
+        if known is None or not len(known):
+            raise UsageError("features of known pictures", "none", "pass those that the probe was fitted on", "known")
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        rows = np.vstack([np.asarray(known, np.float64), X])
+        extended = copy.copy(self)
+        extended.classes_ = with_class(self.classes_, label)
+        weights, intercept = fit_row(unit_rows(rows), logsumexp(self.logits(rows), axis=1), len(X), self.C_)
+        extended.coef_ = np.vstack([self.coef_, weights])
+        extended.intercept_ = np.append(self.intercept_, intercept)
+        return extended
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c), columns as ``classes_``; of two classes learned together the second is minus the first."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        unit, k = unit_rows(X), self.together_
+        logits = unit @ self.coef_[:k].T + self.intercept_[:k]
+        if k == 1:
+            logits = np.hstack([-logits / 2, logits / 2])
+        # A row that was added is multiplied by itself: in one product with the others it could round them anew.
+        later = [unit @ self.coef_[i : i + 1].T + self.intercept_[i] for i in range(k, len(self.coef_))]
+        return np.asarray(np.hstack([logits, *later]) if later else logits)
 
     def decision_function(self, X: FloatArray) -> FloatArray:
         """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""
         check_is_fitted(self)
+        if len(self.classes_) > 2:
+            return self.logits(X)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        logits = unit_rows(X) @ self.coef_.T + self.intercept_
-        return np.asarray(logits.ravel() if len(self.classes_) == 2 else logits)
+        return np.asarray((unit_rows(X) @ self.coef_.T + self.intercept_).ravel())
 
     def predict_proba(self, X: FloatArray) -> FloatArray:
         """(n, c) class probabilities, columns as ``classes_``."""
@@ -124,7 +163,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
         check_is_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
-        return {"coef": self.coef_, "intercept": self.intercept_, "classes": classes, "C": np.array(self.C_)}
+        numbers = {"C": np.array(self.C_), "together": np.array(self.together_)}
+        return {"coef": self.coef_, "intercept": self.intercept_, "classes": classes, **numbers}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LinearProbe:
@@ -132,6 +172,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probe = cls(C=float(arrays["C"]))
         probe.coef_, probe.intercept_, probe.classes_ = arrays["coef"], arrays["intercept"], arrays["classes"]
         probe.C_, probe.n_features_in_ = float(arrays["C"]), arrays["coef"].shape[1]
+        probe.together_ = int(arrays.get("together", len(probe.coef_)))
         return probe
 
 

@@ -1,0 +1,86 @@
+"""What a probe is that can learn a further class, and what follows from its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp, softmax
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import BoolArray, FloatArray
+
+
+class Probe(Protocol):
+    """A classifier on (n, d) features.
+
+    Attributes:
+        classes_: (c,) labels: those of the fit sorted, then each one that was added.
+    """
+
+    classes_: NDArray[Any]
+
+    def fit(self, X: FloatArray, y: NDArray[Any]) -> Probe:
+        """Learn from (n, d) features and (n,) labels of at least two classes."""
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c), columns as ``classes_``."""
+
+    def predict_proba(self, X: FloatArray) -> FloatArray:
+        """(n, c) probabilities, columns as ``classes_``."""
+
+    def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> Probe:
+        """A probe that knows the class ``label`` too; the logits of the classes before it are the same bytes.
+
+        Args:
+            X: (m, d) features of pictures of the new class.
+            label: its name or number, not one of ``classes_``.
+            known: (n, d) features of pictures of the classes before, for probes that weigh one class against another.
+        """
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All that was learned, as arrays."""
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Probe:
+        """The probe that :meth:`to_arrays` came from, to the last bit."""
+
+
+class FromLogits:
+    """scikit-learn's three ways to ask, from ``logits`` and ``classes_``."""
+
+    classes_: NDArray[Any]
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c), columns as ``classes_``."""
+        raise NotImplementedError
+
+    def decision_function(self, X: FloatArray) -> FloatArray:
+        """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""
+        logits = self.logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: FloatArray) -> FloatArray:
+        """(n, c) class probabilities, columns as ``classes_``."""
+        return np.asarray(softmax(self.logits(X), axis=1))
+
+    def predict(self, X: FloatArray) -> NDArray[Any]:
+        """(n,) labels out of ``classes_``."""
+        best = self.logits(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+
+def with_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
+    """``classes`` and, at their end, ``label``."""
+    if label in classes.tolist():
+        fix = "choose another name, or fit again with its pictures"
+        raise UsageError("a class that the probe does not know", repr(label), fix, "label")
+    return np.append(classes, np.array([label], dtype=None if classes.dtype.kind in "US" else classes.dtype))
+
+
+def nats(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:
+    """Mean loss of those (n, c) logits that count."""
+    chosen = logits[which]
+    return float(np.mean(logsumexp(chosen, axis=1) - chosen[np.arange(len(chosen)), labels[which]]))

@@ -1,0 +1,107 @@
+"""A class is the mean of its pictures, and a picture is of the class whose mean lies nearest by angle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.probes.base import FromLogits, nats, with_class
+from clip_fewshot.probes.logistic import unit_rows
+from clip_fewshot.types import FloatArray, LabelArray
+
+SCALES = 2.0 ** np.arange(1, 11)
+SCALE = 32.0  # where no picture can be left out
+
+
+class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Cosine to the mean of each class, times a scale.
+
+    Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", 2017, with the cosine in place of the
+    Euclidean distance, as the encoders here are trained on it. Rows are brought to length 1 and centred first (Wang,
+    Chao, Weinberger, van der Maaten, "SimpleShot", 2019): the features of an encoder share a large mean, which says
+    nothing of any class. A class that is added later changes neither the centre nor the means before it.
+
+    Args:
+        scale: factor on the cosines, > 0; None: the one of 2, 4, ..., 1024 with the least loss on pictures left out of
+            their class's mean. It decides how sure the probabilities are, and never which class wins.
+
+    Attributes:
+        classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. means_: (c, d) of unit length.
+        centre_: (d,) mean of the unit rows of the fit. scale_: the factor used.
+    """
+
+    def __init__(self, scale: float | None = None) -> None:
+        self.scale = scale
+
+    def fit(self, X: FloatArray, y: NDArray[Any]) -> PrototypeProbe:
+        """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "prototype")
+        if self.scale is not None and not self.scale > 0:
+            raise UsageError("scale > 0", str(self.scale), "choose a positive number, or None", "prototype")
+        unit = unit_rows(X)
+        self.centre_ = unit.mean(axis=0)
+        rows = unit_rows(unit - self.centre_)
+        sums = np.zeros((len(self.classes_), X.shape[1]))
+        np.add.at(sums, labels, rows)
+        self.means_, self.together_ = unit_rows(sums), len(self.classes_)
+        self.scale_ = float(self.scale) if self.scale is not None else _scale(rows, labels, sums)
+        return self
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c) scaled cosines, columns as ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        rows, k = unit_rows(unit_rows(X) - self.centre_), self.together_
+        # A class that came later is multiplied by itself: in one product with the others it could round them anew.
+        later = [rows @ self.means_[i : i + 1].T for i in range(k, len(self.means_))]
+        return np.asarray(self.scale_ * np.hstack([rows @ self.means_[:k].T, *later]))
+
+    def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> PrototypeProbe:
+        """As :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        extended = copy.copy(self)
+        extended.classes_ = with_class(self.classes_, label)
+        mean = unit_rows(unit_rows(unit_rows(X) - self.centre_).sum(axis=0, keepdims=True))
+        extended.means_ = np.vstack([self.means_, mean])
+        return extended
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
+        check_is_fitted(self)
+        classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
+        numbers = {"scale": np.array(self.scale_), "together": np.array(self.together_)}
+        return {"means": self.means_, "centre": self.centre_, "classes": classes, **numbers}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> PrototypeProbe:
+        """The probe that :meth:`to_arrays` came from, ready to predict."""
+        probe = cls(scale=float(arrays["scale"]))
+        probe.means_, probe.centre_, probe.classes_ = arrays["means"], arrays["centre"], arrays["classes"]
+        probe.scale_, probe.together_ = float(arrays["scale"]), int(arrays["together"])
+        probe.n_features_in_ = arrays["means"].shape[1]
+        return probe
+
+
+def _scale(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> float:
+    """The scale at which pictures left out of the mean of their own class lose least."""
+    counts = np.bincount(labels)
+    several = counts[labels] > 1
+    if not several.any():
+        return SCALE
+    cosines = rows @ unit_rows(sums).T
+    without = unit_rows(sums[labels] - rows)
+    cosines[np.arange(len(rows)), labels] = np.einsum("nd,nd->n", rows, without)
+    return float(min(SCALES, key=lambda scale: nats(scale * cosines, labels, several)))
