@@ -23,7 +23,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.features import image_features, image_prefix
 from clip_fewshot.prefix import Prefix, replay
-from clip_fewshot.probes import LinearProbe
+from clip_fewshot.probes import EXTENSIBLE, LinearProbe, Probe
+from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.training.approach import APPROACHES, CaptionBank, TuneParams, approach, blank_head, text_cuts
 from clip_fewshot.training.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.tuning import check_depth, last_layers
@@ -40,7 +41,7 @@ class TunedModel:
     params: TuneParams
     suffix: Suffix
     head: nn.Module | None
-    probe: LinearProbe | None
+    probe: Probe | None
 
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
@@ -66,12 +67,19 @@ class Recipe:
     Attributes:
         probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
             the support set have seen its labels and would always ask for less regularisation.
+        probe: a key of EXTENSIBLE, what classifies where the approach has no head.
     """
 
     params: TuneParams
     settings: TrainSettings
     probe_c: float
     seed: int
+    probe: str = "logistic"
+
+    def fit_probe(self, features: FloatArray, labels: LabelArray) -> Probe:
+        """The recipe's probe on (n, d) features and their (n,) labels."""
+        options = {"C": self.probe_c} if self.probe == "logistic" else {}
+        return probe_kind(self.probe)(**options).fit(features, labels)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
@@ -85,7 +93,7 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
     if head is not None:
         return TunedModel(params, suffix, head, None)
     features = replay(data.images, params.unfreeze, suffix).numpy()
-    return TunedModel(params, suffix, None, LinearProbe(C=recipe.probe_c).fit(features, data.labels))
+    return TunedModel(params, suffix, None, recipe.fit_probe(features, data.labels))
 
 
 def prepare_support(
@@ -118,6 +126,8 @@ class FewShotClassifier:
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
+        probe: "logistic", "prototype" or "cache", what classifies where the approach has no head. The logistic one
+            was the most accurate; the others need no fit, and the cache can say which picture decided.
     """
 
     def __init__(
@@ -132,6 +142,7 @@ class FewShotClassifier:
         epochs: int = 20,
         views: int = 1,
         seed: int = 0,
+        probe: str = "logistic",
     ) -> None:
         self.backbone = backbone
         self.approach = approach
@@ -143,6 +154,7 @@ class FewShotClassifier:
         self.epochs = epochs
         self.views = views
         self.seed = seed
+        self.probe = probe
 
     @classmethod
     def from_model(
@@ -172,6 +184,7 @@ class FewShotClassifier:
             DivergedError: the training did not stay finite.
         """
         check_depth(self.backbone.visual, self.params.unfreeze)
+        probe_kind(self.probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
@@ -181,11 +194,18 @@ class FewShotClassifier:
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
-        probe = frozen_probe(frozen, data.labels, self.seed)
-        self.recipe_ = Recipe(self.params, TrainSettings(epochs=self.epochs), probe.C_, self.seed)
+        C = frozen_probe(frozen, data.labels, self.seed).C_
+        self.recipe_ = self.recipe(C)
         self.model_ = fit_model(self.backbone, self.recipe_, data)
         self.label_space_ = label_space
         return self
+
+    def recipe(self, probe_c: float | None = None) -> Recipe:
+        """How the model is trained; ``probe_c`` None: with the C of the probe that was fitted."""
+        if probe_c is None:
+            probe = self.model_.probe
+            probe_c = probe.C_ if isinstance(probe, LinearProbe) else DEFAULT_C
+        return Recipe(self.params, TrainSettings(epochs=self.epochs), probe_c, self.seed, self.probe)
 
     def features(self, images: Images) -> FloatArray:
         """(n, d) tuned features, not normalised."""
@@ -245,7 +265,7 @@ class FewShotClassifier:
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "classes": list(self.label_space_.names),
             "params": asdict(model.params),
-            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed},
+            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe},
         }
         return {"weights.safetensors": safetensors.torch.save(stored)}, meta
 
@@ -263,7 +283,8 @@ class FewShotClassifier:
             )
         params, space = TuneParams(**meta["params"]), LabelSpace(tuple(meta["classes"]))
         tensors = safetensors.torch.load(files["weights.safetensors"])
-        model = _rebuild(backbone, params, len(space), tensors)
+        kind = meta["training"].get("probe", "logistic")
+        model = _rebuild(backbone, params, len(space), tensors, probe_kind(kind))
         return cls.from_model(backbone, model, space, **meta["training"])
 
     def _check_fitted(self) -> None:
@@ -286,14 +307,23 @@ def named_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
-def _rebuild(backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor]) -> TunedModel:
+def probe_kind(name: str) -> type[Probe]:
+    """The probe called ``name`` in EXTENSIBLE."""
+    if name not in EXTENSIBLE:
+        raise UsageError(f"a probe out of {sorted(EXTENSIBLE)}", repr(name), "check the spelling", "probe")
+    return EXTENSIBLE[name]
+
+
+def _rebuild(
+    backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor], kind: type[Probe]
+) -> TunedModel:
     suffix = last_layers(backbone.visual, params.unfreeze)
     if params.unfreeze:
         suffix.load_state_dict(named_part(tensors, "suffix"))
     suffix.eval().requires_grad_(False)
     if params.approach == PROBE or approach(params.approach).head is None:
         arrays = {k: v.numpy() for k, v in named_part(tensors, "probe").items()}
-        return TunedModel(params, suffix, None, LinearProbe.from_arrays(arrays))
+        return TunedModel(params, suffix, None, kind.from_arrays(arrays))
     with rng.torch_seeded(0, "blank head"):
         head = blank_head(backbone, params, n_classes)
     head.load_state_dict(named_part(tensors, "head"))

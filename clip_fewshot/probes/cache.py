@@ -34,8 +34,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     centred as in :class:`clip_fewshot.probes.prototype.PrototypeProbe`, which is this probe as beta goes to 0.
 
     Args:
-        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those of a grid with the least loss on pictures
-            left out of the cache; without two pictures of some class 5.5, as published, and 32.
+        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those of a grid with the least loss on
+            pictures left out of the cache; without two pictures of some class 5.5, as published, and 32.
 
     Attributes:
         classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. keys_: (n, d) unit rows, class by class.
@@ -73,7 +73,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if len(several) > LEFT_OUT:
             several = np.sort(generator(0, "cache probe").choice(several, LEFT_OUT, replace=False))
         cosines, own = self.keys_[several] @ self.keys_.T, labels[several]
-        everyone, found = np.ones(len(several), dtype=bool), {}
+        everyone = np.ones(len(several), dtype=bool)
+        found: dict[tuple[float, float], float] = {}
         for beta in betas:
             near = np.exp(-beta * (1 - cosines))
             near[np.arange(len(several)), several] = 0

@@ -1,4 +1,4 @@
-"""A class added to a probe: the others keep their logits to the last bit, and the new row is where its loss is least."""
+"""A class added to a probe: the others keep their logits to the last bit, and the new row is the best there is."""
 
 from __future__ import annotations
 
