@@ -52,7 +52,10 @@ if TYPE_CHECKING:
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
     from clip_fewshot.data.stream import PairStream as PairStream
+    from clip_fewshot.discovery import DISCOVERERS as DISCOVERERS
+    from clip_fewshot.discovery import Discovery as Discovery
     from clip_fewshot.discovery import discover_classes as discover_classes
+    from clip_fewshot.discovery import semi_supervised_kmeans as semi_supervised_kmeans
     from clip_fewshot.environment import describe_environment as describe_environment
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     from clip_fewshot.evaluation import interval as interval
     from clip_fewshot.evaluation import paired_difference as paired_difference
     from clip_fewshot.evaluation import statistic_interval as statistic_interval
+    from clip_fewshot.extension import Extension as Extension
+    from clip_fewshot.extension import Naming as Naming
     from clip_fewshot.feature_table import embed_files as embed_files
     from clip_fewshot.feature_table import not_embedded as not_embedded
     from clip_fewshot.feature_table import read_features as read_features
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
     from clip_fewshot.features import image_prefix as image_prefix
+    from clip_fewshot.groups import Group as Group
     from clip_fewshot.heads.linear import LinearHead as LinearHead
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
@@ -83,6 +89,7 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import clustering_accuracy as clustering_accuracy
     from clip_fewshot.metrics import eer as eer
     from clip_fewshot.metrics import fpr95 as fpr95
+    from clip_fewshot.metrics import gcd_accuracy as gcd_accuracy
     from clip_fewshot.metrics import macro_f1 as macro_f1
     from clip_fewshot.metrics import nmi as nmi
     from clip_fewshot.metrics import per_class_table as per_class_table
@@ -121,7 +128,9 @@ if TYPE_CHECKING:
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
     from clip_fewshot.prefix import Prefix as Prefix
     from clip_fewshot.prefix import run_prefix as run_prefix
+    from clip_fewshot.probes.cache import CacheProbe as CacheProbe
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
+    from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
     from clip_fewshot.protocol import Prepared as Prepared
     from clip_fewshot.protocol import Task as Task
     from clip_fewshot.protocol import prepare as prepare
@@ -237,7 +246,10 @@ _HOME = {
     "ZeroShotHead": "heads.zero_shot",
     "describe_last_layers": "tuning",
     "describe_prompts": "tuning",
+    "DISCOVERERS": "discovery",
+    "Discovery": "discovery",
     "discover_classes": "discovery",
+    "semi_supervised_kmeans": "discovery",
     "CLASSFUL": "novelty",
     "DETECTORS": "novelty",
     "TEXTUAL": "novelty",
@@ -274,6 +286,7 @@ _HOME = {
     "clustering_accuracy": "metrics",
     "eer": "metrics",
     "fpr95": "metrics",
+    "gcd_accuracy": "metrics",
     "macro_f1": "metrics",
     "nmi": "metrics",
     "per_class_table": "metrics",

@@ -60,7 +60,7 @@ def ward_tree(X: FloatArray) -> FloatArray:
         found = without(found, X, kept, min(NEAR, len(kept) - 1))
         groups = _Groups(X[kept] - X.mean(axis=0, dtype=np.float64), sizes, found)
         made += [(kept[stays], kept[goes], heights) for stays, goes, heights in groups.mergers()]
-    return _in_layout(len(X), made)
+    return scipy_layout(len(X), made)
 
 
 Mergers = tuple[IndexArray, IndexArray, FloatArray]  # (p,) groups that stay, those that go into them, heights
@@ -77,8 +77,8 @@ def _copies(X: FloatArray, found: KNN) -> tuple[IndexArray, IndexArray, IndexArr
     return np.delete(np.arange(len(X)), twins[later]), twins[later], original[later]
 
 
-def _in_layout(n: int, mergers: list[Mergers]) -> FloatArray:
-    """(n - 1, 4) SciPy's table, by height; of one height, in the order in which they were made."""
+def scipy_layout(n: int, mergers: list[Mergers]) -> FloatArray:
+    """(n - 1, 4) SciPy's table of mergers of rows, by height; of one height, in the order in which they were made."""
     stays, goes, heights = (np.concatenate(part) for part in zip(*mergers, strict=True))
     name, size, tree = list(range(n)), [1] * n, np.empty((n - 1, 4))
     for row, at in enumerate(np.argsort(heights, kind="stable")):

@@ -175,20 +175,24 @@ def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     return float(table[rows, columns].sum() / table.sum())
 
 
-def open_accuracy(labels: ArrayLike, clusters: ArrayLike, is_old: ArrayLike) -> OpenAccuracy:
+def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccuracy:
     """All/old/new accuracy by ONE match over all points, the "v2" metric of generalised category discovery.
 
     Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
-    old and new apart lets a cluster count for two classes. ``is_old``: (n,) true where the class was known before.
+    old and new apart lets a cluster count for two classes. ``old``: (n,) true where the class was known before. A
+    point whose group is a negative number is in none and never right.
     """
-    truth, groups = _paired(labels, clusters)
-    old = np.asarray(is_old, dtype=bool)
-    _, class_of = np.unique(truth, return_inverse=True)
-    _, cluster_of = np.unique(groups, return_inverse=True)
-    rows, columns = linear_sum_assignment(_contingency(truth, groups), maximize=True)
-    match = np.full(class_of.max() + 1, -1)
-    match[rows] = columns
-    hit = match[class_of] == cluster_of
+    classes, groups = _paired(truth, found)
+    old = np.asarray(old, dtype=bool)
+    grouped = groups >= 0 if np.issubdtype(groups.dtype, np.number) else np.ones(len(groups), dtype=bool)
+    _, class_of = np.unique(classes, return_inverse=True)
+    _, group_of = np.unique(groups, return_inverse=True)
+    table = np.zeros((class_of.max() + 1, group_of.max() + 1), dtype=np.int64)
+    np.add.at(table, (class_of[grouped], group_of[grouped]), 1)
+    match = linear_sum_assignment(table, maximize=True)
+    right = np.zeros(table.shape, dtype=bool)
+    right[match] = True
+    hit = right[class_of, group_of] & grouped
     return OpenAccuracy(
         float(hit.mean()),
         float(hit[old].mean()) if old.any() else None,

@@ -168,18 +168,31 @@ def test_clustering_accuracy_equals_trying_every_match(seed: int) -> None:
 
 @MANY
 @given(SEEDS)
-def test_open_accuracy_uses_one_match(seed: int) -> None:
-    labels, clusters = draw(seed, n=40)
+def test_gcd_accuracy_equals_trying_every_match(seed: int) -> None:
+    """One match for all points, by brute force; then how many old and new points it puts right."""
+    labels, clusters = draw(seed, n=24, c=4)
+    clusters = np.where(np.random.default_rng(seed).random(24) < 0.2, -1, clusters)
     old = labels < 2
-    total, on_old, on_new = metrics.open_accuracy(labels, clusters, old)
-    assert total == pytest.approx(metrics.clustering_accuracy(labels, clusters))
-    assert np.isclose(total, (on_old or 0) * old.mean() + (on_new or 0) * (~old).mean())
+    tried = [np.append(p, -9)[clusters] == labels for p in permutations(range(5), 5)]
+    best = max(hit.mean() for hit in tried)
+    total, on_old, on_new = metrics.gcd_accuracy(labels, clusters, old)
+    assert total == pytest.approx(best)
+    pairs = (
+        {(hit[old].mean(), hit[~old].mean()) for hit in tried if hit.mean() == best} if 0 < old.sum() < 24 else set()
+    )
+    assert not pairs or min(abs(a - on_old) + abs(b - on_new) for a, b in pairs) < 1e-12
 
 
-def test_open_accuracy_lets_no_cluster_serve_two_classes() -> None:
+def test_gcd_accuracy_takes_names_and_counts_no_group_as_wrong() -> None:
+    names = np.array(["cat", "cat", "owl", "owl"])
+    assert metrics.gcd_accuracy(names, np.array(["a", "a", "b", "a"]), names == "cat") == (0.75, 1.0, 0.5)
+    assert metrics.gcd_accuracy(names, np.array([-1, -1, 0, 0]), names == "cat") == (0.5, 0.0, 1.0)
+
+
+def test_gcd_accuracy_lets_no_cluster_serve_two_classes() -> None:
     labels, clusters = np.array([0, 0, 0, 1, 1]), np.zeros(5, dtype=int)
-    assert metrics.open_accuracy(labels, clusters, labels == 0) == (0.6, 1.0, 0.0)
-    assert metrics.open_accuracy(labels, clusters, np.ones(5, bool)).new is None
+    assert metrics.gcd_accuracy(labels, clusters, labels == 0) == (0.6, 1.0, 0.0)
+    assert metrics.gcd_accuracy(labels, clusters, np.ones(5, bool)).new is None
 
 
 def test_equal_partitions_are_perfect_whatever_their_shape() -> None:

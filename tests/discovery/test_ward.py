@@ -1,38 +1,26 @@
-"""Groups against planted classes; the tree against SciPy; the gap against its definition."""
+"""Ward's method: groups against planted classes; the tree against SciPy; the gap against its definition."""
 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.cluster.hierarchy import is_valid_linkage, linkage
+from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 from sklearn.datasets import load_digits
 
 from clip_fewshot import agglomeration, discovery, metrics
-from clip_fewshot.discovery import discover_classes
+from clip_fewshot.discovery import gap
+from clip_fewshot.discovery.gap import gap_rises, log_scatter, worthwhile
+from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
+from tests.discovery.planted import planted
 
 FEW = settings(max_examples=15, deadline=None)
-
-
-def planted(sizes: list[int], seed: int = 0, d: int = 64, known: int = 6, strays: int = 0, apart: float = 1.0):
-    """New classes of the given sizes, ``strays`` false alarms, and a reference of ``known`` classes of 16.
-
-    A large common mean, classes around it, and a decaying spread that all classes share: what CLIP's features are like.
-    """
-    rng = np.random.default_rng(seed)
-    centres, mean = rng.normal(size=(len(sizes) + known, d)) * apart, 2 * rng.normal(size=d)
-    spread = (1 + np.arange(d)) ** -0.35
-    spread *= np.sqrt(d) / np.linalg.norm(spread)
-    draw = lambda classes: mean + centres[classes] + rng.normal(size=(len(classes), d)) * spread  # noqa: E731
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-    stray_labels = len(sizes) + rng.integers(0, known, strays)
-    reference_labels = np.repeat(np.arange(known), 16)
-    X = draw(np.append(labels, stray_labels).astype(int))
-    return X, np.append(labels, stray_labels), (draw(len(sizes) + reference_labels), reference_labels)
+discover_classes = partial(discovery.discover_classes, method="ward")
 
 
 @pytest.mark.parametrize("sizes", [[30], [40, 12], [20, 30, 45], [15, 20, 25, 30, 35], [25] * 8])
@@ -146,8 +134,8 @@ def test_relations_that_must_leave_the_groups_alone(seed: int) -> None:
 def test_ward_s_heights_are_the_scatter_within_groups() -> None:
     points = np.random.default_rng(0).normal(size=(20, 3))
     tree = linkage(points, "ward")
-    for k, value in enumerate(discovery._log_scatter(points, 10), start=1):
-        groups = discovery.fcluster(tree, k, "maxclust")
+    for k, value in enumerate(log_scatter(points, 10), start=1):
+        groups = fcluster(tree, k, "maxclust")
         direct = sum(((points[groups == g] - points[groups == g].mean(axis=0)) ** 2).sum() for g in np.unique(groups))
         assert value == pytest.approx(np.log(direct))
 
@@ -155,18 +143,18 @@ def test_ward_s_heights_are_the_scatter_within_groups() -> None:
 def test_rises_are_small_for_a_cloud_and_large_where_classes_part() -> None:
     rng = np.random.default_rng(0)
     cloud = rng.normal(size=(80, 6))
-    rises, errors = discovery._gap_rises(cloud, 8, 0)
+    rises, errors = gap_rises(cloud, 8, 0)
     assert len(rises) == 7
     assert (np.abs(rises) < 3 * errors).all()
     three = cloud + 8 * np.eye(6)[np.arange(80) % 3]
-    rises, _ = discovery._gap_rises(three, 8, 0)
+    rises, _ = gap_rises(three, 8, 0)
     assert rises[:2].min() > 3 * rises[2:].max()
 
 
 def test_the_scaling_shrinks_what_varies_within_classes() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(400, 3)) * [3.0, 1.0, 0.1] + 10 * rng.normal(size=(4, 3))[np.arange(400) % 4]
-    known = discovery._Known(rows, np.arange(400) % 4)
+    known = Known(rows, np.arange(400) % 4)
     scaled = rows @ known.scaling()
     within = np.concatenate([scaled[known.classes == c] - scaled[known.classes == c].mean(axis=0) for c in range(4)])
     spread = np.array([9, 1, 0.01])
@@ -174,7 +162,7 @@ def test_the_scaling_shrinks_what_varies_within_classes() -> None:
 
 
 def test_the_surplus_of_all_splits_decides() -> None:
-    count = discovery._worthwhile
+    count = worthwhile
     assert count(np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.1, 0.1])) == 3
     assert count(np.array([0.05, 0.05, 0.9, 0.0]), np.array([0.1, 0.1, 0.1, 0.1])) == 4
     assert count(np.array([0.05, 0.05, 0.15]), np.array([0.1, 0.1, 0.1])) == 1
@@ -195,6 +183,7 @@ def test_nothing_about_the_unknown_images_but_their_features_can_be_passed() -> 
     assert set(inspect.signature(discover_classes).parameters) == {
         "X",
         "reference",
+        "method",
         "max_clusters",
         "min_cluster_size",
         "seed",
@@ -203,7 +192,7 @@ def test_nothing_about_the_unknown_images_but_their_features_can_be_passed() -> 
 
 def test_many_images_are_grouped_from_a_sample_of_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     X, labels, reference = planted([150, 150, 120], apart=0.9)
-    monkeypatch.setattr(discovery, "GAP_ROWS", 120)
+    monkeypatch.setattr(gap, "GAP_ROWS", 120)
     found = discover_classes(X, reference=reference)
     assert found.n_clusters == 3
     assert metrics.ari(labels, found.labels) > 0.9

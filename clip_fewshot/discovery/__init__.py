@@ -1,0 +1,6 @@
+"""Unknown images become candidate classes: how many, which, and how sure that is."""
+
+from clip_fewshot.discovery.base import Discovery as Discovery
+from clip_fewshot.discovery.discover import DISCOVERERS as DISCOVERERS
+from clip_fewshot.discovery.discover import discover_classes as discover_classes
+from clip_fewshot.discovery.semi_supervised import semi_supervised_kmeans as semi_supervised_kmeans

@@ -1,0 +1,72 @@
+"""What a method of discovery is given, what it answers, and what the caller gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from clip_fewshot.discovery.known import Known
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Groups of unknown images; group 0 is the largest.
+
+    Attributes:
+        labels: (n,) group of each image; -1 in none, an outlier or a handful too small to be a class.
+        n_clusters: number of groups; 0 and 1 are allowed answers.
+        linkage: (n - 1, 4) the tree in SciPy's layout; (0, 4) for fewer than two images.
+        exemplars: (n_clusters,) row of the image nearest to the centre of each group.
+        rises: what the split into 2, 3, ... groups added to the gap. needed: what it had to add. Ward's method only.
+        interval: (low, high) number of groups, 90 %, see :mod:`clip_fewshot.discovery.stability`.
+        stability: in [0, 1] per group, how much of it is found again in half of the images.
+        cut: height of the tree at which it was cut into parts; None where no height decided.
+        method: the key of DISCOVERERS that made it.
+    """
+
+    labels: LabelArray
+    n_clusters: int
+    linkage: FloatArray
+    exemplars: IndexArray
+    rises: tuple[float, ...] = ()
+    needed: tuple[float, ...] = ()
+    interval: tuple[int, int] = (0, 0)
+    stability: tuple[float, ...] = ()
+    cut: float | None = None
+    method: str = "ward"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a method makes of n images before small parts are dropped.
+
+    Attributes:
+        labels: (n,) part of each image, any numbers; -1 for images of known classes.
+        tree: (n - 1, 4) in SciPy's layout. cut, rises, needed: as of :class:`Discovery`.
+    """
+
+    labels: LabelArray
+    tree: FloatArray
+    cut: float | None = None
+    rises: tuple[float, ...] = ()
+    needed: tuple[float, ...] = ()
+
+
+class Method(Protocol):
+    """A rule that parts unknown images, made once for given known classes.
+
+    Built as ``Method(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    """
+
+    def __init__(self, known: Known | None, most: int, seed: int) -> None: ...
+
+    def part(self, rows: FloatArray) -> Parts:
+        """Parts of (n, d) rows of unit length, n >= 2."""
+        ...
+
+    def resampled(self, rng: np.random.Generator) -> Method:
+        """The rule as other known classes of the same kind might have made it."""
+        ...

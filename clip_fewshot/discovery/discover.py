@@ -1,0 +1,71 @@
+"""Group unknown images into candidate classes. The number of groups is estimated; no label of theirs can be given."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from clip_fewshot.discovery.average import Average, can_cut
+from clip_fewshot.discovery.base import Discovery, Method
+from clip_fewshot.discovery.groups import by_size, nearest_to_centre
+from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.semi_supervised import SemiSupervised
+from clip_fewshot.discovery.stability import judged
+from clip_fewshot.discovery.ward import Ward
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray, LabelArray
+
+DISCOVERERS: dict[str, type[Method]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
+SMALLEST = 4  # images in a class
+SMALLEST_SHARE = 0.05  # or this share of all, if more: a handful of false alarms of one known class is not a class
+
+
+def discover_classes(
+    X: FloatArray,
+    *,
+    reference: tuple[FloatArray, LabelArray] | None = None,
+    method: str | None = None,
+    max_clusters: int = 20,
+    min_cluster_size: int | None = None,
+    seed: int = 0,
+) -> Discovery:
+    """Group (n, d) features of unknown images.
+
+    Args:
+        X: features, any number n from 0; their length does not matter. Memory grows with n.
+        reference: (m, d) features of known images by the same encoder, and their (m,) classes.
+        method: a key of DISCOVERERS; None: "average" with three known classes of two images or more, else "ward".
+        max_clusters: most parts that a method cuts into, outliers among them, >= 1; "average" knows no limit.
+        min_cluster_size: images a group must have; None: 4, or 5 % of n if that is more, or all if there are fewer.
+        seed: of the random clouds, starts and halves.
+
+    Raises:
+        UsageError: features that are not finite; an unknown method; known classes missing that the method needs.
+    """
+    n = len(X)
+    known = None if reference is None else Known.of(*reference)
+    name = method or ("average" if known is not None and can_cut(known) else "ward")
+    _check(X, max_clusters, name)
+    if n < 2:
+        return Discovery(
+            np.zeros(n, np.int64), n, np.empty((0, 4)), np.arange(n), (), (), (n, n), (1.0,) * n, None, name
+        )
+    rule, rows = DISCOVERERS[name](known, max_clusters, seed), normalize(X)
+    parts = rule.part(rows)
+    if min_cluster_size is None:
+        min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
+    labels, groups = by_size(parts.labels, min_cluster_size)
+    interval, stability = judged(labels, groups, rows, rule, min_cluster_size, seed)
+    exemplars = np.array([nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
+    told = parts.rises, parts.needed, interval, stability, parts.cut, name
+    return Discovery(labels, groups, parts.tree, exemplars, *told)
+
+
+def _check(X: FloatArray, max_clusters: int, method: str) -> None:
+    if method not in DISCOVERERS:
+        raise UsageError(f"one of {', '.join(DISCOVERERS)}", repr(method), "change method", "discover_classes")
+    if max_clusters < 1:
+        raise UsageError("max_clusters >= 1", str(max_clusters), "allow one group or more", "discover_classes")
+    if not np.isfinite(X).all():
+        row = int(np.argmin(np.isfinite(X).all(axis=1)))
+        raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that image", "discover_classes")

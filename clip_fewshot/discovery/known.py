@@ -1,0 +1,58 @@
+"""Known classes as a yardstick for unknown ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+
+
+@dataclass(frozen=True)
+class Known:
+    """(m, d) rows of unit length, (m,) class numbers without gaps."""
+
+    rows: FloatArray
+    classes: LabelArray
+
+    @classmethod
+    def of(cls, features: FloatArray, labels: NDArray[np.generic]) -> Known:
+        """Any features and labels; at least one row.
+
+        Raises:
+            UsageError: features that are not finite, none, or as many labels as there are rows not given.
+        """
+        if not len(features) or len(features) != len(labels):
+            got = f"{len(features)} features and {len(labels)} labels"
+            raise UsageError("known features with a label each", got, "pass none or both", "reference")
+        if not np.isfinite(features).all():
+            row = int(np.argmin(np.isfinite(features).all(axis=1)))
+            raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that image", "reference")
+        return cls(normalize(features), np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64))
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.classes.max()) + 1
+
+    @property
+    def fewest(self) -> int:
+        """Images of the smallest class."""
+        return int(np.bincount(self.classes).min())
+
+    def means(self) -> FloatArray:
+        """(c, d) centre of each class."""
+        return np.array([self.rows[self.classes == c].mean(axis=0) for c in range(self.n_classes)])
+
+    def subset(self, chosen: BoolArray) -> Known:
+        return Known.of(self.rows[chosen], self.classes[chosen])
+
+    def scaling(self) -> FloatArray:
+        """(d, d) map that divides each direction by its spread within classes, halfway shrunk to the mean spread."""
+        within = self.rows - self.means()[self.classes]
+        spread, axes = np.linalg.eigh(within.T @ within / len(within))
+        spread = np.maximum(spread, 0) + spread.mean()
+        return np.asarray(axes / np.sqrt(spread)) if spread.max() > 1e-12 else np.eye(len(spread))

@@ -1,0 +1,82 @@
+"""Ward's tree, cut where further splits stop being worth it.
+
+A split counts by how much it raises the gap statistic. How much is enough, the known classes tell: the k-th split
+needs 1.5 standard errors, and half of the rise that the k-th known class brings. Taken are as many groups as put the
+sum of rises furthest above the sum of needs. The known classes also say which directions vary within a class; those
+are scaled down first, as in linear discriminant analysis.
+
+What lost to this rule: silhouette, which cannot say "one class"; prediction strength; the gap statistic's own rule,
+the first k within one error of the next; a fixed height of Ward's tree learned from the known classes, which stops
+above them because Ward's heights grow with the size of groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster
+
+from clip_fewshot.agglomeration import ward_tree
+from clip_fewshot.discovery.base import Parts
+from clip_fewshot.discovery.gap import gap_rises, principal, worthwhile
+from clip_fewshot.discovery.groups import without_known
+from clip_fewshot.discovery.known import Known
+from clip_fewshot.rng import generator
+from clip_fewshot.types import FloatArray
+
+SHARE = 0.5  # of a known class's rise of the gap, that a new class has to reach
+ENOUGH = 0.06  # a rise that is enough whatever the known classes say, and is asked for where there are none
+ERRORS = 1.5  # standard errors that a rise has to exceed besides
+EPISODES = 6  # draws of known classes per number of them
+SHOTS_TO_CALIBRATE = 5  # images per known class below which their gap curve says nothing
+
+
+class Ward:
+    """The method; it works without known classes too, less well. Time grows with n^2, memory with n."""
+
+    def __init__(self, known: Known | None, most: int, seed: int) -> None:
+        self.known, self.most, self.seed = known, most, seed
+        self.scaling = None if known is None else known.scaling()
+        self.episodes = _episodes(known, seed)
+
+    def part(self, rows: FloatArray) -> Parts:
+        """See :class:`clip_fewshot.discovery.base.Method`."""
+        scaled = rows if self.scaling is None else rows @ self.scaling
+        points = principal(scaled)
+        tree = ward_tree(points)
+        rises, errors = gap_rises(points, self.most, self.seed)
+        needed = np.maximum(ERRORS * errors, self._worth(len(rises)))
+        parts = fcluster(tree, worthwhile(rises, needed), "maxclust").astype(np.int64)
+        if self.known is not None and self.scaling is not None:
+            parts = without_known(parts, scaled, self.known.means() @ self.scaling)
+        return Parts(parts, tree, rises=tuple(rises.tolist()), needed=tuple(needed.tolist()))
+
+    def resampled(self, rng: np.random.Generator) -> Ward:
+        """Other draws out of the same known classes; the scaling stays, for it wants all of them."""
+        other = object.__new__(Ward)
+        other.known, other.most, other.scaling = self.known, self.most, self.scaling
+        other.seed = int(rng.integers(2**31))
+        other.episodes = rng.choice(self.episodes, EPISODES, axis=0)
+        return other
+
+    def _worth(self, length: int) -> FloatArray:
+        """(length,) the rise that the split into 2, 3, ... groups has to bring."""
+        worth = np.minimum(SHARE * self.episodes.mean(axis=0), ENOUGH)
+        return np.append(worth, np.full(length, worth[-1]))[:length]
+
+
+def _episodes(known: Known | None, seed: int) -> FloatArray:
+    """(EPISODES, k) what the 2nd, 3rd, ... known class adds to the gap; beyond ENOUGH where they cannot say.
+
+    The scaling comes from the classes left out each time: their own would draw them together too well.
+    """
+    if known is None or known.n_classes < 3 or len(known.rows) < SHOTS_TO_CALIBRATE * known.n_classes:
+        return np.full((EPISODES, 1), np.inf)
+    rng = generator(seed, "known classes")
+    counts = range(2, max(2, known.n_classes - 2) + 1)
+    return np.array([[_last_rise(known, rng, count, seed) for _ in range(EPISODES)] for count in counts]).T
+
+
+def _last_rise(known: Known, rng: np.random.Generator, count: int, seed: int) -> float:
+    chosen = np.isin(known.classes, rng.permutation(known.n_classes)[:count])
+    points = principal(known.rows[chosen] @ known.subset(~chosen).scaling())
+    return float(gap_rises(points, count, seed)[0][count - 2])
