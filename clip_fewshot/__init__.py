@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.pairing import split_pairs as split_pairs
     from clip_fewshot.data.paths import picture_paths as picture_paths
     from clip_fewshot.data.pixels import pixel_batches as pixel_batches
+    from clip_fewshot.data.sampling import OpenWorldSplit as OpenWorldSplit
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
     from clip_fewshot.data.stream import PairStream as PairStream
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from clip_fewshot.metrics import eer as eer
     from clip_fewshot.metrics import fpr95 as fpr95
     from clip_fewshot.metrics import gcd_accuracy as gcd_accuracy
+    from clip_fewshot.metrics import gcd_hits as gcd_hits
     from clip_fewshot.metrics import macro_f1 as macro_f1
     from clip_fewshot.metrics import nmi as nmi
     from clip_fewshot.metrics import per_class_table as per_class_table
@@ -230,6 +232,7 @@ _HOME = {
     "read_dataset": "data.dataset",
     "read_images": "data.loose",
     "shown": "data.naming",
+    "OpenWorldSplit": "data.sampling",
     "draw_support": "data.sampling",
     "split_open_world": "data.sampling",
     "ArtifactError": "errors",
@@ -240,6 +243,11 @@ _HOME = {
     "interval": "evaluation",
     "paired_difference": "evaluation",
     "statistic_interval": "evaluation",
+    "Extension": "extension",
+    "Naming": "extension",
+    "Group": "groups",
+    "CacheProbe": "probes.cache",
+    "PrototypeProbe": "probes.prototype",
     "encode_images": "features",
     "encode_texts": "features",
     "LinearHead": "heads.linear",
@@ -287,6 +295,7 @@ _HOME = {
     "eer": "metrics",
     "fpr95": "metrics",
     "gcd_accuracy": "metrics",
+    "gcd_hits": "metrics",
     "macro_f1": "metrics",
     "nmi": "metrics",
     "per_class_table": "metrics",

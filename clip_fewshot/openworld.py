@@ -1,28 +1,31 @@
-"""OpenWorldClassifier: fit -> predict a class or "unknown" -> discover groups among the unknown."""
+"""OpenWorldClassifier: fit -> predict a class or "unknown" -> discover groups among the unknown -> name them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
-import safetensors.torch
 
 from clip_fewshot import storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
 from clip_fewshot.data.collect import Images, collect_images, join
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.naming import new_class_name
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import interval
+from clip_fewshot.extension import Extender, Extension, Fitted, KnownPictures, Naming, needs_pictures
 from clip_fewshot.features import image_features
+from clip_fewshot.groups import Group, groups_of
 from clip_fewshot.novelty import build_detector
 from clip_fewshot.novelty.conformal import check_alpha
 from clip_fewshot.rejection import Rejector, choose_novelty, fit_rejector
 from clip_fewshot.tuning import last_layers
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
+from clip_fewshot.world_files import Saved, read_world, world_files
 
 KIND = "open-world classifier"
 
@@ -43,8 +46,38 @@ class Answer(NamedTuple):
     top: tuple[tuple[str, float], ...]
 
 
+class Sight(NamedTuple):
+    """Pictures as a model sees them: (n, d) frozen features, tuned ones, and those of each judge's suffix."""
+
+    frozen: FloatArray
+    tuned: FloatArray
+    judged: list[FloatArray]
+
+
+class Unknown(NamedTuple):
+    """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
+
+    pictures: ImageDataset
+    features: FloatArray
+    p_values: FloatArray
+
+
+class Step(NamedTuple):
+    """A naming, the model before it, and the unknown pictures before it."""
+
+    naming: Naming
+    before: Fitted
+    unknown: list[Unknown]
+
+
 class OpenWorldClassifier:
-    """A classifier that can say "unknown", at a false-alarm rate its user chose.
+    """A classifier that can say "unknown", at a false-alarm rate its user chose, and learn what that was.
+
+    After a naming the detector knows the named pictures too. What holds then: the p-value of a picture is still its
+    rank among known pictures that each were scored by a detector without them, so for pictures of the classes of the
+    fit it stays near what was asked for as long as the named classes are a minor part. It is no theorem any more: the
+    named pictures were picked, by their own small p-values among others, and pictures of a named class are compared
+    with those few. :meth:`score` on pictures that nobody named tells.
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
@@ -53,13 +86,20 @@ class OpenWorldClassifier:
 
     Attributes:
         rejector_: the calibrated detector; None where one picture a class leaves nothing to calibrate on.
-        reference_: frozen (n, d) features of the support set and their (n,) labels: the yardstick of discovery.
-        unknown_: pictures that :meth:`predict` called unknown since the fit.
+        reference_: frozen (n, d) features of the known pictures and their (n,) labels: the yardstick of discovery.
+        unknown_: pictures that :meth:`predict` called unknown since the fit, and that have no name yet.
+        discovery_: what :meth:`discover` found last.
+        named_: the history, oldest first; :meth:`undo` takes the last entry back.
+        shown_: digests of the pictures that were ever named. They are in no test set any more, also after an undo:
+            somebody has looked at them to decide.
     """
 
     rejector_: Rejector | None
-    reference_: tuple[FloatArray, LabelArray]
-    unknown_: list[tuple[ImageDataset, FloatArray]]
+    unknown_: list[Unknown]
+    discovery_: Discovery
+    known_: KnownPictures
+    shown_: frozenset[str]
+    _steps: list[Step]
 
     def __init__(self, model: FewShotClassifier, detector: str = "lof", alpha: float = 0.05) -> None:
         self.model = model
@@ -73,10 +113,11 @@ class OpenWorldClassifier:
         rejector: Rejector | None,
         alpha: float,
         reference: tuple[FloatArray, LabelArray],
+        pictures: ImageDataset | None = None,
     ) -> OpenWorldClassifier:
-        """Wrap what is fitted already."""
+        """Wrap what is fitted already; ``pictures``: the known ones, which a model that is trained again needs."""
         world = cls(model, alpha=alpha)
-        world.rejector_, world.reference_, world.unknown_ = rejector, reference, []
+        world._begin(rejector, KnownPictures(*reference, pictures))
         return world
 
     def fit(self, images: Images, labels: Sequence[str] | None = None) -> OpenWorldClassifier:
@@ -97,42 +138,147 @@ class OpenWorldClassifier:
             raise UsageError("two pictures of each class or more", "one of some class", fix, "support set")
         rejector = fit_rejector(model.backbone, model.recipe_, data, frozen, choice)
         check_alpha(self.alpha, rejector.n_calibration)
-        self.rejector_, self.reference_, self.unknown_ = rejector, (frozen, data.labels), []
+        self._begin(rejector, KnownPictures(frozen, data.labels, support))
         return self
+
+    def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
+        self.rejector_, self.known_ = rejector, known
+        self.unknown_, self._steps, self.shown_ = [], [], frozenset[str]()
+
+    @property
+    def reference_(self) -> tuple[FloatArray, LabelArray]:
+        """See above."""
+        return self.known_.frozen, self.known_.labels
+
+    @property
+    def named_(self) -> tuple[Naming, ...]:
+        """See above."""
+        return tuple(step.naming for step in self._steps)
+
+    @property
+    def from_features(self) -> bool:
+        """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
+        return self.model.model_.params.unfreeze == 0 and not needs_pictures(self.model.params, self.model.views)
 
     def predict(self, images: Images, top: int = 5) -> list[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
         pictures = collect_images(images, purpose="predict")
-        frozen, tuned, judged = self._features(pictures)
-        probabilities = self.model.model_.probabilities(tuned)
-        p, scores = np.ones(len(pictures)), np.zeros(len(pictures))
-        unknown = np.zeros(len(pictures), dtype=bool)
+        sight = self.look(pictures)
+        answers = self.judge(sight, top)
+        unknown = np.flatnonzero([answer.label is None for answer in answers])
+        p = np.array([answer.p_value for answer in answers])
+        found = Unknown(pictures.subset(unknown), sight.frozen[unknown], p[unknown])
+        self.unknown_.append(_without(found, self._with_a_name()))
+        return answers
+
+    def look(self, images: ImageDataset) -> Sight:
+        """The pictures as this model sees them."""
+        backbone, model = self.model.backbone, self.model.model_
+        judges = self.rejector_.suffixes() if self.rejector_ is not None else []
+        suffixes = [(0, last_layers(backbone.visual, 0)), (model.params.unfreeze, model.suffix), *judges]
+        frozen, tuned, *judged = image_features(backbone, images, suffixes)
+        return Sight(frozen, tuned, judged)
+
+    def seen(self, features: FloatArray) -> Sight:
+        """The same from (n, d) frozen features alone.
+
+        Raises:
+            UsageError: the model does not work :attr:`from_features`.
+        """
+        if not self.from_features:
+            fix = "give the pictures"
+            raise UsageError("a model on frozen features", f"one with {self.model.unfreeze} tuned layers", fix)
+        judges = self.rejector_.suffixes() if self.rejector_ is not None else []
+        return Sight(features, features, [features for _ in judges])
+
+    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+        """What :meth:`predict` answers; nothing is remembered."""
+        n = len(sight.frozen)
+        probabilities = self.model.model_.probabilities(sight.tuned) if n else np.empty((0, 1))
+        p, scores = np.ones(n), np.zeros(n)
+        unknown = np.zeros(n, dtype=bool)
         if self.rejector_ is not None:
-            by_judge = self.rejector_.judge(frozen, judged)
+            by_judge = self.rejector_.judge(sight.frozen, sight.judged)
             scores[:], p[:] = np.mean(by_judge, axis=0), self.rejector_.p_values(by_judge)
             unknown = self.rejector_.flags(p, self.alpha)
-        self.unknown_.append((pictures.subset(np.flatnonzero(unknown)), frozen[unknown]))
         rows = zip(probabilities, p, scores, unknown, strict=True)
         return [self._answer(row, float(value), float(score), bool(novel), top) for row, value, score, novel in rows]
 
-    def discover(self) -> tuple[Discovery, ImageDataset]:
-        """Group what was called unknown so far: the groups, and the pictures in the order of their labels."""
-        if not any(len(images) for images, _ in self.unknown_):
-            raise UsageError("pictures that were called unknown", "none", "predict some pictures first", "discover")
-        features = np.concatenate([features for _, features in self.unknown_])
-        found = discover_classes(features, reference=self.reference_, seed=self.model.seed)
-        return found, join([images for images, _ in self.unknown_])
+    def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
+        """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
+
+        Pictures on which a class was named are left out and counted in ``notes``. To open a sealed set is a look.
+
+        Raises:
+            UsageError: pictures of a class that the model does not know, or none that nobody named.
+        """
+        test, left_out = self.without_named(collect_images(images, labels, "score"))
+        truth = test.label_space.decode(test.required_labels())
+        self.model.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
+        if not truth:
+            raise UsageError("pictures that no class was named on", f"{left_out} that were", "add others", "score")
+        answers = self.judge(self.look(test))
+        result = interval([np.array([a.label == name for a, name in zip(answers, truth, strict=True)])])
+        notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
+        return EvalResult(result.mean, result.ci95, result.per_seed, result.n_test, notes)
+
+    def without_named(self, images: ImageDataset) -> tuple[ImageDataset, int]:
+        """(the pictures on which no class was ever named, how many are left out)."""
+        fresh = np.flatnonzero([digest not in self.shown_ for digest in images.digests])
+        return (images, 0) if len(fresh) == len(images) else (images.subset(fresh), len(images) - len(fresh))
+
+    def discover(self) -> tuple[Group, ...]:
+        """Group what was called unknown so far, the largest group first; outliers are in none.
+
+        ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
+        """
+        pictures, features, p = self._all_unknown()
+        self.discovery_ = discover_classes(features, reference=self.reference_, seed=self.model.seed)
+        return groups_of(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
+
+    def name(self, pictures: Group | Images, name: str) -> Extension:
+        """Make a class of a group, or of any pictures.
+
+        With a probe the logits of the other classes keep their bytes; a head is trained again. The report says what
+        either did to the known classes.
+
+        Raises:
+            UsageError: a name that is taken or cannot be one; no picture that has no name yet.
+        """
+        return self.extend({name: pictures})
+
+    def extend(self, classes: Mapping[str, Group | Images]) -> Extension:
+        """As :meth:`name` for several classes at once: one training, one entry of the history, one undo."""
+        taken = list(self.model.label_space_.names)
+        for name in classes:
+            taken.append(new_class_name(name, taken))
+        return self._learn(classes, LabelSpace(tuple(taken)), new=True)
+
+    def assign(self, pictures: Group | Images, name: str) -> Extension:
+        """Add pictures to a class that is there. All is trained again, with them; the report says what that changed."""
+        self.model.label_space_.encode([name])
+        return self._learn({name: pictures}, self.model.label_space_, new=False)
+
+    def undo(self) -> Naming:
+        """Take the last naming back: the logits and p-values before it return to the last bit.
+
+        Raises:
+            UsageError: nothing was named.
+        """
+        if not self._steps:
+            raise UsageError("a naming", "none", "name something first", "undo")
+        step = self._steps.pop()
+        self._become(step.before)
+        self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
+        return step.naming
 
     def save(self, folder: str | Path) -> None:
-        """Write classifier and detector (not the backbone) to a folder, replacing an older one in one step."""
-        files, meta = self.model.to_artifact()
-        meta |= {"alpha": self.alpha, "detector": self.detector, "rejector": None}
-        features, labels = self.reference_
-        files["reference.safetensors"] = safetensors.numpy.save({"features": features, "labels": labels})
-        if self.rejector_ is not None:
-            files["rejector.safetensors"] = safetensors.torch.save(self.rejector_.to_tensors())
-            meta["rejector"] = {"space": self.rejector_.space, "depth": self.rejector_.depth}
-        storage.save_artifact(Path(folder), KIND, files, meta)
+        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
+
+        A model that is trained again to learn more keeps the pictures it has learned from, as the squares that its
+        network sees: whoever gets the folder can look at them.
+        """
+        storage.save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None) -> OpenWorldClassifier:
@@ -142,24 +288,79 @@ class OpenWorldClassifier:
             ArtifactError: damaged files, or another backbone than it was trained on.
         """
         meta, files = storage.load_artifact(Path(folder), KIND)
-        model = FewShotClassifier.from_artifact(files, meta, backbone, where=str(folder))
-        rejector = None
-        if meta["rejector"] is not None:
-            tensors = safetensors.torch.load(files["rejector.safetensors"])
-            rejector = Rejector.from_tensors(**meta["rejector"], tensors=tensors, backbone=model.backbone)
-        reference = safetensors.numpy.load(files["reference.safetensors"])
-        return cls.from_fit(model, rejector, meta["alpha"], (reference["features"], reference["labels"]))
+        return cls.from_artifact(files, meta, backbone, where=str(folder))
 
-    def _features(self, images: ImageDataset) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-        """Frozen, tuned, and as each judge sees them."""
-        backbone, model = self.model.backbone, self.model.model_
-        judges = self.rejector_.suffixes() if self.rejector_ is not None else []
-        suffixes = [(0, last_layers(backbone.visual, 0)), (model.params.unfreeze, model.suffix), *judges]
-        frozen, tuned, *judged = image_features(backbone, images, suffixes)
-        return frozen, tuned, judged
+    def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """(files, meta) for :func:`storage.save_artifact`."""
+        steps = [(step.naming, step.before) for step in self._steps]
+        files, meta = world_files(self.model, Saved(self._fitted(), steps, self.shown_))
+        return files, meta | {"alpha": self.alpha, "detector": self.detector}
+
+    @classmethod
+    def from_artifact(
+        cls, files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+    ) -> OpenWorldClassifier:
+        """The inverse of :meth:`to_artifact`."""
+        model, saved = read_world(files, meta, backbone, where)
+        world = cls(model, meta["detector"], meta["alpha"])
+        world._begin(saved.now.rejector, saved.now.known)
+        world._steps = [Step(naming, before, []) for naming, before in saved.steps]
+        world.shown_ = saved.shown
+        return world
+
+    def _learn(self, classes: Mapping[str, Group | Images], names: LabelSpace, new: bool) -> Extension:
+        parts = {name: self._fresh(pictures) for name, pictures in classes.items()}
+        digests = {name: pictures.digests for name, (pictures, _) in parts.items()}
+        twice = [digest for name in digests for digest in digests[name]]
+        if len(set(twice)) < len(twice):
+            raise UsageError("a picture in one class", "one in several", "decide for one of them", "extension")
+        labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
+        features = np.concatenate([features for _, features in parts.values()])
+        wanted = needs_pictures(self.model.params, self.model.views)
+        more = KnownPictures(features, labels, join([pictures for pictures, _ in parts.values()]) if wanted else None)
+        before = self._fitted()
+        extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
+        after, report = extender.extend(before, more, names)
+        self._steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
+        self._become(after)
+        self.shown_ |= set(twice)
+        self.unknown_ = [_without(part, set(twice)) for part in self.unknown_]
+        return report
+
+    def _fresh(self, given: Group | Images) -> tuple[ImageDataset, FloatArray]:
+        """The pictures that no class was named on yet, each once, and their frozen features."""
+        pictures = given.pictures if isinstance(given, Group) else collect_images(given, purpose="name")
+        taken = self._with_a_name()
+        first = {digest: row for row, digest in reversed([*enumerate(pictures.digests)]) if digest not in taken}
+        rows = np.array(sorted(first.values()), dtype=np.int64)
+        if not len(rows):
+            got = "none" if not len(pictures) else "pictures that have their class already"
+            raise UsageError("pictures to make a class of", got, "choose others", "extension")
+        chosen = pictures.subset(rows)
+        return chosen, given.features[rows] if isinstance(given, Group) else self.look(chosen).frozen
+
+    def _with_a_name(self) -> set[str]:
+        return {digest for naming in self.named_ for digests in naming.classes.values() for digest in digests}
+
+    def _fitted(self) -> Fitted:
+        return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)
+
+    def _become(self, fitted: Fitted) -> None:
+        self.model.model_, self.model.label_space_, self.rejector_, self.known_ = fitted
+
+    def _all_unknown(self) -> Unknown:
+        if not any(len(part.pictures) for part in self.unknown_):
+            raise UsageError("pictures that were called unknown", "none", "predict some pictures first", "discover")
+        pictures, features, p = zip(*self.unknown_, strict=True)
+        return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
 
     def _answer(self, probabilities: FloatArray, p_value: float, score: float, unknown: bool, top: int) -> Answer:
         names = self.model.label_space_.names
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((names[int(i)], float(probabilities[i])) for i in order)
         return Answer(None if unknown else ranked[0][0], p_value, score, ranked)
+
+
+def _without(part: Unknown, digests: Collection[str]) -> Unknown:
+    rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
+    return Unknown(part.pictures.subset(rows), part.features[rows], part.p_values[rows])

@@ -237,7 +237,8 @@ def saved_model(
     options = {"epochs": config.epochs, "views": config.n_views, "seed": config.seed}
     classifier = FewShotClassifier.from_model(task.backbone, fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
-    return OpenWorldClassifier.from_fit(classifier, rejectors[0] if rejectors else None, config.alpha, reference)
+    rejector = rejectors[0] if rejectors else None
+    return OpenWorldClassifier.from_fit(classifier, rejector, config.alpha, reference, fit.support.images)
 
 
 @dataclass

@@ -93,6 +93,24 @@ class Rejector:
         """Known pictures behind the p-values."""
         return sum(len(judge.calibration) for judge in self.judges)
 
+    @property
+    def choice(self) -> NoveltyChoice:
+        """What :func:`fit_rejector` needs to make such a rejector again."""
+        return NoveltyChoice(self.space, self.judges[0].detector.n_neighbors_)
+
+    def extended(self, frozen: FloatArray, labels: LabelArray) -> Rejector | None:
+        """The detector refitted on all known pictures, some of them new; None where its features are tuned ones and
+        :func:`fit_rejector` has to tune them again.
+
+        Args:
+            frozen: (n, d) features of all known pictures. labels: (n,) their classes.
+        """
+        if self.space != "frozen":
+            return None
+        k = self.choice.n_neighbors
+        detector = LOFDetector(n_neighbors=k).fit(in_space("frozen", frozen, frozen), labels)
+        return Rejector(self.space, self.depth, (Judge(None, detector, detector.loo_scores_),))
+
     def suffixes(self) -> list[tuple[int, Suffix]]:
         """(n, suffix) under which :meth:`judge` wants to see the pictures."""
         return [(self.depth, judge.suffix) for judge in self.judges if judge.suffix is not None]

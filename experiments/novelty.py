@@ -56,12 +56,22 @@ def main(options: Options) -> int:
     if rejector is None:
         fix = "train it on two pictures or more of each class"
         raise cf.ArtifactError("a model with a novelty detector", "one without", fix, str(options.saved))
-    known, novel = parts(options, world)
+    known, novel, left_out = fresh_parts(options, world)
     met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
     found = measure(met, rejector, options.alpha)
-    found |= {"alpha": world.alpha, "discovery": grouped(world, met) if options.discover else None}
+    found |= {"n_left_out": left_out, "alpha": world.alpha, "discovery": grouped(world, met) if options.discover else None}
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
+
+
+def fresh_parts(options: Options, world: cf.OpenWorldClassifier) -> tuple[cf.ImageDataset, cf.ImageDataset, int]:
+    """:func:`parts` without the pictures on which a class was ever named, and how many those were."""
+    (known, some), (novel, others) = map(world.without_named, parts(options, world))
+    opening.warn([f"{some + others} pictures on which a class was named are left out"] if some + others else [])
+    if not len(known) or not len(novel):
+        fix = "give others with --novel, or other DATA"
+        raise cf.DataError("known and unknown pictures that no class was named on", "none", fix, options.data)
+    return known, novel, some + others
 
 
 def parts(options: Options, world: cf.OpenWorldClassifier) -> tuple[cf.ImageDataset, cf.ImageDataset]:
@@ -132,7 +142,8 @@ def grouped(world: cf.OpenWorldClassifier, met: Meeting) -> dict[str, Any] | Non
     truth = [name for name, answer in pairs if answer.label is None]  # false alarms are groups of their own
     if not truth:
         return None
-    found, _ = world.discover()
+    world.discover()
+    found = world.discovery_
     record = {"n_flagged": len(truth), "n_clusters": found.n_clusters}
     if met.novel.labels is None:
         return record

@@ -131,8 +131,17 @@ def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: Open
     with pytest.raises(UsageError, match="predict some pictures"):
         world.discover()
     answers = world.predict(eight.novel.open("test of discovery"))
-    found, pictures = world.discover()
-    assert len(found.labels) == len(pictures) == sum(answer.label is None for answer in answers)
+    groups = world.discover()
+    flagged = sum(answer.label is None for answer in answers)
+    assert len(world.discovery_.labels) == flagged >= sum(map(len, groups)) > 0
+    assert [len(group) for group in groups] == sorted(map(len, groups), reverse=True)
+    for group in groups:
+        assert len(group.pictures) == len(group.features) == len(group.p_values)
+        assert sorted(group.exemplars) == list(range(len(group)))
+        assert group.p_values.max() <= world.alpha + 1e-9
+        assert group.nearest is not None
+        assert group.nearest[0] in eight.seen.names
+        assert -1 <= group.nearest[1] <= 1
 
 
 def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_would_do(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+from clip_fewshot.errors import UsageError
+
+LONGEST = 100  # characters of a class name
+NO_CLASS = "unknown"  # what answers say where there is no class
 
 LISTED = 20  # offenders an error names before it only counts
 
@@ -29,3 +34,22 @@ def first_of(offenders: Iterable[str]) -> str:
     lines = list(offenders)
     more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n  ".join(["", *lines[:LISTED], *more])
+
+
+def new_class_name(name: str, existing: Collection[str]) -> str:
+    """``name`` if it can be that of a further class.
+
+    Raises:
+        UsageError: empty, with characters that do not print or blanks at an end, "unknown", or one that a person would
+            take for a class that is there already.
+    """
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
+        expected = f"a name of 1 to {LONGEST} printing characters, without blanks at its ends"
+        raise UsageError(expected, repr(name[: 2 * LONGEST]), "choose another one", "class name")
+    if folded(name) == NO_CLASS:
+        raise UsageError("the name of a class", repr(name), "it is what answers say where there is none", "class name")
+    same = [one for one in existing if folded(one) == folded(name)]
+    if same:
+        fix = "choose another name, or add the pictures to that class with assign"
+        raise UsageError("a name that no class has", f"{name!r} beside {same[0]!r}", fix, "class name")
+    return name

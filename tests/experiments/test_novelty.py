@@ -44,10 +44,24 @@ def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos
         assert row["detection_rate"]["mean"] == pytest.approx(flagged[is_novel].mean())
     names = [name for part in (known, novel) for name in part.label_space.decode(part.required_labels())]
     truth = [name for name, answer in zip(names, answers, strict=True) if answer.label is None]
-    groups = model.discover()[0]
+    groups = model.discover()
     assert found["discovery"]["n_flagged"] == len(truth) > 0
-    assert found["discovery"]["n_clusters"] == groups.n_clusters
-    assert found["discovery"]["ari"] == pytest.approx(adjusted_rand_score(truth, groups.labels))
+    assert found["discovery"]["n_clusters"] == len(groups)
+    assert found["discovery"]["ari"] == pytest.approx(adjusted_rand_score(truth, model.discovery_.labels))
+
+
+def test_pictures_on_which_a_class_was_named_are_left_out(
+    command: Command, world: Path, photos: Path, split: Any, tmp_path: Path
+) -> None:
+    model, novel = cf.OpenWorldClassifier.load(world), split.novel.open("naming")
+    six = np.flatnonzero(novel.required_labels() == novel.label_space.encode(["six"])[0])[:5]
+    model.name(novel.subset(six), "half a dozen")
+    model.save(tmp_path / "named")
+    ended = command("novelty", tmp_path / "named", photos, "--json")
+    assert ended.record["n_novel"] == 2 * PER_CLASS - 5
+    assert ended.record["n_left_out"] == 5
+    assert "5 pictures on which a class was named are left out" in ended.err
+    assert command("novelty", world, photos, "--json").record["n_left_out"] == 0
 
 
 def test_the_text_says_what_was_refused_and_grouped(command: Command, world: Path, photos: Path) -> None:
