@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.candidates import candidates
@@ -51,7 +52,7 @@ def ward_tree(X: FloatArray) -> FloatArray:
     if len(X) < 2:
         return np.empty((0, 4))
     if len(X) <= DENSE_ROWS:
-        return np.asarray(linkage(X, "ward"))
+        return np.asarray(linkage(pdist(X), "ward"))  # of X itself it warns where X is square and zero
     found = nearest_others(X, NEAR)
     kept, copies, originals = _copies(X, found)
     made: list[Mergers] = [(originals, copies, np.zeros(len(copies)))]

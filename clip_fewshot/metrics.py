@@ -179,25 +179,25 @@ def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccu
     """All/old/new accuracy by ONE match over all points, the "v2" metric of generalised category discovery.
 
     Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
-    old and new apart lets a cluster count for two classes. ``old``: (n,) true where the class was known before. A
-    point whose group is a negative number is in none and never right.
+    old and new apart lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
     """
+    hit, known = gcd_hits(truth, found), np.asarray(old, dtype=bool)
+    sides = (hit[known], hit[~known])
+    return OpenAccuracy(float(hit.mean()), *(float(side.mean()) if len(side) else None for side in sides))
+
+
+def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
+    """(n,) which points the best one-to-one match puts right; none whose group is a negative number: it is in none."""
     classes, groups = _paired(truth, found)
-    old = np.asarray(old, dtype=bool)
     grouped = groups >= 0 if np.issubdtype(groups.dtype, np.number) else np.ones(len(groups), dtype=bool)
     _, class_of = np.unique(classes, return_inverse=True)
     _, group_of = np.unique(groups, return_inverse=True)
-    table = np.zeros((class_of.max() + 1, group_of.max() + 1), dtype=np.int64)
-    np.add.at(table, (class_of[grouped], group_of[grouped]), 1)
-    match = linear_sum_assignment(table, maximize=True)
-    right = np.zeros(table.shape, dtype=bool)
-    right[match] = True
-    hit = right[class_of, group_of] & grouped
-    return OpenAccuracy(
-        float(hit.mean()),
-        float(hit[old].mean()) if old.any() else None,
-        float(hit[~old].mean()) if (~old).any() else None,
-    )
+    right = np.zeros((class_of.max() + 1, group_of.max() + 1), dtype=np.int64)
+    np.add.at(right, (class_of[grouped], group_of[grouped]), 1)
+    match = linear_sum_assignment(right, maximize=True)
+    right[:] = 0
+    right[match] = 1
+    return np.asarray(right[class_of, group_of].astype(bool) & grouped)
 
 
 def ari(labels: ArrayLike, clusters: ArrayLike) -> float:

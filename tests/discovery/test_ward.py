@@ -93,11 +93,12 @@ def test_hardly_any_images(n: int) -> None:
     assert list(found.labels) == [0] * n
 
 
-def test_copies_and_constant_features_are_one_group() -> None:
+def test_copies_and_constant_features_are_one_group_and_copies_of_known_images_none() -> None:
     for X in (np.ones((12, 5)), np.repeat(np.random.default_rng(0).normal(size=(1, 5)), 9, axis=0)):
-        found = discover_classes(X, reference=(X, np.arange(len(X)) % 3))
+        found = discover_classes(X)
         assert found.n_clusters == 1
         assert np.isfinite(found.linkage).all()
+        assert discover_classes(X, reference=(X, np.arange(len(X)) % 3)).n_clusters == 0
 
 
 @FEW
