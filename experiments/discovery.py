@@ -1,4 +1,4 @@
-"""New classes among test pictures: `python -m experiments.discovery digits --unseen seven+eight+nine --shots 4,8,16`."""
+"""New classes among test pictures: `python -m experiments.discovery digits --unseen seven+eight --shots 4,16`."""
 
 from __future__ import annotations
 

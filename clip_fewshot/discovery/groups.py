@@ -7,7 +7,6 @@ from scipy.spatial.distance import cdist
 
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
-
 NEARER = 0.8  # of the squared distance to the nearest known centre
 
 

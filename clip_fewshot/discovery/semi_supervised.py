@@ -66,9 +66,10 @@ def semi_supervised_kmeans(
     Returns:
         (n,) the place of the class among the sorted known ones, 0..c-1; or c + g for new group g.
     """
-    known, rows = Known.of(*reference), normalize(X)
-    if not len(rows):
+    known = Known.of(*reference)
+    if not len(X):
         return np.empty(0, dtype=np.int64)
+    rows = normalize(X)
     if groups is None:
         groups = estimated_groups(rows, known, most, seed)
     if isinstance(groups, int):
