@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, TunedModel, fit_model, prepare_support
 from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import PairedDifference, interval, paired_difference
@@ -52,6 +54,13 @@ class KnownPictures:
             pictures = join([self.pictures, more.pictures])
         frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
         return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
+
+
+def kept(pictures: ImageDataset) -> ImageDataset:
+    """``pictures`` to train on: those in memory go by what their pixels are, whatever file they were cut from."""
+    own = zip(pictures.images, pictures.digests, strict=True)
+    digests = tuple(digest if isinstance(image, Path) else pixel_digest(image) for image, digest in own)
+    return replace(pictures, digests=digests)
 
 
 class Fitted(NamedTuple):
@@ -169,11 +178,11 @@ class Extender:
         (features,) = image_features(self.backbone, known.pictures, [(self.recipe.params.unfreeze, model.suffix)])
         return features
 
-    def _data(self, known: KnownPictures, names: LabelSpace) -> SupportData:
+    def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
         params, seed = self.recipe.params, self.recipe.seed
-        if needs_pictures(params, self.views) and known.pictures is not None:
+        if (depths or needs_pictures(params, self.views)) and known.pictures is not None:
             pictures = replace(known.pictures, labels=known.labels, label_space=names)
-            return prepare_support(self.backbone, pictures, [params.unfreeze], self.views, seed)
+            return prepare_support(self.backbone, pictures, [params.unfreeze, *depths], self.views, seed)
         features = torch.from_numpy(known.frozen).to(self.backbone.device)
         prefix = Prefix(features, {}, 1, torch.arange(len(features)))
         captions = CaptionBank(self.backbone, names.names, text_cuts(self.backbone, [params.unfreeze]), seed)
@@ -187,11 +196,19 @@ class Extender:
             return None, ()
         after = before.extended(known.frozen, known.labels)
         if after is None:
-            data = self._data(known, names)
-            after = fit_rejector(self.backbone, self.recipe, data, known.frozen, before.choice)
-        k, was = after.choice.n_neighbors, before.choice.n_neighbors
+            data = self._data(known, names, [n for n, _ in before.suffixes()])
+            after = fit_rejector(
+                self.backbone,
+                self.recipe,
+                data,
+                known.frozen,
+                before.choice,
+                names=names.names,
+                per_class=before.per_class,
+            )
+        k, was = after.n_neighbors, before.n_neighbors
         few = f"the detector compares with {k} neighbours instead of {was}: name larger groups for a sharper one"
-        return after, (few,) if k < was else ()
+        return after, (few,) if k is not None and was is not None and k < was else ()
 
     def _extended_on_known(
         self, before: Fitted, more: KnownPictures, names: LabelSpace

@@ -267,14 +267,15 @@ class Run:
     def _novelty(self) -> dict[str, Any] | None:
         if not self.outcome.rejections:
             return None
-        rejector = self.outcome.rejections[0].rejector
+        chosen = self.outcome.rejections[0].rejector.chosen
         choice = {
-            "features": rejector.space,
-            "n_neighbors": rejector.judges[0].detector.n_neighbors_,
+            "features": chosen.space,
+            "n_neighbors": chosen.n_neighbors,
+            "margin": self.choice.margin if self.choice else 0.0,
             "selection": self.choice.table() if self.choice else {},
         }
-        # Fresh support sets only: the saved model's own helped to choose features and neighbours.
-        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, "lof") | choice
+        # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
+        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, chosen.detector) | choice
 
     def _discovery(self) -> dict[str, Any] | None:
         found = self.met.found

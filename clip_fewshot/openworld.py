@@ -17,12 +17,10 @@ from clip_fewshot.data.naming import new_class_name
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import interval
-from clip_fewshot.extension import Extender, Extension, Fitted, KnownPictures, Naming, needs_pictures
+from clip_fewshot.extension import Extender, Extension, Fitted, KnownPictures, Naming, kept, needs_pictures
 from clip_fewshot.features import image_features
 from clip_fewshot.groups import Group, groups_of
-from clip_fewshot.novelty import build_detector
-from clip_fewshot.novelty.conformal import check_alpha
-from clip_fewshot.rejection import Rejector, choose_novelty, fit_rejector
+from clip_fewshot.rejection import AUTO, DEPTHS, Rejector, Verdict, choose_novelty, fit_rejector, known_detectors
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 from clip_fewshot.world_files import Saved, read_world, world_files
@@ -81,8 +79,10 @@ class OpenWorldClassifier:
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: a key of DETECTORS.
+        detector: a key of DETECTORS; "auto" (default) chooses among all of them by hiding known classes in turn.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1).
+        per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
+            of each class as there are in all otherwise, 19 for an alpha of 0.05.
 
     Attributes:
         rejector_: the calibrated detector; None where one picture a class leaves nothing to calibrate on.
@@ -101,10 +101,10 @@ class OpenWorldClassifier:
     shown_: frozenset[str]
     _steps: list[Step]
 
-    def __init__(self, model: FewShotClassifier, detector: str = "lof", alpha: float = 0.05) -> None:
-        self.model = model
-        self.detector = detector
-        self.alpha = alpha
+    def __init__(
+        self, model: FewShotClassifier, detector: str = AUTO, alpha: float = 0.05, per_class: bool = False
+    ) -> None:
+        self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
 
     @classmethod
     def from_fit(
@@ -127,17 +127,21 @@ class OpenWorldClassifier:
             DataError: no labels, or fewer than two classes.
             UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
         """
-        build_detector(self.detector)  # an unknown name is refused before any training
+        known_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
-        data = prepare_support(model.backbone, support, [model.params.unfreeze], model.views, model.seed)
+        depths = [n for n in DEPTHS if n < model.backbone.visual.n_blocks]
+        data = prepare_support(model.backbone, support, [model.params.unfreeze, *depths], model.views, model.seed)
         frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)
-        choice = choose_novelty(model.backbone, model.recipe_, data, frozen)
+        names, per_class = support.label_space.names, self.per_class
+        choice = choose_novelty(
+            model.backbone, model.recipe_, data, frozen, detector=self.detector, names=names, per_class=per_class
+        )
         if choice is None:
             fix = "add pictures, or use FewShotClassifier, which never says unknown"
             raise UsageError("two pictures of each class or more", "one of some class", fix, "support set")
-        rejector = fit_rejector(model.backbone, model.recipe_, data, frozen, choice)
-        check_alpha(self.alpha, rejector.n_calibration)
+        rejector = fit_rejector(model.backbone, model.recipe_, data, frozen, choice, names=names, per_class=per_class)
+        rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         return self
 
@@ -158,7 +162,9 @@ class OpenWorldClassifier:
     @property
     def from_features(self) -> bool:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        return self.model.model_.params.unfreeze == 0 and not needs_pictures(self.model.params, self.model.views)
+        reads = self.rejector_ is not None and self.rejector_.suffixes()
+        untuned = self.model.model_.params.unfreeze == 0 and not needs_pictures(self.model.params, self.model.views)
+        return untuned and not reads
 
     def predict(self, images: Images, top: int = 5) -> list[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
@@ -195,13 +201,11 @@ class OpenWorldClassifier:
         """What :meth:`predict` answers; nothing is remembered."""
         n = len(sight.frozen)
         probabilities = self.model.model_.probabilities(sight.tuned) if n else np.empty((0, 1))
-        p, scores = np.ones(n), np.zeros(n)
-        unknown = np.zeros(n, dtype=bool)
+        said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
         if self.rejector_ is not None:
-            by_judge = self.rejector_.judge(sight.frozen, sight.judged)
-            scores[:], p[:] = np.mean(by_judge, axis=0), self.rejector_.p_values(by_judge)
-            unknown = self.rejector_.flags(p, self.alpha)
-        rows = zip(probabilities, p, scores, unknown, strict=True)
+            said = self.rejector_.verdict(sight.frozen, sight.judged)
+            unknown = self.rejector_.flags(said.p, self.alpha)
+        rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
         return [self._answer(row, float(value), float(score), bool(novel), top) for row, value, score, novel in rows]
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
@@ -317,7 +321,9 @@ class OpenWorldClassifier:
         labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
         features = np.concatenate([features for _, features in parts.values()])
         wanted = needs_pictures(self.model.params, self.model.views)
-        more = KnownPictures(features, labels, join([pictures for pictures, _ in parts.values()]) if wanted else None)
+        more = KnownPictures(
+            features, labels, join([kept(pictures) for pictures, _ in parts.values()]) if wanted else None
+        )
         before = self._fitted()
         extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
         after, report = extender.extend(before, more, names)

@@ -97,7 +97,8 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
             saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
             fits = [saved, *refit_fresh(config, task, winners, progress, crew)]
         clock.lap("refit")
-        choice = choose_novelty(backbone, saved.recipe(task, best), saved.support.data, saved.support.frozen)
+        recipe, known = saved.recipe(task, best), saved.support
+        choice = choose_novelty(backbone, recipe, known.data, known.frozen, names=split.seen.names)
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
         saved_model(config, task, saved, best, rejectors).save(out / MODEL)

@@ -20,7 +20,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features import image_batches
 from clip_fewshot.probes import LinearProbe
-from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector
+from clip_fewshot.rejection import DEPTHS, NoveltyChoice, Rejector, fit_rejector
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams, approach
 from clip_fewshot.training.trainer import SupportData, TrainSettings
@@ -155,7 +155,8 @@ class Fit:
 def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew | None = None) -> Fit:
     """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
     points = {PROBE: TuneParams(PROBE), **winners}
-    support = prepare(task, task.support(draw), [params.unfreeze for params in points.values()])
+    depths = [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
+    support = prepare(task, task.support(draw), [*(params.unfreeze for params in points.values()), *depths])
     bench = workbench(task, support)
     models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])
     return Fit(draw, support, dict(zip(points, models, strict=True)))
@@ -163,4 +164,5 @@ def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew |
 
 def calibrate(task: Task, fit: Fit, name: str, choice: NoveltyChoice) -> Rejector:
     """The chosen detector on the support set of ``fit``, around its model of approach ``name``."""
-    return fit_rejector(task.backbone, fit.recipe(task, name), fit.support.data, fit.support.frozen, choice)
+    support, names = fit.support, fit.support.images.label_space.names
+    return fit_rejector(task.backbone, fit.recipe(task, name), support.data, support.frozen, choice, names=names)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
+from torch import nn
 
 from clip_fewshot import rng
-from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.classifier import PROBE, frozen_probe
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
@@ -47,7 +47,7 @@ def look(
         rejectors: of the first fits, or of all.
         names: the approaches to look with; a fit that lacks one is skipped for it.
     """
-    plan: list[tuple[int, str | None, tuple[int, Suffix]]] = []
+    plan: list[tuple[int, str | None, tuple[int, nn.Module]]] = []
     for i, fit in enumerate(fits):
         plan += [(i, name, (m.params.unfreeze, m.suffix)) for name, m in fit.models.items() if name in names]
         plan += [(i, None, suffix) for suffix in (rejectors[i].suffixes() if i < len(rejectors) else [])]
@@ -80,9 +80,8 @@ class Rejection:
     @classmethod
     def of(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
         """Both kinds are judged alike."""
-        by_judge = [rejector.judge(sight.features[PROBE], sight.judged) for sight in (known, novel)]
-        means = [np.mean(scores, axis=0) for scores in by_judge]
-        return cls(rejector, *means, *(rejector.p_values(scores) for scores in by_judge))
+        said = [rejector.verdict(sight.features[PROBE], sight.judged) for sight in (known, novel)]
+        return cls(rejector, said[0].scores, said[1].scores, said[0].p, said[1].p)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     features, labels = saved.now.known.frozen, saved.now.known.labels
     files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
     pictures = saved.now.known.pictures
-    if pictures is not None and needs_pictures(model.params, model.views):
+    reads = saved.now.rejector is not None and saved.now.rejector.suffixes()
+    if pictures is not None and (reads or needs_pictures(model.params, model.views)):
         squares = encode_squares(pictures, model.backbone.image_size)
         data = np.frombuffer(b"".join(squares), np.uint8)
         files[PICTURES] = safetensors.numpy.save({"png": data, "ends": np.cumsum([len(s) for s in squares])})
@@ -71,7 +72,7 @@ def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tupl
     meta["rejector"] = None
     if rejector is not None:
         files[f"{prefix}{REJECTOR}"] = safetensors.torch.save(rejector.to_tensors())
-        meta["rejector"] = {"space": rejector.space, "depth": rejector.depth}
+        meta["rejector"] = rejector.about()
     return files, meta
 
 
@@ -81,7 +82,7 @@ def _read_rejector(
     if about is None:
         return None
     tensors = safetensors.torch.load(files[f"{prefix}{REJECTOR}"])
-    return Rejector.from_tensors(**about, tensors=tensors, backbone=backbone)
+    return Rejector.from_tensors(about, tensors, backbone)
 
 
 def _read_known(files: dict[str, bytes]) -> KnownPictures:

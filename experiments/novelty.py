@@ -59,7 +59,11 @@ def main(options: Options) -> int:
     known, novel, left_out = fresh_parts(options, world)
     met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
     found = measure(met, rejector, options.alpha)
-    found |= {"n_left_out": left_out, "alpha": world.alpha, "discovery": grouped(world, met) if options.discover else None}
+    found |= {
+        "n_left_out": left_out,
+        "alpha": world.alpha,
+        "discovery": grouped(world, met) if options.discover else None,
+    }
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
 
@@ -119,8 +123,9 @@ def measure(met: Meeting, rejector: cf.Rejector, alphas: Sequence[float]) -> dic
         "n_known": len(met.known),
         "n_novel": len(met.novel),
         "n_calibration": rejector.n_calibration,
-        "features": rejector.space,
-        "n_neighbors": rejector.judges[0].detector.n_neighbors_,
+        "detector": rejector.chosen.detector,
+        "features": rejector.chosen.space,
+        "n_neighbors": rejector.n_neighbors,
         **{name: cf.statistic_interval(f, is_novel, [scores]).to_json() for name, f in statistics.items()},
         "rates": [rates(rejector, p, alpha) for alpha in alphas],
     }
@@ -158,9 +163,10 @@ def true_names(pictures: cf.ImageDataset) -> list[str]:
 
 def text(found: dict[str, Any]) -> str:
     """The figures as lines and a table."""
+    neighbours = "" if found["n_neighbors"] is None else f", k = {found['n_neighbors']}"
     lines = [
-        f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; LOF on {found['features']} features, "
-        f"k = {found['n_neighbors']}, calibrated on {found['n_calibration']} pictures",
+        f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; {found['detector']} on "
+        f"{found['features']} features{neighbours}, calibrated on {found['n_calibration']} pictures",
         *(
             f"{title} {tables.estimate(found[key]['mean'], found[key]['ci95'])}"
             for key, title in (("auroc", "AUROC"), ("eer", "EER  "), ("fpr95", "FPR95"))

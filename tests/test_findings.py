@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from clip_fewshot.findings import novelty_view
-from clip_fewshot.novelty import LOFDetector
-from clip_fewshot.rejection import Judge, Rejector
+from clip_fewshot.novelty.conformal import p_values
+from clip_fewshot.rejection import Alternative, Rejector
+from clip_fewshot.rejection.rejector import Judge, Shots
 from clip_fewshot.types import FloatArray
 from clip_fewshot.unsealing import Rejection
 
 
 def rejection(n: int, known: FloatArray) -> Rejection:
     """n calibration pictures at 0, 1, ...; the known test pictures score ``known``, the novel ones lie low."""
-    calibration = np.arange(float(n))
-    detector = LOFDetector(n_neighbors=2).fit(np.random.default_rng(0).normal(size=(6, 2)))
-    rejector = Rejector("frozen", 0, (Judge(None, detector, calibration),))
+    shots = Shots(np.random.default_rng(0).normal(size=(n, 2)), np.arange(n) % 2)
+    rejector = Rejector(Alternative("lof", n_neighbors=2), 0, (Judge(None, shots, None),))
     novel = np.array([-3.0, -2.0, 4.5])
-    return Rejection(rejector, known, novel, *(rejector.p_values([s]) for s in (known, novel)))
+    return Rejection(rejector, known, novel, *(p_values(np.arange(float(n)), s) for s in (known, novel)))
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3, 0.99])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,12 @@ from clip_fewshot.classifier import (
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.novelty.conformal import UnsupportedAlphaError, p_values
+from clip_fewshot.novelty import DETECTORS, LOFDetector
+from clip_fewshot.novelty.calibration import Calibrated
+from clip_fewshot.novelty.conformal import UnsupportedAlphaError
 from clip_fewshot.openworld import OpenWorldClassifier
-from clip_fewshot.rejection import NoveltyChoice, choose_novelty, fit_rejector, in_space
+from clip_fewshot.rejection import Alternative, NoveltyChoice, choose_novelty, fit_rejector
+from clip_fewshot.rejection.spaces import in_space
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
 
@@ -61,13 +65,24 @@ def test_saved_and_loaded_gives_the_same_answers(
     assert loaded.alpha == world.alpha
 
 
-@pytest.mark.parametrize("space", ["frozen", "tuned", "both"])
-def test_a_rejector_of_any_space_survives_its_file(
-    space: str, tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path
+CHOICES = {
+    "lof": Alternative("lof", "frozen", 3),
+    "tuned": Alternative("lof", "tuned", 3),
+    "both": Alternative("knn", "both", 3),
+    "depth": Alternative("mahalanobis", "depth 1"),
+    "folds of frozen features": Alternative("energy"),
+    "texts": Alternative("negative-labels"),
+}
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_a_rejector_of_any_kind_survives_its_file(
+    kind: str, tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path
 ) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(space, 3))
-    assert len(rejector.judges) == (1 if space == "frozen" else 4)
+    names = eight.support.label_space.names
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES[kind]), names=names)
+    assert len(rejector.judges) == (4 if kind in ("tuned", "both", "folds of frozen features") else 1)
     assert rejector.n_calibration == len(eight.support)
     model = FewShotClassifier(tiny, "mlp", unfreeze=1, epochs=1).fit(eight.support)
     reference = frozen_features(data), data.labels
@@ -78,38 +93,58 @@ def test_a_rejector_of_any_space_survives_its_file(
     assert after.predict(pictures) == before.predict(pictures)
 
 
-def test_on_frozen_features_the_p_value_is_the_plain_conformal_one(tiny: Backbone, eight: OpenWorldSplit) -> None:
+def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
     frozen = frozen_features(data)
-    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice("frozen", 3))
-    (judge,) = rejector.judges
-    fresh = frozen + 0.05 * np.random.default_rng(0).normal(size=frozen.shape)
-    scores = rejector.judge(fresh, [])
-    expected = p_values(judge.calibration, judge.detector.score_samples(in_space("frozen", fresh, fresh)))
-    np.testing.assert_array_equal(rejector.p_values(scores), expected)
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
+    fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
+    alike = in_space("frozen", frozen, frozen), in_space("frozen", fresh, fresh)
+    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(alike[0], data.labels)
+    found = rejector.verdict(fresh, [])
+    np.testing.assert_array_equal(found.p, expected.p_values(alike[1]))
+    scores = LOFDetector(n_neighbors=3).fit(alike[0], data.labels).score_samples(alike[1])
+    np.testing.assert_array_equal(found.scores, scores)
 
 
 def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldSplit) -> None:
     """Each support picture is held out by exactly one judge, and is not among the rows that judge knows."""
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice("tuned", 3))
-    known = [len(judge.detector.rows_) for judge in rejector.judges]
-    held_out = [len(judge.calibration) for judge in rejector.judges]
-    assert sum(held_out) == len(eight.support)
-    assert all(k + h <= len(eight.support) for k, h in zip(known, held_out, strict=True))
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES["tuned"]))
+    held_out = 0
+    for judge in rejector.judges:
+        assert judge.held_out is not None
+        assert len(judge.known.rows) + len(judge.held_out.rows) == len(eight.support)
+        assert not {row.tobytes() for row in judge.known.rows} & {row.tobytes() for row in judge.held_out.rows}
+        held_out += len(judge.held_out.rows)
+    assert held_out == len(eight.support)
 
 
 def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(data))
+    names = eight.support.label_space.names
+    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(data), names=names)
     assert choice is not None
     table = choice.table()
-    assert len(table) == 3 * 3  # spaces x the neighbours below 8 shots less the fold
-    assert next(iter(table)) == f"{choice.space} features, k = {choice.n_neighbors}"
+    assert str(choice.best) in table
+    for kind in (*DETECTORS, "frozen features", "tuned features", "both features", "depth 1 features", "k = 3"):
+        assert any(kind in row for row in table), kind
     assert list(table.values()) == sorted(table.values(), reverse=True)
-    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data))
+    others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
+    assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn")
     assert only_frozen is not None
-    assert only_frozen.space == "frozen"
+    assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
+    assert not any("tuned" in row or "both" in row for row in only_frozen.table())
+
+
+def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    model = FewShotClassifier(tiny, "linear-probe")
+    with pytest.raises(UnsupportedAlphaError, match="of each class"):
+        OpenWorldClassifier(model, alpha=0.05, per_class=True).fit(eight.support)
+    world = OpenWorldClassifier(model, alpha=0.2, per_class=True).fit(eight.support)
+    assert world.rejector_ is not None
+    assert world.rejector_.n_calibration == 8
+    assert world.rejector_.per_class
 
 
 def test_two_classes_leave_nothing_to_hide_and_one_shot_nothing_to_calibrate(
@@ -151,7 +186,7 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     with pytest.raises(UnsupportedAlphaError, match="999"):
         OpenWorldClassifier(model, alpha=0.001).fit(eight.support)
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(data), NoveltyChoice("frozen", 3))
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(data), NoveltyChoice(CHOICES["lof"]))
     assert "999" in str(rejector.refusal(0.001))
     assert rejector.refusal(0.1) is None
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()

@@ -11,7 +11,7 @@ import numpy as np
 from clip_fewshot.errors import UsageError
 from clip_fewshot.metrics import auroc
 from clip_fewshot.novelty.base import Detector
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, LabelArray
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -26,6 +26,7 @@ class Round(NamedTuple):
     fit: FloatArray  # (n, d) known images
     normal: FloatArray  # (m, d) further known images
     novel: FloatArray  # (k, d) images of the hidden classes
+    labels: LabelArray | None = None  # (n,) classes of ``fit``, for detectors that use them
 
 
 class Alternative(NamedTuple, Generic[Name]):
@@ -41,8 +42,8 @@ class Selection(Generic[Name]):
     """The choice and all it was chosen from.
 
     Attributes:
-        best: name of the highest mean AUROC; of equal ones the first given.
-        margin: its lead over the second, 0 where there is none.
+        best: the first given of those that trail the highest mean AUROC by no more than a standard error.
+        margin: lead of the highest over the second, 0 where there is none.
         table: every candidate, best first.
     """
 
@@ -52,28 +53,48 @@ class Selection(Generic[Name]):
 
 
 def select_detector(
-    candidates: Mapping[Name, tuple[Callable[[], Detector], Sequence[Round]]],
+    candidates: Mapping[Name, tuple[Sequence[Callable[[], Detector]], Sequence[Round]]],
 ) -> Selection[Name]:
-    """Score every candidate, (detector factory, rounds in its features), on its rounds; best mean AUROC wins.
+    """Score every candidate, (a detector factory for each round, rounds in its features), by its mean AUROC.
+
+    The highest of fifty means over four rounds is as much luck as merit: what was given earlier is preferred where the
+    paired difference is within its standard error (Breiman et al., "Classification and Regression Trees", 1984).
 
     All candidates must have the same number of rounds, in the same order of hidden classes, or the comparison would
-    be of classes and not of candidates.
+    be of classes and not of candidates. A candidate that refuses a round, having too few classes or images there, is
+    out.
+
+    Raises:
+        UsageError: different rounds, or every candidate refused one; says why the first did.
     """
     counts = [len(rounds) for _, rounds in candidates.values()]
     if len(set(counts)) != 1 or not counts[0]:
         raise UsageError(
             "candidates with the same number of rounds, >= 1", f"{counts}", "hide the same classes for each"
         )
-    results = []
-    for name, (make_detector, rounds) in candidates.items():
-        scores = tuple(_score(make_detector(), one) for one in rounds)
+    results, refusals = [], []
+    for name, (make, rounds) in candidates.items():
+        try:
+            scores = tuple(_score(one_make(), one) for one_make, one in zip(make, rounds, strict=True))
+        except UsageError as error:
+            refusals.append(error)
+            continue
         results.append(Alternative(name, float(np.mean(scores)), scores))
+    if not results:
+        raise refusals[0]
     table = tuple(sorted(results, key=lambda a: -a.auroc))
     margin = table[0].auroc - table[1].auroc if len(table) > 1 else 0.0
-    return Selection(table[0].name, margin, table)
+    best = next(one for one in results if _level(one.per_round, table[0].per_round))
+    return Selection(best.name, margin, table)
+
+
+def _level(one: Sequence[float], highest: Sequence[float]) -> bool:
+    """Whether ``one`` trails by no more than the standard error of the difference."""
+    lead = np.subtract(highest, one)
+    return bool(lead.mean() <= (lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else 0.0))
 
 
 def _score(detector: Detector, one: Round) -> float:
-    detector.fit(one.fit)
+    detector.fit(one.fit, one.labels)
     scores = detector.score_samples(np.concatenate([one.normal, one.novel]))
     return auroc(np.repeat([False, True], [len(one.normal), len(one.novel)]), scores)
