@@ -114,6 +114,12 @@ def file_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Create ``path`` and what lies above it, where they are not there."""
+    with _explained(path, 0):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Like :func:`write_bytes`, UTF-8. Undecodable file names (surrogates) are written as their escapes."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
