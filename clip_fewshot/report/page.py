@@ -67,7 +67,8 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
         figures |= {"det": plots.det_plot(record.novelty), "densities": plots.density_plot(record.novelty)}
     found = record.discovery
     if found is not None and found.clusters and len(found.labels) > 1:
-        figures["dendrogram"] = _tree_caption(found), plots.dendrogram_plot(found.linkage, found.labels)
+        exemplars = {cluster.number: cluster.exemplar for cluster in found.clusters}
+        figures["dendrogram"] = _tree_caption(found), plots.dendrogram_plot(found.linkage, found.labels, exemplars)
     if record.shots:
         figures["shots"] = plots.shots_plot(record.shots)
     return figures

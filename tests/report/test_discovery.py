@@ -122,6 +122,18 @@ def test_a_few_scattered_outliers_do_not_hide_the_bars_of_the_groups() -> None:
     assert "the cut at" not in plot.alt
 
 
+def test_each_group_shows_its_exemplar_where_there_is_room() -> None:
+    found = sample.discovery((60, 40, 1, 1, 1), 9)
+    pictures = {cluster.number: cluster.exemplar for cluster in found.clusters}
+    plot = plots.dendrogram_plot(*tree_of(found), pictures)
+    assert plot.svg.count("<image") == 3  # the three single images lie side by side: one is shown
+    assert "Below the groups" in plot.alt
+    bare = plots.dendrogram_plot(*tree_of(found))
+    assert "<image" not in bare.svg
+    assert "Below the groups" not in bare.alt
+    assert plots.dendrogram_plot(*tree_of(found), {0: pictures[0]}).svg.count("<image") == 1
+
+
 def tree_of(found: DiscoveryView) -> tuple[FloatArray, LabelArray]:
     return found.linkage, found.labels
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL.Image import Image
 
 from clip_fewshot.report.plots.style import INK, OUTLIER, SERIES, Plot, render
 from clip_fewshot.report.text import count
@@ -15,6 +18,8 @@ from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 _MERGES_SHOWN = 300  # the highest; what is below them collapses to a point
 _NO_GROUP, _MIXED = -1, -2  # nodes of outliers alone; nodes that join a group with anything else
 _COLOURS = SERIES[:-1]  # without its grey, which is the outliers'
+_SIDE = 40  # points, of a thumbnail
+_PICTURE_SPACE = 0.08  # share of the width that a thumbnail takes
 _NUMBER_SPACE, _WORD_SPACE = 0.02, 0.05  # share of the width that a bar needs before its name is written
 
 
@@ -68,7 +73,7 @@ def cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
     return (below + above) / 2 if below < above else None
 
 
-def dendrogram_plot(linkage: FloatArray, labels: LabelArray) -> Plot:
+def dendrogram_plot(linkage: FloatArray, labels: LabelArray, pictures: Mapping[int, Image] | None = None) -> Plot:
     """Ward's tree (or any other) over the flagged images, one colour per group, outliers grey.
 
     The cut is a dashed line, drawn only where there is one, see :func:`cut_height`.
@@ -76,6 +81,8 @@ def dendrogram_plot(linkage: FloatArray, labels: LabelArray) -> Plot:
     Args:
         linkage: (m - 1, 4) in SciPy's layout, m of at least 2.
         labels: (m,) group of each leaf, -1 for none.
+        pictures: group -> its exemplar, shown below the group in a frame of its colour; as many as there is room for,
+            the largest groups first.
     """
     x, height, group = tree_layout(linkage, labels)
     m, cut = len(labels), cut_height(linkage, labels)
@@ -91,18 +98,24 @@ def dendrogram_plot(linkage: FloatArray, labels: LabelArray) -> Plot:
             _draw_cut(axes, cut)
         axes.set(xlim=(-0.5, m - 0.5), ylim=(0, float(height.max()) * 1.05 or 1.0), ylabel="merge height")
         axes.set_xticks([])
-        axes.set_xlabel("flagged images, by group", labelpad=28)
+        if pictures:
+            _show(axes, pictures, labels[leaf_order(linkage)], numbers)
+        axes.set_xlabel("flagged images, by group", labelpad=28 + (_SIDE + 10 if pictures else 0))
         axes.grid(visible=False, axis="x")
 
-    return Plot(render(9.0, 3.8, paint), _describe(labels, len(numbers), float(height.max()), cut))
+    return Plot(
+        render(9.0, 4.7 if pictures else 3.8, paint),
+        _describe(labels, len(numbers), float(height.max()), cut, bool(pictures)),
+    )
 
 
-def _describe(labels: LabelArray, n_groups: int, top: float, cut: float | None) -> str:
+def _describe(labels: LabelArray, n_groups: int, top: float, cut: float | None, shown: bool) -> str:
     outliers = int((labels < 0).sum())
     alone = f", {outliers:,} of them in no group" if outliers else ""
     line = "" if cut is None else f", the cut at {cut:.3g}"
     tree = f"Merge tree of {count(len(labels), 'flagged image')} in {count(n_groups, 'group')}{alone}"
-    return f"{tree}; the last merge is at height {top:.3g}{line}."
+    below = " Below the groups stand their most central pictures." if shown else ""
+    return f"{tree}; the last merge is at height {top:.3g}{line}.{below}"
 
 
 def _bracket(merge: FloatArray, x: FloatArray, height: FloatArray, node: int) -> list[tuple[float, float]]:
@@ -135,6 +148,31 @@ def _name_groups(axes: Axes, labels: LabelArray, numbers: LabelArray) -> None:
         if high - low + 1 > space * len(labels):
             middle = (low + high) / 2
             axes.text(middle, -0.06, name, ha="center", va="top", fontsize=10, color=INK, transform=transform)
+
+
+def _show(axes: Axes, pictures: Mapping[int, Image], labels: LabelArray, numbers: LabelArray) -> None:
+    """A thumbnail under the widest run of each group; one that would cover another is left out."""
+    runs = [(high - low, (low + high) / 2, label) for label, (low, high) in _runs(labels) if label in pictures]
+    taken: list[float] = []
+    for _, middle, label in sorted(runs, key=lambda run: -run[0]):
+        place = min(max((middle + 0.5) / len(labels), _PICTURE_SPACE / 2), 1 - _PICTURE_SPACE / 2)
+        if label not in pictures or any(abs(place - other) < _PICTURE_SPACE for other in taken):
+            continue
+        taken.append(place)
+        small = pictures[label].convert("RGB")
+        small.thumbnail((2 * _SIDE, 2 * _SIDE))
+        box = OffsetImage(np.asarray(small), zoom=_SIDE / max(small.size), interpolation="none")
+        frame = {"edgecolor": _colour(label, numbers), "linewidth": 2, "boxstyle": "square,pad=0.06"}
+        at = AnnotationBbox(
+            box,
+            (place, 0),
+            xybox=(0, -26),
+            xycoords="axes fraction",
+            boxcoords="offset points",
+            box_alignment=(0.5, 1),
+            bboxprops=frame,
+        )
+        axes.add_artist(at)
 
 
 def _runs(labels: LabelArray) -> list[tuple[int, tuple[int, int]]]:
