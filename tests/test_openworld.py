@@ -145,6 +145,8 @@ def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: Ope
     assert world.rejector_ is not None
     assert world.rejector_.n_calibration == 8
     assert world.rejector_.per_class
+    with pytest.raises(UsageError, match="calibrated per class"):
+        OpenWorldClassifier(model, detector="energy", alpha=0.2, per_class=True).fit(eight.support)
 
 
 def test_two_classes_leave_nothing_to_hide_and_one_shot_nothing_to_calibrate(

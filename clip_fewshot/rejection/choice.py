@@ -11,6 +11,7 @@ from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, fit_model
 from clip_fewshot.data.sampling import stratified_folds
+from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import TEXTUAL
 from clip_fewshot.novelty.selection import Round, Selection, select_detector
 from clip_fewshot.prefix import replay
@@ -89,6 +90,9 @@ def choose_novelty(
         names: of the classes, for detectors that read texts; None leaves those out.
         per_class: only what can be calibrated class by class: detectors with a scheme, on features not tuned.
 
+    Raises:
+        UsageError: an unknown detector, or one that cannot be calibrated class by class.
+
     Returns:
         None where a class has one picture only: nothing is left to calibrate on.
     """
@@ -97,10 +101,10 @@ def choose_novelty(
         return None
     offered = alternatives(detectors, _spaces(recipe, data), fewest_shots(data.labels), names is not None)
     if per_class:
-        offered = [one for one in offered if one.detector in SCHEMES and not is_tuned(one.space)]
+        offered = _by_class(offered, detector)
     groups = _class_groups(data.labels, recipe.seed)
     if not groups or not offered:
-        return NoveltyChoice(_plain(detectors))
+        return NoveltyChoice(_plain(detectors, fewest_shots(data.labels)))
     rounds: dict[str, list[Round]] = {one.space: [] for one in offered}
     for group in groups:
         fit, normal, novel = _hide(data.labels, group, recipe.seed)
@@ -117,6 +121,14 @@ def choose_novelty(
     return NoveltyChoice(selection.best, selection)
 
 
+def _by_class(offered: Sequence[Alternative], detector: str) -> list[Alternative]:
+    """Those that full conformal or leave-one-out can rank within each class."""
+    if detector not in (AUTO, *SCHEMES):
+        fix = f"choose one of {', '.join(SCHEMES)}, or leave it to {AUTO}"
+        raise UsageError("a detector that can be calibrated per class", repr(detector), fix, "per_class")
+    return [one for one in offered if one.detector in SCHEMES and not is_tuned(one.space)]
+
+
 def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
     tuned = [] if recipe.params.approach == PROBE else [TUNED, BOTH]
     return [FROZEN, *tuned, *(depth_space(n) for n in DEPTHS if n in data.images.cuts)]
@@ -128,10 +140,10 @@ def own_features(space: str, data: SupportData, tuned: FloatArray) -> FloatArray
     return tuned if n is None else replay(data.images, n, TokenReader()).numpy()
 
 
-def _plain(detectors: tuple[str, ...]) -> Alternative:
+def _plain(detectors: tuple[str, ...], shots: int) -> Alternative:
     """What is taken where nothing can be hidden."""
     name = PREFERRED[0] if PREFERRED[0] in detectors else detectors[0]
-    return Alternative(name, FROZEN, 1 if name in NEIGHBOURLY else None)
+    return Alternative(name, FROZEN, min(5, shots - 1) if name in NEIGHBOURLY else None)
 
 
 def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:
