@@ -121,9 +121,10 @@ class Naming:
         return cls({name: tuple(digests) for name, digests in record["classes"].items()}, record["new"])
 
 
-def needs_pictures(params: TuneParams, views: int) -> bool:
-    """Whether another training needs more of a picture than its frozen features."""
-    return params.approach != PROBE and (params.unfreeze > 0 or views > 1)
+def needs_pictures(params: TuneParams, views: int, rejector: Rejector | None) -> bool:
+    """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
+    tuned = params.approach != PROBE and (params.unfreeze > 0 or views > 1)
+    return tuned or (rejector is not None and bool(rejector.suffixes()))
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Extender:
             UsageError: a training that needs pictures which are not there.
         """
         known = before.known.joined(more)
-        if needs_pictures(self.recipe.params, self.views) and known.pictures is None:
+        if needs_pictures(self.recipe.params, self.views, before.rejector) and known.pictures is None:
             fix = "fit it again, or save it again with this release, which keeps them"
             raise UsageError("the pictures that the model was trained on", "none beside it", fix, "extension")
         refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
@@ -180,7 +181,7 @@ class Extender:
 
     def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
         params, seed = self.recipe.params, self.recipe.seed
-        if (depths or needs_pictures(params, self.views)) and known.pictures is not None:
+        if (depths or needs_pictures(params, self.views, None)) and known.pictures is not None:
             pictures = replace(known.pictures, labels=known.labels, label_space=names)
             return prepare_support(self.backbone, pictures, [params.unfreeze, *depths], self.views, seed)
         features = torch.from_numpy(known.frozen).to(self.backbone.device)

@@ -162,9 +162,7 @@ class OpenWorldClassifier:
     @property
     def from_features(self) -> bool:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        reads = self.rejector_ is not None and self.rejector_.suffixes()
-        untuned = self.model.model_.params.unfreeze == 0 and not needs_pictures(self.model.params, self.model.views)
-        return untuned and not reads
+        return not needs_pictures(self.model.params, self.model.views, self.rejector_)
 
     def predict(self, images: Images, top: int = 5) -> list[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
@@ -320,10 +318,8 @@ class OpenWorldClassifier:
             raise UsageError("a picture in one class", "one in several", "decide for one of them", "extension")
         labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
         features = np.concatenate([features for _, features in parts.values()])
-        wanted = needs_pictures(self.model.params, self.model.views)
-        more = KnownPictures(
-            features, labels, join([kept(pictures) for pictures, _ in parts.values()]) if wanted else None
-        )
+        given = None if self.from_features else join([kept(pictures) for pictures, _ in parts.values()])
+        more = KnownPictures(features, labels, given)
         before = self._fitted()
         extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
         after, report = extender.extend(before, more, names)

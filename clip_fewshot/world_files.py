@@ -39,8 +39,7 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     features, labels = saved.now.known.frozen, saved.now.known.labels
     files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
     pictures = saved.now.known.pictures
-    reads = saved.now.rejector is not None and saved.now.rejector.suffixes()
-    if pictures is not None and (reads or needs_pictures(model.params, model.views)):
+    if pictures is not None and needs_pictures(model.params, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
         data = np.frombuffer(b"".join(squares), np.uint8)
         files[PICTURES] = safetensors.numpy.save({"png": data, "ends": np.cumsum([len(s) for s in squares])})

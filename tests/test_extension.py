@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.classifier import FewShotClassifier
+from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.rejection import NoveltyChoice, fit_rejector
+from clip_fewshot.rejection.alternatives import Alternative
 
 PROBED = ("logistic", "prototype", "cache")
 
@@ -29,8 +31,12 @@ def asked(six: OpenWorldSplit) -> ImageDataset:
 
 def world_of(backbone: Backbone, split: OpenWorldSplit, approach: str = "linear-probe", **options: object):
     options = {"unfreeze": 1, "backbone_lr": 1e-3, "epochs": 1} | options
-    model = FewShotClassifier(backbone, approach, **options)  # type: ignore[arg-type]
-    return OpenWorldClassifier(model, alpha=0.1).fit(split.support)
+    model = FewShotClassifier(backbone, approach, **options).fit(split.support)  # type: ignore[arg-type]
+    data = prepare_support(backbone, split.support, [model.params.unfreeze], 1, 0)
+    frozen = frozen_features(data)
+    choice = NoveltyChoice(Alternative("lof", "frozen", 3))
+    rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)
+    return OpenWorldClassifier.from_fit(model, rejector, 0.1, (frozen, data.labels), split.support)
 
 
 def strangers(split: OpenWorldSplit, name: str, count: int = 8, start: int = 0) -> ImageDataset:
@@ -224,6 +230,21 @@ def test_a_model_without_its_pictures_says_so(tiny: Backbone, six: OpenWorldSpli
         bare.name(strangers(six, "eight"), "ate")
     features_only = OpenWorldClassifier.from_fit(world_of(tiny, six).model, None, 0.1, fitted.reference_)
     assert features_only.name(strangers(six, "eight"), "ate").pictures == {"ate": 8}
+
+
+def test_a_world_whose_detector_is_chosen_learns_and_forgets_too(
+    tiny: Backbone, six: OpenWorldSplit, asked: ImageDataset, tmp_path: Path
+) -> None:
+    world = OpenWorldClassifier(FewShotClassifier(tiny, "linear-probe"), alpha=0.1).fit(six.support)
+    world.save(tmp_path / "w")
+    before = said(world, asked)
+    world.name(strangers(six, "eight"), "ate")
+    named = said(world, asked)
+    loaded = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    loaded.name(strangers(six, "eight"), "ate")
+    assert [answer[0] for answer in said(loaded, asked)] == [answer[0] for answer in named]
+    world.undo()
+    assert said(world, asked) == before
 
 
 def test_features_alone_are_enough_where_nothing_was_tuned(

@@ -112,7 +112,10 @@ def embeddings(
             rows[place[seq]] = np.frombuffer(data, "<f4")
     if any(row is None for row in rows):
         raise ArtifactError("an embedding of each picture", "one without", "restore the store from a copy", where)
-    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    if not rows:
+        width = database.value(f"SELECT length(data) / 4 FROM {table} LIMIT 1")
+        return np.empty((0, width or 0), np.float32)
+    return np.stack(rows)
 
 
 def blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int, bytes]:

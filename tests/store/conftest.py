@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.classifier import FewShotClassifier
+from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.rejection import NoveltyChoice, fit_rejector
+from clip_fewshot.rejection.alternatives import Alternative
 from clip_fewshot.store import Store
 
 MakeWorld = Callable[..., OpenWorldClassifier]
@@ -37,9 +39,16 @@ def familiar(parted: OpenWorldSplit) -> ImageDataset:
 
 @pytest.fixture(scope="session")
 def make_world(tiny: Backbone, parted: OpenWorldSplit) -> MakeWorld:
-    def make(approach: str = "linear-probe", backbone: Backbone = tiny, **options: object) -> OpenWorldClassifier:
+    def make(
+        approach: str = "linear-probe", backbone: Backbone = tiny, space: str = "frozen", **options: object
+    ) -> OpenWorldClassifier:
         model = FewShotClassifier(backbone, approach, epochs=1, backbone_lr=1e-3, **options)  # type: ignore[arg-type]
-        return OpenWorldClassifier(model, alpha=0.1).fit(parted.support)
+        model.fit(parted.support)
+        data = prepare_support(backbone, parted.support, [model.params.unfreeze, 1], 1, 0)
+        frozen = frozen_features(data)
+        choice = NoveltyChoice(Alternative("lof", space, 3))
+        rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)
+        return OpenWorldClassifier.from_fit(model, rejector, 0.1, (frozen, data.labels), parted.support)
 
     return make
 
