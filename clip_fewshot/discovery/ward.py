@@ -27,6 +27,7 @@ SHARE = 0.5  # of a known class's rise of the gap, that a new class has to reach
 ENOUGH = 0.06  # a rise that is enough whatever the known classes say, and is asked for where there are none
 ERRORS = 1.5  # standard errors that a rise has to exceed besides
 EPISODES = 6  # draws of known classes per number of them
+NEARER = 0.95  # to its own centre a new class has to be, see without_known; below, the count of new ones suffers
 SHOTS_TO_CALIBRATE = 5  # images per known class below which their gap curve says nothing
 
 
@@ -47,7 +48,7 @@ class Ward:
         needed = np.maximum(ERRORS * errors, self._worth(len(rises)))
         parts = fcluster(tree, worthwhile(rises, needed), "maxclust").astype(np.int64)
         if self.known is not None and self.scaling is not None:
-            parts = without_known(parts, scaled, self.known.means() @ self.scaling)
+            parts = without_known(parts, scaled, self.known.means() @ self.scaling, NEARER)
         return Parts(parts, tree, rises=tuple(rises.tolist()), needed=tuple(needed.tolist()))
 
     def resampled(self, rng: np.random.Generator) -> Ward:
