@@ -37,8 +37,7 @@ class SemiSupervised:
 
     def part(self, rows: FloatArray) -> Parts:
         """See :class:`clip_fewshot.discovery.base.Method`."""
-        groups = estimated_groups(rows, self.known, self.most, self.seed)
-        labels = assigned(rows, self.known, started(rows, self.known, groups, self.seed))
+        labels = _numbered(rows, self.known, None, self.most, self.seed)
         return Parts(np.maximum(labels - self.known.n_classes, -1), average_tree(rows))
 
     def resampled(self, rng: np.random.Generator) -> SemiSupervised:
@@ -70,11 +69,19 @@ def semi_supervised_kmeans(
     if not len(X):
         return np.empty(0, dtype=np.int64)
     rows = normalize(X)
-    if groups is None:
-        groups = estimated_groups(rows, known, most, seed)
-    if isinstance(groups, int):
-        return assigned(rows, known, started(rows, known, groups, seed))
+    if groups is None or isinstance(groups, int):
+        return _numbered(rows, known, groups, most, seed)
     return assigned(rows, known, [np.concatenate([known.means(), normalize(groups)])])
+
+
+def _numbered(rows: FloatArray, known: Known, groups: int | None, most: int, seed: int) -> LabelArray:
+    """With so many new groups, or as many as there seem to be. Draws go by a random order of features, not of rows."""
+    order = np.argsort(rows @ generator(seed, "order").normal(size=rows.shape[1]), kind="stable")
+    ordered, labels = rows[order], np.empty(len(rows), dtype=np.int64)
+    if groups is None:
+        groups = estimated_groups(ordered, known, most, seed)
+    labels[order] = assigned(ordered, known, started(ordered, known, groups, seed))
+    return labels
 
 
 def estimated_groups(rows: FloatArray, known: Known, most: int, seed: int) -> int:
