@@ -15,6 +15,7 @@ from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.loose import read_images
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.openworld import Sight
 from clip_fewshot.store import Ingested, Review, Store
 from tests.conftest import TINY
 from tests.store.conftest import MakeWorld
@@ -28,6 +29,12 @@ def everything(store: Store) -> dict[str, tuple[object, ...]]:
     """All that is held of every picture."""
     digests = [row[0].hex() for row in store.database.rows("SELECT digest FROM image")]
     return {digest: (held.name, *held.verdict[:4]) for digest, held in store.held(digests).items()}
+
+
+def without_name(store: Store) -> list[str]:
+    """Unknown pictures first, then known ones."""
+    found = [(held[1] != "unknown", digest) for digest, held in everything(store).items() if held[1] != "named"]
+    return [digest for _, digest in sorted(found)]
 
 
 def test_a_picture_is_stored_once_with_what_the_model_said(store: Store, strange: ImageDataset) -> None:
@@ -106,10 +113,10 @@ def test_undo_brings_everything_back(store: Store, strange: ImageDataset) -> Non
     store.ingest(some(strange, 120))
     states, answers = [everything(store)], [store.world.predict(some(strange, 20, 200))]
     for name in ("axolotl", "newt"):
-        store.name(store.unknown().pictures.digests[:4], name)
+        store.name(without_name(store)[:4], name)
         states.append(everything(store))
         answers.append(store.world.predict(some(strange, 20, 200)))
-    store.reject(store.unknown().pictures.digests[:1])
+    store.reject(without_name(store)[:1])
     assert store.status().states["rejected"] == 1
     for state, said in zip(reversed(states), reversed(answers), strict=True):
         store.undo()
@@ -226,7 +233,7 @@ def test_reviews_of_another_state_or_store_are_refused(store: Store, strange: Im
     store.ingest(some(strange, 100))
     review = review_of(store)
     store.ingest(some(strange, 50, 100))  # pictures that come in do not make a review old
-    with pytest.raises(ArtifactError, match="another|this store"):
+    with pytest.raises(ArtifactError, match="this store"):
         store.apply(replace(review, store="other"))
     store.reject(review.rejected[:1])
     before = everything(store)
@@ -369,17 +376,18 @@ def test_reembedding_goes_on_where_it_ended(
     other = make_world(backbone=build_backbone(TINY, seed=1, name="other"))
     with Store.create(tmp_path / "store", make_world()) as store:
         store.ingest(photos)
-        with pytest.raises(DataError):
-            (tmp_path / "photos" / "29.png").rename(tmp_path / "away.png")
+        (tmp_path / "photos" / "29.png").rename(tmp_path / "away.png")
+        with pytest.raises(DataError, match="1 not found"):
             store.reembed(other)
         assert store.database.value("SELECT count(*) FROM embedding_next") == 29
         (tmp_path / "away.png").rename(tmp_path / "photos" / "29.png")
-        looked = []
-        monkeypatch.setattr(
-            type(other),
-            "look",
-            lambda self, images, look=type(other).look: looked.append(len(images)) or look(self, images),
-        )
+        looked, look = [], other.look
+
+        def watched(images: ImageDataset) -> Sight:
+            looked.append(len(images))
+            return look(images)
+
+        monkeypatch.setattr(other, "look", watched)
         store.reembed(other)
         assert looked == [1]
 
@@ -387,7 +395,7 @@ def test_reembedding_goes_on_where_it_ended(
 def test_folders_and_files_that_are_no_store_are_refused(
     store: Store, make_world: MakeWorld, tmp_path: Path, tiny: Backbone
 ) -> None:
-    with pytest.raises(ArtifactError, match="no store.sqlite3"):
+    with pytest.raises(ArtifactError, match="no store"):
         Store.open(tmp_path / "nowhere")
     with pytest.raises(ResourceError, match="one that has one"):
         Store.create(store.folder, make_world())
