@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clip_fewshot.agglomeration import ward_tree as ward_tree
     from clip_fewshot.angular import margin_logits as margin_logits
+    from clip_fewshot.answers import Answer as Answer
     from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from clip_fewshot.errors import UsageError as UsageError
     from clip_fewshot.evaluation import interval as interval
     from clip_fewshot.evaluation import paired_difference as paired_difference
+    from clip_fewshot.evaluation import statistic_difference as statistic_difference
     from clip_fewshot.evaluation import statistic_interval as statistic_interval
     from clip_fewshot.extension import Extension as Extension
     from clip_fewshot.extension import Naming as Naming
@@ -86,8 +88,10 @@ if TYPE_CHECKING:
     from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
     from clip_fewshot.losses.matched import matched_floor as matched_floor
     from clip_fewshot.metrics import ari as ari
+    from clip_fewshot.metrics import aupr as aupr
     from clip_fewshot.metrics import auroc as auroc
     from clip_fewshot.metrics import clustering_accuracy as clustering_accuracy
+    from clip_fewshot.metrics import det_curve as det_curve
     from clip_fewshot.metrics import eer as eer
     from clip_fewshot.metrics import fpr95 as fpr95
     from clip_fewshot.metrics import gcd_accuracy as gcd_accuracy
@@ -122,13 +126,13 @@ if TYPE_CHECKING:
     from clip_fewshot.novelty.stream import StreamRanks as StreamRanks
     from clip_fewshot.novelty.stream import Watch as Watch
     from clip_fewshot.novelty.stream import first_alarms as first_alarms
-    from clip_fewshot.openworld import Answer as Answer
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
     from clip_fewshot.pipeline import Progress as Progress
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
     from clip_fewshot.prefix import Prefix as Prefix
+    from clip_fewshot.prefix import replay as replay
     from clip_fewshot.prefix import run_prefix as run_prefix
     from clip_fewshot.probes.cache import CacheProbe as CacheProbe
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
@@ -136,10 +140,16 @@ if TYPE_CHECKING:
     from clip_fewshot.protocol import Prepared as Prepared
     from clip_fewshot.protocol import Task as Task
     from clip_fewshot.protocol import prepare as prepare
+    from clip_fewshot.rejection import DEPTHS as DEPTHS
+    from clip_fewshot.rejection import NoveltyChoice as NoveltyChoice
     from clip_fewshot.rejection import Rejector as Rejector
+    from clip_fewshot.rejection import choose_novelty as choose_novelty
+    from clip_fewshot.rejection import fit_rejector as fit_rejector
     from clip_fewshot.report import EmbeddingView as EmbeddingView
     from clip_fewshot.report import GridCell as GridCell
     from clip_fewshot.report import ShotPoint as ShotPoint
+    from clip_fewshot.report import density_panels as density_panels
+    from clip_fewshot.report import det_curves as det_curves
     from clip_fewshot.report import display_name as display_name
     from clip_fewshot.report import embedding_plot as embedding_plot
     from clip_fewshot.report import headline_table as headline_table
@@ -161,6 +171,11 @@ if TYPE_CHECKING:
     from clip_fewshot.storage import write_bytes as write_bytes
     from clip_fewshot.storage import write_json as write_json
     from clip_fewshot.storage import write_text as write_text
+    from clip_fewshot.store import Applied as Applied
+    from clip_fewshot.store import Ingested as Ingested
+    from clip_fewshot.store import Review as Review
+    from clip_fewshot.store import Status as Status
+    from clip_fewshot.store import Store as Store
     from clip_fewshot.training.approach import TuneParams as TuneParams
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
@@ -207,6 +222,7 @@ if TYPE_CHECKING:
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
+    from clip_fewshot.types import LabelArray as LabelArray
     from clip_fewshot.wordlist import nouns as nouns
     from clip_fewshot.workbench import Workbench as Workbench
 
@@ -242,7 +258,13 @@ _HOME = {
     "UsageError": "errors",
     "interval": "evaluation",
     "paired_difference": "evaluation",
+    "statistic_difference": "evaluation",
     "statistic_interval": "evaluation",
+    "Applied": "store",
+    "Ingested": "store",
+    "Review": "store",
+    "Status": "store",
+    "Store": "store",
     "Extension": "extension",
     "Naming": "extension",
     "Group": "groups",
@@ -290,7 +312,9 @@ _HOME = {
     "matched_cross_entropy": "losses.matched",
     "matched_floor": "losses.matched",
     "ari": "metrics",
+    "aupr": "metrics",
     "auroc": "metrics",
+    "det_curve": "metrics",
     "clustering_accuracy": "metrics",
     "eer": "metrics",
     "fpr95": "metrics",
@@ -299,9 +323,13 @@ _HOME = {
     "macro_f1": "metrics",
     "nmi": "metrics",
     "per_class_table": "metrics",
-    "Answer": "openworld",
+    "Answer": "answers",
     "OpenWorldClassifier": "openworld",
+    "DEPTHS": "rejection",
+    "NoveltyChoice": "rejection",
     "Rejector": "rejection",
+    "choose_novelty": "rejection",
+    "fit_rejector": "rejection",
     "Progress": "pipeline",
     "output_folder": "pipeline",
     "resumed": "pipeline",
@@ -316,6 +344,8 @@ _HOME = {
     "picture_grid": "report",
     "embedding_plot": "report",
     "modality_gap": "report",
+    "density_panels": "report",
+    "det_curves": "report",
     "shots_panels": "report",
     "spread": "report",
     "generator": "rng",
@@ -347,10 +377,12 @@ _HOME = {
     "EvalResult": "types",
     "FloatArray": "types",
     "IndexArray": "types",
+    "LabelArray": "types",
     "last_layers": "tuning",
     "load_prompts": "tuning",
     "prompted": "tuning",
     "save_prompts": "tuning",
+    "replay": "prefix",
     "run_prefix": "prefix",
     "AdamW": "training.optim",
     "parameter_groups": "training.optim",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clip_fewshot import storage
+from clip_fewshot.answers import Answer, Sight, Unknown, answer, without
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
 from clip_fewshot.data.collect import Images, collect_images, join
@@ -26,38 +27,6 @@ from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 from clip_fewshot.world_files import Saved, read_world, world_files
 
 KIND = "open-world classifier"
-
-
-class Answer(NamedTuple):
-    """What the model says of one picture.
-
-    Attributes:
-        label: the class, or None for unknown.
-        p_value: share of known pictures at least as strange, in (0, 1]; 1 without a detector.
-        score: what the detector gave it, higher = more normal; 0 without a detector.
-        top: (class, probability), most probable first, whatever the decision.
-    """
-
-    label: str | None
-    p_value: float
-    score: float
-    top: tuple[tuple[str, float], ...]
-
-
-class Sight(NamedTuple):
-    """Pictures as a model sees them: (n, d) frozen features, tuned ones, and those of each judge's suffix."""
-
-    frozen: FloatArray
-    tuned: FloatArray
-    judged: list[FloatArray]
-
-
-class Unknown(NamedTuple):
-    """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
-
-    pictures: ImageDataset
-    features: FloatArray
-    p_values: FloatArray
 
 
 class Step(NamedTuple):
@@ -172,7 +141,7 @@ class OpenWorldClassifier:
         unknown = np.flatnonzero([answer.label is None for answer in answers])
         p = np.array([answer.p_value for answer in answers])
         found = Unknown(pictures.subset(unknown), sight.frozen[unknown], p[unknown])
-        self.unknown_.append(_without(found, self._with_a_name()))
+        self.unknown_.append(without(found, self._with_a_name()))
         return answers
 
     def look(self, images: ImageDataset) -> Sight:
@@ -204,7 +173,8 @@ class OpenWorldClassifier:
             said = self.rejector_.verdict(sight.frozen, sight.judged)
             unknown = self.rejector_.flags(said.p, self.alpha)
         rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
-        return [self._answer(row, float(value), float(score), bool(novel), top) for row, value, score, novel in rows]
+        names = self.model.label_space_.names
+        return [answer(names, row, float(value), float(score), bool(novel), top) for row, value, score, novel in rows]
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
@@ -326,7 +296,7 @@ class OpenWorldClassifier:
         self._steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= set(twice)
-        self.unknown_ = [_without(part, set(twice)) for part in self.unknown_]
+        self.unknown_ = [without(part, set(twice)) for part in self.unknown_]
         return report
 
     def _fresh(self, given: Group | Images) -> tuple[ImageDataset, FloatArray]:
@@ -355,14 +325,3 @@ class OpenWorldClassifier:
             raise UsageError("pictures that were called unknown", "none", "predict some pictures first", "discover")
         pictures, features, p = zip(*self.unknown_, strict=True)
         return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
-
-    def _answer(self, probabilities: FloatArray, p_value: float, score: float, unknown: bool, top: int) -> Answer:
-        names = self.model.label_space_.names
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        ranked = tuple((names[int(i)], float(probabilities[i])) for i in order)
-        return Answer(None if unknown else ranked[0][0], p_value, score, ranked)
-
-
-def _without(part: Unknown, digests: Collection[str]) -> Unknown:
-    rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
-    return Unknown(part.pictures.subset(rows), part.features[rows], part.p_values[rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from clip_fewshot.store.store import Store
 
 
-def apply(store: Store, review: Review, token: str | None = None) -> tuple[int, tuple[Extension, ...]]:
+class Applied(NamedTuple):
+    """What a decision did: the revision it made, and a report per training. ``again``: it was there already."""
+
+    revision: int
+    reports: tuple[Extension, ...] = ()
+    again: bool = False
+
+
+def apply(store: Store, review: Review, token: str | None = None) -> Applied:
     """Train, judge the unknown again, and write it all down; the caller holds the lock of decisions."""
     database, (at, world) = store.database, store.state()
     number = at.number + 1
@@ -47,10 +55,10 @@ def apply(store: Store, review: Review, token: str | None = None) -> tuple[int, 
         rows.change(database, number, verdicts)
         _write_history(database, number, review)
     store.changed_to(number, world)
-    return number, reports
+    return Applied(number, reports)
 
 
-def undo(store: Store) -> int:
+def undo(store: Store) -> Applied:
     """Go back to the state before the last one; the caller holds the lock of decisions."""
     database, at = store.database, models.current(store.database)
     if at.parent is None:
@@ -65,7 +73,7 @@ def undo(store: Store) -> int:
         rows.change(database, number, verdicts)
         models.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
     store.changed_to(at.parent, world)
-    return number
+    return Applied(number)
 
 
 def shown(database: Database) -> frozenset[str]:

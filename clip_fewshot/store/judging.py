@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clip_fewshot.openworld import Answer, OpenWorldClassifier
+from clip_fewshot.answers import Answer
+from clip_fewshot.openworld import OpenWorldClassifier
 from clip_fewshot.store import models, rows
 from clip_fewshot.store.database import Database
 from clip_fewshot.store.material import pictures_of

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from clip_fewshot import storage
+from clip_fewshot.answers import Unknown
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
-from clip_fewshot.extension import Extension
 from clip_fewshot.groups import Group, groups_of
-from clip_fewshot.openworld import OpenWorldClassifier, Unknown
-from clip_fewshot.store import decisions, ingesting, models, rows
+from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.store import decisions, ingesting, models, queries, rows
 from clip_fewshot.store.database import FILE, Database
+from clip_fewshot.store.decisions import Applied
 from clip_fewshot.store.ingesting import Ingested
 from clip_fewshot.store.material import as_dataset
 from clip_fewshot.store.models import Revision
+from clip_fewshot.store.queries import Status
 from clip_fewshot.store.reembedding import reembed
 from clip_fewshot.store.review import Review
 from clip_fewshot.store.rows import Held
@@ -32,24 +33,6 @@ from clip_fewshot.types import FloatArray
 
 BATCH = 256  # pictures per transaction
 LOCK = ".decisions.lock"
-
-
-class Applied(NamedTuple):
-    """What a decision did: the revision it made, and a report per training. ``again``: it was there already."""
-
-    revision: int
-    reports: tuple[Extension, ...] = ()
-    again: bool = False
-
-
-class Status(NamedTuple):
-    """Where a store stands. ``states`` and ``classes`` count pictures; ``names`` are all classes of the model."""
-
-    revision: int
-    backbone: str
-    names: tuple[str, ...]
-    states: Mapping[str, int]
-    classes: Mapping[str, int]
 
 
 class Store:
@@ -254,7 +237,7 @@ class Store:
     ) -> Applied:
         with storage.file_lock(self.folder / LOCK):
             review = Review(self.id, self.revision, named or {}, assigned or {}, rejected)
-            return Applied(*decisions.apply(self, review))
+            return decisions.apply(self, review)
 
     def apply(self, review: Review | Mapping[str, Any] | str | Path) -> Applied:
         """All decisions of a review in one transaction; the same review again changes nothing.
@@ -282,7 +265,7 @@ class Store:
             if review.revision != self.revision:
                 fix = "make a new review: others have decided since"
                 raise UsageError(f"a review of revision {self.revision}", f"one of {review.revision}", fix, "review")
-            return Applied(*decisions.apply(self, review, review.token()))
+            return decisions.apply(self, review, review.token())
 
     def undo(self) -> Applied:
         """Take the last decision back: the classifier before it returns to the last bit, and every picture that it
@@ -292,7 +275,7 @@ class Store:
             UsageError: nothing to take back since the store was made, or embedded anew.
         """
         with storage.file_lock(self.folder / LOCK):
-            return Applied(decisions.undo(self))
+            return decisions.undo(self)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
         """Let another backbone in: embed every picture anew, then change over in one transaction.
@@ -316,26 +299,11 @@ class Store:
 
     def status(self) -> Status:
         """What is there, without loading the classifier."""
-        with self.database.snapshot():
-            at = models.current(self.database)
-            counts = self.database.rows("SELECT state, class, count(*) FROM image GROUP BY state, class")
-            name = models.encoder(self.database, at.encoder)[0]
-            meta = json.loads(self.database.value("SELECT meta FROM revision WHERE number = ?", (at.state,)))
-        states = dict.fromkeys(("known", "unknown", "named", "rejected"), 0)
-        classes: dict[str, int] = {}
-        for state, label, count in counts:
-            states[state] += count
-            if label is not None:
-                classes[label] = classes.get(label, 0) + count
-        return Status(at.number, name, tuple(meta["classes"]), states, classes)
+        return queries.status(self.database)
 
     def history(self) -> list[dict[str, Any]]:
         """Every event, oldest first: number, revision, kind, class, detail, at (UTC)."""
-        columns = ("number", "revision", "kind", "class", "detail", "at")
-        found = [
-            dict(zip(columns, row, strict=True)) for row in self.database.rows("SELECT * FROM event ORDER BY number")
-        ]
-        return [event | {"detail": json.loads(event["detail"])} for event in found]
+        return queries.history(self.database)
 
     def held(self, digests: Iterable[str]) -> dict[str, Held]:
         """What is held of pictures, by digest; those that are not in the store are left out."""
@@ -347,14 +315,8 @@ class Store:
         Raises:
             ArtifactError: damage, with the place of the first.
         """
-        damage = self.database.damage(quick=False)
-        if damage:
-            raise ArtifactError("a sound store", damage, "restore it from a copy", str(self.database.path))
-        models.read_world(self.database, models.current(self.database).state, self._backbone)
-        seqs = [row[0] for row in self.database.rows("SELECT seq FROM image ORDER BY seq")]
-        encoder = models.current(self.database).encoder
-        for start in range(0, len(seqs), BATCH):
-            rows.embeddings(self.database, seqs[start : start + BATCH], encoder, str(self.database.path))
+        queries.check(self.database)
+        models.read_world(self.database, models.current(self.database).state, self.world.model.backbone)
 
 
 def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:

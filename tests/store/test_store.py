@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_fewshot.answers import Sight
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.loose import read_images
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
-from clip_fewshot.openworld import Sight
 from clip_fewshot.store import Ingested, Review, Store
 from tests.conftest import TINY
 from tests.store.conftest import MakeWorld
