@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.captioned import CaptionedStream as CaptionedStream
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
+    from clip_fewshot.data.collect import join as join
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
     from clip_fewshot.data.dataset import read_dataset as read_dataset
     from clip_fewshot.data.loader import LoaderSource as LoaderSource
@@ -158,6 +159,10 @@ if TYPE_CHECKING:
     from clip_fewshot.report import picture_grid as picture_grid
     from clip_fewshot.report import shots_panels as shots_panels
     from clip_fewshot.report import spread as spread
+    from clip_fewshot.report.review import ReviewView as ReviewView
+    from clip_fewshot.report.review import render_review as render_review
+    from clip_fewshot.report.review import review_view as review_view
+    from clip_fewshot.report.review import suggestions_for as suggestions_for
     from clip_fewshot.rng import generator as generator
     from clip_fewshot.rng import torch_seeded as torch_seeded
     from clip_fewshot.search import Evaluate as Evaluate
@@ -176,6 +181,8 @@ if TYPE_CHECKING:
     from clip_fewshot.store import Review as Review
     from clip_fewshot.store import Status as Status
     from clip_fewshot.store import Store as Store
+    from clip_fewshot.store.watching import Watched as Watched
+    from clip_fewshot.store.watching import watch as watch
     from clip_fewshot.training.approach import TuneParams as TuneParams
     from clip_fewshot.training.contrastive import StepReport as StepReport
     from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
@@ -244,6 +251,7 @@ _HOME = {
     "raw_pixels": "data.builtin",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",
+    "join": "data.collect",
     "ImageDataset": "data.dataset",
     "read_dataset": "data.dataset",
     "read_images": "data.loose",
@@ -265,6 +273,8 @@ _HOME = {
     "Review": "store",
     "Status": "store",
     "Store": "store",
+    "Watched": "store.watching",
+    "watch": "store.watching",
     "Extension": "extension",
     "Naming": "extension",
     "Group": "groups",
@@ -348,6 +358,10 @@ _HOME = {
     "det_curves": "report",
     "shots_panels": "report",
     "spread": "report",
+    "ReviewView": "report.review",
+    "render_review": "report.review",
+    "review_view": "report.review",
+    "suggestions_for": "report.review",
     "generator": "rng",
     "torch_seeded": "rng",
     "artifact_kind": "storage",

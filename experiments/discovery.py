@@ -14,14 +14,13 @@ from experiments import opening, tables
 from experiments.options import run
 
 DESCRIPTION = (
-    "Hide classes, let a calibrated detector on frozen features flag what is unknown, group that, and compare with the "
-    "semi-supervised k-means of generalised category discovery, which sees all test pictures at once. One match of "
+    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
+    "the semi-supervised k-means of generalised category discovery, which sees all test pictures at once. One match of "
     "groups and classes for all pictures; the same test pictures for each of the support sets."
 )
 OURS, REGROUPED, GCD, TOLD = "ours", "ours, all regrouped", "k-means, its own number", "k-means, number told"
 WAYS = (OURS, REGROUPED, GCD, TOLD)
 SIDES = ("all", "old", "new")
-NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,15 @@ class Scene(NamedTuple):
     """Pictures as features: of the pool, and known, hidden and background ones to be told apart.
 
     Attributes:
+        test: (n, d) features of ``pictures``.
         truth: (n,) class of each test picture, in one numbering; hidden ones come last; -1 background.
         n_known: classes.
     """
 
+    backbone: cf.Backbone
     split: cf.OpenWorldSplit
     pool: cf.FloatArray
+    pictures: cf.ImageDataset
     test: cf.FloatArray
     truth: cf.IndexArray
     n_known: int
@@ -110,7 +112,8 @@ def staged(backbone: cf.Backbone, data: cf.ImageDataset, extra: cf.ImageDataset 
     n_known, n_new = len(split.seen), len(split.unseen)
     truth = [parts[0].required_labels(), n_known + parts[1].required_labels()]
     truth += [np.full(len(part), -1) for part in parts[2:]]
-    return Scene(split, features[0], np.concatenate(features[1:]), np.concatenate(truth), n_known, n_new)
+    test = np.concatenate(features[1:])
+    return Scene(backbone, split, features[0], cf.join(parts), test, np.concatenate(truth), n_known, n_new)
 
 
 def drawn(scene: Scene, options: Options, shots: int, seed: int) -> Draw:
@@ -120,10 +123,13 @@ def drawn(scene: Scene, options: Options, shots: int, seed: int) -> Draw:
     support = cf.draw_support(scene.split.pool, shots, seed)
     place = {digest: i for i, digest in enumerate(scene.split.pool.digests)}
     reference = scene.pool[[place[digest] for digest in support.digests]], support.required_labels()
-    detector = cf.Calibrated(lambda: cf.LOFDetector(NEIGHBOURS), seed=seed).fit(*reference)
-    flags = detector.p_values(scene.test) <= options.alpha
+    model = cf.FewShotClassifier(scene.backbone, "linear-probe", seed=seed)
+    world = cf.OpenWorldClassifier(model, alpha=options.alpha).fit(support)
+    sight = world.seen(scene.test) if world.from_features else world.look(scene.pictures)
+    answers = world.judge(sight, top=1)
+    flags = np.array([answer.label is None for answer in answers])
     groups = cf.discover_classes(scene.test[flags], reference=reference, method=options.method, seed=seed)
-    labels = cf.LinearProbe(seed=seed).fit(*reference).predict(scene.test).astype(np.int64)
+    labels = support.label_space.encode([answer.top[0][0] for answer in answers])
     labels[flags] = np.where(groups.labels < 0, -1, scene.n_known + groups.labels)
     unit = scene.test[flags] / np.linalg.norm(scene.test[flags], axis=1, keepdims=True)
     centres = np.array([unit[groups.labels == k].mean(axis=0) for k in range(groups.n_clusters)])
