@@ -30,16 +30,14 @@ EXACT_FLIPS = 12  # up to this many seeds every pattern of signs is tried
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """Method A minus method B on the same seeds and test images.
+class Difference:
+    """A statistic of method A minus that of method B on the same seeds and test images.
 
     Attributes:
-        mean: difference of accuracies, in [-1, 1]. ci95: its 95 % interval over seeds and test images.
+        mean: of the differences, in [-1, 1]. ci95: its 95 % interval over seeds and test images.
         per_seed: difference of each seed.
-        wins, losses: seeds where A was better, worse; the rest are ties.
-        only_a, only_b: (seed, image) pairs that only A, only B had right.
-        p_value: two-sided, of no difference. One seed: McNemar's exact test over the images. Several: the t test
-            that the interval inverts.
+        wins, losses: seeds where A had more, less; the rest are ties.
+        p_value: two-sided, of no difference: the t test that the interval inverts.
         p_seeds: two-sided exact sign-flip test over the seeds' differences, which assumes no distribution; it cannot
             be below 2 / 2^S. None with one seed.
     """
@@ -49,14 +47,24 @@ class PairedDifference:
     per_seed: tuple[float, ...]
     wins: int
     losses: int
-    only_a: int
-    only_b: int
     p_value: float
     p_seeds: float | None
 
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         return {**vars(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
+
+
+@dataclass(frozen=True)
+class PairedDifference(Difference):
+    """Accuracies compared. With one seed ``p_value`` is McNemar's exact test over the images.
+
+    Attributes:
+        only_a, only_b: (seed, image) pairs that only A, only B had right.
+    """
+
+    only_a: int
+    only_b: int
 
 
 class _Spread(NamedTuple):
@@ -101,19 +109,34 @@ def statistic_interval(
     seeds, drawn within each class, as the number of images per class is given, and corrected for the class means
     that this fixes. Their sum counts the interaction twice: the interval errs to the wide side.
     """
-    outputs = [np.asarray(output) for output in outputs_per_seed]
-    truth = np.asarray(labels)
-    if not outputs or any(len(output) != len(truth) for output in outputs) or not len(truth):
-        raise UsageError(f"outputs for {len(truth)} images, per seed", f"{[len(o) for o in outputs]}", "align them")
-    per_seed = np.array([statistic(truth, output) for output in outputs])
-    draws = _stratified_draws(truth, seed)
-    resampled = [np.mean([statistic(truth[rows], output[rows]) for output in outputs]) for rows in draws]
-    n, n_groups, n_seeds = len(truth), len(np.unique(truth)), len(outputs)
-    of_images = float(np.var(resampled, ddof=1)) * n / max(n - n_groups, 1)
-    of_seeds = float(np.var(per_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
-    spread = _add((of_seeds, n_seeds - 1), (of_images, n - 1 if n_seeds > 1 else np.inf))
-    mean = float(per_seed.mean())
-    return EvalResult(mean, _wilson(mean, spread, n), tuple(per_seed.tolist()), n)
+    truth, outputs = _aligned(labels, outputs_per_seed)
+    per_seed, resampled = _values(statistic, truth, outputs, seed)
+    mean, n = float(per_seed.mean()), len(truth)
+    return EvalResult(mean, _wilson(mean, _of_both(per_seed, resampled, truth), n), tuple(per_seed.tolist()), n)
+
+
+def statistic_difference(
+    statistic: Callable[[NDArray[Any], NDArray[Any]], float],
+    labels: NDArray[Any],
+    a: Sequence[NDArray[Any]],
+    b: Sequence[NDArray[Any]],
+    *,
+    seed: int = 0,
+) -> Difference:
+    """A statistic of A minus that of B; seed s of both saw the same support set, image i is the same for all.
+
+    Args:
+        statistic, labels: as in :func:`statistic_interval`, which also says how the interval is made; here it is one of
+            the differences, each of them on one support set and one resampling of the images.
+        a, b: for each seed what the statistic compares with the labels.
+    """
+    (truth, of_a), (_, of_b) = _aligned(labels, a), _aligned(labels, b)
+    if len(of_a) != len(of_b):
+        raise UsageError(f"B with {len(of_a)} seeds", f"{len(of_b)}", "evaluate both on the same support sets")
+    (seeds_a, drawn_a), (seeds_b, drawn_b) = (_values(statistic, truth, outputs, seed) for outputs in (of_a, of_b))
+    difference = seeds_a - seeds_b
+    spread = _of_both(difference, drawn_a - drawn_b, truth)
+    return Difference(**_tested(difference, spread, len(truth)))
 
 
 def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedDifference:
@@ -126,25 +149,12 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
     if right_a.shape != right_b.shape:
         raise UsageError(f"B with {right_a.shape} seeds and images", f"{right_b.shape}", "evaluate both on the same")
     difference = right_a - right_b
-    (n_seeds, n), mean, per_seed = difference.shape, float(difference.mean()), difference.mean(axis=1)
-    # Half an image right for each method alone is added (Agresti and Min, 2005): equal answers on n images do not
-    # prove equality beyond about 1 / n.
-    floor = 1.0 / (n + 2) ** 2
+    n_seeds, n = difference.shape
     spread = _two_level(difference) if n_seeds > 1 else _Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
-    error = max(spread.variance, floor) ** 0.5
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * error
     only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
-    return PairedDifference(
-        mean=mean,
-        ci95=(max(-1.0, mean - reach), min(1.0, mean + reach)),
-        per_seed=tuple(per_seed.tolist()),
-        wins=int((per_seed > 0).sum()),
-        losses=int((per_seed < 0).sum()),
-        only_a=only_a,
-        only_b=only_b,
-        p_value=mcnemar(only_a, only_b) if n_seeds == 1 else float(2 * stats.t.sf(abs(mean) / error, spread.freedom)),
-        p_seeds=sign_flip(per_seed) if n_seeds > 1 else None,
-    )
+    found = _tested(difference.mean(axis=1), spread, n)
+    exact = {"p_value": mcnemar(only_a, only_b)} if n_seeds == 1 else {}
+    return PairedDifference(**found | exact, only_a=only_a, only_b=only_b)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -162,6 +172,52 @@ def sign_flip(differences: FloatArray, seed: int = 0) -> float:
         signs[0] = 1  # what was observed is one of the patterns
     reached = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
     return float(reached.mean())
+
+
+def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
+    """The fields of a :class:`Difference` whose mean has that spread, on ``n`` images."""
+    mean = float(per_seed.mean())
+    # Half an image right for each method alone is added (Agresti and Min, 2005): equal answers on n images do not
+    # prove equality beyond about 1 / n.
+    error = max(spread.variance, 1.0 / (n + 2) ** 2) ** 0.5
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * error
+    return {
+        "mean": mean,
+        "ci95": (max(-1.0, mean - reach), min(1.0, mean + reach)),
+        "per_seed": tuple(per_seed.tolist()),
+        "wins": int((per_seed > 0).sum()),
+        "losses": int((per_seed < 0).sum()),
+        "p_value": float(2 * stats.t.sf(abs(mean) / error, spread.freedom)),
+        "p_seeds": sign_flip(per_seed) if len(per_seed) > 1 else None,
+    }
+
+
+def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Both as arrays that fit together."""
+    outputs, truth = [np.asarray(output) for output in outputs_per_seed], np.asarray(labels)
+    if not outputs or any(len(output) != len(truth) for output in outputs) or not len(truth):
+        raise UsageError(f"outputs for {len(truth)} images, per seed", f"{[len(o) for o in outputs]}", "align them")
+    return truth, outputs
+
+
+def _values(
+    statistic: Callable[[NDArray[Any], NDArray[Any]], float],
+    truth: NDArray[Any],
+    outputs: Sequence[NDArray[Any]],
+    seed: int,
+) -> tuple[FloatArray, FloatArray]:
+    """The statistic of each seed, and its mean over seeds on each resampling of the images."""
+    draws = _stratified_draws(truth, seed)
+    resampled = [np.mean([statistic(truth[rows], output[rows]) for output in outputs]) for rows in draws]
+    return np.array([statistic(truth, output) for output in outputs]), np.array(resampled)
+
+
+def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -> _Spread:
+    """Of the mean over seeds: the part of the seeds and the part of the images."""
+    n, n_groups, n_seeds = len(truth), len(np.unique(truth)), len(per_seed)
+    of_images = float(np.var(resampled, ddof=1)) * n / max(n - n_groups, 1)
+    of_seeds = float(np.var(per_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
+    return _add((of_seeds, n_seeds - 1), (of_images, n - 1 if n_seeds > 1 else np.inf))
 
 
 def _table(correct_per_seed: Sequence[BoolArray]) -> FloatArray:

@@ -132,6 +132,14 @@ def det_curve(is_novel: ArrayLike, scores: ArrayLike) -> DetCurve:
     return DetCurve(-thresholds[1:], false_alarm[1:], 1 - detection[1:])
 
 
+def aupr(is_novel: ArrayLike, scores: ArrayLike) -> float:
+    """Average precision of the novel images: precision weighted by the recall it adds. Chance is their share."""
+    novel, novelty = _novelty(is_novel, scores)
+    false_alarm, detection, _ = _roc(novel, novelty)
+    flagged = detection * novel.mean() + false_alarm * (1 - novel.mean())
+    return float(np.sum(np.diff(detection) * detection[1:] / flagged[1:]) * novel.mean())
+
+
 def eer(is_novel: ArrayLike, scores: ArrayLike) -> float:
     """Equal error rate: where false-alarm rate = miss rate, linear between the points of the ROC."""
     false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
@@ -154,10 +162,7 @@ def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
 def rates_at(is_novel: ArrayLike, flagged: ArrayLike) -> Rates:
     """Share of known images flagged, and of novel images flagged."""
     novel, flag = (np.asarray(a, dtype=bool) for a in _paired(is_novel, flagged))
-    known_flags, novel_flags = flag[~novel], flag[novel]
-    return Rates(
-        float(known_flags.mean()) if known_flags.size else None, float(novel_flags.mean()) if novel_flags.size else None
-    )
+    return Rates(*(float(flags.mean()) if flags.size else None for flags in (flag[~novel], flag[novel])))
 
 
 class OpenAccuracy(NamedTuple):
@@ -215,8 +220,7 @@ def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Mutual information divided by the mean of the two entropies, in [0, 1]; 1 when both have one group."""
     joint = _contingency(*_paired(labels, clusters)).astype(np.float64)
     joint /= joint.sum()
-    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
-    entropy = _entropy(rows) + _entropy(columns)
+    entropy = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
     if entropy == 0:
         return 1.0
     return float(np.clip(2 * (entropy - _entropy(joint.ravel())) / entropy, 0, 1))
@@ -253,8 +257,7 @@ def _contingency(first: NDArray[Any], second: NDArray[Any], shared: bool = False
         row_values, rows = np.unique(first, return_inverse=True)
         column_values, columns = np.unique(second, return_inverse=True)
         shape = (len(row_values), len(column_values))
-    flat = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
-    return flat.reshape(shape).astype(np.int64)
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
 
 def _f1(table: NDArray[np.int64]) -> FloatArray:

@@ -15,10 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
 from clip_fewshot import metrics
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import interval, mcnemar, paired_difference, sign_flip, statistic_interval
+from clip_fewshot.evaluation import (
+    interval,
+    mcnemar,
+    paired_difference,
+    sign_flip,
+    statistic_difference,
+    statistic_interval,
+)
 from clip_fewshot.types import EvalResult
 
 RUNS = 300
@@ -171,6 +179,49 @@ def test_paired_intervals_hold_the_truth_and_are_narrower_than_unpaired() -> Non
     assert np.ptp(result.ci95) < np.ptp(interval(a).ci95) * 1.2
 
 
+def test_the_difference_of_a_statistic_is_resampled_in_pairs() -> None:
+    """Written down again: the same pictures for both in each draw, drawn within known and novel ones."""
+    rng = np.random.default_rng(5)
+    is_novel = np.arange(90) >= 60
+    a, b = ([rng.normal(size=90) - shift * is_novel for _ in range(4)] for shift in (1.5, 1.0))
+    result = statistic_difference(metrics.auroc, is_novel, a, b)
+    per_seed = np.array([roc_auc_score(is_novel, -x) - roc_auc_score(is_novel, -y) for x, y in zip(a, b, strict=True)])
+    assert result.per_seed == pytest.approx(per_seed)
+    drawn = []
+    for _ in range(500):
+        rows = np.concatenate([rng.integers(0, 60, 60), rng.integers(60, 90, 30)])
+        pairs = [[metrics.auroc(is_novel[rows], one[rows]) for one in pair] for pair in zip(a, b, strict=True)]
+        drawn.append(np.mean([x - y for x, y in pairs]))
+    images, seeds = np.var(drawn, ddof=1) * 90 / 88, per_seed.var(ddof=1) / 4
+    freedom = (images + seeds) ** 2 / (images**2 / 89 + seeds**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(images + seeds)
+    assert np.ptp(result.ci95) / 2 == pytest.approx(reach, rel=0.15)
+    assert np.mean(result.ci95) == pytest.approx(result.mean) == pytest.approx(per_seed.mean())
+    assert result.to_json()["p_seeds"] == sign_flip(per_seed)
+
+
+def test_differences_of_a_statistic_hold_the_truth() -> None:
+    """Two detectors as good as each other that see the same pictures, and a control that forgets the pairs."""
+    rng, is_novel, held, runs = np.random.default_rng(3), np.arange(60) >= 40, [], 25
+    for _ in range(runs):
+        shared = rng.normal(size=60) - 1.5 * is_novel
+        a, b = ([shared + 0.3 * rng.normal(size=60) for _ in range(2)] for _ in range(2))
+        result = statistic_difference(metrics.auroc, is_novel, a, b)
+        held.append(result.ci95[0] <= 0 <= result.ci95[1])
+        assert (result.p_value < 0.05) == (not held[-1])
+    assert np.mean(held) >= 0.93 - 4.75 * np.sqrt(0.93 * 0.07 / runs)
+    alone = statistic_interval(metrics.auroc, is_novel, a).ci95
+    assert np.ptp(result.ci95) < 0.8 * np.ptp(alone)  # unpaired it would be 1.4 of it
+
+
+def test_equal_scores_do_not_prove_equality() -> None:
+    is_novel = np.arange(50) >= 40
+    same = [np.random.default_rng(0).normal(size=50)]
+    result = statistic_difference(metrics.auroc, is_novel, same, same)
+    assert (result.mean, result.p_value, result.p_seeds) == (0, 1, None)
+    assert result.ci95 == pytest.approx((-1.96 / 52, 1.96 / 52), rel=1e-3)
+
+
 def test_a_better_method_is_found_better() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random((6, 400)) < 0.8
@@ -222,5 +273,7 @@ def test_seeds_on_different_images_are_refused() -> None:
         interval([])
     with pytest.raises(UsageError, match="evaluate both on the same"):
         paired_difference([np.ones(3, bool)], [np.ones(3, bool)] * 2)
+    with pytest.raises(UsageError, match="the same support sets"):
+        statistic_difference(metrics.auroc, np.arange(2), [np.zeros(2)], [np.zeros(2)] * 2)
     with pytest.raises(UsageError, match="outputs for 3 images"):
         statistic_interval(metrics.accuracy, np.zeros(3, int), [np.zeros(2, int)])

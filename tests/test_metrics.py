@@ -104,6 +104,7 @@ def test_a_certain_and_wrong_prediction_costs_much_but_not_infinity() -> None:
 def test_auroc_and_det_curve_equal_scikit_learn(seed: int) -> None:
     is_novel, scores = novelty(seed)
     assert np.isclose(metrics.auroc(is_novel, scores), oracle.roc_auc_score(is_novel, -scores))
+    assert np.isclose(metrics.aupr(is_novel, scores), oracle.average_precision_score(is_novel, -scores))
     curve = metrics.det_curve(is_novel, scores)
     for threshold, false_alarm, miss in zip(*curve, strict=True):
         assert np.isclose(false_alarm, (scores[~is_novel] <= threshold).mean())
@@ -142,7 +143,7 @@ def test_rates_at() -> None:
     assert metrics.rates_at([True], [True]) == (None, 1.0)
 
 
-@pytest.mark.parametrize("function", [metrics.auroc, metrics.eer, metrics.fpr95, metrics.det_curve])
+@pytest.mark.parametrize("function", [metrics.auroc, metrics.aupr, metrics.eer, metrics.fpr95, metrics.det_curve])
 def test_novelty_metrics_want_both_kinds_and_finite_scores(function) -> None:
     with pytest.raises(UsageError, match="known ones only"):
         function([False, False], [0.1, 0.2])

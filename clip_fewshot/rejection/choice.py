@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,7 @@ def choose_novelty(
     frozen: FloatArray,
     *,
     detector: str = AUTO,
+    spaces: Collection[str] | None = None,
     names: Sequence[str] | None = None,
     per_class: bool = False,
 ) -> NoveltyChoice | None:
@@ -87,6 +88,7 @@ def choose_novelty(
 
     Args:
         detector: a key of DETECTORS, or "auto" for all of them.
+        spaces: the features that may be chosen; None: all that recipe and data have.
         names: of the classes, for detectors that read texts; None leaves those out.
         per_class: only what can be calibrated class by class: detectors with a scheme, on features not tuned.
 
@@ -99,7 +101,8 @@ def choose_novelty(
     detectors = known_detectors(detector)
     if fewest_shots(data.labels) < 2:
         return None
-    offered = alternatives(detectors, _spaces(recipe, data), fewest_shots(data.labels), names is not None)
+    allowed = [space for space in _spaces(recipe, data) if spaces is None or space in spaces]
+    offered = alternatives(detectors, allowed, fewest_shots(data.labels), names is not None)
     if per_class:
         offered = _by_class(offered, detector)
     groups = _class_groups(data.labels, recipe.seed)

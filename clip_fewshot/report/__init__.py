@@ -12,6 +12,8 @@ from clip_fewshot.report.headline import display_name as display_name
 from clip_fewshot.report.headline import headline_table as headline_table
 from clip_fewshot.report.headline import ordered as ordered
 from clip_fewshot.report.page import render_page as render_page
+from clip_fewshot.report.plots import density_panels as density_panels
+from clip_fewshot.report.plots import det_curves as det_curves
 from clip_fewshot.report.plots import embedding_plot as embedding_plot
 from clip_fewshot.report.plots import modality_gap as modality_gap
 from clip_fewshot.report.plots import shots_panels as shots_panels

@@ -1,4 +1,4 @@
-"""Novelty alone: which pictures are compared, and that the figures are those of named libraries."""
+"""Novelty of a saved model: which pictures are compared, and that the figures are those of named libraries."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.metrics import adjusted_rand_score, average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
-from experiments import novelty
+from experiments import novelty, saved_novelty
 from experiments.options import parse
 from tests.experiments.conftest import PER_CLASS, UNKNOWN, Command, one_line
 
 
 def test_the_sealed_side_of_the_training_is_found_again(world: Path, photos: Path, split: Any) -> None:
-    options = parse(novelty.Options, "novelty", "", [str(world), str(photos)])
-    known, novel = novelty.parts(options, cf.OpenWorldClassifier.load(world))
+    options = parse(novelty.Options, "novelty", "", [str(photos), "--saved", str(world)])
+    known, novel = saved_novelty.parts(options, cf.OpenWorldClassifier.load(world))
     assert known.digests == split.test.open("test").digests
     assert not set(known.digests) & set(split.support.digests)
     assert set(novel.label_space.names) == set(UNKNOWN)
@@ -26,7 +26,7 @@ def test_the_sealed_side_of_the_training_is_found_again(world: Path, photos: Pat
 
 
 def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos: Path, split: Any) -> None:
-    ended = command("novelty", world, photos, "--alpha", "0.001,0.1,0.3", "--json")
+    ended = command("novelty", photos, "--saved", world, "--alpha", "0.001,0.1,0.3", "--json")
     assert (ended.code, ended.err) == (0, "")
     found, model = ended.record, cf.OpenWorldClassifier.load(world)
     known, novel = split.test.open("test"), split.novel.open("test")
@@ -34,6 +34,9 @@ def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos
     is_novel = np.arange(len(answers)) >= len(known)
     assert (found["n_known"], found["n_novel"]) == (len(known), len(novel))
     assert found["auroc"]["mean"] == pytest.approx(roc_auc_score(is_novel, [-answer.score for answer in answers]))
+    assert found["aupr"]["mean"] == pytest.approx(
+        average_precision_score(is_novel, [-answer.score for answer in answers])
+    )
     assert found["auroc"]["mean"] > 0.7
     refused, own, loose = found["rates"]
     assert "it takes 999 known images" in refused["refused"]
@@ -57,23 +60,23 @@ def test_pictures_on_which_a_class_was_named_are_left_out(
     six = np.flatnonzero(novel.required_labels() == novel.label_space.encode(["six"])[0])[:5]
     model.name(novel.subset(six), "half a dozen")
     model.save(tmp_path / "named")
-    ended = command("novelty", tmp_path / "named", photos, "--json")
+    ended = command("novelty", photos, "--saved", tmp_path / "named", "--json")
     assert ended.record["n_novel"] == 2 * PER_CLASS - 5
     assert ended.record["n_left_out"] == 5
     assert "5 pictures on which a class was named are left out" in ended.err
-    assert command("novelty", world, photos, "--json").record["n_left_out"] == 0
+    assert command("novelty", photos, "--saved", world, "--json").record["n_left_out"] == 0
 
 
 def test_the_text_says_what_was_refused_and_grouped(command: Command, world: Path, photos: Path) -> None:
-    text = command("novelty", world, photos, "--alpha", "0.001,0.1").out
+    text = command("novelty", photos, "--saved", world, "--alpha", "0.001,0.1").out
     assert "AUROC 0." in text
     assert "alpha 0.001 refused: it takes 999 known images" in text
     assert "flagged pictures fall into" in text
-    assert "fall into" not in command("novelty", world, photos, "--no-discover").out
+    assert "fall into" not in command("novelty", photos, "--saved", world, "--no-discover").out
 
 
 def test_one_unseen_class_alone(command: Command, world: Path, photos: Path) -> None:
-    assert command("novelty", world, photos, "--unseen", "six", "--json").record["n_novel"] == PER_CLASS
+    assert command("novelty", photos, "--saved", world, "--unseen", "six", "--json").record["n_novel"] == PER_CLASS
 
 
 def test_unknown_pictures_from_elsewhere_without_labels(
@@ -81,24 +84,26 @@ def test_unknown_pictures_from_elsewhere_without_labels(
 ) -> None:
     for path in (photos / "six").iterdir():
         shutil.copy(path, tmp_path)
-    found = command("novelty", world, photos, "--novel", tmp_path, "--json").record
+    found = command("novelty", photos, "--saved", world, "--novel", tmp_path, "--json").record
     assert (found["n_known"], found["n_novel"]) == (split.test.n, PER_CLASS)
     assert set(found["discovery"]) == {"n_flagged", "n_clusters"}
 
 
 def test_fresh_pictures_are_all_used(command: Command, world: Path, photos: Path) -> None:
-    found = command("novelty", world, photos, "--fresh", "--json").record
+    found = command("novelty", photos, "--saved", world, "--fresh", "--json").record
     assert (found["n_known"], found["n_novel"]) == (5 * PER_CLASS, 2 * PER_CLASS)
 
 
 def test_mistakes_are_one_line(command: Command, world: Path, bare: Path, photos: Path, tmp_path: Path) -> None:
-    one_line(command("novelty", bare, photos), 2, "novelty detector")
-    one_line(command("novelty", world, photos, "--unseen", "zero"), 2, "some of seven, six")
-    one_line(command("novelty", world, photos, "--unseen", "six", "--novel", photos), 2, "leave one out")
-    one_line(command("novelty", world, photos, "--alpha", "0.1,2"), 2, "--alpha")
+    one_line(command("novelty", photos, "--saved", bare), 2, "novelty detector")
+    one_line(command("novelty", photos, "--saved", world, "--unseen", "zero"), 2, "some of seven, six")
+    one_line(command("novelty", photos, "--saved", world, "--unseen", "six", "--novel", photos), 2, "leave one out")
+    one_line(command("novelty", photos, "--saved", world, "--alpha", "0.1,2"), 2, "--alpha")
+    one_line(command("novelty", photos, "--saved", world, "--unseen", "2"), 2, "names of classes")
+    one_line(command("novelty", photos, "--saved", world, "--detectors", "lof"), 2, "--detectors without --saved")
     shutil.copytree(photos / "zero", tmp_path / "zero")
     shutil.copytree(photos / "one", tmp_path / "one")
-    one_line(command("novelty", world, tmp_path), 2, "--novel")
+    one_line(command("novelty", tmp_path, "--saved", world), 2, "--novel")
     (tmp_path / "zero").rename(tmp_path / "ants")
     (tmp_path / "one").rename(tmp_path / "bees")
-    one_line(command("novelty", world, tmp_path), 2, "classes the model knows")
+    one_line(command("novelty", tmp_path, "--saved", world), 2, "classes the model knows")

@@ -3,7 +3,9 @@
 from clip_fewshot.report.plots.confusion import confusion_plot as confusion_plot
 from clip_fewshot.report.plots.dendrogram import cut_height as cut_height
 from clip_fewshot.report.plots.dendrogram import dendrogram_plot as dendrogram_plot
+from clip_fewshot.report.plots.densities import density_panels as density_panels
 from clip_fewshot.report.plots.densities import density_plot as density_plot
+from clip_fewshot.report.plots.det import det_curves as det_curves
 from clip_fewshot.report.plots.det import det_plot as det_plot
 from clip_fewshot.report.plots.embedding import embedding_plot as embedding_plot
 from clip_fewshot.report.plots.embedding import modality_gap as modality_gap

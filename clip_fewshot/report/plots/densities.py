@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from clip_fewshot.report.plots.style import INK, KNOWN, NOVEL, Plot, render
+from clip_fewshot.metrics import auroc
+from clip_fewshot.report.plots.style import INK, KNOWN, NOVEL, Plot, label, render
 from clip_fewshot.report.record import NoveltyView
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import BoolArray, FloatArray
 
 
 def density_plot(view: NoveltyView) -> Plot:
@@ -32,6 +34,37 @@ def density_plot(view: NoveltyView) -> Plot:
         axes.margins(x=0.02)
 
     return Plot(render(5.4, 4.8, paint), _describe(view) + (f" In the figure {tail}." if tail else ""))
+
+
+def density_panels(scores: Mapping[str, FloatArray], is_novel: BoolArray) -> Plot:
+    """The scores of several detectors for the same images, each in a panel and on a scale of its own.
+
+    Args:
+        scores: detector -> (n,), higher = more normal.
+    """
+    areas = {name: auroc(is_novel, found) for name, found in scores.items()}
+
+    def painter(name: str, found: FloatArray) -> Callable[[Axes], None]:
+        def paint(axes: Axes) -> None:
+            low, high = _shown_range(found, None)
+            bins, held = np.linspace(low, high, 30).tolist(), np.clip(found, low, high)
+            _paint_histogram(axes, held[~is_novel], bins, KNOWN, "known")
+            _paint_histogram(axes, held[is_novel], bins, NOVEL, "novel", hatch="///")
+            axes.set_title(f"{label(name)}, AUROC {areas[name]:.3f}", fontsize=10, loc="left", pad=16)
+            # Novel images score lower: their name always stands on the side where they are.
+            axes.text(0, 1.02, "novel", color=NOVEL, fontsize=9, transform=axes.transAxes)
+            axes.text(1, 1.02, "known", color=KNOWN, fontsize=9, ha="right", transform=axes.transAxes)
+            axes.set_yticks([])
+            axes.tick_params(axis="x", labelsize=8)
+            axes.locator_params(axis="x", nbins=4)
+
+        return paint
+
+    columns = min(len(scores), 4)
+    height = 0.3 + 2.1 * -(-len(scores) // columns)
+    drawing = render(2.6 * columns, height, *(painter(*item) for item in scores.items()), columns=columns)
+    said = ", ".join(f"{label(name)} {area:.3f}" for name, area in areas.items())
+    return Plot(drawing, f"Scores of known and novel images under one support set; AUROC: {said}.")
 
 
 def _paint_histogram(

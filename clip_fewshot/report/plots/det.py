@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from clip_fewshot.report.plots.style import INK, KNOWN, NOVEL, SOFT, Plot, render
+from clip_fewshot.metrics import DetCurve
+from clip_fewshot.report.plots.style import DASHES, INK, KNOWN, NOVEL, SERIES, SOFT, Plot, label, render
 from clip_fewshot.report.record import NoveltyView
 from clip_fewshot.types import FloatArray
 
 _TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
+_FIRST, _LAST = 0.01, 0.5  # false-alarm rates between which detectors are compared
 _EDGE = 0.0005  # rates nearer to 0 or 1 than this are drawn at this place: the axes have no end
 
 
@@ -59,6 +64,76 @@ def det_plot(view: NoveltyView) -> Plot:
 
     alt = f"Detection error trade-off curve on normal-deviate axes; equal error rate {eer:.3f}"
     return Plot(render(5.2, 5.2, paint), f"{alt}; {_told(operating)}." if operating else f"{alt}.")
+
+
+def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
+    """A DET curve per detector: the mean miss rate over its support sets at each false-alarm rate.
+
+    That is the vertical average of Fawcett, "An introduction to ROC analysis", 2006, section 8: thresholds on different
+    support sets are not comparable, false-alarm rates are.
+
+    Args:
+        curves: detector -> its curve on each support set; the first is drawn stronger, as what others are held against.
+    """
+    low, high = deviate(np.array([_FIRST, _LAST]))
+    grid = np.linspace(low, high, 200)
+    normal = NormalDist()
+    rates = np.array([normal.cdf(x) for x in grid])
+    misses = {name: np.mean([_miss_at(curve, rates) for curve in of], axis=0) for name, of in curves.items()}
+
+    def paint(axes: Axes) -> None:
+        for i, miss in enumerate(misses.values()):
+            axes.plot(grid, deviate(miss), **_look(i))
+        _name_starts(axes, {name: float(deviate(miss)[0]) for name, miss in misses.items()}, float(low))
+        _scale_axes(axes, _furthest(max(float(miss[0]) for miss in misses.values()), None))
+        axes.set(xlim=(low, high), aspect="auto")
+        axes.yaxis.tick_right()  # the left side is the names'
+        axes.yaxis.set_label_position("right")
+        axes.spines["left"].set_visible(False)
+        axes.spines["right"].set_visible(True)
+        axes.set_xlabel("false alarms: known images flagged")
+        axes.set_ylabel("misses: novel images not flagged")
+
+    shown = int(np.abs(rates - 0.05).argmin())
+    said = ", ".join(f"{label(name)} {miss[shown]:.2f}" for name, miss in misses.items())
+    return Plot(render(7.4, 5.6, paint), f"Detection error trade-off; misses at 5 % false alarms: {said}.")
+
+
+def _name_starts(axes: Axes, starts: Mapping[str, float], left: float) -> None:
+    """The name of each curve beside its beginning, with a line to it: no legend to look up colours in."""
+    places = _apart(list(starts.values()), 0.3)
+    for i, ((name, start), place) in enumerate(zip(starts.items(), places, strict=True)):
+        colour = _look(i)["color"]
+        axes.plot([left - 0.16, left], [place, start], color=colour, lw=0.7, clip_on=False)
+        at: Any = {"ha": "right", "va": "center", "fontsize": 9.5, "fontweight": "normal" if i else "bold"}
+        axes.text(left - 0.19, place, label(name), color=colour, **at)
+
+
+def _miss_at(curve: DetCurve, rates: FloatArray) -> FloatArray:
+    """The miss rate at the loosest threshold that keeps each false-alarm rate."""
+    place = np.searchsorted(curve.false_alarm_rate, rates, side="right")
+    return np.asarray(np.concatenate([[1.0], curve.miss_rate])[place])
+
+
+def _look(place: int) -> dict[str, Any]:
+    """Of a line: the first is strong; colour and dashes together tell the others apart, 7 x 7 of them."""
+    if place == 0:
+        return {"color": INK, "lw": 2.6, "zorder": 3}
+    i, n = place - 1, len(SERIES)
+    return {"color": SERIES[i % n], "linestyle": DASHES[(i + i // n) % n], "lw": 1.5, "zorder": 2}
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """The places moved as little as a pass down and one up need for none to be nearer than ``gap`` to the next."""
+    order = np.argsort(places)[::-1]
+    moved = np.array(places, dtype=np.float64)
+    for above, below in pairwise(order):
+        moved[below] = min(moved[below], moved[above] - gap)
+    lowest = float(deviate(np.array([_EDGE]))[0])
+    moved[order[-1]] = max(moved[order[-1]], lowest)
+    for below, above in pairwise(order[::-1]):
+        moved[above] = max(moved[above], moved[below] + gap)
+    return [float(place) for place in moved]
 
 
 def _told(operating: tuple[float, float]) -> str:

@@ -66,8 +66,10 @@ class Plot(NamedTuple):
     alt: str
 
 
-def render(width: float, height: float, *paint: Callable[[Axes], None]) -> str:
+def render(width: float, height: float, *paint: Callable[[Axes], None], columns: int | None = None) -> str:
     """The SVG of ``width`` x ``height`` inches: an axes for each of ``paint``, side by side on one vertical scale.
+
+    With ``columns`` they stand in rows of so many, each on a scale of its own.
 
     Equal drawings give equal bytes: no date, no random ids, none of the user's own matplotlib settings. Those are put
     back afterwards, and pyplot is never touched.
@@ -77,8 +79,12 @@ def render(width: float, height: float, *paint: Callable[[Axes], None]) -> str:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(width, height), dpi=180, layout="constrained")
-        for axes, draw in zip(figure.subplots(1, len(paint), sharey=True, squeeze=False)[0], paint, strict=True):
+        rows = 1 if columns is None else -(-len(paint) // columns)
+        places = figure.subplots(rows, columns or len(paint), sharey=columns is None, squeeze=False).ravel()
+        for axes, draw in zip(places, paint, strict=False):
             draw(axes)
+        for axes in places[len(paint) :]:
+            axes.remove()
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     drawing = buffer.getvalue()

@@ -1,0 +1,121 @@
+"""All detectors compared: the same pictures for every support set, figures of named libraries, paired differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import clip_fewshot as cf
+from experiments import detectors, novelty
+from experiments.options import parse
+from tests.experiments.conftest import PER_CLASS, UNKNOWN, Command, one_line
+
+USUAL = ("--model", "mini", "--unseen", ",".join(UNKNOWN), "--shots", "4", "--seeds", "2")
+
+
+def options(*argv: object) -> novelty.Options:
+    return parse(novelty.Options, "novelty", "", [str(item) for item in argv])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compared")
+
+
+@pytest.fixture(scope="module")
+def found(photos: Path, folder: Path) -> Any:
+    """Three detectors and the choice among all."""
+    return detectors.compared(options(photos, *USUAL, "--detectors", "knn,mahalanobis,mcm", "--out", folder))
+
+
+def test_every_row_is_there_sorted_and_paired_with_auto(found: Any, split: Any) -> None:
+    rows = {row["detector"]: row for row in found["rows"]}
+    assert set(rows) == {"auto", "knn", "mahalanobis", "mcm"}
+    means = [row["auroc"]["mean"] for row in found["rows"]]
+    assert means == sorted(means, reverse=True)
+    assert (found["n_known"], found["n_novel"]) == (split.test.n, 2 * PER_CLASS)
+    assert rows["auto"]["auroc_minus_auto"] is None
+    for name in ("knn", "mahalanobis", "mcm"):
+        lead = np.subtract(rows[name]["auroc"]["per_seed"], rows["auto"]["auroc"]["per_seed"])
+        assert rows[name]["auroc_minus_auto"]["per_seed"] == pytest.approx(lead)
+        assert sum(rows[name]["chosen"].values()) == found["seeds"] == 2
+        assert all("frozen features" in what for what in rows[name]["chosen"])
+
+
+def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, photos: Path, split: Any) -> None:
+    """The knn row, written down again with the classes of the library alone."""
+    known, novel = split.test.open("test"), split.novel.open("test")
+    backbone = cf.load_backbone("mini", device="cpu")
+    task = cf.Task(backbone, split.pool, 4, cf.TrainSettings(20), 1, 0)
+    row = next(row for row in found["rows"] if row["detector"] == "knn")
+    frozen = np.concatenate([cf.encode_images(backbone, part).features for part in (known, novel)])
+    is_novel = np.arange(len(frozen)) >= len(known)
+    right, flags = [], []
+    for place, draw in enumerate((1, 2)):
+        support = cf.prepare(task, task.support(draw), [])
+        assert not set(support.images.digests) & set(known.digests)
+        recipe = support.recipe(task, cf.TuneParams("linear-probe"))
+        choice = cf.choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
+        rejector = cf.fit_rejector(backbone, recipe, support.data, support.frozen, choice)
+        scores, p = rejector.verdict(frozen, [])
+        assert row["auroc"]["per_seed"][place] == pytest.approx(roc_auc_score(is_novel, -scores))
+        assert row["aupr"]["per_seed"][place] == pytest.approx(average_precision_score(is_novel, -scores))
+        right.append(np.mean(support.probe.predict(frozen[~is_novel]) == known.required_labels()))
+        flags.append(p <= 0.1 + 1e-9)
+    assert found["accuracy"]["per_seed"] == pytest.approx(right)
+    refused, own, loose = row["rates"]
+    assert "it takes 99 known images" in refused["refused"]
+    assert own["refused"] is None
+    assert loose["false_alarm_rate"]["per_seed"] == pytest.approx([flag[~is_novel].mean() for flag in flags])
+    assert loose["detection_rate"]["per_seed"] == pytest.approx([flag[is_novel].mean() for flag in flags])
+
+
+def test_auto_is_the_choice_over_all_features(found: Any) -> None:
+    auto = next(row for row in found["rows"] if row["detector"] == "auto")
+    assert sum(auto["chosen"].values()) == 2
+
+
+def test_text_record_and_figures_agree(found: Any, folder: Path) -> None:
+    said = detectors.text(found)
+    lines = said.splitlines()
+    assert "4 shots a class, 2 support sets" in lines[0]
+    assert lines[4].split()[0] == found["rows"][0]["detector"]
+    assert "alpha 0.01 refused: it takes 99 known images" in said
+    assert "auto chose" in said
+    assert cf.read_json(folder / "novelty.json")["rows"][0]["detector"] == found["rows"][0]["detector"]
+    for figure in ("det.svg", "densities.svg"):
+        drawn = (folder / figure).read_text()
+        assert all(row["detector"] in drawn for row in found["rows"])
+
+
+def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(command: Command, photos: Path) -> None:
+    outliers = photos / "six"
+    found = command("novelty", photos, *USUAL, "--novel", outliers, "--detectors", "knn", "--json").record
+    assert found["n_novel"] == PER_CLASS
+    assert not set(found["classes"]) & set(UNKNOWN)
+
+
+def test_a_detector_that_refuses_is_a_line_and_not_the_end(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    whole = detectors.said
+
+    def refusing(scene: Any, support: Any, name: str) -> Any:
+        if name == "knn":
+            raise cf.UsageError("more rows", "few", "add some", "knn")
+        return whole(scene, support, name)
+
+    monkeypatch.setattr(detectors, "said", refusing)
+    found = detectors.compared(options(photos, *USUAL, "--detectors", "knn"))
+    assert [row["detector"] for row in found["rows"]] == ["auto"]
+    assert "knn refused: knn" in detectors.text(found)
+
+
+def test_mistakes_are_one_line(command: Command, photos: Path) -> None:
+    one_line(command("novelty", photos, "--detectors", "oracle"), 2, "rank-average")
+    one_line(command("novelty", photos, *USUAL[:4], "--shots", "1"), 2, "two pictures of each class")
+    one_line(command("novelty", photos, *USUAL[:4], "--shots", "99"), 2, "need 99")
+    one_line(command("novelty", photos, *USUAL[:2], "--unseen", "0", "--shots", "2"), 2, "--novel")
+    one_line(command("novelty", photos, "--fresh"), 2, "--fresh with --saved")
