@@ -30,7 +30,7 @@ setup(
     package_data={
         "clip_fewshot": ["py.typed", "words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
-        "clip_fewshot.report": ["*.j2", "*.css"],
+        "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
     },
     # No torchvision (a build that does not match torch breaks the packages beside it at import), and no "clip":
     # that name on the package index is an unrelated clipboard manager.

@@ -1,0 +1,240 @@
+"""The review page: a person looks at the groups of a store, names, merges, splits, moves and rejects, and saves.
+
+One HTML file without server or network. It runs one script, its own, by hash; data come as JSON that is no script, and
+text is only ever set as text. What it saves is ``review.json`` for :meth:`clip_fewshot.store.Store.apply`.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from PIL import Image
+
+from clip_fewshot.discovery import Discovery
+from clip_fewshot.groups import Group
+from clip_fewshot.naming import Known, Suggestions, suggest_names
+from clip_fewshot.report import plots, text
+from clip_fewshot.report.pictures import svg_uri
+from clip_fewshot.report.plots.dendrogram import leaf_order
+from clip_fewshot.report.plots.style import SERIES
+from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.store import Store
+from clip_fewshot.types import FloatArray, LabelArray
+
+SHOWN = 120  # thumbnails of a group, and of the pictures in none
+SCRIPTS = ("review_state.js", "review_draw.js", "review_actions.js")
+SHORTCUTS = (
+    (("j", "k"), "next, previous group"),
+    (("n", "Enter", "Esc"), "name the group; on to the next name; back to the group"),
+    (("1", "2", "…"), "take the first, second, … suggested name; the last is the nearest known class"),
+    (("arrows", "Space"), "go among the pictures of a grid (Tab goes into it); select or unselect one"),
+    (("Shift",), "with arrows or a click: select all between"),
+    (("m",), "move what is selected; with nothing selected, merge the group with another"),
+    (("g",), "what is selected becomes a group of its own"),
+    (("s",), "split the group where its tree parts"),
+    (("x",), "reject what is selected; with nothing selected, the group"),
+    (("Esc",), "select nothing"),
+    (("u", "r"), "undo, redo; also Ctrl+Z, Ctrl+Shift+Z"),
+    (("Ctrl+S",), "save review.json"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewView:
+    """What the page shows of one state of a store.
+
+    Attributes:
+        title: what the store is called. store, revision: what a review of it must carry.
+        classes: names of the known classes.
+        groups: largest first; those of :meth:`Store.discover`. suggestions: one per group, or None.
+        found: the tree and groups of all n unknown pictures.
+        digests, names, p_values: (n,) of the unknown pictures, in the order of ``found``.
+        thumbnails: JPEGs by digest, of the pictures to be shown; what has none goes with its group.
+    """
+
+    title: str
+    store: str
+    revision: int
+    classes: tuple[str, ...]
+    groups: tuple[Group, ...]
+    suggestions: tuple[Suggestions | None, ...]
+    found: Discovery
+    digests: tuple[str, ...]
+    names: tuple[str, ...]
+    p_values: FloatArray
+    thumbnails: Mapping[str, bytes]
+
+
+def review_view(
+    store: Store, title: str, top: int = 5, words: Sequence[str] | None = None, shown: int = SHOWN
+) -> ReviewView:
+    """Discover, suggest names and fetch thumbnails.
+
+    Args:
+        title: what the page calls the store.
+        top: names to suggest per group; 0 for none.
+        words: to choose names from, see :func:`suggest_names`.
+        shown: thumbnails of each group, the most typical first, and of the pictures in none.
+
+    Raises:
+        UsageError: nothing is unknown.
+    """
+    revision, groups = store.revision, store.discover()
+    found, unknown = store.discovery_, store.unknown()
+    if store.revision != revision or len(unknown.pictures) < len(found.labels):  # decided by another process meanwhile
+        return review_view(store, title, top, words, shown)
+    pictures = unknown.pictures.subset(np.arange(len(found.labels)))  # without those that came meanwhile
+    loose = [pictures.digests[i] for i in np.flatnonzero(found.labels < 0)[:shown]]
+    typical = [group.pictures.digests[i] for group in groups for i in group.exemplars[:shown]]
+    return ReviewView(
+        title=title,
+        store=store.id,
+        revision=revision,
+        classes=store.world.model.label_space_.names,
+        groups=groups,
+        suggestions=suggestions_for(store, groups, top, words),
+        found=found,
+        digests=pictures.digests,
+        names=pictures.names,
+        p_values=unknown.p_values[: len(pictures)],
+        thumbnails=store.thumbnails([*typical, *loose]),
+    )
+
+
+def suggestions_for(
+    store: Store, groups: Sequence[Group], top: int = 5, words: Sequence[str] | None = None
+) -> tuple[Suggestions | None, ...]:
+    """Names for each group; None where ``top`` is 0."""
+    if not top:
+        return (None,) * len(groups)
+    world = store.world
+    known = Known(*world.reference_, world.model.label_space_.names)
+    return tuple(suggest_names(world.model.backbone, group.features, known, words, top) for group in groups)
+
+
+def render_review(view: ReviewView) -> str:
+    """The page as HTML text, the same bytes for the same input."""
+    style, script = _read("review.css"), '"use strict";\n' + "\n".join(map(_read, SCRIPTS))
+    in_none = int((view.found.labels < 0).sum())
+    record = _record(view)
+    return _template().render(
+        view=view,
+        summary=_summary(view, in_none),
+        left_out=in_none - len(record["loose"]),
+        tree=_tree(view),
+        shortcuts=SHORTCUTS,
+        data=_as_data(record | {"token": sha256_bytes(json.dumps(record).encode())[:16]}),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+    )
+
+
+def _record(view: ReviewView) -> dict[str, Any]:
+    """What the script works on; pictures are places in one list."""
+    in_a_group = view.found.labels >= 0
+    kept = [i for i, digest in enumerate(view.digests) if in_a_group[i] or digest in view.thumbnails]
+    place = {view.digests[i]: k for k, i in enumerate(kept)}
+    in_tree, heights = _order(view.found.linkage, len(view.digests))
+    pictures = [
+        {
+            "digest": view.digests[i],
+            "name": text.clean(view.names[i]),
+            "p": float(view.p_values[i]),
+            "place": int(in_tree[i]),
+            "thumbnail": b64encode(view.thumbnails.get(view.digests[i], b"")).decode("ascii"),
+        }
+        for i in kept
+    ]
+    return {
+        "store": view.store,
+        "revision": view.revision,
+        "classes": [{"name": name, "shown": text.shorten(name, 40)} for name in view.classes],
+        "pictures": pictures,
+        "heights": [float(f"{height:.6g}") for height in heights],
+        "groups": [_group(view, group, place) for group in view.groups],
+        "loose": [place[view.digests[i]] for i in kept if not in_a_group[i]],
+    }
+
+
+def _group(view: ReviewView, group: Group, place: Mapping[str, int]) -> dict[str, Any]:
+    said = view.suggestions[group.number]
+    nearest = group.nearest and {"place": view.classes.index(group.nearest[0]), "cosine": group.nearest[1]}
+    return {
+        "number": group.number,
+        "pictures": [place[group.pictures.digests[i]] for i in group.exemplars],
+        "colour": SERIES[group.number % (len(SERIES) - 1)],  # that of the tree
+        "nearest": nearest,
+        "words": [] if said is None else [list(word) for word in said.names],
+        "none_fits": said is not None and said.none_fits,
+    }
+
+
+def _order(linkage: FloatArray, n: int) -> tuple[LabelArray, FloatArray]:
+    """(n,) place of each picture among the leaves, left to right; (n - 1,) height at which neighbours merge."""
+    place, heights = np.zeros(n, dtype=np.int64), np.zeros(max(n - 1, 0))
+    if len(linkage):
+        place[leaf_order(linkage)] = np.arange(n)
+    last = [*place.tolist(), *[0] * len(linkage)]  # the rightmost leaf under each node
+    for i, (left, right, height, _) in enumerate(linkage):
+        heights[last[int(left)]] = height
+        last[n + i] = last[int(right)]
+    return place, heights
+
+
+def _summary(view: ReviewView, in_none: int) -> str:
+    low, high = view.found.interval
+    parts = [f"{text.count(len(view.digests), 'picture')} in {text.count(len(view.groups), 'group')}"]
+    parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
+    parts.append(f"{in_none:,} in no group" if in_none else "")
+    return ", ".join(part for part in parts if part) + f". Revision {view.revision}."
+
+
+def _tree(view: ReviewView) -> plots.Plot | None:
+    if len(view.digests) < 2:
+        return None
+    exemplars = {group.number: group.pictures.digests[group.exemplars[0]] for group in view.groups}
+    pictures = {
+        number: Image.open(BytesIO(view.thumbnails[digest]))
+        for number, digest in exemplars.items()
+        if digest in view.thumbnails
+    }
+    return plots.dendrogram_plot(view.found.linkage, view.found.labels, pictures)
+
+
+def _as_data(record: Mapping[str, Any]) -> str:
+    """JSON that no HTML parser takes for anything else: it holds no angle bracket, ampersand or line separator."""
+    data = json.dumps(record, ensure_ascii=True, allow_nan=False)
+    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(source: str) -> str:
+    return b64encode(sha256(source.encode()).digest()).decode("ascii")
+
+
+def _read(name: str) -> str:
+    return files("clip_fewshot.report").joinpath(name).read_text("utf-8")
+
+
+def _finalize(value: Any) -> Any:
+    return text.clean(value) if type(value) is str else value
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": text.count, "svg": lambda plot: svg_uri(plot.svg)}
+    return environment.from_string(_read("review.html.j2"))

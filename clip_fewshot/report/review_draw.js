@@ -1,0 +1,167 @@
+// A state on the screen. Text from the store is only ever set as text, never as HTML: the page's policy refuses that.
+
+const $ = (selector, inside = document) => inside.querySelector(selector);
+const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+const data = JSON.parse($("#data").textContent);
+const DRAFT = `clip_fewshot review ${data.token}`; // a reload finds its way back; another page has another token
+const past = [], future = [], picked = new Set(), tiles = new Map(), cards = new Map();
+let state = draft() ?? firstState(data), saved = state, anchor = null, focused = null;
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+function button(action, text, attributes = {}) {
+  return element("button", { type: "button", "data-do": action, ...attributes }, text);
+}
+
+function plural(n, what) {
+  return `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+}
+
+function titleOf(group) {
+  const named = judgedNames(state, data).get(group.id);
+  return named ? `Group ${group.id}: ${named.name}` : `Group ${group.id}`;
+}
+
+function draft() {
+  try {
+    return JSON.parse(localStorage.getItem(DRAFT));
+  } catch {
+    return null; // no storage for pages of this kind: then nothing outlives a reload, and leaving is asked about
+  }
+}
+
+function keep() {
+  try {
+    localStorage.setItem(DRAFT, JSON.stringify(state));
+  } catch {
+    // as above, or full
+  }
+}
+
+// ---- from one state to another
+
+function say(text) {
+  $("#said").textContent = text;
+}
+
+function become(next, text) {
+  if (next === state) return;
+  past.push(state);
+  future.length = 0;
+  state = next;
+  show(text);
+}
+
+function step(from, to, text) {
+  if (!from.length) return say(`Nothing to ${text.toLowerCase()}.`);
+  to.push(state);
+  state = from.pop();
+  return show(`${text}: done.`);
+}
+
+function show(text) {
+  for (const i of picked) if (!$(`[data-i="${i}"]`)) picked.delete(i);
+  keep();
+  draw();
+  say(text);
+}
+
+// ---- drawing
+
+function tile(i) {
+  if (!tiles.has(i)) {
+    const { name, thumbnail, p } = data.pictures[i];
+    const image = element("img", { alt: name, loading: "lazy", draggable: "false" });
+    image.src = `data:image/jpeg;base64,${thumbnail}`;
+    const title = `${name}\nlike ${(100 * p).toPrecision(2)} % of known pictures`;
+    tiles.set(i, element("button", { type: "button", class: "tile", "data-i": i, title, tabindex: "-1" }, image));
+  }
+  tiles.get(i).setAttribute("aria-pressed", picked.has(i));
+  return tiles.get(i);
+}
+
+function fill(grid, pictures) {
+  const drawn = pictures.filter((i) => data.pictures[i].thumbnail);
+  const wanted = drawn.map(tile);
+  if (wanted.length !== grid.children.length || wanted.some((one, k) => grid.children[k] !== one)) {
+    grid.replaceChildren(...wanted);
+  }
+  for (const one of wanted) one.tabIndex = -1;
+  const entry = wanted.find((one) => one.dataset.i === focused) ?? wanted[0];
+  if (entry) entry.tabIndex = 0; // one stop per grid; arrows go on from there
+  return pictures.length - drawn.length;
+}
+
+function suggestions(group) {
+  const found = group.from === null ? null : data.groups[group.from];
+  const chips = element("div", { class: "chips", role: "group", "aria-label": "Suggested names" });
+  if (!found) return chips;
+  const words = found.words.map(([word, p]) => button("word", `${word} ${p < 0.01 ? "< 1" : Math.round(100 * p)} %`, { "data-word": word }));
+  if (found.none_fits) chips.append(element("span", { class: "soft small" }, "No word of the list fits; the best are"));
+  chips.append(...words);
+  if (found.nearest) {
+    const { name, shown } = data.classes[found.nearest.place];
+    const cosine = found.nearest.cosine.toFixed(2);
+    chips.append(button("word", `nearest known: ${shown} (cosine ${cosine})`, { class: "near", "data-word": name }));
+  }
+  return chips;
+}
+
+function cardOf(group) {
+  const heading = element("h2", { tabindex: "-1", id: `title-${group.id}` });
+  const input = element("input", { type: "text", autocomplete: "off", spellcheck: "false", maxlength: "200", placeholder: "no name: stays unknown" });
+  const acts = element("div", { class: "acts" });
+  acts.append(button("merge", "Merge…"), button("split", "Split"), button("reject", "Reject"));
+  const naming = element("div", { class: "naming" }, element("label", {}, "Name ", input), suggestions(group));
+  const card = element("section", { class: "group", "data-group": group.id, "data-from": group.from, "aria-labelledby": `title-${group.id}` });
+  card.append(element("div", { class: "top" }, heading, acts), naming, element("p", { class: "hint small" }));
+  card.append(element("div", { class: "grid" }), element("p", { class: "more soft small" }));
+  return card;
+}
+
+function drawGroup(group, judged) {
+  const from = String(group.from); // after an undo another group may bear the number
+  if (cards.get(group.id)?.dataset.from !== from) cards.set(group.id, cardOf(group));
+  const card = cards.get(group.id), input = $("input", card), found = group.from === null ? null : data.groups[group.from];
+  const swatch = element("span", { class: "swatch" });
+  swatch.style.background = found ? found.colour : "transparent";
+  $("h2", card).replaceChildren(swatch, `Group ${group.id} `, element("span", { class: "soft" }, plural(group.pictures.length, "picture")));
+  if (input.value.trim() !== group.name) input.value = group.name;
+  const said = judged.get(group.id), hint = $(".hint", card);
+  input.setAttribute("aria-invalid", Boolean(said && said.error));
+  card.classList.toggle("named", Boolean(said && !said.error));
+  hint.classList.toggle("bad", Boolean(said && said.error));
+  hint.textContent = said ? hintOf(said) : "";
+  $("[data-do=split]", card).disabled = group.pictures.length < 2;
+  $("[data-do=merge]", card).disabled = state.groups.length < 2;
+  const hidden = fill($(".grid", card), group.pictures);
+  $(".more", card).textContent = hidden ? `and ${plural(hidden, "more picture")} that go with the group` : "";
+  return card;
+}
+
+function hintOf({ name, existing, error, twin }) {
+  if (error) return error;
+  if (existing) return `Joins the known class “${name}”, which is trained again.`;
+  return twin === null ? `Becomes the new class “${name}”.` : `One class “${name}” together with group ${twin}.`;
+}
+
+function draw() {
+  const judged = judgedNames(state, data), wanted = state.groups.map((group) => drawGroup(group, judged)), home = $("#groups");
+  for (const card of [...home.children]) if (!wanted.includes(card)) card.remove();
+  wanted.forEach((card, k) => home.children[k] !== card && home.insertBefore(card, home.children[k] ?? null));
+  for (const bin of $$(".bin")) {
+    const pictures = state[bin.dataset.bin];
+    bin.hidden = !pictures.length;
+    fill($(".grid", bin), pictures);
+    $("[data-count]", bin).textContent = plural(pictures.length, "picture");
+  }
+  $("#picked").hidden = !picked.size;
+  $("#count").textContent = `${picked.size} selected:`;
+  $("[data-do=undo]").disabled = !past.length;
+  $("[data-do=redo]").disabled = !future.length;
+}
