@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.extension import Fitted
+from clip_fewshot.features import image_features
+from clip_fewshot.rejection import Verdict
+from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import FloatArray
 
 
@@ -43,13 +49,39 @@ class Unknown(NamedTuple):
     p_values: FloatArray
 
 
-def answer(
+def look(backbone: Backbone, fitted: Fitted, images: ImageDataset) -> Sight:
+    """Pictures as a model and its detector see them."""
+    model, rejector = fitted.model, fitted.rejector
+    judges = rejector.suffixes() if rejector is not None else []
+    suffixes = [(0, last_layers(backbone.visual, 0)), (model.params.unfreeze, model.suffix), *judges]
+    frozen, tuned, *judged = image_features(backbone, images, suffixes)
+    return Sight(frozen, tuned, judged)
+
+
+def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
+    """What a model says of what it sees."""
+    n, rejector = len(sight.frozen), fitted.rejector
+    probabilities = fitted.model.probabilities(sight.tuned) if n else np.empty((0, 1))
+    said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
+    if rejector is not None:
+        said = rejector.verdict(sight.frozen, sight.judged)
+        unknown = rejector.flags(said.p, alpha)
+    rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
+    return [_answer(fitted.names.names, *row, top) for row in rows]
+
+
+def _answer(
     names: Sequence[str], probabilities: FloatArray, p_value: float, score: float, unknown: bool, top: int
 ) -> Answer:
-    """The answer of (c,) probabilities and a decision."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     ranked = tuple((names[int(i)], float(probabilities[i])) for i in order)
-    return Answer(None if unknown else ranked[0][0], p_value, score, ranked)
+    return Answer(None if unknown else ranked[0][0], float(p_value), float(score), ranked)
+
+
+def joined(parts: Sequence[Unknown]) -> Unknown:
+    """All of them, at least one."""
+    pictures, features, p = zip(*parts, strict=True)
+    return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
 
 
 def without(part: Unknown, digests: Collection[str]) -> Unknown:

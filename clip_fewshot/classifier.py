@@ -126,8 +126,9 @@ class FewShotClassifier:
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
-        probe: "logistic", "prototype" or "cache", what classifies where the approach has no head. The logistic one
-            was the most accurate; the others need no fit, and the cache can say which picture decided.
+        probe: "logistic", "prototype" or "cache", what classifies where the approach has no head. On digits and
+            digits-wild (shipped model, 1, 4 and 16 shots, 5 seeds) the logistic one was the most accurate each time:
+            .983 against .972 and .974 at 16 shots of digits, .825 against .816 and .810 at 4 of digits-wild.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from clip_fewshot.probes import Probe
 from clip_fewshot.rejection import Rejector, fit_rejector
 from clip_fewshot.training.approach import CaptionBank, TuneParams, text_cuts
 from clip_fewshot.training.trainer import SupportData
-from clip_fewshot.types import BoolArray, EvalResult, FloatArray, LabelArray, LabelSpace
+from clip_fewshot.types import BoolArray, EvalResult, FloatArray, IndexArray, LabelArray, LabelSpace
 
 FOLDS = 4
 
@@ -125,6 +125,27 @@ def needs_pictures(params: TuneParams, views: int, rejector: Rejector | None) ->
     """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
     tuned = params.approach != PROBE and (params.unfreeze > 0 or views > 1)
     return tuned or (rejector is not None and bool(rejector.suffixes()))
+
+
+def first_of_each(pictures: ImageDataset, taken: Collection[str]) -> IndexArray:
+    """Rows of the pictures that have no name yet, each picture once.
+
+    Raises:
+        UsageError: there are none.
+    """
+    first = {digest: row for row, digest in reversed([*enumerate(pictures.digests)]) if digest not in taken}
+    if not first:
+        got = "none" if not len(pictures) else "pictures that have their class already"
+        raise UsageError("pictures to make a class of", got, "choose others", "extension")
+    return np.array(sorted(first.values()), dtype=np.int64)
+
+
+def each_once(digests: Mapping[str, Sequence[str]]) -> set[str]:
+    """The pictures of all classes, none of which is in two."""
+    every = [digest for part in digests.values() for digest in part]
+    if len(set(every)) < len(every):
+        raise UsageError("a picture in one class", "one in several", "decide for one of them", "extension")
+    return set(every)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
 
+from clip_fewshot.answers import Unknown
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import FewShotClassifier
 from clip_fewshot.data.squares import decode_squares, encode_squares
@@ -16,14 +18,21 @@ from clip_fewshot.rejection import Rejector
 from clip_fewshot.types import LabelSpace
 
 WEIGHTS, REJECTOR, REFERENCE = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
-PICTURES = "pictures.safetensors"
+
+
+class Step(NamedTuple):
+    """A naming, the model before it, and the unknown pictures before it, which are not written."""
+
+    naming: Naming
+    before: Fitted
+    unknown: list[Unknown]
 
 
 class Saved(NamedTuple):
-    """What is written: the model now, each naming with the model before it, oldest first, and what was ever named."""
+    """What is written: the model now, its history, oldest first, and what was ever named."""
 
     now: Fitted
-    steps: list[tuple[Naming, Fitted]]
+    steps: list[Step]
     shown: frozenset[str]
 
 
@@ -31,7 +40,7 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     """(files, meta). What a naming only adds to, the classes and the known pictures, is written once."""
     files, meta = _fitted_files(model, saved.now, "")
     meta |= {"namings": [], "shown": sorted(saved.shown)}
-    for i, (naming, before) in enumerate(saved.steps):
+    for i, (naming, before, _) in enumerate(saved.steps):
         own, about = _fitted_files(model, before, f"before-{i}.")
         files |= own
         kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
@@ -41,8 +50,9 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     pictures = saved.now.known.pictures
     if pictures is not None and needs_pictures(model.params, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
-        data = np.frombuffer(b"".join(squares), np.uint8)
-        files[PICTURES] = safetensors.numpy.save({"png": data, "ends": np.cumsum([len(s) for s in squares])})
+        ends = [*(len(before.known.labels) for _, before, _ in saved.steps), len(squares)]
+        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            files[_pictures(i)] = _pack(squares[start:end])  # a file per naming: what was there stays as it is
     return files, meta
 
 
@@ -60,7 +70,8 @@ def read_world(
         own = {WEIGHTS: files[f"{prefix}{WEIGHTS}"]}
         old = FewShotClassifier.from_artifact(own, meta | {"classes": list(space.names)}, model.backbone, where)
         rejector = _read_rejector(files, kept["rejector"], prefix, model.backbone)
-        steps.append((Naming.from_json(record), Fitted(old.model_, space, rejector, known.first(kept["known"]))))
+        before = Fitted(old.model_, space, rejector, known.first(kept["known"]))
+        steps.append(Step(Naming.from_json(record), before, []))
     return model, Saved(now, steps, frozenset(meta.get("shown", [])))
 
 
@@ -86,9 +97,20 @@ def _read_rejector(
 
 def _read_known(files: dict[str, bytes]) -> KnownPictures:
     reference = safetensors.numpy.load(files[REFERENCE])
-    pictures = None
-    if PICTURES in files:
-        stored = safetensors.numpy.load(files[PICTURES])
-        squares = [part.tobytes() for part in np.split(stored["png"], stored["ends"][:-1])]
-        pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))])
+    squares: list[bytes] = []
+    for i in count():
+        if _pictures(i) not in files:
+            break
+        stored = safetensors.numpy.load(files[_pictures(i)])
+        squares += [part.tobytes() for part in np.split(stored["png"], stored["ends"][:-1])]
+    pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))]) if squares else None
     return KnownPictures(reference["features"], reference["labels"], pictures)
+
+
+def _pictures(i: int) -> str:
+    return f"pictures-{i}.safetensors"
+
+
+def _pack(squares: list[bytes]) -> bytes:
+    data = {"png": np.frombuffer(b"".join(squares), np.uint8), "ends": np.cumsum([len(square) for square in squares])}
+    return safetensors.numpy.save(data)

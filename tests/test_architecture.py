@@ -16,7 +16,7 @@ PACKAGE = ROOT / "clip_fewshot"
 FLOORS = (  # noqa: SIM905
     "errors types rng storage cache config environment wordlist workers angular metrics data backbones tuning prefix "
     "shelving features feature_table heads losses training probes classifier workbench evaluation novelty naming "
-    "agglomeration discovery groups rejection extension world_files answers openworld store search protocol unsealing report "
+    "agglomeration discovery groups rejection extension answers world_files openworld store search protocol unsealing report "
     "findings pipeline"
 ).split()
 

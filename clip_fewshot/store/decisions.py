@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.extension import Extension
 from clip_fewshot.groups import Group
 from clip_fewshot.openworld import OpenWorldClassifier
@@ -56,6 +56,24 @@ def apply(store: Store, review: Review, token: str | None = None) -> Applied:
         _write_history(database, number, review)
     store.changed_to(number, world)
     return Applied(number, reports)
+
+
+def applied_before(store: Store, review: Review) -> Applied | None:
+    """What a review did when it was applied before; None for one that can be applied now.
+
+    Raises:
+        ArtifactError: of another store. UsageError: of another revision.
+    """
+    if review.store != store.id:
+        expected, got = f"a review of this store ({store.id[:12]}...)", f"one of {review.store[:12]}..."
+        raise ArtifactError(expected, got, "open the store that it was made from", "review")
+    done = store.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
+    if done is not None:
+        return Applied(int(done), again=True)
+    if review.revision != store.revision:
+        fix = "make a new review: others have decided since"
+        raise UsageError(f"a review of revision {store.revision}", f"one of {review.revision}", fix, "review")
+    return None
 
 
 def undo(store: Store) -> Applied:

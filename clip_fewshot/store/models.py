@@ -83,6 +83,15 @@ def encoder(database: Database, number: int) -> tuple[str, str]:
     return str(name), str(digest)
 
 
+def check_backbone(database: Database, backbone: Backbone | None) -> None:
+    """Raise ArtifactError where another backbone is given than the one that the embeddings are of."""
+    name, digest = encoder(database, current(database).encoder)
+    if backbone is not None and backbone.digest != digest:
+        expected, got = f"backbone {name} {digest[:12]}...", f"{backbone.name} {backbone.digest[:12]}..."
+        fix = "open it with the one it was made with; reembed() changes it"
+        raise ArtifactError(expected, got, fix, str(database.path.parent))
+
+
 def encoder_number(database: Database, backbone: Backbone) -> int:
     """The number of a backbone, which is given one if it has none."""
     database.run("INSERT OR IGNORE INTO encoder (name, digest) VALUES (?, ?)", (backbone.name, backbone.digest))

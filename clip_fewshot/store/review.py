@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot import storage
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.groups import Group
 
 SCHEMA = 1
 STEPS = ("merge", "split", "move")
@@ -94,3 +96,11 @@ def _digests(values: Any) -> tuple[str, ...]:
     if any(not isinstance(d, str) or len(bytes.fromhex(d)) != 32 for d in digests):
         raise ValueError("a digest that is none")
     return digests
+
+
+def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
+    """Digests of pictures, each once."""
+    if isinstance(pictures, str):
+        raise UsageError("a group, or a list of digests", "one text", "write [digest]", "pictures")
+    given = pictures.pictures if isinstance(pictures, Group) else pictures
+    return tuple(dict.fromkeys(given.digests if isinstance(given, ImageDataset) else given))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,13 @@ from clip_fewshot.store.material import as_dataset
 from clip_fewshot.store.models import Revision
 from clip_fewshot.store.queries import Status
 from clip_fewshot.store.reembedding import reembed
-from clip_fewshot.store.review import Review
+from clip_fewshot.store.review import Review, digests_of
 from clip_fewshot.store.rows import Held
 from clip_fewshot.types import FloatArray
 
 BATCH = 256  # pictures per transaction
 LOCK = ".decisions.lock"
+CHECKED = 1 << 28  # bytes
 
 
 class Store:
@@ -57,6 +57,7 @@ class Store:
     def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
         self.folder, self.database, self._backbone = folder, database, backbone
         self._loaded: tuple[int, OpenWorldClassifier] | None = None
+        self._told = -1  # the revision up to which the classifier knows what was shown
 
     @classmethod
     def create(cls, folder: str | Path, world: OpenWorldClassifier) -> Store:
@@ -66,7 +67,7 @@ class Store:
             ResourceError: a folder with something else in it, or no place to write to.
         """
         path = Path(folder)
-        if path.exists() and any(not item.name.startswith(FILE) for item in path.iterdir()):
+        if path.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in path.iterdir()):
             raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(path))
         storage.make_folder(path)
         database = Database(path, fresh=True)
@@ -83,12 +84,13 @@ class Store:
         return cls(path, database, world.model.backbone)
 
     @classmethod
-    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool = True) -> Store:
+    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
         """Open a store. Its classifier is loaded when it is first needed.
 
         Args:
             backbone: the one it was made with; None loads it by its name.
-            check: let SQLite look for damage first.
+            check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
+                of a million pictures took 26.
 
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
@@ -96,14 +98,11 @@ class Store:
         database = Database(Path(folder))
         try:
             store = cls(Path(folder), database, backbone)
-            damage = database.damage(quick=True) if check else None
+            look = database.path.stat().st_size <= CHECKED if check is None else check
+            damage = database.damage(quick=True) if look else None
             if damage:
                 raise ArtifactError("a sound store", damage, "restore it from a copy", str(database.path))
-            name, digest = models.encoder(database, models.current(database).encoder)
-            if backbone is not None and backbone.digest != digest:
-                expected, got = f"backbone {name} {digest[:12]}...", f"{backbone.name} {backbone.digest[:12]}..."
-                fix = "open it with the one it was made with; reembed() changes it"
-                raise ArtifactError(expected, got, fix, str(folder))
+            models.check_backbone(database, backbone)
         except BaseException:
             database.close()
             raise
@@ -116,9 +115,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -143,14 +140,16 @@ class Store:
             digest = models.encoder(self.database, at.encoder)[1]
             fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
             world = models.read_world(self.database, at.state, self._backbone if fits else None)
-            self._backbone, self._loaded = world.model.backbone, (at.state, world)
+            self._backbone, self._loaded, self._told = world.model.backbone, (at.state, world), -1
         world = self._loaded[1]
-        world.shown_ |= decisions.shown(self.database)
+        if self._told != at.number:
+            self._told, world.shown_ = at.number, world.shown_ | decisions.shown(self.database)
         return at, world
 
     def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
         self._loaded = None if state is None or world is None else (state, world)
+        self._told = -1
         if world is not None:
             self._backbone = world.model.backbone
 
@@ -194,11 +193,7 @@ class Store:
         return rows.embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))
 
     def discover(self) -> tuple[Group, ...]:
-        """The groups among the unknown, the largest first; their pictures are named by digest, see :meth:`thumbnails`.
-
-        Raises:
-            UsageError: nothing is unknown.
-        """
+        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
         pictures, features, p = self.unknown()
         if not len(pictures):
             raise UsageError("unknown pictures", "none", "ingest some pictures first", "discover")
@@ -254,18 +249,7 @@ class Store:
         elif not isinstance(review, Review):
             review = Review.from_json(review)
         with storage.file_lock(self.folder / LOCK):
-            if review.store != self.id:
-                fix = "open the store that it was made from"
-                raise ArtifactError(
-                    f"a review of this store ({self.id[:12]}...)", f"{review.store[:12]}...", fix, "review"
-                )
-            done = self.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
-            if done is not None:
-                return Applied(int(done), again=True)
-            if review.revision != self.revision:
-                fix = "make a new review: others have decided since"
-                raise UsageError(f"a review of revision {self.revision}", f"one of {review.revision}", fix, "review")
-            return decisions.apply(self, review, review.token())
+            return decisions.applied_before(self, review) or decisions.apply(self, review, review.token())
 
     def undo(self) -> Applied:
         """Take the last decision back: the classifier before it returns to the last bit, and every picture that it
@@ -281,14 +265,11 @@ class Store:
         """Let another backbone in: embed every picture anew, then change over in one transaction.
 
         What was embedded before a kill is not embedded again. The classes that were named are named again in
-        ``world``, and everything is judged anew; decisions from before cannot be undone afterwards.
+        ``world``, and everything is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
 
         Args:
             world: fitted on the new backbone, with the classes that the store began with.
             images: pictures whose files have moved; None: all lie where they were last seen.
-
-        Returns:
-            The new revision.
 
         Raises:
             DataError: pictures whose files are not found; the work done so far is kept.
@@ -317,11 +298,3 @@ class Store:
         """
         queries.check(self.database)
         models.read_world(self.database, models.current(self.database).state, self.world.model.backbone)
-
-
-def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
-    """Digests of pictures, each once."""
-    if isinstance(pictures, str):
-        raise UsageError("a group, or a list of digests", "one text", "write [digest]", "pictures")
-    given = pictures.pictures if isinstance(pictures, Group) else pictures
-    return tuple(dict.fromkeys(given.digests if isinstance(given, ImageDataset) else given))

@@ -68,4 +68,4 @@ def test_two_hundred_kills_lose_nothing(tmp_path: Path) -> None:
 def test_a_kill_at_every_statement_leaves_whole_transactions(tmp_path: Path) -> None:
     found = crashing("statements", tmp_path, 10_000)
     assert found["kills"] == found["statements"]
-    assert found["states"] == 5
+    assert found["states"] == 4  # nothing is left to be killed at once the last transaction has ended
