@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clip_fewshot.agglomeration import ward_tree as ward_tree
     from clip_fewshot.angular import margin_logits as margin_logits
     from clip_fewshot.answers import Answer as Answer
+    from clip_fewshot.answers import Sight as Sight
     from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
@@ -334,6 +335,7 @@ _HOME = {
     "nmi": "metrics",
     "per_class_table": "metrics",
     "Answer": "answers",
+    "Sight": "answers",
     "OpenWorldClassifier": "openworld",
     "DEPTHS": "rejection",
     "NoveltyChoice": "rejection",

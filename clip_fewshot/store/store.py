@@ -265,7 +265,7 @@ class Store:
         """Let another backbone in: embed every picture anew, then change over in one transaction.
 
         What was embedded before a kill is not embedded again. The classes that were named are named again in
-        ``world``, and everything is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
+        ``world``, all else is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
 
         Args:
             world: fitted on the new backbone, with the classes that the store began with.

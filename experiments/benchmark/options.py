@@ -19,6 +19,7 @@ CASES = (
     "memory",
     "contrastive",
     "processes",
+    "store",
     "gpu",
 )
 
@@ -29,13 +30,19 @@ class Options:
     arch: str | None = cf.option(None, "architecture of the cases that have one (default: those of the table)")
     unfreeze: tuple[int, ...] = cf.option((), "step: last layers that train (default: those of the table)")
     batch: int | None = cf.option(None, "step: pictures per step (default: those of the table)")
+    pictures: int | None = cf.option(None, "store: how many (default: 20,000; a million take minutes and 3.3 GB)")
     repeats: int = cf.option(5, "times that each side is measured, in turns")
     threads: int = cf.option(1, "threads of each library; CPU time is comparable between machines at 1")
     seed: int = cf.option(0, "seed of weights, pictures and features")
     json: Path | None = cf.option(None, "write every repeat to this file")
 
     def __post_init__(self) -> None:
-        for flag, value in (("--repeats", self.repeats), ("--threads", self.threads), ("--batch", self.batch)):
+        for flag, value in (
+            ("--repeats", self.repeats),
+            ("--threads", self.threads),
+            ("--batch", self.batch),
+            ("--pictures", self.pictures),
+        ):
             if value is not None and value < 1:
                 raise cf.UsageError("1 or more", str(value), f"change {flag}", flag)
         if any(n < 0 for n in self.unfreeze):

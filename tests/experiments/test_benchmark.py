@@ -25,6 +25,7 @@ from experiments.benchmark.cases import (
     probe,
     processes,
     step,
+    store,
     study,
     text,
 )
@@ -249,6 +250,7 @@ CASES: dict[str, Callable[[], Rows]] = {
     "cluster": lambda: cluster.rows(QUICK, cluster.Sizes(classes=4, per_class=12, width=16, large_per_class=15)),
     "decode": lambda: decode.rows(QUICK, decode.Sizes(shapes=((100, 75, 3),))),
     "embed": lambda: embed.rows(QUICK, pictures=2),
+    "store": lambda: store.rows(QUICK, store.Sizes(pictures=60, one_unknown_in=3, classes=4, arch="mini")),
     "knn": lambda: knn.rows(QUICK, knn.Sizes(classes=4, per_class=20, width=32, queries_per_class=4)),
 }
 
@@ -262,6 +264,7 @@ def here(threads: int, work: Callable[..., object], *args: object) -> isolation.
 @pytest.mark.parametrize("name", CASES)
 def test_both_sides_of_a_case_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "alone", here)
+    monkeypatch.setattr(store, "alone", here)
     with empty_cache():
         found = list(CASES[name]())
     assert [row for row in found if row.checks]
