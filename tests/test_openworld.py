@@ -135,6 +135,13 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
     assert not any("tuned" in row or "both" in row for row in only_frozen.table())
+    assert any("depth 1" in row for row in only_frozen.table())
+    last = choose_novelty(
+        tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn", spaces=("frozen",), names=names
+    )
+    assert last is not None
+    expected = {row: auroc for row, auroc in only_frozen.table().items() if "frozen" in row}
+    assert last.table() == pytest.approx(expected)
 
 
 def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: OpenWorldSplit) -> None:

@@ -60,6 +60,7 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
         assert not set(support.images.digests) & set(known.digests)
         recipe = support.recipe(task, cf.TuneParams("linear-probe"))
         choice = cf.choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
+        assert choice is not None
         rejector = cf.fit_rejector(backbone, recipe, support.data, support.frozen, choice)
         scores, p = rejector.verdict(frozen, [])
         assert row["auroc"]["per_seed"][place] == pytest.approx(roc_auc_score(is_novel, -scores))

@@ -15,17 +15,37 @@ from matplotlib.colors import to_rgb
 from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import norm
 from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.metrics import DetCurve, det_curve
 from clip_fewshot.report import DiscoveryView, EmbeddingView, NoveltyView, RunRecord, ShotPoint, plots
 from clip_fewshot.report.plots import Plot
 from clip_fewshot.report.plots.dendrogram import leaf_order, tree_layout
-from clip_fewshot.report.plots.det import deviate, equal_error, operating_point
+from clip_fewshot.report.plots.det import _apart, _look, deviate, equal_error, operating_point
 from clip_fewshot.report.plots.embedding import modality_gap, principal_plane, unit_rows
 from clip_fewshot.report.plots.style import INK, OUTLIER, SERIES, SOFT
+from clip_fewshot.types import FloatArray
 from tests.report import sample
 
 HOSTILE = ("<script>alert(1)</script>", "../../x", "$\\frac{1", "a\x00b\u202ec", "猫と🐝", "\udcff", "")
+
+
+NOVEL_ROWS = np.arange(300) >= 180
+
+
+def scores() -> dict[str, list[FloatArray]]:
+    """Of twelve detectors on two support sets, each better than the last."""
+    rng = np.random.default_rng(0)
+    return {f"detector {i}": [rng.normal(size=300) - 0.3 * i * NOVEL_ROWS for _ in range(2)] for i in range(12)}
+
+
+def first_scores() -> dict[str, FloatArray]:
+    return {name: some[0] for name, some in scores().items()}
+
+
+def curves() -> dict[str, list[DetCurve]]:
+    return {name: [det_curve(NOVEL_ROWS, one) for one in some] for name, some in scores().items()}
 
 
 def drawings() -> dict[str, Callable[[], Plot]]:
@@ -47,6 +67,8 @@ def drawings() -> dict[str, Callable[[], Plot]]:
         "det": lambda: plots.det_plot(sample.novelty()),
         "det-no-threshold": lambda: plots.det_plot(replace(sample.novelty(), threshold=None)),
         "densities": lambda: plots.density_plot(sample.novelty()),
+        "det-curves": lambda: plots.det_curves(curves()),
+        "density-panels": lambda: plots.density_panels(first_scores(), NOVEL_ROWS),
         "dendrogram": lambda: plots.dendrogram_plot(found.linkage, found.labels),
         "shots": lambda: plots.shots_plot(sample.shots(), title="digits"),
     }
@@ -188,6 +210,36 @@ def test_outliers_far_below_do_not_squeeze_the_densities() -> None:
     plot = plots.density_plot(NoveltyView(view.known_scores, far, view.threshold, view.false_alarm, view.miss))
     assert "first bar also holds" in plot.alt
     assert "first bar also holds" in plot.svg
+
+
+def test_det_curves_are_averaged_at_equal_false_alarms() -> None:
+    """What the description says of 5 % false alarms, from thresholds that keep them."""
+    said = plots.det_curves(curves()).alt
+    for name, some in scores().items():
+        misses = []
+        for one in some:
+            known, novel = one[~NOVEL_ROWS], one[NOVEL_ROWS]
+            misses.append(min((novel > t).mean() for t in one if (known <= t).mean() <= 0.05))
+        assert f"{name} {np.mean(misses):.2f}" in said
+
+
+def test_every_curve_is_named_beside_it_and_looks_its_own() -> None:
+    looks = [tuple(map(str, _look(i).items())) for i in range(30)]
+    assert len(set(looks)) == 30
+    starts = [0.0, 0.01, 2.0, -3.2, -3.2, 0.02]
+    places = _apart(starts, 0.3)
+    assert np.diff(np.sort(places)).min() >= 0.3 - 1e-9
+    assert min(places) >= deviate(np.array([0.0]))[0] - 1e-9
+    assert sorted(range(3), key=lambda i: places[i]) == [0, 1, 2]
+    drawn = plots.det_curves(curves()).svg
+    assert all(f">{name}<" in drawn for name in scores())
+
+
+def test_panels_say_the_auroc_of_each_detector() -> None:
+    plot = plots.density_panels(first_scores(), NOVEL_ROWS)
+    for name, some in first_scores().items():
+        assert f"{name}, AUROC {roc_auc_score(NOVEL_ROWS, -some):.3f}" in plot.svg
+    assert plot.svg.count(">novel<") == len(first_scores())
 
 
 def test_equal_scores_everywhere_are_drawn() -> None:

@@ -79,7 +79,7 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
     grid = np.linspace(low, high, 200)
     normal = NormalDist()
     rates = np.array([normal.cdf(x) for x in grid])
-    misses = {name: np.mean([_miss_at(curve, rates) for curve in of], axis=0) for name, of in curves.items()}
+    misses = {name: _mean_miss(of, rates) for name, of in curves.items()}
 
     def paint(axes: Axes) -> None:
         for i, miss in enumerate(misses.values()):
@@ -94,8 +94,7 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
         axes.set_xlabel("false alarms: known images flagged")
         axes.set_ylabel("misses: novel images not flagged")
 
-    shown = int(np.abs(rates - 0.05).argmin())
-    said = ", ".join(f"{label(name)} {miss[shown]:.2f}" for name, miss in misses.items())
+    said = ", ".join(f"{label(name)} {_mean_miss(of, np.array([0.05]))[0]:.2f}" for name, of in curves.items())
     return Plot(render(7.4, 5.6, paint), f"Detection error trade-off; misses at 5 % false alarms: {said}.")
 
 
@@ -109,10 +108,11 @@ def _name_starts(axes: Axes, starts: Mapping[str, float], left: float) -> None:
         axes.text(left - 0.19, place, label(name), color=colour, **at)
 
 
-def _miss_at(curve: DetCurve, rates: FloatArray) -> FloatArray:
-    """The miss rate at the loosest threshold that keeps each false-alarm rate."""
-    place = np.searchsorted(curve.false_alarm_rate, rates, side="right")
-    return np.asarray(np.concatenate([[1.0], curve.miss_rate])[place])
+def _mean_miss(curves: Sequence[DetCurve], rates: FloatArray) -> FloatArray:
+    """Mean of the miss rates at the loosest thresholds that keep each false-alarm rate."""
+    places = [np.searchsorted(curve.false_alarm_rate, rates, side="right") for curve in curves]
+    misses = [np.append(1.0, curve.miss_rate)[place] for curve, place in zip(curves, places, strict=True)]
+    return np.asarray(np.mean(misses, axis=0))
 
 
 def _look(place: int) -> dict[str, Any]:
