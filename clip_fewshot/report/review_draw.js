@@ -101,7 +101,8 @@ function suggestions(group) {
   const found = group.from === null ? null : data.groups[group.from];
   const chips = element("div", { class: "chips", role: "group", "aria-label": "Suggested names" });
   if (!found) return chips;
-  const words = found.words.map(([word, p]) => button("word", `${word} ${p < 0.01 ? "< 1" : Math.round(100 * p)} %`, { "data-word": word }));
+  const likely = found.words.filter(([, p]) => p >= found.words[0][1] / 20); // beside 98 %, what has 1 % is in the way
+  const words = likely.map(([word, p]) => button("word", `${word} ${p < 0.01 ? "< 1" : Math.round(100 * p)} %`, { "data-word": word }));
   if (found.none_fits) chips.append(element("span", { class: "soft small" }, "No word of the list fits; the best are"));
   chips.append(...words);
   if (found.nearest) {
@@ -162,6 +163,7 @@ function draw() {
   }
   $("#picked").hidden = !picked.size;
   $("#count").textContent = `${picked.size} selected:`;
+  $("#tally").textContent = state.groups.length ? `${judged.size} of ${plural(state.groups.length, "group")} named` : "";
   $("[data-do=undo]").disabled = !past.length;
   $("[data-do=redo]").disabled = !future.length;
 }

@@ -27,7 +27,9 @@ class ReviewOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions(ModelOptions):
-    review: Path = field(metadata={"positional": True, "metavar": "REVIEW", "help": "the review.json that the page saved"})
+    review: Path = field(
+        metadata={"positional": True, "metavar": "REVIEW", "help": "the review.json that the page saved"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,12 @@ def review(options: ReviewOptions) -> int:
     with opened(options) as store:
         view = cf.review_view(store, options.store.resolve().name, options.names, words, options.shown)
     cf.write_text(options.out, cf.render_review(view))
-    record = {"page": str(options.out), "revision": view.revision, "groups": len(view.groups), "unknown": len(view.digests)}
+    record = {
+        "page": str(options.out),
+        "revision": view.revision,
+        "groups": len(view.groups),
+        "unknown": len(view.digests),
+    }
     groups = f"{number(len(view.digests), 'unknown picture')} in {number(len(view.groups), 'group')}"
     tell(options, record, f"{cf.shown(options.out)}: {groups}, revision {view.revision}")
     next_step(options, f"next: open it, save review.json, then apply {cf.shown(options.store)} review.json")
@@ -94,5 +101,3 @@ def _change(report: cf.Extension) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(cf.shown, names))
-
-

@@ -93,7 +93,9 @@ def discover(options: DiscoverOptions) -> int:
 def _group(group: cf.Group, found: cf.Discovery, said: cf.Suggestions | None) -> dict[str, Any]:
     return {
         "number": group.number,
-        "pictures": [{"image": n, "digest": d} for n, d in zip(group.pictures.names, group.pictures.digests, strict=True)],
+        "pictures": [
+            {"image": n, "digest": d} for n, d in zip(group.pictures.names, group.pictures.digests, strict=True)
+        ],
         "stability": found.stability[group.number] if found.stability else None,
         "nearest": group.nearest and {"class": group.nearest[0], "cosine": group.nearest[1]},
         "names": [] if said is None else [{"name": word, "probability": p} for word, p in said.names],
@@ -107,7 +109,9 @@ def _table(
 ) -> str:
     low, high = found.interval
     alone = f", {outliers:,} in no group" if outliers else ""
-    head = f"{number(len(found.labels), 'unknown picture')}: {number(len(groups), 'group')} (90 % [{low}, {high}]){alone}"
+    head = (
+        f"{number(len(found.labels), 'unknown picture')}: {number(len(groups), 'group')} (90 % [{low}, {high}]){alone}"
+    )
     rows = [["group", "pictures", "stability", "nearest known class", "cosine", "might be called"]]
     for group, names in zip(groups, said, strict=True):
         nearest, cosine = group.nearest or ("-", float("nan"))

@@ -1,0 +1,237 @@
+"""A person at the review page, in headless Chromium: from unknown pictures to classes that predict answers with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.open_world.conftest import Bench
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)"),
+]
+Said = Callable[..., Any]
+HOSTILE = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    driver = pytest.importorskip("playwright.sync_api")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page; a complaint of the browser, or a request to the network, fails the test."""
+    heard: list[str] = []
+    contexts = []
+
+    def open_page(page: Path, width: int = 1200, **options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(10_000)
+        tab.on("console", lambda message: heard.append(message.text))
+        tab.on("pageerror", lambda error: heard.append(str(error)))
+        tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or heard.append(request.url))
+        tab.goto(page.as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert heard == []
+
+
+@pytest.fixture
+def page(filled: Path, tmp_path: Path, said: Said) -> Path:
+    said("review", filled, "--out", tmp_path / "review.html")
+    return tmp_path / "review.html"
+
+
+def group(tab: Any, number: int) -> Any:
+    return tab.locator(f'[data-group="{number}"]')
+
+
+def size(tab: Any, number: int) -> int:
+    return int(group(tab, number).locator("h2 .soft").inner_text().split()[0])
+
+
+def majority(found: Any) -> str:
+    digits = Counter(Path(picture["image"]).name.split("_")[0] for picture in found["pictures"])
+    return digits.most_common(1)[0][0]
+
+
+def saved(tab: Any, to: Path, how: Callable[[], None]) -> Any:
+    with tab.expect_download() as download:
+        how()
+    assert download.value.suggested_filename == "review.json"
+    download.value.save_as(to)
+    return json.loads(to.read_text())
+
+
+def test_from_an_unknown_picture_to_a_class_that_predict_returns(
+    bench: Bench, filled: Path, page: Path, tmp_path: Path, said: Said, opened: Callable[..., Any]
+) -> None:
+    found = said("discover", filled, "--names", "1", "--json")["groups"]
+    assert [majority(one) for one in found] == ["seven", "nine", "eight", "eight"]  # what the clicks below go by
+    tab = opened(page)
+    sizes = [size(tab, n) for n in range(len(found))]
+    assert sizes == [len(one["pictures"]) for one in found]
+
+    group(tab, 0).locator("[data-word]").first.click()  # a name by mouse: what is suggested
+    first = group(tab, 0).locator("input").input_value()
+    assert first == found[0]["names"][0]["name"]
+
+    for key in ("j", "n"):  # a name by keyboard: to the next group, and into its field
+        tab.keyboard.press(key)
+    tab.keyboard.type("number nine")
+    tab.keyboard.press("Enter")
+    assert "new class “number nine”" in tab.locator("#said").inner_text()
+    assert tab.evaluate("document.activeElement.closest('[data-group]').dataset.group") == "2"
+
+    group(tab, 3).locator("[data-do=merge]").click()  # two groups into one
+    tab.locator("#chooser button", has_text="Group 2").click()
+    assert group(tab, 3).count() == 0
+    assert size(tab, 2) == sizes[2] + sizes[3]
+    tab.keyboard.press("n")
+    tab.keyboard.type("number eight")
+    tab.keyboard.press("Enter")
+
+    picture = group(tab, 0).locator(
+        ".tile", has=tab.locator('[alt*="nine_"]')
+    )  # the one nine among sevens, by keyboard
+    number = int(picture.get_attribute("data-i"))
+    picture.focus()
+    tab.keyboard.press("Space")
+    tab.keyboard.press("m")
+    tab.locator("#chooser button", has_text="Group 1").press("Enter")
+    assert (size(tab, 0), size(tab, 1)) == (sizes[0] - 1, sizes[1] + 1)
+
+    loose = tab.locator("[data-bin=loose] .tile")
+    loose.first.click()
+    loose.nth(2).click(modifiers=["Shift"])
+    assert tab.locator("#count").inner_text() == "3 selected:"
+    tab.keyboard.press("x")
+    assert tab.locator("[data-bin=rejected] .tile").count() == 3
+
+    review = saved(tab, tmp_path / "review.json", lambda: tab.locator("[data-do=save]").click())
+    told = {one["name"]: one for one in review["groups"]}
+    assert set(told) == {first, "number nine", "number eight"}
+    moved = json.loads(tab.locator("#data").text_content())["pictures"][number]["digest"]
+    assert moved in told["number nine"]["pictures"]
+    assert len(review["rejected"]) == 3
+    assert [step["kind"] for step in review["steps"]] == ["merge", "move"]
+
+    applied = said("apply", filled, tmp_path / "review.json", "--json")
+    assert applied["revision"] == 1
+    assert {*told} <= {*applied["classes"]}
+    answers = said("predict", filled, bench.fresh, "--json")["answers"]
+    right = {"seven": first, "eight": "number eight", "nine": "number nine"}
+    truth = [right[Path(answer["image"]).name.split("_")[0]] for answer in answers]
+    hits = [answer["label"] == name for answer, name in zip(answers, truth, strict=True)]
+    assert np.mean(hits) > 0.6
+    assert {answer["label"] for answer in answers} >= {*right.values()}
+    assert said("apply", filled, tmp_path / "review.json", "--json")["again"]
+
+
+def test_everything_can_be_undone_and_a_reload_finds_its_way_back(page: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    before = tab.evaluate("JSON.stringify(state)")
+    group(tab, 0).locator("[data-do=split]").click()
+    group(tab, 1).locator("[data-do=reject]").click()
+    group(tab, 2).locator("input").fill("eight")
+    group(tab, 2).locator("input").press("Escape")
+    for tile in range(2):
+        group(tab, 0).locator(".tile").nth(tile).click()
+    tab.locator("[data-do=new]").click()
+    after = tab.evaluate("JSON.stringify(state)")
+    for _ in range(4):
+        tab.keyboard.press("u")
+    assert tab.evaluate("JSON.stringify(state)") == before
+    for _ in range(4):
+        tab.keyboard.press("Control+Shift+Z")
+    assert tab.evaluate("JSON.stringify(state)") == after
+    tab.once("dialog", lambda dialog: dialog.accept())  # leave without saving?
+    tab.reload()
+    assert tab.evaluate("JSON.stringify(state)") == after
+    assert group(tab, 2).locator("input").input_value() == "eight"
+
+
+def test_names_are_checked_before_they_are_saved(page: Path, opened: Callable[..., Any], tmp_path: Path) -> None:
+    tab = opened(page)
+    tab.keyboard.press("Control+s")
+    assert "Nothing to save yet" in tab.locator("#said").inner_text()
+    field, hint = group(tab, 0).locator("input"), group(tab, 0).locator(".hint")
+    for wrong, why in (
+        ("Unknown", "where there is no class"),
+        ("a\u202eb", "do not print"),
+        ("x" * 101, "at most 100"),
+    ):
+        field.fill(wrong)
+        tab.keyboard.press("Control+s")
+        assert why in hint.inner_text()
+        assert tab.evaluate("document.activeElement.getAttribute('aria-invalid')") == "true"
+    field.fill(" FIVE ")
+    field.press("Enter")
+    assert "Joins the known class “five”" in hint.inner_text()
+    group(tab, 1).locator("input").fill("Nine")
+    group(tab, 2).locator("input").fill(" ni ne")
+    group(tab, 2).locator("input").press("Enter")
+    assert "together with group 1" in group(tab, 2).locator(".hint").inner_text()
+    review = saved(tab, tmp_path / "r.json", lambda: tab.keyboard.press("Control+s"))
+    assert [(one["name"], one["existing"]) for one in review["groups"]] == [("five", True), ("Nine", False)]
+
+
+def test_a_hostile_name_is_a_name(page: Path, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    group(tab, 0).locator("input").fill(HOSTILE[:99])
+    group(tab, 0).locator("input").press("Enter")
+    group(tab, 1).locator("[data-do=merge]").click()
+    assert HOSTILE[:99] in tab.locator("#chooser").inner_text()
+    tab.keyboard.press("Escape")
+    assert tab.title().startswith("Review: shop")
+    review = saved(tab, tmp_path / "r.json", lambda: tab.keyboard.press("Control+s"))
+    assert review["groups"][0]["name"] == HOSTILE[:99]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1200, "light"), (1200, "dark")])
+def test_it_fits_and_draws(page: Path, tmp_path: Path, opened: Callable[..., Any], width: int, scheme: str) -> None:
+    tab = opened(page, width, color_scheme=scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    broken = "[...document.images].filter(i => i.loading !== 'lazy' && !(i.complete && i.naturalWidth)).length"
+    assert tab.evaluate(broken) == 0
+    tab.screenshot(path=tmp_path / "page.png")
+    drawn = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+    assert drawn.std() > 25
+    assert (drawn > 240).mean() > 0.4 if scheme == "light" else (drawn < 60).mean() > 0.3
+    group(tab, 0).locator(".tile").first.click()
+    buttons = tab.locator("#picked button")
+    boxes = [buttons.nth(i).bounding_box() for i in range(buttons.count())]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] >= 40 for box in boxes)
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(page: Path, chromium: Any) -> None:
+    """Else the tests above could not hear it."""
+    loud = page.with_name("loud.html")
+    loud.write_text(page.read_text("utf-8").replace("<main>", "<main><script>document.title = 'run'</script>"), "utf-8")
+    heard: list[str] = []
+    tab = chromium.new_page()
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.goto(loud.as_uri())
+    assert tab.title().startswith("Review")
+    assert any("Content Security Policy" in text for text in heard)
+    tab.close()
