@@ -220,7 +220,7 @@ def test_det_curves_are_averaged_at_equal_false_alarms() -> None:
         for one in some:
             known, novel = one[~NOVEL_ROWS], one[NOVEL_ROWS]
             misses.append(min((novel > t).mean() for t in one if (known <= t).mean() <= 0.05))
-        assert f"{name} {np.mean(misses):.2f}" in said
+        assert f"{name} {np.mean(misses):.3f}" in said
 
 
 def test_every_curve_is_named_beside_it_and_looks_its_own() -> None:

@@ -94,7 +94,7 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
         axes.set_xlabel("false alarms: known images flagged")
         axes.set_ylabel("misses: novel images not flagged")
 
-    said = ", ".join(f"{label(name)} {_mean_miss(of, np.array([0.05]))[0]:.2f}" for name, of in curves.items())
+    said = ", ".join(f"{label(name)} {_mean_miss(of, np.array([0.05]))[0]:.3f}" for name, of in curves.items())
     return Plot(render(7.4, 5.6, paint), f"Detection error trade-off; misses at 5 % false alarms: {said}.")
 
 
