@@ -95,7 +95,7 @@ def test_text_record_and_figures_agree(found: Any, folder: Path) -> None:
 
 def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(command: Command, photos: Path) -> None:
     outliers = photos / "six"
-    found = command("novelty", photos, *USUAL, "--novel", outliers, "--detectors", "knn", "--json").record
+    found = command("novelty", photos, *USUAL, "--seeds", 1, "--novel", outliers, "--detectors", "knn", "--json").record
     assert found["n_novel"] == PER_CLASS
     assert not set(found["classes"]) & set(UNKNOWN)
 
@@ -109,7 +109,7 @@ def test_a_detector_that_refuses_is_a_line_and_not_the_end(monkeypatch: pytest.M
         return whole(scene, support, name)
 
     monkeypatch.setattr(detectors, "said", refusing)
-    found = detectors.compared(options(photos, *USUAL, "--detectors", "knn"))
+    found = detectors.compared(options(photos, *USUAL, "--seeds", 1, "--detectors", "knn"))
     assert [row["detector"] for row in found["rows"]] == ["auto"]
     assert "knn refused: knn" in detectors.text(found)
 
