@@ -25,7 +25,7 @@ COMMANDS = {
     "ingest": Command(
         feeding.ingest,
         feeding.IngestOptions,
-        "Judge pictures and keep them. Each is stored once; a run that was stopped is gone on with by the same command.",
+        "Judge pictures and keep them. Each is stored once; the same command goes on with a run that was stopped.",
     ),
     "status": Command(looking.status, looking.StatusOptions, "Say what is there; nothing is computed."),
     "discover": Command(

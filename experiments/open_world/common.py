@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import clip_fewshot as cf
+from clip_fewshot.config import BUILTIN_DATA
+from experiments import opening
 
 SOME_SKIPPED = 3
 PICTURES = {"positional": True, "metavar": "PICTURES", "help": "pictures, or folders that hold some"}
@@ -39,7 +41,10 @@ def opened(options: StoreOptions) -> Iterator[cf.Store]:
 
 
 def read(places: tuple[Path, ...]) -> cf.ImageDataset:
-    """The pictures; those that cannot be read are listed on standard error."""
+    """The pictures, or those of a data set in the package; what cannot be read is listed on standard error."""
+    names = {str(place) for place in places}
+    if names & set(BUILTIN_DATA):
+        return cf.join([opening.dataset(name) for name in sorted(names)])
     pictures = cf.read_images(places)
     for path, reason, detail in pictures.skipped:
         print(f"skipped {cf.shown(path)}: [{reason}] {cf.shown(detail)}", file=sys.stderr)
