@@ -48,6 +48,14 @@ def bench(digits: ImageDataset, tmp_path_factory: pytest.TempPathFactory) -> Ben
     return Bench(*(folder / name for name in Bench._fields))
 
 
+@pytest.fixture(scope="session")
+def empty(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without pictures, for those who leave it so."""
+    folder = tmp_path_factory.mktemp("empty") / "shop"
+    assert command(["init", str(folder), str(bench.model)]) == 0
+    return folder
+
+
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run a command; what it says on standard output, read where it is JSON."""

@@ -1,0 +1,145 @@
+"""The review page as text: what it carries, in which order, and that no name in it can be anything but a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from dataclasses import replace
+from hashlib import sha256
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.cluster.hierarchy import cophenet, linkage
+
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.thumbnail import thumbnail
+from clip_fewshot.discovery import Discovery
+from clip_fewshot.groups import groups_of
+from clip_fewshot.naming import Suggestions
+from clip_fewshot.report.review import ReviewView, _order, render_review
+from clip_fewshot.types import LabelSpace
+
+HOSTILE = '</script><script>alert(1)</script><!--\u202e"&'
+
+
+@pytest.fixture
+def view() -> ReviewView:
+    """Twelve pictures in two groups of five, two in none; one of them not to be shown."""
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, -1, -1])
+    features = np.eye(3)[labels] * 4 + rng.normal(size=(12, 3))
+    digests = tuple(sha256(bytes([i])).hexdigest() for i in range(12))
+    names = tuple(f"{HOSTILE}{i}.png" for i in range(12))
+    pictures = ImageDataset("x", (None,) * 12, names, None, LabelSpace(()), None, ("",) * 12, digests)  # type: ignore[arg-type]
+    found = Discovery(labels, 2, linkage(features, "ward"), np.array([0, 1]), interval=(2, 4), stability=(0.9, 0.8))
+    known = LabelSpace((HOSTILE, "b"))
+    groups = groups_of(found, pictures, features, np.ones(12), (np.eye(3)[:2], np.array([0, 1])), known)
+    word = Suggestions(((HOSTILE, 0.9), ("y", 0.1)), False, 0.5, 2, 1, 1, "")
+    picture = thumbnail(Image.new("RGB", (9, 7), "red"))
+    thumbnails = dict.fromkeys(digests[:11], picture)
+    return ReviewView(
+        HOSTILE, "5" * 32, 3, known.names, groups, (word, None), found, digests, names, np.full(12, 0.01), thumbnails
+    )
+
+
+class Reader(HTMLParser):
+    """Elements as a browser would find them, and the text of each script and style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, list[str]] = {"script": [], "style": []}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag in self.inside:
+            self.inside[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem in self.inside:
+            self.inside[str(self.cdata_elem)][-1] += data
+
+
+def read(source: str) -> Reader:
+    reader = Reader()
+    reader.feed(source)
+    return reader
+
+
+def record(source: str) -> Any:
+    return json.loads(read(source).inside["script"][0])
+
+
+def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else(view: ReviewView) -> None:
+    page = read(render_review(view))
+    (policy,) = [a["content"] for tag, a in page.found if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    own = {
+        kind: f"'sha256-{b64encode(sha256(page.inside[kind][-1].encode()).digest()).decode()}'"
+        for kind in ("script", "style")
+    }
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules.pop("script-src") == own["script"]
+    assert rules.pop("style-src") == own["style"]
+    assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
+    assert rules == {"img-src": "data:", "require-trusted-types-for": "'script'", "trusted-types": "'none'"}
+    assert [a for tag, a in page.found if tag == "script"] == [{"type": "application/json", "id": "data"}, {}]
+    assert not [a for _, a in page.found if any(name.startswith("on") or name == "style" for name in a)]
+    assert not [
+        a for _, a in page.found for name in ("src", "href") if not (a.get(name) or "data:").startswith(("data:", "#"))
+    ]
+
+
+def test_a_hostile_name_stays_a_name(view: ReviewView) -> None:
+    source = render_review(view)
+    assert "<script>alert" not in source
+    assert "\u202e" not in source
+    data = record(source)
+    assert data["classes"][0]["name"] == HOSTILE  # what a review must carry, byte for byte
+    assert "\u202e" not in data["classes"][0]["shown"] + data["pictures"][0]["name"]
+
+
+def test_groups_come_with_their_pictures_the_most_typical_first(view: ReviewView) -> None:
+    data = record(render_review(view))
+    digests = [picture["digest"] for picture in data["pictures"]]
+    for group, told in zip(view.groups, data["groups"], strict=True):
+        assert [digests[i] for i in told["pictures"]] == [group.pictures.digests[i] for i in group.exemplars]
+    assert [digests[i] for i in data["loose"]] == [view.digests[10]]
+    assert "1 more picture in no group, not shown here" in render_review(view)
+    assert data["groups"][0]["words"] == [[HOSTILE, 0.9], ["y", 0.1]]
+    assert data["groups"][0]["nearest"]["place"] == 0
+    assert (data["store"], data["revision"]) == ("5" * 32, 3)
+
+
+def test_what_is_not_shown_goes_with_its_group(view: ReviewView) -> None:
+    few = replace(view, thumbnails={view.digests[0]: view.thumbnails[view.digests[0]]})
+    data = record(render_review(few))
+    assert [len(group["pictures"]) for group in data["groups"]] == [5, 5]
+    assert sum(bool(picture["thumbnail"]) for picture in data["pictures"]) == 1
+    assert data["loose"] == []
+
+
+def test_the_page_is_the_same_for_the_same_and_another_for_another(view: ReviewView) -> None:
+    assert render_review(view) == render_review(view)
+    token = re.compile(r'"token": "\w+"')
+    assert token.findall(render_review(view)) != token.findall(render_review(replace(view, revision=4)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 40])
+def test_any_two_pictures_part_at_the_highest_merge_between_their_places(n: int) -> None:
+    points = np.random.default_rng(n).normal(size=(n, 3))
+    tree = linkage(points, "average")
+    place, heights = _order(tree, n)
+    assert sorted(place) == list(range(n))
+    for (i, j), height in zip(zip(*np.triu_indices(n, 1), strict=True), cophenet(tree), strict=True):
+        low, high = sorted((place[i], place[j]))
+        assert heights[low:high].max() == pytest.approx(height)
+
+
+def test_one_picture_has_no_tree(view: ReviewView) -> None:
+    place, heights = _order(np.empty((0, 4)), 1)
+    assert (place.tolist(), heights.tolist()) == ([0], [])

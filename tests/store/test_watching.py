@@ -1,0 +1,91 @@
+"""A watch over a store: quiet while the known arrives, an alarm when something new does, and nothing lost between."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.novelty.calibration import Calibrated
+from clip_fewshot.novelty.stream import StreamRanks, Watch
+from clip_fewshot.store import Store
+from clip_fewshot.store.watching import FILE, watch
+
+
+def some(pictures: ImageDataset, count: int, start: int = 0) -> ImageDataset:
+    return pictures.subset(np.arange(start, start + count))
+
+
+def test_it_is_the_watch_of_the_library_on_the_embeddings(store: Store, strange: ImageDataset) -> None:
+    store.ingest(some(strange, 60))
+    seen = watch(store, alpha=0.05)
+    rejector, pictures = store.world.rejector_, some(strange, 60)
+    assert rejector is not None
+    features = store.world.look(pictures).frozen
+    held_out = Calibrated(rejector.chosen.factory(rejector.texts), "split").fit(*store.world.reference_).held_out()
+    ranks, twin = StreamRanks(held_out.scores), Watch(0.05)
+    for score in held_out.detector.score_samples(features):
+        twin.update(ranks.update(float(score)))
+    assert seen.capital == pytest.approx(twin.capital_)
+    assert (seen.looked_at, seen.pictures, seen.alpha) == (60, 60, 0.05)
+    if twin.alarm_ is None:
+        assert (seen.since, seen.raised_at, seen.fresh) == (None, None, False)
+    else:
+        assert seen.since == pictures.names[twin.alarm_.since - 1]
+        assert seen.raised_at == pictures.names[twin.alarm_.picture - 1]
+        assert seen.fresh
+
+
+def test_in_pieces_it_sees_what_it_sees_at_once(store: Store, strange: ImageDataset, familiar: ImageDataset) -> None:
+    store.ingest(some(familiar, 30))
+    pieces = [watch(store)]
+    for start in (0, 10, 25):
+        store.ingest(some(strange, 40, start))
+        pieces.append(watch(store))
+    assert [piece.pictures for piece in pieces] == [30, 70, 80, 95]
+    (store.folder / FILE).unlink()
+    assert watch(store).capital == pytest.approx(pieces[-1].capital)
+    assert watch(store).looked_at == 0
+
+
+def test_known_pictures_raise_no_alarm(store: Store, familiar: ImageDataset) -> None:
+    mixed = np.random.default_rng(0).permutation(len(familiar))  # as they lie they go by writer, which is a change
+    store.ingest(familiar.subset(mixed[:80]))
+    assert watch(store).raised_at is None
+
+
+def test_an_alarm_stays_until_a_naming_or_a_new_beginning(store: Store, strange: ImageDataset) -> None:
+    pictures = some(strange, 60)
+    store.ingest(pictures)
+    seen = watch(store, alpha=0.99)  # a tiny backbone tells little
+    assert seen.raised_at is not None
+    assert seen.fresh
+    again = watch(store)
+    assert (again.raised_at, again.fresh, again.looked_at) == (seen.raised_at, False, 0)
+    assert watch(store, restart=True).raised_at is None
+    store.name(store.unknown().pictures.digests[:12], "something")
+    assert watch(store).begun_anew
+    assert not watch(store).begun_anew
+
+
+def test_what_was_named_is_not_fed(store: Store, strange: ImageDataset) -> None:
+    store.ingest(some(strange, 40))
+    named = store.unknown().pictures.digests[:3]
+    store.name(named, "something")
+    assert watch(store).looked_at == 37
+
+
+def test_another_alpha_and_a_damaged_file_are_refused(store: Store) -> None:
+    watch(store, alpha=0.05)
+    with pytest.raises(UsageError, match="that of the watch that is on"):
+        watch(store, alpha=0.01)
+    assert watch(store, alpha=0.01, restart=True).alpha == 0.01
+    path = store.folder / FILE
+    record = json.loads(path.read_text())
+    for wrong in ({}, [], record | {"schema": 2}, record | {"ranks": {}}, record | {"after": "x"}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ArtifactError):
+            watch(store)
