@@ -55,7 +55,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         filled = alone(options.threads, fill, place, sizes)
         size = sum(file.stat().st_size for file in place.iterdir()) / n
         checks = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
-    XX
+        note = "Features and answers are drawn: of network and detector, only their making is in the first line."
         what = f"{n:,} pictures into a store, {BATCH:,} per transaction synced to the disk"
         yield Row(what, "picture", filled.times.scaled(1 / n), checks=checks, note=note)
         jobs = (
