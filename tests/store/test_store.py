@@ -486,3 +486,9 @@ def test_nothing_unknown_is_nothing_to_discover(store: Store) -> None:
 
 def test_a_dataset_of_any_source_can_be_ingested(store: Store) -> None:
     assert store.ingest(read_dataset("digits-wild").subset(np.arange(10))).new == 10
+
+
+def test_every_commit_is_synced_and_readers_do_not_wait(store: Store) -> None:
+    """No test can cut the power: what SQLite needs to survive that is asked of it."""
+    asked = {name: store.database.value(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")}
+    assert asked == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
