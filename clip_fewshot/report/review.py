@@ -131,6 +131,7 @@ def render_review(view: ReviewView) -> str:
         view=view,
         summary=_summary(view, in_none),
         left_out=in_none - len(record["loose"]),
+        notes=sorted({said.note for said in view.suggestions if said is not None and said.note}),
         tree=_tree(view),
         shortcuts=SHORTCUTS,
         data=_as_data(record | {"token": sha256_bytes(json.dumps(record).encode())[:16]}),

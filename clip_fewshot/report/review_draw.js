@@ -101,9 +101,10 @@ function suggestions(group) {
   const found = group.from === null ? null : data.groups[group.from];
   const chips = element("div", { class: "chips", role: "group", "aria-label": "Suggested names" });
   if (!found) return chips;
-  const likely = found.words.filter(([, p]) => p >= found.words[0][1] / 20); // beside 98 %, what has 1 % is in the way
-  const words = likely.map(([word, p]) => button("word", `${word} ${p < 0.01 ? "< 1" : Math.round(100 * p)} %`, { "data-word": word }));
-  if (found.none_fits) chips.append(element("span", { class: "soft small" }, "No word of the list fits; the best are"));
+  const likely = found.words.filter(([, p]) => p >= Math.max(0.01, found.words[0][1] / 20)); // less is in the way
+  const words = likely.map(([word, p]) => button("word", `${word} ${Math.round(100 * p)} %`, { "data-word": word }));
+  const doubt = !found.words.length ? "" : !words.length ? "No word stands out" : found.none_fits ? "None may fit:" : "";
+  if (doubt) chips.append(element("span", { class: "soft small" }, doubt));
   chips.append(...words);
   if (found.nearest) {
     const { name, shown } = data.classes[found.nearest.place];

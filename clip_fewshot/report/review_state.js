@@ -29,7 +29,7 @@ function moved(state, pictures, where, step) {
   const joined = (group) => (group.id === where ? [...rest(group.pictures), ...pictures] : rest(group.pictures));
   after.groups = state.groups.map((group) => ({ ...group, pictures: joined(group) }));
   if (where === "new") {
-    const home = state.groups.find((group) => pictures.every((i) => group.pictures.includes(i)));
+    const home = state.groups.find((group) => group.pictures.filter((i) => gone.has(i)).length === gone.size);
     after.groups.push({ id: state.next, from: home ? home.from : null, name: "", pictures });
     after.next = state.next + 1;
   } else if (where === "loose" || where === "rejected") {
