@@ -57,8 +57,8 @@ def select_detector(
 ) -> Selection[Name]:
     """Score every candidate, (a detector factory for each round, rounds in its features), by its mean AUROC.
 
-    The highest of fifty means over four rounds is as much luck as merit: what was given earlier is preferred where the
-    paired difference is within its standard error (Breiman et al., "Classification and Regression Trees", 1984).
+    The highest of fifty means over four rounds is as much luck as merit: what was given earlier is preferred within a
+    standard error of it (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
 
     All candidates must have the same number of rounds, in the same order of hidden classes, or the comparison would
     be of classes and not of candidates. A candidate that refuses a round, having too few classes or images there, is
@@ -89,9 +89,12 @@ def select_detector(
 
 
 def _level(one: Sequence[float], highest: Sequence[float]) -> bool:
-    """Whether ``one`` trails by no more than the standard error of the difference."""
-    lead = np.subtract(highest, one)
-    return bool(lead.mean() <= (lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else 0.0))
+    """Whether the mean of ``one`` lies within the standard error of the highest mean.
+
+    The error of the highest, not that of the difference: by that an erratic candidate would be level with anything.
+    """
+    error = np.std(highest, ddof=1) / np.sqrt(len(highest)) if len(highest) > 1 else 0.0
+    return bool(np.mean(one) >= np.mean(highest) - error)
 
 
 def _score(detector: Detector, one: Round) -> float:

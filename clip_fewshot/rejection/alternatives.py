@@ -16,6 +16,7 @@ NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots 
 NEIGHBOURLY = ("lof", "knn")
 # Taken where another leads by less than its standard error: ahead of the others, or level, on digits and photos.
 PREFERRED = ("mahalanobis", "knn")
+LAST = ("lof",)  # with few shots the density around neighbours is mostly noise: behind the others on digits and photos
 # How each detector is calibrated on features that do not depend on the shots. Full conformal is exact, and for
 # neighbours costs under a millisecond a picture; Mahalanobis would take a fit per picture and class (0.2 s for ten
 # classes of 16), so its known pictures are left out one by one. What is not here would take seconds to minutes either
@@ -83,7 +84,7 @@ def neighbours(fewest_shots: int) -> Sequence[int | None]:
 
 
 def _place(name: str) -> int:
-    return PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+    return PREFERRED.index(name) if name in PREFERRED else len(PREFERRED) + (name in LAST)
 
 
 def known_detectors(detector: str) -> tuple[str, ...]:
