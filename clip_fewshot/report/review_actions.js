@@ -8,7 +8,8 @@ function pick(i, on = !picked.has(i)) {
 function pickTile(target, through) {
   const i = Number(target.dataset.i), row = $$(".tile", target.parentElement);
   const [from, to] = [row.findIndex((one) => Number(one.dataset.i) === anchor), row.indexOf(target)];
-  if (through && from >= 0) row.slice(Math.min(from, to), Math.max(from, to) + 1).forEach((one) => pick(Number(one.dataset.i), true));
+  const between = through && from >= 0 ? row.slice(Math.min(from, to), Math.max(from, to) + 1) : [];
+  if (between.length) between.forEach((one) => pick(Number(one.dataset.i), true));
   else pick(i);
   [anchor, focused] = [i, target.dataset.i];
   draw();
@@ -20,14 +21,16 @@ function nearestCard() {
 }
 
 function selection() {
-  return [...state.groups.flatMap((group) => group.pictures), ...state.loose, ...state.rejected].filter((i) => picked.has(i));
+  const all = [...state.groups.flatMap((group) => group.pictures), ...state.loose, ...state.rejected];
+  return all.filter((i) => picked.has(i));
 }
 
 function put(where, text) {
   const pictures = selection(), kind = where === "new" ? "split" : "move";
   picked.clear();
   const to = where === "new" ? state.next : where;
-  become(moved(state, pictures, where, where === "rejected" ? [] : [{ kind, to, pictures: digests(data, pictures) }]), `${plural(pictures.length, "picture")} ${text}.`);
+  const history = where === "rejected" ? [] : [{ kind, to, pictures: digests(data, pictures) }];
+  become(moved(state, pictures, where, history), `${plural(pictures.length, "picture")} ${text}.`);
   if (where === "new") heading(to);
 }
 
@@ -39,12 +42,15 @@ function heading(id) {
 }
 
 async function move() {
-  const where = await choose(`Move ${plural(picked.size, "picture")} to`, [...state.groups.map(({ id }) => id), "new", "loose", "rejected"]);
-  if (where !== null) put(where, `moved to ${typeof where === "number" ? `group ${where}` : { new: "a group of their own", loose: "no group", rejected: "the rejected" }[where]}`);
+  const places = [...state.groups.map(({ id }) => id), "new", "loose", "rejected"];
+  const where = await choose(`Move ${plural(picked.size, "picture")} to`, places);
+  const names = { new: "a group of their own", loose: "no group", rejected: "the rejected" };
+  if (where !== null) put(where, `moved to ${names[where] ?? `group ${where}`}`);
 }
 
 async function merge(group) {
-  const into = await choose(`Merge group ${group.id} with`, state.groups.map(({ id }) => id).filter((id) => id !== group.id));
+  const others = state.groups.map(({ id }) => id).filter((id) => id !== group.id);
+  const into = await choose(`Merge group ${group.id} with`, others);
   if (into === null) return;
   become(merged(state, group.id, into), `Group ${group.id} merged into group ${into}.`);
   heading(into);
@@ -69,7 +75,8 @@ function choose(title, places) {
   dialog.showModal();
   options[0].focus();
   return new Promise((done) => {
-    dialog.addEventListener("close", () => done(places.find((place) => String(place) === dialog.returnValue) ?? null), { once: true });
+    const chosen = () => places.find((place) => String(place) === dialog.returnValue) ?? null;
+    dialog.addEventListener("close", () => done(chosen()), { once: true });
   });
 }
 
@@ -103,7 +110,7 @@ function save() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   saved = state;
-  return say(`Saved ${plural(review.groups.length, "class").replace("classs", "classes")}. Next: python -m experiments.open_world apply STORE review.json`);
+  return say("Saved. Next: python -m experiments.open_world apply STORE review.json");
 }
 
 const ACTIONS = {
@@ -122,7 +129,8 @@ document.addEventListener("click", (event) => {
   const target = event.target.closest("button");
   if (!target || target.closest("dialog")) return;
   if (target.matches(".tile")) return pickTile(target, event.shiftKey);
-  const card = target.closest("[data-group]"), group = card ? groupOf(state, Number(card.dataset.group)) : undefined;
+  const card = target.closest("[data-group]");
+  const group = card ? groupOf(state, Number(card.dataset.group)) : undefined;
   if (target.dataset.do === "word") return rename(group, target.dataset.word);
   return ACTIONS[target.dataset.do](group);
 });
@@ -137,8 +145,9 @@ document.addEventListener("focusin", (event) => {
 });
 
 function nextGroup(by) {
-  const order = [...$$(".group"), ...$$(".bin:not([hidden])")], here = order.indexOf(document.activeElement.closest(".group, .bin"));
-  const there = order[here < 0 ? (by > 0 ? 0 : order.length - 1) : Math.min(Math.max(here + by, 0), order.length - 1)];
+  const order = [...$$(".group"), ...$$(".bin:not([hidden])")], last = order.length - 1;
+  const here = order.indexOf(document.activeElement.closest(".group, .bin"));
+  const there = order[here < 0 ? (by > 0 ? 0 : last) : Math.min(Math.max(here + by, 0), last)];
   if (!there) return;
   $("h2", there).focus({ preventScroll: true });
   there.scrollIntoView({ block: "start" });
@@ -147,8 +156,9 @@ function nextGroup(by) {
 function arrow(event) {
   const row = $$(".tile", event.target.parentElement), here = row.indexOf(event.target);
   const across = row.filter((one) => one.offsetTop === row[0].offsetTop).length;
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, Home: -here, End: row.length - 1 - here }[event.key];
-  const there = row[here + by];
+  const ends = { Home: -here, End: row.length - 1 - here };
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, ...ends };
+  const there = row[here + by[event.key]];
   if (!there) return;
   if (event.shiftKey) [event.target, there].forEach((one) => pick(Number(one.dataset.i), true));
   focused = there.dataset.i;
@@ -201,4 +211,5 @@ addEventListener("beforeunload", (event) => {
 const tree = $("#tree");
 if (tree) tree.open = matchMedia("(min-width: 40rem)").matches;
 draw();
-say(past.length || state.steps.length || state.groups.some(({ name }) => name) ? "Your last work on this page is back." : "Nothing decided yet.");
+const begun = state.steps.length || state.rejected.length || state.groups.some(({ name }) => name);
+say(begun ? "Your last work on this page is back." : "Nothing decided yet.");

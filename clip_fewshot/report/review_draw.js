@@ -103,8 +103,8 @@ function suggestions(group) {
   if (!found) return chips;
   const likely = found.words.filter(([, p]) => p >= Math.max(0.01, found.words[0][1] / 20)); // less is in the way
   const words = likely.map(([word, p]) => button("word", `${word} ${Math.round(100 * p)} %`, { "data-word": word }));
-  const doubt = !found.words.length ? "" : !words.length ? "No word stands out" : found.none_fits ? "None may fit:" : "";
-  if (doubt) chips.append(element("span", { class: "soft small" }, doubt));
+  const doubt = !words.length ? "No word stands out" : found.none_fits ? "None may fit:" : "";
+  if (found.words.length && doubt) chips.append(element("span", { class: "soft small" }, doubt));
   chips.append(...words);
   if (found.nearest) {
     const { name, shown } = data.classes[found.nearest.place];
@@ -116,11 +116,13 @@ function suggestions(group) {
 
 function cardOf(group) {
   const heading = element("h2", { tabindex: "-1", id: `title-${group.id}` });
-  const input = element("input", { type: "text", autocomplete: "off", spellcheck: "false", maxlength: "200", placeholder: "no name: stays unknown" });
+  const plain = { type: "text", autocomplete: "off", spellcheck: "false", maxlength: "200" };
+  const input = element("input", { ...plain, placeholder: "no name: stays unknown" });
   const acts = element("div", { class: "acts" });
   acts.append(button("merge", "Merge…"), button("split", "Split"), button("reject", "Reject"));
   const naming = element("div", { class: "naming" }, element("label", {}, "Name ", input), suggestions(group));
-  const card = element("section", { class: "group", "data-group": group.id, "data-from": group.from, "aria-labelledby": `title-${group.id}` });
+  const about = { "data-group": group.id, "data-from": group.from, "aria-labelledby": `title-${group.id}` };
+  const card = element("section", { class: "group", ...about });
   card.append(element("div", { class: "top" }, heading, acts), naming, element("p", { class: "hint small" }));
   card.append(element("div", { class: "grid" }), element("p", { class: "more soft small" }));
   return card;
@@ -129,10 +131,10 @@ function cardOf(group) {
 function drawGroup(group, judged) {
   const from = String(group.from); // after an undo another group may bear the number
   if (cards.get(group.id)?.dataset.from !== from) cards.set(group.id, cardOf(group));
-  const card = cards.get(group.id), input = $("input", card), found = group.from === null ? null : data.groups[group.from];
-  const swatch = element("span", { class: "swatch" });
-  swatch.style.background = found ? found.colour : "transparent";
-  $("h2", card).replaceChildren(swatch, `Group ${group.id} `, element("span", { class: "soft" }, plural(group.pictures.length, "picture")));
+  const card = cards.get(group.id), input = $("input", card), swatch = element("span", { class: "swatch" });
+  swatch.style.background = group.from === null ? "transparent" : data.groups[group.from].colour;
+  const size = element("span", { class: "soft" }, plural(group.pictures.length, "picture"));
+  $("h2", card).replaceChildren(swatch, `Group ${group.id} `, size);
   if (input.value.trim() !== group.name) input.value = group.name;
   const said = judged.get(group.id), hint = $(".hint", card);
   input.setAttribute("aria-invalid", Boolean(said && said.error));
@@ -142,7 +144,7 @@ function drawGroup(group, judged) {
   $("[data-do=split]", card).disabled = group.pictures.length < 2;
   $("[data-do=merge]", card).disabled = state.groups.length < 2;
   const hidden = fill($(".grid", card), group.pictures);
-  $(".more", card).textContent = hidden ? `and ${plural(hidden, "more picture")} that go with the group` : "";
+  $(".more", card).textContent = hidden ? `with ${plural(hidden, "more picture")} not shown` : "";
   return card;
 }
 
@@ -153,9 +155,12 @@ function hintOf({ name, existing, error, twin }) {
 }
 
 function draw() {
-  const judged = judgedNames(state, data), wanted = state.groups.map((group) => drawGroup(group, judged)), home = $("#groups");
+  const judged = judgedNames(state, data), home = $("#groups");
+  const wanted = state.groups.map((group) => drawGroup(group, judged));
   for (const card of [...home.children]) if (!wanted.includes(card)) card.remove();
-  wanted.forEach((card, k) => home.children[k] !== card && home.insertBefore(card, home.children[k] ?? null));
+  wanted.forEach((card, k) => {
+    if (home.children[k] !== card) home.insertBefore(card, home.children[k] ?? null);
+  });
   for (const bin of $$(".bin")) {
     const pictures = state[bin.dataset.bin];
     bin.hidden = !pictures.length;

@@ -25,7 +25,8 @@ function renamed(state, id, name) {
 function moved(state, pictures, where, step) {
   const gone = new Set(pictures);
   const rest = (own) => (own.some((i) => gone.has(i)) ? own.filter((i) => !gone.has(i)) : own);
-  const after = { ...state, loose: rest(state.loose), rejected: rest(state.rejected), steps: [...state.steps, ...step] };
+  const after = { ...state, loose: rest(state.loose), rejected: rest(state.rejected) };
+  after.steps = [...state.steps, ...step];
   const joined = (group) => (group.id === where ? [...rest(group.pictures), ...pictures] : rest(group.pictures));
   after.groups = state.groups.map((group) => ({ ...group, pictures: joined(group) }));
   if (where === "new") {
@@ -106,5 +107,6 @@ function reviewOf(state, data) {
     groups.set(said.name, entry);
   }
   const rejected = digests(data, state.rejected);
-  return { schema: 1, store: data.store, revision: data.revision, groups: [...groups.values()], rejected, steps: state.steps };
+  const made = { schema: 1, store: data.store, revision: data.revision };
+  return { ...made, groups: [...groups.values()], rejected, steps: state.steps };
 }

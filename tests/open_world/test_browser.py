@@ -105,6 +105,7 @@ def test_from_an_unknown_picture_to_a_class_that_predict_returns(
 
     group(tab, 3).locator("[data-do=merge]").click()  # two groups into one
     tab.locator("#chooser button", has_text="Group 2").click()
+    tab.locator("#said", has_text="Group 3 merged into group 2").wait_for()
     assert group(tab, 3).count() == 0
     assert size(tab, 2) == sizes[2] + sizes[3]
     tab.keyboard.press("n")
@@ -119,6 +120,7 @@ def test_from_an_unknown_picture_to_a_class_that_predict_returns(
     tab.keyboard.press("Space")
     tab.keyboard.press("m")
     tab.locator("#chooser button", has_text="Group 1").press("Enter")
+    tab.locator("#said", has_text="1 picture moved to group 1").wait_for()
     assert (size(tab, 0), size(tab, 1)) == (sizes[0] - 1, sizes[1] + 1)
 
     loose = tab.locator("[data-bin=loose] .tile")
