@@ -16,8 +16,8 @@ PACKAGE = ROOT / "clip_fewshot"
 FLOORS = (  # noqa: SIM905
     "errors types rng storage cache config environment wordlist workers angular metrics data backbones tuning prefix "
     "shelving features feature_table heads losses training probes classifier workbench evaluation novelty naming "
-    "agglomeration discovery groups rejection extension answers world_files openworld store search protocol unsealing report "
-    "findings pipeline"
+    "agglomeration discovery groups rejection extension answers world_files openworld store search protocol unsealing "
+    "report findings pipeline"
 ).split()
 
 # Third-party package -> the floors that may import it.
