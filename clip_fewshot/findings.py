@@ -267,15 +267,10 @@ class Run:
     def _novelty(self) -> dict[str, Any] | None:
         if not self.outcome.rejections:
             return None
-        chosen = self.outcome.rejections[0].rejector.chosen
-        choice = {
-            "features": chosen.space,
-            "n_neighbors": chosen.n_neighbors,
-            "margin": self.choice.margin if self.choice else 0.0,
-            "selection": self.choice.table() if self.choice else {},
-        }
+        rejector = self.outcome.rejections[0].rejector
+        choice = (self.choice or rejector.choice).to_json()
         # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
-        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, chosen.detector) | choice
+        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, rejector.chosen.detector) | choice
 
     def _discovery(self) -> dict[str, Any] | None:
         found = self.met.found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,11 @@ class NoveltyChoice:
         kind = (self.best.detector, self.best.space)
         others = [auroc for name, auroc in by_name.items() if (name.detector, name.space) != kind]
         return by_name[self.best] - max(others) if others else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For results: the choice, its lead and the table."""
+        features = {"features": self.best.space, "n_neighbors": self.best.n_neighbors, "chosen": str(self.best)}
+        return features | {"margin": self.margin, "selection": self.table()}
 
     def table(self) -> dict[str, float]:
         """AUROC of each alternative on the hidden classes, best first."""

@@ -158,7 +158,14 @@ RESULTS = record(
                     "false_alarm_rate": nullable(FRACTION),
                     "detection_rate": nullable(FRACTION),
                 },
-                {"refused": nullable(text), "features": text, "n_neighbors": nullable(integer(1))},
+                {
+                    "refused": nullable(text),
+                    "features": text,
+                    "n_neighbors": nullable(integer(1)),
+                    "chosen": text,
+                    "margin": SIGNED,
+                    "selection": mapping_of(FRACTION),
+                },
             )
         ),
         "discovery": nullable(

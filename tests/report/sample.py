@@ -83,7 +83,12 @@ def results(**changes: Any) -> dict[str, Any]:
             "macro_f1": 0.951,
             "difference_to_probe": accuracy(0.023, 0.014),
         },
-        "novelty": measured(novelty()),
+        "novelty": measured(novelty())
+        | {
+            "chosen": "knn, frozen features, k = 5",
+            "margin": -0.004,
+            "selection": {"knn, frozen features, k = 5": 0.981, "energy, tuned features": 0.985, "lof, k = 2": 0.93},
+        },
         "discovery": {"n_clusters": 3, "n_unseen": 3, "ari": 0.742, "nmi": 0.711, "accuracy": 0.884},
         "search": {
             "finished": 41,
@@ -230,7 +235,7 @@ def hostile() -> tuple[dict[str, Any], RunRecord]:
     run["artifacts"] = {SCRIPT: SCRIPT}
     run["timing"] = {SCRIPT: 1.0}
     run["warnings"] = [SCRIPT]
-    run["novelty"]["detector"] = SCRIPT
+    run["novelty"] |= {"detector": SCRIPT, "chosen": SCRIPT, "selection": {SCRIPT: 0.5}}
     run["approaches"][SCRIPT] = run["approaches"]["mlp"] | {"params": {SCRIPT: SCRIPT}}
     seen = discovery()
     groups = tuple(c._replace(suggested=SCRIPT, composition=((SCRIPT, 3),)) for c in seen.clusters)

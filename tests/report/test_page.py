@@ -72,7 +72,7 @@ def test_every_section_and_its_figure_is_there(page: Page) -> None:
 def test_the_headline_comes_first_with_intervals_and_the_best_marked(page: Page, source: str) -> None:
     assert page.text.index("frozen probe 0.929 [0.908, 0.950] 0.928 503 C 12.6") < page.text.index("Class by class")
     assert "mlp-arcface chosen 0.952 [0.932, 0.972] 0.951 503 backbone lr 3.2e-05" in page.text
-    assert source.count('class="tag"') == 1
+    assert source[: source.index('id="novelty"')].count('class="tag"') == 1
 
 
 def test_what_was_selected_the_difference_and_the_warnings_are_told(page: Page) -> None:
@@ -251,3 +251,10 @@ def test_hostile_names_come_back_from_results_as_they_were(tmp_path: Path) -> No
     results, _ = sample.hostile()
     write_report(tmp_path, results, sample.bare())
     assert json.loads((tmp_path / "results.json").read_bytes()) == results
+
+
+def test_the_page_says_what_every_alternative_gave_and_which_was_chosen(source: str) -> None:
+    part = source[source.index('id="novelty"') : source.index('id="discovery"')]
+    assert "-0.004 AUROC against the best" in part
+    assert part.index("energy, tuned features") < part.index("<b>knn, frozen features, k = 5</b>") < part.index("lof")
+    assert "3 alternatives" in part

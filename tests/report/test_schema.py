@@ -22,6 +22,9 @@ OPTIONAL = {
     "linear_probe.macro_f1",
     "linear_probe.params",
     "best.difference_to_probe",
+    "novelty.chosen",
+    "novelty.margin",
+    "novelty.selection",
 }
 
 
