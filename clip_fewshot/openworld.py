@@ -251,7 +251,7 @@ class OpenWorldClassifier:
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`storage.save_artifact`."""
         files, meta = world_files(self.model, Saved(self._fitted(), self._steps, self.shown_))
-        return files, meta | {"alpha": self.alpha, "detector": self.detector}
+        return files, meta | {"alpha": self.alpha, "detector": self.detector, "per_class": self.per_class}
 
     @classmethod
     def from_artifact(
@@ -259,7 +259,7 @@ class OpenWorldClassifier:
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
         model, saved = read_world(files, meta, backbone, where)
-        world = cls(model, meta["detector"], meta["alpha"])
+        world = cls(model, meta["detector"], meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
         world._steps, world.shown_ = saved.steps, saved.shown
         return world

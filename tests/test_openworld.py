@@ -144,7 +144,7 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert last.table() == pytest.approx(expected)
 
 
-def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: OpenWorldSplit) -> None:
+def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path) -> None:
     model = FewShotClassifier(tiny, "linear-probe")
     with pytest.raises(UnsupportedAlphaError, match="of each class"):
         OpenWorldClassifier(model, alpha=0.05, per_class=True).fit(eight.support)
@@ -152,6 +152,11 @@ def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: Ope
     assert world.rejector_ is not None
     assert world.rejector_.n_calibration == 8
     assert world.rejector_.per_class
+    world.save(tmp_path / "w")
+    loaded = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    assert loaded.per_class
+    assert loaded.rejector_ is not None
+    assert loaded.rejector_.per_class
     with pytest.raises(UsageError, match="calibrated per class"):
         OpenWorldClassifier(model, detector="energy", alpha=0.2, per_class=True).fit(eight.support)
 

@@ -13,12 +13,13 @@ from clip_fewshot.rejection.texts import Texts, options_of
 
 AUTO = "auto"  # all detectors, in the place of a name
 NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots a class's neighbours are other classes
+USUAL = 5  # neighbours, where nothing tells another number
 NEIGHBOURLY = ("lof", "knn")
 # Taken where another leads by less than its standard error: ahead of the others, or level, on digits and photos.
 PREFERRED = ("mahalanobis", "knn")
 LAST = ("lof",)  # with few shots the density around neighbours is mostly noise: behind the others on digits and photos
 # How each detector is calibrated on features that do not depend on the shots. Full conformal is exact, and for
-# neighbours costs under a millisecond a picture; Mahalanobis would take a fit per picture and class (0.2 s for ten
+# neighbours costs under a millisecond a picture; Mahalanobis would take a fit per picture and class (0.12 s for ten
 # classes of 16), so its known pictures are left out one by one. What is not here would take seconds to minutes either
 # way, and is calibrated fold by fold like tuned features; what reads texts has seen no shot, and needs neither.
 SCHEMES = {
@@ -60,8 +61,8 @@ def alternatives(
 ) -> list[Alternative]:
     """Every detector with every number of neighbours in every space where it makes sense, the plainest first.
 
-    Detectors that read texts look at the space that texts are in. Further down, where features tell less, two detectors
-    stand for all: the others were never ahead there, and each costs a fit per hidden class.
+    Detectors that read texts look at the space that texts are in. Further down, where features tell less (of
+    LOF, nearest neighbours and both Mahalanobis on digits and photos), two detectors stand for all.
 
     Args:
         reads: whether there are texts to read.
@@ -71,7 +72,7 @@ def alternatives(
         for name in sorted(detectors, key=_place):
             if name in TEXTUAL and not (reads and space == FROZEN):
                 continue
-            if depth_of(space) is not None and name not in ("knn", "mahalanobis"):
+            if depth_of(space) is not None and name not in PREFERRED:
                 continue
             ks = neighbours(fewest_shots) if name in NEIGHBOURLY else [None]
             found += [Alternative(name, space, k) for k in ks]
@@ -79,8 +80,8 @@ def alternatives(
 
 
 def neighbours(fewest_shots: int) -> Sequence[int | None]:
-    """Those below the shots, the one nearest to 5 first."""
-    return sorted((k for k in NEIGHBOURS if k < fewest_shots), key=lambda k: abs(k - 5))
+    """Those below the shots, the one nearest to the usual number first."""
+    return sorted((k for k in NEIGHBOURS if k < fewest_shots), key=lambda k: abs(k - USUAL))
 
 
 def _place(name: str) -> int:

@@ -21,6 +21,7 @@ from clip_fewshot.rejection.alternatives import (
     NEIGHBOURLY,
     PREFERRED,
     SCHEMES,
+    USUAL,
     Alternative,
     alternatives,
     known_detectors,
@@ -152,7 +153,7 @@ def own_features(space: str, data: SupportData, tuned: FloatArray) -> FloatArray
 def _plain(detectors: tuple[str, ...], shots: int) -> Alternative:
     """What is taken where nothing can be hidden."""
     name = PREFERRED[0] if PREFERRED[0] in detectors else detectors[0]
-    return Alternative(name, FROZEN, min(5, shots - 1) if name in NEIGHBOURLY else None)
+    return Alternative(name, FROZEN, min(USUAL, shots - 1) if name in NEIGHBOURLY else None)
 
 
 def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:
