@@ -31,7 +31,7 @@ from clip_fewshot.extension import (
     needs_pictures,
 )
 from clip_fewshot.groups import Group, groups_of
-from clip_fewshot.rejection import AUTO, DEPTHS, Rejector, choose_novelty, fit_rejector, known_detectors
+from clip_fewshot.rejection import AUTO, Rejector, choose_novelty, fit_rejector, known_detectors, stored_depths
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 from clip_fewshot.world_files import Saved, Step, read_world, world_files
 
@@ -98,7 +98,7 @@ class OpenWorldClassifier:
         """
         known_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
-        depths = [n for n in DEPTHS if n < model.backbone.visual.n_blocks]
+        depths = stored_depths(model.backbone.visual)
         data = prepare_support(model.backbone, support, [model.params.unfreeze, *depths], model.views, model.seed)
         frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)

@@ -20,7 +20,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features import image_batches
 from clip_fewshot.probes import LinearProbe
-from clip_fewshot.rejection import DEPTHS, NoveltyChoice, Rejector, fit_rejector
+from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector, stored_depths
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams, approach
 from clip_fewshot.training.trainer import SupportData, TrainSettings
@@ -155,7 +155,7 @@ class Fit:
 def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew | None = None) -> Fit:
     """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
     points = {PROBE: TuneParams(PROBE), **winners}
-    depths = [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
+    depths = stored_depths(task.backbone.visual)
     support = prepare(task, task.support(draw), [*(params.unfreeze for params in points.values()), *depths])
     bench = workbench(task, support)
     models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])

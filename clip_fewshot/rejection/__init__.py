@@ -10,3 +10,4 @@ from clip_fewshot.rejection.rejector import Rejector as Rejector
 from clip_fewshot.rejection.rejector import Verdict as Verdict
 from clip_fewshot.rejection.rejector import fit_rejector as fit_rejector
 from clip_fewshot.rejection.spaces import DEPTHS as DEPTHS
+from clip_fewshot.rejection.spaces import stored_depths as stored_depths

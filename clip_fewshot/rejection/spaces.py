@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.tower import CutState
+from clip_fewshot.backbones.tower import CutState, Tower
 from clip_fewshot.types import FloatArray
 
 FROZEN, TUNED, BOTH = "frozen", "tuned", "both"
 DEPTHS = (1, 2)  # last blocks left out; further down features tell less and less: see ``choose_novelty``
 _DEPTH = "depth "
+
+
+def stored_depths(tower: Tower) -> list[int]:
+    """The cuts that a support set needs so that :data:`DEPTHS` may be chosen: those below which the tower has blocks."""
+    return [n for n in DEPTHS if n < tower.n_blocks]
 
 
 def depth_space(n: int) -> str:
