@@ -17,7 +17,7 @@ _DEPTH = "depth "
 
 
 def stored_depths(tower: Tower) -> list[int]:
-    """The cuts that a support set needs so that :data:`DEPTHS` may be chosen: those below which the tower has blocks."""
+    """The cuts that a support set needs so that :data:`DEPTHS` may be chosen, where the tower has blocks below."""
     return [n for n in DEPTHS if n < tower.n_blocks]
 
 
