@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip_fewshot.agglomeration import ward_tree as ward_tree
-    from clip_fewshot.angular import margin_logits as margin_logits
     from clip_fewshot.answers import Answer as Answer
     from clip_fewshot.answers import Sight as Sight
     from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import Backbone as Backbone
     from clip_fewshot.backbones.backbone import build_backbone as build_backbone
     from clip_fewshot.backbones.clip import load_backbone as load_backbone
-    from clip_fewshot.backbones.device import resolve_device as resolve_device
     from clip_fewshot.backbones.encoder_tower import Parts as Parts
     from clip_fewshot.backbones.encoder_tower import Pool as Pool
     from clip_fewshot.backbones.encoders import ImageEncoder as ImageEncoder
@@ -36,6 +34,12 @@ if TYPE_CHECKING:
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
     from clip_fewshot.config import without_password as without_password
+    from clip_fewshot.conformal.calibration import Calibrated as Calibrated
+    from clip_fewshot.conformal.false_discoveries import benjamini_hochberg as benjamini_hochberg
+    from clip_fewshot.conformal.false_discoveries import storey as storey
+    from clip_fewshot.conformal.stream import StreamRanks as StreamRanks
+    from clip_fewshot.conformal.stream import Watch as Watch
+    from clip_fewshot.conformal.stream import first_alarms as first_alarms
     from clip_fewshot.data.batch import PairBatch as PairBatch
     from clip_fewshot.data.batch import PairSource as PairSource
     from clip_fewshot.data.batch import caption_ids as caption_ids
@@ -60,17 +64,30 @@ if TYPE_CHECKING:
     from clip_fewshot.discovery import Discovery as Discovery
     from clip_fewshot.discovery import discover_classes as discover_classes
     from clip_fewshot.discovery import semi_supervised_kmeans as semi_supervised_kmeans
-    from clip_fewshot.environment import describe_environment as describe_environment
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
     from clip_fewshot.errors import DivergedError as DivergedError
     from clip_fewshot.errors import ResourceError as ResourceError
     from clip_fewshot.errors import UsageError as UsageError
-    from clip_fewshot.evaluation import interval as interval
-    from clip_fewshot.evaluation import paired_difference as paired_difference
-    from clip_fewshot.evaluation import statistic_difference as statistic_difference
-    from clip_fewshot.evaluation import statistic_interval as statistic_interval
+    from clip_fewshot.evaluation.intervals import interval as interval
+    from clip_fewshot.evaluation.intervals import paired_difference as paired_difference
+    from clip_fewshot.evaluation.intervals import statistic_difference as statistic_difference
+    from clip_fewshot.evaluation.intervals import statistic_interval as statistic_interval
+    from clip_fewshot.evaluation.metrics import ari as ari
+    from clip_fewshot.evaluation.metrics import aupr as aupr
+    from clip_fewshot.evaluation.metrics import auroc as auroc
+    from clip_fewshot.evaluation.metrics import clustering_accuracy as clustering_accuracy
+    from clip_fewshot.evaluation.metrics import det_curve as det_curve
+    from clip_fewshot.evaluation.metrics import eer as eer
+    from clip_fewshot.evaluation.metrics import fpr95 as fpr95
+    from clip_fewshot.evaluation.metrics import gcd_accuracy as gcd_accuracy
+    from clip_fewshot.evaluation.metrics import gcd_hits as gcd_hits
+    from clip_fewshot.evaluation.metrics import macro_f1 as macro_f1
+    from clip_fewshot.evaluation.metrics import nmi as nmi
+    from clip_fewshot.evaluation.metrics import per_class_table as per_class_table
+    from clip_fewshot.evaluation.metrics import rates_at as rates_at
+    from clip_fewshot.evaluation.metrics import weighted_f1 as weighted_f1
     from clip_fewshot.extension import Extension as Extension
     from clip_fewshot.extension import Naming as Naming
     from clip_fewshot.feature_table import embed_files as embed_files
@@ -80,6 +97,7 @@ if TYPE_CHECKING:
     from clip_fewshot.features import encode_images as encode_images
     from clip_fewshot.features import encode_texts as encode_texts
     from clip_fewshot.features import image_prefix as image_prefix
+    from clip_fewshot.geometry import margin_logits as margin_logits
     from clip_fewshot.groups import Group as Group
     from clip_fewshot.heads.linear import LinearHead as LinearHead
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
@@ -89,20 +107,6 @@ if TYPE_CHECKING:
     from clip_fewshot.losses.distillation import transport_targets as transport_targets
     from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
     from clip_fewshot.losses.matched import matched_floor as matched_floor
-    from clip_fewshot.metrics import ari as ari
-    from clip_fewshot.metrics import aupr as aupr
-    from clip_fewshot.metrics import auroc as auroc
-    from clip_fewshot.metrics import clustering_accuracy as clustering_accuracy
-    from clip_fewshot.metrics import det_curve as det_curve
-    from clip_fewshot.metrics import eer as eer
-    from clip_fewshot.metrics import fpr95 as fpr95
-    from clip_fewshot.metrics import gcd_accuracy as gcd_accuracy
-    from clip_fewshot.metrics import gcd_hits as gcd_hits
-    from clip_fewshot.metrics import macro_f1 as macro_f1
-    from clip_fewshot.metrics import nmi as nmi
-    from clip_fewshot.metrics import per_class_table as per_class_table
-    from clip_fewshot.metrics import rates_at as rates_at
-    from clip_fewshot.metrics import weighted_f1 as weighted_f1
     from clip_fewshot.naming import Known as Known
     from clip_fewshot.naming import Suggestions as Suggestions
     from clip_fewshot.naming import suggest_names as suggest_names
@@ -122,13 +126,10 @@ if TYPE_CHECKING:
     from clip_fewshot.novelty import RelativeMahalanobisDetector as RelativeMahalanobisDetector
     from clip_fewshot.novelty import build_detector as build_detector
     from clip_fewshot.novelty import mine_negatives as mine_negatives
-    from clip_fewshot.novelty.calibration import Calibrated as Calibrated
-    from clip_fewshot.novelty.discoveries import benjamini_hochberg as benjamini_hochberg
-    from clip_fewshot.novelty.discoveries import storey as storey
-    from clip_fewshot.novelty.stream import StreamRanks as StreamRanks
-    from clip_fewshot.novelty.stream import Watch as Watch
-    from clip_fewshot.novelty.stream import first_alarms as first_alarms
     from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
+    from clip_fewshot.optim.adamw import AdamW as AdamW
+    from clip_fewshot.optim.adamw import parameter_groups as parameter_groups
+    from clip_fewshot.optim.adamw import warmup_cosine as warmup_cosine
     from clip_fewshot.pipeline import Progress as Progress
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
@@ -164,19 +165,21 @@ if TYPE_CHECKING:
     from clip_fewshot.report.review import render_review as render_review
     from clip_fewshot.report.review import review_view as review_view
     from clip_fewshot.report.review import suggestions_for as suggestions_for
-    from clip_fewshot.rng import generator as generator
-    from clip_fewshot.rng import torch_seeded as torch_seeded
+    from clip_fewshot.runtime.artifacts import artifact_kind as artifact_kind
+    from clip_fewshot.runtime.device import resolve_device as resolve_device
+    from clip_fewshot.runtime.environment import describe_environment as describe_environment
+    from clip_fewshot.runtime.files import cache_root as cache_root
+    from clip_fewshot.runtime.files import read_json as read_json
+    from clip_fewshot.runtime.files import write_bytes as write_bytes
+    from clip_fewshot.runtime.files import write_json as write_json
+    from clip_fewshot.runtime.files import write_text as write_text
+    from clip_fewshot.runtime.rng import generator as generator
+    from clip_fewshot.runtime.rng import torch_seeded as torch_seeded
     from clip_fewshot.search import Evaluate as Evaluate
     from clip_fewshot.search import SearchSpace as SearchSpace
     from clip_fewshot.search import StudyPlan as StudyPlan
     from clip_fewshot.search import TrialRecord as TrialRecord
     from clip_fewshot.search import run_study as run_study
-    from clip_fewshot.storage import artifact_kind as artifact_kind
-    from clip_fewshot.storage import cache_root as cache_root
-    from clip_fewshot.storage import read_json as read_json
-    from clip_fewshot.storage import write_bytes as write_bytes
-    from clip_fewshot.storage import write_json as write_json
-    from clip_fewshot.storage import write_text as write_text
     from clip_fewshot.store import Applied as Applied
     from clip_fewshot.store import Ingested as Ingested
     from clip_fewshot.store import Review as Review
@@ -198,9 +201,6 @@ if TYPE_CHECKING:
     from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
     from clip_fewshot.training.objectives import identity_objective as identity_objective
     from clip_fewshot.training.objectives import symmetric_objective as symmetric_objective
-    from clip_fewshot.training.optim import AdamW as AdamW
-    from clip_fewshot.training.optim import parameter_groups as parameter_groups
-    from clip_fewshot.training.optim import warmup_cosine as warmup_cosine
     from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
     from clip_fewshot.training.options import paper_options as paper_options
     from clip_fewshot.training.paired import EpochReport as EpochReport
@@ -237,60 +237,108 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ward_tree": "agglomeration",
+    "Answer": "answers",
+    "Sight": "answers",
     "ARCHITECTURES": "backbones.architectures",
     "CLIPConfig": "backbones.architectures",
     "Backbone": "backbones.backbone",
     "build_backbone": "backbones.backbone",
     "load_backbone": "backbones.clip",
-    "resolve_device": "backbones.device",
+    "Parts": "backbones.encoder_tower",
+    "Pool": "backbones.encoder_tower",
+    "ImageEncoder": "backbones.encoders",
+    "TextEncoder": "backbones.encoders",
     "save_backbone": "backbones.folder",
+    "PairBackbone": "backbones.pair",
+    "JsonTokenizer": "backbones.pretrained_text",
+    "load_text_encoder": "backbones.pretrained_text",
     "tokenize": "backbones.tokenizer",
+    "CutState": "backbones.tower",
+    "Placed": "backbones.tower",
+    "Suffix": "backbones.tower",
+    "Tower": "backbones.tower",
     "FewShotClassifier": "classifier",
     "FewShotConfig": "config",
     "option": "config",
     "without_password": "config",
+    "Calibrated": "conformal.calibration",
+    "benjamini_hochberg": "conformal.false_discoveries",
+    "storey": "conformal.false_discoveries",
+    "StreamRanks": "conformal.stream",
+    "Watch": "conformal.stream",
+    "first_alarms": "conformal.stream",
+    "PairBatch": "data.batch",
+    "PairSource": "data.batch",
+    "caption_ids": "data.batch",
     "raw_pixels": "data.builtin",
+    "CaptionedStream": "data.captioned",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",
     "join": "data.collect",
     "ImageDataset": "data.dataset",
     "read_dataset": "data.dataset",
+    "LoaderSource": "data.loader",
     "read_images": "data.loose",
     "shown": "data.naming",
+    "split_pairs": "data.pairing",
+    "picture_paths": "data.paths",
+    "pixel_batches": "data.pixels",
     "OpenWorldSplit": "data.sampling",
     "draw_support": "data.sampling",
     "split_open_world": "data.sampling",
-    "ArtifactError": "errors",
-    "ClipFewShotError": "errors",
-    "DataError": "errors",
-    "ResourceError": "errors",
-    "UsageError": "errors",
-    "interval": "evaluation",
-    "paired_difference": "evaluation",
-    "statistic_difference": "evaluation",
-    "statistic_interval": "evaluation",
-    "Applied": "store",
-    "Ingested": "store",
-    "Review": "store",
-    "Status": "store",
-    "Store": "store",
-    "Watched": "store.watching",
-    "watch": "store.watching",
-    "Extension": "extension",
-    "Naming": "extension",
-    "Group": "groups",
-    "CacheProbe": "probes.cache",
-    "PrototypeProbe": "probes.prototype",
-    "encode_images": "features",
-    "encode_texts": "features",
-    "LinearHead": "heads.linear",
-    "ZeroShotHead": "heads.zero_shot",
-    "describe_last_layers": "tuning",
-    "describe_prompts": "tuning",
+    "PairStream": "data.stream",
     "DISCOVERERS": "discovery",
     "Discovery": "discovery",
     "discover_classes": "discovery",
     "semi_supervised_kmeans": "discovery",
+    "ArtifactError": "errors",
+    "ClipFewShotError": "errors",
+    "DataError": "errors",
+    "DivergedError": "errors",
+    "ResourceError": "errors",
+    "UsageError": "errors",
+    "interval": "evaluation.intervals",
+    "paired_difference": "evaluation.intervals",
+    "statistic_difference": "evaluation.intervals",
+    "statistic_interval": "evaluation.intervals",
+    "ari": "evaluation.metrics",
+    "aupr": "evaluation.metrics",
+    "auroc": "evaluation.metrics",
+    "clustering_accuracy": "evaluation.metrics",
+    "det_curve": "evaluation.metrics",
+    "eer": "evaluation.metrics",
+    "fpr95": "evaluation.metrics",
+    "gcd_accuracy": "evaluation.metrics",
+    "gcd_hits": "evaluation.metrics",
+    "macro_f1": "evaluation.metrics",
+    "nmi": "evaluation.metrics",
+    "per_class_table": "evaluation.metrics",
+    "rates_at": "evaluation.metrics",
+    "weighted_f1": "evaluation.metrics",
+    "Extension": "extension",
+    "Naming": "extension",
+    "embed_files": "feature_table",
+    "not_embedded": "feature_table",
+    "read_features": "feature_table",
+    "write_features": "feature_table",
+    "encode_images": "features",
+    "encode_texts": "features",
+    "image_prefix": "features",
+    "margin_logits": "geometry",
+    "Group": "groups",
+    "LinearHead": "heads.linear",
+    "ZeroShotHead": "heads.zero_shot",
+    "zero_shot_weights": "heads.zero_shot",
+    "cross_entropy": "losses.cross_entropy",
+    "sinkhorn": "losses.distillation",
+    "transport_targets": "losses.distillation",
+    "matched_cross_entropy": "losses.matched",
+    "matched_floor": "losses.matched",
+    "Known": "naming",
+    "Suggestions": "naming",
+    "suggest_names": "naming",
+    "word_directions": "naming",
     "CLASSFUL": "novelty",
     "DETECTORS": "novelty",
     "TEXTUAL": "novelty",
@@ -306,161 +354,113 @@ _HOME = {
     "RelativeMahalanobisDetector": "novelty",
     "build_detector": "novelty",
     "mine_negatives": "novelty",
-    "Known": "naming",
-    "Suggestions": "naming",
-    "suggest_names": "naming",
-    "word_directions": "naming",
-    "nouns": "wordlist",
-    "Calibrated": "novelty.calibration",
-    "benjamini_hochberg": "novelty.discoveries",
-    "storey": "novelty.discoveries",
-    "StreamRanks": "novelty.stream",
-    "Watch": "novelty.stream",
-    "first_alarms": "novelty.stream",
-    "FeatureSet": "types",
-    "zero_shot_weights": "heads.zero_shot",
-    "cross_entropy": "losses.cross_entropy",
-    "matched_cross_entropy": "losses.matched",
-    "matched_floor": "losses.matched",
-    "ari": "metrics",
-    "aupr": "metrics",
-    "auroc": "metrics",
-    "det_curve": "metrics",
-    "clustering_accuracy": "metrics",
-    "eer": "metrics",
-    "fpr95": "metrics",
-    "gcd_accuracy": "metrics",
-    "gcd_hits": "metrics",
-    "macro_f1": "metrics",
-    "nmi": "metrics",
-    "per_class_table": "metrics",
-    "Answer": "answers",
-    "Sight": "answers",
     "OpenWorldClassifier": "openworld",
+    "AdamW": "optim.adamw",
+    "parameter_groups": "optim.adamw",
+    "warmup_cosine": "optim.adamw",
+    "Progress": "pipeline",
+    "output_folder": "pipeline",
+    "resumed": "pipeline",
+    "run_few_shot": "pipeline",
+    "Prefix": "prefix",
+    "replay": "prefix",
+    "run_prefix": "prefix",
+    "CacheProbe": "probes.cache",
+    "LinearProbe": "probes.logistic",
+    "PrototypeProbe": "probes.prototype",
+    "Prepared": "protocol",
+    "Task": "protocol",
+    "prepare": "protocol",
     "DEPTHS": "rejection",
     "NoveltyChoice": "rejection",
     "Rejector": "rejection",
     "choose_novelty": "rejection",
     "fit_rejector": "rejection",
-    "Progress": "pipeline",
-    "output_folder": "pipeline",
-    "resumed": "pipeline",
-    "run_few_shot": "pipeline",
-    "LinearProbe": "probes.logistic",
     "EmbeddingView": "report",
     "GridCell": "report",
     "ShotPoint": "report",
-    "display_name": "report",
-    "headline_table": "report",
-    "ordered": "report",
-    "picture_grid": "report",
-    "embedding_plot": "report",
-    "modality_gap": "report",
     "density_panels": "report",
     "det_curves": "report",
+    "display_name": "report",
+    "embedding_plot": "report",
+    "headline_table": "report",
+    "modality_gap": "report",
+    "ordered": "report",
+    "picture_grid": "report",
     "shots_panels": "report",
     "spread": "report",
     "ReviewView": "report.review",
     "render_review": "report.review",
     "review_view": "report.review",
     "suggestions_for": "report.review",
-    "generator": "rng",
-    "torch_seeded": "rng",
-    "artifact_kind": "storage",
-    "cache_root": "storage",
-    "read_json": "storage",
-    "write_json": "storage",
-    "write_text": "storage",
-    "ContrastiveOptions": "training.options",
-    "paper_options": "training.options",
-    "identity_objective": "training.objectives",
-    "symmetric_objective": "training.objectives",
-    "Validation": "training.validation",
-    "LoaderSource": "data.loader",
-    "PairBatch": "data.batch",
-    "PairSource": "data.batch",
-    "caption_ids": "data.batch",
-    "PairStream": "data.stream",
-    "split_pairs": "data.pairing",
-    "Objective": "training.gradients",
-    "contrastive_gradients": "training.gradients",
-    "join_world": "training.distributed",
-    "Alone": "training.world",
-    "World": "training.world",
-    "StepReport": "training.contrastive",
-    "train_contrastive": "training.contrastive",
-    "SelfDistillation": "training.distillation",
-    "EvalResult": "types",
-    "FloatArray": "types",
-    "IndexArray": "types",
-    "LabelArray": "types",
-    "last_layers": "tuning",
-    "load_prompts": "tuning",
-    "prompted": "tuning",
-    "save_prompts": "tuning",
-    "replay": "prefix",
-    "run_prefix": "prefix",
-    "AdamW": "training.optim",
-    "parameter_groups": "training.optim",
-    "describe_environment": "environment",
-    "Tower": "backbones.tower",
-    "CutState": "backbones.tower",
-    "write_bytes": "storage",
-    "image_prefix": "features",
-    "pixel_batches": "data.pixels",
-    "Suffix": "backbones.tower",
-    "Prefix": "prefix",
-    "Task": "protocol",
-    "Prepared": "protocol",
-    "prepare": "protocol",
+    "artifact_kind": "runtime.artifacts",
+    "resolve_device": "runtime.device",
+    "describe_environment": "runtime.environment",
+    "cache_root": "runtime.files",
+    "read_json": "runtime.files",
+    "write_bytes": "runtime.files",
+    "write_json": "runtime.files",
+    "write_text": "runtime.files",
+    "generator": "runtime.rng",
+    "torch_seeded": "runtime.rng",
     "Evaluate": "search",
     "SearchSpace": "search",
     "StudyPlan": "search",
     "TrialRecord": "search",
     "run_study": "search",
-    "TrainSettings": "training.trainer",
+    "Applied": "store",
+    "Ingested": "store",
+    "Review": "store",
+    "Status": "store",
+    "Store": "store",
+    "Watched": "store.watching",
+    "watch": "store.watching",
     "TuneParams": "training.approach",
-    "DivergedError": "errors",
-    "ward_tree": "agglomeration",
-    "picture_paths": "data.paths",
-    "embed_files": "feature_table",
-    "write_features": "feature_table",
-    "read_features": "feature_table",
-    "not_embedded": "feature_table",
-    "on_spark": "training.spark",
-    "embed_on_spark": "training.spark",
-    "CaptionedStream": "data.captioned",
+    "StepReport": "training.contrastive",
+    "train_contrastive": "training.contrastive",
+    "SelfDistillation": "training.distillation",
+    "join_world": "training.distributed",
     "FineTuning": "training.finetuning",
     "count_parameters": "training.finetuning",
-    "load_tuned": "training.tuned_files",
     "merged": "training.finetuning",
-    "save_tuned": "training.tuned_files",
     "tunable": "training.finetuning",
-    "BoolArray": "types",
-    "Workbench": "workbench",
-    "Parts": "backbones.encoder_tower",
-    "Pool": "backbones.encoder_tower",
-    "ImageEncoder": "backbones.encoders",
-    "TextEncoder": "backbones.encoders",
-    "PairBackbone": "backbones.pair",
-    "JsonTokenizer": "backbones.pretrained_text",
-    "load_text_encoder": "backbones.pretrained_text",
-    "Placed": "backbones.tower",
+    "Objective": "training.gradients",
+    "PairModel": "training.gradients",
+    "contrastive_gradients": "training.gradients",
+    "identity_objective": "training.objectives",
+    "symmetric_objective": "training.objectives",
+    "ContrastiveOptions": "training.options",
+    "paper_options": "training.options",
     "EpochReport": "training.paired",
     "PairedOptions": "training.paired",
     "train_paired": "training.paired",
     "replayed_blocks": "training.replayed",
     "replayed_pictures": "training.replayed",
-    "margin_logits": "angular",
+    "embed_on_spark": "training.spark",
+    "on_spark": "training.spark",
     "SupportData": "training.trainer",
-    "tune": "training.trainer",
+    "TrainSettings": "training.trainer",
     "balanced_batches": "training.trainer",
-    "weighted_f1": "metrics",
-    "rates_at": "metrics",
-    "transport_targets": "losses.distillation",
-    "sinkhorn": "losses.distillation",
-    "warmup_cosine": "training.optim",
-    "PairModel": "training.gradients",
+    "tune": "training.trainer",
+    "load_tuned": "training.tuned_files",
+    "save_tuned": "training.tuned_files",
+    "Validation": "training.validation",
+    "Alone": "training.world",
+    "World": "training.world",
+    "describe_prompts": "tuning",
+    "load_prompts": "tuning",
+    "prompted": "tuning",
+    "save_prompts": "tuning",
+    "describe_last_layers": "tuning.last_layers",
+    "last_layers": "tuning.last_layers",
+    "BoolArray": "types",
+    "EvalResult": "types",
+    "FeatureSet": "types",
+    "FloatArray": "types",
+    "IndexArray": "types",
+    "LabelArray": "types",
+    "nouns": "wordlist",
+    "Workbench": "workbench",
 }
 
 

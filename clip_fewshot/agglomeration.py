@@ -14,8 +14,8 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.candidates import candidates
-from clip_fewshot.novelty.neighbours import KNN, nearest_others, without
+from clip_fewshot.neighbors.candidates import candidates
+from clip_fewshot.neighbors.exact import KNN, nearest_others, without
 from clip_fewshot.types import FloatArray, IndexArray
 
 DENSE_ROWS = 2_000  # up to here SciPy's tree of all pairs takes no longer

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from clip_fewshot import rng, storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.tower import Suffix
@@ -25,6 +24,8 @@ from clip_fewshot.features import image_features, image_prefix
 from clip_fewshot.prefix import Prefix, replay
 from clip_fewshot.probes import EXTENSIBLE, LinearProbe, Probe
 from clip_fewshot.probes.logistic import DEFAULT_C
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.training.approach import APPROACHES, CaptionBank, TuneParams, approach, blank_head, text_cuts
 from clip_fewshot.training.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.tuning import check_depth, last_layers
@@ -236,7 +237,7 @@ class FewShotClassifier:
     def save(self, folder: str | Path) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""
         self._check_fitted()
-        storage.save_artifact(Path(folder), KIND, *self.to_artifact())
+        save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None) -> FewShotClassifier:
@@ -248,11 +249,11 @@ class FewShotClassifier:
         Raises:
             ArtifactError: damaged files, or another backbone than it was trained on.
         """
-        meta, files = storage.load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), KIND)
         return cls.from_artifact(files, meta, backbone, where=str(folder))
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """(files, meta) for :func:`storage.save_artifact`."""
+        """(files, meta) for :func:`save_artifact`."""
         model = self.model_
         tensors: dict[str, Tensor] = {}
         if model.params.unfreeze:

@@ -17,7 +17,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import PairedDifference, interval, paired_difference
+from clip_fewshot.evaluation.intervals import PairedDifference, interval, paired_difference
 from clip_fewshot.features import image_features
 from clip_fewshot.prefix import Prefix
 from clip_fewshot.probes import Probe

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_fewshot import storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import SkippedImage
 from clip_fewshot.data.loose import readable
 from clip_fewshot.data.naming import shown
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features import encode_images
+from clip_fewshot.runtime.files import replacing
 from clip_fewshot.types import FeatureSet
 
 PATH, DIGEST, EMBEDDING, BACKBONE = COLUMNS = ("path", "digest", "embedding", "backbone")
@@ -77,7 +77,7 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
     schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
     skipped: list[SkippedImage] = []
     written = 0
-    with storage.replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
+    with replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
         for part in parts:
             skipped += part.skipped
             written += len(part.paths)

@@ -13,8 +13,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import pixel_batches, preparation
 from clip_fewshot.prefix import Prefix, run_suffixes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.shelving import Inputs, shelved_prefix
-from clip_fewshot.storage import sha256_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
 BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot import metrics, rng
 from clip_fewshot.classifier import PROBE
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.evaluation import interval, paired_difference
+from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation.intervals import interval, paired_difference
 from clip_fewshot.rejection import NoveltyChoice
 from clip_fewshot.report import (
     ClusterView,
@@ -26,6 +26,7 @@ from clip_fewshot.report import (
     RunRecord,
     TrialRow,
 )
+from clip_fewshot.runtime import rng
 from clip_fewshot.search import TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace

@@ -11,11 +11,11 @@ import torch
 from scipy.special import log_softmax
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.cache import Shelf
+from clip_fewshot.conformal.p_values import shots_needed
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.zero_shot import zero_shot_weights
-from clip_fewshot.novelty.conformal import shots_needed
+from clip_fewshot.runtime.row_cache import Shelf
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 from clip_fewshot.wordlist import nouns
 

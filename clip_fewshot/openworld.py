@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot import storage
 from clip_fewshot.answers import Answer, Sight, Unknown, joined, judge, look, without
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
@@ -18,7 +17,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.naming import new_class_name
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import interval
+from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.extension import (
     Extender,
     Extension,
@@ -32,6 +31,7 @@ from clip_fewshot.extension import (
 )
 from clip_fewshot.groups import Group, groups_of
 from clip_fewshot.rejection import AUTO, Rejector, choose_novelty, fit_rejector, known_detectors, stored_depths
+from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 from clip_fewshot.world_files import Saved, Step, read_world, world_files
 
@@ -236,7 +236,7 @@ class OpenWorldClassifier:
         """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step;
         with the known pictures, as squares that whoever gets it can look at, unless the model works
         :attr:`from_features`."""
-        storage.save_artifact(Path(folder), KIND, *self.to_artifact())
+        save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None) -> OpenWorldClassifier:
@@ -245,11 +245,11 @@ class OpenWorldClassifier:
         Raises:
             ArtifactError: damaged files, or another backbone than it was trained on.
         """
-        meta, files = storage.load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), KIND)
         return cls.from_artifact(files, meta, backbone, where=str(folder))
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """(files, meta) for :func:`storage.save_artifact`."""
+        """(files, meta) for :func:`save_artifact`."""
         files, meta = world_files(self.model, Saved(self._fitted(), self._steps, self.shown_))
         return files, meta | {"alpha": self.alpha, "detector": self.detector, "per_class": self.per_class}
 

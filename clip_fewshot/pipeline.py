@@ -13,15 +13,12 @@ from typing import Any, Protocol
 
 import torch
 
-from clip_fewshot import storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.backbones.device import resolve_device
 from clip_fewshot.classifier import FewShotClassifier
 from clip_fewshot.config import HIDDEN, FewShotConfig
 from clip_fewshot.data.dataset import ImageDataset, read_dataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.environment import describe_environment
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.findings import Run
 from clip_fewshot.openworld import OpenWorldClassifier
@@ -39,12 +36,15 @@ from clip_fewshot.protocol import (
 )
 from clip_fewshot.rejection import CALIBRATION_FOLDS, Rejector, choose_novelty
 from clip_fewshot.report import write_report
+from clip_fewshot.runtime.device import resolve_device
+from clip_fewshot.runtime.environment import describe_environment
+from clip_fewshot.runtime.files import read_json, remove_half_files, run_lock, sha256_bytes, sha256_file, write_json
+from clip_fewshot.runtime.workers import Crew
 from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import TrainSettings
 from clip_fewshot.unsealing import meet, open_test
 from clip_fewshot.workbench import resources
-from clip_fewshot.workers import Crew
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report
@@ -72,7 +72,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
     """
     config, clock = resumed(config), Stopwatch()
     out = output_folder(config)
-    with storage.run_lock(out), deterministic(resolve_device(config.device)):
+    with run_lock(out), deterministic(resolve_device(config.device)):
         dataset = read_dataset(config.data, decode=config.decode)
         split = split_open_world(
             dataset,
@@ -111,7 +111,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         results = run.results() | {
             "environment": describe_environment(backbone.device),
             "timing": clock.laps,
-            "artifacts": {f"{MODEL}/{p.name}": storage.sha256_file(p) for p in sorted((out / MODEL).iterdir())},
+            "artifacts": {f"{MODEL}/{p.name}": sha256_file(p) for p in sorted((out / MODEL).iterdir())},
         }
         write_report(out, results, run.record(command))
     return results
@@ -152,7 +152,7 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
 def options_of(path: Path) -> FewShotConfig:
     """The options that a run wrote down."""
     try:
-        stored = storage.read_json(path)["config"]
+        stored = read_json(path)["config"]
         return FewShotConfig(**(stored | {"approaches": tuple(stored["approaches"])}))
     except (KeyError, TypeError) as error:
         fix = "resume it with the release that began it, or begin another run"
@@ -177,15 +177,15 @@ def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Bac
     key = json.loads(json.dumps(key))
     path = out / RUN
     if path.is_file():
-        held = storage.read_json(path)["key"]
+        held = read_json(path)["key"]
         if held != key:
             changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
             what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
             fix = "choose another --out, or --resume it under its own options"
             raise ArtifactError("an empty folder or one of the same run", what, fix, str(out))
     for folder in (out, out / TRIALS):
-        storage.remove_half_files(folder)
-    storage.write_json(path, {"key": key, "config": config.to_json()})
+        remove_half_files(folder)
+    write_json(path, {"key": key, "config": config.to_json()})
 
 
 def search(
@@ -207,7 +207,7 @@ def search(
     deadline = allowance.deadline if allowance else None
     options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
     same = json.dumps([options, task.pool.fingerprint(), task.backbone.digest], sort_keys=True)  # wherever they lie
-    name = storage.sha256_bytes(same.encode())[:16]
+    name = sha256_bytes(same.encode())[:16]
     plan = StudyPlan(config.n_trials, folds, config.seed, out / TRIALS, config.storage, deadline, name)
     space = SearchSpace(config.approaches, depth)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
 from clip_fewshot.data.dataset import ImageDataset
@@ -21,12 +20,13 @@ from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features import image_batches
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.rejection import NoveltyChoice, Rejector, fit_rejector, stored_depths
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.workers import Crew
 from clip_fewshot.search import Evaluate, TrialRecord, best_by_approach
 from clip_fewshot.training.approach import TuneParams, approach
 from clip_fewshot.training.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 from clip_fewshot.workbench import Workbench
-from clip_fewshot.workers import Crew
 
 MAX_FOLDS = 3
 TIMED = 8  # pictures

@@ -16,10 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_fewshot.backbones.tower import Tower
-from clip_fewshot.cache import Shelf
-from clip_fewshot.environment import usable_memory
 from clip_fewshot.errors import UsageError
-from clip_fewshot.prefix import HALF, Cut, InMemory, OnDisk, Passed, Prefix, Rows, check_frozen, freeze, stored_cuts
+from clip_fewshot.prefix import (
+    HALF,
+    Cut,
+    InMemory,
+    OnDisk,
+    Passed,
+    Prefix,
+    Rows,
+    check_frozen,
+    freeze,
+    stored_cuts,
+)
+from clip_fewshot.runtime.environment import usable_memory
+from clip_fewshot.runtime.row_cache import Shelf
 from clip_fewshot.types import IndexArray
 
 KIND = "prefix"

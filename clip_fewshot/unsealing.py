@@ -9,7 +9,6 @@ import numpy as np
 from scipy.special import softmax
 from torch import nn
 
-from clip_fewshot import rng
 from clip_fewshot.classifier import PROBE, frozen_probe
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
@@ -22,6 +21,7 @@ from clip_fewshot.heads import zero_shot_weights
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.protocol import Fit, Task
 from clip_fewshot.rejection import Rejector
+from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import Recipe, TunedModel, fit_model
 from clip_fewshot.config import FewShotConfig
-from clip_fewshot.environment import usable_cores, usable_memory
 from clip_fewshot.errors import UsageError
-from clip_fewshot.metrics import weighted_f1
+from clip_fewshot.evaluation.metrics import weighted_f1
+from clip_fewshot.runtime.environment import usable_cores, usable_memory
 from clip_fewshot.training.approach import TuneParams
 from clip_fewshot.training.trainer import SupportData
 from clip_fewshot.types import IndexArray

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clip_fewshot.conformal.p_values import p_values
 from clip_fewshot.findings import novelty_view
-from clip_fewshot.novelty.conformal import p_values
 from clip_fewshot.rejection import Alternative, Rejector
 from clip_fewshot.rejection.rejector import Judge, Shots
 from clip_fewshot.types import FloatArray

@@ -17,12 +17,12 @@ from clip_fewshot.classifier import (
     frozen_features,
     prepare_support,
 )
+from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import DETECTORS, LOFDetector
-from clip_fewshot.novelty.calibration import Calibrated
-from clip_fewshot.novelty.conformal import UnsupportedAlphaError
 from clip_fewshot.openworld import OpenWorldClassifier
 from clip_fewshot.rejection import Alternative, NoveltyChoice, choose_novelty, fit_rejector
 from clip_fewshot.rejection.spaces import in_space

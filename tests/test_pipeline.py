@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_fewshot import pipeline, rng, workers
+from clip_fewshot import pipeline
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.config import FewShotConfig
@@ -23,6 +23,7 @@ from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageEr
 from clip_fewshot.openworld import OpenWorldClassifier
 from clip_fewshot.pipeline import resumed, run_few_shot
 from clip_fewshot.report import check_results
+from clip_fewshot.runtime import rng, workers
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE
 from clip_fewshot.data.sampling import OpenWorldSplit
-from clip_fewshot.metrics import weighted_f1
+from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.protocol import Task, fold_scores, image_steps, prepare, refit, select
 from clip_fewshot.search import TrialRecord
 from clip_fewshot.training.approach import APPROACHES, TuneParams

@@ -21,13 +21,21 @@ import optuna
 import pytest
 from hypothesis import given
 
-from clip_fewshot import rng
 from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
-from clip_fewshot.search import PROBE, Evaluate, SearchSpace, StudyPlan, TrialRecord, best_by_approach, run_study
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.workers import Crew, Done
+from clip_fewshot.search import (
+    PROBE,
+    Evaluate,
+    SearchSpace,
+    StudyPlan,
+    TrialRecord,
+    best_by_approach,
+    run_study,
+)
 from clip_fewshot.search.halving import Halving, worth
 from clip_fewshot.training.approach import APPROACHES, TuneParams
-from clip_fewshot.workers import Crew, Done
 
 SPACE = SearchSpace(TUNED_APPROACHES, max_unfreeze=4)
 

@@ -16,13 +16,13 @@ from torch import nn
 from clip_fewshot import features, shelving
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.cache import ROWS
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features import image_batches, image_prefix, text_prefix
 from clip_fewshot.prefix import InMemory, OnDisk, Prefix, run_prefix
-from clip_fewshot.storage import cache_root
+from clip_fewshot.runtime.files import cache_root
+from clip_fewshot.runtime.row_cache import ROWS
 from clip_fewshot.tuning import last_layers
 from tests.conftest import TINY
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.architectures import CLIPConfig
-from clip_fewshot.backbones.device import activations
 from clip_fewshot.backbones.tokenizer import tokenize
 from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.data import image as pictures
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.device import activations
 
 LOGIT_SCALE_START = log(1 / 0.07)  # Radford et al., 2021, sec. 2.5
 TEXT_PREFIX, VISUAL_PREFIX, SCALE_KEY = "text.", "visual.", "logit_scale"

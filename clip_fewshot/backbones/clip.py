@@ -11,10 +11,10 @@ from clip_fewshot.backbones import builder, open_clip
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.checkpoint import assemble, read_state
-from clip_fewshot.backbones.device import resolve_device
 from clip_fewshot.backbones.download import OFFICIAL, fetch
 from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.device import resolve_device
 
 ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
 MINI = "mini"

@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-from clip_fewshot import storage
 from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.runtime.files import cache_root, resumable, sha256_file
 
 SOURCE = "https://openaipublic.azureedge.net/clip/models"
 PIECE = 1 << 20
@@ -34,7 +34,7 @@ class WeightsFile(NamedTuple):
     @property
     def path(self) -> Path:
         """Where it lies on this machine once downloaded."""
-        return storage.cache_root() / "weights" / f"{self.sha256[:8]}-{self.file}"
+        return cache_root() / "weights" / f"{self.sha256[:8]}-{self.file}"
 
 
 OFFICIAL = {
@@ -63,7 +63,7 @@ def fetch(weights: WeightsFile) -> Path:
     if path.exists():
         _check(path, weights, "delete the file and run again")
         return path
-    with storage.resumable(path) as partial:
+    with resumable(path) as partial:
         _download(weights, partial)
         partial.flush()
         try:
@@ -75,7 +75,7 @@ def fetch(weights: WeightsFile) -> Path:
 
 
 def _check(path: Path, weights: WeightsFile, fix: str) -> None:
-    digest = storage.sha256_file(path)
+    digest = sha256_file(path)
     if digest != weights.sha256:
         raise ArtifactError(f"SHA-256 {weights.sha256}", digest, fix, str(weights.path))
 

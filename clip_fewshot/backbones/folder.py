@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clip_fewshot import storage
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime.files import read_json, sha256_bytes, write_bytes, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
@@ -44,9 +44,9 @@ def save_backbone(
     if infinite:
         raise UsageError("finite weights in the range of float16", f"others in {infinite[:3]}", "save with half=False")
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
-    config = asdict(backbone.config) | {"sha256": storage.sha256_bytes(data)}
-    storage.write_bytes(folder / WEIGHTS, data)
-    storage.write_json(folder / CONFIG, config)
+    config = asdict(backbone.config) | {"sha256": sha256_bytes(data)}
+    write_bytes(folder / WEIGHTS, data)
+    write_json(folder / CONFIG, config)
 
 
 def load_folder(folder: Path, name: str) -> Backbone:
@@ -62,7 +62,7 @@ def load_folder(folder: Path, name: str) -> Backbone:
         state = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise ArtifactError(f"a readable {WEIGHTS}", str(error), "restore the folder", str(path)) from error
-    if storage.sha256_bytes(data) != digest:
+    if sha256_bytes(data) != digest:
         raise ArtifactError("the weights that config.json names", "others", "restore the folder", str(path))
     if TOKEN_ROWS in state:
         state[EMBEDDING] = _spread_rows(state[EMBEDDING], state.pop(TOKEN_ROWS), str(path))
@@ -74,7 +74,7 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     path = folder / CONFIG
     if not path.is_file():
         raise ArtifactError(f"a folder with {CONFIG} and {WEIGHTS}", "none", "check the path", str(folder))
-    fields: dict[str, Any] = storage.read_json(path)
+    fields: dict[str, Any] = read_json(path)
     try:
         digest = str(fields.pop("sha256"))
         if isinstance(fields["vision_layers"], list):

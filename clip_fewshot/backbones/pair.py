@@ -12,12 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot import rng, storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower, with_modules
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.files import sha256_bytes
 
 KIND = "pair of encoders"
 WEIGHTS = "weights.safetensors"
@@ -102,7 +103,7 @@ class PairBackbone(Backbone):
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.state_dict().items()}
         unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
         meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
-        storage.save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
+        save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
 
     @classmethod
     def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:
@@ -114,7 +115,7 @@ class PairBackbone(Backbone):
         Raises:
             ArtifactError: damaged files, or encoders of another architecture, preprocessing or tokenizer.
         """
-        meta, files = storage.load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), KIND)
         layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
         return cls(image, text, meta["dim"], **layers, name=meta["name"])._filled(folder, meta, files)
 
@@ -124,7 +125,7 @@ class PairBackbone(Backbone):
         Raises:
             ArtifactError: as :meth:`load`.
         """
-        meta, files = storage.load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), KIND)
         return copy.deepcopy(self)._filled(folder, meta, files)
 
     def _filled(self, folder: str | Path, meta: dict[str, Any], files: dict[str, bytes]) -> PairBackbone:

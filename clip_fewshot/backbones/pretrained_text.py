@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_fewshot.backbones.encoders import TextEncoder
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 
 EXTRA = "pip install clip-fewshot[text]"
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest, resize_crop
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelSpace
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -13,7 +13,7 @@ from clip_fewshot.data.batch import PairBatch, PairReader, Told, digest_of
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.stream import PairStream
-from clip_fewshot.rng import derive_seed
+from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import IndexArray
 
 

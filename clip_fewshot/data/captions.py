@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 
 ADJECTIVES = (
     "simple", "interesting", "strange", "freshly captured", "clear", "old", "unusual", "unedited",

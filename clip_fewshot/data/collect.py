@@ -12,7 +12,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.errors import UsageError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.types import LabelSpace
 
 Images = ImageDataset | SealedSet | Sequence["str | Path | Image.Image"]

@@ -18,7 +18,7 @@ from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.naming import byte_order, shown
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip_fewshot.data.batch import PairBatch, PairReader, caption_ids
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.rng import derive_seed, torch_cpu_seeded
+from clip_fewshot.runtime.rng import derive_seed, torch_cpu_seeded
 
 
 class PairMaker(PairReader, Protocol):

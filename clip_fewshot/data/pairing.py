@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.rng import derive_seed
+from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import FloatArray, IndexArray
 
 

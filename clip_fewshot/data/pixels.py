@@ -13,11 +13,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from clip_fewshot.cache import Shelf
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.fast import resize_crop_fast
 from clip_fewshot.data.image import Decode, resize_crop
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.row_cache import Shelf
 
 Pixels = NDArray[np.uint8]
 

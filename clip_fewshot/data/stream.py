@@ -19,7 +19,7 @@ from clip_fewshot.data.naming import first_of, shown
 from clip_fewshot.data.pairing import group_captions
 from clip_fewshot.data.pixels import WORKERS, Pixels, pixel_batches
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import IndexArray
 
 T = TypeVar("T")

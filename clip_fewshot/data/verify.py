@@ -14,7 +14,7 @@ from clip_fewshot.data.image import ImageError, decode, read_regular
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.naming import byte_order, first_of, folded, shown
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 
 DEFAULT_SKIPPED = 0.01  # fraction of the pictures
 WORKERS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others

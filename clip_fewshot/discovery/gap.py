@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.cluster.hierarchy import linkage
 
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
 
 AXES = 15  # principal axes kept: more only adds noise to the scatter

@@ -13,12 +13,12 @@ from scipy.optimize import minimize_scalar
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from clip_fewshot import metrics
 from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Parts
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
-from clip_fewshot.rng import derive_seed, generator
+from clip_fewshot.evaluation import metrics
+from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import FloatArray, LabelArray
 
 STARTS, STEPS = 10, 100

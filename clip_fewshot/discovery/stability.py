@@ -13,7 +13,7 @@ import numpy as np
 
 from clip_fewshot.discovery.base import Method
 from clip_fewshot.discovery.groups import by_size
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
 LEVEL = 0.9

@@ -20,7 +20,7 @@ from clip_fewshot.discovery.base import Parts
 from clip_fewshot.discovery.gap import gap_rises, principal, worthwhile
 from clip_fewshot.discovery.groups import without_known
 from clip_fewshot.discovery.known import Known
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
 
 SHARE = 0.5  # of a known class's rise of the gap, that a new class has to reach

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_fewshot.angular import check_margin, margin_logits
 from clip_fewshot.errors import UsageError
-from clip_fewshot.heads.geometry import checked_prototypes, cosines, require_width
+from clip_fewshot.geometry import check_margin, checked_prototypes, cosines, margin_logits, require_width
 
 
 class ArcFaceHead(nn.Module):

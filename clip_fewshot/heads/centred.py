@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.heads.geometry import require_width
+from clip_fewshot.geometry import require_width
 
 
 class CentredHead(nn.Module):

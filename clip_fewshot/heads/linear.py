@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.heads.geometry import checked_prototypes, require_width, rms_rows
+from clip_fewshot.geometry import checked_prototypes, require_width, rms_rows
 
 
 class LinearHead(nn.Module):

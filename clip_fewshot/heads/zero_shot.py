@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.heads.geometry import checked_prototypes, cosines, require_width
+from clip_fewshot.geometry import checked_prototypes, cosines, require_width
 
 PROMPTS_PER_BATCH = 256
 

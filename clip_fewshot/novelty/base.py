@@ -68,7 +68,7 @@ class OwnDecision(OutlierMixin):  # type: ignore[misc]
 def own_offset(loo_scores: FloatArray) -> float:
     """The lowest 5 % of (m,) leave-one-out scores lie below it; with fewer than 39 rows, none.
 
-    For a false-alarm rate of your choice use :mod:`clip_fewshot.novelty.conformal`.
+    For a false-alarm rate of your choice use :mod:`clip_fewshot.conformal.p_values`.
     """
     lowest = max(1, int(OWN_RATE * (len(loo_scores) + 1)))
     return float(np.sort(loo_scores)[lowest - 1])

@@ -12,8 +12,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.neighbors.exact import KNN, distinct, nearest, nearest_others, without
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.neighbours import KNN, distinct, nearest, nearest_others, without
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)

@@ -12,8 +12,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.neighbors.exact import nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.neighbours import nearest
 from clip_fewshot.novelty.rows import class_numbers, too_few, unit_distinct
 from clip_fewshot.novelty.scatter import scatter
 from clip_fewshot.types import FloatArray

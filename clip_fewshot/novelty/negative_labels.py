@@ -16,7 +16,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import unit_distinct
 from clip_fewshot.novelty.textual import checked_texts
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
 NEAR = 0.05  # share of the concepts that count as a word's nearest

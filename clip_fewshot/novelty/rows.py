@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.neighbours import KNN, distinct, nearest_others
+from clip_fewshot.neighbors.exact import KNN, distinct, nearest_others
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 PARTS = 20  # refits where there are too many rows to leave out each by itself

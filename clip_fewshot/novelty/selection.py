@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.metrics import auroc
+from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.types import FloatArray, LabelArray
 

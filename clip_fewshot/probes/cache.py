@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.base import FromLogits, nats, with_class
 from clip_fewshot.probes.logistic import unit_rows
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
 BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clip_fewshot.errors import DivergedError, UsageError
 from clip_fewshot.heads import ArcFaceHead, CentredHead, LinearHead, build_head
 from clip_fewshot.losses import cross_entropy
-from clip_fewshot.rng import generator, torch_seeded
+from clip_fewshot.runtime.rng import generator, torch_seeded
 from clip_fewshot.types import FloatArray
 
 

@@ -12,7 +12,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.preconditioner import Blocks
 from clip_fewshot.probes.softmax import SoftmaxProblem
 from clip_fewshot.probes.solver import approach
-from clip_fewshot.rng import generator
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 LOWEST, HIGHEST = -6.0, 6.0  # decades of C; CLIP's own search range, wide enough that a best value lies inside

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import PROBE, Recipe, fit_model
 from clip_fewshot.data.sampling import stratified_folds
@@ -38,6 +37,7 @@ from clip_fewshot.rejection.spaces import (
     is_tuned,
 )
 from clip_fewshot.rejection.texts import texts_of, without_classes
+from clip_fewshot.runtime import rng
 from clip_fewshot.training.trainer import SupportData
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.classifier import Recipe, fit_model, named_part
+from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
 from clip_fewshot.novelty import TEXTUAL, Detector
-from clip_fewshot.novelty.calibration import Calibrated
-from clip_fewshot.novelty.conformal import UnsupportedAlphaError, check_alpha, cross_p_values, flag
 from clip_fewshot.rejection.alternatives import SCHEMES, Alternative
 from clip_fewshot.rejection.choice import NoveltyChoice, folds, own_features
 from clip_fewshot.rejection.spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.naming import word_directions
 from clip_fewshot.novelty import mine_negatives
+from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray
 from clip_fewshot.wordlist import nouns
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clip_fewshot import storage
 from clip_fewshot.report.grid import GridCell as GridCell
 from clip_fewshot.report.grid import picture_grid as picture_grid
 from clip_fewshot.report.headline import display_name as display_name
@@ -27,6 +26,7 @@ from clip_fewshot.report.record import RunRecord as RunRecord
 from clip_fewshot.report.record import ShotPoint as ShotPoint
 from clip_fewshot.report.record import TrialRow as TrialRow
 from clip_fewshot.report.schema import check_results as check_results
+from clip_fewshot.runtime.files import write_json, write_text
 
 
 def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
@@ -44,5 +44,5 @@ def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> No
         ResourceError: the folder cannot be written to.
     """
     check_results(results)
-    storage.write_text(folder / "report.html", render_page(results, record))
-    storage.write_json(folder / "results.json", results)
+    write_text(folder / "report.html", render_page(results, record))
+    write_json(folder / "results.json", results)

@@ -27,7 +27,7 @@ from clip_fewshot.report import plots, text
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.plots.dendrogram import leaf_order
 from clip_fewshot.report.plots.style import SERIES
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.store import Store
 from clip_fewshot.types import FloatArray, LabelArray
 

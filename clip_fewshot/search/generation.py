@@ -10,11 +10,11 @@ import optuna
 import torch
 
 from clip_fewshot.errors import DivergedError
+from clip_fewshot.runtime.workers import Crew, Done
 from clip_fewshot.search.halving import Halving
 from clip_fewshot.search.record import TrialRecord
 from clip_fewshot.search.space import PROBE
 from clip_fewshot.training.approach import TuneParams
-from clip_fewshot.workers import Crew, Done
 
 Evaluate = Callable[[TuneParams, int], float]  # (point, fold) -> validation score in [0, 1]
 ENDS_A_TRIAL = (DivergedError, MemoryError, torch.OutOfMemoryError)

@@ -11,8 +11,8 @@ import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
-from clip_fewshot import storage
 from clip_fewshot.errors import ArtifactError
+from clip_fewshot.runtime.files import read_json, write_json
 from clip_fewshot.training.approach import TuneParams
 
 RECORD = "record"  # user attribute that marks a trial as finished
@@ -61,7 +61,7 @@ def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
 def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
     distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     content = {"record": asdict(record), "params": trial.params, "distributions": distributions}
-    storage.write_json(folder / _file_name(record.number), content)
+    write_json(folder / _file_name(record.number), content)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _record(fields: Mapping[str, Any]) -> TrialRecord:
 
 
 def _read(path: Path) -> StoredTrial:
-    content = storage.read_json(path)
+    content = read_json(path)
     try:
         distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
         stored = StoredTrial(_record(content["record"]), content["params"], distributions)

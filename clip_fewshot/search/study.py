@@ -10,7 +10,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from clip_fewshot import rng
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.workers import Crew
 from clip_fewshot.search.generation import Drawn, Evaluate, Generation
 from clip_fewshot.search.halving import Halving, worth
 from clip_fewshot.search.record import (
@@ -24,7 +25,6 @@ from clip_fewshot.search.record import (
     write_trial,
 )
 from clip_fewshot.search.space import SearchSpace, enqueue_start
-from clip_fewshot.workers import Crew
 
 # Trials drawn together know nothing of each other, which costs the search a little and lets as many processes work.
 GENERATION = 8

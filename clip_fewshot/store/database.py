@@ -1,6 +1,6 @@
 """One connection to the SQLite file of a store: transactions, and errors in this library's words.
 
-Every other durable write of the library goes through :mod:`clip_fewshot.storage`. SQLite is the one exception: it
+Every other durable write of the library goes through :mod:`clip_fewshot.runtime.files`. SQLite is the one exception: it
 writes its own file, in WAL mode with a full sync at every commit, so that what was acknowledged survives a kill and a
 power cut, readers see the state before or after a transaction, and neither waits for the other.
 """

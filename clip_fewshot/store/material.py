@@ -12,7 +12,7 @@ from clip_fewshot.data.image import ImageError, read_regular
 from clip_fewshot.data.naming import first_of, shown
 from clip_fewshot.data.squares import decode_squares
 from clip_fewshot.errors import DataError
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.store import rows
 from clip_fewshot.store.database import Database
 from clip_fewshot.store.rows import Held

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.openworld import OpenWorldClassifier
-from clip_fewshot.storage import sha256_bytes
+from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.store.database import Database
 
 

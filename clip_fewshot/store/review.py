@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_fewshot import storage
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.groups import Group
+from clip_fewshot.runtime.files import read_json, sha256_bytes
 
 SCHEMA = 1
 STEPS = ("merge", "split", "move")
@@ -82,13 +82,13 @@ class Review:
     def read(cls, path: str | Path) -> Review:
         """From the file that the page saved."""
         try:
-            return cls.from_json(storage.read_json(Path(path)), str(path))
+            return cls.from_json(read_json(Path(path)), str(path))
         except OSError as error:
             raise DataError("a review that can be read", str(error), "check the path", str(path)) from error
 
     def token(self) -> str:
         """The same for the same decisions: applied twice, a review is applied once."""
-        return storage.sha256_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
+        return sha256_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
 
 
 def _digests(values: Any) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot import storage
 from clip_fewshot.answers import Unknown
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
@@ -18,6 +17,7 @@ from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 from clip_fewshot.groups import Group, groups_of
 from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.runtime.files import file_lock, make_folder
 from clip_fewshot.store import decisions, ingesting, models, queries, rows
 from clip_fewshot.store.database import FILE, Database
 from clip_fewshot.store.decisions import Applied
@@ -69,7 +69,7 @@ class Store:
         path = Path(folder)
         if path.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in path.iterdir()):
             raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(path))
-        storage.make_folder(path)
+        make_folder(path)
         database = Database(path, fresh=True)
         try:
             with database.transaction():
@@ -230,7 +230,7 @@ class Store:
         assigned: Mapping[str, tuple[str, ...]] | None = None,
         rejected: tuple[str, ...] = (),
     ) -> Applied:
-        with storage.file_lock(self.folder / LOCK):
+        with file_lock(self.folder / LOCK):
             review = Review(self.id, self.revision, named or {}, assigned or {}, rejected)
             return decisions.apply(self, review)
 
@@ -248,7 +248,7 @@ class Store:
             review = Review.read(review)
         elif not isinstance(review, Review):
             review = Review.from_json(review)
-        with storage.file_lock(self.folder / LOCK):
+        with file_lock(self.folder / LOCK):
             return decisions.applied_before(self, review) or decisions.apply(self, review, review.token())
 
     def undo(self) -> Applied:
@@ -258,7 +258,7 @@ class Store:
         Raises:
             UsageError: nothing to take back since the store was made, or embedded anew.
         """
-        with storage.file_lock(self.folder / LOCK):
+        with file_lock(self.folder / LOCK):
             return decisions.undo(self)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
@@ -275,7 +275,7 @@ class Store:
             DataError: pictures whose files are not found; the work done so far is kept.
         """
         given = None if images is None else collect_images(images, purpose="reembed")
-        with storage.file_lock(self.folder / LOCK):
+        with file_lock(self.folder / LOCK):
             return reembed(self, world, given)
 
     def status(self) -> Status:

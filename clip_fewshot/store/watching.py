@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clip_fewshot import storage
+from clip_fewshot.conformal.calibration import Calibrated, HeldOut
+from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import KNNDetector
-from clip_fewshot.novelty.calibration import Calibrated, HeldOut
-from clip_fewshot.novelty.stream import StreamRanks, Watch
 from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.runtime.files import file_lock, read_json, sha256_bytes, write_json
 from clip_fewshot.store import models, rows
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
 
     Each is ranked by how strange its embedding is to the known pictures: half of them teach the detector that was
     chosen for the model, among the other half it is ranked. That is exact, see
-    :class:`clip_fewshot.novelty.stream.StreamRanks`; the p-values of answers would not do. The stream is held against
+    :class:`clip_fewshot.conformal.stream.StreamRanks`; the p-values of answers would not do. The stream is held against
     the known pictures as they were drawn: a known class that comes more often than it was shown, another writer or
     another camera is a change, too. Measured on digits that go on as they were shown, over 60 support sets of 6 shots
     of 7 classes with LOF: 0.5 % of streams raise an alarm at an alpha of 1 %, 1.2 % at 5 %.
@@ -78,7 +78,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         UsageError: another ``alpha`` than that of the watch that is on, or too few known pictures.
         ArtifactError: a file of another release, or a damaged one.
     """
-    with storage.file_lock(store.folder / LOCK):
+    with file_lock(store.folder / LOCK):
         before, world = _read(store), store.world
         known, held_out = _digest(world), _held_out(world)
         eye = before
@@ -129,7 +129,7 @@ def _digest(world: OpenWorldClassifier) -> str:
     features, labels = world.reference_
     detector = None if world.rejector_ is None else str(world.rejector_.chosen)
     about = json.dumps([detector, list(features.shape), world.model.backbone.digest]).encode()
-    return storage.sha256_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
+    return sha256_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
 
 
 def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
@@ -142,14 +142,14 @@ def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
 def _write(store: Store, eye: _Eye) -> None:
     parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
     about = {"schema": SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
-    storage.write_json(store.folder / FILE, about | parts)
+    write_json(store.folder / FILE, about | parts)
 
 
 def _read(store: Store) -> _Eye | None:
     path = store.folder / FILE
     if not path.exists():
         return None
-    record = storage.read_json(path)
+    record = read_json(path)
     try:
         if record["schema"] != SCHEMA:
             raise ArtifactError(f"schema {SCHEMA}", f"schema {record['schema']}", "delete it to begin anew", str(path))

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_fewshot.angular import margin_logits
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features import text_prefix
+from clip_fewshot.geometry import margin_logits
 from clip_fewshot.heads import ArcFaceHead, CentredHead, MLPHead
 from clip_fewshot.losses import cross_entropy, same_caption, symmetric_cross_entropy
 from clip_fewshot.prefix import Prefix

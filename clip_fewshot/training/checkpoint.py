@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clip_fewshot import storage
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime.artifacts import MANIFEST, load_artifact, save_artifact
 from clip_fewshot.training.world import World
 
 KIND, FOLDER = "training checkpoint", "checkpoint"
@@ -37,11 +37,11 @@ class Checkpoints:
             weights = {name.removeprefix(MODEL): t for name, t in tensors.items() if name.startswith(MODEL)}
             rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL)}
             files = {WEIGHTS: _packed(weights), REST: _packed(rest)}
-            storage.save_artifact(self.folder, KIND, files, meta)
+            save_artifact(self.folder, KIND, files, meta)
 
     def exists(self) -> bool:
         """Whether there is one, told to all processes."""
-        here = self._world.rank == 0 and (self.folder / storage.MANIFEST).exists()
+        here = self._world.rank == 0 and (self.folder / MANIFEST).exists()
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
     def load(
@@ -60,7 +60,7 @@ class Checkpoints:
         """
         told, saved = b"", {name: torch.zeros_like(t, device=self._device) for name, t in tensors.items()}
         if self._world.rank == 0:
-            meta, files = storage.load_artifact(self.folder, KIND)
+            meta, files = load_artifact(self.folder, KIND)
             if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
                 _check_same("pairs", meta["pairs"], pairs, self.folder)
             _check_same("options", meta["identity"], identity, self.folder)

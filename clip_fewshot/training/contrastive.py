@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from clip_fewshot import storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.files import run_lock
 from clip_fewshot.training.gradients import Objective
 from clip_fewshot.training.keeper import Keeper
 from clip_fewshot.training.lean_text import lean_text
@@ -100,7 +100,7 @@ def train_contrastive(
     length = epoch_length(pairs)
     with ExitStack() as stack:
         if folder is not None and world.rank == 0:
-            stack.enter_context(storage.run_lock(folder))
+            stack.enter_context(run_lock(folder))
         if options.text_weights == "bfloat16":
             stack.enter_context(lean_text(model.text, activation_dtype(model)))
         if options.checkpoint_gradients:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.encoder_tower import EncoderTower
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.attention import AttentionHead
+from clip_fewshot.runtime import rng
 from clip_fewshot.training.options import ContrastiveOptions
 from clip_fewshot.tuning.added_heads import AttentiveTower, HeadedTower, with_linear_head
 from clip_fewshot.tuning.last_layers import check_depth

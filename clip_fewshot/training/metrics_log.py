@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_fewshot import storage
+from clip_fewshot.runtime.files import append_line, write_text
 
 if TYPE_CHECKING:
     from clip_fewshot.training.tensorboard import TensorBoard
@@ -33,18 +33,18 @@ class MetricsLog:
         before = self.path.read_text("utf-8") if self.path.is_file() else None
         kept = "".join(f"{line}\n" for line in (before or "").splitlines() if _steps(line) <= taken)
         if kept != before:
-            storage.write_text(self.path, kept)
+            write_text(self.path, kept)
 
     def add(self, kind: str, step: int, figures: Figures) -> None:
         """Append a line; figures that are not finite become null, which JSON has no number for."""
         finite = {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
-        storage.append_line(self.path, json.dumps({"step": step, "kind": kind} | finite, allow_nan=False))
+        append_line(self.path, json.dumps({"step": step, "kind": kind} | finite, allow_nan=False))
         if self._board is not None:
             self._board.add(kind, step, finite)
 
     def settle(self, step: int) -> None:
         """Say that a checkpoint comes, and wait until all lines are on the disk: its run will not write them again."""
-        storage.append_line(self.path, json.dumps({"step": step, "kind": "checkpoint"}), durable=True)
+        append_line(self.path, json.dumps({"step": step, "kind": "checkpoint"}), durable=True)
         if self._board is not None:
             self._board.flush()
 

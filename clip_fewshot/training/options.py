@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.errors import UsageError
-from clip_fewshot.training.sgd import MOMENTUM
+from clip_fewshot.optim.sgd import MOMENTUM
 
 Precision = Literal["float32", "bfloat16"]
 

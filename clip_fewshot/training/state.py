@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.batch import PairBatch
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.rng import torch_seeded
+from clip_fewshot.optim.adamw import AdamW, Group, Optimizer, named_groups, parameter_groups, warmup_cosine
+from clip_fewshot.optim.sgd import SGD
+from clip_fewshot.runtime.rng import torch_seeded
 from clip_fewshot.training.averaging import RunningMean
 from clip_fewshot.training.gradients import contrastive_gradients
 from clip_fewshot.training.loss_scale import LossScale
 from clip_fewshot.training.objectives import Recipe
-from clip_fewshot.training.optim import AdamW, Group, Optimizer, named_groups, parameter_groups, warmup_cosine
 from clip_fewshot.training.options import ContrastiveOptions
-from clip_fewshot.training.sgd import SGD
 from clip_fewshot.training.world import World
 
 MAX_LOG_SCALE = math.log(100)  # Radford et al., 2021, sec. 2.5: larger ones made training unstable

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
+from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
 from clip_fewshot.prefix import Prefix
+from clip_fewshot.runtime import rng
 from clip_fewshot.training.approach import CaptionBank, HeadObjective, TuneParams, build_objective
-from clip_fewshot.training.optim import AdamW, parameter_groups, warmup_cosine
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import IndexArray, LabelArray
 

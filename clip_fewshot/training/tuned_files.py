@@ -7,13 +7,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from clip_fewshot import storage
 from clip_fewshot.backbones import pair
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime.artifacts import MANIFEST, artifact_kind, load_artifact, save_artifact
 from clip_fewshot.training.finetuning import TOWERS, FineTuning, merged, tunable
 from clip_fewshot.tuning import prompts
 from clip_fewshot.tuning.added_heads import AttentiveTower
@@ -51,7 +51,7 @@ def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
         ArtifactError: damaged files, or what was trained beside another backbone.
     """
     place = Path(folder)
-    kind = storage.artifact_kind(place) if (place / storage.MANIFEST).is_file() else ""
+    kind = artifact_kind(place) if (place / MANIFEST).is_file() else ""
     if kind == prompts.KIND:
         return load_prompts(place, backbone)
     if kind == pair.KIND:
@@ -73,11 +73,11 @@ def _save_heads(tuned: Backbone, folder: Path) -> None:
     towers = _attentive(tuned)
     foundation = getattr(tuned, TOWERS[towers[0]]).foundation
     files = {WEIGHTS: safetensors.torch.save(trained)}
-    storage.save_artifact(folder, KIND, files, {"foundation": foundation, "towers": towers})
+    save_artifact(folder, KIND, files, {"foundation": foundation, "towers": towers})
 
 
 def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
-    meta, files = storage.load_artifact(folder, KIND)
+    meta, files = load_artifact(folder, KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(expected, got, "pass the backbone that the heads were trained on", str(folder))

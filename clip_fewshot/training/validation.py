@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_fewshot import metrics
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.batch import PairBatch, PairSource
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import metrics
 from clip_fewshot.features import image_batches
 from clip_fewshot.heads.zero_shot import zero_shot_weights
 from clip_fewshot.training.gradients import encoded

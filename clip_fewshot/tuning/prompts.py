@@ -17,12 +17,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot import rng, storage
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import CutState, OneRow, Suffix
 from clip_fewshot.backbones.transformer import Block
 from clip_fewshot.backbones.vit import VisionTransformer
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 
 KIND = "visual prompts"
 WEIGHTS = "prompts.safetensors"
@@ -190,7 +191,7 @@ def save_prompts(backbone: Backbone, folder: str | Path) -> None:
     tower = _tower(backbone)
     state = {name: parameter.detach().cpu().contiguous() for name, parameter in tower.trained().items()}
     meta = {"foundation": tower.foundation}
-    storage.save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta)
+    save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta)
 
 
 def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
@@ -202,7 +203,7 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
     Raises:
         ArtifactError: damaged files, or prompts of another backbone.
     """
-    meta, files = storage.load_artifact(Path(folder), KIND)
+    meta, files = load_artifact(Path(folder), KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(expected, got, "pass the backbone that the prompts were trained on", str(folder))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.runtime import rng
 
 SIZE, WIDTH, CLASSES = 16, 24, 7
 

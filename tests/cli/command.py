@@ -87,7 +87,7 @@ def _become(
 ) -> None:
     import torch
 
-    from clip_fewshot import workers
+    from clip_fewshot.runtime import workers
 
     os.setsid()  # who is left over afterwards can be told by the session
     for descriptor, name in ((1, "out"), (2, "err")):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.folder import save_backbone
+from clip_fewshot.runtime import rng
 from tests.cli.command import fork
 from tests.cli.runs import TRIALS, Whole
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.metrics import auroc
+from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty import CLASSFUL, DETECTORS, TEXTUAL, Detector, build_detector
 
 pytestmark = pytest.mark.parametrize("name", DETECTORS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import is_valid_linkage
 
-from clip_fewshot import metrics
 from clip_fewshot.discovery import DISCOVERERS, Discovery, discover_classes, stability
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import metrics
 from tests.discovery.planted import planted
 
 pytestmark = pytest.mark.parametrize("method", DISCOVERERS)

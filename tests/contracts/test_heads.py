@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads import HEADS, build_head
-from clip_fewshot.rng import torch_seeded
+from clip_fewshot.runtime.rng import torch_seeded
 
 N, C, D, L = 11, 7, 24, 5  # different from each other, so that an axis of length 7 is the class axis
 pytestmark = pytest.mark.parametrize("name", HEADS)

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.cache import ROWS
 from clip_fewshot.data.augment import RandomCrop
 from clip_fewshot.data.batch import Identified, PairBatch, caption_ids
 from clip_fewshot.data.captioned import CaptionedStream
@@ -28,6 +27,7 @@ from clip_fewshot.data.image import preprocess
 from clip_fewshot.data.loader import LoaderSource
 from clip_fewshot.data.stream import PairStream, ahead
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.row_cache import ROWS
 from tests.data.pictures import pixels, put
 
 PICTURES = 11

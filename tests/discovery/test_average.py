@@ -10,12 +10,12 @@ from scipy.cluster.hierarchy import fcluster, is_monotonic, is_valid_linkage, li
 from scipy.spatial.distance import pdist
 from sklearn.preprocessing import normalize
 
-from clip_fewshot import metrics
 from clip_fewshot.discovery import average_tree as trees
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.average import best_cut
 from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import metrics
 from tests.discovery.planted import planted
 
 

@@ -7,11 +7,11 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from clip_fewshot import metrics
 from clip_fewshot.discovery import semi_supervised_kmeans
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.discovery.semi_supervised import assigned, estimated_groups
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import metrics
 from tests.discovery.planted import planted
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 from sklearn.datasets import load_digits
 
-from clip_fewshot import agglomeration, discovery, metrics
+from clip_fewshot import agglomeration, discovery
 from clip_fewshot.discovery import gap
 from clip_fewshot.discovery.gap import gap_rises, log_scatter, worthwhile
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation import metrics
 from tests.discovery.planted import planted
 
 FEW = settings(max_examples=15, deadline=None)

@@ -12,9 +12,9 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.neighbors.exact import nearest_others
 from clip_fewshot.novelty import LOFDetector
 from clip_fewshot.novelty import lof as lof_module
-from clip_fewshot.novelty.neighbours import nearest_others
 
 MANY = settings(max_examples=40, deadline=None)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.metrics import auroc
+from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty import EnergyDetector, LOFDetector
 from clip_fewshot.novelty.selection import Round, select_detector
 

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.metrics import DetCurve, det_curve
+from clip_fewshot.evaluation.metrics import DetCurve, det_curve
 from clip_fewshot.report import DiscoveryView, EmbeddingView, NoveltyView, RunRecord, ShotPoint, plots
 from clip_fewshot.report.plots import Plot
 from clip_fewshot.report.plots.dendrogram import leaf_order, tree_layout

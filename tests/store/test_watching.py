@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.novelty.calibration import Calibrated
-from clip_fewshot.novelty.stream import StreamRanks, Watch
 from clip_fewshot.store import Store
 from clip_fewshot.store.watching import FILE, watch
 

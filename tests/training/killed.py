@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import clip_fewshot as cf
-from clip_fewshot import storage
+from clip_fewshot.training import metrics_log
 from tests.training.pairs import CONFIG, patterns
 
 STEPS, TIMES = 11, ("seconds", "data_seconds", "compute_seconds", "steps_per_second")
@@ -89,7 +89,7 @@ def deadly(after: int) -> None:
 
     for name in ("fsync", "replace", "unlink"):
         setattr(os, name, wrapped(getattr(os, name)))
-    storage.append_line = wrapped(storage.append_line)
+    metrics_log.append_line = wrapped(metrics_log.append_line)
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:

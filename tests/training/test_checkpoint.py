@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import clip_fewshot as cf
-from clip_fewshot import storage
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
+from clip_fewshot.runtime.files import run_lock
 from clip_fewshot.training.metrics_log import MetricsLog
 from tests.backbones.conftest import openai_model
 from tests.conftest import TINY
@@ -130,7 +130,7 @@ def test_a_folder_in_use_and_one_with_a_training_are_refused(tmp_path: Path) -> 
     train(tmp_path)
     with pytest.raises(UsageError, match="resume"):
         cf.train_contrastive(cf.build_backbone(FULL), patterns(2), cf.ContrastiveOptions(steps=1), folder=tmp_path)
-    with storage.run_lock(tmp_path), pytest.raises(ResourceError, match="no other run"):
+    with run_lock(tmp_path), pytest.raises(ResourceError, match="no other run"):
         train(tmp_path)
 
 

@@ -12,7 +12,12 @@ from torch import Tensor
 
 import clip_fewshot as cf
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import distillation_floor, distillation_loss, symmetric_cross_entropy, transport_targets
+from clip_fewshot.losses import (
+    distillation_floor,
+    distillation_loss,
+    symmetric_cross_entropy,
+    transport_targets,
+)
 from clip_fewshot.training.distillation import SelfDistillation
 from clip_fewshot.training.gradients import contrastive_gradients
 from tests.training.pairs import CONFIG, RESNET, Double, batch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import clip_fewshot as cf
 from clip_fewshot.errors import UsageError
-from clip_fewshot.rng import torch_seeded
+from clip_fewshot.runtime.rng import torch_seeded
 from clip_fewshot.training.gradients import contrastive_gradients
 from tests.training.pairs import RESNET, Double, batch, symmetric
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import clip_fewshot as cf
+from clip_fewshot.optim.adamw import AdamW, parameter_groups, stochastic_bfloat16
 from clip_fewshot.training.gradients import contrastive_gradients
 from clip_fewshot.training.lean_text import lean_text
-from clip_fewshot.training.optim import AdamW, parameter_groups
 from clip_fewshot.training.recompute import recomputing
-from clip_fewshot.training.rounding import stochastic_bfloat16
 from tests.training.pairs import CONFIG, RESNET, Double, batch, patterns, symmetric
 
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot import rng
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.classifier import prepare_support
 from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import DivergedError, UsageError
+from clip_fewshot.optim.adamw import parameter_groups, warmup_cosine
+from clip_fewshot.runtime import rng
 from clip_fewshot.training.approach import APPROACHES, TuneParams, approach
-from clip_fewshot.training.optim import parameter_groups, warmup_cosine
 from clip_fewshot.training.trainer import SupportData, TrainSettings, balanced_batches, tune
 
 QUICK = TrainSettings(epochs=2, min_steps=8)

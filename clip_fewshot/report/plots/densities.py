@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from clip_fewshot.metrics import auroc
+from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.report.plots.style import INK, KNOWN, NOVEL, Plot, label, render
 from clip_fewshot.report.record import NoveltyView
 from clip_fewshot.types import BoolArray, FloatArray

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from clip_fewshot.metrics import DetCurve
+from clip_fewshot.evaluation.metrics import DetCurve
 from clip_fewshot.report.plots.style import DASHES, INK, KNOWN, NOVEL, SERIES, SOFT, Plot, label, render
 from clip_fewshot.report.record import NoveltyView
 from clip_fewshot.types import FloatArray

@@ -1,0 +1,99 @@
+"""Known pictures as a bag: each once, in an order that depends on the pictures alone.
+
+Full conformal prediction is exact because the scores of the bag do not depend on the order of its members. No detector
+promises that to the last bit: equal distances are told apart by row number, sums are rounded in row order, and of
+near-copies the first one stays. Here the order itself is a function of the bag, so that all of this is too, whatever
+the detector.
+
+A picture that is there twice counts once, and a picture that is a copy of a known one is not new: its p-value is 1.
+That is valid whether the copies are an accident of the collection or of the world. Where they are an accident, the
+distinct pictures are the exchangeable ones. Where new pictures come with copies as well, a picture without a copy is
+flagged when it is among the alpha D strangest of D distinct members, and no other is: at most alpha D of the n + 1.
+What lost: to count each copy. Nineteen pictures and a hundred copies of an ordinary one let the strangest of twenty
+have p = 1/120, where it is 1/20.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.neighbors.exact import SAME, distinct, nearest
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray
+
+Labels = NDArray[Any]
+
+
+class Bag(NamedTuple):
+    """Known pictures without their copies, sorted by the bytes of their rows, then by label.
+
+    Attributes:
+        rows: (n, d) float64. labels: (n,), or None.
+        keys: (n,) what they are sorted by.
+        everything: (N, d) the rows of unit length, copies among them.
+    """
+
+    rows: FloatArray
+    labels: Labels | None
+    keys: list[bytes]
+    everything: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray, y: Labels | None) -> Bag:
+        """Of (N, d) features and their (N,) classes.
+
+        Raises:
+            UsageError: no row, a number that is not finite, or another number of labels than of rows.
+        """
+        rows = checked(X)
+        if not len(rows):
+            raise UsageError("known images, one or more", "none", "bring images", "calibration")
+        labels = None if y is None else np.asarray(y)
+        if labels is not None and labels.shape != (len(rows),):
+            raise UsageError(f"{len(rows):,} labels", f"shape {labels.shape}", "bring one for each row", "calibration")
+        classes = np.zeros(len(rows)) if labels is None else np.unique(labels, return_inverse=True)[1]
+        keys = [row.tobytes() for row in rows]
+        order = np.array(sorted(range(len(rows)), key=lambda i: (keys[i], classes[i])))
+        unit = normalize(rows[order])
+        kept = order[distinct(unit)]
+        return cls(rows[kept], None if labels is None else labels[kept], [keys[i] for i in kept], unit)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def classes(self) -> list[Hashable]:
+        """The class names, sorted."""
+        return [] if self.labels is None else [one.item() for one in np.unique(self.labels)]
+
+    def count(self, label: Hashable) -> int:
+        """Pictures of a class."""
+        return 0 if self.labels is None else int(np.sum(self.labels == label))
+
+    def places(self, X: FloatArray) -> IndexArray:
+        """(m,) how many members stand before each of (m, d) pictures."""
+        return np.array([bisect_left(self.keys, row.tobytes()) for row in X], dtype=np.int64)
+
+    def has_copy(self, X: FloatArray) -> BoolArray:
+        """(m,) which of (m, d) pictures are known already."""
+        return np.asarray(nearest(self.everything, normalize(X), 1).distances[:, 0] <= SAME)
+
+
+def checked(X: FloatArray) -> FloatArray:
+    """(n, d) float64, all finite, without negative zeros, in memory of its own.
+
+    Raises:
+        UsageError: another shape, or numbers that are not finite.
+    """
+    rows = np.asarray(X, dtype=np.float64) + 0.0
+    if rows.ndim != 2:
+        raise UsageError("features (n, d)", f"shape {rows.shape}", "pass one row per image", "calibration")
+    if not np.isfinite(rows).all():
+        got = f"{int((~np.isfinite(rows)).any(axis=1).sum())} rows that are not"
+        raise UsageError("finite features", got, "check the images", "calibration")
+    return np.ascontiguousarray(rows)

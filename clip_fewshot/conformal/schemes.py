@@ -1,0 +1,164 @@
+"""Three ways to let the same known pictures teach a detector and calibrate it: split, leave-one-out, full conformal.
+
+Each says what a new picture is compared with: the scores of known pictures that are as new to the detector as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from clip_fewshot.conformal.bags import Bag, Labels
+from clip_fewshot.conformal.neighbour_bags import shortcut
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty.base import Detector
+from clip_fewshot.runtime.rng import generator
+from clip_fewshot.types import FloatArray, IndexArray
+
+MakeDetector = Callable[[], Detector]
+FEWEST = 2  # known pictures to which a neighbour detector's shortcut can add one; two more to take one away
+
+
+class Comparison(NamedTuple):
+    """(m, n) scores of n calibration pictures beside each of m new ones, and (m, n) or (m, 1) of the new ones."""
+
+    members: FloatArray
+    own: FloatArray
+
+
+class Scheme(Protocol):
+    """Made from (make_detector, bag, seed).
+
+    Attributes:
+        labels: (n,) classes of the calibration pictures, or None.
+        per_shot: the share of the known pictures that calibrates.
+        asks_class: the scores of a new picture depend on the class that it is supposed to be of.
+    """
+
+    labels: Labels | None
+    per_shot: float
+    asks_class: bool
+
+    def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
+        """What (m, d) pictures, none a copy of a known one, are compared with if they are of class ``label``."""
+
+
+class Full:
+    """The picture joins the bag; every member is scored by the detector of all others.
+
+    Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005, chapter 2: P(p <= alpha) <= alpha for a
+    picture exchangeable with the known ones, since nothing tells it from the other members. All known pictures teach
+    and all calibrate. Where the detector is told classes, the picture joins as a member of each class in turn and the
+    largest p-value holds, which is no less than that of its own class. A fit per picture and class, but for LOF
+    and nearest neighbours.
+    """
+
+    per_shot, asks_class = 1.0, True
+
+    def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
+        self.make_detector, self.bag, self.labels = make_detector, bag, bag.labels
+        self.shortcut = shortcut(make_detector(), bag, FEWEST)
+
+    def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
+        """As in :class:`Scheme`."""
+        if self.shortcut is None:
+            return {label: self._fits(X, label) for label in labels}
+        k = {label: self.shortcut.n_neighbors(label) for label in labels}
+        found = {one: Comparison(*_columns(*self.shortcut.scores(X, one))) for one in set(k.values())}
+        return {label: found[k[label]] for label in labels}
+
+    def _fits(self, X: FloatArray, label: Hashable | None) -> Comparison:
+        scores = np.empty((len(X), len(self.bag) + 1))
+        for i, place in enumerate(self.bag.places(X)):
+            scores[i] = self._fit(X[i], place, label)
+        return Comparison(scores[:, 1:], scores[:, :1])
+
+    def _fit(self, row: FloatArray, place: int, label: Hashable | None) -> FloatArray:
+        """(n + 1,) the picture's score, and those of the members; of a copy, by the detector's lights, infinite."""
+        rows, labels = np.insert(self.bag.rows, place, row, axis=0), self.bag.labels
+        y = None if labels is None else np.insert(labels, place, np.array([label], dtype=labels.dtype))
+        detector = self.make_detector().fit(rows, y)
+        scores = np.full(len(rows), np.inf)
+        scores[detector.kept_] = detector.loo_scores_
+        return np.concatenate([scores[[place]], np.delete(scores, place)])
+
+
+class LeaveOneOut:
+    """The picture and a known one are compared by the detector of all other known ones, for each known one in turn.
+
+    The jackknife+ of Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021, with the
+    score of a detector in place of the residual of a regression and the count of theorem 1's proof in place of the
+    interval: P(p <= alpha) <= 2 alpha - 1 / (n + 1) in theory, without any condition on the detector; near alpha in
+    practice. A fit per known picture, whatever the number of new ones.
+    """
+
+    per_shot, asks_class = 1.0, False
+
+    def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
+        self.bag, self.labels = bag, bag.labels
+        self.shortcut = shortcut(make_detector(), bag, FEWEST + 2)
+        self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
+
+    def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
+        """As in :class:`Scheme`."""
+        if self.shortcut is None:
+            pairs = list(zip(self.bag.rows[:, None], self.detectors, strict=True))
+            scores = np.stack([detector.score_samples(np.concatenate([row, X])) for row, detector in pairs])
+            found = (scores[:, 0], scores[:, 1:].T)
+        else:
+            found = self.shortcut.scores_without(X)
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(found[0], found[1].shape), found[1]))
+
+
+class Split:
+    """Half of the known pictures teach the detector, the others calibrate it.
+
+    Bates et al., 2023, eq. 2. One fit; valid given the split, also for several pictures at once, whose p-values are
+    positively dependent. Cards are dealt class by class, so that a class of odd size favours either half in turn; with
+    classes of fixed size P(p <= alpha) <= alpha (n + 1) / n for pictures that come in their proportions, and exactly
+    alpha within a class.
+
+    Attributes:
+        detector, scores: fitted on one half; (n,) what it says of the other.
+    """
+
+    per_shot, asks_class = 0.5, False
+
+    def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
+        teach, calibrate = halves(bag.labels, len(bag), seed)
+        if not len(calibrate):
+            raise UsageError("2 distinct known images or more", f"{len(bag)}", "add images", "split")
+        self.labels = None if bag.labels is None else bag.labels[calibrate]
+        self.detector = make_detector().fit(bag.rows[teach], None if bag.labels is None else bag.labels[teach])
+        self.scores = self.detector.score_samples(bag.rows[calibrate])
+
+    def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
+        """As in :class:`Scheme`."""
+        own = self.detector.score_samples(X)[:, None]
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(self.scores, (len(X), len(self.scores))), own))
+
+
+SCHEMES: dict[str, Callable[[MakeDetector, Bag, int], Scheme]] = {
+    "full": Full,
+    "leave-one-out": LeaveOneOut,
+    "split": Split,
+}
+
+
+def halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArray, IndexArray]:
+    """Two halves of n places, the first no smaller, each class in equal parts or one more in either."""
+    random = generator(seed, "calibration split")
+    classes = np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    order = np.lexsort((random.permutation(n), random.permutation(classes.max() + 1)[classes]))
+    return np.sort(order[::2]), np.sort(order[1::2])
+
+
+def _columns(members: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return members, own[:, None]
+
+
+def _without(make_detector: MakeDetector, bag: Bag, i: int) -> Detector:
+    labels = None if bag.labels is None else np.delete(bag.labels, i)
+    return make_detector().fit(np.delete(bag.rows, i, axis=0), labels)

@@ -1,0 +1,1 @@
+"""Metrics, and intervals around them. Arrays in, numbers out."""

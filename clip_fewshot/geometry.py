@@ -1,0 +1,100 @@
+"""The additive angular margin, on cosines: one formula for the ArcFace head and for matched image-caption pairs.
+
+It stands below heads and losses because both need it and neither may import the other.
+
+Paper: Jiankang Deng, Jia Guo, Niannan Xue, Stefanos Zafeiriou, "ArcFace: Additive Angular Margin Loss for Deep
+Face Recognition", 2019, eq. 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_fewshot.errors import UsageError
+
+
+def check_margin(margin: float) -> None:
+    """Refuse a margin outside [0, pi/2] radians; above pi/2 the continuation below would no longer be monotone."""
+    if not 0 <= margin <= math.pi / 2:
+        fix = "give radians: 0.5 rad is 28.6 degrees"
+        raise UsageError("an angular margin in [0, pi/2] radians", f"{margin}", fix, "margin")
+
+
+def angular_margin(cosines: Tensor, margin: float) -> Tensor:
+    """cos(theta + margin) for cos(theta), strictly decreasing in theta over the whole of [0, pi].
+
+    cos(theta + m) turns upward again once theta + m passes pi. There, for theta > pi - m, the value is
+    cos(theta) - m sin(m): still decreasing, with a step down of cos(m) + m sin(m) - 1 (0.117 at m = 0.5) at the seam.
+
+    The sum formula cos(theta)cos(m) - sin(theta)sin(m) is used instead of acos: acos has an infinite derivative at
+    +-1, and clamping the cosine away from +-1, the usual cure, moves every value near it. Here values are exact on
+    the whole range and, where sin(theta) is 0, its derivative is taken as 0: the true gradient with respect to a
+    feature is bounded there and only its direction is undefined.
+
+    Args:
+        cosines: any shape, floating; values that rounding left outside [-1, 1] are fine.
+        margin: radians in [0, pi/2]; 0 returns the cosines themselves.
+    """
+    check_margin(margin)
+    sine_squared = (1 - cosines) * (1 + cosines)
+    positive = sine_squared > 0  # rounding can leave a cosine outside [-1, 1]
+    sine = torch.where(positive, sine_squared, 1.0).sqrt() * positive
+    shifted = cosines * math.cos(margin) - sine * math.sin(margin)
+    continued = cosines - margin * math.sin(margin)
+    return torch.where(cosines >= -math.cos(margin), shifted, continued)
+
+
+def margin_logits(cosines: Tensor, matched: Tensor, margin: float, scale: float | Tensor) -> Tensor:
+    """Logits ``scale * cosines`` with the angular margin on the matched entries and on no other.
+
+    The result depends on ``matched``, that is on the labels: it belongs into a training loss and nowhere else.
+
+    Args:
+        cosines: (n, m), before any scaling.
+        matched: (n, m) bool: the true class of each row, or the image-caption pairs that belong together.
+        margin: radians in [0, pi/2].
+        scale: positive; a 0-d tensor keeps its gradient (CLIP's ``logit_scale.exp()``).
+    """
+    if matched.shape != cosines.shape:
+        fix = "give one flag per cosine"
+        raise UsageError(f"matched of shape {tuple(cosines.shape)}", f"{tuple(matched.shape)}", fix, "matched")
+    return scale * torch.where(matched, angular_margin(cosines, margin), cosines)
+
+
+def require_width(features: Tensor, in_features: int) -> None:
+    """Refuse features whose last axis is not the one the head was built for."""
+    if features.ndim < 2 or features.shape[-1] != in_features:
+        fix = "build the head with the width of the features, one row per sample"
+        raise UsageError(f"features (n, {in_features})", f"{tuple(features.shape)}", fix, "features")
+
+
+def rms_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of root mean square 1 (length sqrt(d)), in ``dtype``; a zero row stays zero.
+
+    Encoders differ by a factor of ten in the length of their features. Without this, one learning rate would mean
+    another thing for each of them, and a search range chosen on one would be wrong on the next. sqrt(d) instead of
+    length 1 because torch's initialisation expects inputs of variance 1.
+    """
+    return F.normalize(features.to(dtype), dim=-1) * math.sqrt(features.shape[-1])
+
+
+def cosines(features: Tensor, directions: Tensor) -> Tensor:
+    """(n, c) cosines of (n, d) features with (c, d) class directions, in float32 or better.
+
+    Autocast is off inside: at a scale of 100 a half-precision cosine (steps of 0.0005 near 1) is a logit error of 0.05.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        precise = torch.promote_types(features.dtype, torch.float32)
+        return F.linear(F.normalize(features.to(precise), dim=-1), F.normalize(directions.to(precise), dim=-1))
+
+
+def checked_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
+    """Unit rows of (c, d) ``prototypes``, with the shape, dtype and device of ``like``."""
+    if prototypes.shape != like.shape:
+        fix = "give one row per class, as wide as the features"
+        raise UsageError(f"prototypes {tuple(like.shape)}", f"{tuple(prototypes.shape)}", fix, "prototypes")
+    return F.normalize(prototypes.detach().double(), dim=-1).to(like)

@@ -1,0 +1,106 @@
+"""Saved things as folders: files under names made of their content, and one manifest that points at them.
+
+Replacing ``manifest.json`` is the single step that publishes a new version, so a kill at any moment leaves the old
+version or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.runtime.files import LOCK, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
+    """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
+
+    A folder that holds something else than an artifact of the same kind is left alone and refused.
+    """
+    if (folder / MANIFEST).exists():
+        _read_manifest(folder, kind)
+    elif folder.exists() and not all(_left_by_kill(path) for path in folder.iterdir()):
+        raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(folder))
+    entries = {}
+    for name, data in files.items():
+        digest, logical = sha256_bytes(data), Path(name)
+        stored = f"{logical.stem}-{digest[:16]}{logical.suffix}"
+        if not (folder / stored).exists() or sha256_file(folder / stored) != digest:
+            write_bytes(folder / stored, data)
+        entries[name] = {"file": stored, "sha256": digest, "bytes": len(data)}
+    meta_digest = sha256_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
+    manifest = {"schema": SCHEMA, "kind": kind, "files": entries, "meta": dict(meta), "meta_sha256": meta_digest}
+    write_json(folder / MANIFEST, manifest)
+    _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+
+
+def _left_by_kill(path: Path) -> bool:
+    """Whether a save that was killed before its manifest left it: half a file, or one named by its own content."""
+    half = path.name.startswith(".") and path.name.endswith(".tmp")
+    return half or (path.is_file() and path.stem.endswith(f"-{sha256_file(path)[:16]}"))
+
+
+def artifact_kind(folder: Path) -> str:
+    """What was saved in ``folder``: the ``kind`` given to :func:`save_artifact`."""
+    return str(_read_manifest(folder)["kind"])
+
+
+def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read back (meta, files) of :func:`save_artifact`; every byte is checked against its SHA-256 first."""
+    manifest = _read_manifest(folder, kind)
+    files = {}
+    for name, entry in manifest["files"].items():
+        path = folder / entry["file"]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"a readable {name}", str(error), "restore the folder from a copy", str(path)
+            ) from error
+        if sha256_bytes(data) != entry["sha256"]:
+            raise ArtifactError(
+                f"SHA-256 {entry['sha256'][:12]}...",
+                f"{sha256_bytes(data)[:12]}...",
+                "the file is damaged: restore it",
+                str(path),
+            )
+        files[name] = data
+    return manifest["meta"], files
+
+
+def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """The manifest, checked; ``kind`` None takes any."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        expected = f"a folder with a saved {kind or 'model'}"
+        raise ArtifactError(expected, "no manifest.json in it", "check the path", str(folder))
+    manifest: dict[str, Any] = read_json(path)
+    well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
+    if not well_formed:
+        raise ArtifactError("a manifest of clip_fewshot", "other content", "restore the folder from a copy", str(path))
+    if manifest["schema"] != SCHEMA:
+        raise ArtifactError(
+            f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path)
+        )
+    if kind not in (None, manifest["kind"]):
+        raise ArtifactError(f"a saved {kind}", f"a saved {manifest['kind']}", "check the path", str(folder))
+    digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
+    names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
+    if digest != manifest["meta_sha256"] or not names_plain:
+        raise ArtifactError(
+            "the manifest as it was written", "a changed one", "restore the folder from a copy", str(path)
+        )
+    return manifest
+
+
+def _remove_unlisted(folder: Path, listed: set[str]) -> None:
+    """Drop the files of the version before and what a kill left behind."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in listed | {MANIFEST, LOCK}:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+"""Every durable write of the library: atomic, hashed, locked. No other module opens a file to write.
+
+A file is written to a temporary name in the same folder, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from clip_fewshot.errors import ArtifactError, ResourceError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
+
+
+def cache_root() -> Path:
+    """Folder of downloaded weights and cached features: ``CLIP_FEWSHOT_CACHE``, else the user's cache folder."""
+    configured = os.environ.get("CLIP_FEWSHOT_CACHE")
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that any reader, at any moment, sees the old file or the new one, whole."""
+    with replacing(path, len(data)) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
+    with _explained(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files; a result is an ordinary one
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[BinaryIO]:
+    """Open ``path``'s partial file, at its end, for this process alone; without an exception it becomes ``path``.
+
+    After an exception, or a kill, what was written stays beside ``path`` and the next call goes on from there.
+    """
+    partial, lock = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.lock")
+    with _explained(path, 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("ab") as guard:
+            try:
+                _lock_file(guard.fileno())
+            except OSError:
+                fix = "wait for it and run again"
+                raise ResourceError("a file that nobody else writes", "another process at it", fix, str(path)) from None
+            with partial.open("ab") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Wait for ``path`` and hold it for this process while the block lasts; freed by the kernel at any death."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock_file(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Create ``path`` and what lies above it, where they are not there."""
+    with _explained(path, 0):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like :func:`write_bytes`, UTF-8. Undecodable file names (surrogates) are written as their escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def append_line(path: Path, line: str, durable: bool = False) -> None:
+    """Add a line in one write, so that a kill leaves all of it or none; ``durable`` waits until all are on the disk."""
+    with _explained(path, len(line)), path.open("ab", buffering=0) as file:
+        file.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+        if durable:
+            os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Like :func:`write_text`; strict JSON (NaN is refused), sorted keys, so equal values are equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            "a JSON file written by clip_fewshot", str(error), "restore or delete it", str(path)
+        ) from error
+
+
+def remove_half_files(folder: Path) -> None:
+    """Remove what kills left of the files of ``folder``; for the holder of its lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; a second holder is refused and told who has it.
+
+    The kernel frees the lock when the process ends in any way, so a lock is never stale.
+    """
+    with _explained(folder, 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            _lock_file(handle)
+        except OSError:
+            owner = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() if hasattr(os, "pread") else ""
+            raise ResourceError(
+                "a folder that no other run writes to",
+                f"one held by {owner or 'another process'}",
+                "wait for it, or choose another --out",
+                str(folder),
+            ) from None
+        owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
+        os.ftruncate(handle, 0)
+        os.write(handle, owner.encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(handle: int, wait: bool = False) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def _explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn the operating system's refusals into our errors."""
+    try:
+        yield
+    except ResourceError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+            got = f"{free:,} free ({error.strerror})"
+            raise ResourceError(f"{needed:,} bytes of disk", got, "free some space and run again", str(path)) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+            raise ResourceError("a place to write to", str(error), "choose another folder", str(path)) from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,163 @@
+"""Rows on disk, each under the key of what it was computed from: computed once, checked whenever it is read.
+
+A shelf is a folder of two files that only grow: ``rows.bin``, rows of one size, and ``index.bin``, a record of two
+SHA-256 per row (of its key and of its bytes). A row counts once its record is whole and its bytes agree with it, so
+a kill, a full disk or a power cut leaves rows that are not there, never rows that are wrong; nothing needs to be
+flushed to the disk in time. One file per row lost: sixteen thousand pictures at six depths are a hundred thousand
+files; so did one file per set of pictures: half of it is lost with a kill, and sets overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.runtime.files import cache_root, file_lock, read_json, sha256_bytes, write_json
+from clip_fewshot.types import IndexArray
+
+ROWS, INDEX, ABOUT, LOCK = "rows.bin", "index.bin", "about.json", ".lock"
+DIGEST = 32  # bytes of a SHA-256
+FORMAT = 1
+RESERVE = 1 << 30  # bytes of disk that a cache leaves free
+
+
+class Shelf:
+    """Rows of one shape and dtype, kept between runs and shared by processes.
+
+    Args:
+        kind: folder below :func:`cache_root`, such as "pixels".
+        about: JSON values that decide the rows' content besides their keys: weights, size, depth.
+        shape: of one row.
+        dtype: of the rows.
+    """
+
+    def __init__(self, kind: str, about: Mapping[str, Any], shape: Sequence[int], dtype: DTypeLike) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self.folder = _folder(kind, about)
+        self._about = {"about": dict(about), "shape": list(self.shape), "dtype": self.dtype.str}
+        self._declared = False
+        self._places: dict[bytes, int] = {}
+        self._checksums: list[bytes] = []
+        self._sound: set[int] = set()
+
+    @classmethod
+    def existing(cls, kind: str, about: Mapping[str, Any]) -> Shelf | None:
+        """The shelf of that content, whatever its shape; None where none was begun."""
+        path = _folder(kind, about) / ABOUT
+        try:
+            content = read_json(path) if path.is_file() else None
+            return None if content is None else cls(kind, about, content["shape"], content["dtype"])
+        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun anew
+            return None
+
+    @property
+    def path(self) -> str:
+        """The file of rows, row i at ``i * row_bytes``."""
+        return str(self.folder / ROWS)
+
+    def find(self, keys: Sequence[str]) -> IndexArray:
+        """(n,) place of each key's row, -1 where none is held. Rows are checked the first time they are found."""
+        self._refresh()
+        found = np.array([self._places.get(_digest(key.encode()), -1) for key in keys], dtype=np.int64)
+        damaged = self._check({place for place in found.tolist() if place >= 0} - self._sound)
+        return np.where(np.isin(found, damaged), -1, found) if damaged else found
+
+    def read(self, places: IndexArray) -> NDArray[Any]:
+        """(n, *shape) copies of rows that :meth:`find` found."""
+        if not len(places):
+            return np.empty((0, *self.shape), self.dtype)
+        return np.asarray(self.mapped()[places])
+
+    def mapped(self) -> NDArray[Any]:
+        """(rows, *shape) read-only view of the whole file; pages are shared by all processes that read it."""
+        count = os.path.getsize(self.folder / ROWS) // self.row_bytes
+        return np.memmap(self.folder / ROWS, self.dtype, "r", shape=(count, *self.shape))
+
+    def append(self, keys: Sequence[str], rows: NDArray[Any]) -> bool:
+        """Keep (n, *shape) rows; of a key kept twice the later row counts.
+
+        Returns:
+            False, with a warning, where the disk refuses: what is cached can be computed again.
+        """
+        data = np.ascontiguousarray(rows, self.dtype)
+        records = b"".join(_digest(key.encode()) + _digest(row) for key, row in zip(keys, data, strict=True))
+        try:
+            self._make_room(data.nbytes)
+            with file_lock(self.folder / LOCK):
+                held = _size(self.folder / INDEX) // (2 * DIGEST)
+                _extend(self.folder / ROWS, held * self.row_bytes, data.reshape(-1).view(np.uint8).data)
+                _extend(self.folder / INDEX, held * 2 * DIGEST, records)
+        except (OSError, ResourceError) as error:
+            text = f"not cached: {error} ({self.folder}); CLIP_FEWSHOT_CACHE names another folder"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return False
+        self._refresh()
+        self._sound |= {self._places[_digest(key.encode())] for key in keys}
+        return True
+
+    def _make_room(self, needed: int) -> None:
+        if not self._declared:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / ABOUT, self._about)
+            self._declared = True
+        free = shutil.disk_usage(self.folder).free
+        if free < needed + RESERVE:
+            raise OSError(0, f"{free:,} bytes free, {needed + RESERVE:,} wanted")
+
+    def _refresh(self) -> None:
+        """Read the records that were added since the last time."""
+        known = len(self._checksums)
+        try:
+            with (self.folder / INDEX).open("rb") as file:
+                file.seek(known * 2 * DIGEST)
+                added = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for i in range(len(added) // (2 * DIGEST)):
+            record = added[i * 2 * DIGEST : (i + 1) * 2 * DIGEST]
+            self._places[record[:DIGEST]] = known + i
+            self._checksums.append(record[DIGEST:])
+
+    def _check(self, places: set[int]) -> list[int]:
+        """The places among them whose bytes are not those that were written."""
+        if not places:
+            return []
+        rows = self.mapped() if _size(self.folder / ROWS) >= self.row_bytes else ()
+        damaged = [i for i in places if i >= len(rows) or _digest(rows[i]) != self._checksums[i]]
+        self._sound |= places - set(damaged)
+        return damaged
+
+
+def _folder(kind: str, about: Mapping[str, Any]) -> Path:
+    content = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
+    return cache_root() / kind / sha256_bytes(content.encode())[:32]
+
+
+def _digest(data: Any) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _size(path: Any) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
+def _extend(path: Any, start: int, data: Any) -> None:
+    """Write ``data`` at ``start`` of a file whose content behind it, if any, was left by a kill."""
+    with open(path, "r+b" if os.path.exists(path) else "w+b") as file:
+        file.truncate(start)
+        file.seek(start)
+        file.write(data)

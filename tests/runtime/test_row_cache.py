@@ -1,0 +1,166 @@
+"""Rows that come back are the rows that were kept, whatever happened to the files in between."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_fewshot.runtime.row_cache import ABOUT, DIGEST, INDEX, ROWS, Shelf
+
+SHAPE = (3, 5)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    monkeypatch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path))
+    return new_shelf()
+
+
+def new_shelf() -> Shelf:
+    return Shelf("things", {"size": 3}, SHAPE, np.float16)
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, *SHAPE)).astype(np.float16)
+
+
+def keys(count: int) -> list[str]:
+    return [f"picture {i}" for i in range(count)]
+
+
+def assert_holds(shelf: Shelf, wanted: list[str], values: np.ndarray) -> None:
+    """Every row that is found is the one kept under that key."""
+    places = shelf.find(wanted)
+    for place, value in zip(places, values, strict=True):
+        if place >= 0:
+            np.testing.assert_array_equal(shelf.read(np.array([place]))[0], value)
+
+
+def test_rows_come_back_by_key_in_any_order(shelf: Shelf) -> None:
+    values = rows(4)
+    assert shelf.find(keys(4)).tolist() == [-1] * 4
+    assert shelf.append(keys(2), values[:2])
+    assert shelf.append(keys(4)[2:], values[2:])
+    for reader in (shelf, new_shelf()):
+        places = reader.find([*reversed(keys(4)), "another"])
+        assert places.tolist() == [3, 2, 1, 0, -1]
+        np.testing.assert_array_equal(reader.read(places[:4]), values[::-1])
+        assert reader.mapped().shape == (4, *SHAPE)
+    assert shelf.read(np.array([], dtype=np.int64)).shape == (0, *SHAPE)
+
+
+def test_a_shelf_is_found_again_without_knowing_its_shape(shelf: Shelf) -> None:
+    assert Shelf.existing("things", {"size": 3}) is None
+    shelf.append(keys(1), rows(1))
+    found = Shelf.existing("things", {"size": 3})
+    assert found is not None
+    assert (found.shape, found.dtype, found.path) == (SHAPE, np.float16, shelf.path)
+    assert Shelf.existing("things", {"size": 4}) is None
+    (shelf.folder / ABOUT).write_text("{")
+    assert Shelf.existing("things", {"size": 3}) is None
+    assert new_shelf().append(keys(1), rows(1))  # and is declared anew
+    assert Shelf.existing("things", {"size": 3}) is not None
+
+
+def test_the_later_row_of_a_key_counts(shelf: Shelf) -> None:
+    first, second = rows(1, seed=1), rows(1, seed=2)
+    shelf.append(["a"], first)
+    shelf.append(["a"], second)
+    np.testing.assert_array_equal(new_shelf().read(new_shelf().find(["a"])), second)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kept_rows=st.integers(0, 4 * 30), kept_index=st.integers(0, 4 * 64), flipped=st.integers(0, 4 * 30 - 1))
+def test_no_torn_or_flipped_byte_yields_a_wrong_row(
+    tmp_path_factory: pytest.TempPathFactory, kept_rows: int, kept_index: int, flipped: int
+) -> None:
+    root = tmp_path_factory.mktemp("torn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIP_FEWSHOT_CACHE", str(root))
+        values = rows(4)
+        shelf = new_shelf()
+        shelf.append(keys(4), values)
+        content = bytearray((shelf.folder / ROWS).read_bytes())
+        content[flipped] ^= 1
+        (shelf.folder / ROWS).write_bytes(content[:kept_rows])
+        os.truncate(shelf.folder / INDEX, kept_index)
+        torn = new_shelf()
+        found = torn.find(keys(4))
+        damaged = flipped // torn.row_bytes
+        whole = min(kept_rows // torn.row_bytes, kept_index // (2 * DIGEST))
+        assert [place >= 0 for place in found] == [i < whole and i != damaged for i in range(4)]
+        assert_holds(torn, keys(4), values)
+        missing = np.flatnonzero(found < 0)
+        assert torn.append([keys(4)[i] for i in missing], values[missing])
+        repaired = new_shelf()
+        assert (repaired.find(keys(4)) >= 0).all()
+        assert_holds(repaired, keys(4), values)
+
+
+def _fill(worker: int) -> None:
+    shelf = new_shelf()
+    for i in range(20):
+        shelf.append([f"{worker}/{i}"], rows(1, seed=100 * worker + i))
+
+
+def test_processes_that_write_at_once_lose_nothing(shelf: Shelf) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_fill, args=(k,)) for k in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    for k in range(3):
+        places = shelf.find([f"{k}/{i}" for i in range(20)])
+        assert (places >= 0).all()
+        np.testing.assert_array_equal(shelf.read(places), np.concatenate([rows(1, 100 * k + i) for i in range(20)]))
+
+
+WRITER = """
+import itertools, numpy as np
+from tests.runtime.test_row_cache import new_shelf, rows
+shelf = new_shelf()
+for i in itertools.count():
+    shelf.append([f"{i}/{k}" for k in range(50)], np.concatenate([rows(1, seed=50 * i + k) for k in range(50)]))
+    print(i, flush=True)
+"""
+
+
+def test_kills_leave_rows_out_and_none_wrong(shelf: Shelf) -> None:
+    for attempt in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        done = int(writer.stdout.readline())
+        time.sleep(0.003 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        done = max([done, *(int(line) for line in writer.stdout.read().split("\n")[:-1])])
+        writer.wait()
+        writer.stdout.close()
+        after = new_shelf()
+        for i in range(done + 2):
+            wanted = [f"{i}/{k}" for k in range(50)]
+            assert i > done or (after.find(wanted) >= 0).all()
+            assert_holds(after, wanted, np.concatenate([rows(1, seed=50 * i + k) for k in range(50)]))
+
+
+def test_a_disk_that_refuses_costs_a_warning(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "things").write_text("a file where the folder should be")
+    with pytest.warns(RuntimeWarning, match="not cached.*CLIP_FEWSHOT_CACHE"):
+        assert not new_shelf().append(keys(1), rows(1))
+    (tmp_path / "things").unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.warns(RuntimeWarning, match="1 bytes free"):
+        assert not new_shelf().append(keys(1), rows(1))
+    assert shelf.find(keys(1)).tolist() == [-1]
