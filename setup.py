@@ -28,7 +28,8 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_fewshot", "clip_fewshot.*", "experiments", "experiments.*"]),
     package_data={
-        "clip_fewshot": ["py.typed", "words/*"],
+        "clip_fewshot": ["py.typed"],
+        "clip_fewshot.open_world": ["words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
         "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
     },

@@ -9,9 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clip_fewshot.agglomeration import ward_tree as ward_tree
-    from clip_fewshot.answers import Answer as Answer
-    from clip_fewshot.answers import Sight as Sight
     from clip_fewshot.backbones.architectures import ARCHITECTURES as ARCHITECTURES
     from clip_fewshot.backbones.architectures import CLIPConfig as CLIPConfig
     from clip_fewshot.backbones.backbone import Backbone as Backbone
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.tower import Placed as Placed
     from clip_fewshot.backbones.tower import Suffix as Suffix
     from clip_fewshot.backbones.tower import Tower as Tower
-    from clip_fewshot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.config import FewShotConfig as FewShotConfig
     from clip_fewshot.config import option as option
     from clip_fewshot.config import without_password as without_password
@@ -40,30 +36,58 @@ if TYPE_CHECKING:
     from clip_fewshot.conformal.stream import StreamRanks as StreamRanks
     from clip_fewshot.conformal.stream import Watch as Watch
     from clip_fewshot.conformal.stream import first_alarms as first_alarms
-    from clip_fewshot.data.batch import PairBatch as PairBatch
-    from clip_fewshot.data.batch import PairSource as PairSource
-    from clip_fewshot.data.batch import caption_ids as caption_ids
+    from clip_fewshot.contrastive.distillation import SelfDistillation as SelfDistillation
+    from clip_fewshot.contrastive.distributed.spark import embed_on_spark as embed_on_spark
+    from clip_fewshot.contrastive.distributed.spark import on_spark as on_spark
+    from clip_fewshot.contrastive.distributed.torchrun import join_world as join_world
+    from clip_fewshot.contrastive.distributed.world import Alone as Alone
+    from clip_fewshot.contrastive.distributed.world import World as World
+    from clip_fewshot.contrastive.finetuning import FineTuning as FineTuning
+    from clip_fewshot.contrastive.finetuning import count_parameters as count_parameters
+    from clip_fewshot.contrastive.finetuning import merged as merged
+    from clip_fewshot.contrastive.finetuning import tunable as tunable
+    from clip_fewshot.contrastive.gradients import Objective as Objective
+    from clip_fewshot.contrastive.gradients import PairModel as PairModel
+    from clip_fewshot.contrastive.gradients import contrastive_gradients as contrastive_gradients
+    from clip_fewshot.contrastive.objectives import identity_objective as identity_objective
+    from clip_fewshot.contrastive.objectives import symmetric_objective as symmetric_objective
+    from clip_fewshot.contrastive.options import ContrastiveOptions as ContrastiveOptions
+    from clip_fewshot.contrastive.options import paper_options as paper_options
+    from clip_fewshot.contrastive.paired import EpochReport as EpochReport
+    from clip_fewshot.contrastive.paired import PairedOptions as PairedOptions
+    from clip_fewshot.contrastive.paired import train_paired as train_paired
+    from clip_fewshot.contrastive.replayed import replayed_blocks as replayed_blocks
+    from clip_fewshot.contrastive.replayed import replayed_pictures as replayed_pictures
+    from clip_fewshot.contrastive.trainer import StepReport as StepReport
+    from clip_fewshot.contrastive.trainer import train_contrastive as train_contrastive
+    from clip_fewshot.contrastive.tuned_files import load_tuned as load_tuned
+    from clip_fewshot.contrastive.tuned_files import save_tuned as save_tuned
+    from clip_fewshot.contrastive.validation import Validation as Validation
     from clip_fewshot.data.builtin import raw_pixels as raw_pixels
-    from clip_fewshot.data.captioned import CaptionedStream as CaptionedStream
     from clip_fewshot.data.captions import TEMPLATES as TEMPLATES
     from clip_fewshot.data.captions import CaptionGenerator as CaptionGenerator
     from clip_fewshot.data.collect import join as join
+    from clip_fewshot.data.collect import picture_paths as picture_paths
+    from clip_fewshot.data.collect import read_images as read_images
     from clip_fewshot.data.dataset import ImageDataset as ImageDataset
-    from clip_fewshot.data.dataset import read_dataset as read_dataset
-    from clip_fewshot.data.loader import LoaderSource as LoaderSource
-    from clip_fewshot.data.loose import read_images as read_images
-    from clip_fewshot.data.naming import shown as shown
-    from clip_fewshot.data.pairing import split_pairs as split_pairs
-    from clip_fewshot.data.paths import picture_paths as picture_paths
+    from clip_fewshot.data.names import shown as shown
+    from clip_fewshot.data.pairs.batch import PairBatch as PairBatch
+    from clip_fewshot.data.pairs.batch import PairSource as PairSource
+    from clip_fewshot.data.pairs.batch import caption_ids as caption_ids
+    from clip_fewshot.data.pairs.captioned import CaptionedStream as CaptionedStream
+    from clip_fewshot.data.pairs.loader import LoaderSource as LoaderSource
+    from clip_fewshot.data.pairs.split import split_pairs as split_pairs
+    from clip_fewshot.data.pairs.stream import PairStream as PairStream
     from clip_fewshot.data.pixels import pixel_batches as pixel_batches
+    from clip_fewshot.data.read import read_dataset as read_dataset
     from clip_fewshot.data.sampling import OpenWorldSplit as OpenWorldSplit
     from clip_fewshot.data.sampling import draw_support as draw_support
     from clip_fewshot.data.sampling import split_open_world as split_open_world
-    from clip_fewshot.data.stream import PairStream as PairStream
     from clip_fewshot.discovery import DISCOVERERS as DISCOVERERS
     from clip_fewshot.discovery import Discovery as Discovery
     from clip_fewshot.discovery import discover_classes as discover_classes
     from clip_fewshot.discovery import semi_supervised_kmeans as semi_supervised_kmeans
+    from clip_fewshot.discovery.ward_tree import ward_tree as ward_tree
     from clip_fewshot.errors import ArtifactError as ArtifactError
     from clip_fewshot.errors import ClipFewShotError as ClipFewShotError
     from clip_fewshot.errors import DataError as DataError
@@ -88,17 +112,29 @@ if TYPE_CHECKING:
     from clip_fewshot.evaluation.metrics import per_class_table as per_class_table
     from clip_fewshot.evaluation.metrics import rates_at as rates_at
     from clip_fewshot.evaluation.metrics import weighted_f1 as weighted_f1
-    from clip_fewshot.extension import Extension as Extension
-    from clip_fewshot.extension import Naming as Naming
-    from clip_fewshot.feature_table import embed_files as embed_files
-    from clip_fewshot.feature_table import not_embedded as not_embedded
-    from clip_fewshot.feature_table import read_features as read_features
-    from clip_fewshot.feature_table import write_features as write_features
-    from clip_fewshot.features import encode_images as encode_images
-    from clip_fewshot.features import encode_texts as encode_texts
-    from clip_fewshot.features import image_prefix as image_prefix
+    from clip_fewshot.features.encode import encode_images as encode_images
+    from clip_fewshot.features.encode import encode_texts as encode_texts
+    from clip_fewshot.features.encode import image_prefix as image_prefix
+    from clip_fewshot.features.prefix import Prefix as Prefix
+    from clip_fewshot.features.prefix import replay as replay
+    from clip_fewshot.features.prefix import run_prefix as run_prefix
+    from clip_fewshot.features.table import embed_files as embed_files
+    from clip_fewshot.features.table import not_embedded as not_embedded
+    from clip_fewshot.features.table import read_features as read_features
+    from clip_fewshot.features.table import write_features as write_features
+    from clip_fewshot.few_shot.approach import TuneParams as TuneParams
+    from clip_fewshot.few_shot.classifier import FewShotClassifier as FewShotClassifier
+    from clip_fewshot.few_shot.cross_validation import Workbench as Workbench
+    from clip_fewshot.few_shot.search.generation import Evaluate as Evaluate
+    from clip_fewshot.few_shot.search.space import SearchSpace as SearchSpace
+    from clip_fewshot.few_shot.search.study import StudyPlan as StudyPlan
+    from clip_fewshot.few_shot.search.study import run_study as run_study
+    from clip_fewshot.few_shot.select import TrialRecord as TrialRecord
+    from clip_fewshot.few_shot.trainer import SupportData as SupportData
+    from clip_fewshot.few_shot.trainer import TrainSettings as TrainSettings
+    from clip_fewshot.few_shot.trainer import balanced_batches as balanced_batches
+    from clip_fewshot.few_shot.trainer import tune as tune
     from clip_fewshot.geometry import margin_logits as margin_logits
-    from clip_fewshot.groups import Group as Group
     from clip_fewshot.heads.linear import LinearHead as LinearHead
     from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
     from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
@@ -107,10 +143,6 @@ if TYPE_CHECKING:
     from clip_fewshot.losses.distillation import transport_targets as transport_targets
     from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
     from clip_fewshot.losses.matched import matched_floor as matched_floor
-    from clip_fewshot.naming import Known as Known
-    from clip_fewshot.naming import Suggestions as Suggestions
-    from clip_fewshot.naming import suggest_names as suggest_names
-    from clip_fewshot.naming import word_directions as word_directions
     from clip_fewshot.novelty import CLASSFUL as CLASSFUL
     from clip_fewshot.novelty import DETECTORS as DETECTORS
     from clip_fewshot.novelty import TEXTUAL as TEXTUAL
@@ -126,7 +158,29 @@ if TYPE_CHECKING:
     from clip_fewshot.novelty import RelativeMahalanobisDetector as RelativeMahalanobisDetector
     from clip_fewshot.novelty import build_detector as build_detector
     from clip_fewshot.novelty import mine_negatives as mine_negatives
-    from clip_fewshot.openworld import OpenWorldClassifier as OpenWorldClassifier
+    from clip_fewshot.open_world.add_class import Extension as Extension
+    from clip_fewshot.open_world.add_class import Naming as Naming
+    from clip_fewshot.open_world.answers import Answer as Answer
+    from clip_fewshot.open_world.answers import Sight as Sight
+    from clip_fewshot.open_world.classifier import OpenWorldClassifier as OpenWorldClassifier
+    from clip_fewshot.open_world.feature_spaces import DEPTHS as DEPTHS
+    from clip_fewshot.open_world.groups import Group as Group
+    from clip_fewshot.open_world.name_suggestions import Known as Known
+    from clip_fewshot.open_world.name_suggestions import Suggestions as Suggestions
+    from clip_fewshot.open_world.name_suggestions import suggest_names as suggest_names
+    from clip_fewshot.open_world.name_suggestions import word_directions as word_directions
+    from clip_fewshot.open_world.nouns import nouns as nouns
+    from clip_fewshot.open_world.rejector import Rejector as Rejector
+    from clip_fewshot.open_world.rejector import fit_rejector as fit_rejector
+    from clip_fewshot.open_world.select_detector import NoveltyChoice as NoveltyChoice
+    from clip_fewshot.open_world.select_detector import choose_novelty as choose_novelty
+    from clip_fewshot.open_world.store.decisions import Applied as Applied
+    from clip_fewshot.open_world.store.ingesting import Ingested as Ingested
+    from clip_fewshot.open_world.store.queries import Status as Status
+    from clip_fewshot.open_world.store.review import Review as Review
+    from clip_fewshot.open_world.store.store import Store as Store
+    from clip_fewshot.open_world.store.watching import Watched as Watched
+    from clip_fewshot.open_world.store.watching import watch as watch
     from clip_fewshot.optim.adamw import AdamW as AdamW
     from clip_fewshot.optim.adamw import parameter_groups as parameter_groups
     from clip_fewshot.optim.adamw import warmup_cosine as warmup_cosine
@@ -134,33 +188,25 @@ if TYPE_CHECKING:
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
-    from clip_fewshot.prefix import Prefix as Prefix
-    from clip_fewshot.prefix import replay as replay
-    from clip_fewshot.prefix import run_prefix as run_prefix
+    from clip_fewshot.plots import density_panels as density_panels
+    from clip_fewshot.plots import det_curves as det_curves
+    from clip_fewshot.plots import embedding_plot as embedding_plot
+    from clip_fewshot.plots import modality_gap as modality_gap
+    from clip_fewshot.plots import shots_panels as shots_panels
+    from clip_fewshot.plots import spread as spread
+    from clip_fewshot.plots.methods import display_name as display_name
+    from clip_fewshot.plots.methods import ordered as ordered
+    from clip_fewshot.plots.views import EmbeddingView as EmbeddingView
+    from clip_fewshot.plots.views import ShotPoint as ShotPoint
     from clip_fewshot.probes.cache import CacheProbe as CacheProbe
     from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
     from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
-    from clip_fewshot.protocol import Prepared as Prepared
-    from clip_fewshot.protocol import Task as Task
-    from clip_fewshot.protocol import prepare as prepare
-    from clip_fewshot.rejection import DEPTHS as DEPTHS
-    from clip_fewshot.rejection import NoveltyChoice as NoveltyChoice
-    from clip_fewshot.rejection import Rejector as Rejector
-    from clip_fewshot.rejection import choose_novelty as choose_novelty
-    from clip_fewshot.rejection import fit_rejector as fit_rejector
-    from clip_fewshot.report import EmbeddingView as EmbeddingView
-    from clip_fewshot.report import GridCell as GridCell
-    from clip_fewshot.report import ShotPoint as ShotPoint
-    from clip_fewshot.report import density_panels as density_panels
-    from clip_fewshot.report import det_curves as det_curves
-    from clip_fewshot.report import display_name as display_name
-    from clip_fewshot.report import embedding_plot as embedding_plot
-    from clip_fewshot.report import headline_table as headline_table
-    from clip_fewshot.report import modality_gap as modality_gap
-    from clip_fewshot.report import ordered as ordered
-    from clip_fewshot.report import picture_grid as picture_grid
-    from clip_fewshot.report import shots_panels as shots_panels
-    from clip_fewshot.report import spread as spread
+    from clip_fewshot.protocol.refits import Prepared as Prepared
+    from clip_fewshot.protocol.refits import Task as Task
+    from clip_fewshot.protocol.refits import prepare as prepare
+    from clip_fewshot.report.grid import GridCell as GridCell
+    from clip_fewshot.report.grid import picture_grid as picture_grid
+    from clip_fewshot.report.headline import headline_table as headline_table
     from clip_fewshot.report.review import ReviewView as ReviewView
     from clip_fewshot.report.review import render_review as render_review
     from clip_fewshot.report.review import review_view as review_view
@@ -175,71 +221,22 @@ if TYPE_CHECKING:
     from clip_fewshot.runtime.files import write_text as write_text
     from clip_fewshot.runtime.rng import generator as generator
     from clip_fewshot.runtime.rng import torch_seeded as torch_seeded
-    from clip_fewshot.search import Evaluate as Evaluate
-    from clip_fewshot.search import SearchSpace as SearchSpace
-    from clip_fewshot.search import StudyPlan as StudyPlan
-    from clip_fewshot.search import TrialRecord as TrialRecord
-    from clip_fewshot.search import run_study as run_study
-    from clip_fewshot.store import Applied as Applied
-    from clip_fewshot.store import Ingested as Ingested
-    from clip_fewshot.store import Review as Review
-    from clip_fewshot.store import Status as Status
-    from clip_fewshot.store import Store as Store
-    from clip_fewshot.store.watching import Watched as Watched
-    from clip_fewshot.store.watching import watch as watch
-    from clip_fewshot.training.approach import TuneParams as TuneParams
-    from clip_fewshot.training.contrastive import StepReport as StepReport
-    from clip_fewshot.training.contrastive import train_contrastive as train_contrastive
-    from clip_fewshot.training.distillation import SelfDistillation as SelfDistillation
-    from clip_fewshot.training.distributed import join_world as join_world
-    from clip_fewshot.training.finetuning import FineTuning as FineTuning
-    from clip_fewshot.training.finetuning import count_parameters as count_parameters
-    from clip_fewshot.training.finetuning import merged as merged
-    from clip_fewshot.training.finetuning import tunable as tunable
-    from clip_fewshot.training.gradients import Objective as Objective
-    from clip_fewshot.training.gradients import PairModel as PairModel
-    from clip_fewshot.training.gradients import contrastive_gradients as contrastive_gradients
-    from clip_fewshot.training.objectives import identity_objective as identity_objective
-    from clip_fewshot.training.objectives import symmetric_objective as symmetric_objective
-    from clip_fewshot.training.options import ContrastiveOptions as ContrastiveOptions
-    from clip_fewshot.training.options import paper_options as paper_options
-    from clip_fewshot.training.paired import EpochReport as EpochReport
-    from clip_fewshot.training.paired import PairedOptions as PairedOptions
-    from clip_fewshot.training.paired import train_paired as train_paired
-    from clip_fewshot.training.replayed import replayed_blocks as replayed_blocks
-    from clip_fewshot.training.replayed import replayed_pictures as replayed_pictures
-    from clip_fewshot.training.spark import embed_on_spark as embed_on_spark
-    from clip_fewshot.training.spark import on_spark as on_spark
-    from clip_fewshot.training.trainer import SupportData as SupportData
-    from clip_fewshot.training.trainer import TrainSettings as TrainSettings
-    from clip_fewshot.training.trainer import balanced_batches as balanced_batches
-    from clip_fewshot.training.trainer import tune as tune
-    from clip_fewshot.training.tuned_files import load_tuned as load_tuned
-    from clip_fewshot.training.tuned_files import save_tuned as save_tuned
-    from clip_fewshot.training.validation import Validation as Validation
-    from clip_fewshot.training.world import Alone as Alone
-    from clip_fewshot.training.world import World as World
-    from clip_fewshot.tuning import describe_prompts as describe_prompts
-    from clip_fewshot.tuning import load_prompts as load_prompts
-    from clip_fewshot.tuning import prompted as prompted
-    from clip_fewshot.tuning import save_prompts as save_prompts
     from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
     from clip_fewshot.tuning.last_layers import last_layers as last_layers
+    from clip_fewshot.tuning.prompts import describe_prompts as describe_prompts
+    from clip_fewshot.tuning.prompts import load_prompts as load_prompts
+    from clip_fewshot.tuning.prompts import prompted as prompted
+    from clip_fewshot.tuning.prompts import save_prompts as save_prompts
     from clip_fewshot.types import BoolArray as BoolArray
     from clip_fewshot.types import EvalResult as EvalResult
     from clip_fewshot.types import FeatureSet as FeatureSet
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
     from clip_fewshot.types import LabelArray as LabelArray
-    from clip_fewshot.wordlist import nouns as nouns
-    from clip_fewshot.workbench import Workbench as Workbench
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ward_tree": "agglomeration",
-    "Answer": "answers",
-    "Sight": "answers",
     "ARCHITECTURES": "backbones.architectures",
     "CLIPConfig": "backbones.architectures",
     "Backbone": "backbones.backbone",
@@ -258,7 +255,6 @@ _HOME = {
     "Placed": "backbones.tower",
     "Suffix": "backbones.tower",
     "Tower": "backbones.tower",
-    "FewShotClassifier": "classifier",
     "FewShotConfig": "config",
     "option": "config",
     "without_password": "config",
@@ -268,30 +264,58 @@ _HOME = {
     "StreamRanks": "conformal.stream",
     "Watch": "conformal.stream",
     "first_alarms": "conformal.stream",
-    "PairBatch": "data.batch",
-    "PairSource": "data.batch",
-    "caption_ids": "data.batch",
+    "SelfDistillation": "contrastive.distillation",
+    "embed_on_spark": "contrastive.distributed.spark",
+    "on_spark": "contrastive.distributed.spark",
+    "join_world": "contrastive.distributed.torchrun",
+    "Alone": "contrastive.distributed.world",
+    "World": "contrastive.distributed.world",
+    "FineTuning": "contrastive.finetuning",
+    "count_parameters": "contrastive.finetuning",
+    "merged": "contrastive.finetuning",
+    "tunable": "contrastive.finetuning",
+    "Objective": "contrastive.gradients",
+    "PairModel": "contrastive.gradients",
+    "contrastive_gradients": "contrastive.gradients",
+    "identity_objective": "contrastive.objectives",
+    "symmetric_objective": "contrastive.objectives",
+    "ContrastiveOptions": "contrastive.options",
+    "paper_options": "contrastive.options",
+    "EpochReport": "contrastive.paired",
+    "PairedOptions": "contrastive.paired",
+    "train_paired": "contrastive.paired",
+    "replayed_blocks": "contrastive.replayed",
+    "replayed_pictures": "contrastive.replayed",
+    "StepReport": "contrastive.trainer",
+    "train_contrastive": "contrastive.trainer",
+    "load_tuned": "contrastive.tuned_files",
+    "save_tuned": "contrastive.tuned_files",
+    "Validation": "contrastive.validation",
     "raw_pixels": "data.builtin",
-    "CaptionedStream": "data.captioned",
     "TEMPLATES": "data.captions",
     "CaptionGenerator": "data.captions",
     "join": "data.collect",
+    "picture_paths": "data.collect",
+    "read_images": "data.collect",
     "ImageDataset": "data.dataset",
-    "read_dataset": "data.dataset",
-    "LoaderSource": "data.loader",
-    "read_images": "data.loose",
-    "shown": "data.naming",
-    "split_pairs": "data.pairing",
-    "picture_paths": "data.paths",
+    "shown": "data.names",
+    "PairBatch": "data.pairs.batch",
+    "PairSource": "data.pairs.batch",
+    "caption_ids": "data.pairs.batch",
+    "CaptionedStream": "data.pairs.captioned",
+    "LoaderSource": "data.pairs.loader",
+    "split_pairs": "data.pairs.split",
+    "PairStream": "data.pairs.stream",
     "pixel_batches": "data.pixels",
+    "read_dataset": "data.read",
     "OpenWorldSplit": "data.sampling",
     "draw_support": "data.sampling",
     "split_open_world": "data.sampling",
-    "PairStream": "data.stream",
     "DISCOVERERS": "discovery",
     "Discovery": "discovery",
     "discover_classes": "discovery",
     "semi_supervised_kmeans": "discovery",
+    "ward_tree": "discovery.ward_tree",
     "ArtifactError": "errors",
     "ClipFewShotError": "errors",
     "DataError": "errors",
@@ -316,17 +340,29 @@ _HOME = {
     "per_class_table": "evaluation.metrics",
     "rates_at": "evaluation.metrics",
     "weighted_f1": "evaluation.metrics",
-    "Extension": "extension",
-    "Naming": "extension",
-    "embed_files": "feature_table",
-    "not_embedded": "feature_table",
-    "read_features": "feature_table",
-    "write_features": "feature_table",
-    "encode_images": "features",
-    "encode_texts": "features",
-    "image_prefix": "features",
+    "encode_images": "features.encode",
+    "encode_texts": "features.encode",
+    "image_prefix": "features.encode",
+    "Prefix": "features.prefix",
+    "replay": "features.prefix",
+    "run_prefix": "features.prefix",
+    "embed_files": "features.table",
+    "not_embedded": "features.table",
+    "read_features": "features.table",
+    "write_features": "features.table",
+    "TuneParams": "few_shot.approach",
+    "FewShotClassifier": "few_shot.classifier",
+    "Workbench": "few_shot.cross_validation",
+    "Evaluate": "few_shot.search.generation",
+    "SearchSpace": "few_shot.search.space",
+    "StudyPlan": "few_shot.search.study",
+    "run_study": "few_shot.search.study",
+    "TrialRecord": "few_shot.select",
+    "SupportData": "few_shot.trainer",
+    "TrainSettings": "few_shot.trainer",
+    "balanced_batches": "few_shot.trainer",
+    "tune": "few_shot.trainer",
     "margin_logits": "geometry",
-    "Group": "groups",
     "LinearHead": "heads.linear",
     "ZeroShotHead": "heads.zero_shot",
     "zero_shot_weights": "heads.zero_shot",
@@ -335,10 +371,6 @@ _HOME = {
     "transport_targets": "losses.distillation",
     "matched_cross_entropy": "losses.matched",
     "matched_floor": "losses.matched",
-    "Known": "naming",
-    "Suggestions": "naming",
-    "suggest_names": "naming",
-    "word_directions": "naming",
     "CLASSFUL": "novelty",
     "DETECTORS": "novelty",
     "TEXTUAL": "novelty",
@@ -354,7 +386,29 @@ _HOME = {
     "RelativeMahalanobisDetector": "novelty",
     "build_detector": "novelty",
     "mine_negatives": "novelty",
-    "OpenWorldClassifier": "openworld",
+    "Extension": "open_world.add_class",
+    "Naming": "open_world.add_class",
+    "Answer": "open_world.answers",
+    "Sight": "open_world.answers",
+    "OpenWorldClassifier": "open_world.classifier",
+    "DEPTHS": "open_world.feature_spaces",
+    "Group": "open_world.groups",
+    "Known": "open_world.name_suggestions",
+    "Suggestions": "open_world.name_suggestions",
+    "suggest_names": "open_world.name_suggestions",
+    "word_directions": "open_world.name_suggestions",
+    "nouns": "open_world.nouns",
+    "Rejector": "open_world.rejector",
+    "fit_rejector": "open_world.rejector",
+    "NoveltyChoice": "open_world.select_detector",
+    "choose_novelty": "open_world.select_detector",
+    "Applied": "open_world.store.decisions",
+    "Ingested": "open_world.store.ingesting",
+    "Status": "open_world.store.queries",
+    "Review": "open_world.store.review",
+    "Store": "open_world.store.store",
+    "Watched": "open_world.store.watching",
+    "watch": "open_world.store.watching",
     "AdamW": "optim.adamw",
     "parameter_groups": "optim.adamw",
     "warmup_cosine": "optim.adamw",
@@ -362,33 +416,25 @@ _HOME = {
     "output_folder": "pipeline",
     "resumed": "pipeline",
     "run_few_shot": "pipeline",
-    "Prefix": "prefix",
-    "replay": "prefix",
-    "run_prefix": "prefix",
+    "density_panels": "plots",
+    "det_curves": "plots",
+    "embedding_plot": "plots",
+    "modality_gap": "plots",
+    "shots_panels": "plots",
+    "spread": "plots",
+    "display_name": "plots.methods",
+    "ordered": "plots.methods",
+    "EmbeddingView": "plots.views",
+    "ShotPoint": "plots.views",
     "CacheProbe": "probes.cache",
     "LinearProbe": "probes.logistic",
     "PrototypeProbe": "probes.prototype",
-    "Prepared": "protocol",
-    "Task": "protocol",
-    "prepare": "protocol",
-    "DEPTHS": "rejection",
-    "NoveltyChoice": "rejection",
-    "Rejector": "rejection",
-    "choose_novelty": "rejection",
-    "fit_rejector": "rejection",
-    "EmbeddingView": "report",
-    "GridCell": "report",
-    "ShotPoint": "report",
-    "density_panels": "report",
-    "det_curves": "report",
-    "display_name": "report",
-    "embedding_plot": "report",
-    "headline_table": "report",
-    "modality_gap": "report",
-    "ordered": "report",
-    "picture_grid": "report",
-    "shots_panels": "report",
-    "spread": "report",
+    "Prepared": "protocol.refits",
+    "Task": "protocol.refits",
+    "prepare": "protocol.refits",
+    "GridCell": "report.grid",
+    "picture_grid": "report.grid",
+    "headline_table": "report.headline",
     "ReviewView": "report.review",
     "render_review": "report.review",
     "review_view": "report.review",
@@ -403,64 +449,18 @@ _HOME = {
     "write_text": "runtime.files",
     "generator": "runtime.rng",
     "torch_seeded": "runtime.rng",
-    "Evaluate": "search",
-    "SearchSpace": "search",
-    "StudyPlan": "search",
-    "TrialRecord": "search",
-    "run_study": "search",
-    "Applied": "store",
-    "Ingested": "store",
-    "Review": "store",
-    "Status": "store",
-    "Store": "store",
-    "Watched": "store.watching",
-    "watch": "store.watching",
-    "TuneParams": "training.approach",
-    "StepReport": "training.contrastive",
-    "train_contrastive": "training.contrastive",
-    "SelfDistillation": "training.distillation",
-    "join_world": "training.distributed",
-    "FineTuning": "training.finetuning",
-    "count_parameters": "training.finetuning",
-    "merged": "training.finetuning",
-    "tunable": "training.finetuning",
-    "Objective": "training.gradients",
-    "PairModel": "training.gradients",
-    "contrastive_gradients": "training.gradients",
-    "identity_objective": "training.objectives",
-    "symmetric_objective": "training.objectives",
-    "ContrastiveOptions": "training.options",
-    "paper_options": "training.options",
-    "EpochReport": "training.paired",
-    "PairedOptions": "training.paired",
-    "train_paired": "training.paired",
-    "replayed_blocks": "training.replayed",
-    "replayed_pictures": "training.replayed",
-    "embed_on_spark": "training.spark",
-    "on_spark": "training.spark",
-    "SupportData": "training.trainer",
-    "TrainSettings": "training.trainer",
-    "balanced_batches": "training.trainer",
-    "tune": "training.trainer",
-    "load_tuned": "training.tuned_files",
-    "save_tuned": "training.tuned_files",
-    "Validation": "training.validation",
-    "Alone": "training.world",
-    "World": "training.world",
-    "describe_prompts": "tuning",
-    "load_prompts": "tuning",
-    "prompted": "tuning",
-    "save_prompts": "tuning",
     "describe_last_layers": "tuning.last_layers",
     "last_layers": "tuning.last_layers",
+    "describe_prompts": "tuning.prompts",
+    "load_prompts": "tuning.prompts",
+    "prompted": "tuning.prompts",
+    "save_prompts": "tuning.prompts",
     "BoolArray": "types",
     "EvalResult": "types",
     "FeatureSet": "types",
     "FloatArray": "types",
     "IndexArray": "types",
     "LabelArray": "types",
-    "nouns": "wordlist",
-    "Workbench": "workbench",
 }
 
 

@@ -15,14 +15,23 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.classifier import FewShotClassifier
 from clip_fewshot.config import HIDDEN, FewShotConfig
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.findings import Run
-from clip_fewshot.openworld import OpenWorldClassifier
-from clip_fewshot.protocol import (
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.cross_validation import resources
+from clip_fewshot.few_shot.search.space import SearchSpace
+from clip_fewshot.few_shot.search.study import StudyPlan, run_study
+from clip_fewshot.few_shot.select import TrialRecord, select
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.open_world.select_detector import CALIBRATION_FOLDS, choose_novelty
+from clip_fewshot.protocol.final_test import meet, open_test
+from clip_fewshot.protocol.refits import (
     Fit,
     Prepared,
     Task,
@@ -32,19 +41,13 @@ from clip_fewshot.protocol import (
     image_steps,
     prepare,
     refit,
-    select,
 )
-from clip_fewshot.rejection import CALIBRATION_FOLDS, Rejector, choose_novelty
+from clip_fewshot.protocol.results import Run
 from clip_fewshot.report import write_report
 from clip_fewshot.runtime.device import resolve_device
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import read_json, remove_half_files, run_lock, sha256_bytes, sha256_file, write_json
 from clip_fewshot.runtime.workers import Crew
-from clip_fewshot.search import SearchSpace, StudyPlan, TrialRecord, run_study
-from clip_fewshot.training.approach import TuneParams
-from clip_fewshot.training.trainer import TrainSettings
-from clip_fewshot.unsealing import meet, open_test
-from clip_fewshot.workbench import resources
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report

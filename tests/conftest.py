@@ -9,7 +9,8 @@ import torch
 
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 
 TINY = CLIPConfig(

@@ -20,9 +20,9 @@ from clip_fewshot.data import builtin
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
-from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import resumed, run_few_shot
-from clip_fewshot.report import check_results
+from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
-from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.dataset import ImageDataset, SkippedImage
+from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
+from clip_fewshot.data.names import first_of, shown
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.errors import UsageError
+from clip_fewshot.data.tables import COLUMNS, SEPARATORS, read_text
+from clip_fewshot.data.verify import check_pictures
+from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.types import LabelSpace
 
@@ -67,3 +73,79 @@ def join(parts: Sequence[ImageDataset]) -> ImageDataset:
         digests=tuple(chain.from_iterable(part.digests for part in parts)),
         decode=parts[0].decode,
     )
+
+
+def read_images(places: Sequence[str | Path]) -> ImageDataset:
+    """The pictures at ``places`` in the order given, each once and unlabelled.
+
+    Args:
+        places: picture files, and folders of which every picture is taken, at whatever depth.
+
+    Returns:
+        What could be read; ``skipped`` lists the rest by reason, files that are not there among them.
+
+    Raises:
+        DataError: nothing can be read, or a folder cannot be listed.
+    """
+    pictures = readable(path for place in places for path in _pictures(Path(place)))
+    if not len(pictures):
+        lines = [f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in pictures.skipped]
+        got = f"{len(lines)} that cannot be read:{first_of(lines)}\n" if lines else "folders without pictures"
+        raise DataError("a picture that can be read", got, "check the paths", ", ".join(map(shown, places[:3])))
+    return pictures
+
+
+def readable(paths: Iterable[Path]) -> ImageDataset:
+    """The picture files among ``paths``, each once and unlabelled; ``skipped`` lists the rest. There may be none."""
+    checked = check_pictures(paths)
+    kept = [path for path, result in checked.items() if result.error is None]
+    errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
+    return ImageDataset(
+        name="given pictures",
+        images=tuple(kept),
+        names=tuple(map(str, kept)),
+        labels=None,
+        label_space=LabelSpace(()),
+        captions=None,
+        partition=("",) * len(kept),
+        digests=tuple(checked[path].digest for path in kept),
+        skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+    )
+
+
+def _pictures(place: Path) -> list[Path]:
+    return [place / path for path in walk(place).pictures] if place.is_dir() else [place]
+
+
+def picture_paths(source: str | Path) -> tuple[Path, ...]:
+    """The picture files that ``source`` names, each once, in its order.
+
+    Args:
+        source: a folder, of which every picture is taken at whatever depth; a table (``, ; tab |``) with a column
+            ``filepath``, ``image``, ``path``, ``image_path`` or ``file_name``; or a text file with a path per line.
+            Relative paths start at the table's folder.
+
+    Raises:
+        DataError: no such source, or no picture in it. Whether the files are there is not looked at.
+    """
+    place = Path(source)
+    if place.is_dir():
+        named = [place / path for path in walk(place).pictures]
+    else:
+        named = [place.parent / path for path in _listed(read_text(place))]
+    if not named:
+        got = "none in it" if place.is_dir() else "an empty table"
+        raise DataError("pictures", got, "check the path", shown(place))
+    return tuple(dict.fromkeys(named))
+
+
+def _listed(text: str) -> list[str]:
+    first = text.split("\n", 1)[0]
+    for separator in SEPARATORS:
+        names = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
+        column = next((names.index(name) for name in COLUMNS["path"] if name in names), None)
+        if column is not None:
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+            next(rows)
+            return [row[column].strip() for row in rows if len(row) > column and row[column].strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION_JOINED, Listing, refuse_any
 from clip_fewshot.data.manifest import Row, resolve
-from clip_fewshot.data.naming import shown
+from clip_fewshot.data.names import shown
 from clip_fewshot.data.tables import read_text
 from clip_fewshot.errors import DataError
 

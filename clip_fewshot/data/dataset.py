@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
-from clip_fewshot.data.formats import list_source
 from clip_fewshot.data.image import Decode, decode, read_regular
-from clip_fewshot.data.listing import Listing, refuse_any
-from clip_fewshot.data.naming import byte_order, shown
-from clip_fewshot.data.verify import Checked, check_listing
+from clip_fewshot.data.names import shown
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import sha256_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
@@ -128,61 +125,3 @@ class ImageDataset:
         pairs = sorted(zip(self.digests, labels, strict=True))
         text = "".join(f"{digest} {label}\n" for digest, label in pairs)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def read_dataset(
-    source: str | Path,
-    *,
-    format: str | None = None,
-    strict: bool = False,
-    max_skipped: float | None = None,
-    decode: Decode = "exact",
-) -> ImageDataset:
-    """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
-
-    Args:
-        source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``.
-        format: a name out of ``FORMATS``; None recognises it.
-        strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
-            reduced decode. Otherwise they are used with a warning.
-        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
-            picture at least, so that a single broken photo never stops a small set.
-        decode: "exact" equals OpenAI's preprocessing to the bit; "fast" is at most one grey level from it.
-
-    Raises:
-        DataError: a source that cannot be used; every offender is named with file and line.
-        UsageError: an unknown format or way to decode.
-    """
-    if decode not in get_args(Decode):
-        raise UsageError(" or ".join(get_args(Decode)), repr(decode), "choose one of them", "decode")
-    from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
-
-    if str(source) in BUILTIN and format is None:
-        return replace(BUILTIN[str(source)](), decode=decode)
-    listing = list_source(Path(source), format)
-    checked, warnings = check_listing(listing, strict, max_skipped)
-    return replace(_from_listing(listing, checked, tuple(warnings)), decode=decode)
-
-
-def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:
-    errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
-    kept = [entry for entry in listing.entries if checked[entry.path].error is None]
-    labels = [entry.label for entry in kept if entry.label is not None]
-    captions = tuple(entry.caption for entry in kept if entry.caption is not None)
-    space = LabelSpace(listing.class_names or tuple(sorted(set(labels), key=byte_order)))
-    present = set(labels)
-    empty = [shown(name) for name in space.names if name not in present]
-    refuse_any(empty, "a readable picture of every class", "repair the pictures of these classes", listing.source)
-    return ImageDataset(
-        name=listing.source.resolve().stem,
-        images=tuple(entry.path for entry in kept),
-        names=tuple(entry.name for entry in kept),
-        labels=space.encode(labels) if labels else None,
-        label_space=space,
-        captions=captions or None,
-        partition=tuple(entry.partition for entry in kept),
-        digests=tuple(checked[entry.path].digest for entry in kept),
-        skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
-        warnings=warnings,
-        origins=tuple(entry.where or shown(entry.name) for entry in kept),
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
-from clip_fewshot.data.naming import byte_order, shown
+from clip_fewshot.data.names import byte_order, shown
 from clip_fewshot.errors import DataError
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from clip_fewshot.data.caption_files import read_pairs, stems_shared
 from clip_fewshot.data.coop import read_coop
 from clip_fewshot.data.folder import Tree, read_folder, walk
 from clip_fewshot.data.listing import Listing
-from clip_fewshot.data.naming import shown
-from clip_fewshot.data.pairs import read_pairs, stems_shared
+from clip_fewshot.data.names import shown
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
 from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
 from clip_fewshot.errors import DataError, UsageError

@@ -27,7 +27,7 @@ from PIL import (
 )
 
 from clip_fewshot.data.colour import ValueRangeError, to_rgb
-from clip_fewshot.data.naming import shown
+from clip_fewshot.data.names import shown
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_fewshot.data.naming import first_of, shown
+from clip_fewshot.data.names import first_of, shown
 from clip_fewshot.errors import DataError
 
 # Validation folders join the training side: K shots means K, and validation images come out of the K.

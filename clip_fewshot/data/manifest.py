@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.naming import byte_order, shown
+from clip_fewshot.data.names import byte_order, shown
 
 PROBED = 50  # rows looked at to find the folder that paths are relative to
 

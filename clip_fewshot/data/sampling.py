@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.naming import first_of, shown
+from clip_fewshot.data.names import first_of, shown
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace

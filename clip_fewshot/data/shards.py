@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.naming import byte_order, shown
+from clip_fewshot.data.names import byte_order, shown
 from clip_fewshot.data.tables import decode_text
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.errors import DataError

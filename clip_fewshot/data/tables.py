@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Listing
 from clip_fewshot.data.manifest import Row, resolve
-from clip_fewshot.data.naming import shown
+from clip_fewshot.data.names import shown
 from clip_fewshot.errors import DataError
 
 SENTENCE = 3  # words; few class names have as many

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from clip_fewshot.data.naming import shown
+from clip_fewshot.data.names import shown
 from clip_fewshot.errors import DataError
 
 KEPT = 512  # archives whose listings stay in memory; ten thousand files take 3 MB

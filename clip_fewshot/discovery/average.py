@@ -11,8 +11,8 @@ from scipy.cluster.hierarchy import fcluster
 
 from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Parts
-from clip_fewshot.discovery.groups import without_known
 from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.parts import without_known
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray, LabelArray
 

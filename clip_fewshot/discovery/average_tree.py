@@ -12,8 +12,8 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
-from clip_fewshot.agglomeration import scipy_layout, ward_tree
 from clip_fewshot.discovery.gap import principal
+from clip_fewshot.discovery.ward_tree import scipy_layout, ward_tree
 from clip_fewshot.types import FloatArray, IndexArray
 
 DENSE_ROWS = 5_000  # 25 million distances, 200 MB with SciPy's copy

@@ -24,8 +24,8 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.average import Average, can_cut
 from clip_fewshot.discovery.base import Discovery, Method
-from clip_fewshot.discovery.groups import by_size, nearest_to_centre
 from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.parts import by_size, nearest_to_centre
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.stability import judged
 from clip_fewshot.discovery.ward import Ward

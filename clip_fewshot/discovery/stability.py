@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from clip_fewshot.discovery.base import Method
-from clip_fewshot.discovery.groups import by_size
+from clip_fewshot.discovery.parts import by_size
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 

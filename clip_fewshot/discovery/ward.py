@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.cluster.hierarchy import fcluster
 
-from clip_fewshot.agglomeration import ward_tree
 from clip_fewshot.discovery.base import Parts
 from clip_fewshot.discovery.gap import gap_rises, principal, worthwhile
-from clip_fewshot.discovery.groups import without_known
 from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.parts import without_known
+from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
 

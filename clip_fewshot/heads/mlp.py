@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import require_width, rms_rows
+from clip_fewshot.heads.arcface import ArcFaceHead
 from clip_fewshot.heads.linear import LinearHead
 
 
@@ -73,3 +74,15 @@ class MLPHead(nn.Module):
 def default_width(in_features: int) -> int:
     """Width of a hidden layer nobody chose: as wide as the features; a handful of units would learn nothing."""
     return max(in_features, 64)
+
+
+def mlp_arcface(
+    in_features: int,
+    n_classes: int,
+    hidden_features: int | None = None,
+    margin: float = 0.5,
+    scale: float = 30.0,
+) -> MLPHead:
+    """``MLPHead`` whose output module is an ``ArcFaceHead``; arguments as there."""
+    width = hidden_features or default_width(in_features)
+    return MLPHead(in_features, n_classes, width, ArcFaceHead(width, n_classes, margin, scale))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL.Image import Image
 
+from clip_fewshot.plots.text import shorten
 from clip_fewshot.report.pictures import thumbnail_uri
-from clip_fewshot.report.text import shorten
 
 SIDE, GAP, LINE = 128, 14, 16  # pixels: of a picture, between cells, of a line of text
 LETTERS = 19  # of the widest common fonts in one line below a picture

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from clip_fewshot.report import text
-
-# Left to right in every table and legend: from what costs nothing to what costs most.
-APPROACH_ORDER = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
-BASELINES = {"raw_pixels": "raw pixels", "zero_shot": "zero-shot", "linear_probe": "frozen probe"}
-METHODS = (*BASELINES, *APPROACH_ORDER)
+from clip_fewshot.plots import text
+from clip_fewshot.plots.methods import BASELINES, display_name, ordered
 
 
 class HeadlineRow(NamedTuple):
@@ -25,12 +21,6 @@ class HeadlineRow(NamedTuple):
     n_test: int
     settings: str
     best: bool
-
-
-def ordered(names: list[str] | set[str]) -> list[str]:
-    """Names of methods in the house's order, unknown ones after them by name."""
-    known = [name for name in METHODS if name in names]
-    return known + sorted(set(names) - set(known))
 
 
 def headline_rows(results: Mapping[str, Any]) -> list[HeadlineRow]:
@@ -110,11 +100,6 @@ def verdict(results: Mapping[str, Any]) -> str:
     images = text.count(test["n_test"], "sealed test image")
     first = f"{name} was chosen: accuracy {text.fraction(test['mean'])} {text.interval(test['ci95'])} on {images}."
     return f"{first} {_against_probe(best, results['linear_probe'])}"
-
-
-def display_name(key: str) -> str:
-    """A method's name in prose."""
-    return BASELINES.get(key, text.clean(key))
 
 
 def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:

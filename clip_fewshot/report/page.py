@@ -14,10 +14,14 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from clip_fewshot.report import plots, sections, text
-from clip_fewshot.report.headline import display_name, headline_rows, selection, verdict, warnings_of
+from clip_fewshot import plots
+from clip_fewshot.plots import text
+from clip_fewshot.plots.methods import display_name
+from clip_fewshot.plots.views import EmbeddingView
+from clip_fewshot.report import sections
+from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
 from clip_fewshot.report.pictures import svg_uri
-from clip_fewshot.report.record import DiscoveryView, EmbeddingView, RunRecord
+from clip_fewshot.report.record import DiscoveryView, RunRecord
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:

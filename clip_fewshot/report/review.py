@@ -1,7 +1,7 @@
 """The review page: a person looks at the groups of a store, names, merges, splits, moves and rejects, and saves.
 
 One HTML file without server or network. It runs one script, its own, by hash; data come as JSON that is no script, and
-text is only ever set as text. What it saves is ``review.json`` for :meth:`clip_fewshot.store.Store.apply`.
+text is only ever set as text. It saves ``review.json``, for :meth:`clip_fewshot.open_world.store.store.Store.apply`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
+from clip_fewshot import plots
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.groups import Group
-from clip_fewshot.naming import Known, Suggestions, suggest_names
-from clip_fewshot.report import plots, text
+from clip_fewshot.open_world.groups import Group
+from clip_fewshot.open_world.name_suggestions import Known, Suggestions, suggest_names
+from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.plots import text
+from clip_fewshot.plots.dendrogram import leaf_order
+from clip_fewshot.plots.style import SERIES
 from clip_fewshot.report.pictures import svg_uri
-from clip_fewshot.report.plots.dendrogram import leaf_order
-from clip_fewshot.report.plots.style import SERIES
 from clip_fewshot.runtime.files import sha256_bytes
-from clip_fewshot.store import Store
 from clip_fewshot.types import FloatArray, LabelArray
 
 SHOWN = 120  # thumbnails of a group, and of the pictures in none

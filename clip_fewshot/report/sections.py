@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_fewshot.report import text
-from clip_fewshot.report.headline import HeadlineRow, display_name
+from clip_fewshot.plots import text
+from clip_fewshot.plots.methods import display_name
+from clip_fewshot.report.headline import HeadlineRow
 from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import ClusterView, PredictionExample
 

@@ -13,7 +13,7 @@ from clip_fewshot.backbones.encoder_tower import EncoderTower, Parts, Pool
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.backbones.shapes import headless
 from clip_fewshot.errors import UsageError
-from clip_fewshot.prefix import replay, run_prefix, run_suffixes
+from clip_fewshot.features.prefix import replay, run_prefix, run_suffixes
 from tests.backbones import encoders as made
 from tests.backbones.encoders import SIZE, WIDTH, Bag, Bert, Letters, image_encoder, text_encoder
 

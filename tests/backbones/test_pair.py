@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import clip_fewshot as cf
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.backbones.pair import PairBackbone
-from clip_fewshot.data.batch import PairBatch
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.features import image_prefix, text_prefix
+from clip_fewshot.features.encode import image_prefix, text_prefix
+from clip_fewshot.features.prefix import replay
+from clip_fewshot.few_shot.cross_validation import last_layers_only
 from clip_fewshot.heads import zero_shot_weights
-from clip_fewshot.prefix import replay
-from clip_fewshot.workbench import last_layers_only
 from tests.backbones.encoders import SIZE, EfficientNet, Letters, image_encoder, pair, text_encoder
 
 TEXTS = ["a bee", "two bees", "a field", "a reed"]

@@ -19,9 +19,9 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.backbones.pretrained_text import load_text_encoder
+from clip_fewshot.contrastive.paired import train_paired
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.evaluation.metrics import recall_at_k
-from clip_fewshot.training.paired import train_paired
 
 PLACES = (1, 5, 10)
 pytestmark = [

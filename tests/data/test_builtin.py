@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from clip_fewshot.data.builtin import BUILTIN, DIGIT_NAMES, digits, digits_wild, raw_pixels
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
 
 

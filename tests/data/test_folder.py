@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_fewshot.data.dataset import read_dataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from tests.data.pictures import class_folders, picture_bytes, pixels, put
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.formats import FORMATS, list_source, recognise
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError
 from tests.data.pictures import put
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from clip_fewshot.data import pixels as module
 from clip_fewshot.data.collect import collect_images
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import ImageError, normalise, open_image, preprocess
 from clip_fewshot.data.pixels import pixel_batches
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.row_cache import ROWS, Shelf
 from tests.data.pictures import FORMATS, encoded, pixels, put

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_fewshot.data.dataset import read_dataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 
 ROOT = Path(os.environ.get("CLIP_FEWSHOT_REALDATA", ""))

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_fewshot.data import shards as module
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import ImageError, open_image
 from clip_fewshot.data.pixels import pixel_batches
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.shards import shard_paths
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.errors import DataError

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 from sklearn.datasets import load_digits
 
-from clip_fewshot import agglomeration, discovery
-from clip_fewshot.discovery import gap
+from clip_fewshot import discovery
+from clip_fewshot.discovery import gap, ward_tree
 from clip_fewshot.discovery.gap import gap_rises, log_scatter, worthwhile
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
@@ -57,7 +57,7 @@ def test_the_tree_for_many_images_gives_the_same_groups(seed: int, monkeypatch: 
     shots = order[known]
     find = lambda: discover_classes(pixels[order[~known]], reference=(pixels[shots], digit[shots]), seed=seed)  # noqa: E731
     of_all_pairs = find()
-    monkeypatch.setattr(agglomeration, "DENSE_ROWS", 2)
+    monkeypatch.setattr(ward_tree, "DENSE_ROWS", 2)
     found = find()
     assert found.labels.tobytes() == of_all_pairs.labels.tobytes()
     assert found.n_clusters == of_all_pairs.n_clusters >= 2

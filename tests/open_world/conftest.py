@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.classifier import FewShotClassifier
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.openworld import OpenWorldClassifier
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from experiments.open_world import command
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from clip_fewshot.store import Review, Store
+from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.store.store import Store
 from experiments.open_world import COMMANDS, command
 from tests.open_world.conftest import Bench
 

@@ -11,9 +11,9 @@ from torch import nn
 import clip_fewshot as cf
 from clip_fewshot.optim.adamw import parameter_groups
 from clip_fewshot.optim.sgd import SGD
+from tests.contrastive.pairs import CONFIG, patterns
+from tests.contrastive.test_checkpoint import equal
 from tests.optim.test_adamw import model
-from tests.training.pairs import CONFIG, patterns
-from tests.training.test_checkpoint import equal
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])

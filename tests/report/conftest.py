@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clip_fewshot.report import render_page
+from clip_fewshot.report.page import render_page
 from tests.report import sample
 
 

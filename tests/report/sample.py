@@ -9,17 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.cluster.hierarchy import linkage
 
-from clip_fewshot.report import (
-    ClusterView,
-    DiscoveryView,
-    EmbeddingView,
-    NoveltyView,
-    PredictionExample,
-    RunRecord,
-    ShotPoint,
-    TrialRow,
-)
-from clip_fewshot.report.plots.det import equal_error
+from clip_fewshot.plots.det import equal_error
+from clip_fewshot.plots.views import EmbeddingView, NoveltyView, ShotPoint, TrialRow
+from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six")
 UNSEEN = ("seven", "eight", "nine")

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from clip_fewshot import plots
 from clip_fewshot.discovery import discover_classes
-from clip_fewshot.report import ClusterView, DiscoveryView, plots, render_page
-from clip_fewshot.report.plots.dendrogram import _runs, cut_height, tree_layout
-from clip_fewshot.report.plots.style import INK, OUTLIER, SERIES
+from clip_fewshot.plots.dendrogram import _runs, cut_height, tree_layout
+from clip_fewshot.plots.style import INK, OUTLIER, SERIES
+from clip_fewshot.report.page import render_page
+from clip_fewshot.report.record import ClusterView, DiscoveryView
 from clip_fewshot.types import FloatArray, LabelArray
 from tests.report import sample
 from tests.report.test_page import Page

@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from clip_fewshot.report import GridCell, ShotPoint, picture_grid, shots_panels
-from clip_fewshot.report.grid import FLAGGED
+from clip_fewshot.plots import shots_panels
+from clip_fewshot.plots.views import ShotPoint
+from clip_fewshot.report.grid import FLAGGED, GridCell, picture_grid
 from tests.report import sample
 
 PICTURE = Image.new("RGB", (300, 200), (10, 90, 200))

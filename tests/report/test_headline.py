@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from clip_fewshot.report import headline_table
-from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
+from clip_fewshot.report.headline import headline_rows, headline_table, selection, verdict, warnings_of
 from tests.report import sample
 
 

@@ -16,8 +16,11 @@ import pytest
 from PIL import Image
 
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.report import EmbeddingView, PredictionExample, render_page, write_report
+from clip_fewshot.plots.views import EmbeddingView
+from clip_fewshot.report import write_report
+from clip_fewshot.report.page import render_page
 from clip_fewshot.report.pictures import thumbnail_uri
+from clip_fewshot.report.record import PredictionExample
 from tests.report import sample
 
 SECTIONS = ("results", "classes", "predictions", "novelty", "discovery", "embeddings", "search", "repeat")

@@ -18,8 +18,8 @@ from scipy.cluster.hierarchy import cophenet, linkage
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.groups import groups_of
-from clip_fewshot.naming import Suggestions
+from clip_fewshot.open_world.groups import groups_of
+from clip_fewshot.open_world.name_suggestions import Suggestions
 from clip_fewshot.report.review import ReviewView, _order, render_review
 from clip_fewshot.types import LabelSpace
 

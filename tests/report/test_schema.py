@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.report import check_results
+from clip_fewshot.report.schema import check_results
 from tests.report import sample
 
 FREE = {"config", "environment", "params", "counts", "timing", "artifacts", "approaches"}  # any keys allowed below

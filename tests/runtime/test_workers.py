@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from clip_fewshot import workbench as workbench_module
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ClipFewShotError, DivergedError, ResourceError, UsageError
-from clip_fewshot.protocol import Task, prepare, workbench
+from clip_fewshot.few_shot import cross_validation as workbench_module
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.cross_validation import last_layers_only
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.protocol.refits import Task, prepare, workbench
 from clip_fewshot.runtime import workers
 from clip_fewshot.runtime.workers import Crew, limited_threads
-from clip_fewshot.training.approach import TuneParams
-from clip_fewshot.training.trainer import TrainSettings
-from clip_fewshot.workbench import last_layers_only
 from tests.runtime.worker_tasks import Tasks
 
 ROOT = Path(__file__).parent.parent

@@ -21,14 +21,19 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.classifier import FewShotClassifier, frozen_features, prepare_support
 from clip_fewshot.data.collect import join
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.openworld import OpenWorldClassifier
-from clip_fewshot.rejection import NoveltyChoice, fit_rejector
-from clip_fewshot.rejection.alternatives import Alternative
-from clip_fewshot.store import Ingested, Review, Store
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.open_world.alternatives import Alternative
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.select_detector import NoveltyChoice
+from clip_fewshot.open_world.store.ingesting import Ingested
+from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.store.store import Store
 from tests.conftest import TINY
 
 PICTURES = 300

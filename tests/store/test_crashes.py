@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.store import Store, rows
+from clip_fewshot.open_world.store import rows
+from clip_fewshot.open_world.store.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 

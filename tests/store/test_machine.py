@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.openworld import OpenWorldClassifier
-from clip_fewshot.store import Review, Store
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.store.store import Store
 from tests.store.conftest import MakeWorld
 
 COUNT = 24  # pictures that may come

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_fewshot.answers import Sight
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.data.dataset import ImageDataset, read_dataset
-from clip_fewshot.data.loose import read_images
+from clip_fewshot.data.collect import read_images
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
-from clip_fewshot.store import Ingested, Review, Store
+from clip_fewshot.open_world.answers import Sight
+from clip_fewshot.open_world.store.ingesting import Ingested
+from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.store.store import Store
 from tests.conftest import TINY
 from tests.store.conftest import MakeWorld
 
@@ -369,7 +372,7 @@ def test_another_backbone_is_let_in_by_reembedding_alone(
 def test_reembedding_goes_on_where_it_ended(
     make_world: MakeWorld, strange: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clip_fewshot.store import reembedding
+    from clip_fewshot.open_world.store import reembedding
 
     monkeypatch.setattr(reembedding, "FEW", 8)
     photos = as_files(some(strange, 30), tmp_path / "photos")

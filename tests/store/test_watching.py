@@ -11,8 +11,8 @@ from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.store import Store
-from clip_fewshot.store.watching import FILE, watch
+from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.open_world.store.watching import FILE, watch
 
 
 def some(pictures: ImageDataset, count: int, start: int = 0) -> ImageDataset:

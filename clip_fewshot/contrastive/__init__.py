@@ -1,0 +1,1 @@
+"""Contrastive training of image and text encoders, from one process to a cluster."""

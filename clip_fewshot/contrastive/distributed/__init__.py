@@ -1,0 +1,1 @@
+"""Contrastive training over several processes and machines."""

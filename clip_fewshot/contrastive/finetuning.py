@@ -1,0 +1,143 @@
+"""Contrastive fine-tuning: which parts of a pretrained pair of towers train, at which rates, and how they are kept."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.encoder_tower import EncoderTower
+from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.attention import AttentionHead
+from clip_fewshot.runtime import rng
+from clip_fewshot.tuning.added_heads import AttentiveTower, HeadedTower, with_linear_head
+from clip_fewshot.tuning.last_layers import check_depth
+from clip_fewshot.tuning.prompts import prompted
+
+TOWERS = {"image": "visual", "text": "text"}
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What trains, and how fast.
+
+    Layers that were trained on millions of pairs are moved a hundred times slower than what was added to them: at one
+    common rate, either the head learns nothing or the layers forget.
+
+    Args:
+        unfreeze: last layers of each tower that train, >= 0. The logit scale trains with them.
+        lock: a tower that stays as it is, head included.
+        head: added to each tower that is not locked: "linear" follows its features and starts as the identity,
+            "attention" adds to them what it reads off all tokens and starts as nothing. So training begins at the
+            zero-shot model and not below it.
+        prompts: deep visual prompts per block, >= 0, in place of layers and heads; the text tower is locked.
+        backbone_lr, head_lr: peak learning rates of pretrained layers and of what was added (heads, prompts), > 0.
+        seed: of what is added.
+
+    Raises:
+        UsageError: nothing would train, or parts that exclude each other.
+    """
+
+    unfreeze: int = 1
+    lock: Literal["none", "image", "text"] = "none"
+    head: Literal["none", "linear", "attention"] = "none"
+    prompts: int = 0
+    backbone_lr: float = 1e-5
+    head_lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.unfreeze, self.prompts) < 0 or min(self.backbone_lr, self.head_lr) <= 0:
+            got = f"{self.unfreeze}, {self.prompts}, {self.backbone_lr:g} and {self.head_lr:g}"
+            expected = "unfreeze and prompts of 0 or more, learning rates over 0"
+            raise UsageError(expected, got, "change them", "--unfreeze, --prompts, --backbone-lr, --head-lr")
+        if self.prompts and (self.unfreeze or self.head != "none" or self.lock == "image"):
+            got = f"--unfreeze {self.unfreeze}, --head {self.head}, --lock {self.lock}"
+            fix = "add --unfreeze 0, leave the others out"
+            raise UsageError("prompts as all that trains in the image tower", got, fix, "--prompts")
+        if not (self.prompts or self.unfreeze or self.head != "none"):
+            fix = "give --unfreeze 1, --head linear or --prompts 8"
+            raise UsageError("something that trains", "neither layers, head nor prompts", fix, "--unfreeze")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Attributes of the towers that train."""
+        return ("visual",) if self.prompts else tuple(tower for name, tower in TOWERS.items() if name != self.lock)
+
+    def options(self, **others: Any) -> ContrastiveOptions:
+        """The rates as options of ``train_contrastive``; ``others`` are its further fields."""
+        if self.prompts:
+            return ContrastiveOptions(learning_rate=self.head_lr, **others)
+        heads = {f"{tower}.head": self.head_lr for tower in self.trained if self.head != "none"}
+        return ContrastiveOptions(learning_rate=self.backbone_lr, rates=heads, **others)
+
+
+def tunable(backbone: Backbone, plan: FineTuning) -> Backbone:
+    """A copy of ``backbone`` for ``train_contrastive``, in which what ``plan`` says requires a gradient, and no more.
+
+    Raises:
+        UsageError: a tower has fewer layers, or is of a kind that takes no prompts.
+    """
+    if plan.prompts:
+        return prompted(backbone, plan.prompts, seed=plan.seed)
+    result = copy.deepcopy(backbone).requires_grad_(False)
+    for name in TOWERS.values():
+        tower: Tower = getattr(result, name)
+        trained = name in plan.trained
+        check_depth(tower, plan.unfreeze if trained else 0)
+        if isinstance(tower, EncoderTower):  # what it holds still drops nothing out either
+            tower.unfreeze(plan.unfreeze if trained else 0)
+        last = set(tower.last_parameters(plan.unfreeze)) if trained else set()
+        for key, parameter in tower.named_parameters():
+            parameter.requires_grad_(key in last)
+        if trained:
+            setattr(result, name, _headed(tower, plan, name))
+    if plan.head == "attention":
+        for tower in (result.visual, result.text):
+            if isinstance(tower, AttentiveTower):
+                tower.foundation = backbone.digest
+        result.name = f"{backbone.name} with attention heads"
+    result.logit_scale.requires_grad_(plan.unfreeze > 0)
+    return result
+
+
+def _headed(tower: Tower, plan: FineTuning, name: str) -> HeadedTower:
+    if plan.head == "none":
+        return HeadedTower(tower, None)
+    if plan.head == "linear":
+        return with_linear_head(tower)
+    with rng.torch_seeded(plan.seed, "attention head", name):
+        head = AttentionHead(tower.token_features, tower.out_features)
+    nn.init.zeros_(head.classifier.linear.weight)
+    nn.init.zeros_(head.classifier.linear.bias)
+    return AttentiveTower(tower, head.to(next(tower.parameters()).device))
+
+
+def merged(tuned: Backbone) -> Backbone:
+    """A plain copy of what :func:`tunable` gave: heads become part of the projections, whose product they are.
+
+    Its state dict is OpenAI's again, its features those of ``tuned`` to rounding. Of a pair, what was trained stays
+    unfrozen.
+
+    Raises:
+        UsageError: an attention head, which no projection can take in.
+    """
+    result = copy.deepcopy(tuned).requires_grad_(True)
+    for name in TOWERS.values():
+        tower = getattr(result, name)
+        plain = tower.merged() if isinstance(tower, HeadedTower) else tower
+        if isinstance(plain, EncoderTower):
+            plain.unfreeze(plain.unfrozen)
+        setattr(result, name, plain)
+    return result
+
+
+def count_parameters(tuned: Backbone) -> tuple[int, int]:
+    """(trained, all) numbers."""
+    sizes = [(p.numel(), p.requires_grad) for p in tuned.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)

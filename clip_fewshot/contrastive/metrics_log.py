@@ -1,0 +1,84 @@
+"""What a training measured, line by line, so that a kill loses nothing and a resumed run repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_fewshot.runtime.files import append_line, write_text
+
+if TYPE_CHECKING:
+    from clip_fewshot.contrastive.metrics_log import TensorBoard
+from clip_fewshot.errors import ResourceError
+
+FILE = "metrics.jsonl"
+Figures = Mapping[str, float | int | None]
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object a line, {"step": steps taken, "kind": "train", "validation" or
+    "checkpoint", figures ...}.
+
+    Args:
+        folder: where it lies.
+        taken: steps that the training has taken; later lines, and half a one, are of a run that was killed, and the
+            steps they tell of come again.
+        board: shows the same in TensorBoard.
+    """
+
+    def __init__(self, folder: Path, taken: int, board: TensorBoard | None = None) -> None:
+        self.path, self._board = folder / FILE, board
+        before = self.path.read_text("utf-8") if self.path.is_file() else None
+        kept = "".join(f"{line}\n" for line in (before or "").splitlines() if _steps(line) <= taken)
+        if kept != before:
+            write_text(self.path, kept)
+
+    def add(self, kind: str, step: int, figures: Figures) -> None:
+        """Append a line; figures that are not finite become null, which JSON has no number for."""
+        finite = {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
+        append_line(self.path, json.dumps({"step": step, "kind": kind} | finite, allow_nan=False))
+        if self._board is not None:
+            self._board.add(kind, step, finite)
+
+    def settle(self, step: int) -> None:
+        """Say that a checkpoint comes, and wait until all lines are on the disk: its run will not write them again."""
+        append_line(self.path, json.dumps({"step": step, "kind": "checkpoint"}), durable=True)
+        if self._board is not None:
+            self._board.flush()
+
+
+def _steps(line: str) -> float:
+    """The steps taken at a line; infinitely many at half a line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class TensorBoard:
+    """Writes scalars under ``folder`` for ``tensorboard --logdir``.
+
+    Args:
+        taken: steps that the training has taken; what an earlier run wrote of later ones is hidden.
+    """
+
+    def __init__(self, folder: Path, taken: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            fix = "pip install clip-fewshot[tracking], or leave TensorBoard out"
+            raise ResourceError("the package tensorboard", "none", fix, "tensorboard") from error
+        self._writer = SummaryWriter(str(folder), purge_step=taken + 1)
+
+    def add(self, kind: str, step: int, figures: Mapping[str, float | int | None]) -> None:
+        """One point of each curve."""
+        for name, value in figures.items():
+            if value is not None:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        self._writer.flush()

@@ -1,0 +1,67 @@
+"""Batches in their order, from wherever a training stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import cast
+
+from clip_fewshot.data.pairs.batch import Identified, PairBatch, PairSource, Told
+from clip_fewshot.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Given:
+    """Any iterable as a source, read from its beginning in each epoch; to begin later, batches are passed over."""
+
+    given: Iterable[PairBatch]
+    length: int | None
+
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        if self.length is None:
+            raise UsageError("batches of a known number", "an iterator", "give steps in place of epochs", "options")
+        return self.length
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
+        """Those from ``start`` on."""
+        return islice(iter(self.given), start, None)
+
+
+def as_source(given: PairSource | Iterable[PairBatch], steps: int | None = None) -> PairSource:
+    """Anything that yields batches as a source; ``steps`` is how many an iterator without a length has to yield."""
+    if hasattr(given, "batches"):
+        return cast(PairSource, given)
+    return Given(given, len(given) if isinstance(given, Sized) else steps)
+
+
+def epoch_length(source: PairSource) -> int:
+    """Steps of an epoch, at least one."""
+    steps = source.steps()
+    if steps < 1:
+        raise UsageError("a batch or more in an epoch", "none", "give more pairs, or a smaller batch", "pairs")
+    return steps
+
+
+def identity_of(source: PairSource) -> dict[str, Told] | None:
+    """What a source says of itself; None for one that says nothing, such as a list or somebody's own loader."""
+    return dict(source.identity()) if isinstance(source, Identified) else None
+
+
+def timed_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[PairBatch, float]]:
+    """The batches of steps ``taken`` to ``total`` and the seconds each was waited for."""
+    length = epoch_length(source)
+    while taken < total:
+        epoch, start = divmod(taken, length)
+        wanted = min(length - start, total - taken)
+        batches = source.batches(epoch, start)
+        for place in range(start, start + wanted):
+            began = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                fix = "give more batches or fewer steps"
+                raise UsageError(f"{start + wanted} batches", f"{place}", fix, f"epoch {epoch + 1}")
+            yield batch, time.perf_counter() - began
+        taken += wanted

@@ -1,0 +1,90 @@
+"""What a fine-tuning leaves behind on the disk, and how it comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from clip_fewshot.backbones import pair
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.folder import save_backbone
+from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.contrastive.finetuning import TOWERS, FineTuning, merged, tunable
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime.artifacts import MANIFEST, artifact_kind, load_artifact, save_artifact
+from clip_fewshot.tuning import prompts
+from clip_fewshot.tuning.added_heads import AttentiveTower
+from clip_fewshot.tuning.prompts import PromptedTransformer, load_prompts, save_prompts
+
+KIND = "attention heads"
+WEIGHTS = "trained.safetensors"
+
+
+def save_tuned(tuned: Backbone, folder: Path) -> None:
+    """Write a tuned model, as little of it as makes it whole again beside the pretrained one.
+
+    Prompts alone where they are what was trained; with attention heads, which no projection takes in, all that was
+    trained; otherwise a backbone of its own, or a pair's weights.
+    """
+    if isinstance(tuned.visual, PromptedTransformer):
+        save_prompts(tuned, folder)
+    elif _attentive(tuned):
+        _save_heads(tuned, folder)
+    elif isinstance(tuned, PairBackbone):
+        merged(tuned).save(folder)  # type: ignore[operator]
+    else:
+        save_backbone(merged(tuned), folder, half=False)
+
+
+def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
+    """What :func:`save_tuned` wrote, on the device and in the precision of ``backbone``.
+
+    Args:
+        folder: or any weights that :func:`load_backbone` reads.
+        backbone: the pretrained one, left as it is.
+
+    Raises:
+        UsageError: a pair's weights, and ``backbone`` is no pair.
+        ArtifactError: damaged files, or what was trained beside another backbone.
+    """
+    place = Path(folder)
+    kind = artifact_kind(place) if (place / MANIFEST).is_file() else ""
+    if kind == prompts.KIND:
+        return load_prompts(place, backbone)
+    if kind == pair.KIND:
+        if not isinstance(backbone, PairBackbone):
+            fix = "name the pair it was trained from, python:MODULE:FUNCTION"
+            raise UsageError("a pair of encoders, which these weights are of", backbone.name, fix, str(place))
+        return backbone.with_weights(place)
+    if kind:
+        return _load_heads(place, backbone)
+    return load_backbone(str(folder), device=str(backbone.device), dtype=backbone.activation_dtype)
+
+
+def _attentive(tuned: Backbone) -> list[str]:
+    return [name for name, tower in TOWERS.items() if isinstance(getattr(tuned, tower), AttentiveTower)]
+
+
+def _save_heads(tuned: Backbone, folder: Path) -> None:
+    trained = {name: p.detach().cpu().contiguous() for name, p in tuned.named_parameters() if p.requires_grad}
+    towers = _attentive(tuned)
+    foundation = getattr(tuned, TOWERS[towers[0]]).foundation
+    files = {WEIGHTS: safetensors.torch.save(trained)}
+    save_artifact(folder, KIND, files, {"foundation": foundation, "towers": towers})
+
+
+def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
+    meta, files = load_artifact(folder, KIND)
+    if meta["foundation"] != backbone.digest:
+        expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
+        raise ArtifactError(expected, got, "pass the backbone that the heads were trained on", str(folder))
+    lock = next((name for name in TOWERS if name not in meta["towers"]), "none")
+    result = tunable(backbone, FineTuning(unfreeze=0, lock=lock, head="attention"))  # type: ignore[arg-type]
+    parameters = dict(result.named_parameters())
+    with torch.no_grad():
+        for name, tensor in safetensors.torch.load(files[WEIGHTS]).items():
+            parameters[name].copy_(tensor)
+    return result

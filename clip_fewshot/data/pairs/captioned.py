@@ -1,0 +1,100 @@
+"""Labelled pictures as pairs: captions from class names, drawn anew in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from clip_fewshot.data.captions import CaptionGenerator
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.batch import PairBatch, PairReader, Told, digest_of
+from clip_fewshot.data.pairs.stream import PairStream
+from clip_fewshot.runtime.rng import derive_seed
+from clip_fewshot.types import IndexArray
+
+
+class CaptionedStream:
+    """Batches of a labelled dataset, each picture with a caption that :class:`CaptionGenerator` makes of its class.
+
+    A batch is a function of (seed, epoch, step) alone, on any number of processes, as in :class:`PairStream`. Pictures
+    of a class get different captions while there are any left, and all of them fit all its pictures.
+
+    Args:
+        dataset: labelled pictures.
+        model: gives the size of pictures and the tokenizer.
+        batch, seed, rank, world, truncate, numbered: see :class:`PairStream`.
+        shared: pairs that share their targets: those of a class, or only those of equal captions. A picture then has to
+            tell its caption from others that fit it as well, and the loss stops at about ln(pairs per class): accuracy
+            came out the same (digits, 16 shots: .979 and .980), but nothing told that training was done.
+
+    Raises:
+        DataError: no labels, or class names too long for a caption.
+        UsageError: a batch or rank out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        model: PairReader,
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        truncate: bool = False,
+        shared: Literal["class", "caption"] = "class",
+        numbered: bool = False,
+    ) -> None:
+        self._dataset, self._model, self._seed, self._shared = dataset, model, seed, shared
+        self._names = dataset.label_space.decode(dataset.required_labels())
+        self._batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
+        self._numbered = numbered
+        self._steps = self._stream(0).steps()
+
+    @property
+    def pictures(self) -> ImageDataset:
+        """Each picture once, in the order of the numbers."""
+        return self._stream(0).pictures
+
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self._steps
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
+        """The batches of ``epoch`` from step ``start`` on."""
+        stream = self._stream(epoch)
+        batches = stream.batches(epoch, start)
+        return self._by_class(stream.rows(epoch)[start:], batches) if self._shared == "class" else batches
+
+    def identity(self) -> dict[str, Told]:
+        """What the batches follow from: of captions, the classes they are made of."""
+        told = self._stream(0).identity()
+        del told["captions"]
+        classes = "\n".join(self._names).encode("utf-8", "surrogatepass")
+        return told | {"classes": digest_of(len(self._names), classes), "shared": self._shared}
+
+    def captions(self, epoch: int) -> tuple[str, ...]:
+        """The caption of each row in ``epoch``."""
+        write = CaptionGenerator(derive_seed(self._seed, "captions of an epoch", epoch))
+        return tuple(write(name) for name in self._names)
+
+    def _by_class(self, steps: list[IndexArray], batches: Iterator[PairBatch]) -> Iterator[PairBatch]:
+        labels = torch.from_numpy(self._dataset.required_labels())
+        for rows, batch in zip(steps, batches, strict=True):
+            yield replace(batch, caption_ids=labels[np.array_split(rows, self._world)[self._rank]])
+
+    def _stream(self, epoch: int) -> PairStream:
+        return PairStream(
+            replace(self._dataset, captions=self.captions(epoch)),
+            self._model,
+            batch=self._batch,
+            seed=self._seed,
+            rank=self._rank,
+            world=self._world,
+            truncate=self._truncate,
+            numbered=self._numbered,
+        )

@@ -1,0 +1,1 @@
+"""From pictures and texts to features, the frozen layers run once."""

@@ -1,0 +1,150 @@
+"""Features of many pictures as a Parquet table: written in parts of bounded size, read as one FeatureSet.
+
+Columns: ``path`` as it was given, ``digest`` of the file, ``embedding`` (float32, not normalised), ``backbone`` (digest
+of the weights). Spark writes the same table as a folder of parts; pyarrow is imported here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import readable
+from clip_fewshot.data.dataset import SkippedImage
+from clip_fewshot.data.names import shown
+from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.features.encode import encode_images
+from clip_fewshot.runtime.files import replacing
+from clip_fewshot.types import FeatureSet
+
+PATH, DIGEST, EMBEDDING, BACKBONE = COLUMNS = ("path", "digest", "embedding", "backbone")
+CHUNK = 4096  # pictures at a time: 12 MB of features, and the cache's index is read once for each
+FINISHED = "_SUCCESS"  # Spark's mark in a folder whose parts are all there
+
+
+class Embedded(NamedTuple):
+    """Some of the pictures: where the readable ones lie, their features, and the others."""
+
+    paths: tuple[str, ...]
+    features: FeatureSet
+    skipped: tuple[SkippedImage, ...]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The rows of the table."""
+        return {
+            PATH: list(self.paths),
+            DIGEST: list(self.features.digests),
+            EMBEDDING: list(self.features.features),
+            BACKBONE: [self.features.backbone] * len(self.paths),
+        }
+
+
+def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = CHUNK) -> Iterator[Embedded]:
+    """Features of picture files, ``chunk`` of them in memory at a time.
+
+    They are kept in the cache as well: after a kill the same call computes what is missing.
+    """
+    if chunk < 1:
+        raise UsageError("chunks of 1 picture or more", str(chunk), "change chunk", "embed_files")
+    for start in range(0, len(paths), chunk):
+        pictures = readable(paths[start : start + chunk])
+        yield Embedded(tuple(map(_named, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
+
+
+def _named(path: str | Path) -> str:
+    """A path as text; bytes that are no UTF-8 as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, ...]:
+    """Write a table, part by part; it appears at ``out`` once it is whole.
+
+    Returns:
+        the pictures that are not in it.
+
+    Raises:
+        DataError: no picture could be read.
+        ResourceError: pyarrow is missing, or ``out`` cannot be written.
+    """
+    arrow, parquet = _pyarrow()
+    if out.is_dir():
+        raise ResourceError("a file to write", "a folder", "choose another --out", str(out))
+    types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
+    schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
+    skipped: list[SkippedImage] = []
+    written = 0
+    with replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
+        for part in parts:
+            skipped += part.skipped
+            written += len(part.paths)
+            writer.write_table(arrow.table(part.columns(), schema=schema))
+        _refuse_nothing(written, skipped, out)
+    return tuple(skipped)
+
+
+def _refuse_nothing(written: int, skipped: Sequence[SkippedImage], out: Path) -> None:
+    """Stop where no picture could be read."""
+    if not written:
+        reasons = "; ".join(f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in skipped[:3])
+        raise DataError("a picture that can be read", reasons or "none", "check the paths", str(out))
+
+
+def read_features(path: str | Path) -> FeatureSet:
+    """The features that ``experiments.embed`` has written: a Parquet file, or a folder of parts by Spark.
+
+    Raises:
+        ArtifactError: no such table, an unfinished one, or features of several backbones.
+        ResourceError: pyarrow is missing.
+    """
+    place = Path(path)
+    table = _read(place, [DIGEST, EMBEDDING, BACKBONE])
+    backbones = table.column(BACKBONE).unique().to_pylist()
+    embeddings = table.column(EMBEDDING).combine_chunks()
+    widths = np.unique(np.diff(embeddings.offsets.to_numpy()))
+    if len(backbones) != 1 or len(widths) != 1:
+        got = f"{len(backbones)} backbones, widths {widths[:3].tolist()}"
+        raise ArtifactError("features of one backbone", got, "embed all pictures with the same model", str(place))
+    features = embeddings.flatten().to_numpy(zero_copy_only=False)
+    return FeatureSet(
+        features=features.astype(np.float32, copy=False).reshape(len(table), int(widths[0])),
+        digests=tuple(table.column(DIGEST).to_pylist()),
+        backbone=backbones[0],
+    )
+
+
+def not_embedded(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]:
+    """Those of ``paths`` that a table made from them lacks, and why.
+
+    Raises:
+        DataError: it lacks all.
+    """
+    written = set(_read(table, [PATH]).column(PATH).to_pylist())
+    skipped = readable([path for path in paths if _named(path) not in written]).skipped
+    _refuse_nothing(len(written), skipped, table)
+    return skipped
+
+
+def _read(place: Path, columns: list[str]) -> Any:
+    arrow, parquet = _pyarrow()
+    if place.is_dir() and not (place / FINISHED).exists():
+        raise ArtifactError("a finished table", f"a folder without {FINISHED}", "embed again", str(place))
+    parts = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    try:
+        return arrow.concat_tables([parquet.read_table(part, columns=columns) for part in parts])
+    except (arrow.ArrowException, OSError, KeyError, ValueError) as error:
+        text = str(error).split("\n")[0]
+        raise ArtifactError("a Parquet table of features", text, "check the path", str(place)) from error
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        fix = "pip install 'clip-fewshot[spark]', or pyarrow alone"
+        raise ResourceError("the package pyarrow", str(error), fix, "features as Parquet") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,1 @@
+"""Learning from a few labelled pictures: approaches, trainer, study, classifier."""

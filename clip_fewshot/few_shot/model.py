@@ -1,0 +1,120 @@
+"""A trained model, and what is needed to train one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import softmax
+from torch import nn
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import UsageError
+from clip_fewshot.features.encode import image_prefix
+from clip_fewshot.features.prefix import Prefix, replay
+from clip_fewshot.few_shot.approach import CaptionBank, TuneParams, text_cuts
+from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
+from clip_fewshot.probes import EXTENSIBLE, LinearProbe, Probe
+from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.types import FloatArray, LabelArray
+
+PROBE = "linear-probe"
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A trained image suffix and what classifies its features: a head or a probe."""
+
+    params: TuneParams
+    suffix: Suffix
+    head: nn.Module | None
+    probe: Probe | None
+
+    def features(self, prefix: Prefix) -> FloatArray:
+        """(n, d) features of stored inputs under the suffix, not normalised."""
+        return replay(prefix, self.params.unfreeze, self.suffix).numpy()
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """(n, d) features under the suffix -> (n, c)."""
+        if self.probe is not None:
+            return self.probe.predict_proba(features)
+        if self.head is None:
+            raise UsageError("a model with a head or a probe", "neither", "fit it first")
+        with torch.no_grad():
+            device = next(self.head.parameters()).device
+            logits = self.head(torch.as_tensor(features, device=device)).float().cpu().numpy()
+        probabilities: FloatArray = softmax(logits, axis=1)
+        return probabilities
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training besides the pictures.
+
+    Attributes:
+        probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
+            the support set have seen its labels and would always ask for less regularisation.
+        probe: a key of EXTENSIBLE, what classifies where the approach has no head.
+    """
+
+    params: TuneParams
+    settings: TrainSettings
+    probe_c: float
+    seed: int
+    probe: str = "logistic"
+
+    def fit_probe(self, features: FloatArray, labels: LabelArray) -> Probe:
+        """The recipe's probe on (n, d) features and their (n,) labels."""
+        options = {"C": self.probe_c} if self.probe == "logistic" else {}
+        return probe_kind(self.probe)(**options).fit(features, labels)
+
+
+def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
+    """Tune and, where the approach has no head of its own, fit the probe on the tuned support features."""
+    params = recipe.params
+    if params.approach == PROBE:
+        suffix, head = last_layers(backbone.visual, 0).eval(), None
+    else:
+        tuned = tune(backbone, params, data, recipe.settings, recipe.seed)
+        suffix, head = tuned.suffix, tuned.head
+    if head is not None:
+        return TunedModel(params, suffix, head, None)
+    features = replay(data.images, params.unfreeze, suffix).numpy()
+    return TunedModel(params, suffix, None, recipe.fit_probe(features, data.labels))
+
+
+def prepare_support(
+    backbone: Backbone, support: ImageDataset, cuts: Sequence[int], views: int, seed: int, memory: int | None = None
+) -> SupportData:
+    """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
+
+    Args:
+        memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+    """
+    names = support.label_space.names
+    return SupportData(
+        images=image_prefix(backbone, support, cuts, views, memory),
+        labels=support.required_labels(),
+        n_classes=len(names),
+        captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed),
+    )
+
+
+def frozen_features(data: SupportData) -> FloatArray:
+    """(n, d) features of the untuned image tower."""
+    return data.images.frozen().cpu().numpy()
+
+
+def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
+    """The probe on frozen features, its C chosen on folds of the support set itself."""
+    return LinearProbe(seed=seed).fit(features, labels)
+
+
+def probe_kind(name: str) -> type[Probe]:
+    """The probe called ``name`` in EXTENSIBLE."""
+    if name not in EXTENSIBLE:
+        raise UsageError(f"a probe out of {sorted(EXTENSIBLE)}", repr(name), "check the spelling", "probe")
+    return EXTENSIBLE[name]

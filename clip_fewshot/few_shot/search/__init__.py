@@ -1,0 +1,20 @@
+"""The Optuna study: which approach, how many layers, which learning rates.
+
+It sees support features and their labels and nothing else. Every finished trial is one file, written before
+Optuna hears of it; the study in memory is rebuilt from those files. Optuna's own files lost that comparison: its
+journal cannot be read again after a torn write, and a resumed study repeats or forgets trials. Here a kill loses
+at most the trials under way. What a trial may do hangs on earlier generations and on the trials before it in its own,
+and its sampler is seeded by its number. So a resumed run draws the very parameters that the killed one was working
+on, and the study is the same however many processes run its folds, whichever of them is done first. A study that
+several workers share lives in a database; the files then are one worker's copies.
+"""
+
+from __future__ import annotations
+
+from clip_fewshot.few_shot.search.generation import Evaluate as Evaluate
+from clip_fewshot.few_shot.search.space import PROBE as PROBE
+from clip_fewshot.few_shot.search.space import SearchSpace as SearchSpace
+from clip_fewshot.few_shot.search.study import StudyPlan as StudyPlan
+from clip_fewshot.few_shot.search.study import run_study as run_study
+from clip_fewshot.few_shot.select import TrialRecord as TrialRecord
+from clip_fewshot.few_shot.select import best_by_approach as best_by_approach

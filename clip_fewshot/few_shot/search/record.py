@@ -1,0 +1,81 @@
+"""A finished trial, in memory and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.runtime.files import read_json, write_json
+
+RECORD = "record"  # user attribute that marks a trial as finished
+
+
+def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
+    distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
+    content = {"record": asdict(record), "params": trial.params, "distributions": distributions}
+    write_json(folder / _file_name(record.number), content)
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as its file holds it: how it ended, and Optuna's side of it."""
+
+    record: TrialRecord
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+
+    def told(self, state: TrialState, value: float | None) -> FrozenTrial:
+        """As Optuna has it when it was told that much."""
+        return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
+
+
+def read_trials(folder: Path) -> dict[int, StoredTrial]:
+    """The finished trials of a folder by number, in order."""
+    return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What a finished trial of a shared study carries."""
+    return _record(trial.user_attrs[RECORD])
+
+
+def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
+    """A trial without which later ones mean nothing: they were drawn in its light."""
+    fix = "restore it, or delete the trials after it: they run again"
+    return ArtifactError(f"trial {_file_name(number)}", f"{_file_name(later)} next", fix, str(folder))
+
+
+def foreign_trial(folder: Path, number: int) -> ArtifactError:
+    """A trial that this study would not draw."""
+    fix = "go on with the release that wrote it, or delete it: it runs again"
+    return ArtifactError(
+        "the trial that comes next", "one with other parameters", fix, str(folder / _file_name(number))
+    )
+
+
+def _file_name(number: int) -> str:
+    return f"{number:05d}.json"
+
+
+def _record(fields: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+
+
+def _read(path: Path) -> StoredTrial:
+    content = read_json(path)
+    try:
+        distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
+        stored = StoredTrial(_record(content["record"]), content["params"], distributions)
+        stored.told(TrialState.PRUNED, None)  # refuses parameters outside their ranges
+        return stored
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        fix = "restore it, or delete it and the trials after it: they run again"
+        raise ArtifactError("a finished trial", f"{type(error).__name__}: {error}", fix, str(path)) from error

@@ -1,0 +1,75 @@
+"""Finished trials, and the rule that chooses among approaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clip_fewshot.few_shot.approach import TuneParams, approach
+from clip_fewshot.few_shot.model import PROBE
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial, as it stands in its file.
+
+    Attributes:
+        number: 0 is the frozen probe.
+        state: COMPLETE, PRUNED or FAIL.
+        params: what was drawn.
+        fold_values: validation score of each fold that ran, in [0, 1].
+        seconds: wall time.
+        reason: why it failed, else "".
+    """
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    fold_values: tuple[float, ...]
+    seconds: float
+    reason: str = ""
+
+    @property
+    def value(self) -> float:
+        """Mean score of the folds that ran; of a complete trial, its validation score."""
+        return sum(self.fold_values) / len(self.fold_values) if self.fold_values else 0.0
+
+    @property
+    def tuned(self) -> TuneParams:
+        return TuneParams(**self.params)
+
+
+def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
+    """The best complete trial of each approach; of equals the earlier one."""
+    best: dict[str, TrialRecord] = {}
+    for record in records:
+        name = record.params["approach"]
+        if record.state == "COMPLETE" and (name not in best or record.value > best[name].value):
+            best[name] = record
+    return best
+
+
+def select(
+    trials: Sequence[TrialRecord], approaches: Sequence[str], n_validated: int
+) -> tuple[dict[str, TuneParams], str]:
+    """(the best point of each approach, the name of the best approach) by validation score alone.
+
+    The frozen probe is chosen unless a tuned approach beats it by more than one standard error of the best score:
+    the best of fifty noisy scores is too high by about that much (the rule is Breiman, Friedman, Olshen, Stone,
+    "Classification and Regression Trees", 1984, section 3.4.3). Without trials, at one shot a class, nothing can be
+    validated: every approach keeps its centre and the probe is chosen.
+
+    Args:
+        n_validated: pictures that a complete trial was validated on, all folds together.
+    """
+    best = best_by_approach(trials)
+    winners = {name: best[name].tuned if name in best else approach(name).centre for name in approaches}
+    ranked = sorted(best, key=lambda name: (-best[name].value, best[name].number))
+    if not ranked:
+        return winners, PROBE
+    top = best[ranked[0]].value
+    hits = (top * n_validated + 1) / (n_validated + 2)  # a perfect score on few pictures has an error too
+    standard_error = (hits * (1 - hits) / n_validated) ** 0.5
+    keeps_probe = PROBE in best and best[PROBE].value >= top - standard_error
+    return winners, PROBE if keeps_probe else ranked[0]

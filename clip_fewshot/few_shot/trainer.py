@@ -1,0 +1,167 @@
+"""The few-shot trainer: one loop for all approaches, over states that the frozen layers left behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.errors import DivergedError
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.approach import CaptionBank, HeadObjective, TuneParams, build_objective
+from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.runtime import rng
+from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.types import IndexArray, LabelArray
+
+CHECKED_EVERY = 16  # steps between looks at the loss
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the search leaves alone.
+
+    Attributes:
+        epochs: passes over the support set.
+        min_steps: fewest optimiser steps, so that one shot a class still trains.
+        batch: pictures per step, more where the support set is large: see :meth:`batch_of`.
+        weight_decay: on matrices only.
+        warmup: share of the steps with rising learning rate, in [0, 1].
+        clip_norm: largest norm of the whole gradient.
+    """
+
+    epochs: int = 20
+    min_steps: int = 60
+    batch: int = 32
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+
+    def steps(self, n: int) -> int:
+        """Optimiser steps of a training on n pictures."""
+        return max(self.min_steps, self.epochs * math.ceil(n / self.batch_of(n)))
+
+    def batch_of(self, n: int) -> int:
+        """Pictures per step of a training on n pictures: one in 32 of them, within ``batch`` and four times that.
+
+        A sixteenth lost: activations of five trained blocks took the peak of a large study from 3.0 to 3.3 GiB.
+        """
+        return min(max(self.batch, n // 32), 4 * self.batch)
+
+
+@dataclass(frozen=True)
+class SupportData:
+    """Labelled pictures as the frozen layers see them.
+
+    Attributes:
+        images: states of n pictures entering each cut.
+        labels: (n,) in [0, n_classes).
+    """
+
+    images: Prefix
+    labels: LabelArray
+    n_classes: int
+    captions: CaptionBank
+
+    def subset(self, rows: IndexArray) -> SupportData:
+        """The chosen pictures; the classes and captions stay."""
+        return SupportData(self.images.subset(rows), self.labels[rows], self.n_classes, self.captions)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained image suffix and, where the approach has one, its head; both in eval mode."""
+
+    suffix: Suffix
+    head: nn.Module | None
+    losses: tuple[float, ...]
+
+
+def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: TrainSettings, seed: int) -> Tuned:
+    """Train the last ``params.unfreeze`` layers and the objective's own modules on ``data``.
+
+    Raises:
+        DivergedError: the loss or a weight stopped being finite; names the step.
+    """
+    suffix = last_layers(backbone.visual, params.unfreeze)
+    labels = torch.as_tensor(data.labels, device=backbone.device)
+    with rng.torch_seeded(seed, "initialise"):
+        untuned = data.images.frozen()
+        objective = build_objective(backbone, params, data.n_classes, data.captions, untuned, labels)
+    trained = [(suffix, params.backbone_lr), *objective.trained(params)]
+    for module, _ in trained:
+        module.to(backbone.device).train()
+    optimizer = AdamW(parameter_groups(trained, settings.weight_decay), settings.clip_norm)
+    steps, batch = settings.steps(len(labels)), settings.batch_of(len(labels))
+    losses = []
+    for step, (items, views) in enumerate(balanced_batches(data.labels, data.images.views, batch, steps, seed)):
+        with backbone.autocast():
+            features = data.images.outputs(params.unfreeze, suffix, items, views)
+        loss = objective(features.float(), labels[items], step)
+        losses.append(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(warmup_cosine(step, steps, settings.warmup))
+        if step % CHECKED_EVERY == 0:
+            _check(losses, steps)
+    _check(losses, steps)
+    if not all(bool(p.isfinite().all()) for module, _ in trained for p in module.parameters()):
+        raise _diverged(steps, steps, math.nan)
+    head = objective.head if isinstance(objective, HeadObjective) else None
+    for module, _ in trained:
+        module.eval().requires_grad_(False)
+    return Tuned(suffix, head, tuple(torch.stack(losses).tolist()))
+
+
+def balanced_batches(
+    labels: LabelArray, views: int, batch: int, steps: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``steps`` batches of (items, views) in which every class comes equally often, however many pictures it has.
+
+    Classes take turns; each class deals its pictures in shuffled order and reshuffles when they run out. An
+    item's view advances each time it is dealt.
+    """
+    batch = min(batch, len(labels))
+    dealt = _rounds(labels, batch * steps, seed)
+    passes = np.zeros_like(dealt)  # how often each item was dealt before
+    order = np.argsort(dealt, kind="stable")
+    first = np.searchsorted(dealt[order], dealt[order])
+    passes[order] = np.arange(len(dealt)) - first
+    items, shown = torch.from_numpy(dealt), torch.from_numpy(passes % views)
+    for step in range(steps):
+        now = slice(step * batch, (step + 1) * batch)
+        yield items[now], shown[now]
+
+
+def _rounds(labels: LabelArray, count: int, seed: int) -> IndexArray:
+    """(count,) items: rounds in which each class deals one picture, in an order shuffled for each round."""
+    draws = rng.generator(seed, "batches")
+    classes = np.unique(labels)
+    pictures = {int(c): np.flatnonzero(labels == c) for c in classes}
+    decks: dict[int, IndexArray] = {}
+    rounds = []
+    for r in range(math.ceil(count / len(classes))):
+        turn = draws.permutation(classes)
+        for c in turn.tolist():
+            if r % len(pictures[c]) == 0:
+                decks[c] = draws.permutation(pictures[c])
+        rounds.append([decks[c][r % len(pictures[c])] for c in turn.tolist()])
+    return np.array(rounds, dtype=np.int64).ravel()[:count]
+
+
+def _check(losses: Sequence[Tensor], steps: int) -> None:
+    """On a GPU looking at a loss waits for the device, so they are looked at a few at a time."""
+    start = max(0, len(losses) - CHECKED_EVERY)
+    for step, loss in enumerate(torch.stack(list(losses[start:])).tolist(), start):
+        if not math.isfinite(loss):
+            raise _diverged(step, steps, loss)
+
+
+def _diverged(step: int, steps: int, loss: float) -> DivergedError:
+    return DivergedError("a finite loss", f"{loss} at step {step} of {steps}", "lower the learning rates", "training")

@@ -1,0 +1,1 @@
+"""A classifier that says "unknown", groups what it does not know, and learns it."""

@@ -1,0 +1,286 @@
+"""A further class for a fitted model: what changes, what cannot, and what it costs the classes before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import join
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.image import pixel_digest
+from clip_fewshot.data.sampling import stratified_folds
+from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.intervals import PairedDifference, interval, paired_difference
+from clip_fewshot.features.encode import image_features
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.approach import CaptionBank, TuneParams, text_cuts
+from clip_fewshot.few_shot.model import PROBE, Recipe, TunedModel, fit_model, prepare_support
+from clip_fewshot.few_shot.trainer import SupportData
+from clip_fewshot.open_world.rejector import Rejector, fit_rejector
+from clip_fewshot.probes import Probe
+from clip_fewshot.types import BoolArray, EvalResult, FloatArray, IndexArray, LabelArray, LabelSpace
+
+FOLDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPictures:
+    """Pictures that a model has learned from, as far as another training needs them.
+
+    Attributes:
+        frozen: (n, d) features of the untuned tower. labels: (n,).
+        pictures: the pictures themselves, where :func:`needs_pictures`.
+    """
+
+    frozen: FloatArray
+    labels: LabelArray
+    pictures: ImageDataset | None = None
+
+    def first(self, n: int) -> KnownPictures:
+        """The first n."""
+        pictures = None if self.pictures is None else self.pictures.subset(np.arange(n))
+        return KnownPictures(self.frozen[:n], self.labels[:n], pictures)
+
+    def joined(self, more: KnownPictures) -> KnownPictures:
+        """These and then ``more``."""
+        pictures = None
+        if self.pictures is not None and more.pictures is not None:
+            pictures = join([self.pictures, more.pictures])
+        frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
+        return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
+
+
+def kept(pictures: ImageDataset) -> ImageDataset:
+    """``pictures`` to train on: those in memory go by what their pixels are, whatever file they were cut from."""
+    own = zip(pictures.images, pictures.digests, strict=True)
+    digests = tuple(digest if isinstance(image, Path) else pixel_digest(image) for image, digest in own)
+    return replace(pictures, digests=digests)
+
+
+class Fitted(NamedTuple):
+    """All that a naming changes."""
+
+    model: TunedModel
+    names: LabelSpace
+    rejector: Rejector | None
+    known: KnownPictures
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What became of the known classes when others were named.
+
+    Attributes:
+        pictures: how many each class was given.
+        refitted: False: the logits of the classes before are the same bytes as ever. True: all was trained again.
+        before, after: accuracy on known pictures, each held out once by models that were trained without it; of
+            the classes before, and with the new ones beside them. None where a class has one picture only.
+        change: the second less the first, on the same pictures.
+        notes: what else a reader should know.
+    """
+
+    pictures: Mapping[str, int]
+    refitted: bool
+    before: EvalResult | None = None
+    after: EvalResult | None = None
+    change: PairedDifference | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file or a database."""
+        rates = {"before": self.before, "after": self.after, "change": self.change}
+        figures = {name: None if value is None else value.to_json() for name, value in rates.items()}
+        return {"pictures": dict(self.pictures), "refitted": self.refitted, **figures, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """One entry of a model's history.
+
+    Attributes:
+        classes: name -> digests of the pictures it was given.
+        new: whether the classes began with it; False: the pictures joined classes that were there.
+    """
+
+    classes: Mapping[str, tuple[str, ...]]
+    new: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Naming:
+        """The inverse of :meth:`to_json`."""
+        return cls({name: tuple(digests) for name, digests in record["classes"].items()}, record["new"])
+
+
+def needs_pictures(params: TuneParams, views: int, rejector: Rejector | None) -> bool:
+    """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
+    tuned = params.approach != PROBE and (params.unfreeze > 0 or views > 1)
+    return tuned or (rejector is not None and bool(rejector.suffixes()))
+
+
+def first_of_each(pictures: ImageDataset, taken: Collection[str]) -> IndexArray:
+    """Rows of the pictures that have no name yet, each picture once.
+
+    Raises:
+        UsageError: there are none.
+    """
+    first = {digest: row for row, digest in reversed([*enumerate(pictures.digests)]) if digest not in taken}
+    if not first:
+        got = "none" if not len(pictures) else "pictures that have their class already"
+        raise UsageError("pictures to make a class of", got, "choose others", "extension")
+    return np.array(sorted(first.values()), dtype=np.int64)
+
+
+def each_once(digests: Mapping[str, Sequence[str]]) -> set[str]:
+    """The pictures of all classes, none of which is in two."""
+    every = [digest for part in digests.values() for digest in part]
+    if len(set(every)) < len(every):
+        raise UsageError("a picture in one class", "one in several", "decide for one of them", "extension")
+    return set(every)
+
+
+@dataclass(frozen=True)
+class Extender:
+    """How a model is trained, and therefore how it learns a class more.
+
+    A probe keeps the rows of its classes and gets a new one. A head is trained again from its beginning, with all
+    pictures; so is everything where pictures join a class that was there.
+    """
+
+    backbone: Backbone
+    recipe: Recipe
+    views: int
+
+    def extend(self, before: Fitted, more: KnownPictures, names: LabelSpace) -> tuple[Fitted, Extension]:
+        """``before`` with further pictures.
+
+        Args:
+            more: pictures with labels in ``names``, which begins with the classes of ``before``.
+
+        Raises:
+            UsageError: a training that needs pictures which are not there.
+        """
+        known = before.known.joined(more)
+        if needs_pictures(self.recipe.params, self.views, before.rejector) and known.pictures is None:
+            fix = "fit it again, or save it again with this release, which keeps them"
+            raise UsageError("the pictures that the model was trained on", "none beside it", fix, "extension")
+        refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
+        change = self._refitted_on_known if refit else self._extended_on_known
+        if refit:
+            model = fit_model(self.backbone, self.recipe, self._data(known, names))
+        else:
+            model = self._added(
+                before.model, self._tuned(before.model, before.known), self._tuned(before.model, more), more.labels
+            )
+        rejector, notes = self._rejector(before.rejector, known, names)
+        counts = np.bincount(more.labels, minlength=len(names))
+        given = {name: int(count) for name, count in zip(names.names, counts, strict=True) if count}
+        report = _report(given, refit, change(before, more, names), notes)
+        return Fitted(model, names, rejector, known), report
+
+    def _added(self, model: TunedModel, known: FloatArray, new: FloatArray, labels: LabelArray) -> TunedModel:
+        probe = model.probe
+        if probe is None:
+            raise UsageError("a model with a probe", "one with a head", "train it again", "extension")
+        return replace(model, probe=_with_classes(probe, known, new, labels))
+
+    def _tuned(self, model: TunedModel, known: KnownPictures) -> FloatArray:
+        """(n, d) as the model's probe sees them."""
+        if self.recipe.params.unfreeze == 0 or known.pictures is None:
+            return known.frozen
+        (features,) = image_features(self.backbone, known.pictures, [(self.recipe.params.unfreeze, model.suffix)])
+        return features
+
+    def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
+        params, seed = self.recipe.params, self.recipe.seed
+        if (depths or needs_pictures(params, self.views, None)) and known.pictures is not None:
+            pictures = replace(known.pictures, labels=known.labels, label_space=names)
+            return prepare_support(self.backbone, pictures, [params.unfreeze, *depths], self.views, seed)
+        features = torch.from_numpy(known.frozen).to(self.backbone.device)
+        prefix = Prefix(features, {}, 1, torch.arange(len(features)))
+        captions = CaptionBank(self.backbone, names.names, text_cuts(self.backbone, [params.unfreeze]), seed)
+        return SupportData(prefix, known.labels, len(names), captions)
+
+    def _rejector(
+        self, before: Rejector | None, known: KnownPictures, names: LabelSpace
+    ) -> tuple[Rejector | None, tuple[str, ...]]:
+        """The detector that knows the new pictures too, and what to say of it."""
+        if before is None:
+            return None, ()
+        after = before.extended(known.frozen, known.labels)
+        if after is None:
+            data = self._data(known, names, [n for n, _ in before.suffixes()])
+            after = fit_rejector(
+                self.backbone,
+                self.recipe,
+                data,
+                known.frozen,
+                before.choice,
+                names=names.names,
+                per_class=before.per_class,
+            )
+        k, was = after.n_neighbors, before.n_neighbors
+        few = f"the detector compares with {k} neighbours instead of {was}: name larger groups for a sharper one"
+        return after, (few,) if k is not None and was is not None and k < was else ()
+
+    def _extended_on_known(
+        self, before: Fitted, more: KnownPictures, names: LabelSpace
+    ) -> list[tuple[BoolArray, BoolArray]]:
+        """Whether each held-out known picture is right before and after, fold by fold."""
+        X, new, labels = self._tuned(before.model, before.known), self._tuned(before.model, more), before.known.labels
+        rights = []
+        for fit, held_out in self._folds(labels):
+            old = self.recipe.fit_probe(X[fit], labels[fit])
+            probes = (old, _with_classes(old, X[fit], new, more.labels))
+            right = [probe.logits(X[held_out]).argmax(axis=1) == labels[held_out] for probe in probes]
+            rights.append((right[0], right[1]))
+        return rights
+
+    def _refitted_on_known(
+        self, before: Fitted, more: KnownPictures, names: LabelSpace
+    ) -> list[tuple[BoolArray, BoolArray]]:
+        labels, n = before.known.labels, len(before.known.labels)
+        old, everyone = self._data(before.known, before.names), self._data(before.known.joined(more), names)
+        rights = []
+        for fit, held_out in self._folds(labels):
+            with_more = np.concatenate([fit, n + np.arange(len(more.labels))])
+            models = [
+                fit_model(self.backbone, self.recipe, data) for data in (old.subset(fit), everyone.subset(with_more))
+            ]
+            asked = old.subset(held_out).images
+            right = [model.probabilities(model.features(asked)).argmax(axis=1) == labels[held_out] for model in models]
+            rights.append((right[0], right[1]))
+        return rights
+
+    def _folds(self, labels: LabelArray) -> list[tuple[Any, Any]]:
+        smallest = int(np.unique(labels, return_counts=True)[1].min())
+        return stratified_folds(labels, min(FOLDS, smallest), self.recipe.seed) if smallest > 1 else []
+
+
+def _with_classes(probe: Probe, known: FloatArray, new: FloatArray, labels: LabelArray) -> Probe:
+    """The probe with the classes of (m,) ``labels``, one after the other."""
+    for label in np.unique(labels).tolist():
+        rows = new[labels == label]
+        probe = probe.extend(rows, label, known)
+        known = np.concatenate([known, rows])
+    return probe
+
+
+def _report(
+    given: Mapping[str, int], refitted: bool, rights: list[tuple[BoolArray, BoolArray]], notes: tuple[str, ...]
+) -> Extension:
+    if not rights:
+        return Extension(given, refitted, notes=notes)
+    before, after = (np.concatenate(part) for part in zip(*rights, strict=True))
+    return Extension(
+        given, refitted, interval([before]), interval([after]), paired_difference([after], [before]), notes
+    )

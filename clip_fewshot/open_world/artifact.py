@@ -1,0 +1,116 @@
+"""An open-world classifier as files: the model now, and every model that an undo can go back to."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.squares import decode_squares, encode_squares
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.open_world.add_class import Fitted, KnownPictures, Naming, needs_pictures
+from clip_fewshot.open_world.answers import Unknown
+from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.types import LabelSpace
+
+WEIGHTS, REJECTOR, REFERENCE = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
+
+
+class Step(NamedTuple):
+    """A naming, the model before it, and the unknown pictures before it, which are not written."""
+
+    naming: Naming
+    before: Fitted
+    unknown: list[Unknown]
+
+
+class Saved(NamedTuple):
+    """What is written: the model now, its history, oldest first, and what was ever named."""
+
+    now: Fitted
+    steps: list[Step]
+    shown: frozenset[str]
+
+
+def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """(files, meta). What a naming only adds to, the classes and the known pictures, is written once."""
+    files, meta = _fitted_files(model, saved.now, "")
+    meta |= {"namings": [], "shown": sorted(saved.shown)}
+    for i, (naming, before, _) in enumerate(saved.steps):
+        own, about = _fitted_files(model, before, f"before-{i}.")
+        files |= own
+        kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
+        meta["namings"].append(naming.to_json() | {"before": kept})
+    features, labels = saved.now.known.frozen, saved.now.known.labels
+    files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
+    pictures = saved.now.known.pictures
+    if pictures is not None and needs_pictures(model.params, model.views, saved.now.rejector):
+        squares = encode_squares(pictures, model.backbone.image_size)
+        ends = [*(len(before.known.labels) for _, before, _ in saved.steps), len(squares)]
+        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            files[_pictures(i)] = _pack(squares[start:end])  # a file per naming: what was there stays as it is
+    return files, meta
+
+
+def read_world(
+    files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+) -> tuple[FewShotClassifier, Saved]:
+    """The inverse of :func:`world_files`. Files of releases that kept no history have none."""
+    model = FewShotClassifier.from_artifact(files, meta, backbone, where)
+    names, known = model.label_space_, _read_known(files)
+    now = Fitted(model.model_, names, _read_rejector(files, meta["rejector"], "", model.backbone), known)
+    steps = []
+    for i, record in enumerate(meta.get("namings", [])):
+        kept, prefix = record["before"], f"before-{i}."
+        space = LabelSpace(names.names[: kept["classes"]])
+        own = {WEIGHTS: files[f"{prefix}{WEIGHTS}"]}
+        old = FewShotClassifier.from_artifact(own, meta | {"classes": list(space.names)}, model.backbone, where)
+        rejector = _read_rejector(files, kept["rejector"], prefix, model.backbone)
+        before = Fitted(old.model_, space, rejector, known.first(kept["known"]))
+        steps.append(Step(Naming.from_json(record), before, []))
+    return model, Saved(now, steps, frozenset(meta.get("shown", [])))
+
+
+def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    training = {"epochs": model.epochs, "views": model.views, "seed": model.seed, "probe": model.probe}
+    own, meta = FewShotClassifier.from_model(model.backbone, fitted.model, fitted.names, **training).to_artifact()
+    files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
+    meta["rejector"] = None
+    if rejector is not None:
+        files[f"{prefix}{REJECTOR}"] = safetensors.torch.save(rejector.to_tensors())
+        meta["rejector"] = rejector.about()
+    return files, meta
+
+
+def _read_rejector(
+    files: dict[str, bytes], about: dict[str, Any] | None, prefix: str, backbone: Backbone
+) -> Rejector | None:
+    if about is None:
+        return None
+    tensors = safetensors.torch.load(files[f"{prefix}{REJECTOR}"])
+    return Rejector.from_tensors(about, tensors, backbone)
+
+
+def _read_known(files: dict[str, bytes]) -> KnownPictures:
+    reference = safetensors.numpy.load(files[REFERENCE])
+    squares: list[bytes] = []
+    for i in count():
+        if _pictures(i) not in files:
+            break
+        stored = safetensors.numpy.load(files[_pictures(i)])
+        squares += [part.tobytes() for part in np.split(stored["png"], stored["ends"][:-1])]
+    pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))]) if squares else None
+    return KnownPictures(reference["features"], reference["labels"], pictures)
+
+
+def _pictures(i: int) -> str:
+    return f"pictures-{i}.safetensors"
+
+
+def _pack(squares: list[bytes]) -> bytes:
+    data = {"png": np.frombuffer(b"".join(squares), np.uint8), "ends": np.cumsum([len(square) for square in squares])}
+    return safetensors.numpy.save(data)

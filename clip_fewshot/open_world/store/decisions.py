@@ -1,0 +1,165 @@
+"""What a person decides becomes a state of the classifier and a line of history, both or neither."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.open_world.add_class import Extension
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.groups import Group
+from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.open_world.store.material import as_dataset, judged_again, pictures_of
+from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.store.rows import Held, Verdict
+from clip_fewshot.open_world.store.saved_classifiers import Revision
+
+if TYPE_CHECKING:
+    from clip_fewshot.open_world.store.store import Store
+
+
+class Applied(NamedTuple):
+    """What a decision did: the revision it made, and a report per training. ``again``: it was there already."""
+
+    revision: int
+    reports: tuple[Extension, ...] = ()
+    again: bool = False
+
+
+def apply(store: Store, review: Review, token: str | None = None) -> Applied:
+    """Train, judge the unknown again, and write it all down; the caller holds the lock of decisions."""
+    database, (at, world) = store.database, store.state()
+    number = at.number + 1
+    held = _held(store, review)
+    store.changed_to(None, None)  # if this fails, the classifier is read again
+    reports = _learn(store, world, review, held)
+    verdicts = {
+        held[digest].seq: held[digest].verdict._replace(state=state, label=label, judged=number)
+        for digest, state, label in _decided(review)
+    }
+    rest = [one for one in rows.unknown(database) if one.seq not in verdicts]
+    last = max([0, *(one.seq for one in rest)])
+    if reports:
+        verdicts |= judged_again(database, world, rest, number)
+    with database.transaction():
+        if reports:
+            late = [one for one in rows.unknown(database, last) if one.seq not in verdicts]
+            verdicts |= judged_again(database, world, late, number)
+        saved_classifiers.add_revision(database, world, number, at.state, at.encoder, token)
+        rows.change(database, number, verdicts)
+        _write_history(database, number, review)
+    store.changed_to(number, world)
+    return Applied(number, reports)
+
+
+def applied_before(store: Store, review: Review) -> Applied | None:
+    """What a review did when it was applied before; None for one that can be applied now.
+
+    Raises:
+        ArtifactError: of another store. UsageError: of another revision.
+    """
+    if review.store != store.id:
+        expected, got = f"a review of this store ({store.id[:12]}...)", f"one of {review.store[:12]}..."
+        raise ArtifactError(expected, got, "open the store that it was made from", "review")
+    done = store.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
+    if done is not None:
+        return Applied(int(done), again=True)
+    if review.revision != store.revision:
+        fix = "make a new review: others have decided since"
+        raise UsageError(f"a review of revision {store.revision}", f"one of {review.revision}", fix, "review")
+    return None
+
+
+def undo(store: Store) -> Applied:
+    """Go back to the state before the last one; the caller holds the lock of decisions."""
+    database, at = store.database, saved_classifiers.current(store.database)
+    if at.parent is None:
+        raise UsageError("a decision to take back", "none since it was made or embedded anew", "name something", "undo")
+    world = saved_classifiers.read_world(database, at.parent, store.world.model.backbone)
+    number = at.number + 1
+    with database.transaction():
+        verdicts = rows.changed(database, at.state)
+        verdicts |= _came_since(database, world, at, verdicts)
+        meta = (number, at.parent, None, at.encoder, "{}", None, saved_classifiers.now())
+        database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", meta)
+        rows.change(database, number, verdicts)
+        saved_classifiers.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
+    store.changed_to(at.parent, world)
+    return Applied(number)
+
+
+def shown(database: Database) -> frozenset[str]:
+    """Digests of all pictures on which a class was ever named."""
+    details = database.rows("SELECT detail FROM event WHERE kind IN ('name', 'assign')")
+    return frozenset(digest for (detail,) in details for digest in json.loads(detail)["pictures"])
+
+
+def _held(store: Store, review: Review) -> dict[str, Held]:
+    """The pictures of a review, which must be there and have no name yet."""
+    wanted = [digest for digest, _, _ in _decided(review)]
+    held = rows.find(store.database, wanted)
+    missing = [digest for digest in wanted if digest not in held]
+    if missing:
+        got = f"{len(missing)} others, the first {missing[0][:12]}..."
+        raise UsageError("pictures of the store", got, "ingest them first", "decision")
+    named = [one for one in held.values() if one.verdict.state == "named"]
+    if named:
+        got = f"{len(named)} that have one, the first {named[0].verdict.label!r}"
+        raise UsageError("pictures without a given name", got, "undo that naming first", "decision")
+    return held
+
+
+def _decided(review: Review) -> Iterable[tuple[str, str, str | None]]:
+    """(digest, state, class) of every picture."""
+    for part in (review.assigned, review.named):
+        for name, digests in part.items():
+            yield from ((digest, "named", name) for digest in digests)
+    yield from ((digest, "rejected", None) for digest in review.rejected)
+
+
+def _learn(store: Store, world: OpenWorldClassifier, review: Review, held: Mapping[str, Held]) -> tuple[Extension, ...]:
+    def groups(part: Mapping[str, tuple[str, ...]]) -> dict[str, Group]:
+        return {name: _group(store, world, [held[digest] for digest in digests]) for name, digests in part.items()}
+
+    reports = [world.assign(group, name) for name, group in groups(review.assigned).items()]
+    return (*reports, world.extend(groups(review.named))) if review.named else tuple(reports)
+
+
+def _group(store: Store, world: OpenWorldClassifier, held: Sequence[Held]) -> Group:
+    pictures = as_dataset(held) if world.from_features else pictures_of(store.database, held)
+    p = np.array([one.verdict.p_value for one in held])
+    return Group(0, pictures, store.features(held), p, np.arange(len(held)), None)
+
+
+def _came_since(
+    database: Database, world: OpenWorldClassifier, at: Revision, restored: Mapping[int, Verdict]
+) -> dict[int, Verdict]:
+    """What ``world`` says of pictures that only the state being undone has judged.
+
+    Known ones of which nothing is kept but features that ``world`` cannot use stay as they are, or become unknown where
+    their class goes.
+    """
+    found = database.rows(f"SELECT {rows.COLUMNS} FROM image WHERE judged = ?", (at.state,))
+    held = [one for one in map(rows.as_held, found) if one.seq not in restored]
+    verdicts = judged_again(database, world, held, at.parent or 0)
+    for one in held:
+        if one.seq not in verdicts:
+            gone = one.verdict.label not in world.model.label_space_.names
+            verdict = one.verdict._replace(state="unknown", label=None) if gone else one.verdict
+            verdicts[one.seq] = verdict._replace(judged=at.parent or 0)
+    return verdicts
+
+
+def _write_history(database: Database, number: int, review: Review) -> None:
+    for step in review.steps:
+        saved_classifiers.add_event(database, number, str(step["kind"]), None, dict(step))
+    for kind, part in (("assign", review.assigned), ("name", review.named)):
+        for name, digests in part.items():
+            saved_classifiers.add_event(database, number, kind, name, {"pictures": list(digests)})
+    if review.rejected:
+        saved_classifiers.add_event(database, number, "reject", None, {"pictures": list(review.rejected)})

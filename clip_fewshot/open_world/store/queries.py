@@ -1,0 +1,62 @@
+"""Questions to a store that need no classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.database import Database
+
+TOGETHER = 4096  # embeddings read at a time
+EVENT = ("number", "revision", "kind", "class", "detail", "at")
+
+
+class Status(NamedTuple):
+    """Where a store stands. ``states`` and ``classes`` count pictures; ``names`` are all classes of the model."""
+
+    revision: int
+    backbone: str
+    names: tuple[str, ...]
+    states: Mapping[str, int]
+    classes: Mapping[str, int]
+
+
+def status(database: Database) -> Status:
+    """See :meth:`Store.status`."""
+    with database.snapshot():
+        at = saved_classifiers.current(database)
+        counts = database.rows("SELECT state, class, count(*) FROM image GROUP BY state, class")
+        name = saved_classifiers.encoder(database, at.encoder)[0]
+        meta = json.loads(database.value("SELECT meta FROM revision WHERE number = ?", (at.state,)))
+    states = dict.fromkeys(("known", "unknown", "named", "rejected"), 0)
+    classes: dict[str, int] = {}
+    for state, label, count in counts:
+        states[state] += count
+        if label is not None:
+            classes[label] = classes.get(label, 0) + count
+    return Status(at.number, name, tuple(meta["classes"]), states, classes)
+
+
+def history(database: Database) -> list[dict[str, Any]]:
+    """See :meth:`Store.history`."""
+    found = database.rows(f"SELECT {', '.join(EVENT)} FROM event ORDER BY number")
+    events = [dict(zip(EVENT, row, strict=True)) for row in found]
+    return [event | {"detail": json.loads(event["detail"])} for event in events]
+
+
+def check(database: Database) -> None:
+    """Let SQLite compare all tables with their indices, and read every embedding against its checksum.
+
+    Raises:
+        ArtifactError: damage.
+    """
+    damage = database.damage(quick=False)
+    if damage:
+        raise ArtifactError("a sound store", damage, "restore it from a copy", str(database.path))
+    seqs = [row[0] for row in database.rows("SELECT seq FROM image ORDER BY seq")]
+    encoder = saved_classifiers.current(database).encoder
+    for start in range(0, len(seqs), TOGETHER):
+        rows.embeddings(database, seqs[start : start + TOGETHER], encoder, str(database.path))

@@ -1,0 +1,106 @@
+"""What a person decided over the groups of a store, as it comes back from the review page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.open_world.groups import Group
+from clip_fewshot.runtime.files import read_json, sha256_bytes
+
+SCHEMA = 1
+STEPS = ("merge", "split", "move")
+
+
+@dataclass(frozen=True)
+class Review:
+    """Decisions over pictures, by digest.
+
+    Attributes:
+        store: identity of the store it was made from. revision: of the store then.
+        named: name of a new class -> its pictures. assigned: name of a class that is there -> pictures that join it.
+        rejected: pictures that are shown no more.
+        steps: how the groups came about, {"kind": "merge" | "split" | "move", ...}: kept in the history, nothing else.
+    """
+
+    store: str
+    revision: int
+    named: Mapping[str, tuple[str, ...]]
+    assigned: Mapping[str, tuple[str, ...]]
+    rejected: tuple[str, ...]
+    steps: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        pictures = [d for part in (*self.named.values(), *self.assigned.values(), self.rejected) for d in part]
+        if len(set(pictures)) < len(pictures):
+            raise UsageError("one decision per picture", "several for one", "decide for one of them", "review")
+        if not pictures:
+            raise UsageError("a decision", "none", "name, assign or reject something", "review")
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"schema": 1, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
+        "pictures": [digest, ...]}, ...], "rejected": [digest, ...], "steps": [...]}``."""
+        groups = [
+            {"name": name, "existing": existing, "pictures": list(pictures)}
+            for existing, part in ((False, self.named), (True, self.assigned))
+            for name, pictures in part.items()
+        ]
+        record = {"schema": SCHEMA, "store": self.store, "revision": self.revision, "groups": groups}
+        return record | {"rejected": list(self.rejected), "steps": [dict(step) for step in self.steps]}
+
+    @classmethod
+    def from_json(cls, record: Any, where: str = "review") -> Review:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            DataError: not a review. UsageError: a picture in two groups, or no decision at all.
+        """
+        try:
+            if record["schema"] != SCHEMA:
+                raise DataError(f"schema {SCHEMA}", f"schema {record['schema']}", "make the review again", where)
+            parts: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = ({}, {})
+            for group in record["groups"]:
+                part = parts[bool(group.get("existing", False))]
+                part[str(group["name"])] = part.get(str(group["name"]), ()) + _digests(group["pictures"])
+            steps = tuple(dict(step) for step in record.get("steps", []))
+            if not all(step.get("kind") in STEPS for step in steps):
+                raise DataError(f"steps out of {STEPS}", "another one", "make the review again", where)
+            rejected = _digests(record.get("rejected", []))
+            return cls(str(record["store"]), int(record["revision"]), *parts, rejected, steps)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, (DataError, UsageError)):
+                raise
+            got = f"{type(error).__name__}: {error}"
+            raise DataError("a review saved by the page", got, "make it again", where) from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> Review:
+        """From the file that the page saved."""
+        try:
+            return cls.from_json(read_json(Path(path)), str(path))
+        except OSError as error:
+            raise DataError("a review that can be read", str(error), "check the path", str(path)) from error
+
+    def token(self) -> str:
+        """The same for the same decisions: applied twice, a review is applied once."""
+        return sha256_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
+
+
+def _digests(values: Any) -> tuple[str, ...]:
+    digests = tuple(values)
+    if any(not isinstance(d, str) or len(bytes.fromhex(d)) != 32 for d in digests):
+        raise ValueError("a digest that is none")
+    return digests
+
+
+def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
+    """Digests of pictures, each once."""
+    if isinstance(pictures, str):
+        raise UsageError("a group, or a list of digests", "one text", "write [digest]", "pictures")
+    given = pictures.pictures if isinstance(pictures, Group) else pictures
+    return tuple(dict.fromkeys(given.digests if isinstance(given, ImageDataset) else given))

@@ -1,0 +1,160 @@
+"""Pictures in a store: rows in, rows out, found by digest."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.types import FloatArray
+
+TOGETHER = 500  # digests or numbers asked for in one statement
+
+
+class Verdict(NamedTuple):
+    """What is held of one picture: known (as ``label``), unknown, named (``label``) or rejected."""
+
+    state: str
+    label: str | None
+    p_value: float
+    score: float
+    judged: int
+
+
+class Row(NamedTuple):
+    """One picture to be stored. ``place``: the path it was read from, or None; ``square``: see :class:`Store`."""
+
+    digest: str
+    name: str
+    place: str | None
+    verdict: Verdict
+    thumbnail: bytes
+    embedding: FloatArray
+    square: bytes | None = None
+
+
+class Held(NamedTuple):
+    """One picture that is stored."""
+
+    seq: int
+    digest: str
+    name: str
+    place: str | None
+    verdict: Verdict
+
+
+FIELDS = "digest, name, place, state, class, p_value, score, judged"
+COLUMNS = f"seq, {FIELDS}"
+INSERT = f"INSERT INTO image ({FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+UNKNOWN = f"SELECT {COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
+
+
+def insert(database: Database, rows: Sequence[Row], encoder: int) -> list[int]:
+    """Store pictures that are not there yet; which of ``rows`` were new."""
+    new = []
+    for i, row in enumerate(rows):
+        digest, (state, label, *numbers) = bytes.fromhex(row.digest), row.verdict
+        if database.value("SELECT 1 FROM image WHERE digest = ?", (digest,)):
+            continue
+        values = (digest, row.name, row.place, state, label, *numbers)
+        seq = database.run(INSERT, values)
+        database.run("INSERT INTO thumbnail VALUES (?, ?)", (seq, row.thumbnail))
+        put_embedding(database, "embedding", seq, encoder, row.embedding)
+        if row.square is not None:
+            database.run("INSERT INTO square VALUES (?, ?)", (seq, row.square))
+        new.append(i)
+    return new
+
+
+def put_embedding(database: Database, table: str, seq: int, encoder: int, values: FloatArray) -> None:
+    """Add (d,) values as float32 with their checksum."""
+    data = np.asarray(values, "<f4").tobytes()
+    database.run(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", (seq, encoder, data, zlib.crc32(data)))
+
+
+def find(database: Database, digests: Iterable[str]) -> dict[str, Held]:
+    """Those that are there, by digest."""
+    found = {}
+    for part in _parts([bytes.fromhex(digest) for digest in dict.fromkeys(digests)]):
+        for row in database.rows(f"SELECT {COLUMNS} FROM image WHERE digest IN ({_marks(part)})", part):
+            held = as_held(row)
+            found[held.digest] = held
+    return found
+
+
+def unknown(database: Database, after: int = 0) -> list[Held]:
+    """The unknown pictures that came after number ``after``, in the order in which they came."""
+    return [as_held(row) for row in database.rows(UNKNOWN, (after,))]
+
+
+def embeddings(
+    database: Database, seqs: Sequence[int], encoder: int, where: str, table: str = "embedding"
+) -> FloatArray:
+    """(n, d) float32 in the order of ``seqs``.
+
+    Raises:
+        ArtifactError: one is missing, was made by another encoder, or is damaged.
+    """
+    rows: list[Any] = [None] * len(seqs)
+    place = {seq: i for i, seq in enumerate(seqs)}
+    for part in _parts(seqs):
+        asked = f"SELECT seq, encoder, data, crc FROM {table} WHERE seq IN ({_marks(part)})"
+        for seq, made_by, data, crc in database.each(asked, part):
+            if made_by != encoder or zlib.crc32(data) != crc:
+                got = "one that is damaged" if made_by == encoder else "one of another encoder"
+                raise ArtifactError(
+                    "an embedding as it was written", got, "restore the store from a copy", f"{where}: image {seq}"
+                )
+            rows[place[seq]] = np.frombuffer(data, "<f4")
+    if any(row is None for row in rows):
+        raise ArtifactError("an embedding of each picture", "one without", "restore the store from a copy", where)
+    if not rows:
+        width = database.value(f"SELECT length(data) / 4 FROM {table} LIMIT 1")
+        return np.empty((0, width or 0), np.float32)
+    return np.stack(rows)
+
+
+def blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int, bytes]:
+    """Those of ``thumbnail`` or ``square`` that are there."""
+    found: dict[int, bytes] = {}
+    for part in _parts(seqs):
+        found |= dict(database.rows(f"SELECT seq, data FROM {table} WHERE seq IN ({_marks(part)})", part))
+    return found
+
+
+def change(database: Database, revision: int, verdicts: Mapping[int, Verdict]) -> None:
+    """Give pictures other verdicts, and keep the ones they had as what ``revision`` changed."""
+    seqs = [(revision, seq) for seq in verdicts]
+    database.run_many(
+        "INSERT INTO change SELECT ?, seq, state, class, p_value, score, judged FROM image WHERE seq = ?", seqs
+    )
+    set_verdicts(database, verdicts)
+
+
+def set_verdicts(database: Database, verdicts: Mapping[int, Verdict]) -> None:
+    """Give pictures other verdicts."""
+    sql = "UPDATE image SET state = ?, class = ?, p_value = ?, score = ?, judged = ? WHERE seq = ?"
+    database.run_many(sql, ((*verdict, seq) for seq, verdict in verdicts.items()))
+
+
+def changed(database: Database, revision: int) -> dict[int, Verdict]:
+    """What ``revision`` changed: the verdicts before it."""
+    rows = database.rows("SELECT seq, state, class, p_value, score, judged FROM change WHERE revision = ?", (revision,))
+    return {seq: Verdict(*verdict) for seq, *verdict in rows}
+
+
+def as_held(row: Any) -> Held:
+    seq, digest, name, place, *verdict = row
+    return Held(seq, digest.hex(), name, place, Verdict(*verdict))
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER))
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))

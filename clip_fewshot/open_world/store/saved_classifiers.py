@@ -1,0 +1,104 @@
+"""The classifier inside a store: its files by content, so that what a naming leaves as it was is stored once."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.runtime.files import sha256_bytes
+
+
+class Revision(NamedTuple):
+    """Where a store stands.
+
+    Attributes:
+        number: how many decisions were taken, undone ones and undos among them.
+        state: the revision whose classifier holds. parent: the one before that state, or None.
+        encoder: number of the encoder whose embeddings it goes with.
+    """
+
+    number: int
+    state: int
+    parent: int | None
+    encoder: int
+
+
+def now() -> str:
+    """For people only: no decision depends on a clock."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def current(database: Database) -> Revision:
+    """The newest revision, with the parent of the state that it stands for."""
+    asked = (
+        "SELECT now.number, now.state, held.parent, now.encoder FROM revision AS now "
+        "JOIN revision AS held ON held.number = now.state ORDER BY now.number DESC LIMIT 1"
+    )
+    return Revision(*database.rows(asked)[0])
+
+
+def add_revision(
+    database: Database,
+    world: OpenWorldClassifier,
+    number: int,
+    parent: int | None,
+    encoder: int,
+    token: str | None = None,
+) -> None:
+    """Write a state of the classifier."""
+    files, meta = world.to_artifact()
+    values = (number, number, parent, encoder, json.dumps(meta), token, now())
+    database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    for name, data in files.items():
+        digest = sha256_bytes(data)
+        database.run("INSERT OR IGNORE INTO content VALUES (?, ?)", (digest, data))
+        database.run("INSERT INTO model_file VALUES (?, ?, ?)", (number, name, digest))
+
+
+def read_world(database: Database, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
+    """The classifier of a state.
+
+    Raises:
+        ArtifactError: a damaged file, or another backbone than it was trained on.
+    """
+    meta = json.loads(database.value("SELECT meta FROM revision WHERE number = ?", (state,)))
+    files: dict[str, bytes] = {}
+    asked = "SELECT file, sha256, data FROM model_file JOIN content USING (sha256) WHERE state = ?"
+    for name, digest, data in database.rows(asked, (state,)):
+        if sha256_bytes(data) != digest:
+            fix = "restore the store from a copy"
+            raise ArtifactError(f"SHA-256 {digest[:12]}...", "other content", fix, f"{database.path}: {name}")
+        files[name] = data
+    return OpenWorldClassifier.from_artifact(files, meta, backbone, str(database.path))
+
+
+def encoder(database: Database, number: int) -> tuple[str, str]:
+    """(name, digest) of a backbone."""
+    name, digest = database.rows("SELECT name, digest FROM encoder WHERE number = ?", (number,))[0]
+    return str(name), str(digest)
+
+
+def check_backbone(database: Database, backbone: Backbone | None) -> None:
+    """Raise ArtifactError where another backbone is given than the one that the embeddings are of."""
+    name, digest = encoder(database, current(database).encoder)
+    if backbone is not None and backbone.digest != digest:
+        expected, got = f"backbone {name} {digest[:12]}...", f"{backbone.name} {backbone.digest[:12]}..."
+        fix = "open it with the one it was made with; reembed() changes it"
+        raise ArtifactError(expected, got, fix, str(database.path.parent))
+
+
+def encoder_number(database: Database, backbone: Backbone) -> int:
+    """The number of a backbone, which is given one if it has none."""
+    database.run("INSERT OR IGNORE INTO encoder (name, digest) VALUES (?, ?)", (backbone.name, backbone.digest))
+    return int(database.value("SELECT number FROM encoder WHERE digest = ?", (backbone.digest,)))
+
+
+def add_event(database: Database, revision: int, kind: str, label: str | None, detail: Any) -> None:
+    """Write history."""
+    values = (revision, kind, label, json.dumps(detail), now())
+    database.run("INSERT INTO event (revision, kind, class, detail, at) VALUES (?, ?, ?, ?, ?)", values)

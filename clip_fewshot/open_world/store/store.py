@@ -1,0 +1,304 @@
+"""The store: an open-world classifier, every picture it has judged, and every decision taken over them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import Images, collect_images
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
+from clip_fewshot.open_world.answers import Unknown
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.groups import Group, groups_of
+from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
+from clip_fewshot.open_world.store.database import FILE, Database
+from clip_fewshot.open_world.store.decisions import Applied
+from clip_fewshot.open_world.store.ingesting import Ingested
+from clip_fewshot.open_world.store.material import as_dataset
+from clip_fewshot.open_world.store.queries import Status
+from clip_fewshot.open_world.store.reembedding import reembed
+from clip_fewshot.open_world.store.review import Review, digests_of
+from clip_fewshot.open_world.store.rows import Held
+from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.runtime.files import file_lock, make_folder
+from clip_fewshot.types import FloatArray
+
+BATCH = 256  # pictures per transaction
+LOCK = ".decisions.lock"
+CHECKED = 1 << 28  # bytes
+
+
+class Store:
+    """What :meth:`create` made and :meth:`open` opened; close it, or use it in a ``with``.
+
+    Every picture is one row under the SHA-256 of its file, with its embedding, a thumbnail and what is held of it:
+    ``known`` (its class), ``unknown``, ``named`` (the class it was given) or ``rejected`` (shown no more). Decisions
+    are never rewritten, an undo is a further one. Each change is one transaction: it is there, on the disk, when the
+    call has returned, or not at all; the same call again changes nothing more. Any number of processes may work at
+    once, each with a store object of its own; a decision is taken by one at a time.
+
+    The embeddings are those of one backbone. Another is let in by :meth:`reembed` alone. Source files may move or go:
+    thumbnails and embeddings stay, and :meth:`relink` or another :meth:`ingest` finds them again by content. A model
+    with tuned layers needs the pictures themselves to learn; of unknown ones its store keeps the square it sees.
+
+    Attributes:
+        folder: where it lies. discovery_: what :meth:`discover` found last.
+    """
+
+    discovery_: Discovery
+
+    def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
+        self.folder, self.database, self._backbone = folder, database, backbone
+        self._loaded: tuple[int, OpenWorldClassifier] | None = None
+        self._told = -1  # the revision up to which the classifier knows what was shown
+
+    @classmethod
+    def create(cls, folder: str | Path, world: OpenWorldClassifier) -> Store:
+        """A new store around a fitted classifier, in a new or empty folder.
+
+        Raises:
+            ResourceError: a folder with something else in it, or no place to write to.
+        """
+        path = Path(folder)
+        if path.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in path.iterdir()):
+            raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(path))
+        make_folder(path)
+        database = Database(path, fresh=True)
+        try:
+            with database.transaction():
+                database.make_tables()
+                database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
+                encoder = saved_classifiers.encoder_number(database, world.model.backbone)
+                saved_classifiers.add_revision(database, world, 0, None, encoder)
+                saved_classifiers.add_event(
+                    database, 0, "create", None, {"classes": list(world.model.label_space_.names)}
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(path, database, world.model.backbone)
+
+    @classmethod
+    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
+        """Open a store. Its classifier is loaded when it is first needed.
+
+        Args:
+            backbone: the one it was made with; None loads it by its name.
+            check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
+                of a million pictures took 26.
+
+        Raises:
+            ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
+        """
+        database = Database(Path(folder))
+        try:
+            store = cls(Path(folder), database, backbone)
+            look = database.path.stat().st_size <= CHECKED if check is None else check
+            damage = database.damage(quick=True) if look else None
+            if damage:
+                raise ArtifactError("a sound store", damage, "restore it from a copy", str(database.path))
+            saved_classifiers.check_backbone(database, backbone)
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Give the files back."""
+        self.database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """What no other store is called."""
+        return str(self.database.value("SELECT id FROM identity"))
+
+    @property
+    def revision(self) -> int:
+        """How many decisions were taken. Pictures that come in do not count: a review of before still fits."""
+        return saved_classifiers.current(self.database).number
+
+    @property
+    def world(self) -> OpenWorldClassifier:
+        """The classifier with all that was named, as of the newest decision of any process."""
+        return self.state()[1]
+
+    def state(self) -> tuple[Revision, OpenWorldClassifier]:
+        """The newest revision and its classifier."""
+        at = saved_classifiers.current(self.database)
+        if self._loaded is None or self._loaded[0] != at.state:
+            digest = saved_classifiers.encoder(self.database, at.encoder)[1]
+            fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
+            world = saved_classifiers.read_world(self.database, at.state, self._backbone if fits else None)
+            self._backbone, self._loaded, self._told = world.model.backbone, (at.state, world), -1
+        world = self._loaded[1]
+        if self._told != at.number:
+            self._told, world.shown_ = at.number, world.shown_ | decisions.shown(self.database)
+        return at, world
+
+    def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
+        """Keep the classifier of a new state; None: read it again when it is next needed."""
+        self._loaded = None if state is None or world is None else (state, world)
+        self._told = -1
+        if world is not None:
+            self._backbone = world.model.backbone
+
+    def ingest(
+        self, images: Images, batch: int = BATCH, acknowledged: Callable[[Ingested], None] | None = None
+    ) -> Ingested:
+        """Judge pictures and store them, ``batch`` at a time; those that are there already only update their path.
+
+        Args:
+            acknowledged: called with the sums so far whenever a batch is on the disk for good.
+
+        Raises:
+            DataError: a picture that cannot be read. What was acknowledged stays; the rest can be given again.
+        """
+        if batch < 1:
+            raise UsageError("1 picture or more", str(batch), "choose a larger batch", "batch")
+        pictures, done = collect_images(images, purpose="ingest"), Ingested()
+        for start in range(0, len(pictures), batch):
+            part = pictures.subset(np.arange(start, min(start + batch, len(pictures))))
+            done = done.plus(ingesting.ingest(self, part))
+            if acknowledged is not None:
+                acknowledged(done)
+        return done
+
+    def relink(self, images: Images) -> int:
+        """Note where pictures of the store lie now; how many were found in it."""
+        pictures = collect_images(images, purpose="relink")
+        with self.database.transaction():
+            return ingesting.relink(self.database, pictures)
+
+    def unknown(self) -> Unknown:
+        """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
+        with self.database.snapshot():
+            held = rows.unknown(self.database)
+            features = self.features(held)
+        return Unknown(as_dataset(held), features, np.array([one.verdict.p_value for one in held]))
+
+    def features(self, held: Sequence[Held]) -> FloatArray:
+        """(n, d) embeddings."""
+        encoder = saved_classifiers.current(self.database).encoder
+        return rows.embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))
+
+    def discover(self) -> tuple[Group, ...]:
+        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
+        pictures, features, p = self.unknown()
+        if not len(pictures):
+            raise UsageError("unknown pictures", "none", "ingest some pictures first", "discover")
+        world = self.world
+        self.discovery_ = discover_classes(features, reference=world.reference_, seed=world.model.seed)
+        return groups_of(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)
+
+    def thumbnails(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """JPEGs of at most 128 x 128 pixels of those that are in the store, by digest."""
+        found = rows.find(self.database, digests)
+        data = rows.blobs(self.database, "thumbnail", [held.seq for held in found.values()])
+        return {digest: data[held.seq] for digest, held in found.items()}
+
+    def name(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
+        """Make a class of pictures of the store, see :meth:`OpenWorldClassifier.name`; all other unknown ones are
+        judged again.
+
+        Args:
+            pictures: a group, or digests.
+        """
+        return self._decide(named={name: digests_of(pictures)})
+
+    def assign(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
+        """Add pictures of the store to a class that is there, see :meth:`OpenWorldClassifier.assign`."""
+        return self._decide(assigned={name: digests_of(pictures)})
+
+    def reject(self, pictures: Group | ImageDataset | Sequence[str]) -> Applied:
+        """Show pictures no more: they show nothing worth a class."""
+        return self._decide(rejected=digests_of(pictures))
+
+    def _decide(
+        self,
+        named: Mapping[str, tuple[str, ...]] | None = None,
+        assigned: Mapping[str, tuple[str, ...]] | None = None,
+        rejected: tuple[str, ...] = (),
+    ) -> Applied:
+        with file_lock(self.folder / LOCK):
+            review = Review(self.id, self.revision, named or {}, assigned or {}, rejected)
+            return decisions.apply(self, review)
+
+    def apply(self, review: Review | Mapping[str, Any] | str | Path) -> Applied:
+        """All decisions of a review in one transaction; the same review again changes nothing.
+
+        Args:
+            review: or its JSON, or the file that the review page saved.
+
+        Raises:
+            DataError: not a review. ArtifactError: one of another store.
+            UsageError: one made before another decision was taken; nothing is changed.
+        """
+        if isinstance(review, str | Path):
+            review = Review.read(review)
+        elif not isinstance(review, Review):
+            review = Review.from_json(review)
+        with file_lock(self.folder / LOCK):
+            return decisions.applied_before(self, review) or decisions.apply(self, review, review.token())
+
+    def undo(self) -> Applied:
+        """Take the last decision back: the classifier before it returns to the last bit, and every picture that it
+        changed to what was held of it.
+
+        Raises:
+            UsageError: nothing to take back since the store was made, or embedded anew.
+        """
+        with file_lock(self.folder / LOCK):
+            return decisions.undo(self)
+
+    def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
+        """Let another backbone in: embed every picture anew, then change over in one transaction.
+
+        What was embedded before a kill is not embedded again. The classes that were named are named again in
+        ``world``, all else is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
+
+        Args:
+            world: fitted on the new backbone, with the classes that the store began with.
+            images: pictures whose files have moved; None: all lie where they were last seen.
+
+        Raises:
+            DataError: pictures whose files are not found; the work done so far is kept.
+        """
+        given = None if images is None else collect_images(images, purpose="reembed")
+        with file_lock(self.folder / LOCK):
+            return reembed(self, world, given)
+
+    def status(self) -> Status:
+        """What is there, without loading the classifier."""
+        return queries.status(self.database)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every event, oldest first: number, revision, kind, class, detail, at (UTC)."""
+        return queries.history(self.database)
+
+    def held(self, digests: Iterable[str]) -> dict[str, Held]:
+        """What is held of pictures, by digest; those that are not in the store are left out."""
+        return rows.find(self.database, digests)
+
+    def check(self) -> None:
+        """Read everything once.
+
+        Raises:
+            ArtifactError: damage, with the place of the first.
+        """
+        queries.check(self.database)
+        saved_classifiers.read_world(
+            self.database, saved_classifiers.current(self.database).state, self.world.model.backbone
+        )

@@ -1,0 +1,43 @@
+"""What detectors that read texts are given: the names of the known classes, and words for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.novelty import mine_negatives
+from clip_fewshot.open_world.name_suggestions import word_directions
+from clip_fewshot.open_world.nouns import nouns
+from clip_fewshot.runtime import rng
+from clip_fewshot.types import FloatArray, LabelArray
+
+WORDS = 2000  # of the word list, drawn once: a ViT-B/32 reads them in 16 s on a core, and then never again
+NEGATIVES = 1000
+
+Texts = Mapping[str, FloatArray]  # "concepts": (c, d) unit features of class names; "negatives": (m, d) of others
+
+
+def texts_of(backbone: Backbone, names: Sequence[str]) -> Texts:
+    """Concepts and negatives for these classes. The negatives are the words furthest from all of them."""
+    concepts = word_directions(backbone, list(names), TEMPLATES)
+    order = rng.generator(0, "negative words").permutation(len(nouns()))[:WORDS]
+    words = word_directions(backbone, [nouns()[int(i)] for i in np.sort(order)], TEMPLATES[:1])
+    return {"concepts": concepts, "negatives": words[mine_negatives(concepts, words, NEGATIVES)]}
+
+
+def without_classes(texts: Texts | None, hidden: LabelArray) -> Texts | None:
+    """``texts`` as they would be had the hidden classes never been known.
+
+    Their names may now stand among the negatives, as the name of any unknown class may.
+    """
+    return None if texts is None else {**texts, "concepts": np.delete(texts["concepts"], hidden, axis=0)}
+
+
+def options_of(detector: str, texts: Texts | None) -> dict[str, Any]:
+    """What the constructor of a text detector takes."""
+    wanted = ("concepts",) if detector == "mcm" else ("concepts", "negatives")
+    return {name: (texts or {}).get(name) for name in wanted}

@@ -1,0 +1,69 @@
+"""The confusion matrix, shaded by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from numpy.typing import NDArray
+
+from clip_fewshot.plots.style import INK, Plot, label, render
+
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cde6", "#0067a5", "#00344f"])
+_NUMBERS_UP_TO, _NAMES_UP_TO, _CELLS_UP_TO = 14, 50, 30
+
+
+def confusion_plot(counts: NDArray[np.int64], names: Sequence[str]) -> Plot:
+    """Rows are true classes, columns predicted ones; the shade is the share of the row, the number the count.
+
+    Args:
+        counts: (c, c) whole numbers.
+        names: the c class names.
+    """
+    c = len(names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def paint(axes: Axes) -> None:
+        edges = np.arange(c + 1) - 0.5
+        line: Any = {"edgecolors": "#eef1f4", "linewidth": 0.5} if c <= _CELLS_UP_TO else {}
+        axes.pcolormesh(edges, edges, shares, cmap=_SHADES, vmin=0, vmax=1, rasterized=c > _CELLS_UP_TO, **line)
+        if c <= _NUMBERS_UP_TO:
+            _write_counts(axes, counts, shares)
+        _name_axes(axes, names)
+        axes.set(aspect="equal", xlabel="predicted", ylabel="true")
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+
+    side = float(np.clip(3.2 + 0.12 * c, 3.6, 5.0)) if c <= 20 else float(np.clip(0.25 * c, 6.0, 8.4))
+    return Plot(render(side + 0.5, side, paint), _describe(counts, names))
+
+
+def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    for (i, j), n in np.ndenumerate(counts):
+        if n:
+            colour = "white" if shares[i, j] > 0.5 else INK
+            axes.text(j, i, f"{n}", ha="center", va="center", fontsize=9, color=colour)
+
+
+def _name_axes(axes: Axes, names: Sequence[str]) -> None:
+    if len(names) > _NAMES_UP_TO:
+        return  # matplotlib's own numbering; the table below the figure has the names
+    shown = [label(name, 16) for name in names]
+    size = 10 if len(names) <= _NUMBERS_UP_TO else 8 if len(names) <= 30 else 6.5
+    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(len(names)), shown, fontsize=size)
+
+
+def _describe(counts: NDArray[np.int64], names: Sequence[str]) -> str:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    total, right = int(counts.sum()), int(np.trace(counts))
+    head = f"Confusion matrix of {len(names)} classes: {right:,} of {total:,} predictions are right."
+    order = np.argsort(-wrong, axis=None, kind="stable")[:3]
+    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
+    said = "; ".join(f"{label(names[i])} taken for {label(names[j])} {wrong[i, j]} times" for i, j in pairs)
+    return f"{head} Most frequent errors: {said}." if said else head

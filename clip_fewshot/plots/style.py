@@ -1,0 +1,102 @@
+"""One look for all figures, and the one way from a drawing to bytes.
+
+Colours keep at least 3:1 against white and differ in lightness as well as hue, so that they survive colour blindness
+and a grey printer; every series has a marker or a line style of its own besides.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from io import StringIO
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clip_fewshot.plots.methods import METHODS
+from clip_fewshot.plots.text import shorten
+
+INK, SOFT, FAINT = "#1b1f24", "#57606a", "#d8dee4"
+OUTLIER = "#8b9199"  # grey: of no group
+SERIES = ("#0067a5", "#c84e00", "#00734d", "#8b3a8f", "#8a6d00", "#3d8fbf", "#5c5c5c")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)))
+KNOWN, NOVEL = SERIES[0], SERIES[1]
+RASTER_ABOVE = 600  # points of one figure beyond which they are drawn as pixels: SVG costs 100 bytes a point
+
+_STYLE: Any = {  # matplotlib types the keys by version
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.color": INK,
+    "text.parse_math": False,  # a class name may hold a dollar sign
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 11,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clip_fewshot",
+}
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+# Text is measured with the widest of the common fonts and drawn with the reader's own: nothing can overflow.
+_MEASURED, _DRAWN = "'DejaVu Sans'", "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
+
+class Plot(NamedTuple):
+    """A figure as SVG text, and what it shows in words."""
+
+    svg: str
+    alt: str
+
+
+def render(width: float, height: float, *paint: Callable[[Axes], None], columns: int | None = None) -> str:
+    """The SVG of ``width`` x ``height`` inches: an axes for each of ``paint``, side by side on one vertical scale.
+
+    With ``columns`` they stand in rows of so many, each on a scale of its own.
+
+    Equal drawings give equal bytes: no date, no random ids, none of the user's own matplotlib settings. Those are put
+    back afterwards, and pyplot is never touched.
+    """
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw the text
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, height), dpi=180, layout="constrained")
+        rows = 1 if columns is None else -(-len(paint) // columns)
+        places = figure.subplots(rows, columns or len(paint), sharey=columns is None, squeeze=False).ravel()
+        for axes, draw in zip(places, paint, strict=False):
+            draw(axes)
+        for axes in places[len(paint) :]:
+            axes.remove()
+        buffer = StringIO()
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+    drawing = buffer.getvalue()
+    return drawing[drawing.index("<svg") :].replace(_MEASURED, _DRAWN)
+
+
+def method_look(name: str, position: int) -> int:
+    """Index into SERIES, MARKERS and DASHES: a known method looks the same in every figure of every report."""
+    place = METHODS.index(name) if name in METHODS else len(METHODS) + position
+    return place % len(SERIES)
+
+
+def label(name: str, limit: int = 22) -> str:
+    """A name as a figure shows it: harmless and short."""
+    return shorten(name, limit)

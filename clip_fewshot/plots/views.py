@@ -1,0 +1,89 @@
+"""What a figure is drawn from: plain arrays and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray, LabelArray
+
+TRIAL_STATES = ("finished", "pruned", "failed")
+
+
+class TrialRow(TypedDict):
+    """One trial of the search. ``value`` is the validation score in [0, 1], None where the trial has none."""
+
+    number: int
+    approach: str
+    state: str  # one of TRIAL_STATES
+    value: float | None
+    params: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EmbeddingView:
+    """Image and text embeddings in the common space, for one 2-D picture.
+
+    Attributes:
+        title: what the model was, for example "frozen" or "after tuning".
+        images: (n, d) features, any scale.
+        labels: (n,) indices into ``names``; -1 for images of no named class.
+        texts: (c, d) one row per name, or (0, d) where there is no text tower.
+        names: the c class names.
+    """
+
+    title: str
+    images: FloatArray
+    labels: LabelArray
+    texts: FloatArray
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        where = f"EmbeddingView {self.title!r}"
+        if self.images.ndim != 2 or self.texts.ndim != 2 or self.images.shape[1] != self.texts.shape[1]:
+            shapes = f"{self.images.shape} and {self.texts.shape}"
+            raise UsageError("images (n, d) and texts (c, d)", shapes, "pass one common space", where)
+        if len(self.labels) != len(self.images) or len(self.texts) not in (0, len(self.names)):
+            rows = f"{len(self.images)} images, {len(self.labels)} labels, {len(self.texts)} texts"
+            raise UsageError("a label per image and a text per name", rows, "align the rows", where)
+
+
+@dataclass(frozen=True)
+class NoveltyView:
+    """Novelty scores of the blindly merged test images under one fitted model, and the curve they give.
+
+    Attributes:
+        known_scores: (n,) of test images of known classes; higher = more normal, scikit-learn's sign.
+        novel_scores: (m,) of test images of unseen classes.
+        threshold: images that score below it are flagged; None where the false-alarm rate was refused.
+        false_alarm: (k,) share of known images flagged, in [0, 1], at k thresholds.
+        miss: (k,) share of novel images not flagged, at the same thresholds.
+    """
+
+    known_scores: FloatArray
+    novel_scores: FloatArray
+    threshold: float | None
+    false_alarm: FloatArray
+    miss: FloatArray
+
+    def __post_init__(self) -> None:
+        if not len(self.known_scores) or not len(self.novel_scores):
+            sizes = f"{len(self.known_scores)} known and {len(self.novel_scores)} novel"
+            raise UsageError(
+                "scores of known and of novel images", sizes, "leave RunRecord.novelty None", "NoveltyView"
+            )
+        if len(self.false_alarm) != len(self.miss):
+            sizes = f"{len(self.false_alarm)} and {len(self.miss)}"
+            raise UsageError("as many false-alarm as miss rates", sizes, "pass one curve", "NoveltyView")
+
+
+class ShotPoint(NamedTuple):
+    """Accuracy at one number of shots per class, with its 95 % interval; fractions in [0, 1]."""
+
+    shots: int
+    mean: float
+    low: float
+    high: float

@@ -1,0 +1,188 @@
+"""The one look at the sealed sets: what every model says of them, and what the saved model does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+from torch import nn
+
+from clip_fewshot.data.builtin import raw_pixels
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.collect import join
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.features.encode import image_features
+from clip_fewshot.few_shot.model import PROBE, frozen_probe
+from clip_fewshot.heads import zero_shot_weights
+from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.probes import LinearProbe
+from clip_fewshot.protocol.refits import Fit, Task
+from clip_fewshot.runtime import rng
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Some pictures as the models of one fit see them.
+
+    Attributes:
+        features: approach -> (n, d); the frozen features stand under the frozen probe.
+        judged: (n, d) under each judge of the fit's rejector.
+    """
+
+    features: Mapping[str, FloatArray]
+    judged: Sequence[FloatArray]
+
+
+def look(
+    task: Task, images: ImageDataset, fits: Sequence[Fit], rejectors: Sequence[Rejector], names: Collection[str]
+) -> list[Sight]:
+    """``images`` as every fit sees them, all in one pass through the frozen layers.
+
+    Args:
+        rejectors: of the first fits, or of all.
+        names: the approaches to look with; a fit that lacks one is skipped for it.
+    """
+    plan: list[tuple[int, str | None, tuple[int, nn.Module]]] = []
+    for i, fit in enumerate(fits):
+        plan += [(i, name, (m.params.unfreeze, m.suffix)) for name, m in fit.models.items() if name in names]
+        plan += [(i, None, suffix) for suffix in (rejectors[i].suffixes() if i < len(rejectors) else [])]
+    columns = image_features(task.backbone, images, [suffix for _, _, suffix in plan])
+    features: list[dict[str, FloatArray]] = [{} for _ in fits]
+    judged: list[list[FloatArray]] = [[] for _ in fits]
+    for (i, name, _), values in zip(plan, columns, strict=True):
+        if name is None:
+            judged[i].append(values)
+        else:
+            features[i][name] = values
+    return [Sight(f, j) for f, j in zip(features, judged, strict=True)]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What the rejector of one fit says of test pictures of known classes and of pictures of unseen ones.
+
+    Attributes:
+        known, novel: (n,) and (m,) mean scores over the judges, higher = more normal.
+        p_known, p_novel: their p-values.
+    """
+
+    rejector: Rejector
+    known: FloatArray
+    novel: FloatArray
+    p_known: FloatArray
+    p_novel: FloatArray
+
+    @classmethod
+    def of(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
+        """Both kinds are judged alike."""
+        said = [rejector.verdict(sight.features[PROBE], sight.judged) for sight in (known, novel)]
+        return cls(rejector, said[0].scores, said[1].scores, said[0].p, said[1].p)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the test pictures of known and unseen classes revealed, opened once.
+
+    Attributes:
+        best: the approach that validation chose.
+        fits: the saved model's fit first, then one per fresh support set.
+        test: the test pictures of known classes; rows of features and predictions follow them.
+        known: per fit, how it sees ``test``.
+        novel: the pictures of unseen classes.
+        unseen: per fit, how its frozen tower, best approach and judges see ``novel``.
+        zero_shot: (n, c) probabilities from the class names alone.
+        texts: (c, d) unit class weights of the zero-shot classifier.
+        raw_pixels: (n,) labels by logistic regression on pixels, per fresh support set.
+        rejections: per fit; empty without unseen classes.
+    """
+
+    best: str
+    fits: Sequence[Fit]
+    test: ImageDataset
+    known: Sequence[Sight]
+    novel: ImageDataset
+    unseen: Sequence[Sight]
+    zero_shot: FloatArray
+    texts: FloatArray
+    raw_pixels: Sequence[LabelArray]
+    rejections: Sequence[Rejection]
+
+    def probabilities(self, name: str) -> list[FloatArray]:
+        """(n, c) of one approach for ``test``, per fresh support set."""
+        pairs = zip(self.fits[1:], self.known[1:], strict=True)
+        return [fit.models[name].probabilities(sight.features[name]) for fit, sight in pairs]
+
+
+def open_test(
+    task: Task, split: OpenWorldSplit, fits: Sequence[Fit], best: str, rejectors: Sequence[Rejector]
+) -> Outcome:
+    """Open both sealed sets, once, when nothing is left to choose."""
+    test, novel = split.test.open("final test"), split.novel.open("final test")
+    known = look(task, test, fits, rejectors, {name for fit in fits for name in fit.models})
+    unseen = look(task, novel, fits, rejectors, {PROBE, best})
+    sights = zip(rejectors, known, unseen, strict=False)
+    rejections = [Rejection.of(*sight) for sight in sights] if len(novel) else []
+    texts = zero_shot_weights(task.backbone, split.seen.names, TEMPLATES).cpu().numpy()
+    zero_shot = _zero_shot(known[0].features[PROBE], texts, float(task.backbone.logit_scale.detach().exp()))
+    raw = raw_pixels(test)
+    by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]
+    return Outcome(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections)
+
+
+def _zero_shot(features: FloatArray, texts: FloatArray, scale: float) -> FloatArray:
+    cosines = features @ texts.T / np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(softmax(scale * cosines, axis=1))
+
+
+def _pixel_probe(task: Task, support: ImageDataset) -> LinearProbe:
+    """The baseline that every pretrained feature must beat: the same probe, its C searched alike, on raw pixels."""
+    return frozen_probe(raw_pixels(support), support.required_labels(), task.seed)
+
+
+@dataclass(frozen=True)
+class Encounter:
+    """The saved model meets known and novel test pictures in one shuffled row.
+
+    Attributes:
+        names: what each of the m pictures really shows; for the report, no decision reads it.
+        p_values: (m,), or None where there is nothing to calibrate a detector on.
+        unknown: (m,) which pictures were called unknown.
+        found: the groups among those, rows as in ``np.flatnonzero(unknown)``.
+    """
+
+    images: ImageDataset
+    names: tuple[str, ...]
+    probabilities: FloatArray
+    p_values: FloatArray | None
+    unknown: BoolArray
+    found: Discovery | None
+
+
+def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
+    """Decide picture by picture, then look for groups among what was called unknown."""
+    images, names, order = _mixed(outcome.test, outcome.novel, task.seed)
+    best, saved = outcome.best, outcome.fits[0]
+    known, unseen = outcome.known[0].features, outcome.unseen[0].features
+    both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
+    probabilities = saved.models[best].probabilities(both[best])
+    if not outcome.rejections:
+        return Encounter(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None)
+    rejection = outcome.rejections[0]
+    p_values = np.concatenate([rejection.p_known, rejection.p_novel])[order]
+    unknown = rejection.rejector.flags(p_values, alpha)
+    # Frozen features: tuning pulls the known classes apart and the unseen ones into each other.
+    reference = saved.support.frozen, saved.support.data.labels
+    found = discover_classes(both[PROBE][unknown], reference=reference, seed=task.seed)
+    return Encounter(images, names, probabilities, p_values, unknown, found)
+
+
+def _mixed(test: ImageDataset, novel: ImageDataset, seed: int) -> tuple[ImageDataset, tuple[str, ...], IndexArray]:
+    """Both sets in one shuffled, unlabelled row; what each picture shows; and the order."""
+    order = rng.generator(seed, "mixture").permutation(len(test) + len(novel))
+    names = [name for part in (test, novel) for name in part.label_space.decode(part.required_labels())]
+    return join([test, novel]).subset(order), tuple(names[int(i)] for i in order), order

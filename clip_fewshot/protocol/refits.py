@@ -1,0 +1,146 @@
+"""The measuring protocol: search on one support set, refit the winners on fresh ones, open the test set once.
+
+What selects (the study, C, features and neighbours of the detector) is given a :class:`Task`, which holds training
+pictures alone; the sealed sets are opened in `unsealing` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import draw_support, stratified_folds
+from clip_fewshot.features.encode import image_batches
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.model import PROBE, Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
+from clip_fewshot.few_shot.search.generation import Evaluate
+from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.open_world.feature_spaces import stored_depths
+from clip_fewshot.open_world.rejector import Rejector, fit_rejector
+from clip_fewshot.open_world.select_detector import NoveltyChoice
+from clip_fewshot.probes import LinearProbe
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.workers import Crew
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+
+MAX_FOLDS = 3
+TIMED = 8  # pictures
+
+
+@dataclass(frozen=True)
+class Task:
+    """What may be looked at before the test set is opened.
+
+    Attributes:
+        pool: all training pictures of the known classes.
+        shots: pictures per class in a support set, validation included.
+        memory: bytes of stored states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+    """
+
+    backbone: Backbone
+    pool: ImageDataset
+    shots: int
+    settings: TrainSettings
+    views: int
+    seed: int
+    memory: int | None = None
+
+    def support(self, draw: int) -> ImageDataset:
+        """Support set number ``draw``; 0 is the one that the search sees."""
+        return draw_support(self.pool, self.shots, self.seed if draw == 0 else rng.derive_seed(self.seed, "draw", draw))
+
+    def folds(self, labels: LabelArray) -> list[tuple[IndexArray, IndexArray]]:
+        """(train, validation) rows, cut out of the K shots; the same for every trial. Empty at one shot a class."""
+        smallest = int(np.bincount(labels).min())
+        return stratified_folds(labels, min(smallest, MAX_FOLDS), self.seed) if smallest > 1 else []
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A support set behind the frozen layers.
+
+    Attributes:
+        frozen: (n, d) features of the untuned image tower.
+        probe: logistic regression on them, its C chosen on folds of the support set.
+    """
+
+    images: ImageDataset
+    data: SupportData
+    frozen: FloatArray
+    probe: LinearProbe
+
+    def recipe(self, task: Task, params: TuneParams) -> Recipe:
+        return Recipe(params, task.settings, self.probe.C_, task.seed)
+
+
+def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
+    """Run the frozen layers over a support set once, for all ``cuts``."""
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory)
+    frozen = frozen_features(data)
+    return Prepared(images, data, frozen, frozen_probe(frozen, data.labels, task.seed))
+
+
+def workbench(task: Task, support: Prepared) -> Workbench:
+    """What trainings on a support set need, those of the study on its folds among them."""
+    unset = support.recipe(task, TuneParams(PROBE))
+    return Workbench(task.backbone, support.data, unset, task.folds(support.data.labels))
+
+
+def fold_scores(task: Task, support: Prepared) -> Evaluate:
+    """The study's objective, :meth:`Workbench.score`."""
+    return workbench(task, support).score
+
+
+def forward_seconds(task: Task) -> float:
+    """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
+    support = task.support(0)
+    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))))
+    with torch.no_grad():
+        task.backbone.encode_image(batch[:1])  # what is loaded when first used
+        began = time.perf_counter()
+        task.backbone.encode_image(batch).cpu()
+    return (time.perf_counter() - began) / len(batch)
+
+
+def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) -> int:
+    """How often a training picture took part in an optimiser step of the study."""
+    trained = [len(train) for train, _ in task.folds(support.data.labels)]
+    per_fold = [task.settings.steps(n) * min(task.settings.batch_of(n), n) for n in trained]
+    return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] != PROBE)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Models trained on one support set, by approach; the frozen probe is always among them."""
+
+    draw: int
+    support: Prepared
+    models: Mapping[str, TunedModel]
+
+    def recipe(self, task: Task, name: str) -> Recipe:
+        """How the model of that approach was trained."""
+        return self.support.recipe(task, self.models[name].params)
+
+
+def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew | None = None) -> Fit:
+    """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
+    points = {PROBE: TuneParams(PROBE), **winners}
+    depths = stored_depths(task.backbone.visual)
+    support = prepare(task, task.support(draw), [*(params.unfreeze for params in points.values()), *depths])
+    bench = workbench(task, support)
+    models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])
+    return Fit(draw, support, dict(zip(points, models, strict=True)))
+
+
+def calibrate(task: Task, fit: Fit, name: str, choice: NoveltyChoice) -> Rejector:
+    """The chosen detector on the support set of ``fit``, around its model of approach ``name``."""
+    support, names = fit.support, fit.support.images.label_space.names
+    return fit_rejector(task.backbone, fit.recipe(task, name), support.data, support.frozen, choice, names=names)

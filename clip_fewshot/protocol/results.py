@@ -1,0 +1,290 @@
+"""From what was measured to results.json (schema 1) and the arrays and pictures of the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.discovery import Discovery
+from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation.intervals import interval, paired_difference
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.open_world.select_detector import NoveltyChoice
+from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
+from clip_fewshot.protocol.final_test import Encounter, Outcome, Rejection
+from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
+from clip_fewshot.runtime import rng
+from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
+
+EXAMPLES = 24
+CLUSTER_MEMBERS = 12
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+PROBE_KEY = "linear_probe"
+
+
+def accuracy_entry(labels: LabelArray, predictions: Sequence[LabelArray]) -> dict[str, Any]:
+    """Accuracy over support sets with its interval, and macro-F1."""
+    correct = [predicted == labels for predicted in predictions]
+    macro_f1 = float(np.mean([metrics.macro_f1(labels, predicted) for predicted in predictions]))
+    return interval(correct).to_json() | {"macro_f1": macro_f1}
+
+
+def difference_entry(labels: LabelArray, best: Sequence[LabelArray], probe: Sequence[LabelArray]) -> dict[str, Any]:
+    """Accuracy of the best minus that of the probe, on the same support sets and pictures."""
+    found = paired_difference([p == labels for p in best], [p == labels for p in probe])
+    return {"n_test": len(labels)} | found.to_json()
+
+
+def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) -> dict[str, Any]:
+    """Mean over support sets; the per-set values stand beside each."""
+    table: dict[str, list[float]] = {}
+    for rejection in rejections:
+        scores = np.concatenate([rejection.known, rejection.novel])
+        is_novel = np.arange(len(scores)) >= len(rejection.known)
+        row = {
+            "auroc": metrics.auroc(is_novel, scores),
+            "eer": metrics.eer(is_novel, scores),
+            "fpr95": metrics.fpr95(is_novel, scores),
+        }
+        if rejection.rejector.refusal(alpha) is None:
+            p = np.concatenate([rejection.p_known, rejection.p_novel])
+            rates = metrics.rates_at(is_novel, rejection.rejector.flags(p, alpha))
+            row |= {"false_alarm_rate": float(rates[0] or 0.0), "detection_rate": float(rates[1] or 0.0)}
+        for name, value in row.items():
+            table.setdefault(name, []).append(value)
+    entry: dict[str, Any] = {"detector": detector, "alpha": alpha, "false_alarm_rate": None, "detection_rate": None}
+    entry |= {name: float(np.mean(values)) for name, values in table.items()}
+    return entry | {"per_seed": table, "refused": rejections[0].rejector.refusal(alpha)}
+
+
+def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
+    """Scores and DET curve of one support set."""
+    scores = np.concatenate([rejection.known, rejection.novel])
+    curve = metrics.det_curve(np.arange(len(scores)) >= len(rejection.known), scores)
+    # The decision is by p-value; drawn at the first score that was not flagged.
+    flagged = int(rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha).sum())
+    ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
+    threshold = None if rejection.rejector.refusal(alpha) else float(ordered[flagged])
+    return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
+
+
+def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) -> dict[str, Any]:
+    """How the groups agree with the classes they really show, false alarms included, each class as itself."""
+    entry: dict[str, Any] = {
+        "n_clusters": found.n_clusters,
+        "n_unseen": len(unseen),
+        "n_flagged": len(truth),
+        "ari": None,
+        "nmi": None,
+        "accuracy": None,
+    }
+    if len(truth) > 1:
+        _, labels = np.unique(list(truth), return_inverse=True)
+        entry |= {
+            "ari": metrics.ari(labels, found.labels),
+            "nmi": metrics.nmi(labels, found.labels),
+            "accuracy": metrics.clustering_accuracy(labels, found.labels),
+        }
+    return entry
+
+
+def discovery_view(found: Discovery, images: ImageDataset, truth: Sequence[str]) -> DiscoveryView:
+    """The groups as pictures, the most central one first."""
+    clusters = []
+    for number in range(found.n_clusters):
+        members = np.flatnonzero(found.labels == number)
+        exemplar = int(found.exemplars[number])
+        shown = [int(i) for i in members if i != exemplar][:CLUSTER_MEMBERS]
+        names, counts = np.unique([truth[int(i)] for i in members], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        clusters.append(
+            ClusterView(
+                number=number,
+                size=len(members),
+                exemplar=images.open(exemplar),
+                members=tuple(images.open(i) for i in shown),
+                composition=tuple((str(names[i]), int(counts[i])) for i in order),
+            )
+        )
+    return DiscoveryView(found.linkage, found.labels, tuple(clusters))
+
+
+def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
+    """The search history as the report lists it."""
+    return tuple(
+        {
+            "number": t.number,
+            "approach": t.params["approach"].replace("linear-probe", PROBE_KEY),
+            "state": STATES[t.state],
+            "value": t.value if t.fold_values and t.state != "FAIL" else None,
+            "params": TuneParams(**t.params).to_json(),
+            "seconds": t.seconds,
+        }
+        for t in trials
+    )
+
+
+def examples(met: Encounter, space: LabelSpace, seed: int, top: int = 3) -> tuple[PredictionExample, ...]:
+    """A random draw of pictures, and what the saved model says of each."""
+    rows = rng.generator(seed, "examples").permutation(len(met.images))[:EXAMPLES]
+    return tuple(_example(met, int(i), space, top) for i in rows)
+
+
+def _example(met: Encounter, i: int, space: LabelSpace, top: int) -> PredictionExample:
+    best = np.argsort(-met.probabilities[i], kind="stable")[:top]
+    return PredictionExample(
+        picture=met.images.open(i),
+        true_name=met.names[i],
+        top=tuple((space.names[int(c)], float(met.probabilities[i, c])) for c in best),
+        unknown=None if met.p_values is None else bool(met.unknown[i]),
+        p_value=None if met.p_values is None else float(met.p_values[i]),
+    )
+
+
+def embedding_views(
+    features: Mapping[str, FloatArray], texts: FloatArray, labels: LabelArray, space: LabelSpace
+) -> tuple[EmbeddingView, ...]:
+    """One 2-D view per space of image features; the frozen texts stand in each."""
+    return tuple(
+        EmbeddingView(title, _unit(images), labels, _unit(texts), space.names) for title, images in features.items()
+    )
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a finished run knows; what the two documents are made of."""
+
+    config: FewShotConfig
+    dataset: ImageDataset
+    split: OpenWorldSplit
+    trials: Sequence[TrialRecord]
+    outcome: Outcome
+    met: Encounter
+    choice: NoveltyChoice | None
+    naive_seconds: float
+
+    def results(self) -> dict[str, Any]:
+        """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
+        outcome, labels = self.outcome, self.outcome.test.required_labels()
+        names = [name for name in outcome.fits[-1].models if name != PROBE]
+        validation = {name: trial.value for name, trial in best_by_approach(self.trials).items()}
+        predicted = {name: [p.argmax(axis=1) for p in outcome.probabilities(name)] for name in (PROBE, *names)}
+        probe = accuracy_entry(labels, predicted[PROBE]) | {"params": {"C": outcome.fits[0].support.probe.C_}}
+        approaches = {}
+        for name in names:
+            test = accuracy_entry(labels, predicted[name])
+            params = outcome.fits[-1].models[name].params.to_json()
+            approaches[name] = {
+                "params": params,
+                "validation": validation.get(name),
+                "test": test,
+                "macro_f1": test["macro_f1"],
+            }
+        won = approaches.get(outcome.best, {"params": probe["params"], "test": probe, "macro_f1": probe["macro_f1"]})
+        best = {**won, "approach": outcome.best.replace("-", "_") if outcome.best == PROBE else outcome.best}
+        best["validation"] = validation.get(outcome.best)
+        if outcome.best != PROBE:
+            best["difference_to_probe"] = difference_entry(labels, predicted[outcome.best], predicted[PROBE])
+        return {
+            "schema": 1,
+            "dataset": self._dataset(),
+            "config": self.config.to_json(),
+            "seeds": [fit.draw for fit in outcome.fits[1:]],
+            "zero_shot": accuracy_entry(labels, [outcome.zero_shot.argmax(axis=1)]),
+            "raw_pixels": accuracy_entry(labels, outcome.raw_pixels),
+            "linear_probe": probe,
+            "approaches": approaches,
+            "best": best,
+            "novelty": self._novelty(),
+            "discovery": self._discovery(),
+            "search": self._search(),
+            "warnings": self._warnings(),
+        }
+
+    def record(self, command: str) -> RunRecord:
+        """Arrays and pictures of the report."""
+        outcome, labels, space = self.outcome, self.outcome.test.required_labels(), self.split.seen
+        confusion = sum(
+            metrics.confusion_matrix(labels, p.argmax(axis=1), len(space)) for p in outcome.probabilities(outcome.best)
+        )
+        features = {"frozen": outcome.known[0].features[PROBE], "after tuning": outcome.known[0].features[outcome.best]}
+        if outcome.best == PROBE:
+            del features["after tuning"]
+        found = self.met.found
+        unknown = np.flatnonzero(self.met.unknown)
+        return RunRecord(
+            command=command,
+            class_names=space.names,
+            confusion=np.asarray(confusion),
+            history=trial_rows(self.trials),
+            predictions=examples(self.met, space, self.config.seed),
+            embeddings=embedding_views(features, outcome.texts, labels, space),
+            novelty=novelty_view(outcome.rejections[0], self.config.alpha) if outcome.rejections else None,
+            discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,
+        )
+
+    def _truth(self) -> list[str]:
+        return [name for name, flag in zip(self.met.names, self.met.unknown, strict=True) if flag]
+
+    def _dataset(self) -> dict[str, Any]:
+        split = self.split
+        counts = {
+            "images": len(self.dataset),
+            "skipped": len(self.dataset.skipped),
+            "pool": len(split.pool),
+            "support": len(split.support),
+            "test": split.test.n,
+            "novel": split.novel.n,
+        }
+        return {
+            "name": self.dataset.name,
+            "classes": list(split.seen.names),
+            "unseen": list(split.unseen.names),
+            "counts": counts,
+            "fingerprint": self.dataset.fingerprint(),
+            "skipped": [skipped._asdict() for skipped in self.dataset.skipped],
+        }
+
+    def _novelty(self) -> dict[str, Any] | None:
+        if not self.outcome.rejections:
+            return None
+        rejector = self.outcome.rejections[0].rejector
+        choice = (self.choice or rejector.choice).to_json()
+        # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
+        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, rejector.chosen.detector) | choice
+
+    def _discovery(self) -> dict[str, Any] | None:
+        found = self.met.found
+        return None if found is None else discovery_entry(found, self._truth(), self.split.unseen)
+
+    def _search(self) -> dict[str, Any]:
+        states = [trial.state for trial in self.trials]
+        return {
+            "finished": states.count("COMPLETE"),
+            "pruned": states.count("PRUNED"),
+            "failed": states.count("FAIL"),
+            "seconds": sum(trial.seconds for trial in self.trials),
+            "naive_seconds_estimate": self.naive_seconds,
+            "test_looks": self.split.test.looks,
+        }
+
+    def _warnings(self) -> list[str]:
+        probes = [fit.support.probe.note_ for fit in self.outcome.fits]
+        reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
+        unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
+        return sorted(
+            {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
+        )

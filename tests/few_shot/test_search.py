@@ -1,0 +1,359 @@
+"""The study: what it draws, what it survives."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import optuna
+import pytest
+from hypothesis import given
+
+from clip_fewshot.config import TUNED_APPROACHES
+from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
+from clip_fewshot.few_shot.approach import APPROACHES, TuneParams
+from clip_fewshot.few_shot.search.generation import Evaluate
+from clip_fewshot.few_shot.search.halving import Halving, worth
+from clip_fewshot.few_shot.search.space import PROBE, SearchSpace
+from clip_fewshot.few_shot.search.study import StudyPlan, run_study
+from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.workers import Crew, Done
+
+SPACE = SearchSpace(TUNED_APPROACHES, max_unfreeze=4)
+
+
+def toy_score(params: TuneParams, fold: int) -> float:
+    """Smooth, deterministic, best at N = 2 and lr = 1e-4."""
+    if params.approach == PROBE:
+        return 0.6
+    return 0.8 - 0.05 * (params.unfreeze - 2) ** 2 - 0.02 * math.log10(params.backbone_lr / 1e-4) ** 2 - 0.001 * fold
+
+
+def plan(folder: Path, **changes: object) -> StudyPlan:
+    return replace(StudyPlan(trials=15, folds=3, seed=7, folder=folder), **changes)  # type: ignore[arg-type]
+
+
+def what_was_drawn(records: list[TrialRecord]) -> list[tuple[int, str, str, tuple[float, ...]]]:
+    return [(r.number, r.state, json.dumps(r.params, sort_keys=True), r.fold_values) for r in records]
+
+
+def test_the_frozen_probe_is_trial_0_and_every_centre_comes_next(tmp_path: Path) -> None:
+    records = run_study(SPACE, toy_score, plan(tmp_path))
+    assert records[0].params["approach"] == PROBE
+    centres = [TuneParams(**r.params) for r in records[1:5]]
+    assert centres == [APPROACHES[name].centre for name in TUNED_APPROACHES]
+    assert len(records) == 15
+
+
+def test_the_study_is_repeatable_and_its_seed_matters(tmp_path: Path) -> None:
+    first = run_study(SPACE, toy_score, plan(tmp_path / "a"))
+    again = run_study(SPACE, toy_score, plan(tmp_path / "b"))
+    other = run_study(SPACE, toy_score, plan(tmp_path / "c", seed=8))
+    assert what_was_drawn(first) == what_was_drawn(again)
+    assert what_was_drawn(first) != what_was_drawn(other)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 9])
+def test_a_resumed_study_draws_what_the_uninterrupted_one_draws(tmp_path: Path, stop: int) -> None:
+    whole = run_study(SPACE, toy_score, plan(tmp_path / "whole"))
+    run_study(SPACE, toy_score, plan(tmp_path / "parts", trials=stop))
+    resumed = run_study(SPACE, toy_score, plan(tmp_path / "parts"))
+    assert what_was_drawn(resumed) == what_was_drawn(whole)
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_a_resumed_study_prunes_what_the_uninterrupted_one_prunes(tmp_path: Path, stop: int) -> None:
+    """The probe is a rival too, and a strong one decides early which trials go on."""
+
+    def score(params: TuneParams, fold: int) -> float:
+        if params.approach == PROBE:
+            return 0.9
+        return toy_score(params, fold) - 0.01 * TUNED_APPROACHES.index(params.approach)
+
+    whole = run_study(SPACE, score, plan(tmp_path / "whole", trials=9))
+    run_study(SPACE, score, plan(tmp_path / "parts", trials=stop))
+    assert what_was_drawn(run_study(SPACE, score, plan(tmp_path / "parts", trials=9))) == what_was_drawn(whole)
+
+
+def test_a_finished_study_is_not_run_again(tmp_path: Path) -> None:
+    run_study(SPACE, toy_score, plan(tmp_path))
+
+    def never(params: TuneParams, fold: int) -> float:
+        raise AssertionError("a finished trial ran again")
+
+    assert len(run_study(SPACE, never, plan(tmp_path))) == 15
+
+
+def _slow_score(params: TuneParams, fold: int) -> float:
+    time.sleep(0.01)
+    return toy_score(params, fold)
+
+
+def _study_process(folder: Path) -> None:
+    run_study(SPACE, _slow_score, plan(folder))
+
+
+def test_twenty_kills_lose_no_finished_trial_and_repeat_none(tmp_path: Path) -> None:
+    """SIGKILL at random moments until at least 20 have hit, over as many studies as that takes."""
+    whole = what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path / "whole")))
+    fork = multiprocessing.get_context("fork")
+    dice, kills, study = random.Random(0), 0, 0
+    while kills < 20:
+        folder = tmp_path / f"killed-{study}"
+        study += 1
+        before: dict[str, bytes] = {}
+        while True:
+            child = fork.Process(target=_study_process, args=(folder,))
+            child.start()
+            child.join(dice.uniform(0.02, 0.35))
+            killed = child.is_alive() and child.pid is not None
+            if child.is_alive() and child.pid is not None:
+                os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            files = {path.name: path.read_bytes() for path in folder.glob("*.json")} if folder.exists() else {}
+            assert before.items() <= files.items(), "a finished trial was lost or changed"
+            before = files
+            kills += killed and child.exitcode == -signal.SIGKILL
+            if child.exitcode == 0:
+                break
+        assert what_was_drawn(run_study(SPACE, toy_score, plan(folder))) == whole
+    assert kills >= 20
+
+
+def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
+    def score(params: TuneParams, fold: int) -> float:
+        if params.approach == "mlp":
+            raise DivergedError("a finite loss", "nan at step 3 of 60", "lower the learning rates")
+        return toy_score(params, fold)
+
+    records = run_study(SPACE, score, plan(tmp_path))
+    failed = [r for r in records if r.state == "FAIL"]
+    assert len(records) == 15
+    assert failed
+    assert all("nan at step 3" in r.reason for r in failed)
+    assert "mlp" not in best_by_approach(records)
+    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(records)
+
+
+def noise(*words: object) -> float:
+    return float(rng.generator(0, *map(repr, words)).normal())
+
+
+def noisy_score(params: TuneParams, fold: int) -> float:
+    return min(1.0, max(0.0, toy_score(params, 0) + 0.03 * noise(params, fold) + 0.02 * noise(fold)))
+
+
+class Rising:
+    """Each trial is better than all before it, whatever it drew."""
+
+    def __init__(self) -> None:
+        self.points: list[TuneParams] = []
+
+    def __call__(self, params: TuneParams, fold: int) -> float:
+        if params not in self.points:
+            self.points.append(params)
+        return 0.5 + 0.001 * self.points.index(params)
+
+
+SCORES: dict[str, Evaluate] = {
+    "saturated": lambda params, fold: 1.0,
+    "tied": lambda params, fold: 0.75,
+    "smooth": toy_score,
+    "noisy": noisy_score,
+    "rising": Rising(),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_fifty_trials_run_at_most_half_of_all_folds(name: str, tmp_path: Path) -> None:
+    records = run_study(SPACE, SCORES[name], plan(tmp_path, trials=50))
+    trained = [len(r.fold_values) for r in records if r.params["approach"] != PROBE]
+    assert len(records) == 50
+    assert sum(trained) <= 0.5 * 49 * 3
+    assert all(r.state == "COMPLETE" for r in records[:5])
+    if name in ("saturated", "tied"):
+        assert [r.state for r in records[5:]] == ["PRUNED"] * 45
+    if name == "saturated":
+        assert sum(trained) == 4 * 3
+    if name == "rising":
+        assert max(r.number for r in records if r.state == "COMPLETE") > 40
+
+
+def test_what_halving_finds_is_near_the_best_that_any_trial_saw(tmp_path: Path) -> None:
+    records = run_study(SPACE, toy_score, plan(tmp_path, trials=50))
+    assert max(r.value for r in records if r.state == "COMPLETE") > max(r.value for r in records) - 0.005
+
+
+def rivals(*rows: tuple[float, ...]) -> list[TrialRecord]:
+    """A probe of three folds, then these trials."""
+    points = [(PROBE, (0.5, 0.5, 0.5)), *(("mlp", row) for row in rows)]
+    states = ["COMPLETE" if len(values) == 3 else "PRUNED" for _, values in points]
+    return [
+        TrialRecord(number, state, {"approach": name}, values, 1.0)
+        for number, ((name, values), state) in enumerate(zip(points, states, strict=True))
+    ]
+
+
+def test_a_trial_stops_when_perfect_folds_would_only_tie_with_the_best_of_its_approach() -> None:
+    rules = Halving(rivals((0.9, 0.8, 1.0)), start=2, folds=3)
+    assert rules.can_win("mlp", [])
+    assert rules.can_win("mlp", [0.71])
+    assert not rules.can_win("mlp", [0.7])
+    assert not rules.can_win("mlp", [0.9, 0.8])
+    assert rules.can_win("contrastive", [0.0, 0.0])
+    assert not Halving(rivals((1.0, 1.0, 1.0)), start=2, folds=3).can_win("mlp", [])
+
+
+@given(folds=st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=2, max_size=6))
+def test_stopping_what_cannot_win_never_changes_the_winner(folds: list[list[float]]) -> None:
+    """The slow way: run everything."""
+    everything = rivals(*map(tuple, folds))
+    kept: list[TrialRecord] = []
+    for record in everything:
+        ran = [n for n in range(3) if Halving(kept, 0, 3).can_win(record.params["approach"], record.fold_values[:n])]
+        kept.append(record if len(ran) == 3 else replace(record, state="PRUNED"))
+    assert {k: r.number for k, r in best_by_approach(kept).items()} == {
+        k: r.number for k, r in best_by_approach(everything).items()
+    }
+
+
+def test_the_best_third_goes_on_and_ties_do_not() -> None:
+    rules = Halving(rivals((0.9,), (0.8,), (0.7,), (0.6,)), start=2, folds=3)  # with the probe five rivals
+    assert rules.promising([0.85])
+    assert not rules.promising([0.8])
+    assert not rules.promising([0.75])
+    assert not Halving(rivals(*[(1.0,)] * 20), start=2, folds=3).promising([1.0])
+
+
+def test_the_sampler_is_told_of_a_pruned_trial_what_is_expected_of_it() -> None:
+    """By hand: 0.1 above the start on one fold of three, of which 2/3 are believed."""
+    start = [trial for trial in rivals((0.7, 0.6, 0.5)) if trial.state == "COMPLETE"]  # fold means .6 .55 .5
+    assert worth(rivals((0.7,))[1], start, 3) == pytest.approx(0.55 + 0.1 * 2 / 3)
+    assert worth(rivals((0.7, 0.5))[1], start, 3) == pytest.approx(0.55 + (0.6 - 0.575) * 8 / 9)
+    assert worth(start[1], start, 3) == pytest.approx(0.6)
+    assert worth(rivals(())[1], start, 3) is None
+    assert worth(replace(start[1], state="FAIL"), start, 3) is None
+
+
+class Jumbled(Crew):
+    """Three calls at once, which end in an order of chance."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(3)
+        self.dice, self.pool = random.Random(seed), ThreadPoolExecutor(3)
+
+    @property
+    def slots(self) -> int:
+        return 3
+
+    def submit(self, method: Callable[..., Any], *arguments: Any) -> Future[Done]:
+        return self.pool.submit(self.late, self.dice.uniform(0, 0.004), method, arguments)
+
+    def late(self, seconds: float, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Done:
+        time.sleep(seconds)
+        return Done(method(*arguments), 1.0)
+
+
+def often_failing_score(params: TuneParams, fold: int) -> float:
+    if noise("fails", params, fold) > 1.2:
+        raise DivergedError("a finite loss", f"nan in fold {fold}", "lower the learning rates")
+    return noisy_score(params, fold)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_study_is_the_same_however_many_folds_run_at_once(seed: int, tmp_path: Path) -> None:
+    options = {"trials": 30, "seed": seed}
+    alone = run_study(SPACE, often_failing_score, plan(tmp_path / "alone", **options))
+    crew = Jumbled(seed)
+    with crew.pool:
+        together = run_study(SPACE, often_failing_score, plan(tmp_path / "together", **options), crew=crew)
+    assert what_was_drawn(together) == what_was_drawn(alone)
+    assert {r.state for r in alone} == {"COMPLETE", "PRUNED", "FAIL"}
+
+
+@pytest.mark.parametrize("lost", [{1}, {0, 4}, {5, 8}, {12}, {6, 7, 9, 10}])
+def test_any_part_of_the_last_generation_can_be_lost(lost: set[int], tmp_path: Path) -> None:
+    """Trials 0 to 4 are the start, 5 to 12 the generation after it."""
+    whole = run_study(SPACE, noisy_score, plan(tmp_path, trials=16))
+    for number in {*range(13 if max(lost) > 4 else 5, 16), *lost}:
+        (tmp_path / f"{number:05d}.json").unlink()
+    assert what_was_drawn(run_study(SPACE, noisy_score, plan(tmp_path, trials=16))) == what_was_drawn(whole)
+
+
+def test_a_trial_that_this_study_would_not_draw_is_refused(tmp_path: Path) -> None:
+    run_study(SPACE, toy_score, plan(tmp_path / "one", trials=8))
+    run_study(SPACE, toy_score, plan(tmp_path / "other", trials=8, seed=8))
+    shutil.copy(tmp_path / "other" / "00007.json", tmp_path / "one" / "00007.json")
+    with pytest.raises(ArtifactError, match=r"00007\.json.*other parameters"):
+        run_study(SPACE, toy_score, plan(tmp_path / "one", trials=9))
+
+
+def test_the_best_of_equals_is_the_earlier(tmp_path: Path) -> None:
+    records = run_study(SPACE, lambda params, fold: 0.5, plan(tmp_path))
+    assert best_by_approach(records)["mlp"].number == min(r.number for r in records if r.params["approach"] == "mlp")
+
+
+def test_a_deadline_stops_the_study_and_leaves_it_resumable(tmp_path: Path) -> None:
+    end = time.monotonic() + 0.15
+    late = run_study(SPACE, _slow_score, plan(tmp_path, deadline=lambda: end))
+    assert 0 < len(late) < 15
+    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(
+        run_study(SPACE, toy_score, plan(tmp_path / "whole"))
+    )
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"record": {}, "params": {}, "distributions": {}}'])
+def test_a_damaged_trial_file_is_named(tmp_path: Path, content: str) -> None:
+    run_study(SPACE, toy_score, plan(tmp_path, trials=3))
+    (tmp_path / "00002.json").write_text(content)
+    with pytest.raises(ArtifactError, match=r"00002\.json"):
+        run_study(SPACE, toy_score, plan(tmp_path))
+
+
+def test_a_missing_trial_is_refused_and_deleted_last_ones_run_again(tmp_path: Path) -> None:
+    whole = run_study(SPACE, toy_score, plan(tmp_path, trials=15))
+    (tmp_path / "00005.json").unlink()
+    with pytest.raises(ArtifactError, match=r"00005\.json.*00006\.json"):
+        run_study(SPACE, toy_score, plan(tmp_path))
+    for number in range(6, 15):
+        (tmp_path / f"{number:05d}.json").unlink()
+    assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(whole)
+
+
+@pytest.mark.parametrize("name", TUNED_APPROACHES)
+def test_only_parameters_with_an_effect_are_drawn_each_inside_its_range(name: str) -> None:
+    study = optuna.create_study()
+    for _ in range(30):
+        trial = study.ask()
+        params = SearchSpace((name,), max_unfreeze=3).suggest(trial)
+        assert set(trial.params) == {"approach", *APPROACHES[name].searched}
+        assert APPROACHES[name].min_unfreeze <= params.unfreeze <= 3
+        assert 1e-6 <= params.backbone_lr <= 1e-3
+        study.tell(trial, 0.0)
+
+
+def test_an_unreachable_database_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(ResourceError, match="--storage"):
+        run_study(SPACE, toy_score, plan(tmp_path, storage="sqlite:////nonexistent/folder/study.db"))
+
+
+def test_two_workers_share_a_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    run_study(SPACE, toy_score, plan(tmp_path / "one", trials=6, storage=url))
+    both = run_study(SPACE, toy_score, plan(tmp_path / "two", trials=10, storage=url))
+    assert len(both) == 10
+    assert len(list((tmp_path / "two").glob("*.json"))) == 4

@@ -1,0 +1,230 @@
+"""Saying "unknown": the choice without the unseen, the calibration, and the object that users hold."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.conformal.p_values import UnsupportedAlphaError
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.few_shot.classifier import FewShotClassifier, TrainSettings, TuneParams
+from clip_fewshot.few_shot.model import Recipe, frozen_features, prepare_support
+from clip_fewshot.novelty import DETECTORS, LOFDetector
+from clip_fewshot.open_world.alternatives import Alternative
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.feature_spaces import in_space
+from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.select_detector import NoveltyChoice, choose_novelty
+
+QUICK = TrainSettings(epochs=1, min_steps=6)
+
+
+@pytest.fixture(scope="module")
+def eight(digits: ImageDataset) -> OpenWorldSplit:
+    return split_open_world(digits, shots=8, unseen=["three", "eight"], seed=0)
+
+
+@pytest.fixture(scope="module")
+def world(tiny: Backbone, eight: OpenWorldSplit) -> OpenWorldClassifier:
+    model = FewShotClassifier(tiny, "mlp", unfreeze=1, backbone_lr=1e-3, epochs=2)
+    return OpenWorldClassifier(model, alpha=0.1).fit(eight.support)
+
+
+def recipe(approach: str) -> Recipe:
+    return Recipe(TuneParams(approach, unfreeze=0 if approach == "linear-probe" else 1), QUICK, probe_c=1.0, seed=0)
+
+
+def test_answers_carry_decision_p_value_and_ranking(world: OpenWorldClassifier, eight: OpenWorldSplit) -> None:
+    answers = world.predict(eight.pool.subset(np.arange(60)), top=3)
+    for answer in answers:
+        assert (answer.label is None) == (answer.p_value <= 0.1)
+        assert answer.label in (None, answer.top[0][0])
+        probabilities = [p for _, p in answer.top]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len(answer.top) == 3
+
+
+def test_saved_and_loaded_gives_the_same_answers(
+    world: OpenWorldClassifier, eight: OpenWorldSplit, tiny: Backbone, tmp_path: Path
+) -> None:
+    pictures = eight.pool.subset(np.arange(40))
+    world.save(tmp_path / "world")
+    loaded = OpenWorldClassifier.load(tmp_path / "world", tiny)
+    assert loaded.predict(pictures) == world.predict(pictures)
+    assert loaded.alpha == world.alpha
+
+
+CHOICES = {
+    "lof": Alternative("lof", "frozen", 3),
+    "tuned": Alternative("lof", "tuned", 3),
+    "both": Alternative("knn", "both", 3),
+    "depth": Alternative("mahalanobis", "depth 1"),
+    "folds of frozen features": Alternative("energy"),
+    "texts": Alternative("negative-labels"),
+}
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_a_rejector_of_any_kind_survives_its_file(
+    kind: str, tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path
+) -> None:
+    data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
+    names = eight.support.label_space.names
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES[kind]), names=names)
+    assert len(rejector.judges) == (4 if kind in ("tuned", "both", "folds of frozen features") else 1)
+    assert rejector.n_calibration == len(eight.support)
+    model = FewShotClassifier(tiny, "mlp", unfreeze=1, epochs=1).fit(eight.support)
+    reference = frozen_features(data), data.labels
+    before = OpenWorldClassifier.from_fit(model, rejector, 0.1, reference)
+    before.save(tmp_path / "w")
+    after = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    pictures = eight.pool.subset(np.arange(30))
+    assert after.predict(pictures) == before.predict(pictures)
+
+
+def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen = frozen_features(data)
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
+    fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
+    alike = in_space("frozen", frozen, frozen), in_space("frozen", fresh, fresh)
+    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(alike[0], data.labels)
+    found = rejector.verdict(fresh, [])
+    np.testing.assert_array_equal(found.p, expected.p_values(alike[1]))
+    scores = LOFDetector(n_neighbors=3).fit(alike[0], data.labels).score_samples(alike[1])
+    np.testing.assert_array_equal(found.scores, scores)
+
+
+def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    """Each support picture is held out by exactly one judge, and is not among the rows that judge knows."""
+    data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
+    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES["tuned"]))
+    held_out = 0
+    for judge in rejector.judges:
+        assert judge.held_out is not None
+        assert len(judge.known.rows) + len(judge.held_out.rows) == len(eight.support)
+        assert not {row.tobytes() for row in judge.known.rows} & {row.tobytes() for row in judge.held_out.rows}
+        held_out += len(judge.held_out.rows)
+    assert held_out == len(eight.support)
+
+
+def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
+    names = eight.support.label_space.names
+    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(data), names=names)
+    assert choice is not None
+    table = choice.table()
+    assert str(choice.best) in table
+    for kind in (*DETECTORS, "frozen features", "tuned features", "both features", "depth 1 features", "k = 3"):
+        assert any(kind in row for row in table), kind
+    assert list(table.values()) == sorted(table.values(), reverse=True)
+    others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
+    assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn")
+    assert only_frozen is not None
+    assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
+    assert not any("tuned" in row or "both" in row for row in only_frozen.table())
+    assert any("depth 1" in row for row in only_frozen.table())
+    last = choose_novelty(
+        tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn", spaces=("frozen",), names=names
+    )
+    assert last is not None
+    expected = {row: auroc for row, auroc in only_frozen.table().items() if "frozen" in row}
+    assert last.table() == pytest.approx(expected)
+
+
+def test_a_rate_per_class_takes_as_many_shots_of_each(tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path) -> None:
+    model = FewShotClassifier(tiny, "linear-probe")
+    with pytest.raises(UnsupportedAlphaError, match="of each class"):
+        OpenWorldClassifier(model, alpha=0.05, per_class=True).fit(eight.support)
+    world = OpenWorldClassifier(model, alpha=0.2, per_class=True).fit(eight.support)
+    assert world.rejector_ is not None
+    assert world.rejector_.n_calibration == 8
+    assert world.rejector_.per_class
+    world.save(tmp_path / "w")
+    loaded = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    assert loaded.per_class
+    assert loaded.rejector_ is not None
+    assert loaded.rejector_.per_class
+    with pytest.raises(UsageError, match="calibrated per class"):
+        OpenWorldClassifier(model, detector="energy", alpha=0.2, per_class=True).fit(eight.support)
+
+
+def test_two_classes_leave_nothing_to_hide_and_one_shot_nothing_to_calibrate(
+    tiny: Backbone, eight: OpenWorldSplit
+) -> None:
+    two = eight.support.restrict(["zero", "one"])
+    data = prepare_support(tiny, two, [0], views=1, seed=0)
+    choice = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data))
+    assert choice is not None
+    assert choice.selection is None
+    assert choice.table() == {}
+    single = two.subset(np.unique(two.required_labels(), return_index=True)[1])
+    data = prepare_support(tiny, single, [0], views=1, seed=0)
+    assert choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data)) is None
+
+
+def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: OpenWorldSplit) -> None:
+    world.unknown_.clear()
+    with pytest.raises(UsageError, match="predict some pictures"):
+        world.discover()
+    answers = world.predict(eight.novel.open("test of discovery"))
+    groups = world.discover()
+    flagged = sum(answer.label is None for answer in answers)
+    assert len(world.discovery_.labels) == flagged >= sum(map(len, groups)) > 0
+    assert [len(group) for group in groups] == sorted(map(len, groups), reverse=True)
+    for group in groups:
+        assert len(group.pictures) == len(group.features) == len(group.p_values)
+        assert sorted(group.exemplars) == list(range(len(group)))
+        assert group.p_values.max() <= world.alpha + 1e-9
+        assert group.nearest is not None
+        assert group.nearest[0] in eight.seen.names
+        assert -1 <= group.nearest[1] <= 1
+
+
+def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_would_do(
+    tiny: Backbone, eight: OpenWorldSplit
+) -> None:
+    model = FewShotClassifier(tiny, "linear-probe")
+    with pytest.raises(UnsupportedAlphaError, match="999"):
+        OpenWorldClassifier(model, alpha=0.001).fit(eight.support)
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(data), NoveltyChoice(CHOICES["lof"]))
+    assert "999" in str(rejector.refusal(0.001))
+    assert rejector.refusal(0.1) is None
+    assert not rejector.flags(np.full(5, 1e-9), 0.001).any()
+
+
+def test_an_unknown_detector_is_refused_by_name(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    with pytest.raises(UsageError, match="lof"):
+        OpenWorldClassifier(FewShotClassifier(tiny, "linear-probe"), detector="lop").fit(eight.support)
+
+
+def test_a_classifier_folder_is_not_an_open_world_one(tiny: Backbone, eight: OpenWorldSplit, tmp_path: Path) -> None:
+    FewShotClassifier(tiny, "linear-probe").fit(eight.support).save(tmp_path / "m")
+    with pytest.raises(ArtifactError, match="open-world classifier"):
+        OpenWorldClassifier.load(tmp_path / "m", tiny)
+
+
+@pytest.mark.slow
+def test_false_alarms_stay_near_what_was_asked_for(digits: ImageDataset) -> None:
+    """Eight support sets of 16 shots through the shipped model: the mean lies below twice alpha, the theory's bound."""
+    from clip_fewshot.backbones.clip import load_backbone
+    from clip_fewshot.data.sampling import draw_support
+
+    backbone, split = load_backbone("mini"), split_open_world(digits, shots=16, unseen=3, seed=0)
+    rates = []
+    for draw in range(8):
+        support = draw_support(split.pool, 16, seed=100 + draw)
+        model = FewShotClassifier(backbone, "contrastive", unfreeze=1, seed=draw)
+        world = OpenWorldClassifier(model, alpha=0.05).fit(support)
+        fresh = split.pool.subset(np.flatnonzero(~np.isin(np.array(split.pool.digests), np.array(support.digests))))
+        rates.append(np.mean([answer.label is None for answer in world.predict(fresh)]))
+    assert 0.01 < np.mean(rates) < 0.1

@@ -1,0 +1,66 @@
+"""Names are made harmless, numbers readable."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_fewshot.plots import text
+
+ANY_TEXT = st.text(st.characters(), max_size=60)  # surrogates and controls included
+BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@settings(deadline=None, max_examples=300)
+@given(ANY_TEXT)
+def test_clean_leaves_nothing_that_steers_a_terminal_or_a_page(value: str) -> None:
+    cleaned = text.clean(value)
+    assert not {unicodedata.category(c) for c in cleaned} & {"Cc", "Cs", "Zl", "Zp"}
+    assert not set(cleaned) & BIDI
+    cleaned.encode("utf-8")
+    assert text.clean(cleaned) == cleaned
+
+
+@settings(deadline=None, max_examples=200)
+@given(ANY_TEXT, st.integers(5, 40))
+def test_shorten_keeps_within_its_limit(value: str, limit: int) -> None:
+    assert 0 < len(text.shorten(value, limit)) <= max(limit, len("(no name)"))
+
+
+@pytest.mark.parametrize("name", ["éclair", "猫", "כלב", "🐝", "a b", "<script>", "x" * 22, "👩‍🚀"])
+def test_ordinary_names_stay(name: str) -> None:
+    assert text.shorten(name) == name
+
+
+def test_clean_joins_lines_and_drops_reversals() -> None:
+    assert text.clean("one\r\n\ttwo\u202egpj.exe\x00\x1b[31m\udcff") == "one twogpj.exe[31m"
+
+
+def test_a_long_name_keeps_both_ends() -> None:
+    assert text.shorten("vehicle_lorry_with_a_long_trailer", 15) == "vehicle…trailer"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3725, "1 h 02 min")],
+)
+def test_seconds(value: float, shown: str) -> None:
+    assert text.seconds(value) == shown
+
+
+def test_settings_are_ordered_and_short() -> None:
+    params = {"unfreeze": 2, "backbone_lr": 3.1622776e-5, "flip": False, "margin": None, "sizes": [1, 2.5]}
+    assert text.settings(params) == "backbone lr 3.16e-05, flip no, margin –, sizes 1, 2.5, unfreeze 2"
+
+
+def test_numbers() -> None:
+    assert (text.fraction(0.9416), text.fraction(None), text.signed(-0.02)) == ("0.942", "–", "−0.020")
+    assert text.interval([-0.01, 0.5]) == "[−0.010, 0.500]"
+    assert (text.count(1, "image"), text.count(1797, "image"), text.count(0, "class", "classes")) == (
+        "1 image",
+        "1,797 images",
+        "0 classes",
+    )
