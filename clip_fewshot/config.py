@@ -86,18 +86,33 @@ class FewShotConfig:
             value = getattr(self, name)
             if value is not None and (value < low or (high is not None and value > high)):
                 limit = f"at least {low}" if high is None else f"{low} to {high}"
-                raise UsageError(limit, str(value), f"change --{name.replace('_', '-')}", f"--{name.replace('_', '-')}")
+                raise UsageError(
+                    expected=limit,
+                    got=str(value),
+                    fix=f"change --{name.replace('_', '-')}",
+                    where=f"--{name.replace('_', '-')}",
+                )
         for name in ("alpha", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError("a fraction between 0 and 1", str(getattr(self, name)), f"change {flag}", flag)
+                raise UsageError(
+                    expected="a fraction between 0 and 1",
+                    got=str(getattr(self, name)),
+                    fix=f"change {flag}",
+                    where=flag,
+                )
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
-            raise UsageError("one process per worker of a shared study", f"--jobs {self.jobs}", fix, "--jobs")
+            raise UsageError(
+                expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
+            )
         unknown = set(self.approaches) - set(TUNED_APPROACHES)
         if unknown or not self.approaches:
             raise UsageError(
-                f"some of {', '.join(TUNED_APPROACHES)}", str(sorted(unknown)), "check the spelling", "--approaches"
+                expected=f"some of {', '.join(TUNED_APPROACHES)}",
+                got=str(sorted(unknown)),
+                fix="check the spelling",
+                where="--approaches",
             )
 
     @property

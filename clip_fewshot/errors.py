@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ClipFewShotError(Exception):
     """Base of all errors of this library.
@@ -15,13 +17,20 @@ class ClipFewShotError(Exception):
 
     exit_code: int = 1
 
-    def __init__(self, expected: str, got: str, fix: str, where: str | None = None) -> None:
+    def __init__(self, *, expected: str, got: str, fix: str, where: str | None = None) -> None:
         self.expected, self.got, self.fix, self.where = expected, got, fix, where
         place = f"{where}: " if where else ""
         super().__init__(f"{place}expected {expected}, got {got}; {fix}")
 
-    def __reduce__(self) -> tuple[type[ClipFewShotError], tuple[str, str, str, str | None]]:
-        return type(self), (self.expected, self.got, self.fix, self.where)  # passes from a worker to its parent
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)  # passes from a worker to its parent
+
+
+def _rebuild(kind: type[ClipFewShotError], args: tuple[Any, ...], state: dict[str, Any]) -> ClipFewShotError:
+    error = kind.__new__(kind)
+    error.args = args  # OSError sets none of its own here
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(ClipFewShotError, ValueError):

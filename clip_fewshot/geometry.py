@@ -21,7 +21,7 @@ def check_margin(margin: float) -> None:
     """Refuse a margin outside [0, pi/2] radians; above pi/2 the continuation below would no longer be monotone."""
     if not 0 <= margin <= math.pi / 2:
         fix = "give radians: 0.5 rad is 28.6 degrees"
-        raise UsageError("an angular margin in [0, pi/2] radians", f"{margin}", fix, "margin")
+        raise UsageError(expected="an angular margin in [0, pi/2] radians", got=f"{margin}", fix=fix, where="margin")
 
 
 def angular_margin(cosines: Tensor, margin: float) -> Tensor:
@@ -61,7 +61,9 @@ def margin_logits(cosines: Tensor, matched: Tensor, margin: float, scale: float 
     """
     if matched.shape != cosines.shape:
         fix = "give one flag per cosine"
-        raise UsageError(f"matched of shape {tuple(cosines.shape)}", f"{tuple(matched.shape)}", fix, "matched")
+        raise UsageError(
+            expected=f"matched of shape {tuple(cosines.shape)}", got=f"{tuple(matched.shape)}", fix=fix, where="matched"
+        )
     return scale * torch.where(matched, angular_margin(cosines, margin), cosines)
 
 
@@ -69,7 +71,9 @@ def require_width(features: Tensor, in_features: int) -> None:
     """Refuse features whose last axis is not the one the head was built for."""
     if features.ndim < 2 or features.shape[-1] != in_features:
         fix = "build the head with the width of the features, one row per sample"
-        raise UsageError(f"features (n, {in_features})", f"{tuple(features.shape)}", fix, "features")
+        raise UsageError(
+            expected=f"features (n, {in_features})", got=f"{tuple(features.shape)}", fix=fix, where="features"
+        )
 
 
 def rms_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
@@ -96,5 +100,7 @@ def checked_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
     """Unit rows of (c, d) ``prototypes``, with the shape, dtype and device of ``like``."""
     if prototypes.shape != like.shape:
         fix = "give one row per class, as wide as the features"
-        raise UsageError(f"prototypes {tuple(like.shape)}", f"{tuple(prototypes.shape)}", fix, "prototypes")
+        raise UsageError(
+            expected=f"prototypes {tuple(like.shape)}", got=f"{tuple(prototypes.shape)}", fix=fix, where="prototypes"
+        )
     return F.normalize(prototypes.detach().double(), dim=-1).to(like)

@@ -127,7 +127,9 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
     path = Path(config.resume) / RUN
     if not path.is_file():
         fix = "check the path; a run that was hit before it wrote that is begun anew with its own --out"
-        raise ArtifactError("the folder of an interrupted run", f"no {RUN} in it", fix, config.resume)
+        raise ArtifactError(
+            expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.resume
+        )
     began = options_of(path)
     ignored = [
         f"--{name.replace('_', '-')}"
@@ -136,10 +138,12 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
     ]
     if ignored:
         fix = "leave them out, or begin another run"
-        raise UsageError("a run resumed under its own options", ", ".join(ignored), fix, "--resume")
+        raise UsageError(
+            expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="--resume"
+        )
     if began.storage and HIDDEN in began.storage and config.storage is None:
         fix = "give --storage again; its password was not written down"
-        raise UsageError("the address of the database", began.storage, fix, "--storage")
+        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="--storage")
     return replace(
         began,
         trials=config.trials or began.trials,
@@ -159,7 +163,9 @@ def options_of(path: Path) -> FewShotConfig:
         return FewShotConfig(**(stored | {"approaches": tuple(stored["approaches"])}))
     except (KeyError, TypeError) as error:
         fix = "resume it with the release that began it, or begin another run"
-        raise ArtifactError("the options of a run", f"{type(error).__name__}: {error}", fix, str(path)) from error
+        raise ArtifactError(
+            expected="the options of a run", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
+        ) from error
 
 
 def output_folder(config: FewShotConfig) -> Path:
@@ -185,7 +191,7 @@ def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Bac
             changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
             what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
             fix = "choose another --out, or --resume it under its own options"
-            raise ArtifactError("an empty folder or one of the same run", what, fix, str(out))
+            raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
     for folder in (out, out / TRIALS):
         remove_half_files(folder)
     write_json(path, {"key": key, "config": config.to_json()})

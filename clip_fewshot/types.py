@@ -30,7 +30,7 @@ class LabelSpace:
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UsageError("distinct class names", f"{twice} more than once", "rename or merge them")
+            raise UsageError(expected="distinct class names", got=f"{twice} more than once", fix="rename or merge them")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,7 +41,9 @@ class LabelSpace:
         wanted = list(names)
         unknown = sorted(set(wanted) - set(index))
         if unknown:
-            raise UsageError(f"class names out of {list(self.names)}", f"{unknown}", "check the spelling")
+            raise UsageError(
+                expected=f"class names out of {list(self.names)}", got=f"{unknown}", fix="check the spelling"
+            )
         return np.array([index[name] for name in wanted], dtype=np.int64)
 
     def decode(self, labels: LabelArray) -> list[str]:

@@ -47,7 +47,9 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("draws", "batches", "streams"):
             if getattr(self, name) < 2:
-                raise cf.UsageError("2 or more", str(getattr(self, name)), f"change --{name}", f"--{name}")
+                raise cf.UsageError(
+                    expected="2 or more", got=str(getattr(self, name)), fix=f"change --{name}", where=f"--{name}"
+                )
 
 
 def main(options: Options) -> int:

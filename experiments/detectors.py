@@ -105,7 +105,9 @@ def staged(options: Options) -> Scene:
     known = split.test.open("novelty")
     novel = split.novel.open("novelty") if options.novel is None else opening.dataset(options.novel)
     if not len(novel):
-        raise cf.UsageError("one class or more to hide", "none", "change --unseen, or give --novel", "--unseen")
+        raise cf.UsageError(
+            expected="one class or more to hide", got="none", fix="change --unseen, or give --novel", where="--unseen"
+        )
     seen = (cf.image_prefix(backbone, known, depths(task)), cf.image_prefix(backbone, novel, depths(task)))
     is_novel = np.arange(len(known) + len(novel)) >= len(known)
     return Scene(task, split.seen.names, known.required_labels(), seen, is_novel)
@@ -143,7 +145,9 @@ def said(scene: Scene, support: cf.Prepared, name: str) -> Said:
         task.backbone, recipe, support.data, support.frozen, detector=name, spaces=spaces, names=scene.names
     )
     if choice is None:
-        raise cf.UsageError("two pictures of each class or more", "one", "raise --shots", "--shots")
+        raise cf.UsageError(
+            expected="two pictures of each class or more", got="one", fix="raise --shots", where="--shots"
+        )
     rejector = cf.fit_rejector(task.backbone, recipe, support.data, support.frozen, choice, names=scene.names)
     own = [
         np.concatenate([cf.replay(part, n, suffix).numpy() for part in scene.seen]) for n, suffix in rejector.suffixes()

@@ -42,7 +42,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.seeds < 2:
-            raise cf.UsageError("2 support sets or more", str(self.seeds), "change --seeds", "--seeds")
+            raise cf.UsageError(
+                expected="2 support sets or more", got=str(self.seeds), fix="change --seeds", where="--seeds"
+            )
 
 
 class Scene(NamedTuple):

@@ -56,9 +56,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.start < 0 or min(self.seeds, self.steps, self.pictures, self.hands, self.threads) < 1:
-            raise cf.UsageError("counts of 1 or more", f"{self}", "change them")
+            raise cf.UsageError(expected="counts of 1 or more", got=f"{self}", fix="change them")
         if not all(0 <= share <= 1 for share in self.noise):
-            raise cf.UsageError("shares in [0, 1]", f"{self.noise}", "change them", "--noise")
+            raise cf.UsageError(expected="shares in [0, 1]", got=f"{self.noise}", fix="change them", where="--noise")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.data:
-            raise cf.UsageError("pictures", "none", "name a folder or a table", "data")
+            raise cf.UsageError(expected="pictures", got="none", fix="name a folder or a table", where="data")
 
 
 def main(options: Options) -> int:

@@ -61,12 +61,16 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.out is None:
-            raise cf.UsageError("a folder", "none", "give --out DIR", "--out")
+            raise cf.UsageError(expected="a folder", got="none", fix="give --out DIR", where="--out")
         for name in ("epochs", "batch", "shots", "processes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise cf.UsageError("1 or more", str(getattr(self, name)), f"change --{name}", f"--{name}")
+                raise cf.UsageError(
+                    expected="1 or more", got=str(getattr(self, name)), fix=f"change --{name}", where=f"--{name}"
+                )
         if not 0 < self.test_fraction < 1:
-            raise cf.UsageError("inside (0, 1)", str(self.test_fraction), "change it", "--test-fraction")
+            raise cf.UsageError(
+                expected="inside (0, 1)", got=str(self.test_fraction), fix="change it", where="--test-fraction"
+            )
         _ = self.plan  # checks the rest
 
     @property
@@ -140,7 +144,7 @@ def divided(data: cf.ImageDataset, model: cf.Backbone, options: Options) -> tupl
         opening.warn(split.warnings)
         return (split.support if options.shots else split.pool), split.test.open("zero-shot accuracy")
     if options.shots is not None:
-        raise cf.UsageError("pictures with classes", "captions", "leave it out", "--shots")
+        raise cf.UsageError(expected="pictures with classes", got="captions", fix="leave it out", where="--shots")
     cf.PairStream(data, model, batch=1, seed=0, truncate=options.truncate)  # names captions that are too long, of both
     pictures = len(set(data.digests))
     return cf.split_pairs(data, max(1, round(options.test_fraction * pictures)), options.seed)
@@ -188,9 +192,16 @@ def begin(options: Options, now: dict[str, Any]) -> None:
         other = sorted(key for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
-            raise cf.UsageError("the task that was begun there", f"another {', '.join(other)}", fix, str(options.out))
+            raise cf.UsageError(
+                expected="the task that was begun there",
+                got=f"another {', '.join(other)}",
+                fix=fix,
+                where=str(options.out),
+            )
         if not options.resume:
-            raise cf.UsageError("a new folder", "one with a training", "add --resume", str(options.out))
+            raise cf.UsageError(
+                expected="a new folder", got="one with a training", fix="add --resume", where=str(options.out)
+            )
     cf.write_json(path, now)
 
 

@@ -112,15 +112,17 @@ def main(options: DockerOptions) -> int:
         docker: Any = import_module("docker")
     except ImportError as error:
         print(line)
-        raise cf.ResourceError("the docker SDK", str(error), "pip install docker, or run the line above") from error
+        raise cf.ResourceError(
+            expected="the docker SDK", got=str(error), fix="pip install docker, or run the line above"
+        ) from error
     try:
         return _run(job, docker)
     except docker.errors.ImageNotFound as error:
-        raise cf.ResourceError(f"an image named {job.image}", "none", f"make it: {BUILD}") from error
+        raise cf.ResourceError(expected=f"an image named {job.image}", got="none", fix=f"make it: {BUILD}") from error
     except (docker.errors.DockerException, import_module("requests").RequestException) as error:
         print(line)
         fix = "run the line above where one is (--gpus none where it has no GPU)"
-        raise cf.ResourceError("a docker engine that takes the job", str(error), fix) from error
+        raise cf.ResourceError(expected="a docker engine that takes the job", got=str(error), fix=fix) from error
 
 
 def _run(job: Job, docker: Any) -> int:
@@ -178,7 +180,9 @@ def _written(folder: Path, target: PurePosixPath) -> Mount:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cf.ResourceError("a folder to write to", str(error), "choose another one", str(folder)) from error
+        raise cf.ResourceError(
+            expected="a folder to write to", got=str(error), fix="choose another one", where=str(folder)
+        ) from error
     return Mount(str(folder.resolve()), str(target), False)
 
 
@@ -213,7 +217,9 @@ def _gpu_requests(gpus: str) -> list[dict[str, Any]]:
 
 def _check_gpus(gpus: str) -> None:
     if not (gpus in ("all", "none") or gpus.isdigit() or gpus.startswith("device=")):
-        raise cf.UsageError("all, none, a number or device=0,2", repr(gpus), "change it", "--gpus")
+        raise cf.UsageError(
+            expected="all, none, a number or device=0,2", got=repr(gpus), fix="change it", where="--gpus"
+        )
 
 
 def _check_experiment(name: str) -> None:
@@ -222,7 +228,9 @@ def _check_experiment(name: str) -> None:
     packages = {path.parent.name for place in experiments.__path__ for path in Path(place).glob("*/__main__.py")}
     known = sorted(modules | packages)
     if name not in known:
-        raise cf.UsageError(f"one of {', '.join(known)}", repr(name), "check the spelling", "experiment")
+        raise cf.UsageError(
+            expected=f"one of {', '.join(known)}", got=repr(name), fix="check the spelling", where="experiment"
+        )
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ class Options:
     def __post_init__(self) -> None:
         for flag, value in (("--seeds", self.seeds), ("--shots", 1 if self.shots == "all" else self.shots)):
             if value < 1:
-                raise cf.UsageError("1 or more", str(value), f"change {flag}", flag)
+                raise cf.UsageError(expected="1 or more", got=str(value), fix=f"change {flag}", where=flag)
         if not self.C > 0:
-            raise cf.UsageError("a number above 0", f"{self.C:g}", "change --C", "--C")
+            raise cf.UsageError(expected="a number above 0", got=f"{self.C:g}", fix="change --C", where="--C")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,12 @@ class Options:
         """As names; none where none were given."""
         named = [] if self.unseen is None else self.config.unseen_classes
         if isinstance(named, int):
-            raise cf.UsageError("names of classes", f"the number {named}", "a saved model knows its own", "--unseen")
+            raise cf.UsageError(
+                expected="names of classes",
+                got=f"the number {named}",
+                fix="a saved model knows its own",
+                where="--unseen",
+            )
         return named
 
     def __post_init__(self) -> None:
@@ -70,15 +75,24 @@ class Options:
         given = [f"--{one.name}" for one in fields(self) if one.name in idle and getattr(self, one.name) != one.default]
         if given:
             which = "with --saved" if self.saved is None else "without --saved"
-            raise cf.UsageError(f"{' and '.join(given)} {which}", "another command", "leave it out", given[0])
+            raise cf.UsageError(
+                expected=f"{' and '.join(given)} {which}", got="another command", fix="leave it out", where=given[0]
+            )
         if self.saved and self.novel and self.unseen:
-            raise cf.UsageError("--novel or --unseen", "both", "leave one out")
+            raise cf.UsageError(expected="--novel or --unseen", got="both", fix="leave one out")
         for alpha in self.alpha:
             if not 0 < alpha < 1:
-                raise cf.UsageError("fractions between 0 and 1", f"{alpha:g}", "change --alpha", "--alpha")
+                raise cf.UsageError(
+                    expected="fractions between 0 and 1", got=f"{alpha:g}", fix="change --alpha", where="--alpha"
+                )
         for name in self.detectors:
             if name not in cf.DETECTORS:
-                raise cf.UsageError(f"some of {', '.join(cf.DETECTORS)}", name, "check the spelling", "--detectors")
+                raise cf.UsageError(
+                    expected=f"some of {', '.join(cf.DETECTORS)}",
+                    got=name,
+                    fix="check the spelling",
+                    where="--detectors",
+                )
 
 
 def main(options: Options) -> int:

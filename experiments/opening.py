@@ -53,4 +53,6 @@ def saved_model(folder: Path, model: str | None, device: str) -> cf.OpenWorldCla
         if backbone is not None:
             raise
         fix = "name the backbone with --model"
-        raise cf.UsageError("a backbone that can be loaded by its saved name", error.got, fix, str(folder)) from error
+        raise cf.UsageError(
+            expected="a backbone that can be loaded by its saved name", got=error.got, fix=fix, where=str(folder)
+        ) from error

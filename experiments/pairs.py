@@ -68,7 +68,7 @@ def build(name: str, options: Options) -> cf.Backbone:
         config = cf.ARCHITECTURES[known]
     else:
         expected = f"one of {', '.join(cf.ARCHITECTURES)}, or a .json file"
-        raise cf.UsageError(expected, repr(name), "check the spelling", "--model")
+        raise cf.UsageError(expected=expected, got=repr(name), fix="check the spelling", where="--model")
     model = cf.build_backbone(config, options.seed, path.stem if path.suffix == ".json" else known)
     model.activation_dtype = DTYPES[options.precision]
     return model.to(cf.resolve_device(options.device))
@@ -77,7 +77,7 @@ def build(name: str, options: Options) -> cf.Backbone:
 def read_architecture(path: Path) -> cf.CLIPConfig:
     """The fields of :class:`clip_fewshot.CLIPConfig` as a JSON object."""
     if not path.is_file():
-        raise cf.DataError("a file", "none", "check the path", str(path))
+        raise cf.DataError(expected="a file", got="none", fix="check the path", where=str(path))
     fields: Any = cf.read_json(path)
     try:
         if isinstance(fields["vision_layers"], list):
@@ -86,7 +86,7 @@ def read_architecture(path: Path) -> cf.CLIPConfig:
         return cf.CLIPConfig(**fields)
     except (TypeError, KeyError, AttributeError) as error:
         expected = f"an object with {', '.join(cf.CLIPConfig.__dataclass_fields__)}"
-        raise cf.DataError(expected, str(error), "correct the file", str(path)) from error
+        raise cf.DataError(expected=expected, got=str(error), fix="correct the file", where=str(path)) from error
 
 
 def training_options(options: Options, model: cf.Backbone, per_epoch: int) -> cf.ContrastiveOptions:

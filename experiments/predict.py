@@ -34,9 +34,11 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise cf.UsageError("1 or more", str(self.top), "change --top", "--top")
+            raise cf.UsageError(expected="1 or more", got=str(self.top), fix="change --top", where="--top")
         if self.grid is not None and self.grid.suffix != ".svg":
-            raise cf.UsageError("a name that ends in .svg", self.grid.name, "change --grid", "--grid")
+            raise cf.UsageError(
+                expected="a name that ends in .svg", got=self.grid.name, fix="change --grid", where="--grid"
+            )
 
 
 def main(options: Options) -> int:

@@ -57,22 +57,30 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.out is None:
-            raise cf.UsageError("a folder", "none", "give --out DIR", "--out")
+            raise cf.UsageError(expected="a folder", got="none", fix="give --out DIR", where="--out")
         if self.data is not None and self.preset is not None:
-            raise cf.UsageError("DATA or --preset", "both", "leave one of them out", "--preset")
+            raise cf.UsageError(expected="DATA or --preset", got="both", fix="leave one of them out", where="--preset")
         if self.data is None:
             odd = [f.name for f in fields(self) if f.name not in FOR_BOTH and getattr(self, f.name) != f.default]
             if odd:
                 flag = f"--{odd[0].replace('_', '-')}"
-                raise cf.UsageError("DATA", "none", f"name the pictures, or leave {flag} out", flag)
+                raise cf.UsageError(
+                    expected="DATA", got="none", fix=f"name the pictures, or leave {flag} out", where=flag
+                )
         if self.steps is not None and self.epochs is not None:
-            raise cf.UsageError("--steps or --epochs", "both", "leave one of them out", "--steps")
+            raise cf.UsageError(
+                expected="--steps or --epochs", got="both", fix="leave one of them out", where="--steps"
+            )
         for name in ("epochs", "steps", "batch", "threads", "chunk", "save_every", "processes"):
             if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 flag = f"--{name.replace('_', '-')}"
-                raise cf.UsageError("1 or more", str(getattr(self, name)), f"change {flag}", flag)
+                raise cf.UsageError(
+                    expected="1 or more", got=str(getattr(self, name)), fix=f"change {flag}", where=flag
+                )
         if self.validation < 0:
-            raise cf.UsageError("0 or more", str(self.validation), "change --validation", "--validation")
+            raise cf.UsageError(
+                expected="0 or more", got=str(self.validation), fix="change --validation", where="--validation"
+            )
 
 
 def main(options: Options) -> int:

@@ -36,7 +36,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise cf.UsageError("1 or more", str(self.seeds), "change it", "--seeds")
+            raise cf.UsageError(expected="1 or more", got=str(self.seeds), fix="change it", where="--seeds")
 
     @property
     def model_name(self) -> str:

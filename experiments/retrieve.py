@@ -37,11 +37,15 @@ class Options:
 
     def __post_init__(self) -> None:
         if (self.image is None) == (self.text is None):
-            raise cf.UsageError("one of --image and --text", "both or neither", "give one of them", "--image")
+            raise cf.UsageError(
+                expected="one of --image and --text", got="both or neither", fix="give one of them", where="--image"
+            )
         if self.prompt and self.image is None:
-            raise cf.UsageError("--prompt with --image", "--text", "leave one of them out", "--prompt")
+            raise cf.UsageError(
+                expected="--prompt with --image", got="--text", fix="leave one of them out", where="--prompt"
+            )
         if self.top < 1:
-            raise cf.UsageError("at least 1", str(self.top), "change --top", "--top")
+            raise cf.UsageError(expected="at least 1", got=str(self.top), fix="change --top", where="--top")
 
 
 def main(options: Options) -> int:

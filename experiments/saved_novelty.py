@@ -29,7 +29,9 @@ def judged(options: Options, folder: Path) -> dict[str, Any]:
     rejector = world.rejector_
     if rejector is None:
         fix = "train it on two pictures or more of each class"
-        raise cf.ArtifactError("a model with a novelty detector", "one without", fix, str(folder))
+        raise cf.ArtifactError(
+            expected="a model with a novelty detector", got="one without", fix=fix, where=str(folder)
+        )
     known, novel, left_out = fresh_parts(options, world)
     met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
     return measure(met, rejector, options.alpha) | {
@@ -45,7 +47,9 @@ def fresh_parts(options: Options, world: cf.OpenWorldClassifier) -> tuple[cf.Ima
     opening.warn([f"{some + others} pictures on which a class was named are left out"] if some + others else [])
     if not len(known) or not len(novel):
         fix = "give others with --novel, or other DATA"
-        raise cf.DataError("known and unknown pictures that no class was named on", "none", fix, options.data)
+        raise cf.DataError(
+            expected="known and unknown pictures that no class was named on", got="none", fix=fix, where=options.data
+        )
     return known, novel, some + others
 
 
@@ -57,7 +61,7 @@ def parts(options: Options, world: cf.OpenWorldClassifier) -> tuple[cf.ImageData
     if not known:
         got = f"{', '.join(map(cf.shown, data.label_space.names[:10]))}"
         fix = f"the model knows {', '.join(map(cf.shown, known_names[:10]))}"
-        raise cf.DataError("pictures of classes the model knows", got, fix, options.data)
+        raise cf.DataError(expected="pictures of classes the model knows", got=got, fix=fix, where=options.data)
     others = [name for name in data.label_space.names if name not in known_names]
     unseen = [] if options.novel else unknown_names(options.unseen_names, others)
     if options.fresh:
@@ -74,10 +78,12 @@ def unknown_names(asked: Sequence[str], others: Sequence[str]) -> Sequence[str]:
     """The classes to take as unknown, out of ``others``, which the model does not know."""
     if not others:
         fix = "pass --novel with pictures of other classes"
-        raise cf.DataError("a class that the model does not know", "none in DATA", fix, "DATA")
+        raise cf.DataError(expected="a class that the model does not know", got="none in DATA", fix=fix, where="DATA")
     wrong = [name for name in asked if name not in others]
     if wrong:
-        raise cf.UsageError(f"some of {', '.join(others)}", ", ".join(wrong), "change --unseen", "--unseen")
+        raise cf.UsageError(
+            expected=f"some of {', '.join(others)}", got=", ".join(wrong), fix="change --unseen", where="--unseen"
+        )
     return asked or others
 
 

@@ -188,7 +188,7 @@ def test_a_users_mistake_is_one_line_and_its_own_exit_code(kind: str, capsys: py
 
 def test_debug_shows_the_traceback_as_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIP_FEWSHOT_DEBUG", "1")
-    code, text = end_of(raiser(cf.UsageError("a", "b", "c")), capsys)
+    code, text = end_of(raiser(cf.UsageError(expected="a", got="b", fix="c")), capsys)
     assert code == 2
     assert "Traceback (most recent call last)" in text
     assert text.endswith("error: expected a, got b; c\n")

@@ -51,17 +51,33 @@ class CLIPConfig:
         where = "CLIPConfig"
         if resnet is not (self.patch_size is None):
             got = f"layers {self.vision_layers}, patch {self.patch_size}"
-            raise UsageError("a patch size for a vision transformer, none for a ResNet", got, "set patch_size", where)
+            raise UsageError(
+                expected="a patch size for a vision transformer, none for a ResNet",
+                got=got,
+                fix="set patch_size",
+                where=where,
+            )
         if unit < 1 or self.image_size < unit or self.image_size % unit:
             raise UsageError(
-                f"a multiple of {unit} pixels", f"image_size {self.image_size}", "change image_size", where
+                expected=f"a multiple of {unit} pixels",
+                got=f"image_size {self.image_size}",
+                fix="change image_size",
+                where=where,
             )
         for width, heads in ((pooled, self.vision_heads), (self.text_width, self.text_heads)):
             if heads < 1 or width % heads:
-                raise UsageError("heads that divide the width", f"{heads} heads, width {width}", "change them", where)
+                raise UsageError(
+                    expected="heads that divide the width",
+                    got=f"{heads} heads, width {width}",
+                    fix="change them",
+                    where=where,
+                )
         if self.activation not in ACTIVATIONS:
             raise UsageError(
-                f"an activation of {sorted(ACTIVATIONS)}", repr(self.activation), "choose one of them", where
+                expected=f"an activation of {sorted(ACTIVATIONS)}",
+                got=repr(self.activation),
+                fix="choose one of them",
+                where=where,
             )
 
     def build_visual(self) -> Tower:
@@ -136,7 +152,7 @@ def infer_config(state: Mapping[str, Tensor], where: str) -> CLIPConfig:
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ArtifactError(
-            "the weights of a CLIP model", f"none ({error})", "check which file this is", where
+            expected="the weights of a CLIP model", got=f"none ({error})", fix="check which file this is", where=where
         ) from error
 
 

@@ -67,10 +67,14 @@ def read_archive(path: Path) -> dict[str, Any]:
             tensors = _collect(value) if isinstance(value, _Inert) else value
             return _check_size(tensors, path.stat().st_size)
     except _RefusedError as refusal:
-        raise ArtifactError("an archive of weights", str(refusal), "do not use this file", str(path)) from refusal
+        raise ArtifactError(
+            expected="an archive of weights", got=str(refusal), fix="do not use this file", where=str(path)
+        ) from refusal
     except _DAMAGE as error:
         got = f"a damaged one ({type(error).__name__}: {error})"
-        raise ArtifactError("an archive of weights", got, "get an undamaged copy", str(path)) from error
+        raise ArtifactError(
+            expected="an archive of weights", got=got, fix="get an undamaged copy", where=str(path)
+        ) from error
 
 
 class _RefusedError(Exception):

@@ -25,15 +25,20 @@ def build(name: str) -> nn.Module:
     """
     module, _, function = name.removeprefix(PREFIX).partition(":")
     if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise UsageError(f"{PREFIX}MODULE:FUNCTION", repr(name), f"write it as {PREFIX}my_towers:build", "model")
+        raise UsageError(
+            expected=f"{PREFIX}MODULE:FUNCTION",
+            got=repr(name),
+            fix=f"write it as {PREFIX}my_towers:build",
+            where="model",
+        )
     found = getattr(_imported(module, name), function, None)
     if not callable(found):
         got = "none of that name" if found is None else f"a {type(found).__name__}"
-        raise UsageError(f"a function {function} in {module}", got, "check the spelling", name)
+        raise UsageError(expected=f"a function {function} in {module}", got=got, fix="check the spelling", where=name)
     model = _called(found, name)
     if not isinstance(model, nn.Module):
         fix = "return a PairBackbone, a Backbone, or a model of clip or open_clip"
-        raise UsageError(f"a model from {function}()", f"a {type(model).__name__}", fix, name)
+        raise UsageError(expected=f"a model from {function}()", got=f"a {type(model).__name__}", fix=fix, where=name)
     return model
 
 
@@ -44,7 +49,7 @@ def _imported(module: str, name: str) -> object:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # one that the user's module wants
             raise _failed(name, "an import that succeeds", error) from error
         fix = "start where its file is, or put that folder on PYTHONPATH"
-        raise UsageError(f"a module {module}", "none that Python finds", fix, name) from error
+        raise UsageError(expected=f"a module {module}", got="none that Python finds", fix=fix, where=name) from error
     except Exception as error:  # whatever the user's code meets
         raise _failed(name, "an import that succeeds", error) from error
 
@@ -59,4 +64,4 @@ def _called(function: Callable[[], object], name: str) -> object:
 
 
 def _failed(name: str, expected: str, error: Exception) -> UsageError:
-    return UsageError(expected, f"{type(error).__name__}: {error}", "correct that code", name)
+    return UsageError(expected=expected, got=f"{type(error).__name__}: {error}", fix="correct that code", where=name)

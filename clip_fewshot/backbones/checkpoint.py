@@ -30,7 +30,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ArtifactError: another kind of file, a damaged one, or one that would run code.
     """
     if not path.is_file():
-        raise DataError("a file with weights", "none", "check the path", str(path))
+        raise DataError(expected="a file with weights", got="none", fix="check the path", where=str(path))
     if zipfile.is_zipfile(path):
         return _unwrap(read_archive(path))
     try:
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         got = f"another file, or a damaged one ({error})"
         fix = "give OpenAI's archive, a state dict saved by torch >= 1.6, or safetensors"
-        raise ArtifactError("a file with weights", got, fix, str(path)) from error
+        raise ArtifactError(expected="a file with weights", got=got, fix=fix, where=str(path)) from error
 
 
 def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPConfig | None = None) -> Backbone:
@@ -60,7 +60,9 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
     backbone.load_state_dict(weights)
     for key, tensor in backbone.state_dict().items():
         if not bool(tensor.sum(dtype=torch.float64).isfinite()):  # exact: so few float32 cannot overflow it
-            raise ArtifactError(f"finite numbers in {key}", "NaN or infinity", "get an undamaged copy", where)
+            raise ArtifactError(
+                expected=f"finite numbers in {key}", got="NaN or infinity", fix="get an undamaged copy", where=where
+            )
     return backbone.eval()
 
 
@@ -98,8 +100,10 @@ def _check(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
     missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or unknown:
         got = f"{len(missing)} missing {missing[:3]} and {len(unknown)} unknown {unknown[:3]}"
-        raise ArtifactError("the tensors of a CLIP model", got, "check which model this is", where)
+        raise ArtifactError(
+            expected="the tensors of a CLIP model", got=got, fix="check which model this is", where=where
+        )
     for key, tensor in given.items():
         if tensor.shape != wanted[key].shape:
             expected, got = f"{key} of shape {tuple(wanted[key].shape)}", str(tuple(tensor.shape))
-            raise ArtifactError(expected, got, "check which model this is", where)
+            raise ArtifactError(expected=expected, got=got, fix="check which model this is", where=where)

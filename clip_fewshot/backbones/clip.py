@@ -103,4 +103,4 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI])
     expected = f"one of {known}, a path, {open_clip.PREFIX}NAME or {builder.PREFIX}MODULE:FUNCTION"
-    return UsageError(expected, repr(name), "check the spelling", "model")
+    return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

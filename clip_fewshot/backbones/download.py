@@ -77,7 +77,7 @@ def fetch(weights: WeightsFile) -> Path:
 def _check(path: Path, weights: WeightsFile, fix: str) -> None:
     digest = sha256_file(path)
     if digest != weights.sha256:
-        raise ArtifactError(f"SHA-256 {weights.sha256}", digest, fix, str(weights.path))
+        raise ArtifactError(expected=f"SHA-256 {weights.sha256}", got=digest, fix=fix, where=str(weights.path))
 
 
 def _download(weights: WeightsFile, partial: BinaryIO) -> None:
@@ -90,9 +90,9 @@ def _download(weights: WeightsFile, partial: BinaryIO) -> None:
             if partial.tell() > before and attempt < ATTEMPTS:
                 continue
             raise ResourceError(
-                f"the weights {weights.file} from {weights.url}",
-                f"no connection, or a broken one ({error})",
-                f"put that file at {weights.path}, or use --model mini, which ships with the package",
+                expected=f"the weights {weights.file} from {weights.url}",
+                got=f"no connection, or a broken one ({error})",
+                fix=f"put that file at {weights.path}, or use --model mini, which ships with the package",
             ) from error
 
 

@@ -79,11 +79,16 @@ class Rows:
         for i, text in enumerate(texts):
             ids = list(self.tokenizer(text))
             if not ids:
-                raise UsageError("at least one token", f"none in {text[:60]!r}", "write something", f"text {i}")
+                raise UsageError(
+                    expected="at least one token",
+                    got=f"none in {text[:60]!r}",
+                    fix="write something",
+                    where=f"text {i}",
+                )
             if len(ids) > self.length:
                 if not truncate:
                     got, fix = f"{len(ids)} in {text[:60]!r}", "shorten it, or truncate=True"
-                    raise UsageError(f"at most {self.length} tokens", got, fix, f"text {i}")
+                    raise UsageError(expected=f"at most {self.length} tokens", got=got, fix=fix, where=f"text {i}")
                 ids = [*ids[: self.length - 1], ids[-1]]
             rows[i, : len(ids)] = torch.tensor(ids)
         return rows
@@ -118,7 +123,9 @@ class TextEncoder:
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "first", "end", "pooler"):
-            raise UsageError("mean, first, end or pooler", repr(self.pool), "check the spelling", "pool")
+            raise UsageError(
+                expected="mean, first, end or pooler", got=repr(self.pool), fix="check the spelling", where="pool"
+            )
 
     @property
     def rows(self) -> Rows:
@@ -172,8 +179,15 @@ def _tried(tower: EncoderTower, inputs: Tensor) -> Tensor:
         features: Tensor = tower.eval()(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         got, fix = f"{type(error).__name__}: {error}", "check size, context length and parts"
-        raise UsageError(f"an encoder of inputs {tuple(inputs.shape)}", got, fix, "encoder") from error
+        raise UsageError(
+            expected=f"an encoder of inputs {tuple(inputs.shape)}", got=got, fix=fix, where="encoder"
+        ) from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
         got = str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
-        raise UsageError(f"features ({len(inputs)}, d)", got, "end the encoder or its parts with a pooling", "encoder")
+        raise UsageError(
+            expected=f"features ({len(inputs)}, d)",
+            got=got,
+            fix="end the encoder or its parts with a pooling",
+            where="encoder",
+        )
     return features

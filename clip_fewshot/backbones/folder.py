@@ -42,7 +42,11 @@ def save_backbone(
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     infinite = sorted(key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
     if infinite:
-        raise UsageError("finite weights in the range of float16", f"others in {infinite[:3]}", "save with half=False")
+        raise UsageError(
+            expected="finite weights in the range of float16",
+            got=f"others in {infinite[:3]}",
+            fix="save with half=False",
+        )
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
     config = asdict(backbone.config) | {"sha256": sha256_bytes(data)}
     write_bytes(folder / WEIGHTS, data)
@@ -61,9 +65,13 @@ def load_folder(folder: Path, name: str) -> Backbone:
         data = path.read_bytes()
         state = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise ArtifactError(f"a readable {WEIGHTS}", str(error), "restore the folder", str(path)) from error
+        raise ArtifactError(
+            expected=f"a readable {WEIGHTS}", got=str(error), fix="restore the folder", where=str(path)
+        ) from error
     if sha256_bytes(data) != digest:
-        raise ArtifactError("the weights that config.json names", "others", "restore the folder", str(path))
+        raise ArtifactError(
+            expected="the weights that config.json names", got="others", fix="restore the folder", where=str(path)
+        )
     if TOKEN_ROWS in state:
         state[EMBEDDING] = _spread_rows(state[EMBEDDING], state.pop(TOKEN_ROWS), str(path))
     return assemble(state, name, str(path), config)
@@ -73,7 +81,9 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     """Architecture and SHA-256 of the weights."""
     path = folder / CONFIG
     if not path.is_file():
-        raise ArtifactError(f"a folder with {CONFIG} and {WEIGHTS}", "none", "check the path", str(folder))
+        raise ArtifactError(
+            expected=f"a folder with {CONFIG} and {WEIGHTS}", got="none", fix="check the path", where=str(folder)
+        )
     fields: dict[str, Any] = read_json(path)
     try:
         digest = str(fields.pop("sha256"))
@@ -81,13 +91,17 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
             fields["vision_layers"] = tuple(fields["vision_layers"])
         return CLIPConfig(**fields), digest
     except (KeyError, TypeError, AttributeError, UsageError) as error:
-        raise ArtifactError("the architecture of a CLIP model", repr(error), "restore the folder", str(path)) from error
+        raise ArtifactError(
+            expected="the architecture of a CLIP model", got=repr(error), fix="restore the folder", where=str(path)
+        ) from error
 
 
 def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:
     """Embedding (vocabulary, d) -> stored rows (used + 1, d), and for each token the row it has there."""
     if used and not 0 <= used[0] <= used[-1] < len(table):
-        raise UsageError(f"token ids in 0..{len(table) - 1}", f"{used[0]}..{used[-1]}", "use the tokenizer's ids")
+        raise UsageError(
+            expected=f"token ids in 0..{len(table) - 1}", got=f"{used[0]}..{used[-1]}", fix="use the tokenizer's ids"
+        )
     rest = torch.ones(len(table), dtype=torch.bool)
     rest[used] = False
     shared = table[rest].mean(dim=0, keepdim=True) if bool(rest.any()) else table[:0]
@@ -98,5 +112,7 @@ def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:
 
 def _spread_rows(stored: Tensor, rows: Tensor, where: str) -> Tensor:
     if rows.numel() == 0 or not 0 <= int(rows.min()) <= int(rows.max()) < len(stored):
-        raise ArtifactError("token rows inside the stored table", "others", "restore the folder", where)
+        raise ArtifactError(
+            expected="token rows inside the stored table", got="others", fix="restore the folder", where=where
+        )
     return stored[rows.long()]

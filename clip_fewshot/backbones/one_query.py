@@ -49,5 +49,7 @@ def one_query_attention(
 def row_at(tokens: Tensor, position: Tensor) -> Tensor:
     """(b, l, d) and (b,) -> (b, d), the token at ``position`` of each input."""
     if tokens.ndim != 3:
-        raise UsageError("tokens (b, l, d)", f"shape {tuple(tokens.shape)}", "cut a transformer", "row_at")
+        raise UsageError(
+            expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix="cut a transformer", where="row_at"
+        )
     return tokens[torch.arange(len(tokens), device=tokens.device), position]

@@ -32,11 +32,15 @@ def load(name: str) -> Backbone:
         import open_clip
     except Exception as error:  # a torchvision that does not fit to torch raises RuntimeError
         fix = "pip install open-clip-torch, with a torchvision that fits to your torch"
-        raise ResourceError("the package open_clip", f"{type(error).__name__}: {error}", fix, name) from error
+        raise ResourceError(
+            expected="the package open_clip", got=f"{type(error).__name__}: {error}", fix=fix, where=name
+        ) from error
     if (model, tag or None) not in {(known, None) for known in open_clip.list_models()} | set(
         open_clip.list_pretrained()
     ):
-        raise UsageError("a model and weights that open_clip lists", repr(name), "see open_clip.list_pretrained()")
+        raise UsageError(
+            expected="a model and weights that open_clip lists", got=repr(name), fix="see open_clip.list_pretrained()"
+        )
     return convert(open_clip.create_model(model, pretrained=tag or None), name)
 
 
@@ -101,4 +105,6 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _foreign(name: str, got: str) -> ArtifactError:
-    return ArtifactError("a model of OpenAI's architecture", got, "choose a plain ViT or ResNet CLIP", name)
+    return ArtifactError(
+        expected="a model of OpenAI's architecture", got=got, fix="choose a plain ViT or ResNet CLIP", where=name
+    )

@@ -71,7 +71,10 @@ class PairBackbone(Backbone):
     def config(self) -> NoReturn:  # type: ignore[override]
         """A pair is no architecture of CLIP's."""
         raise UsageError(
-            "a CLIP model", f"the pair {self.name!r}", "use PairBackbone.save and PairBackbone.load", "config"
+            expected="a CLIP model",
+            got=f"the pair {self.name!r}",
+            fix="use PairBackbone.save and PairBackbone.load",
+            where="config",
         )
 
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
@@ -134,10 +137,14 @@ class PairBackbone(Backbone):
         other = [key for key, value in wanted.items() if about.get(key) != value]
         if other:
             fix = "build the encoders as they were when it was saved"
-            raise ArtifactError("the encoders it was saved with", f"another {', '.join(other)}", fix, str(folder))
+            raise ArtifactError(
+                expected="the encoders it was saved with", got=f"another {', '.join(other)}", fix=fix, where=str(folder)
+            )
         self.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
         if self.digest != meta["digest"]:
-            raise ArtifactError(f"digest {meta['digest'][:12]}...", "another", "restore the folder", str(folder))
+            raise ArtifactError(
+                expected=f"digest {meta['digest'][:12]}...", got="another", fix="restore the folder", where=str(folder)
+            )
         return self
 
     def _about(self) -> dict[str, Any]:

@@ -28,15 +28,19 @@ class JsonTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ResourceError("the package tokenizers", str(error), EXTRA, str(path)) from error
+            raise ResourceError(
+                expected="the package tokenizers", got=str(error), fix=EXTRA, where=str(path)
+            ) from error
         place = Path(path)
         if not place.is_file():
-            raise DataError("a tokenizer.json", "no file", "check the path", str(path))
+            raise DataError(expected="a tokenizer.json", got="no file", fix="check the path", where=str(path))
         data = place.read_bytes()
         try:
             self._tokenizer: Any = Tokenizer.from_str(data.decode())
         except Exception as error:  # whatever the Rust side meets comes as a bare Exception
-            raise ArtifactError("a tokenizer.json", str(error), "get an undamaged copy", str(path)) from error
+            raise ArtifactError(
+                expected="a tokenizer.json", got=str(error), fix="get an undamaged copy", where=str(path)
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.digest, marks = sha256_bytes(data), self("")
@@ -65,10 +69,14 @@ def load_text_encoder(folder: str | Path, pool: str = "mean", context_length: in
     try:
         from transformers import AutoModel
     except ImportError as error:
-        raise ResourceError("the package transformers", str(error), EXTRA, str(folder)) from error
+        raise ResourceError(
+            expected="the package transformers", got=str(error), fix=EXTRA, where=str(folder)
+        ) from error
     try:
         module: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         got, fix = f"{type(error).__name__}: {error}", "give a folder that transformers can read"
-        raise ArtifactError("an encoder in Hugging Face's form", got, fix, str(folder)) from error
+        raise ArtifactError(
+            expected="an encoder in Hugging Face's form", got=got, fix=fix, where=str(folder)
+        ) from error
     return TextEncoder(module, tokenizer, pool=pool, context_length=context_length)

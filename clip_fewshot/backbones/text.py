@@ -64,7 +64,9 @@ class TextTransformer(TextTower):
         """
         length, longest = inputs.shape[1], len(self.positional_embedding)
         if length > longest:
-            raise UsageError(f"at most {longest} tokens per text", str(length), "use Backbone.tokenize")
+            raise UsageError(
+                expected=f"at most {longest} tokens per text", got=str(length), fix="use Backbone.tokenize"
+            )
         tokens = self.token_embedding(inputs) + self.positional_embedding[:length]
         return CutState(tokens, self.ends(inputs))
 

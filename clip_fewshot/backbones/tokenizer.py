@@ -100,7 +100,12 @@ def tokenize(texts: str | Sequence[str], truncate: bool = False, context_length:
         if len(ids) > context_length:
             if not truncate:
                 got = f"{len(ids)} in {text[:60]!r}"
-                raise UsageError(f"at most {context_length} tokens", got, "shorten it, or truncate=True", f"text {i}")
+                raise UsageError(
+                    expected=f"at most {context_length} tokens",
+                    got=got,
+                    fix="shorten it, or truncate=True",
+                    where=f"text {i}",
+                )
             ids = [*ids[: context_length - 1], tokenizer.end]
         rows[i, : len(ids)] = torch.tensor(ids)
     return rows

@@ -101,7 +101,9 @@ def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
     for block in blocks:
         if state.token is not None:
             fix = "cut with Tower.advance"
-            raise UsageError("tokens as the block before left them", "normalised ones", fix, "advance")
+            raise UsageError(
+                expected="tokens as the block before left them", got="normalised ones", fix=fix, where="advance"
+            )
         tokens = block(tokens, state.position) if isinstance(block, Placed) else block(tokens)
     return state._replace(tokens=tokens)
 
@@ -141,7 +143,11 @@ class Tower(nn.Module):
     def advance(self, state: CutState, start: int, stop: int) -> CutState:
         """Run blocks[start:stop]."""
         if not 0 <= start <= stop <= self.n_blocks:
-            raise UsageError(f"0 <= start <= stop <= {self.n_blocks}", f"{start}, {stop}", "choose blocks that exist")
+            raise UsageError(
+                expected=f"0 <= start <= stop <= {self.n_blocks}",
+                got=f"{start}, {stop}",
+                fix="choose blocks that exist",
+            )
         return advance(self.blocks[start:stop], state)
 
     def cut(self, state: CutState, n: int) -> CutState:
@@ -188,7 +194,9 @@ class Tower(nn.Module):
     def _view(self, n: int) -> Suffix:
         """The suffix on this tower's own parameters."""
         if not 0 <= n <= self.n_blocks:
-            raise UsageError(f"a number of layers in 0..{self.n_blocks}", str(n), "choose a number in the range")
+            raise UsageError(
+                expected=f"a number of layers in 0..{self.n_blocks}", got=str(n), fix="choose a number in the range"
+            )
         return Suffix(self.blocks[self.n_blocks - n :], self.tail())
 
 

@@ -106,7 +106,9 @@ class Block(OneRow):
     def at(self, state: CutState) -> Tensor:
         """:meth:`normalised` state -> (b, d), one row of :meth:`forward` per input for the price of one row."""
         if state.token is None:
-            raise UsageError("a state from `normalised`", "raw tokens", "call it first", "Block.at")
+            raise UsageError(
+                expected="a state from `normalised`", got="raw tokens", fix="call it first", where="Block.at"
+            )
         query = row_at(state.tokens, state.position)
         token = state.token + self.attn.at(state.tokens, query, state.position, self.ln_1)
         out: Tensor = token + self.mlp(self.ln_2(token))

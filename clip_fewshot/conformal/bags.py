@@ -53,10 +53,15 @@ class Bag(NamedTuple):
         """
         rows = checked(X)
         if not len(rows):
-            raise UsageError("known images, one or more", "none", "bring images", "calibration")
+            raise UsageError(expected="known images, one or more", got="none", fix="bring images", where="calibration")
         labels = None if y is None else np.asarray(y)
         if labels is not None and labels.shape != (len(rows),):
-            raise UsageError(f"{len(rows):,} labels", f"shape {labels.shape}", "bring one for each row", "calibration")
+            raise UsageError(
+                expected=f"{len(rows):,} labels",
+                got=f"shape {labels.shape}",
+                fix="bring one for each row",
+                where="calibration",
+            )
         classes = np.zeros(len(rows)) if labels is None else np.unique(labels, return_inverse=True)[1]
         keys = [row.tobytes() for row in rows]
         order = np.array(sorted(range(len(rows)), key=lambda i: (keys[i], classes[i])))
@@ -92,8 +97,10 @@ def checked(X: FloatArray) -> FloatArray:
     """
     rows = np.asarray(X, dtype=np.float64) + 0.0
     if rows.ndim != 2:
-        raise UsageError("features (n, d)", f"shape {rows.shape}", "pass one row per image", "calibration")
+        raise UsageError(
+            expected="features (n, d)", got=f"shape {rows.shape}", fix="pass one row per image", where="calibration"
+        )
     if not np.isfinite(rows).all():
         got = f"{int((~np.isfinite(rows)).any(axis=1).sum())} rows that are not"
-        raise UsageError("finite features", got, "check the images", "calibration")
+        raise UsageError(expected="finite features", got=got, fix="check the images", where="calibration")
     return np.ascontiguousarray(rows)

@@ -67,7 +67,12 @@ class Calibrated:
         seed: int = 0,
     ) -> None:
         if scheme not in SCHEMES:
-            raise UsageError(f"a scheme out of {sorted(SCHEMES)}", repr(scheme), "check the spelling", "scheme")
+            raise UsageError(
+                expected=f"a scheme out of {sorted(SCHEMES)}",
+                got=repr(scheme),
+                fix="check the spelling",
+                where="scheme",
+            )
         self.make_detector, self.scheme = make_detector, scheme
         self.per_class, self.smoothed, self.seed = per_class, smoothed, seed
 
@@ -78,7 +83,9 @@ class Calibrated:
             UsageError: ``per_class`` without classes, or too few pictures for the detector.
         """
         if self.per_class and y is None:
-            raise UsageError("classes", "none", "pass y, or ask for per_class=False", "per_class")
+            raise UsageError(
+                expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
+            )
         self.bag_ = Bag.of(X, y)
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
@@ -103,7 +110,9 @@ class Calibrated:
             UsageError: a scheme whose detectors have seen every known picture.
         """
         if not isinstance(self.scheme_, Split):
-            raise UsageError('scheme="split"', repr(self.scheme), "calibrate with it", "held_out")
+            raise UsageError(
+                expected='scheme="split"', got=repr(self.scheme), fix="calibrate with it", where="held_out"
+            )
         return HeldOut(self.scheme_.detector, self.scheme_.scores)
 
     def _largest(self, rows: FloatArray) -> FloatArray:

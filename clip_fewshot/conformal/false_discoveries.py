@@ -45,7 +45,7 @@ def storey(p: FloatArray, q: float, lam: float = 0.5) -> BoolArray:
     """
     values = _checked(p, q)
     if not 0 < lam < 1:
-        raise UsageError("lam in (0, 1)", f"{lam:g}", "leave it at 0.5", "storey")
+        raise UsageError(expected="lam in (0, 1)", got=f"{lam:g}", fix="leave it at 0.5", where="storey")
     known = (1 + np.sum(values > lam * ABOVE)) / ((1 - lam) * max(1, len(values)))
     return _step_up(values, q / float(known), lam * ABOVE)
 
@@ -64,7 +64,14 @@ def _step_up(values: FloatArray, q: float, highest: float) -> BoolArray:
 def _checked(p: FloatArray, q: float) -> FloatArray:
     values = np.asarray(p, dtype=np.float64)
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise UsageError("p-values (m,) in [0, 1]", f"shape {values.shape}", "check what made them", "discoveries")
+        raise UsageError(
+            expected="p-values (m,) in [0, 1]",
+            got=f"shape {values.shape}",
+            fix="check what made them",
+            where="discoveries",
+        )
     if not 0 < q < 1:
-        raise UsageError("q in (0, 1)", f"{q:g}", "choose the share of false discoveries you accept", "q")
+        raise UsageError(
+            expected="q in (0, 1)", got=f"{q:g}", fix="choose the share of false discoveries you accept", where="q"
+        )
     return values

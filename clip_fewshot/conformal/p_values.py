@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,14 +39,12 @@ class UnsupportedAlphaError(UsageError):
         self, alpha: float, n: int, what: str = "calibration images", have: str = "", instead: str = ""
     ) -> None:
         self.alpha, self.n, self.needed = alpha, n, shots_needed(alpha)
-        self.words = (what, have, instead)
         got = f"{have or n}, whose smallest p-value is {smallest_alpha(n):.3g}"
         least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
         fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {least:g}"
-        super().__init__(f"{self.needed} {what} or more for alpha = {alpha:g}", got, fix, "alpha")
-
-    def __reduce__(self) -> tuple[type[UnsupportedAlphaError], tuple[Any, ...]]:
-        return type(self), (self.alpha, self.n, *self.words)  # passes from a worker to its parent
+        super().__init__(
+            expected=f"{self.needed} {what} or more for alpha = {alpha:g}", got=got, fix=fix, where="alpha"
+        )
 
 
 def smallest_alpha(n: int) -> float:
@@ -67,7 +65,10 @@ def check_alpha(alpha: float, n: int) -> None:
     """
     if not 0 < alpha < 1:
         raise UsageError(
-            "alpha in (0, 1)", f"{alpha:g}", "choose the share of known images you let be flagged", "alpha"
+            expected="alpha in (0, 1)",
+            got=f"{alpha:g}",
+            fix="choose the share of known images you let be flagged",
+            where="alpha",
         )
     if n < shots_needed(alpha):
         raise UnsupportedAlphaError(alpha, n)
@@ -152,7 +153,9 @@ class CrossConformal:
         """The (m,) scores under each fold's detector."""
         if len(features_per_fold) != len(self.detectors_):
             got = f"{len(features_per_fold)}"
-            raise UsageError(f"{len(self.detectors_)} arrays, one per fold", got, "encode with each fold's model")
+            raise UsageError(
+                expected=f"{len(self.detectors_)} arrays, one per fold", got=got, fix="encode with each fold's model"
+            )
         pairs = zip(self.detectors_, features_per_fold, strict=True)
         return [detector.score_samples(features) for detector, features in pairs]
 
@@ -171,6 +174,9 @@ def _finite(scores: FloatArray) -> FloatArray:
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all():
         raise UsageError(
-            "finite scores", f"{np.sum(~np.isfinite(values))} that are not", "check the features", "p_values"
+            expected="finite scores",
+            got=f"{np.sum(~np.isfinite(values))} that are not",
+            fix="check the features",
+            where="p_values",
         )
     return values

@@ -129,7 +129,9 @@ class Split:
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         teach, calibrate = halves(bag.labels, len(bag), seed)
         if not len(calibrate):
-            raise UsageError("2 distinct known images or more", f"{len(bag)}", "add images", "split")
+            raise UsageError(
+                expected="2 distinct known images or more", got=f"{len(bag)}", fix="add images", where="split"
+            )
         self.labels = None if bag.labels is None else bag.labels[calibrate]
         self.detector = make_detector().fit(bag.rows[teach], None if bag.labels is None else bag.labels[teach])
         self.scores = self.detector.score_samples(bag.rows[calibrate])

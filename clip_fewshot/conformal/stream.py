@@ -109,7 +109,12 @@ class Watch:
 
     def __init__(self, alpha: float = 0.01) -> None:
         if not 0 < alpha < 1:
-            raise UsageError("alpha in (0, 1)", f"{alpha:g}", "choose the share of streams with a false alarm", "alpha")
+            raise UsageError(
+                expected="alpha in (0, 1)",
+                got=f"{alpha:g}",
+                fix="choose the share of streams with a false alarm",
+                where="alpha",
+            )
         self.alpha, self.t_ = alpha, 0
         self.alarm_: Alarm | None = None
         self._begun: FloatArray = np.zeros(len(BETS))  # capital of each bet, over all beginnings so far
@@ -127,7 +132,9 @@ class Watch:
             UsageError: p is not in [0, 1]; nothing has changed then.
         """
         if not 0 <= p <= 1:
-            raise UsageError("a p-value in [0, 1]", f"{p}", "pass what StreamRanks.update returns", "Watch")
+            raise UsageError(
+                expected="a p-value in [0, 1]", got=f"{p}", fix="pass what StreamRanks.update returns", where="Watch"
+            )
         if self.alarm_ is not None:
             return None
         self.t_ += 1
@@ -158,7 +165,9 @@ class Watch:
         """
         record = _record(text, ("alpha", "t", "alarm", "begun", "best", "since"))
         if len(record["begun"]) != len(BETS):
-            raise ArtifactError(f"{len(BETS)} bets", f"{len(record['begun'])}", "begin a new watch", "Watch")
+            raise ArtifactError(
+                expected=f"{len(BETS)} bets", got=f"{len(record['begun'])}", fix="begin a new watch", where="Watch"
+            )
         watch = cls(record["alpha"])
         watch.t_, watch._begun, watch._best = record["t"], np.array(record["begun"]), np.array(record["best"])
         watch._since = np.array(record["since"], dtype=np.int64)
@@ -201,7 +210,7 @@ def _factors(p: FloatArray) -> FloatArray:
 
 def _score(score: float) -> float:
     if not isfinite(score):
-        raise UsageError("finite scores", f"{score}", "check the features", "StreamRanks")
+        raise UsageError(expected="finite scores", got=f"{score}", fix="check the features", where="StreamRanks")
     return float(score)
 
 
@@ -212,5 +221,7 @@ def _record(text: str, names: Sequence[str]) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not set(names) <= set(record):
         fix = "restore what this version wrote, or begin a new one"
-        raise ArtifactError(f"a record of schema {SCHEMA} with {', '.join(names)}", "another", fix, "stream")
+        raise ArtifactError(
+            expected=f"a record of schema {SCHEMA} with {', '.join(names)}", got="another", fix=fix, where="stream"
+        )
     return record

@@ -63,7 +63,12 @@ def lean_text(text: nn.Module, activations: torch.dtype) -> Iterator[None]:
     """
     if activations != torch.bfloat16:
         fix = "load the model with dtype=torch.bfloat16, or keep float32 weights"
-        raise UsageError("bfloat16 activations for bfloat16 text weights", str(activations), fix, "text_weights")
+        raise UsageError(
+            expected="bfloat16 activations for bfloat16 text weights",
+            got=str(activations),
+            fix=fix,
+            where="text_weights",
+        )
     matrices = [
         parameter
         for name, parameter in text.named_parameters()
@@ -114,6 +119,8 @@ class LossScale:
                 self.factor, self.calm = 2 * self.factor, 0
             return True
         if not self.dynamic or self.factor <= 1:
-            raise DivergedError("a finite gradient", "one that is not", "lower the learning rate", "training")
+            raise DivergedError(
+                expected="a finite gradient", got="one that is not", fix="lower the learning rate", where="training"
+            )
         self.factor, self.calm = self.factor / 2, 0
         return False

@@ -81,7 +81,7 @@ def _check_same(what: str, was: Mapping[str, Any], now: Mapping[str, Any], where
     if other:
         begun, given = (", ".join(f"{key} {source.get(key)}" for key in other) for source in (was, now))
         fix = "repeat them, or choose a new folder"
-        raise UsageError(f"the {what} it began with: {begun}", given, fix, str(where))
+        raise UsageError(expected=f"the {what} it began with: {begun}", got=given, fix=fix, where=str(where))
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
@@ -93,7 +93,9 @@ def _unpacked(data: bytes, where: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise ArtifactError("a safetensors file", str(error), "restore the folder from a copy", str(where)) from error
+        raise ArtifactError(
+            expected="a safetensors file", got=str(error), fix="restore the folder from a copy", where=str(where)
+        ) from error
 
 
 def _fitting(
@@ -103,7 +105,12 @@ def _fitting(
     if forms[0] != forms[1]:
         odd = sorted(name for name in {*saved, *live} if forms[0].get(name) != forms[1].get(name))
         got = f"{len(odd)} tensors that differ, {odd[0]} among them"
-        raise ArtifactError("a checkpoint of this model and these options", got, "choose a new folder", str(where))
+        raise ArtifactError(
+            expected="a checkpoint of this model and these options",
+            got=got,
+            fix="choose a new folder",
+            where=str(where),
+        )
     return {name: saved[name].to(device) for name in live}
 
 
@@ -122,7 +129,12 @@ class Keeper:
         if self._checkpoints is not None and self._checkpoints.exists():
             if not resume:
                 fix = "resume, or choose a new folder"
-                raise UsageError("a folder without a training", "one with a checkpoint", fix, str(self._folder))
+                raise UsageError(
+                    expected="a folder without a training",
+                    got="one with a checkpoint",
+                    fix=fix,
+                    where=str(self._folder),
+                )
             identity = training.identity(self._length)
             training.restore(*self._checkpoints.load(training.tensors(), identity, self._pairs))
         else:

@@ -55,14 +55,20 @@ class FineTuning:
         if min(self.unfreeze, self.prompts) < 0 or min(self.backbone_lr, self.head_lr) <= 0:
             got = f"{self.unfreeze}, {self.prompts}, {self.backbone_lr:g} and {self.head_lr:g}"
             expected = "unfreeze and prompts of 0 or more, learning rates over 0"
-            raise UsageError(expected, got, "change them", "--unfreeze, --prompts, --backbone-lr, --head-lr")
+            raise UsageError(
+                expected=expected, got=got, fix="change them", where="--unfreeze, --prompts, --backbone-lr, --head-lr"
+            )
         if self.prompts and (self.unfreeze or self.head != "none" or self.lock == "image"):
             got = f"--unfreeze {self.unfreeze}, --head {self.head}, --lock {self.lock}"
             fix = "add --unfreeze 0, leave the others out"
-            raise UsageError("prompts as all that trains in the image tower", got, fix, "--prompts")
+            raise UsageError(
+                expected="prompts as all that trains in the image tower", got=got, fix=fix, where="--prompts"
+            )
         if not (self.prompts or self.unfreeze or self.head != "none"):
             fix = "give --unfreeze 1, --head linear or --prompts 8"
-            raise UsageError("something that trains", "neither layers, head nor prompts", fix, "--unfreeze")
+            raise UsageError(
+                expected="something that trains", got="neither layers, head nor prompts", fix=fix, where="--unfreeze"
+            )
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def contrastive_gradients(
         UsageError: a chunk under 1, or no pair on any process.
     """
     if chunk is not None and chunk < 1:
-        raise UsageError("chunks of 1 pair or more", f"{chunk}", "change chunk", "chunk")
+        raise UsageError(expected="chunks of 1 pair or more", got=f"{chunk}", fix="change chunk", where="chunk")
     towers = [p for p in model.parameters() if p.requires_grad and p is not model.logit_scale]
     for parameter in (*towers, model.logit_scale):
         parameter.grad = None

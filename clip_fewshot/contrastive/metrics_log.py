@@ -6,13 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clip_fewshot.runtime.files import append_line, write_text
-
-if TYPE_CHECKING:
-    from clip_fewshot.contrastive.metrics_log import TensorBoard
 from clip_fewshot.errors import ResourceError
+from clip_fewshot.runtime.files import append_line, write_text
 
 FILE = "metrics.jsonl"
 Figures = Mapping[str, float | int | None]
@@ -70,7 +66,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             fix = "pip install clip-fewshot[tracking], or leave TensorBoard out"
-            raise ResourceError("the package tensorboard", "none", fix, "tensorboard") from error
+            raise ResourceError(expected="the package tensorboard", got="none", fix=fix, where="tensorboard") from error
         self._writer = SummaryWriter(str(folder), purge_step=taken + 1)
 
     def add(self, kind: str, step: int, figures: Mapping[str, float | int | None]) -> None:

@@ -84,15 +84,15 @@ class ContrastiveOptions:
     def __post_init__(self) -> None:
         if (self.steps is None) is (self.epochs is None):
             got = f"steps {self.steps}, epochs {self.epochs}"
-            raise UsageError("either steps or epochs", got, "give one of them", "steps")
+            raise UsageError(expected="either steps or epochs", got=got, fix="give one of them", where="steps")
         for name in ("steps", "epochs", "chunk", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} of 1 or more", str(value), f"change {name}", name)
+                raise UsageError(expected=f"{name} of 1 or more", got=str(value), fix=f"change {name}", where=name)
         for name in ("learning_rate", "clip_norm", "eps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"{name} over 0", str(value), f"change {name}", name)
+                raise UsageError(expected=f"{name} over 0", got=str(value), fix=f"change {name}", where=name)
         for name, low in (
             ("averaging", self.averaging),
             ("beta1", self.betas[0]),
@@ -100,14 +100,18 @@ class ContrastiveOptions:
             ("momentum", self.momentum),
         ):
             if not 0 <= low < 1:
-                raise UsageError(f"{name} in [0, 1)", str(low), f"change {name}", name)
+                raise UsageError(expected=f"{name} in [0, 1)", got=str(low), fix=f"change {name}", where=name)
         for name in ("weight_decay", "warmup_steps"):
             if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"{name} of 0 or more", str(getattr(self, name)), f"change {name}", name)
+                raise UsageError(
+                    expected=f"{name} of 0 or more", got=str(getattr(self, name)), fix=f"change {name}", where=name
+                )
 
         if self.optimizer == "sgd" and "bfloat16" in (self.state_dtype, self.text_weights):
             got = f"state_dtype {self.state_dtype}, text_weights {self.text_weights}"
-            raise UsageError("float32 beside sgd", got, "leave them out, or use adamw", "optimizer")
+            raise UsageError(
+                expected="float32 beside sgd", got=got, fix="leave them out, or use adamw", where="optimizer"
+            )
 
     def total(self, per_epoch: int) -> int:
         """Optimiser steps in all, where an epoch has ``per_epoch``."""
@@ -135,7 +139,9 @@ def paper_options(model: str | CLIPConfig, **changes: Any) -> ContrastiveOptions
     """
     name = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(model, model) if isinstance(model, str) else ""
     if isinstance(model, str) and name not in PAPER_RATES:
-        raise UsageError(f"one of {', '.join(PAPER_RATES)}", repr(model), "check the spelling", "model")
+        raise UsageError(
+            expected=f"one of {', '.join(PAPER_RATES)}", got=repr(model), fix="check the spelling", where="model"
+        )
     config = ARCHITECTURES[name] if isinstance(model, str) else model
     betas, eps = VIT_ADAM if isinstance(config.vision_layers, int) else RESNET_ADAM
     paper: dict[str, Any] = {"learning_rate": PAPER_RATES.get(name, USUAL_RATE), "betas": betas, "eps": eps}

@@ -53,7 +53,12 @@ class PairedOptions:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or min(self.learning_rate, self.layers_rate, self.clip_norm) <= 0:
-            raise UsageError("epochs > 0, batch > 1, rates > 0, clip_norm > 0", f"{self}", "change it", "options")
+            raise UsageError(
+                expected="epochs > 0, batch > 1, rates > 0, clip_norm > 0",
+                got=f"{self}",
+                fix="change it",
+                where="options",
+            )
 
 
 class EpochReport(NamedTuple):
@@ -104,7 +109,12 @@ def train_paired(
             step += 1
         loss = float(torch.stack(losses).detach().mean())
         if not math.isfinite(loss):
-            raise DivergedError("a finite loss", f"{loss} in epoch {epoch}", "lower the learning rates", "training")
+            raise DivergedError(
+                expected="a finite loss",
+                got=f"{loss} in epoch {epoch}",
+                fix="lower the learning rates",
+                where="training",
+            )
         if on_epoch is not None:
             on_epoch(EpochReport(epoch, loss, float(pair.logit_scale.detach().exp())))
     return pair.eval()
@@ -129,10 +139,15 @@ class _Stored(NamedTuple):
 def _store(pair: PairBackbone, data: ImageDataset) -> _Stored:
     image, text = pair.visual.unfrozen, pair.text.unfrozen
     if image is None or text is None:
-        raise UsageError("towers with a frozen stem", "a whole tower that trains", "use train_contrastive", "pair")
+        raise UsageError(
+            expected="towers with a frozen stem",
+            got="a whole tower that trains",
+            fix="use train_contrastive",
+            where="pair",
+        )
     pictures = group_captions(data)
     if pictures.n < 2:
-        raise DataError("two pictures or more", "one", "give more pairs", data.name)
+        raise DataError(expected="two pictures or more", got="one", fix="give more pairs", where=data.name)
     number = {caption: i for i, caption in enumerate(dict.fromkeys(data.captions or ()))}
     caption = np.array([number[caption] for caption in data.captions or ()], np.int64)
     trunks = pair.eval().trunks()

@@ -22,7 +22,12 @@ class Given:
     def steps(self) -> int:
         """Batches in an epoch."""
         if self.length is None:
-            raise UsageError("batches of a known number", "an iterator", "give steps in place of epochs", "options")
+            raise UsageError(
+                expected="batches of a known number",
+                got="an iterator",
+                fix="give steps in place of epochs",
+                where="options",
+            )
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
@@ -41,7 +46,9 @@ def epoch_length(source: PairSource) -> int:
     """Steps of an epoch, at least one."""
     steps = source.steps()
     if steps < 1:
-        raise UsageError("a batch or more in an epoch", "none", "give more pairs, or a smaller batch", "pairs")
+        raise UsageError(
+            expected="a batch or more in an epoch", got="none", fix="give more pairs, or a smaller batch", where="pairs"
+        )
     return steps
 
 
@@ -62,6 +69,8 @@ def timed_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[
             batch = next(batches, None)
             if batch is None:
                 fix = "give more batches or fewer steps"
-                raise UsageError(f"{start + wanted} batches", f"{place}", fix, f"epoch {epoch + 1}")
+                raise UsageError(
+                    expected=f"{start + wanted} batches", got=f"{place}", fix=fix, where=f"epoch {epoch + 1}"
+                )
             yield batch, time.perf_counter() - began
         taken += wanted

@@ -74,7 +74,9 @@ class Training:
         self.loss, norm = float(loss), self.optimizer.gradient_norm()
         if not math.isfinite(self.loss):
             where = f"step {self.taken + 1} of {self.total}"
-            raise DivergedError("a finite loss", f"{self.loss}", "lower the learning rate", where)
+            raise DivergedError(
+                expected="a finite loss", got=f"{self.loss}", fix="lower the learning rate", where=where
+            )
         factor = warmup_cosine(self.taken, self.total, options.warmup(self.total))
         take = self.scale.take(math.isfinite(float(norm)))
         self.taken += 1

@@ -94,7 +94,7 @@ def train_contrastive(
         DivergedError: a loss that is not finite; the checkpoint before it is kept.
     """
     if folder is None and (resume or tensorboard):
-        raise UsageError("a folder to resume from and to write to", "none", "give one", "folder")
+        raise UsageError(expected="a folder to resume from and to write to", got="none", fix="give one", where="folder")
     pairs = as_source(source, options.steps)
     length = epoch_length(pairs)
     with ExitStack() as stack:

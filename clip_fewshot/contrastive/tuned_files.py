@@ -57,7 +57,9 @@ def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
     if kind == pair.KIND:
         if not isinstance(backbone, PairBackbone):
             fix = "name the pair it was trained from, python:MODULE:FUNCTION"
-            raise UsageError("a pair of encoders, which these weights are of", backbone.name, fix, str(place))
+            raise UsageError(
+                expected="a pair of encoders, which these weights are of", got=backbone.name, fix=fix, where=str(place)
+            )
         return backbone.with_weights(place)
     if kind:
         return _load_heads(place, backbone)
@@ -80,7 +82,9 @@ def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
     meta, files = load_artifact(folder, KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
-        raise ArtifactError(expected, got, "pass the backbone that the heads were trained on", str(folder))
+        raise ArtifactError(
+            expected=expected, got=got, fix="pass the backbone that the heads were trained on", where=str(folder)
+        )
     lock = next((name for name in TOWERS if name not in meta["towers"]), "none")
     result = tunable(backbone, FineTuning(unfreeze=0, lock=lock, head="attention"))  # type: ignore[arg-type]
     parameters = dict(result.named_parameters())

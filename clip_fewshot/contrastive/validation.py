@@ -45,7 +45,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
-            raise UsageError("every 1 step or more", str(self.every), "change it", "every")
+            raise UsageError(expected="every 1 step or more", got=str(self.every), fix="change it", where="every")
         if self.labelled is not None:
             self.labelled.required_labels()
 
@@ -84,7 +84,7 @@ def _on_pairs(model: Backbone, batches: Iterable[PairBatch], world: World, chunk
         texts.append(F.normalize(text_part, dim=1))
         ids.append(id_part)
     if not losses:
-        raise UsageError("pairs to validate on", "none", "give a batch or more", "validation")
+        raise UsageError(expected="pairs to validate on", got="none", fix="give a batch or more", where="validation")
     alone = any(part is None for part in ids)
     same = torch.arange(sum(weights)) if alone else torch.cat([part for part in ids if part is not None]).cpu()
     similarity = (torch.cat(images) @ torch.cat(texts).T).cpu().numpy()

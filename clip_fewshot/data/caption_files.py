@@ -22,7 +22,9 @@ def read_pairs(source: Path) -> Listing:
     texts = _by_stem([path for path in tree.texts if path.stem in pictures], source)
     stems = [stem for stem in pictures if stem in texts]
     if not stems:
-        raise DataError("pictures and .txt files that share a stem", "no pair", "rename them", shown(source))
+        raise DataError(
+            expected="pictures and .txt files that share a stem", got="no pair", fix="rename them", where=shown(source)
+        )
     entries, blank = [], []
     for stem in stems:
         lines = enumerate(read_text(source / texts[stem]).split("\n"), start=1)

@@ -79,7 +79,7 @@ class CaptionGenerator:
         self._words = tuple(tuple(dict.fromkeys(words)) for words in (adjectives, nouns, locations))
         if not all(self._words):
             got = f"{len(adjectives)}, {len(nouns)} and {len(locations)}"
-            raise UsageError("at least one adjective, noun and location", got, "give one of each")
+            raise UsageError(expected="at least one adjective, noun and location", got=got, fix="give one of each")
         self._calls: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -96,7 +96,12 @@ class CaptionGenerator:
     def bank(self, label: str, size: int) -> list[str]:
         """The first ``size`` captions of the class, all distinct; calls before it change nothing."""
         if not 0 <= size <= len(self):
-            raise UsageError(f"a bank of 0 to {len(self)} captions", f"{size}", "ask for fewer or add words", "size")
+            raise UsageError(
+                expected=f"a bank of 0 to {len(self)} captions",
+                got=f"{size}",
+                fix="ask for fewer or add words",
+                where="size",
+            )
         return [self._caption(label, int(number)) for number in self._order(label)[:size]]
 
     def _order(self, label: str) -> Sequence[int]:

@@ -35,11 +35,16 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         images = images.open(purpose)
     if isinstance(images, ImageDataset):
         if labels is not None:
-            raise UsageError("labels inside the dataset", "labels beside it", "leave `labels` out", "labels")
+            raise UsageError(
+                expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
+            )
         return images
     if isinstance(images, str | Path):
         raise UsageError(
-            "a list of pictures", f"one path {str(images)!r}", "use read_dataset(path) or [path]", "images"
+            expected="a list of pictures",
+            got=f"one path {str(images)!r}",
+            fix="use read_dataset(path) or [path]",
+            where="images",
         )
     pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
@@ -91,7 +96,12 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     if not len(pictures):
         lines = [f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{first_of(lines)}\n" if lines else "folders without pictures"
-        raise DataError("a picture that can be read", got, "check the paths", ", ".join(map(shown, places[:3])))
+        raise DataError(
+            expected="a picture that can be read",
+            got=got,
+            fix="check the paths",
+            where=", ".join(map(shown, places[:3])),
+        )
     return pictures
 
 
@@ -135,7 +145,7 @@ def picture_paths(source: str | Path) -> tuple[Path, ...]:
         named = [place.parent / path for path in _listed(read_text(place))]
     if not named:
         got = "none in it" if place.is_dir() else "an empty table"
-        raise DataError("pictures", got, "check the path", shown(place))
+        raise DataError(expected="pictures", got=got, fix="check the path", where=shown(place))
     return tuple(dict.fromkeys(named))
 
 

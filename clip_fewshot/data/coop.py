@@ -43,11 +43,18 @@ def _parsed(source: Path) -> dict[str, list[Any]]:
     try:
         parts = json.loads(read_text(source))
     except (ValueError, RecursionError) as error:
-        raise DataError("JSON", str(error), "restore the file", shown(source)) from error
+        raise DataError(expected="JSON", got=str(error), fix="restore the file", where=shown(source)) from error
     if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*PARTS}:
-        raise DataError("an object with train, test and perhaps val", "other content", "check the file", shown(source))
+        raise DataError(
+            expected="an object with train, test and perhaps val",
+            got="other content",
+            fix="check the file",
+            where=shown(source),
+        )
     if not all(isinstance(items, list) for items in parts.values()):
-        raise DataError("a list under each part", "something else", "check the file", shown(source))
+        raise DataError(
+            expected="a list under each part", got="something else", fix="check the file", where=shown(source)
+        )
     return parts
 
 

@@ -63,7 +63,9 @@ class ImageDataset:
         columns = (self.names, self.labels, self.captions, self.partition, self.digests, self.origins)
         lengths = {len(self.images), *(len(column) for column in columns if column is not None)}
         if len(lengths) != 1:
-            raise UsageError("columns of one length", f"lengths {sorted(lengths)}", "give one value per picture")
+            raise UsageError(
+                expected="columns of one length", got=f"lengths {sorted(lengths)}", fix="give one value per picture"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +76,12 @@ class ImageDataset:
     def required_labels(self) -> LabelArray:
         """The labels, of a set that must have them."""
         if self.labels is None:
-            raise DataError("labelled images", "captions or nothing", "use a source with a class per image", self.name)
+            raise DataError(
+                expected="labelled images",
+                got="captions or nothing",
+                fix="use a source with a class per image",
+                where=self.name,
+            )
         return self.labels
 
     def counts(self) -> dict[str, int]:
@@ -116,7 +123,12 @@ class ImageDataset:
             return to_rgb(image).copy()
         data = read_regular(image)
         if sha256_bytes(data) != self.digests[i]:
-            raise DataError("the file as it was first read", "other content", "read the data again", shown(image))
+            raise DataError(
+                expected="the file as it was first read",
+                got="other content",
+                fix="read the data again",
+                where=shown(image),
+            )
         return decode(data, image).image
 
     def fingerprint(self) -> str:

@@ -49,7 +49,12 @@ def walk(root: Path) -> Tree:
                 continue
             if item.is_symlink() and not (os.path.realpath(item.path) + os.sep).startswith(inside):
                 fix = "copy what it points to, or read that folder itself"
-                raise DataError("links that stay inside the folder", "one that leaves it", fix, shown(item.path))
+                raise DataError(
+                    expected="links that stay inside the folder",
+                    got="one that leaves it",
+                    fix=fix,
+                    where=shown(item.path),
+                )
             if not item.is_dir():
                 _sort_in(tree, path)
             elif item.is_symlink():
@@ -68,7 +73,10 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
             return list(items)
     except OSError as error:
         raise DataError(
-            "a folder that can be listed", str(error), "check the path and permissions", shown(folder)
+            expected="a folder that can be listed",
+            got=str(error),
+            fix="check the path and permissions",
+            where=shown(folder),
         ) from error
 
 
@@ -86,7 +94,7 @@ def read_folder(source: Path) -> Listing:
     """Class = name of the folder a picture lies in, at whatever depth below it. No class folders: no labels."""
     tree = walk(source)
     if not tree.pictures:
-        raise DataError("a folder with pictures", "none in it", "check the path", shown(source))
+        raise DataError(expected="a folder with pictures", got="none in it", fix="check the path", where=shown(source))
     if all(len(path.parts) == 1 for path in tree.pictures):
         unlabelled = tuple(Entry(source / path, str(path)) for path in tree.pictures)
         return Listing(source, unlabelled, warnings=tuple(tree.warnings()))

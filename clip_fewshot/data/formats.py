@@ -33,13 +33,17 @@ def list_source(source: Path, format: str | None) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like."""
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
-        raise DataError("an existing folder or file", "nothing there", fix, shown(source))
+        raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=shown(source))
     name = recognise(source) if format is None else format
     if name not in FORMATS:
-        raise UsageError(f"a format out of {', '.join(FORMATS)}", repr(name), "choose one of them", "format")
+        raise UsageError(
+            expected=f"a format out of {', '.join(FORMATS)}", got=repr(name), fix="choose one of them", where="format"
+        )
     if name not in (FOLDERS if source.is_dir() else FILES):
         kind = "a folder" if source.is_dir() else "a file"
-        raise DataError(f"what format {name!r} reads", kind, "choose another format or path", shown(source))
+        raise DataError(
+            expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=shown(source)
+        )
     return FORMATS[name](source)
 
 
@@ -53,7 +57,7 @@ def recognise(source: Path) -> str:
     if source.is_file() and suffix in TEXT_SUFFIXES:
         return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
     fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
-    raise DataError("a folder or a file that lists pictures", "neither", fix, shown(source))
+    raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=shown(source))
 
 
 def _recognise_tree(tree: Tree) -> str:
@@ -66,5 +70,7 @@ def _recognise_tree(tree: Tree) -> str:
     if tables and len(classes) < 2:
         got = f"one folder of pictures beside {shown(tables[0])}"
         fix = f"pass {shown(tree.root / tables[0])}, or format='folder' if the folder's name is the class"
-        raise DataError("a folder per class, or a file that lists the pictures", got, fix, shown(tree.root))
+        raise DataError(
+            expected="a folder per class, or a file that lists the pictures", got=got, fix=fix, where=shown(tree.root)
+        )
     return "folder"

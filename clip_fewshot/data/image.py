@@ -83,8 +83,8 @@ SUFFIXES = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
 class ImageError(DataError):
     """A picture that cannot be used; ``reason`` is one of the codes above."""
 
-    def __init__(self, reason: str, expected: str, got: str, fix: str, where: str | None = None) -> None:
-        super().__init__(expected, got, fix, where)
+    def __init__(self, reason: str, *, expected: str, got: str, fix: str, where: str | None = None) -> None:
+        super().__init__(expected=expected, got=got, fix=fix, where=where)
         self.reason = reason
 
 
@@ -114,15 +114,21 @@ def read_regular(path: str | Path) -> bytes:
         inside = _from_archive(Path(path))
         if inside is not None:
             return inside
-        raise ImageError("missing", "a picture", "no such file", "check the path", name) from error
+        raise ImageError(
+            "missing", expected="a picture", got="no such file", fix="check the path", where=name
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError("unreadable", "a readable file", str(error), "check its permissions", name) from error
+        raise ImageError(
+            "unreadable", expected="a readable file", got=str(error), fix="check its permissions", where=name
+        ) from error
     try:
         _check_regular(os.fstat(handle), name)
         with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:
-        raise ImageError("unreadable", "a readable file", str(error), "check the disk", name) from error
+        raise ImageError(
+            "unreadable", expected="a readable file", got=str(error), fix="check the disk", where=name
+        ) from error
     finally:
         os.close(handle)
 
@@ -131,14 +137,24 @@ def _from_archive(path: Path) -> bytes | None:
     try:
         return file_bytes(path, BYTE_LIMIT)
     except DataError as error:
-        raise ImageError("unreadable", error.expected, error.got, error.fix, error.where) from error
+        raise ImageError(
+            "unreadable", expected=error.expected, got=error.got, fix=error.fix, where=error.where
+        ) from error
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError("not-regular", "a regular file", "a pipe, device or folder", "remove it", name)
+        raise ImageError(
+            "not-regular", expected="a regular file", got="a pipe, device or folder", fix="remove it", where=name
+        )
     if status.st_size > BYTE_LIMIT:
-        raise ImageError("too-large", f"at most {BYTE_LIMIT:,} bytes", f"{status.st_size:,}", "shrink it", name)
+        raise ImageError(
+            "too-large",
+            expected=f"at most {BYTE_LIMIT:,} bytes",
+            got=f"{status.st_size:,}",
+            fix="shrink it",
+            where=name,
+        )
 
 
 def decode(data: bytes, path: str | Path) -> Decoded:
@@ -146,9 +162,9 @@ def decode(data: bytes, path: str | Path) -> Decoded:
     name = shown(path)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UsageError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False",
-            "True, set by your code or another library",
-            "set it to False: half-read pictures would pass as whole",
+            expected="PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False",
+            got="True, set by your code or another library",
+            fix="set it to False: half-read pictures would pass as whole",
         )
     kind = _kind_of(data, name)
     notes = [] if Path(path).suffix.lower() in kind.suffixes else ["wrong-extension"]
@@ -165,13 +181,19 @@ def decode(data: bytes, path: str | Path) -> Decoded:
     except ImageError:
         raise
     except ValueRangeError as error:
-        raise ImageError("range", "values in their declared range", str(error), "rescale it", name) from error
+        raise ImageError(
+            "range", expected="values in their declared range", got=str(error), fix="rescale it", where=name
+        ) from error
     except MemoryError as error:
-        raise ImageError("too-large", "a picture that fits into memory", "no memory left", "shrink it", name) from error
+        raise ImageError(
+            "too-large", expected="a picture that fits into memory", got="no memory left", fix="shrink it", where=name
+        ) from error
     except Exception as error:  # decoders meet hostile bytes with errors of every type (struct, Key, Syntax, OS...)
         text = f"{type(error).__name__}: {error}"
         reason = "truncated" if _speaks_of_truncation(text) else "damaged"
-        raise ImageError(reason, f"a whole {kind.name} picture", text, "replace the file", name) from error
+        raise ImageError(
+            reason, expected=f"a whole {kind.name} picture", got=text, fix="replace the file", where=name
+        ) from error
 
 
 def _turn(picture: ImageFile.ImageFile, notes: list[str]) -> Image.Transpose | None:
@@ -185,14 +207,28 @@ def _turn(picture: ImageFile.ImageFile, notes: list[str]) -> Image.Transpose | N
 
 def _kind_of(data: bytes, name: str) -> _Kind:
     if not data:
-        raise ImageError("empty", "a picture", "a file of zero bytes", "replace or delete it", name)
+        raise ImageError(
+            "empty", expected="a picture", got="a file of zero bytes", fix="replace or delete it", where=name
+        )
     for kind in KINDS:
         if data.startswith(kind.magic) and (kind.name != "WEBP" or data[8:12] == b"WEBP"):
             if kind.name == "WEBP" and len(data) < int.from_bytes(data[4:8], "little"):
-                raise ImageError("truncated", "a whole WEBP picture", f"{len(data)} bytes", "replace the file", name)
+                raise ImageError(
+                    "truncated",
+                    expected="a whole WEBP picture",
+                    got=f"{len(data)} bytes",
+                    fix="replace the file",
+                    where=name,
+                )
             return kind
     known = ", ".join(kind.name for kind in KINDS)
-    raise ImageError("not-image", f"one of {known}", f"content starting {data[:12]!r}", "convert or delete it", name)
+    raise ImageError(
+        "not-image",
+        expected=f"one of {known}",
+        got=f"content starting {data[:12]!r}",
+        fix="convert or delete it",
+        where=name,
+    )
 
 
 def _check_size(picture: ImageFile.ImageFile, name: str) -> bool:
@@ -201,7 +237,7 @@ def _check_size(picture: ImageFile.ImageFile, name: str) -> bool:
     short, long = min(picture.size), max(picture.size)
     if short < LEAST_SIDE or long > GREATEST_ASPECT * short:
         expected = f"sides of {LEAST_SIDE} pixels or more, the longer at most {GREATEST_ASPECT} times the shorter"
-        raise ImageError("shape", expected, f"{width} x {height}", "crop or delete it", name)
+        raise ImageError("shape", expected=expected, got=f"{width} x {height}", fix="crop or delete it", where=name)
     if width * height <= PIXEL_LIMIT:
         return False
     if isinstance(picture, JpegImagePlugin.JpegImageFile) and width * height <= REDUCED_LIMIT:
@@ -210,7 +246,7 @@ def _check_size(picture: ImageFile.ImageFile, name: str) -> bool:
                 picture.draft(None, (width // scale, height // scale))
                 return True
     limit = f"at most {PIXEL_LIMIT / 1e6:g} million pixels ({REDUCED_LIMIT / 1e6:g} for JPEG)"
-    raise ImageError("too-large", limit, f"{width} x {height}", "shrink it", name)
+    raise ImageError("too-large", expected=limit, got=f"{width} x {height}", fix="shrink it", where=name)
 
 
 def _speaks_of_truncation(text: str) -> bool:

@@ -57,4 +57,9 @@ class Listing:
 def refuse_any(problems: list[str], expected: str, fix: str, source: Path) -> None:
     """Raise one error that names all ``problems``, if there are any."""
     if problems:
-        raise DataError(expected, f"{len(problems)} that cannot be used:{first_of(problems)}\n", fix, shown(source))
+        raise DataError(
+            expected=expected,
+            got=f"{len(problems)} that cannot be used:{first_of(problems)}\n",
+            fix=fix,
+            where=shown(source),
+        )

@@ -45,11 +45,18 @@ def new_class_name(name: str, existing: Collection[str]) -> str:
     """
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
         expected = f"a name of 1 to {LONGEST} printing characters, without blanks at its ends"
-        raise UsageError(expected, repr(name[: 2 * LONGEST]), "choose another one", "class name")
+        raise UsageError(expected=expected, got=repr(name[: 2 * LONGEST]), fix="choose another one", where="class name")
     if folded(name) == NO_CLASS:
-        raise UsageError("the name of a class", repr(name), "it is what answers say where there is none", "class name")
+        raise UsageError(
+            expected="the name of a class",
+            got=repr(name),
+            fix="it is what answers say where there is none",
+            where="class name",
+        )
     same = [one for one in existing if folded(one) == folded(name)]
     if same:
         fix = "choose another name, or add the pictures to that class with assign"
-        raise UsageError("a name that no class has", f"{name!r} beside {same[0]!r}", fix, "class name")
+        raise UsageError(
+            expected="a name that no class has", got=f"{name!r} beside {same[0]!r}", fix=fix, where="class name"
+        )
     return name

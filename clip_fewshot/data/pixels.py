@@ -41,7 +41,9 @@ def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator
             the dataset was read from.
     """
     if size < 1 or batch < 1:
-        raise UsageError("at least 1", f"size {size}, batch {batch}", "give positive numbers", "pixel_batches")
+        raise UsageError(
+            expected="at least 1", got=f"size {size}, batch {batch}", fix="give positive numbers", where="pixel_batches"
+        )
     return _in_order(images, size, batch)
 
 

@@ -41,7 +41,9 @@ def read_dataset(
         UsageError: an unknown format or way to decode.
     """
     if decode not in get_args(Decode):
-        raise UsageError(" or ".join(get_args(Decode)), repr(decode), "choose one of them", "decode")
+        raise UsageError(
+            expected=" or ".join(get_args(Decode)), got=repr(decode), fix="choose one of them", where="decode"
+        )
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
     if str(source) in BUILTIN and format is None:

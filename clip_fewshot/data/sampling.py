@@ -52,7 +52,9 @@ class SealedSet:
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
-            "a sealed set to stay in its process", "an attempt to copy or send it", "send the pool instead"
+            expected="a sealed set to stay in its process",
+            got="an attempt to copy or send it",
+            fix="send the pool instead",
         )
 
 
@@ -101,7 +103,9 @@ def split_open_world(
         UsageError: an argument out of range.
     """
     if not 0 < test_fraction < 1:
-        raise UsageError("test_fraction inside (0, 1)", str(test_fraction), "leave images for both sides")
+        raise UsageError(
+            expected="test_fraction inside (0, 1)", got=str(test_fraction), fix="leave images for both sides"
+        )
     single, warnings = _without_duplicates(dataset)
     hidden = _unseen_names(single.label_space, unseen, seed)
     seen_names = [name for name in single.label_space.names if name not in set(hidden)]
@@ -109,7 +113,9 @@ def split_open_world(
     is_test = _test_side(known, seed, test_fraction)
     pool, test = known.subset(np.flatnonzero(~is_test)), known.subset(np.flatnonzero(is_test))
     if not len(test):
-        raise DataError("at least one test image", "none", "add images or raise test_fraction", dataset.name)
+        raise DataError(
+            expected="at least one test image", got="none", fix="add images or raise test_fraction", where=dataset.name
+        )
     missing = [name for name, count in test.counts().items() if count == 0]
     if missing:
         warnings.append(f"no test image of {', '.join(map(shown, missing))}: their accuracy cannot be measured")
@@ -129,13 +135,18 @@ def split_open_world(
 def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
     """``shots`` images of each class, drawn without replacement by ``seed``, in the order they have in ``pool``."""
     if shots < 1:
-        raise UsageError("shots of 1 or more", str(shots), "ask for at least one image per class")
+        raise UsageError(expected="shots of 1 or more", got=str(shots), fix="ask for at least one image per class")
     counts = pool.counts()
     if min(counts.values()) < shots:
         lines = [f"{shown(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
         largest = min(counts.values())
         fix = f"use --shots {largest}" if largest else "add images to the classes that have none, or leave them out"
-        raise DataError(f"{shots} training images per class", f"too few in{first_of(lines)}\n", fix, pool.name)
+        raise DataError(
+            expected=f"{shots} training images per class",
+            got=f"too few in{first_of(lines)}\n",
+            fix=fix,
+            where=pool.name,
+        )
     labels = pool.required_labels()
     lots = np.array([derive_seed(seed, "support", digest) for digest in pool.digests])
     order = np.lexsort((lots, labels))
@@ -153,7 +164,11 @@ def stratified_folds(labels: LabelArray, n_folds: int, seed: int) -> list[tuple[
     smallest = int(counts.min()) if len(counts) else 0
     if not 2 <= n_folds <= smallest:
         fix = f"use {smallest} folds or fewer" if smallest >= 2 else "give every class two images or more"
-        raise UsageError("n_folds from 2 to the images of the smallest class", f"{n_folds}, smallest {smallest}", fix)
+        raise UsageError(
+            expected="n_folds from 2 to the images of the smallest class",
+            got=f"{n_folds}, smallest {smallest}",
+            fix=fix,
+        )
     fold_of = np.empty(len(labels), np.int64)
     dealt = 0
     for label in classes:
@@ -174,7 +189,12 @@ def _without_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]
             names = dataset.label_space.decode(labels[[kept, row]])
             conflicts.append(f"{shown(dataset.names[kept])} is {names[0]}, {shown(dataset.names[row])} is {names[1]}")
     if conflicts:
-        raise DataError("one label per image", f"identical images{first_of(conflicts)}\n", "keep one", dataset.name)
+        raise DataError(
+            expected="one label per image",
+            got=f"identical images{first_of(conflicts)}\n",
+            fix="keep one",
+            where=dataset.name,
+        )
     surplus = len(dataset) - len(first)
     warnings = [f"{surplus} images are copies of others and were left out"] if surplus else []
     return dataset.subset(np.array(list(first.values()), np.int64)), warnings
@@ -182,15 +202,21 @@ def _without_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]
 
 def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> tuple[str, ...]:
     if isinstance(unseen, str):
-        raise UsageError("a count or a list of class names", f"the text {unseen!r}", f"write [{unseen!r}]")
+        raise UsageError(
+            expected="a count or a list of class names", got=f"the text {unseen!r}", fix=f"write [{unseen!r}]"
+        )
     if isinstance(unseen, int):
         if not 0 <= unseen < len(space):
-            raise UsageError(f"unseen from 0 to {len(space) - 1}", str(unseen), "leave one class to be known")
+            raise UsageError(
+                expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
+            )
         lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", shown(name)))
         return space.subset(lots[:unseen]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):
-        raise UsageError("a class that is not unseen", "all of them unseen", "leave one class to be known")
+        raise UsageError(
+            expected="a class that is not unseen", got="all of them unseen", fix="leave one class to be known"
+        )
     return hidden.names
 
 

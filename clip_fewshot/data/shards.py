@@ -61,7 +61,7 @@ def read_shards(source: Path) -> Listing:
         refuse_any(found.unusable, "a caption in every text", "write one, or leave the sample out", source)
     if not found.entries:
         fix = "name them key.jpg and key.txt or key.json"
-        raise DataError("pictures and texts that share a key", "no pair", fix, shown(source))
+        raise DataError(expected="pictures and texts that share a key", got="no pair", fix=fix, where=shown(source))
     return Listing(source, tuple(found.entries), warnings=found.warnings())
 
 
@@ -82,7 +82,9 @@ def _expanded(pattern: str) -> list[Path]:
     pieces = _BRACES.split(pattern)
     choices = [_choices(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     if prod(map(len, choices)) > MOST_SHARDS:
-        raise DataError(f"at most {MOST_SHARDS:,} shards", "more", "narrow the pattern", shown(pattern))
+        raise DataError(
+            expected=f"at most {MOST_SHARDS:,} shards", got="more", fix="narrow the pattern", where=shown(pattern)
+        )
     return [Path("".join(parts)) for parts in product(*choices)]
 
 
@@ -93,7 +95,7 @@ def _choices(group: str, pattern: str) -> list[str]:
     first, last = int(bounds[1]), int(bounds[2])
     if not first <= last < first + MOST_SHARDS:
         expected = f"a range of 1 to {MOST_SHARDS:,} shards"
-        raise DataError(expected, f"{{{group}}}", "write it as {00000..00031}", shown(pattern))
+        raise DataError(expected=expected, got=f"{{{group}}}", fix="write it as {00000..00031}", where=shown(pattern))
     padded = any(len(bound) > 1 and bound.startswith("0") for bound in bounds.groups())
     width = max(map(len, bounds.groups())) if padded else 0
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
@@ -115,7 +117,12 @@ def _read_shard(shard: Path, found: _Found) -> None:
         try:
             captions = _captions(shard / texts[0], where)
             if len(pictures) > 1:
-                raise DataError("one picture per key", " and ".join(map(shown, pictures)), "rename one", where)
+                raise DataError(
+                    expected="one picture per key",
+                    got=" and ".join(map(shown, pictures)),
+                    fix="rename one",
+                    where=where,
+                )
         except DataError as error:
             found.unusable.append(str(error))
             continue
@@ -143,7 +150,7 @@ def _captions(text: Path, where: str) -> list[str]:
     else:
         captions = [line.strip() for line in content.split("\n") if line.strip()]
     if not any(captions):
-        raise DataError("a caption", "none", 'write lines of text, or {"caption": "..."}', where)
+        raise DataError(expected="a caption", got="none", fix='write lines of text, or {"caption": "..."}', where=where)
     return captions
 
 
@@ -151,6 +158,6 @@ def _caption_of(content: str, where: str) -> str:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError("JSON", str(error), "repair it", where) from error
+        raise DataError(expected="JSON", got=str(error), fix="repair it", where=where) from error
     caption = parsed.get("caption") if isinstance(parsed, dict) else None
     return caption if isinstance(caption, str) else ""

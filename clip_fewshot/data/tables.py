@@ -32,7 +32,9 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError("a readable text file", str(error), "check path and permissions", shown(path)) from error
+        raise DataError(
+            expected="a readable text file", got=str(error), fix="check path and permissions", where=shown(path)
+        ) from error
     return decode_text(data, shown(path))
 
 
@@ -44,7 +46,7 @@ def decode_text(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         got = f"byte {data[error.start]:#04x} at offset {error.start}"
-        raise DataError("UTF-8 text", got, "save it as UTF-8", f"{where}:{line}") from error
+        raise DataError(expected="UTF-8 text", got=got, fix="save it as UTF-8", where=f"{where}:{line}") from error
 
 
 def read_list(source: Path) -> Listing:
@@ -153,12 +155,14 @@ def _header(text: str, source: Path) -> tuple[str, dict[str, int], int]:
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:
                 got = ", ".join(map(shown, twice))
-                raise DataError("a name per column", f"twice {got}", "rename one", f"{shown(source)}:1")
+                raise DataError(
+                    expected="a name per column", got=f"twice {got}", fix="rename one", where=f"{shown(source)}:1"
+                )
             return separator, columns, len(names)
     wanted = f"a header with one of {'/'.join(COLUMNS['path'])} and one of "
     wanted += "/".join((*COLUMNS["label"], *COLUMNS["caption"]))
     got = f"the first line {shown(text[:80].split(chr(10))[0])!r}"
-    raise DataError(wanted, got, "name the columns in the first line", f"{shown(source)}:1")
+    raise DataError(expected=wanted, got=got, fix="name the columns in the first line", where=f"{shown(source)}:1")
 
 
 def _present(role: str, names: list[str]) -> list[str]:
@@ -176,4 +180,6 @@ def _records(text: str, separator: str, source: Path, skip: int = 1) -> Iterator
             line = reader.line_num + 1
     except csv.Error as error:
         fix = "close the quotes, or double those inside"
-        raise DataError("a well-formed table", str(error), fix, f"{shown(source)}:{line}") from error
+        raise DataError(
+            expected="a well-formed table", got=str(error), fix=fix, where=f"{shown(source)}:{line}"
+        ) from error

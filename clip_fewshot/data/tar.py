@@ -49,7 +49,9 @@ def contents(archive: Path) -> Contents:
         return _listed(archive, status.st_size, status.st_mtime_ns)
     except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
         fix = "make or download it again; unpack .tar.gz to .tar"
-        raise DataError("a whole, uncompressed tar archive", str(error), fix, shown(archive)) from error
+        raise DataError(
+            expected="a whole, uncompressed tar archive", got=str(error), fix=fix, where=shown(archive)
+        ) from error
 
 
 def file_bytes(path: Path, limit: int) -> bytes | None:
@@ -63,13 +65,15 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
     if archive is None or place is None:
         return None
     if place.size > limit:
-        raise DataError(f"at most {limit:,} bytes", f"{place.size:,}", "shrink it", shown(path))
+        raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=shown(path))
     try:
         with archive.open("rb") as file:
             file.seek(place.offset)
             return file.read(place.size)
     except OSError as error:
-        raise DataError("a readable archive", str(error), "check the disk", shown(path)) from error
+        raise DataError(
+            expected="a readable archive", got=str(error), fix="check the disk", where=shown(path)
+        ) from error
 
 
 @lru_cache(maxsize=KEPT)

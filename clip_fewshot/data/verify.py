@@ -56,13 +56,21 @@ def strictly(checked: Mapping[Path, Checked]) -> dict[Path, Checked]:
 def _undecided(path: Path, result: Checked) -> ImageError | None:
     if result.error is not None or not result.notes:
         return result.error
-    return ImageError(result.notes[0], "a picture that needs no decision", result.notes[0], "convert it", shown(path))
+    return ImageError(
+        result.notes[0],
+        expected="a picture that needs no decision",
+        got=result.notes[0],
+        fix="convert it",
+        where=shown(path),
+    )
 
 
 def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, source: Path) -> None:
     """Stop if more pictures are unreadable than ``max_skipped``, a fraction in [0, 1], allows."""
     if max_skipped is not None and not 0 <= max_skipped <= 1:
-        raise UsageError("max_skipped in [0, 1]", str(max_skipped), "give a fraction", "max_skipped")
+        raise UsageError(
+            expected="max_skipped in [0, 1]", got=str(max_skipped), fix="give a fraction", where="max_skipped"
+        )
     errors = [result.error for result in checked.values() if result.error is not None]
     allowed = max(1, int(DEFAULT_SKIPPED * len(checked))) if max_skipped is None else int(max_skipped * len(checked))
     if len(errors) > allowed or len(errors) == len(checked):
@@ -70,7 +78,10 @@ def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, 
         lines = first_of(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
         got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
         raise DataError(
-            f"at most {allowed} unreadable", got, "repair or remove them, or raise max_skipped", shown(source)
+            expected=f"at most {allowed} unreadable",
+            got=got,
+            fix="repair or remove them, or raise max_skipped",
+            where=shown(source),
         )
 
 

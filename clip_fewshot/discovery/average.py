@@ -30,7 +30,9 @@ class Average:
         if known is None or not can_cut(known):
             got = "none" if known is None else f"{known.n_classes} with {known.fewest} and more"
             want = f"{CLASSES} known classes of {SHOTS} images or more, to learn the height from"
-            raise UsageError(want, got, 'pass them as reference, or choose method="ward"', "discover_classes")
+            raise UsageError(
+                expected=want, got=got, fix='pass them as reference, or choose method="ward"', where="discover_classes"
+            )
         self.known, self.means = known, known.means()
         fewer = np.arange(len(known.rows))[:: 1 + len(known.rows) // MOST_KNOWN]
         self.cut = best_cut(average_tree(known.rows[fewer]), known.classes[fewer])

@@ -81,9 +81,18 @@ def discover_classes(
 
 def _check(X: FloatArray, max_clusters: int, method: str) -> None:
     if method not in DISCOVERERS:
-        raise UsageError(f"one of {', '.join(DISCOVERERS)}", repr(method), "change method", "discover_classes")
+        raise UsageError(
+            expected=f"one of {', '.join(DISCOVERERS)}", got=repr(method), fix="change method", where="discover_classes"
+        )
     if max_clusters < 1:
-        raise UsageError("max_clusters >= 1", str(max_clusters), "allow one group or more", "discover_classes")
+        raise UsageError(
+            expected="max_clusters >= 1", got=str(max_clusters), fix="allow one group or more", where="discover_classes"
+        )
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
-        raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that image", "discover_classes")
+        raise UsageError(
+            expected="finite features",
+            got=f"NaN or infinity in row {row}",
+            fix="drop that image",
+            where="discover_classes",
+        )

@@ -28,10 +28,17 @@ class Known:
         """
         if not len(features) or len(features) != len(labels):
             got = f"{len(features)} features and {len(labels)} labels"
-            raise UsageError("known features with a label each", got, "pass none or both", "reference")
+            raise UsageError(
+                expected="known features with a label each", got=got, fix="pass none or both", where="reference"
+            )
         if not np.isfinite(features).all():
             row = int(np.argmin(np.isfinite(features).all(axis=1)))
-            raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that image", "reference")
+            raise UsageError(
+                expected="finite features",
+                got=f"NaN or infinity in row {row}",
+                fix="drop that image",
+                where="reference",
+            )
         return cls(normalize(features), np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64))
 
     @property

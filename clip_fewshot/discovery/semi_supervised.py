@@ -32,7 +32,7 @@ class SemiSupervised:
     def __init__(self, known: Known | None, most: int, seed: int) -> None:
         if known is None:
             fix = 'pass them as reference, or choose method="ward"'
-            raise UsageError("known classes to start from", "none", fix, "discover_classes")
+            raise UsageError(expected="known classes to start from", got="none", fix=fix, where="discover_classes")
         self.known, self.most, self.seed = known, most, seed
 
     def part(self, rows: FloatArray) -> Parts:

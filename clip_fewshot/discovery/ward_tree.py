@@ -48,7 +48,9 @@ def ward_tree(X: FloatArray) -> FloatArray:
     """
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
-        raise UsageError("finite features", f"NaN or infinity in row {row}", "drop that row", "ward_tree")
+        raise UsageError(
+            expected="finite features", got=f"NaN or infinity in row {row}", fix="drop that row", where="ward_tree"
+        )
     if len(X) < 2:
         return np.empty((0, 4))
     if len(X) <= DENSE_ROWS:

@@ -132,7 +132,9 @@ def statistic_difference(
     """
     (truth, of_a), (_, of_b) = _aligned(labels, a), _aligned(labels, b)
     if len(of_a) != len(of_b):
-        raise UsageError(f"B with {len(of_a)} seeds", f"{len(of_b)}", "evaluate both on the same support sets")
+        raise UsageError(
+            expected=f"B with {len(of_a)} seeds", got=f"{len(of_b)}", fix="evaluate both on the same support sets"
+        )
     (seeds_a, drawn_a), (seeds_b, drawn_b) = (_values(statistic, truth, outputs, seed) for outputs in (of_a, of_b))
     difference = seeds_a - seeds_b
     spread = _of_both(difference, drawn_a - drawn_b, truth)
@@ -147,7 +149,9 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
     """
     right_a, right_b = _table(a), _table(b)
     if right_a.shape != right_b.shape:
-        raise UsageError(f"B with {right_a.shape} seeds and images", f"{right_b.shape}", "evaluate both on the same")
+        raise UsageError(
+            expected=f"B with {right_a.shape} seeds and images", got=f"{right_b.shape}", fix="evaluate both on the same"
+        )
     difference = right_a - right_b
     n_seeds, n = difference.shape
     spread = _two_level(difference) if n_seeds > 1 else _Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
@@ -196,7 +200,9 @@ def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> 
     """Both as arrays that fit together."""
     outputs, truth = [np.asarray(output) for output in outputs_per_seed], np.asarray(labels)
     if not outputs or any(len(output) != len(truth) for output in outputs) or not len(truth):
-        raise UsageError(f"outputs for {len(truth)} images, per seed", f"{[len(o) for o in outputs]}", "align them")
+        raise UsageError(
+            expected=f"outputs for {len(truth)} images, per seed", got=f"{[len(o) for o in outputs]}", fix="align them"
+        )
     return truth, outputs
 
 
@@ -225,7 +231,9 @@ def _table(correct_per_seed: Sequence[BoolArray]) -> FloatArray:
     lengths = {len(row) for row in correct_per_seed}
     if len(lengths) != 1 or lengths == {0}:
         fix = "evaluate every seed on the same sealed test images"
-        raise UsageError("one array per seed, all over the same n >= 1 images", f"lengths {sorted(lengths)}", fix)
+        raise UsageError(
+            expected="one array per seed, all over the same n >= 1 images", got=f"lengths {sorted(lengths)}", fix=fix
+        )
     return np.array([np.asarray(row, dtype=bool) for row in correct_per_seed], dtype=np.float64)
 
 

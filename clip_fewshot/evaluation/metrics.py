@@ -47,7 +47,9 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) 
     both = np.concatenate([truth, guess])
     if both.min() < 0 or both.max() >= n_classes:
         got = f"{int(both.min())}..{int(both.max())}"
-        raise UsageError(f"class indices in 0..{n_classes - 1}", got, "encode them with the LabelSpace")
+        raise UsageError(
+            expected=f"class indices in 0..{n_classes - 1}", got=got, fix="encode them with the LabelSpace"
+        )
     flat = np.bincount(truth * n_classes + guess, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
@@ -81,7 +83,12 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     """
     truth, table = np.asarray(labels), np.asarray(scores)
     if not 1 <= k <= table.shape[1]:
-        raise UsageError(f"k in 1..{table.shape[1]}", str(k), "choose k within the number of classes", "top_k_accuracy")
+        raise UsageError(
+            expected=f"k in 1..{table.shape[1]}",
+            got=str(k),
+            fix="choose k within the number of classes",
+            where="top_k_accuracy",
+        )
     relevant = np.zeros(table.shape, dtype=bool)
     relevant[np.arange(len(truth)), truth] = True
     return recall_at_k(relevant, table, k)
@@ -244,7 +251,11 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
 def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise UsageError("two (n,) arrays of the same n >= 1", f"{a.shape} and {b.shape}", "pass one value per image")
+        raise UsageError(
+            expected="two (n,) arrays of the same n >= 1",
+            got=f"{a.shape} and {b.shape}",
+            fix="pass one value per image",
+        )
     return a, b
 
 
@@ -271,9 +282,16 @@ def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatAr
     novel = novel.astype(bool)
     if novel.all() or not novel.any():
         got = "novel ones only" if novel.all() else "known ones only"
-        raise UsageError("known and novel images", got, "merge both before measuring novelty", "novelty metric")
+        raise UsageError(
+            expected="known and novel images",
+            got=got,
+            fix="merge both before measuring novelty",
+            where="novelty metric",
+        )
     if not np.isfinite(normality).all():
-        raise UsageError("finite scores", f"{np.sum(~np.isfinite(normality))} that are not", "check the features")
+        raise UsageError(
+            expected="finite scores", got=f"{np.sum(~np.isfinite(normality))} that are not", fix="check the features"
+        )
     return novel, -normality.astype(np.float64)
 
 

@@ -209,7 +209,9 @@ def check_frozen(tower: nn.Module) -> None:
         if random or moving:
             what = f"{type(module).__name__} {name} in training mode"
             fix = "call .eval() on the backbone: stored states hold only where the frozen layers repeat themselves"
-            raise UsageError("frozen layers that give the same output each time", what, fix, "prefix")
+            raise UsageError(
+                expected="frozen layers that give the same output each time", got=what, fix=fix, where="prefix"
+            )
 
 
 def join(parts: Sequence[Stored], device: torch.device) -> Cut:

@@ -77,7 +77,7 @@ def shelved_prefix(
         UsageError: no inputs, or frozen layers that do not give the same output each time.
     """
     if not inputs.keys:
-        raise UsageError("at least one input", "none", "give pictures or texts", "prefix")
+        raise UsageError(expected="at least one input", got="none", fix="give pictures or texts", where="prefix")
     check_frozen(tower)
     wanted = stored_cuts(cuts)
     slots: list[Slot] = [(FEATURES, 0)]

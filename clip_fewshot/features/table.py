@@ -49,7 +49,9 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = CHUNK) -
     They are kept in the cache as well: after a kill the same call computes what is missing.
     """
     if chunk < 1:
-        raise UsageError("chunks of 1 picture or more", str(chunk), "change chunk", "embed_files")
+        raise UsageError(
+            expected="chunks of 1 picture or more", got=str(chunk), fix="change chunk", where="embed_files"
+        )
     for start in range(0, len(paths), chunk):
         pictures = readable(paths[start : start + chunk])
         yield Embedded(tuple(map(_named, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
@@ -72,7 +74,7 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
     """
     arrow, parquet = _pyarrow()
     if out.is_dir():
-        raise ResourceError("a file to write", "a folder", "choose another --out", str(out))
+        raise ResourceError(expected="a file to write", got="a folder", fix="choose another --out", where=str(out))
     types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
     schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
     skipped: list[SkippedImage] = []
@@ -90,7 +92,9 @@ def _refuse_nothing(written: int, skipped: Sequence[SkippedImage], out: Path) ->
     """Stop where no picture could be read."""
     if not written:
         reasons = "; ".join(f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in skipped[:3])
-        raise DataError("a picture that can be read", reasons or "none", "check the paths", str(out))
+        raise DataError(
+            expected="a picture that can be read", got=reasons or "none", fix="check the paths", where=str(out)
+        )
 
 
 def read_features(path: str | Path) -> FeatureSet:
@@ -107,7 +111,9 @@ def read_features(path: str | Path) -> FeatureSet:
     widths = np.unique(np.diff(embeddings.offsets.to_numpy()))
     if len(backbones) != 1 or len(widths) != 1:
         got = f"{len(backbones)} backbones, widths {widths[:3].tolist()}"
-        raise ArtifactError("features of one backbone", got, "embed all pictures with the same model", str(place))
+        raise ArtifactError(
+            expected="features of one backbone", got=got, fix="embed all pictures with the same model", where=str(place)
+        )
     features = embeddings.flatten().to_numpy(zero_copy_only=False)
     return FeatureSet(
         features=features.astype(np.float32, copy=False).reshape(len(table), int(widths[0])),
@@ -131,13 +137,17 @@ def not_embedded(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]
 def _read(place: Path, columns: list[str]) -> Any:
     arrow, parquet = _pyarrow()
     if place.is_dir() and not (place / FINISHED).exists():
-        raise ArtifactError("a finished table", f"a folder without {FINISHED}", "embed again", str(place))
+        raise ArtifactError(
+            expected="a finished table", got=f"a folder without {FINISHED}", fix="embed again", where=str(place)
+        )
     parts = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
     try:
         return arrow.concat_tables([parquet.read_table(part, columns=columns) for part in parts])
     except (arrow.ArrowException, OSError, KeyError, ValueError) as error:
         text = str(error).split("\n")[0]
-        raise ArtifactError("a Parquet table of features", text, "check the path", str(place)) from error
+        raise ArtifactError(
+            expected="a Parquet table of features", got=text, fix="check the path", where=str(place)
+        ) from error
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -146,5 +156,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError as error:
         fix = "pip install 'clip-fewshot[spark]', or pyarrow alone"
-        raise ResourceError("the package pyarrow", str(error), fix, "features as Parquet") from error
+        raise ResourceError(
+            expected="the package pyarrow", got=str(error), fix=fix, where="features as Parquet"
+        ) from error
     return pyarrow, pyarrow.parquet

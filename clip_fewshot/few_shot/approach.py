@@ -180,7 +180,9 @@ APPROACHES: dict[str, Approach] = {
 def approach(name: str) -> Approach:
     """The registered approach of that name."""
     if name not in APPROACHES:
-        raise UsageError(f"one of {', '.join(APPROACHES)}", repr(name), "check the spelling", "approach")
+        raise UsageError(
+            expected=f"one of {', '.join(APPROACHES)}", got=repr(name), fix="check the spelling", where="approach"
+        )
     return APPROACHES[name]
 
 
@@ -215,6 +217,11 @@ def blank_head(backbone: Backbone, params: TuneParams, n_classes: int, mean: Ten
     """The head of ``params.approach``; ``mean`` None: zeros, to be loaded over."""
     build = approach(params.approach).head
     if build is None:
-        raise UsageError("an approach with a head", repr(params.approach), "its classifier is a probe", "approach")
+        raise UsageError(
+            expected="an approach with a head",
+            got=repr(params.approach),
+            fix="its classifier is a probe",
+            where="approach",
+        )
     width = backbone.visual.out_features
     return CentredHead(build(width, n_classes, params), torch.zeros(width) if mean is None else mean)

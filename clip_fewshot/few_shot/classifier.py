@@ -116,7 +116,12 @@ class FewShotClassifier:
         support = collect_images(images, labels, "fit")
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
-            raise DataError("two classes or more, each with pictures", str(counts), "add pictures", support.name)
+            raise DataError(
+                expected="two classes or more, each with pictures",
+                got=str(counts),
+                fix="add pictures",
+                where=support.name,
+            )
         data = prepare_support(self.backbone, support, [self.params.unfreeze], self.views, self.seed)
         return self.fit_prepared(data, frozen_features(data), support.label_space)
 
@@ -207,7 +212,10 @@ class FewShotClassifier:
             got = f"{backbone.name} with weights {backbone.digest[:12]}..."
             fix = "pass the backbone it was trained on as `backbone`"
             raise ArtifactError(
-                f"backbone {meta['backbone']['name']} {meta['backbone']['digest'][:12]}...", got, fix, where
+                expected=f"backbone {meta['backbone']['name']} {meta['backbone']['digest'][:12]}...",
+                got=got,
+                fix=fix,
+                where=where,
             )
         params, space = TuneParams(**meta["params"]), LabelSpace(tuple(meta["classes"]))
         tensors = safetensors.torch.load(files["weights.safetensors"])
@@ -217,7 +225,7 @@ class FewShotClassifier:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
-            raise UsageError("a fitted classifier", "one that never saw a picture", "call fit first")
+            raise UsageError(expected="a fitted classifier", got="one that never saw a picture", fix="call fit first")
 
 
 def named_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

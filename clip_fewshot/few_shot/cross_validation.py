@@ -99,7 +99,9 @@ def resources(config: FewShotConfig, backbone: Backbone, n: int) -> Resources:
     """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
     alone = bool(config.storage) or backbone.device.type != "cpu"
     if alone and (config.jobs or 1) > 1:
-        raise UsageError("one process on a GPU", f"--jobs {config.jobs}", "leave it out", "--jobs")
+        raise UsageError(
+            expected="one process on a GPU", got=f"--jobs {config.jobs}", fix="leave it out", where="--jobs"
+        )
     room = room_for(backbone, n)
     jobs = config.jobs or (1 if alone else room)
     memory = 0 if jobs > 1 else None

@@ -42,7 +42,7 @@ class TunedModel:
         if self.probe is not None:
             return self.probe.predict_proba(features)
         if self.head is None:
-            raise UsageError("a model with a head or a probe", "neither", "fit it first")
+            raise UsageError(expected="a model with a head or a probe", got="neither", fix="fit it first")
         with torch.no_grad():
             device = next(self.head.parameters()).device
             logits = self.head(torch.as_tensor(features, device=device)).float().cpu().numpy()
@@ -116,5 +116,7 @@ def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearP
 def probe_kind(name: str) -> type[Probe]:
     """The probe called ``name`` in EXTENSIBLE."""
     if name not in EXTENSIBLE:
-        raise UsageError(f"a probe out of {sorted(EXTENSIBLE)}", repr(name), "check the spelling", "probe")
+        raise UsageError(
+            expected=f"a probe out of {sorted(EXTENSIBLE)}", got=repr(name), fix="check the spelling", where="probe"
+        )
     return EXTENSIBLE[name]

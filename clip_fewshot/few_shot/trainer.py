@@ -164,4 +164,9 @@ def _check(losses: Sequence[Tensor], steps: int) -> None:
 
 
 def _diverged(step: int, steps: int, loss: float) -> DivergedError:
-    return DivergedError("a finite loss", f"{loss} at step {step} of {steps}", "lower the learning rates", "training")
+    return DivergedError(
+        expected="a finite loss",
+        got=f"{loss} at step {step} of {steps}",
+        fix="lower the learning rates",
+        where="training",
+    )

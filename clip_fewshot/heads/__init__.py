@@ -40,5 +40,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 def build_head(name: str, in_features: int, n_classes: int, **options: Any) -> nn.Module:
     """The head called ``name`` in ``HEADS``."""
     if name not in HEADS:
-        raise UsageError(f"a head out of {sorted(HEADS)}", repr(name), "check the spelling", "head")
+        raise UsageError(
+            expected=f"a head out of {sorted(HEADS)}", got=repr(name), fix="check the spelling", where="head"
+        )
     return HEADS[name](in_features, n_classes, **options)

@@ -37,7 +37,9 @@ class ArcFaceHead(nn.Module):
         super().__init__()
         check_margin(margin)
         if not 0 < scale < float("inf"):
-            raise UsageError("a positive, finite scale", f"{scale}", "30 suits most data", "scale")
+            raise UsageError(
+                expected="a positive, finite scale", got=f"{scale}", fix="30 suits most data", where="scale"
+            )
         self.in_features, self.n_classes, self.margin, self.scale = in_features, n_classes, margin, scale
         # Rows of length about 1: the gradient of a direction goes with 1/length, so the length sets the step.
         self.weight = nn.Parameter(torch.randn(n_classes, in_features) / in_features**0.5)
@@ -50,7 +52,9 @@ class ArcFaceHead(nn.Module):
             return self.scale * similarity
         if labels.shape != features.shape[:1]:
             got = f"{tuple(labels.shape)}"
-            raise UsageError(f"labels ({len(features)},)", got, "give one class index per row", "labels")
+            raise UsageError(
+                expected=f"labels ({len(features)},)", got=got, fix="give one class index per row", where="labels"
+            )
         matched = F.one_hot(labels, self.n_classes).bool()
         return margin_logits(similarity, matched, self.margin, self.scale)
 

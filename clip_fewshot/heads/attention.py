@@ -31,7 +31,9 @@ class AttentionHead(nn.Module):
         super().__init__()
         count = _default_heads(in_features) if n_heads is None else n_heads
         if count < 1 or in_features % count:
-            raise UsageError(f"n_heads that divides {in_features}", f"{count}", "choose a divisor", "n_heads")
+            raise UsageError(
+                expected=f"n_heads that divides {in_features}", got=f"{count}", fix="choose a divisor", where="n_heads"
+            )
         self.in_features, self.n_classes, self.n_heads = in_features, n_classes, count
         self.query = nn.Parameter(torch.randn(count, 1, in_features // count))
         self.key = nn.Linear(in_features, in_features, bias=False)

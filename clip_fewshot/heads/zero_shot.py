@@ -44,10 +44,15 @@ def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templat
     """
     if not class_names or not templates:
         got = f"{len(class_names)} names and {len(templates)} templates"
-        raise UsageError("at least one class name and one template", got, "give both")
+        raise UsageError(expected="at least one class name and one template", got=got, fix="give both")
     holeless = [template for template in templates if template.count("{}") != 1]
     if holeless:
-        raise UsageError("one {} per template", f"{holeless}", 'write for example "a photo of a {}"', "templates")
+        raise UsageError(
+            expected="one {} per template",
+            got=f"{holeless}",
+            fix='write for example "a photo of a {}"',
+            where="templates",
+        )
     spoken = [name.replace("_", " ").strip() for name in class_names]
     prompts = [template.replace("{}", name) for name in spoken for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)

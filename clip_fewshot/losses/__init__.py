@@ -30,5 +30,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def get_loss(name: str) -> Callable[..., Tensor]:
     """The loss called ``name`` in ``LOSSES``."""
     if name not in LOSSES:
-        raise UsageError(f"a loss out of {sorted(LOSSES)}", repr(name), "check the spelling", "loss")
+        raise UsageError(
+            expected=f"a loss out of {sorted(LOSSES)}", got=repr(name), fix="check the spelling", where="loss"
+        )
     return LOSSES[name]

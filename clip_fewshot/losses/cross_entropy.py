@@ -36,7 +36,9 @@ def cross_entropy(
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        raise UsageError("logits (n, c) and labels (n,)", got, "give one class index per row of logits")
+        raise UsageError(
+            expected="logits (n, c) and labels (n,)", got=got, fix="give one class index per row of logits"
+        )
     _check_smoothing(label_smoothing)
     log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)
@@ -57,4 +59,6 @@ def cross_entropy_floor(n_classes: int, label_smoothing: float = 0.0) -> float:
 
 def _check_smoothing(label_smoothing: float) -> None:
     if not 0 <= label_smoothing < 1:
-        raise UsageError("label_smoothing in [0, 1)", f"{label_smoothing}", "0.1 is usual", "label_smoothing")
+        raise UsageError(
+            expected="label_smoothing in [0, 1)", got=f"{label_smoothing}", fix="0.1 is usual", where="label_smoothing"
+        )

@@ -52,7 +52,9 @@ def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float =
     """
     if similarities.ndim != 2 or 0 in similarities.shape or temperature <= 0:
         got = f"{tuple(similarities.shape)} and {temperature}"
-        raise UsageError("similarities (n, m), not empty, and temperature > 0", got, "change them", "sinkhorn")
+        raise UsageError(
+            expected="similarities (n, m), not empty, and temperature > 0", got=got, fix="change them", where="sinkhorn"
+        )
     n, m = similarities.shape
     scores = similarities.to(torch.promote_types(similarities.dtype, torch.float32)) / temperature
     rows = -math.log(n) - scores.logsumexp(1)
@@ -86,7 +88,9 @@ def transport_targets(
     """
     if images.ndim != 2 or images.shape != texts.shape:
         got = f"{tuple(images.shape)} and {tuple(texts.shape)}"
-        raise UsageError("image and text features (n, d)", got, "give one caption per image", "distillation")
+        raise UsageError(
+            expected="image and text features (n, d)", got=got, fix="give one caption per image", where="distillation"
+        )
     images, texts = (F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in (images, texts))
     similarities = images @ texts.T
     if within:
@@ -116,7 +120,12 @@ def distillation_loss(
     check_alpha(alpha)
     if logits_per_image.shape != targets.per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(targets.per_image.shape)}"
-        raise UsageError("logits (n, n) and targets (n, n)", got, "take both from the same batch", "distillation")
+        raise UsageError(
+            expected="logits (n, n) and targets (n, n)",
+            got=got,
+            fix="take both from the same batch",
+            where="distillation",
+        )
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     per_image, per_text = (target.to(logits) for target in targets)
     taught = (F.cross_entropy(logits, per_image) + F.cross_entropy(logits.T, per_text)) / 2
@@ -136,7 +145,7 @@ def distillation_floor(targets: SoftTargets, alpha: float = 0.5, caption_ids: Te
 def check_alpha(alpha: float) -> None:
     """Refuse a share of the teacher outside [0, 1]."""
     if not 0 <= alpha <= 1:
-        raise UsageError("alpha in [0, 1]", f"{alpha}", "0.5 is the authors'", "distillation")
+        raise UsageError(expected="alpha in [0, 1]", got=f"{alpha}", fix="0.5 is the authors'", where="distillation")
 
 
 def _shared(caption_ids: Tensor, like: Tensor) -> Tensor:

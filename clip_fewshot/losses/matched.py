@@ -26,7 +26,7 @@ def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
     """
     if logits_per_image.ndim != 2 or matches.shape != logits_per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(matches.shape)}"
-        raise UsageError("logits (n, k) and matches (n, k)", got, "give one entry per pair")
+        raise UsageError(expected="logits (n, k) and matches (n, k)", got=got, fix="give one entry per pair")
     _check(matches)
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     share = matches.to(logits)
@@ -43,5 +43,7 @@ def matched_floor(matches: Tensor) -> float:
 def _check(matches: Tensor) -> None:
     if not (bool(matches.any(1).all()) and bool(matches.any(0).all())):
         raise UsageError(
-            "a true caption for each image, an image for each caption", "an empty row or column", "drop it"
+            expected="a true caption for each image, an image for each caption",
+            got="an empty row or column",
+            fix="drop it",
         )

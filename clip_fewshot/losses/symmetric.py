@@ -38,7 +38,7 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
     if logits_per_image.shape != (n, n) or (caption_ids is not None and caption_ids.shape != (n,)):
         ids = None if caption_ids is None else tuple(caption_ids.shape)
         got = f"{tuple(logits_per_image.shape)} and {ids}"
-        raise UsageError("logits (n, n) and caption_ids (n,)", got, "give one caption per image")
+        raise UsageError(expected="logits (n, n) and caption_ids (n,)", got=got, fix="give one caption per image")
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     if caption_ids is None:
         target = torch.arange(n, device=logits.device)

@@ -109,7 +109,12 @@ def squared_distances(rows: FloatArray, numbers: IndexArray, queries: FloatArray
 
 def _check(k: int, available: int) -> None:
     if not 1 <= k <= available:
-        raise UsageError(f"1 to {available:,} neighbours", f"{k}", "ask for fewer or bring more rows", "nearest")
+        raise UsageError(
+            expected=f"1 to {available:,} neighbours",
+            got=f"{k}",
+            fix="ask for fewer or bring more rows",
+            where="nearest",
+        )
 
 
 def _proven(rows: FloatArray, queries: FloatArray, own: IndexArray | None, k: int) -> KNN:

@@ -44,5 +44,10 @@ TEXTUAL = ("mcm", "negative-labels")  # the constructor needs text features of c
 def build_detector(name: str, **options: Any) -> Detector:
     """The detector called ``name`` in ``DETECTORS``."""
     if name not in DETECTORS:
-        raise UsageError(f"a detector out of {sorted(DETECTORS)}", repr(name), "check the spelling", "detector")
+        raise UsageError(
+            expected=f"a detector out of {sorted(DETECTORS)}",
+            got=repr(name),
+            fix="check the spelling",
+            where="detector",
+        )
     return DETECTORS[name](**options)

@@ -50,7 +50,9 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """
         X = validate_data(self, X, dtype=np.float64)
         if self.n_neighbors < 1:
-            raise UsageError("n_neighbors >= 1", str(self.n_neighbors), "choose 1 or more", "KNNDetector")
+            raise UsageError(
+                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="KNNDetector"
+            )
         rows = unit_distinct(X, self.n_neighbors)
         self.kept_, self.rows_ = rows.kept, rows.distinct
         if rows.found is None or len(self.rows_) < 2:

@@ -56,14 +56,16 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """
         X = validate_data(self, X, dtype=np.float64)
         if self.n_neighbors < 1:
-            raise UsageError("n_neighbors >= 1", str(self.n_neighbors), "choose 1 or more", "LOFDetector")
+            raise UsageError(
+                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="LOFDetector"
+            )
         unit = normalize(X)
         found = nearest_others(unit, min(self.n_neighbors + 1, len(unit) - 1)) if len(unit) > 1 else None
         self.kept_ = distinct(unit, found)
         self.rows_ = unit if len(self.kept_) == len(unit) else unit[self.kept_]
         if found is None or len(self.rows_) < 3:
             got = f"{len(self.rows_)} (n_samples = {len(X)}, n_features = {X.shape[1]})"
-            raise UsageError("3 distinct rows or more", got, "add images", "LOFDetector")
+            raise UsageError(expected="3 distinct rows or more", got=got, fix="add images", where="LOFDetector")
         self.n_neighbors_ = n_neighbors_for(
             self.n_neighbors, len(self.rows_), None if y is None else np.asarray(y)[self.kept_]
         )

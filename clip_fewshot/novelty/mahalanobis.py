@@ -50,7 +50,9 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float64)
         if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             fix = "choose a share of the identity, or None"
-            raise UsageError("a shrinkage in (0, 1]", f"{self.shrinkage}", fix, "MahalanobisDetector")
+            raise UsageError(
+                expected="a shrinkage in (0, 1]", got=f"{self.shrinkage}", fix=fix, where="MahalanobisDetector"
+            )
         rows = unit_distinct(X)
         self.kept_ = rows.kept
         labels = np.zeros(len(rows.kept), dtype=np.int64)

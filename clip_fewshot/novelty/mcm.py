@@ -49,7 +49,9 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         if len(self.concepts_) < 2 or not self.temperature > 0:
             got = f"{len(self.concepts_)} at {self.temperature:g}"
             fix = "give the names of all known classes, or use negative-labels"
-            raise UsageError("2 concepts or more at a temperature above 0", got, fix, "MCMDetector")
+            raise UsageError(
+                expected="2 concepts or more at a temperature above 0", got=got, fix=fix, where="MCMDetector"
+            )
         rows = unit_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
         self.offset_ = own_offset(self.loo_scores_)

@@ -34,7 +34,7 @@ def mine_negatives(concepts: FloatArray, words: FloatArray, count: int) -> Index
     """
     if not 1 <= count <= len(words):
         fix = "ask for fewer, or bring more words"
-        raise UsageError(f"a count in 1 to {len(words):,}", str(count), fix, "mine_negatives")
+        raise UsageError(expected=f"a count in 1 to {len(words):,}", got=str(count), fix=fix, where="mine_negatives")
     cosines = normalize(np.asarray(words, np.float64)) @ normalize(np.asarray(concepts, np.float64)).T
     return np.asarray(np.argsort(np.quantile(cosines, 1 - NEAR, axis=1), kind="stable")[:count])
 
@@ -84,7 +84,9 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         negatives = checked_texts(self.negatives, "negatives", X.shape[1], where)
         if not self.temperature > 0 or self.groups < 1:
             got = f"{self.temperature:g} and {self.groups}"
-            raise UsageError("a temperature above 0 and 1 group or more", got, "choose others", where)
+            raise UsageError(
+                expected="a temperature above 0 and 1 group or more", got=got, fix="choose others", where=where
+            )
         self.negatives_ = negatives[generator(self.seed, "groups of negatives").permutation(len(negatives))]
         rows = unit_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)

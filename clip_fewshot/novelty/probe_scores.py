@@ -59,7 +59,7 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         if len(counts) - (counts.min() == 1) < 2:
             got = f"{len(counts)}, of {counts.tolist()} distinct images"
             fix = "add images, or choose a detector without a probe, such as lof"
-            raise UsageError("2 classes or more whichever image is left out", got, fix, name)
+            raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
         left_out = left_out_logits(rows.distinct, labels, self.C, left_out_parts(labels, REFITS))
         self.loo_scores_ = self.normality(left_out)

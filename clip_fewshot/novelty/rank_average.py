@@ -51,7 +51,12 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float64)
         members = [KNNDetector(), MahalanobisDetector()] if self.members is None else self.members
         if not members:
-            raise UsageError("1 member or more", "none", "name some, or leave members out", "RankAverageDetector")
+            raise UsageError(
+                expected="1 member or more",
+                got="none",
+                fix="name some, or leave members out",
+                where="RankAverageDetector",
+            )
         self.members_ = _fitted(members, X, y)
         rows = unit_distinct(X)
         self.kept_ = rows.kept

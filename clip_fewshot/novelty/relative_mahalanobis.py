@@ -44,7 +44,12 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         X = validate_data(self, X, dtype=np.float64)
         if y is None or len(np.unique(np.asarray(y))) < 2:
             fix = "give y with two classes, or use mahalanobis"
-            raise UsageError("2 classes or more", "none" if y is None else "1", fix, "RelativeMahalanobisDetector")
+            raise UsageError(
+                expected="2 classes or more",
+                got="none" if y is None else "1",
+                fix=fix,
+                where="RelativeMahalanobisDetector",
+            )
         self.parts_ = tuple(MahalanobisDetector(self.shrinkage).fit(X, labels) for labels in (y, None))
         self._learn()
         return self

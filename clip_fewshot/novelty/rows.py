@@ -41,7 +41,9 @@ def unit_distinct(X: FloatArray, neighbours: int = 1) -> UnitRows:
 def too_few(expected: str, rows: UnitRows, where: str) -> UsageError:
     """The refusal of a support set with too few distinct images."""
     n, d = rows.unit.shape
-    return UsageError(expected, f"{len(rows.kept)} (n_samples = {n}, n_features = {d})", "add images", where)
+    return UsageError(
+        expected=expected, got=f"{len(rows.kept)} (n_samples = {n}, n_features = {d})", fix="add images", where=where
+    )
 
 
 def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
@@ -52,7 +54,7 @@ def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
     """
     if y is None:
         fix = "give y, or choose a detector that needs none, such as lof"
-        raise UsageError("the classes of the images", "none", fix, where)
+        raise UsageError(expected="the classes of the images", got="none", fix=fix, where=where)
     return np.asarray(np.unique(np.asarray(y)[rows.kept], return_inverse=True)[1])
 
 

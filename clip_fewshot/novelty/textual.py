@@ -17,11 +17,13 @@ def checked_texts(texts: FloatArray | None, what: str, n_features: int, where: s
     """
     if texts is None:
         fix = "encode them with the text tower of the same model (encode_texts)"
-        raise UsageError(f"{what}, (rows, {n_features}) text features", "none", fix, where)
+        raise UsageError(expected=f"{what}, (rows, {n_features}) text features", got="none", fix=fix, where=where)
     rows = np.asarray(texts, dtype=np.float64)
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != n_features:
         fix = "encode them with the text tower of the same model"
-        raise UsageError(f"{what} of shape (rows, {n_features}), as the images'", f"{rows.shape}", fix, where)
+        raise UsageError(
+            expected=f"{what} of shape (rows, {n_features}), as the images'", got=f"{rows.shape}", fix=fix, where=where
+        )
     if not np.isfinite(rows).all():
-        raise UsageError(f"finite {what}", "nan or inf", "encode them again", where)
+        raise UsageError(expected=f"finite {what}", got="nan or inf", fix="encode them again", where=where)
     return np.asarray(normalize(rows))

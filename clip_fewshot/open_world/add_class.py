@@ -136,7 +136,7 @@ def first_of_each(pictures: ImageDataset, taken: Collection[str]) -> IndexArray:
     first = {digest: row for row, digest in reversed([*enumerate(pictures.digests)]) if digest not in taken}
     if not first:
         got = "none" if not len(pictures) else "pictures that have their class already"
-        raise UsageError("pictures to make a class of", got, "choose others", "extension")
+        raise UsageError(expected="pictures to make a class of", got=got, fix="choose others", where="extension")
     return np.array(sorted(first.values()), dtype=np.int64)
 
 
@@ -144,7 +144,9 @@ def each_once(digests: Mapping[str, Sequence[str]]) -> set[str]:
     """The pictures of all classes, none of which is in two."""
     every = [digest for part in digests.values() for digest in part]
     if len(set(every)) < len(every):
-        raise UsageError("a picture in one class", "one in several", "decide for one of them", "extension")
+        raise UsageError(
+            expected="a picture in one class", got="one in several", fix="decide for one of them", where="extension"
+        )
     return set(every)
 
 
@@ -172,7 +174,9 @@ class Extender:
         known = before.known.joined(more)
         if needs_pictures(self.recipe.params, self.views, before.rejector) and known.pictures is None:
             fix = "fit it again, or save it again with this release, which keeps them"
-            raise UsageError("the pictures that the model was trained on", "none beside it", fix, "extension")
+            raise UsageError(
+                expected="the pictures that the model was trained on", got="none beside it", fix=fix, where="extension"
+            )
         refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
         change = self._refitted_on_known if refit else self._extended_on_known
         if refit:
@@ -190,7 +194,9 @@ class Extender:
     def _added(self, model: TunedModel, known: FloatArray, new: FloatArray, labels: LabelArray) -> TunedModel:
         probe = model.probe
         if probe is None:
-            raise UsageError("a model with a probe", "one with a head", "train it again", "extension")
+            raise UsageError(
+                expected="a model with a probe", got="one with a head", fix="train it again", where="extension"
+            )
         return replace(model, probe=_with_classes(probe, known, new, labels))
 
     def _tuned(self, model: TunedModel, known: KnownPictures) -> FloatArray:

@@ -112,7 +112,9 @@ class OpenWorldClassifier:
         )
         if choice is None:
             fix = "add pictures, or use FewShotClassifier, which never says unknown"
-            raise UsageError("two pictures of each class or more", "one of some class", fix, "support set")
+            raise UsageError(
+                expected="two pictures of each class or more", got="one of some class", fix=fix, where="support set"
+            )
         rejector = fit_rejector(model.backbone, model.recipe_, data, frozen, choice, names=names, per_class=per_class)
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
@@ -159,7 +161,12 @@ class OpenWorldClassifier:
             UsageError: the model does not work :attr:`from_features`.
         """
         if not self.from_features:
-            raise UsageError("a model on frozen features", "one that looks further", "give the pictures", "seen")
+            raise UsageError(
+                expected="a model on frozen features",
+                got="one that looks further",
+                fix="give the pictures",
+                where="seen",
+            )
         return Sight(features, features, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
@@ -178,7 +185,12 @@ class OpenWorldClassifier:
         truth = test.label_space.decode(test.required_labels())
         self.model.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
         if not truth:
-            raise UsageError("pictures that no class was named on", f"{left_out} that were", "add others", "score")
+            raise UsageError(
+                expected="pictures that no class was named on",
+                got=f"{left_out} that were",
+                fix="add others",
+                where="score",
+            )
         right = [said.label == name for said, name in zip(self.judge(self.look(test)), truth, strict=True)]
         notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
         return replace(interval([np.array(right)]), notes=notes)
@@ -194,7 +206,12 @@ class OpenWorldClassifier:
         ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
         """
         if not any(len(part.pictures) for part in self.unknown_):
-            raise UsageError("pictures that were called unknown", "none", "predict some pictures first", "discover")
+            raise UsageError(
+                expected="pictures that were called unknown",
+                got="none",
+                fix="predict some pictures first",
+                where="discover",
+            )
         pictures, features, p = joined(self.unknown_)
         self.discovery_ = discover_classes(features, reference=self.reference_, seed=self.model.seed)
         return groups_of(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
@@ -230,7 +247,7 @@ class OpenWorldClassifier:
             UsageError: nothing was named.
         """
         if not self._steps:
-            raise UsageError("a naming", "none", "name something first", "undo")
+            raise UsageError(expected="a naming", got="none", fix="name something first", where="undo")
         step = self._steps.pop()
         self._become(step.before)
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]

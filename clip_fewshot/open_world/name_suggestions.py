@@ -92,7 +92,9 @@ def suggest_names(
     if not len(features) or not spoken or not listed or not 0 < alpha < 1:
         got = f"{len(features)}, {len(spoken)}, {len(listed)} and {alpha:g}"
         expected = "a picture, a known class and a word or more, and alpha in (0, 1)"
-        raise UsageError(expected, got, "pass the group's features and its reference", "suggest_names")
+        raise UsageError(
+            expected=expected, got=got, fix="pass the group's features and its reference", where="suggest_names"
+        )
     vocabulary = list(dict.fromkeys([*listed, *spoken]))
     directions = word_directions(backbone, vocabulary, templates)
     directions = _unit(directions - directions[: len(listed)].mean(axis=0))

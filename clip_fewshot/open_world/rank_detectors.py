@@ -70,7 +70,9 @@ def select_detector(
     counts = [len(rounds) for _, rounds in candidates.values()]
     if len(set(counts)) != 1 or not counts[0]:
         raise UsageError(
-            "candidates with the same number of rounds, >= 1", f"{counts}", "hide the same classes for each"
+            expected="candidates with the same number of rounds, >= 1",
+            got=f"{counts}",
+            fix="hide the same classes for each",
         )
     results, refusals = [], []
     for name, (make, rounds) in candidates.items():

@@ -135,7 +135,9 @@ def _by_class(offered: Sequence[Alternative], detector: str) -> list[Alternative
     """Those that full conformal or leave-one-out can rank within each class."""
     if detector not in (AUTO, *SCHEMES):
         fix = f"choose one of {', '.join(SCHEMES)}, or leave it to {AUTO}"
-        raise UsageError("a detector that can be calibrated per class", repr(detector), fix, "per_class")
+        raise UsageError(
+            expected="a detector that can be calibrated per class", got=repr(detector), fix=fix, where="per_class"
+        )
     return [one for one in offered if one.detector in SCHEMES and not is_tuned(one.space)]
 
 

@@ -90,7 +90,12 @@ def named_groups(module: nn.Module, peak_lr: float, weight_decay: float, rates: 
     empty = [start for start in rates if not chosen[start]]
     if empty:
         some = ", ".join(sorted({name.split(".")[0] for name in trained}))
-        raise UsageError(f"names of trained parameters ({some}, ...)", f"{empty}", "check the spelling", "rates")
+        raise UsageError(
+            expected=f"names of trained parameters ({some}, ...)",
+            got=f"{empty}",
+            fix="check the spelling",
+            where="rates",
+        )
     return [
         group
         for start, parameters in chosen.items()
@@ -165,7 +170,9 @@ class Optimizer:
         """Take over what :meth:`tensors` gave, in another process perhaps."""
         mine = self.tensors()
         if {k: (v.shape, v.dtype) for k, v in mine.items()} != {k: (v.shape, v.dtype) for k, v in saved.items()}:
-            raise ArtifactError("moments of the same parameters", "others", "train what was trained before")
+            raise ArtifactError(
+                expected="moments of the same parameters", got="others", fix="train what was trained before"
+            )
         for key, value in saved.items():
             mine[key].copy_(value)
         self.taken = int(saved["taken"])

@@ -45,10 +45,14 @@ class EmbeddingView:
         where = f"EmbeddingView {self.title!r}"
         if self.images.ndim != 2 or self.texts.ndim != 2 or self.images.shape[1] != self.texts.shape[1]:
             shapes = f"{self.images.shape} and {self.texts.shape}"
-            raise UsageError("images (n, d) and texts (c, d)", shapes, "pass one common space", where)
+            raise UsageError(
+                expected="images (n, d) and texts (c, d)", got=shapes, fix="pass one common space", where=where
+            )
         if len(self.labels) != len(self.images) or len(self.texts) not in (0, len(self.names)):
             rows = f"{len(self.images)} images, {len(self.labels)} labels, {len(self.texts)} texts"
-            raise UsageError("a label per image and a text per name", rows, "align the rows", where)
+            raise UsageError(
+                expected="a label per image and a text per name", got=rows, fix="align the rows", where=where
+            )
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,16 @@ class NoveltyView:
         if not len(self.known_scores) or not len(self.novel_scores):
             sizes = f"{len(self.known_scores)} known and {len(self.novel_scores)} novel"
             raise UsageError(
-                "scores of known and of novel images", sizes, "leave RunRecord.novelty None", "NoveltyView"
+                expected="scores of known and of novel images",
+                got=sizes,
+                fix="leave RunRecord.novelty None",
+                where="NoveltyView",
             )
         if len(self.false_alarm) != len(self.miss):
             sizes = f"{len(self.false_alarm)} and {len(self.miss)}"
-            raise UsageError("as many false-alarm as miss rates", sizes, "pass one curve", "NoveltyView")
+            raise UsageError(
+                expected="as many false-alarm as miss rates", got=sizes, fix="pass one curve", where="NoveltyView"
+            )
 
 
 class ShotPoint(NamedTuple):

@@ -30,5 +30,7 @@ EXTENSIBLE: dict[str, type[Probe]] = {"logistic": LinearProbe, "prototype": Prot
 def build_probe(name: str, **options: Any) -> Any:
     """The probe called ``name`` in ``PROBES``."""
     if name not in PROBES:
-        raise UsageError(f"a probe out of {sorted(PROBES)}", repr(name), "check the spelling", "probe")
+        raise UsageError(
+            expected=f"a probe out of {sorted(PROBES)}", got=repr(name), fix="check the spelling", where="probe"
+        )
     return PROBES[name](**options)

@@ -76,7 +76,7 @@ def with_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
     """``classes`` and, at their end, ``label``."""
     if label in classes.tolist():
         fix = "choose another name, or fit again with its pictures"
-        raise UsageError("a class that the probe does not know", repr(label), fix, "label")
+        raise UsageError(expected="a class that the probe does not know", got=repr(label), fix=fix, where="label")
     return np.append(classes, np.array([label], dtype=None if classes.dtype.kind in "US" else classes.dtype))
 
 

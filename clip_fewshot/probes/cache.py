@@ -52,10 +52,17 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "cache")
+            raise UsageError(
+                expected="labels of at least 2 classes",
+                got="one class",
+                fix="add images of another class",
+                where="cache",
+            )
         for name, value in (("beta", self.beta), ("scale", self.scale)):
             if value is not None and not value > 0:
-                raise UsageError(f"{name} > 0", str(value), "choose a positive number, or None", "cache")
+                raise UsageError(
+                    expected=f"{name} > 0", got=str(value), fix="choose a positive number, or None", where="cache"
+                )
         unit = unit_rows(X)
         self.centre_ = unit.mean(axis=0)
         order = np.argsort(labels, kind="stable")

@@ -67,7 +67,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError("samples of at least 2 classes", "1 class", "add samples of another class", "y")
+            raise UsageError(
+                expected="samples of at least 2 classes", got="1 class", fix="add samples of another class", where="y"
+            )
         features = torch.tensor(X, dtype=torch.float32)
         labels = torch.tensor(encoded)
         head = self._start(features, labels)
@@ -107,7 +109,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train(self, head: nn.Module, features: Tensor, labels: Tensor) -> float:
         parameters = list(head.parameters())
         if not parameters:
-            raise UsageError("a head with something to train", repr(self.head), "choose another head", "head")
+            raise UsageError(
+                expected="a head with something to train", got=repr(self.head), fix="choose another head", where="head"
+            )
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         steps_per_epoch = -(-len(features) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * steps_per_epoch)
@@ -120,7 +124,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 optimizer.step()
                 schedule.step()
         if not torch.isfinite(loss):
-            raise DivergedError("a finite training loss", f"{loss.item()}", "lower lr", "HeadClassifier.fit")
+            raise DivergedError(
+                expected="a finite training loss", got=f"{loss.item()}", fix="lower lr", where="HeadClassifier.fit"
+            )
         return float(loss.detach())
 
     @torch.no_grad()

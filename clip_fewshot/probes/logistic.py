@@ -62,7 +62,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "LinearProbe")
+            raise UsageError(
+                expected="labels of at least 2 classes",
+                got="one class",
+                fix="add images of another class",
+                where="LinearProbe",
+            )
         small = X.size * len(self.classes_) < SMALL
         with _threads().limit(limits=1 if small else None, user_api="blas"):
             basis = centred_rows(unit_rows(X))
@@ -76,7 +81,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.C_at_edge_, self.note_ = False, ""
         if self.C is not None:
             if not self.C > 0:
-                raise UsageError("C > 0", str(self.C), "choose a positive number, or None to search", "LinearProbe")
+                raise UsageError(
+                    expected="C > 0",
+                    got=str(self.C),
+                    fix="choose a positive number, or None to search",
+                    where="LinearProbe",
+                )
             self.C_ = float(self.C)
             return None
         folds = usable(stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels)
@@ -117,7 +127,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         if known is None or not len(known):
-            raise UsageError("features of known pictures", "none", "pass those that the probe was fitted on", "known")
+            raise UsageError(
+                expected="features of known pictures",
+                got="none",
+                fix="pass those that the probe was fitted on",
+                where="known",
+            )
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows = np.vstack([np.asarray(known, np.float64), X])
         extended = copy.copy(self)

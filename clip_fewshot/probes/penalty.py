@@ -117,7 +117,7 @@ def chosen(search: Sequence[SearchedC]) -> SearchedC:
 def stratified(labels: LabelArray, n_folds: int, seed: int) -> Folds:
     """``n_folds`` folds, at most as many as the largest class has rows; each class is dealt out in turn."""
     if n_folds < 2:
-        raise UsageError("at least 2 folds", str(n_folds), "raise it, or give C", "LinearProbe")
+        raise UsageError(expected="at least 2 folds", got=str(n_folds), fix="raise it, or give C", where="LinearProbe")
     n_folds = min(n_folds, int(np.bincount(labels).max()))
     order = generator(seed, "probe folds").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]

@@ -47,9 +47,16 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError("labels of at least 2 classes", "one class", "add images of another class", "prototype")
+            raise UsageError(
+                expected="labels of at least 2 classes",
+                got="one class",
+                fix="add images of another class",
+                where="prototype",
+            )
         if self.scale is not None and not self.scale > 0:
-            raise UsageError("scale > 0", str(self.scale), "choose a positive number, or None", "prototype")
+            raise UsageError(
+                expected="scale > 0", got=str(self.scale), fix="choose a positive number, or None", where="prototype"
+            )
         unit = unit_rows(X)
         self.centre_ = unit.mean(axis=0)
         rows = unit_rows(unit - self.centre_)

@@ -20,7 +20,12 @@ Check = Callable[[Any, str], None]
 
 def _refuse(expected: str, got: Any, where: str) -> None:
     shown = repr(got)
-    raise ArtifactError(expected, shown if len(shown) < 80 else f"{shown[:77]}...", "write results of schema 1", where)
+    raise ArtifactError(
+        expected=expected,
+        got=shown if len(shown) < 80 else f"{shown[:77]}...",
+        fix="write results of schema 1",
+        where=where,
+    )
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Check:

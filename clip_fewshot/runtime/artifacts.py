@@ -26,7 +26,12 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     if (folder / MANIFEST).exists():
         _read_manifest(folder, kind)
     elif folder.exists() and not all(_left_by_kill(path) for path in folder.iterdir()):
-        raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(folder))
+        raise ResourceError(
+            expected="an empty or new folder",
+            got="one that holds other files",
+            fix="choose another one",
+            where=str(folder),
+        )
     entries = {}
     for name, data in files.items():
         digest, logical = sha256_bytes(data), Path(name)
@@ -61,14 +66,14 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, by
             data = path.read_bytes()
         except OSError as error:
             raise ArtifactError(
-                f"a readable {name}", str(error), "restore the folder from a copy", str(path)
+                expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
             ) from error
         if sha256_bytes(data) != entry["sha256"]:
             raise ArtifactError(
-                f"SHA-256 {entry['sha256'][:12]}...",
-                f"{sha256_bytes(data)[:12]}...",
-                "the file is damaged: restore it",
-                str(path),
+                expected=f"SHA-256 {entry['sha256'][:12]}...",
+                got=f"{sha256_bytes(data)[:12]}...",
+                fix="the file is damaged: restore it",
+                where=str(path),
             )
         files[name] = data
     return manifest["meta"], files
@@ -79,22 +84,35 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         expected = f"a folder with a saved {kind or 'model'}"
-        raise ArtifactError(expected, "no manifest.json in it", "check the path", str(folder))
+        raise ArtifactError(expected=expected, got="no manifest.json in it", fix="check the path", where=str(folder))
     manifest: dict[str, Any] = read_json(path)
     well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
     if not well_formed:
-        raise ArtifactError("a manifest of clip_fewshot", "other content", "restore the folder from a copy", str(path))
+        raise ArtifactError(
+            expected="a manifest of clip_fewshot",
+            got="other content",
+            fix="restore the folder from a copy",
+            where=str(path),
+        )
     if manifest["schema"] != SCHEMA:
         raise ArtifactError(
-            f"schema {SCHEMA}", f"schema {manifest['schema']}", "use the release that wrote it", str(path)
+            expected=f"schema {SCHEMA}",
+            got=f"schema {manifest['schema']}",
+            fix="use the release that wrote it",
+            where=str(path),
         )
     if kind not in (None, manifest["kind"]):
-        raise ArtifactError(f"a saved {kind}", f"a saved {manifest['kind']}", "check the path", str(folder))
+        raise ArtifactError(
+            expected=f"a saved {kind}", got=f"a saved {manifest['kind']}", fix="check the path", where=str(folder)
+        )
     digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
     names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
     if digest != manifest["meta_sha256"] or not names_plain:
         raise ArtifactError(
-            "the manifest as it was written", "a changed one", "restore the folder from a copy", str(path)
+            expected="the manifest as it was written",
+            got="a changed one",
+            fix="restore the folder from a copy",
+            where=str(path),
         )
     return manifest
 

@@ -24,9 +24,16 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     kind = str(name).split(":")[0]
     if kind not in available:
-        raise UsageError(f"a device out of {', '.join(DEVICES)}", repr(str(name)), "choose one of them", "device")
+        raise UsageError(
+            expected=f"a device out of {', '.join(DEVICES)}",
+            got=repr(str(name)),
+            fix="choose one of them",
+            where="device",
+        )
     if not available[kind]:
-        raise ResourceError(f"a {kind} device", "none that torch can use", "choose another, or auto", "device")
+        raise ResourceError(
+            expected=f"a {kind} device", got="none that torch can use", fix="choose another, or auto", where="device"
+        )
     return torch.device(name)
 
 

@@ -91,7 +91,9 @@ def resumable(path: Path) -> Iterator[BinaryIO]:
                 _lock_file(guard.fileno())
             except OSError:
                 fix = "wait for it and run again"
-                raise ResourceError("a file that nobody else writes", "another process at it", fix, str(path)) from None
+                raise ResourceError(
+                    expected="a file that nobody else writes", got="another process at it", fix=fix, where=str(path)
+                ) from None
             with partial.open("ab") as file:
                 yield file
                 file.flush()
@@ -141,7 +143,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise ArtifactError(
-            "a JSON file written by clip_fewshot", str(error), "restore or delete it", str(path)
+            expected="a JSON file written by clip_fewshot", got=str(error), fix="restore or delete it", where=str(path)
         ) from error
 
 
@@ -166,10 +168,10 @@ def run_lock(folder: Path) -> Iterator[None]:
         except OSError:
             owner = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() if hasattr(os, "pread") else ""
             raise ResourceError(
-                "a folder that no other run writes to",
-                f"one held by {owner or 'another process'}",
-                "wait for it, or choose another --out",
-                str(folder),
+                expected="a folder that no other run writes to",
+                got=f"one held by {owner or 'another process'}",
+                fix="wait for it, or choose another --out",
+                where=str(folder),
             ) from None
         owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
         os.ftruncate(handle, 0)
@@ -199,9 +201,13 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
             got = f"{free:,} free ({error.strerror})"
-            raise ResourceError(f"{needed:,} bytes of disk", got, "free some space and run again", str(path)) from error
+            raise ResourceError(
+                expected=f"{needed:,} bytes of disk", got=got, fix="free some space and run again", where=str(path)
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
-            raise ResourceError("a place to write to", str(error), "choose another folder", str(path)) from error
+            raise ResourceError(
+                expected="a place to write to", got=str(error), fix="choose another folder", where=str(path)
+            ) from error
         raise
 
 

@@ -167,7 +167,9 @@ class _Worker:
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         fix = "it may have lacked memory: go on with --resume and fewer --jobs; what was finished is kept"
-        return ResourceError("workers that live as long as the run", f"one that ended by {how}", fix, "--jobs")
+        return ResourceError(
+            expected="workers that live as long as the run", got=f"one that ended by {how}", fix=fix, where="--jobs"
+        )
 
 
 @contextmanager

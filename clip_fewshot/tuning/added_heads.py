@@ -63,7 +63,9 @@ class HeadedTower(TextTower):
         if isinstance(self.head, nn.Linear):
             _follow(self.base.tail(), self.head.weight)
         elif self.head is not None:
-            raise UsageError("a linear head", type(self.head).__name__, "keep it as it is", "merged")
+            raise UsageError(
+                expected="a linear head", got=type(self.head).__name__, fix="keep it as it is", where="merged"
+            )
         return self.base
 
 
@@ -152,4 +154,6 @@ def _follow(tail: Tail, weight: Tensor) -> None:
         tail.projection.weight.copy_(weight.double() @ tail.projection.weight.double())
     else:
         fix = "train without a head"
-        raise UsageError("a tower that ends in a linear projection", type(tail).__name__, fix, "--head linear")
+        raise UsageError(
+            expected="a tower that ends in a linear projection", got=type(tail).__name__, fix=fix, where="--head linear"
+        )

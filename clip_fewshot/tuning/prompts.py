@@ -133,11 +133,11 @@ class PromptedTransformer(VisionTransformer):
         first = min((int(i) for i in self.prompts), default=self.n_blocks)
         if 0 < n < self.n_blocks - first:
             raise UsageError(
-                f"prompts in the last {n} blocks only, the others being run once per image and frozen",
-                f"prompts from block {first + 1} of {self.n_blocks} on",
-                f"train the last {self.n_blocks - first}, give prompts to the last {n} (depth={n}), or take the long "
-                "way: train_contrastive runs every block at each step",
-                "visual prompts",
+                expected=f"prompts in the last {n} blocks only, the others being run once per image and frozen",
+                got=f"prompts from block {first + 1} of {self.n_blocks} on",
+                fix=f"train the last {self.n_blocks - first}, give prompts to the last {n} (depth={n}), or use "
+                "train_contrastive, which runs every block at each step",
+                where="visual prompts",
             )
 
 
@@ -165,11 +165,16 @@ def prompted(
     base = result.visual
     if not isinstance(base, VisionTransformer) or isinstance(base, PromptedTransformer):
         fix = "choose a ViT without prompts"
-        raise UsageError("an image tower with a class token, OpenAI's ViT", type(base).__name__, fix, "prompted")
+        raise UsageError(
+            expected="an image tower with a class token, OpenAI's ViT",
+            got=type(base).__name__,
+            fix=fix,
+            where="prompted",
+        )
     depth = base.n_blocks if depth is None else depth
     if n_prompts < 0 or not 1 <= depth <= base.n_blocks:
         expected = f"n_prompts >= 0 and depth in 1..{base.n_blocks}"
-        raise UsageError(expected, f"{n_prompts} and {depth}", "change them", "prompted")
+        raise UsageError(expected=expected, got=f"{n_prompts} and {depth}", fix="change them", where="prompted")
     blocks = range(depth) if first else range(base.n_blocks - depth, base.n_blocks)
     with rng.torch_seeded(seed, "visual prompts"):
         tower = PromptedTransformer(base, n_prompts, blocks).train(base.training)
@@ -206,7 +211,9 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
     meta, files = load_artifact(Path(folder), KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
-        raise ArtifactError(expected, got, "pass the backbone that the prompts were trained on", str(folder))
+        raise ArtifactError(
+            expected=expected, got=got, fix="pass the backbone that the prompts were trained on", where=str(folder)
+        )
     state = safetensors.torch.load(files[WEIGHTS])
     prompts = [tensor for name, tensor in state.items() if name != CLASS_TOKEN]
     first = CLASS_TOKEN in state
@@ -219,5 +226,10 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
 
 def _tower(backbone: Backbone) -> PromptedTransformer:
     if not isinstance(backbone.visual, PromptedTransformer):
-        raise UsageError("a backbone with visual prompts", backbone.name, "make one with prompted()", "visual prompts")
+        raise UsageError(
+            expected="a backbone with visual prompts",
+            got=backbone.name,
+            fix="make one with prompted()",
+            where="visual prompts",
+        )
     return backbone.visual

@@ -33,7 +33,7 @@ def main(options: Options) -> int:
             case = import_module(f"experiments.benchmark.cases.{name}")
             missing = case.missing() if hasattr(case, "missing") else ""
             if missing and name in options.cases:
-                raise cf.ResourceError(missing, "none here", "run it where there is one", name)
+                raise cf.ResourceError(expected=missing, got="none here", fix="run it where there is one", where=name)
             if missing:
                 print(f"{name}: skipped, as there is not {missing}", file=sys.stderr)
             else:

@@ -44,6 +44,8 @@ class Options:
             ("--pictures", self.pictures),
         ):
             if value is not None and value < 1:
-                raise cf.UsageError("1 or more", str(value), f"change {flag}", flag)
+                raise cf.UsageError(expected="1 or more", got=str(value), fix=f"change {flag}", where=flag)
         if any(n < 0 for n in self.unfreeze):
-            raise cf.UsageError("0 or more", str(min(self.unfreeze)), "change --unfreeze", "--unfreeze")
+            raise cf.UsageError(
+                expected="0 or more", got=str(min(self.unfreeze)), fix="change --unfreeze", where="--unfreeze"
+            )

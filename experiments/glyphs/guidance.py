@@ -53,7 +53,12 @@ class Guided(nn.Module):
     def prepare(self, batch: cf.PairBatch, world: cf.World, chunk: int | None) -> None:
         """Remember what is true in the next batch."""
         if not isinstance(batch, GlyphBatch) or world.size > 1:
-            raise cf.UsageError("glyphs on one process", "other batches or more processes", "train on pairs", "batch")
+            raise cf.UsageError(
+                expected="glyphs on one process",
+                got="other batches or more processes",
+                fix="train on pairs",
+                where="batch",
+            )
         self._batch = batch
 
     def floor(self) -> float:
@@ -75,5 +80,7 @@ class Guided(nn.Module):
 
     def _seen(self) -> GlyphBatch:
         if self._batch is None:
-            raise cf.UsageError("a batch that was prepared", "none", "call prepare(batch) first", "Guided")
+            raise cf.UsageError(
+                expected="a batch that was prepared", got="none", fix="call prepare(batch) first", where="Guided"
+            )
         return self._batch

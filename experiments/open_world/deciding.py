@@ -22,7 +22,7 @@ class ReviewOptions(ModelOptions):
     def __post_init__(self) -> None:
         check_names(self.names)
         if self.shown < 1:
-            raise cf.UsageError("1 or more", str(self.shown), "change --shown", "--shown")
+            raise cf.UsageError(expected="1 or more", got=str(self.shown), fix="change --shown", where="--shown")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ class IngestOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise cf.UsageError("1 or more", str(self.batch), "change --batch", "--batch")
+            raise cf.UsageError(expected="1 or more", got=str(self.batch), fix="change --batch", where="--batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,16 @@ class WatchOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not 0 < self.alpha < 1:
-            raise cf.UsageError("a number between 0 and 1", f"{self.alpha:g}", "change --alpha", "--alpha")
+            raise cf.UsageError(
+                expected="a number between 0 and 1", got=f"{self.alpha:g}", fix="change --alpha", where="--alpha"
+            )
 
 
 def init(options: InitOptions) -> int:
     world = opening.saved_model(options.saved, options.model, options.device)
     if world.rejector_ is None:
         fix = 'save one that can say "unknown", as experiments.few_shot does'
-        raise cf.UsageError("a model with a detector", "one without", fix, str(options.saved))
+        raise cf.UsageError(expected="a model with a detector", got="one without", fix=fix, where=str(options.saved))
     refusal = world.rejector_.refusal(world.alpha)
     opening.warn([f"no picture will be called unknown: {refusal}"] if refusal else [])
     names = world.model.label_space_.names

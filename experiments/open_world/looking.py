@@ -34,13 +34,13 @@ class PredictOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise cf.UsageError("1 or more", str(self.top), "change --top", "--top")
+            raise cf.UsageError(expected="1 or more", got=str(self.top), fix="change --top", where="--top")
 
 
 def check_names(names: int) -> None:
     """Refuse less than none."""
     if names < 0:
-        raise cf.UsageError("0 or more", str(names), "change --names", "--names")
+        raise cf.UsageError(expected="0 or more", got=str(names), fix="change --names", where="--names")
 
 
 def words_of(path: Path | None) -> list[str] | None:
@@ -50,9 +50,11 @@ def words_of(path: Path | None) -> list[str] | None:
     try:
         words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise cf.DataError("a text file of names", str(error), "check --words", str(path)) from error
+        raise cf.DataError(
+            expected="a text file of names", got=str(error), fix="check --words", where=str(path)
+        ) from error
     if not words:
-        raise cf.DataError("a name a line", "an empty file", "check --words", str(path))
+        raise cf.DataError(expected="a name a line", got="an empty file", fix="check --words", where=str(path))
     return words
 
 

@@ -144,7 +144,7 @@ def fail(folder: Path) -> None:
     """Rank 1 meets a mistake of the user's, alone."""
     with cf.join_world() as world:
         if world.rank == 1:
-            raise cf.DataError("a picture", "a poem", "look at it", "pictures/7.jpg")
+            raise cf.DataError(expected="a picture", got="a poem", fix="look at it", where="pictures/7.jpg")
         world.barrier()
 
 

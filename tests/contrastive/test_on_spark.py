@@ -22,7 +22,7 @@ Root Cause (first observed failure):
 
 
 def fail() -> bytes:
-    raise DataError("a picture", "a poem", "look at it")
+    raise DataError(expected="a picture", got="a poem", fix="look at it")
 
 
 def test_the_blamed_process_is_named() -> None:

@@ -105,7 +105,7 @@ def test_a_detector_that_refuses_is_a_line_and_not_the_end(monkeypatch: pytest.M
 
     def refusing(scene: Any, support: Any, name: str) -> Any:
         if name == "knn":
-            raise cf.UsageError("more rows", "few", "add some", "knn")
+            raise cf.UsageError(expected="more rows", got="few", fix="add some", where="knn")
         return whole(scene, support, name)
 
     monkeypatch.setattr(detectors, "said", refusing)

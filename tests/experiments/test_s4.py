@@ -61,7 +61,7 @@ def test_what_is_resumed_was_stopped_and_the_comparison_can_fail(pairs: cf.Image
 
 def test_without_spark_its_row_says_so(pairs: cf.ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> bytes:
-        raise cf.ResourceError("Java 17 or later", "none", "install it", "Spark")
+        raise cf.ResourceError(expected="Java 17 or later", got="none", fix="install it", where="Spark")
 
     monkeypatch.setattr(cf, "on_spark", missing)
     found = {"spark": s4_processes.by_spark(pairs, {}, {}), "resume": RESUMED}

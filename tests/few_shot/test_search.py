@@ -136,7 +136,7 @@ def test_twenty_kills_lose_no_finished_trial_and_repeat_none(tmp_path: Path) -> 
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
     def score(params: TuneParams, fold: int) -> float:
         if params.approach == "mlp":
-            raise DivergedError("a finite loss", "nan at step 3 of 60", "lower the learning rates")
+            raise DivergedError(expected="a finite loss", got="nan at step 3 of 60", fix="lower the learning rates")
         return toy_score(params, fold)
 
     records = run_study(SPACE, score, plan(tmp_path))
@@ -269,7 +269,7 @@ class Jumbled(Crew):
 
 def often_failing_score(params: TuneParams, fold: int) -> float:
     if noise("fails", params, fold) > 1.2:
-        raise DivergedError("a finite loss", f"nan in fold {fold}", "lower the learning rates")
+        raise DivergedError(expected="a finite loss", got=f"nan in fold {fold}", fix="lower the learning rates")
     return noisy_score(params, fold)
 
 

@@ -33,7 +33,7 @@ class Tasks:
         return torch.get_num_threads()
 
     def diverge(self) -> None:
-        raise DivergedError("a finite loss", "nan", "lower the rates", "step 3")
+        raise DivergedError(expected="a finite loss", got="nan", fix="lower the rates", where="step 3")
 
     def stumble(self) -> None:
         raise KeyError("a defect")

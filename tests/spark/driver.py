@@ -47,7 +47,7 @@ def tuning(folder: Path, out: str, spark: bool) -> finetune.Options:
 
 def refuse() -> bytes:
     """A mistake of the user's."""
-    raise cf.UsageError("pictures", "poems", "look at them", "poems/")
+    raise cf.UsageError(expected="pictures", got="poems", fix="look at them", where="poems/")
 
 
 def die() -> bytes:

@@ -115,7 +115,9 @@ class Presence:
                 self._heard[rank] = said
 
     def _incomplete(self, got: str, fix: str) -> ResourceError:
-        return ResourceError(f"all {self._size} processes to the end", got, fix, f"rank {self._rank}")
+        return ResourceError(
+            expected=f"all {self._size} processes to the end", got=got, fix=fix, where=f"rank {self._rank}"
+        )
 
 
 def _ranks(ranks: Sequence[int]) -> str:

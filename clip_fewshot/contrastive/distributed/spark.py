@@ -60,7 +60,9 @@ def on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) -> T
                 found = TorchDistributor(processes, local_mode=here, use_gpu=gpu).run(_outcome, here, job, arguments)
         except Exception as error:  # Java's, Spark's, or a RuntimeError that sends the reader to what was printed
             got, fix = _cause(str(error), printed.text), "start again; what was saved can be resumed"
-            raise ResourceError(f"all {processes} processes to the end", got, fix, "Spark") from error
+            raise ResourceError(
+                expected=f"all {processes} processes to the end", got=got, fix=fix, where="Spark"
+            ) from error
     if isinstance(found, ClipFewShotError):
         raise found
     return cast(T, found)
@@ -118,7 +120,12 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         ResourceError: no pyspark, no Java, ``out`` is there already, or the job failed.
     """
     if out.exists():
-        raise ResourceError("a new place", "one that is there already", "remove it, or choose another --out", str(out))
+        raise ResourceError(
+            expected="a new place",
+            got="one that is there already",
+            fix="remove it, or choose another --out",
+            where=str(out),
+        )
     names = [(_text(path),) for path in paths]
     digest, unfinished = _loaded(model, device).digest, out.with_name(f".{out.name}.unfinished")
     with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(CHUNK)}) as session:
@@ -129,7 +136,9 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         try:
             embedded.write.mode("overwrite").parquet(unfinished.absolute().as_uri())
         except Exception as error:
-            raise ResourceError("pictures embedded by Spark", _cause(str(error)), "see above", str(out)) from error
+            raise ResourceError(
+                expected="pictures embedded by Spark", got=_cause(str(error)), fix="see above", where=str(out)
+            ) from error
     unfinished.rename(out)
 
 
@@ -139,7 +148,7 @@ def _text(path: Path) -> str:
         return str(path).encode("utf-8").decode()
     except UnicodeEncodeError as error:
         fix = "rename it, or embed without --spark"
-        raise DataError("file names in UTF-8", f"{str(path)!r}", fix, "--spark") from error
+        raise DataError(expected="file names in UTF-8", got=f"{str(path)!r}", fix=fix, where="--spark") from error
 
 
 def _embed(frames: Iterator[Any], model: str, device: str, digest: str) -> Iterator[Any]:
@@ -148,7 +157,9 @@ def _embed(frames: Iterator[Any], model: str, device: str, digest: str) -> Itera
 
     backbone = _loaded(model, device)
     if backbone.digest != digest:
-        raise ArtifactError("the driver's weights", "others", f"give each executor the same {model}", "Spark")
+        raise ArtifactError(
+            expected="the driver's weights", got="others", fix=f"give each executor the same {model}", where="Spark"
+        )
     for frame in frames:
         for part in embed_files(backbone, [Path(name) for name in frame[PATH]]):
             yield pandas.DataFrame(part.columns())
@@ -164,12 +175,14 @@ def _session(settings: dict[str, str]) -> Iterator[Any]:
     """The session that there is, else one of our own while the block lasts."""
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         fix = "install it (openjdk-17-jre-headless) or set JAVA_HOME"
-        raise ResourceError("Java 17 or later", "none", fix, "Spark")
+        raise ResourceError(expected="Java 17 or later", got="none", fix=fix, where="Spark")
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise ResourceError("the package pyspark", str(error), "pip install 'clip-fewshot[spark]'", "Spark") from error
+        raise ResourceError(
+            expected="the package pyspark", got=str(error), fix="pip install 'clip-fewshot[spark]'", where="Spark"
+        ) from error
     with warnings.catch_warnings(), _environment():
         # What is used here is tested with that version.
         warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
@@ -180,7 +193,9 @@ def _session(settings: dict[str, str]) -> Iterator[Any]:
         try:
             SparkContext._ensure_initialized()  # starts Java, which alone knows what master Spark is configured with
         except Exception as error:
-            raise ResourceError("Java 17 or later", _cause(str(error)), "check JAVA_HOME", "Spark") from error
+            raise ResourceError(
+                expected="Java 17 or later", got=_cause(str(error)), fix="check JAVA_HOME", where="Spark"
+            ) from error
         conf = SparkConf().setAppName("clip_fewshot")
         here = HERE if conf.get("spark.master", "").startswith("local") else {}
         for key, value in (QUIET | here | settings).items():

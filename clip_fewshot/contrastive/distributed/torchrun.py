@@ -48,7 +48,9 @@ def _number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
         got = f"{name}={value!r}" if value else f"no {name}"
-        raise UsageError("the environment that torchrun makes", got, "start it by torchrun", "WORLD_SIZE")
+        raise UsageError(
+            expected="the environment that torchrun makes", got=got, fix="start it by torchrun", where="WORLD_SIZE"
+        )
     return int(value)
 
 
@@ -67,7 +69,9 @@ def join_world() -> Iterator[World]:
         yield Alone()
         return
     if dist.is_initialized():
-        raise UsageError("a process that has joined no world yet", "one that has", "join once", "join_world")
+        raise UsageError(
+            expected="a process that has joined no world yet", got="one that has", fix="join once", where="join_world"
+        )
     place = _Place.from_environment()
     presence = _begin(place)
     try:
@@ -92,7 +96,9 @@ def _begin(place: _Place) -> Presence:
         own = _store(place, serves=False)
     except RuntimeError as error:
         fix = "see why rank 0 did not start, and that its machine can be reached"
-        raise ResourceError("a store at rank 0", str(error).split("\n")[0], fix, f"rank {place.rank}") from error
+        raise ResourceError(
+            expected="a store at rank 0", got=str(error).split("\n")[0], fix=fix, where=f"rank {place.rank}"
+        ) from error
     presence = Presence(PrefixStore(f"presence {attempt}", own), place.rank, place.size)
     presence.start()
     own_gpu = 0 < place.local_size <= torch.cuda.device_count()
@@ -136,7 +142,9 @@ class Together:
         counts = [int(count) for count, _ in shapes]
         if any(int(width) != row_bytes for _, width in shapes):
             got = f"rows of {[int(width) for _, width in shapes]} bytes by rank"
-            raise UsageError("rows of one shape and dtype", got, "bring the same on each", f"rank {self.rank}")
+            raise UsageError(
+                expected="rows of one shape and dtype", got=got, fix="bring the same on each", where=f"rank {self.rank}"
+            )
         padded = torch.zeros(max(counts) * row_bytes, dtype=torch.uint8, device=rows.device)
         if padded.numel() == 0:
             return rows.new_empty((sum(counts), *rows.shape[1:]))

@@ -33,7 +33,12 @@ class RandomCrop:
 
     def __init__(self, smallest: float, size: int) -> None:
         if not 0 < smallest <= 1:
-            raise UsageError("a share of the area in (0, 1]", str(smallest), "use 0.9, or None for none", "augment")
+            raise UsageError(
+                expected="a share of the area in (0, 1]",
+                got=str(smallest),
+                fix="use 0.9, or None for none",
+                where="augment",
+            )
         self.smallest, self.size = smallest, size
         self.held = math.ceil(size / math.sqrt(smallest))
 

@@ -52,7 +52,12 @@ class LoaderSource:
         truncate: bool = False,
     ) -> None:
         if isinstance(loader, Iterator):
-            raise UsageError("an iterable that can be read anew", "an iterator", "pass the DataLoader itself", "loader")
+            raise UsageError(
+                expected="an iterable that can be read anew",
+                got="an iterator",
+                fix="pass the DataLoader itself",
+                where="loader",
+            )
         self._loader, self._model, self._seed, self._truncate = loader, model, seed, truncate
         self._steps = _length(loader) if steps is None else steps
 
@@ -74,18 +79,20 @@ class LoaderSource:
                 item = next(items, None)
             if item is None:
                 got = f"{step} in epoch {epoch}"
-                raise DataError(f"{self._steps} batches", got, "give steps as many as there are", "loader")
+                raise DataError(
+                    expected=f"{self._steps} batches", got=got, fix="give steps as many as there are", where="loader"
+                )
             if step >= start:
                 yield self._batch(item, f"loader, batch {step}")
 
     def _batch(self, item: Any, where: str) -> PairBatch:
         if not isinstance(item, list | tuple) or len(item) != 2:
             got = f"{type(item).__name__}" + (f" of {len(item)}" if isinstance(item, list | tuple) else "")
-            raise DataError("(images, texts)", got, "yield pairs", where)
+            raise DataError(expected="(images, texts)", got=got, fix="yield pairs", where=where)
         images, tokens = self._images(item[0], where), self._tokens(item[1], where)
         if len(images) != len(tokens):
             got = f"{len(images)} images, {len(tokens)} texts"
-            raise DataError("a text per image", got, "yield as many of each", where)
+            raise DataError(expected="a text per image", got=got, fix="yield as many of each", where=where)
         return PairBatch(images, tokens, caption_ids(tokens))
 
     def _images(self, given: Any, where: str) -> Tensor:
@@ -94,24 +101,30 @@ class LoaderSource:
         if isinstance(given, Tensor) and given.is_floating_point() and given.ndim == 4 and given.shape[1] == 3:
             return given.float()
         fix = "prepare them, as model.preprocess does, or yield PIL pictures"
-        raise DataError("images as (b, 3, h, w) floats or PIL pictures", _kind(given), fix, where)
+        raise DataError(
+            expected="images as (b, 3, h, w) floats or PIL pictures", got=_kind(given), fix=fix, where=where
+        )
 
     def _tokens(self, given: Any, where: str) -> Tensor:
         if isinstance(given, list | tuple) and given and all(isinstance(text, str) for text in given):
             try:
                 return self._model.tokenize(list(given), self._truncate)
             except UsageError as error:
-                raise DataError(error.expected, error.got, error.fix, f"{where}, {error.where}") from error
+                raise DataError(
+                    expected=error.expected, got=error.got, fix=error.fix, where=f"{where}, {error.where}"
+                ) from error
         if isinstance(given, Tensor) and given.dtype in (torch.int64, torch.int32) and given.ndim == 2:
             return given.long()
-        raise DataError("texts as strings or (b, l) token ids", _kind(given), "yield one of these", where)
+        raise DataError(
+            expected="texts as strings or (b, l) token ids", got=_kind(given), fix="yield one of these", where=where
+        )
 
 
 def _length(loader: Any) -> int:
     try:
         return len(loader)
     except TypeError as error:
-        raise UsageError("a loader with a length", "none", "give steps=", "loader") from error
+        raise UsageError(expected="a loader with a length", got="none", fix="give steps=", where="loader") from error
 
 
 def _rewind(loader: Any, epoch: int, seed: int) -> None:

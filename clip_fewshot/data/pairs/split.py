@@ -45,7 +45,7 @@ def group_captions(dataset: ImageDataset) -> Pictures:
     """
     if dataset.captions is None or not len(dataset):
         fix = "use pairs: texts beside the pictures, a table with a caption column, tar shards"
-        raise DataError("a caption per row", "none", fix, dataset.name)
+        raise DataError(expected="a caption per row", got="none", fix=fix, where=dataset.name)
     number = {digest: i for i, digest in enumerate(dict.fromkeys(dataset.digests))}
     of_row = np.array([number[digest] for digest in dataset.digests], np.int64)
     rows: IndexArray = np.argsort(of_row, kind="stable")
@@ -73,11 +73,16 @@ def split_pairs(dataset: ImageDataset, test: int = 100, seed: int = 0) -> tuple[
         aside = np.array([part == "test" for part in dataset.partition])
     else:
         if not 0 < test < pictures.n:
-            raise UsageError(f"1 to {pictures.n - 1} test pictures", str(test), "leave pictures for both sides", "test")
+            raise UsageError(
+                expected=f"1 to {pictures.n - 1} test pictures",
+                got=str(test),
+                fix="leave pictures for both sides",
+                where="test",
+            )
         lots = np.array([derive_seed(seed, "test pairs", digest) for digest in dict.fromkeys(dataset.digests)])
         chosen = np.zeros(pictures.n, np.bool_)
         chosen[np.argsort(lots, kind="stable")[:test]] = True
         aside = chosen[pictures.of_row]
     if aside.all():
-        raise UsageError("training pictures", "none", "mark some rows as train", dataset.name)
+        raise UsageError(expected="training pictures", got="none", fix="mark some rows as train", where=dataset.name)
     return dataset.subset(np.flatnonzero(~aside)), dataset.subset(np.flatnonzero(aside))

@@ -64,14 +64,24 @@ class PairStream:
         numbered: bool = False,
     ) -> None:
         if numbered and augment is not None:
-            raise UsageError("pictures that are the same each time", f"augment {augment}", "leave it out", "numbered")
+            raise UsageError(
+                expected="pictures that are the same each time",
+                got=f"augment {augment}",
+                fix="leave it out",
+                where="numbered",
+            )
         self._pictures = group_captions(dataset)
         n = self._pictures.n
         if not 0 <= rank < world:
-            raise UsageError("a rank in [0, world)", f"rank {rank}, world {world}", "start the processes anew", "rank")
+            raise UsageError(
+                expected="a rank in [0, world)",
+                got=f"rank {rank}, world {world}",
+                fix="start the processes anew",
+                where="rank",
+            )
         if not world <= batch <= n:
             expected = f"from {world} (a picture per process) to {n} pictures in a batch"
-            raise UsageError(expected, str(batch), "change the batch", "batch")
+            raise UsageError(expected=expected, got=str(batch), fix="change the batch", where="batch")
         self.dataset, self.size, self.batch = dataset, model.image_size, batch
         self.mean, self.std = model.mean, model.std
         self.seed, self.rank, self.world, self._numbered = seed, rank, world, numbered
@@ -92,7 +102,12 @@ class PairStream:
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of ``epoch`` from step ``start`` on; its pictures' pixels are read while the caller computes."""
         if not 0 <= start <= self._steps:
-            raise UsageError(f"a step in [0, {self._steps}]", str(start), "resume with the same batch size", "start")
+            raise UsageError(
+                expected=f"a step in [0, {self._steps}]",
+                got=str(start),
+                fix="resume with the same batch size",
+                where="start",
+            )
         return ahead(self._read(epoch, start))
 
     def identity(self) -> dict[str, Told]:
@@ -172,7 +187,7 @@ def _tokenized(dataset: ImageDataset, model: PairReader, truncate: bool) -> tupl
         rows = [(origins[i], too_long[caption]) for i, caption in enumerate(captions) if caption in too_long]
         got = f"{len(rows)} with more:{first_of(f'{shown(origin)}: {reason}' for origin, reason in rows)}\n"
         fix = "shorten them, or let them be cut: truncate=True, --truncate"
-        raise DataError(f"captions of {error.expected}", got, fix, dataset.name) from error
+        raise DataError(expected=f"captions of {error.expected}", got=got, fix=fix, where=dataset.name) from error
 
 
 def _refused(model: PairReader, caption: str) -> str | None:

@@ -50,14 +50,19 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
     """A trial without which later ones mean nothing: they were drawn in its light."""
     fix = "restore it, or delete the trials after it: they run again"
-    return ArtifactError(f"trial {_file_name(number)}", f"{_file_name(later)} next", fix, str(folder))
+    return ArtifactError(
+        expected=f"trial {_file_name(number)}", got=f"{_file_name(later)} next", fix=fix, where=str(folder)
+    )
 
 
 def foreign_trial(folder: Path, number: int) -> ArtifactError:
     """A trial that this study would not draw."""
     fix = "go on with the release that wrote it, or delete it: it runs again"
     return ArtifactError(
-        "the trial that comes next", "one with other parameters", fix, str(folder / _file_name(number))
+        expected="the trial that comes next",
+        got="one with other parameters",
+        fix=fix,
+        where=str(folder / _file_name(number)),
     )
 
 
@@ -78,4 +83,6 @@ def _read(path: Path) -> StoredTrial:
         return stored
     except (KeyError, TypeError, ValueError, IndexError) as error:
         fix = "restore it, or delete it and the trials after it: they run again"
-        raise ArtifactError("a finished trial", f"{type(error).__name__}: {error}", fix, str(path)) from error
+        raise ArtifactError(
+            expected="a finished trial", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
+        ) from error

@@ -38,11 +38,16 @@ class Database:
         if sqlite3.sqlite_version_info < OLDEST:
             wanted = ".".join(map(str, OLDEST))
             fix = "use a Python with a newer one"
-            raise ResourceError(f"SQLite {wanted} or newer", sqlite3.sqlite_version, fix, "sqlite3")
+            raise ResourceError(
+                expected=f"SQLite {wanted} or newer", got=sqlite3.sqlite_version, fix=fix, where="sqlite3"
+            )
         self.path = folder / FILE
         if not fresh and not self.path.is_file():
             raise ArtifactError(
-                "a folder with a store", f"no {FILE} in it", "check the path, or create one", str(folder)
+                expected="a folder with a store",
+                got=f"no {FILE} in it",
+                fix="check the path, or create one",
+                where=str(folder),
             )
         with self._explained():
             mode = "rwc" if fresh else "rw"
@@ -66,15 +71,25 @@ class Database:
         application, schema = (self.value(f"PRAGMA {name}") for name in ("application_id", "user_version"))
         if application != APPLICATION:
             got = "an empty or half-made file" if application == 0 else "another program's database"
-            raise ArtifactError("a store of clip_fewshot", got, "check the path, or create one", str(self.path))
+            raise ArtifactError(
+                expected="a store of clip_fewshot", got=got, fix="check the path, or create one", where=str(self.path)
+            )
         if schema != SCHEMA:
-            raise ArtifactError(f"schema {SCHEMA}", f"schema {schema}", "use the release that wrote it", str(self.path))
+            raise ArtifactError(
+                expected=f"schema {SCHEMA}",
+                got=f"schema {schema}",
+                fix="use the release that wrote it",
+                where=str(self.path),
+            )
 
     def make_tables(self) -> None:
         """Turn an empty file into a store, inside of a transaction."""
         if self.value("SELECT count(*) FROM sqlite_master"):
             raise ResourceError(
-                "a folder without a store", "one that has one", "open it, or choose another", str(self.path)
+                expected="a folder without a store",
+                got="one that has one",
+                fix="open it, or choose another",
+                where=str(self.path),
             )
         for statement in statements():
             self._connection.execute(statement)
@@ -148,13 +163,20 @@ class Database:
             yield
         except sqlite3.ProgrammingError as error:
             raise UsageError(
-                "an open store, in the thread that opened it", str(error), "open one here", str(self.path)
+                expected="an open store, in the thread that opened it",
+                got=str(error),
+                fix="open one here",
+                where=str(self.path),
             ) from error
         except sqlite3.DatabaseError as error:
             text = str(error).lower()
             if any(word in text for word in LACKING):
                 fix = "free the disk, correct the permissions or end the other process, and run again"
-                raise ResourceError("a store that can be read and written", str(error), fix, str(self.path)) from error
+                raise ResourceError(
+                    expected="a store that can be read and written", got=str(error), fix=fix, where=str(self.path)
+                ) from error
             if any(word in text for word in DAMAGED):
-                raise ArtifactError("a sound store", str(error), "restore it from a copy", str(self.path)) from error
+                raise ArtifactError(
+                    expected="a sound store", got=str(error), fix="restore it from a copy", where=str(self.path)
+                ) from error
             raise

@@ -65,13 +65,15 @@ def applied_before(store: Store, review: Review) -> Applied | None:
     """
     if review.store != store.id:
         expected, got = f"a review of this store ({store.id[:12]}...)", f"one of {review.store[:12]}..."
-        raise ArtifactError(expected, got, "open the store that it was made from", "review")
+        raise ArtifactError(expected=expected, got=got, fix="open the store that it was made from", where="review")
     done = store.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
     if done is not None:
         return Applied(int(done), again=True)
     if review.revision != store.revision:
         fix = "make a new review: others have decided since"
-        raise UsageError(f"a review of revision {store.revision}", f"one of {review.revision}", fix, "review")
+        raise UsageError(
+            expected=f"a review of revision {store.revision}", got=f"one of {review.revision}", fix=fix, where="review"
+        )
     return None
 
 
@@ -79,7 +81,12 @@ def undo(store: Store) -> Applied:
     """Go back to the state before the last one; the caller holds the lock of decisions."""
     database, at = store.database, saved_classifiers.current(store.database)
     if at.parent is None:
-        raise UsageError("a decision to take back", "none since it was made or embedded anew", "name something", "undo")
+        raise UsageError(
+            expected="a decision to take back",
+            got="none since it was made or embedded anew",
+            fix="name something",
+            where="undo",
+        )
     world = saved_classifiers.read_world(database, at.parent, store.world.model.backbone)
     number = at.number + 1
     with database.transaction():
@@ -106,11 +113,13 @@ def _held(store: Store, review: Review) -> dict[str, Held]:
     missing = [digest for digest in wanted if digest not in held]
     if missing:
         got = f"{len(missing)} others, the first {missing[0][:12]}..."
-        raise UsageError("pictures of the store", got, "ingest them first", "decision")
+        raise UsageError(expected="pictures of the store", got=got, fix="ingest them first", where="decision")
     named = [one for one in held.values() if one.verdict.state == "named"]
     if named:
         got = f"{len(named)} that have one, the first {named[0].verdict.label!r}"
-        raise UsageError("pictures without a given name", got, "undo that naming first", "decision")
+        raise UsageError(
+            expected="pictures without a given name", got=got, fix="undo that naming first", where="decision"
+        )
     return held
 
 

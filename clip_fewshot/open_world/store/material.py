@@ -52,7 +52,12 @@ def pictures_of(database: Database, held: Sequence[Held]) -> ImageDataset:
             lost.append(shown(one.place or one.name))
     if lost:
         fix = "relink() the folder that holds them now"
-        raise DataError("files of all pictures to learn from", f"{len(lost)} not found{first_of(lost)}\n", fix, "store")
+        raise DataError(
+            expected="files of all pictures to learn from",
+            got=f"{len(lost)} not found{first_of(lost)}\n",
+            fix=fix,
+            where="store",
+        )
     return join(parts) if parts else as_dataset([])
 
 

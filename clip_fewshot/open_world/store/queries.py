@@ -55,7 +55,9 @@ def check(database: Database) -> None:
     """
     damage = database.damage(quick=False)
     if damage:
-        raise ArtifactError("a sound store", damage, "restore it from a copy", str(database.path))
+        raise ArtifactError(
+            expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
+        )
     seqs = [row[0] for row in database.rows("SELECT seq FROM image ORDER BY seq")]
     encoder = saved_classifiers.current(database).encoder
     for start in range(0, len(seqs), TOGETHER):

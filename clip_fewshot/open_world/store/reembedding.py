@@ -111,7 +111,9 @@ def _embed(database: Database, world: OpenWorldClassifier, encoder: int, sources
                 rows.put_embedding(database, NEXT, one.seq, encoder, values)
     if lost:
         fix = "pass `images` with the folder that holds them now, and run again"
-        raise DataError("files of all pictures", f"{len(lost)} not found{first_of(lost)}\n", fix, "reembed")
+        raise DataError(
+            expected="files of all pictures", got=f"{len(lost)} not found{first_of(lost)}\n", fix=fix, where="reembed"
+        )
 
 
 def _name_again(database: Database, world: OpenWorldClassifier, encoder: int, sources: Sources) -> None:

@@ -38,9 +38,11 @@ class Review:
     def __post_init__(self) -> None:
         pictures = [d for part in (*self.named.values(), *self.assigned.values(), self.rejected) for d in part]
         if len(set(pictures)) < len(pictures):
-            raise UsageError("one decision per picture", "several for one", "decide for one of them", "review")
+            raise UsageError(
+                expected="one decision per picture", got="several for one", fix="decide for one of them", where="review"
+            )
         if not pictures:
-            raise UsageError("a decision", "none", "name, assign or reject something", "review")
+            raise UsageError(expected="a decision", got="none", fix="name, assign or reject something", where="review")
 
     def to_json(self) -> dict[str, Any]:
         """``{"schema": 1, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
@@ -62,21 +64,28 @@ class Review:
         """
         try:
             if record["schema"] != SCHEMA:
-                raise DataError(f"schema {SCHEMA}", f"schema {record['schema']}", "make the review again", where)
+                raise DataError(
+                    expected=f"schema {SCHEMA}",
+                    got=f"schema {record['schema']}",
+                    fix="make the review again",
+                    where=where,
+                )
             parts: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = ({}, {})
             for group in record["groups"]:
                 part = parts[bool(group.get("existing", False))]
                 part[str(group["name"])] = part.get(str(group["name"]), ()) + _digests(group["pictures"])
             steps = tuple(dict(step) for step in record.get("steps", []))
             if not all(step.get("kind") in STEPS for step in steps):
-                raise DataError(f"steps out of {STEPS}", "another one", "make the review again", where)
+                raise DataError(
+                    expected=f"steps out of {STEPS}", got="another one", fix="make the review again", where=where
+                )
             rejected = _digests(record.get("rejected", []))
             return cls(str(record["store"]), int(record["revision"]), *parts, rejected, steps)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, (DataError, UsageError)):
                 raise
             got = f"{type(error).__name__}: {error}"
-            raise DataError("a review saved by the page", got, "make it again", where) from error
+            raise DataError(expected="a review saved by the page", got=got, fix="make it again", where=where) from error
 
     @classmethod
     def read(cls, path: str | Path) -> Review:
@@ -84,7 +93,9 @@ class Review:
         try:
             return cls.from_json(read_json(Path(path)), str(path))
         except OSError as error:
-            raise DataError("a review that can be read", str(error), "check the path", str(path)) from error
+            raise DataError(
+                expected="a review that can be read", got=str(error), fix="check the path", where=str(path)
+            ) from error
 
     def token(self) -> str:
         """The same for the same decisions: applied twice, a review is applied once."""
@@ -101,6 +112,8 @@ def _digests(values: Any) -> tuple[str, ...]:
 def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
     """Digests of pictures, each once."""
     if isinstance(pictures, str):
-        raise UsageError("a group, or a list of digests", "one text", "write [digest]", "pictures")
+        raise UsageError(
+            expected="a group, or a list of digests", got="one text", fix="write [digest]", where="pictures"
+        )
     given = pictures.pictures if isinstance(pictures, Group) else pictures
     return tuple(dict.fromkeys(given.digests if isinstance(given, ImageDataset) else given))

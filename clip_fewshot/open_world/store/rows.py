@@ -107,11 +107,16 @@ def embeddings(
             if made_by != encoder or zlib.crc32(data) != crc:
                 got = "one that is damaged" if made_by == encoder else "one of another encoder"
                 raise ArtifactError(
-                    "an embedding as it was written", got, "restore the store from a copy", f"{where}: image {seq}"
+                    expected="an embedding as it was written",
+                    got=got,
+                    fix="restore the store from a copy",
+                    where=f"{where}: image {seq}",
                 )
             rows[place[seq]] = np.frombuffer(data, "<f4")
     if any(row is None for row in rows):
-        raise ArtifactError("an embedding of each picture", "one without", "restore the store from a copy", where)
+        raise ArtifactError(
+            expected="an embedding of each picture", got="one without", fix="restore the store from a copy", where=where
+        )
     if not rows:
         width = database.value(f"SELECT length(data) / 4 FROM {table} LIMIT 1")
         return np.empty((0, width or 0), np.float32)

@@ -72,7 +72,9 @@ def read_world(database: Database, state: int, backbone: Backbone | None) -> Ope
     for name, digest, data in database.rows(asked, (state,)):
         if sha256_bytes(data) != digest:
             fix = "restore the store from a copy"
-            raise ArtifactError(f"SHA-256 {digest[:12]}...", "other content", fix, f"{database.path}: {name}")
+            raise ArtifactError(
+                expected=f"SHA-256 {digest[:12]}...", got="other content", fix=fix, where=f"{database.path}: {name}"
+            )
         files[name] = data
     return OpenWorldClassifier.from_artifact(files, meta, backbone, str(database.path))
 
@@ -89,7 +91,7 @@ def check_backbone(database: Database, backbone: Backbone | None) -> None:
     if backbone is not None and backbone.digest != digest:
         expected, got = f"backbone {name} {digest[:12]}...", f"{backbone.name} {backbone.digest[:12]}..."
         fix = "open it with the one it was made with; reembed() changes it"
-        raise ArtifactError(expected, got, fix, str(database.path.parent))
+        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(database.path.parent))
 
 
 def encoder_number(database: Database, backbone: Backbone) -> int:

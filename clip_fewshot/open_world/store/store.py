@@ -68,7 +68,12 @@ class Store:
         """
         path = Path(folder)
         if path.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in path.iterdir()):
-            raise ResourceError("an empty or new folder", "one that holds other files", "choose another one", str(path))
+            raise ResourceError(
+                expected="an empty or new folder",
+                got="one that holds other files",
+                fix="choose another one",
+                where=str(path),
+            )
         make_folder(path)
         database = Database(path, fresh=True)
         try:
@@ -103,7 +108,9 @@ class Store:
             look = database.path.stat().st_size <= CHECKED if check is None else check
             damage = database.damage(quick=True) if look else None
             if damage:
-                raise ArtifactError("a sound store", damage, "restore it from a copy", str(database.path))
+                raise ArtifactError(
+                    expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
+                )
             saved_classifiers.check_backbone(database, backbone)
         except BaseException:
             database.close()
@@ -167,7 +174,7 @@ class Store:
             DataError: a picture that cannot be read. What was acknowledged stays; the rest can be given again.
         """
         if batch < 1:
-            raise UsageError("1 picture or more", str(batch), "choose a larger batch", "batch")
+            raise UsageError(expected="1 picture or more", got=str(batch), fix="choose a larger batch", where="batch")
         pictures, done = collect_images(images, purpose="ingest"), Ingested()
         for start in range(0, len(pictures), batch):
             part = pictures.subset(np.arange(start, min(start + batch, len(pictures))))
@@ -198,7 +205,9 @@ class Store:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
         pictures, features, p = self.unknown()
         if not len(pictures):
-            raise UsageError("unknown pictures", "none", "ingest some pictures first", "discover")
+            raise UsageError(
+                expected="unknown pictures", got="none", fix="ingest some pictures first", where="discover"
+            )
         world = self.world
         self.discovery_ = discover_classes(features, reference=world.reference_, seed=world.model.seed)
         return groups_of(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)

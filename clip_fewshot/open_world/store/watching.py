@@ -86,7 +86,12 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
             eye = _begun(known, held_out, alpha, before)
         elif alpha not in (None, eye.watch.alpha):
             fix = "leave it out, or begin anew with restart"
-            raise UsageError(f"alpha {eye.watch.alpha:g}, that of the watch that is on", f"{alpha:g}", fix, "watch")
+            raise UsageError(
+                expected=f"alpha {eye.watch.alpha:g}, that of the watch that is on",
+                got=f"{alpha:g}",
+                fix=fix,
+                where="watch",
+            )
         was, start = eye.watch.alarm_, eye.ranks.t_
         eye = _look(store, held_out, eye)
         places = (None, None) if eye.watch.alarm_ is None else eye.watch.alarm_[:2]
@@ -152,10 +157,17 @@ def _read(store: Store) -> _Eye | None:
     record = read_json(path)
     try:
         if record["schema"] != SCHEMA:
-            raise ArtifactError(f"schema {SCHEMA}", f"schema {record['schema']}", "delete it to begin anew", str(path))
+            raise ArtifactError(
+                expected=f"schema {SCHEMA}",
+                got=f"schema {record['schema']}",
+                fix="delete it to begin anew",
+                where=str(path),
+            )
         ranks, eye = StreamRanks.from_json(json.dumps(record["ranks"])), Watch.from_json(json.dumps(record["watch"]))
         return _Eye(str(record["known"]), int(record["begun"]), int(record["after"]), ranks, eye)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError("the state of a watch", repr(error), "delete it to begin anew", str(path)) from error
+        raise ArtifactError(
+            expected="the state of a watch", got=repr(error), fix="delete it to begin anew", where=str(path)
+        ) from error

@@ -78,7 +78,9 @@ def times(folder: Path, processes: int, sizes: Sizes, options: Options) -> tuple
     limits = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
     if done.returncode:
-        raise cf.ResourceError(f"a training on {processes} processes", done.stderr[-300:], "see above", "torchrun")
+        raise cf.ResourceError(
+            expected=f"a training on {processes} processes", got=done.stderr[-300:], fix="see above", where="torchrun"
+        )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
     seconds = [(line["data_seconds"] + line["compute_seconds"]) / sizes.batch for line in steps[sizes.unseen :]]
