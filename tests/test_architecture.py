@@ -151,15 +151,6 @@ def test_only_runtime_writes_files(path: Path) -> None:
         assert name not in WRITES, f"{place(path)}:{node.lineno} calls {name}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: p.name)
-def test_experiments_use_the_public_api_only(path: Path) -> None:
-    for name, line in imported(path):
-        parts = name.split(".")
-        if parts[0] == "clip_fewshot":
-            public = len(parts) == 1 or (len(parts) == 2 and parts[1] not in {f for f in FLOORS if f != "config"})
-            assert public, f"{path.name}:{line} imports {name}; use `import clip_fewshot as cf`"
-
-
 def loaded_after(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(' '.join({{m.split('.')[0] for m in sys.modules}}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -7,8 +7,10 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_CORES = "/sys/fs/cgroup/cpu.max"
@@ -17,6 +19,8 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "optuna", "pillow", "safe
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:
     """Versions and machine as they stand in results.json."""
+    import torch  # here, because command lines ask this module for the cores and must answer at once
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     machine: dict[str, str | int] = {
         "python": platform.python_version(),

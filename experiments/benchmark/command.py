@@ -11,7 +11,9 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
-import clip_fewshot as cf
+from clip_fewshot.errors import ResourceError
+from clip_fewshot.runtime.environment import describe_environment
+from clip_fewshot.runtime.files import write_json
 from experiments.benchmark import page
 from experiments.benchmark.isolation import empty_cache
 from experiments.benchmark.options import CASES, Options
@@ -33,13 +35,13 @@ def main(options: Options) -> int:
             case = import_module(f"experiments.benchmark.cases.{name}")
             missing = case.missing() if hasattr(case, "missing") else ""
             if missing and name in options.cases:
-                raise cf.ResourceError(expected=missing, got="none here", fix="run it where there is one", where=name)
+                raise ResourceError(expected=missing, got="none here", fix="run it where there is one", where=name)
             if missing:
                 print(f"{name}: skipped, as there is not {missing}", file=sys.stderr)
             else:
                 measured[name] = measure(name, case.rows(options), options)
     if options.json is not None:
-        cf.write_json(options.json, record(options, command, measured))
+        write_json(options.json, record(options, command, measured))
     broken = [check for case in measured.values() for row in case["rows"] for check in row["checks"]]
     return 0 if all(check["holds"] for check in broken) else 1
 
@@ -62,7 +64,7 @@ def record(options: Options, command: str, measured: dict[str, Any]) -> dict[str
     import torch
 
     chosen = {name: value for name, value in asdict(options).items() if name not in ("json", "cases")}
-    machine = cf.describe_environment(torch.device("cpu")) | {"cores": os.cpu_count() or 1}
+    machine = describe_environment(torch.device("cpu")) | {"cores": os.cpu_count() or 1}
     return {"schema": 1, "command": command, "options": chosen, "machine": machine, "cases": measured}
 
 

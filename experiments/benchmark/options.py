@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import clip_fewshot as cf
+from clip_fewshot.config import option
+from clip_fewshot.errors import UsageError
 
 CASES = (
     "step",
@@ -26,15 +27,15 @@ CASES = (
 
 @dataclass(frozen=True)
 class Options:
-    cases: tuple[str, ...] = cf.option((), "what to measure (default: all)", positional=True, choices=CASES)
-    arch: str | None = cf.option(None, "architecture of the cases that have one (default: those of the table)")
-    unfreeze: tuple[int, ...] = cf.option((), "step: last layers that train (default: those of the table)")
-    batch: int | None = cf.option(None, "step: pictures per step (default: those of the table)")
-    pictures: int | None = cf.option(None, "store: how many (default: 20,000; a million take minutes and 3.3 GB)")
-    repeats: int = cf.option(5, "times that each side is measured, in turns")
-    threads: int = cf.option(1, "threads of each library; CPU time is comparable between machines at 1")
-    seed: int = cf.option(0, "seed of weights, pictures and features")
-    json: Path | None = cf.option(None, "write every repeat to this file")
+    cases: tuple[str, ...] = option((), "what to measure (default: all)", positional=True, choices=CASES)
+    arch: str | None = option(None, "architecture of the cases that have one (default: those of the table)")
+    unfreeze: tuple[int, ...] = option((), "step: last layers that train (default: those of the table)")
+    batch: int | None = option(None, "step: pictures per step (default: those of the table)")
+    pictures: int | None = option(None, "store: how many (default: 20,000; a million take minutes and 3.3 GB)")
+    repeats: int = option(5, "times that each side is measured, in turns")
+    threads: int = option(1, "threads of each library; CPU time is comparable between machines at 1")
+    seed: int = option(0, "seed of weights, pictures and features")
+    json: Path | None = option(None, "write every repeat to this file")
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -44,8 +45,8 @@ class Options:
             ("--pictures", self.pictures),
         ):
             if value is not None and value < 1:
-                raise cf.UsageError(expected="1 or more", got=str(value), fix=f"change {flag}", where=flag)
+                raise UsageError(expected="1 or more", got=str(value), fix=f"change {flag}", where=flag)
         if any(n < 0 for n in self.unfreeze):
-            raise cf.UsageError(
+            raise UsageError(
                 expected="0 or more", got=str(min(self.unfreeze)), fix="change --unfreeze", where="--unfreeze"
             )

@@ -15,7 +15,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.tower import Tower
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Original:
 class Whole(nn.Module):
     """All blocks of one of our towers on all tokens."""
 
-    def __init__(self, tower: cf.Tower) -> None:
+    def __init__(self, tower: Tower) -> None:
         super().__init__()
         self.tower = tower
 
@@ -45,7 +47,7 @@ class Whole(nn.Module):
         return self.tower.project(self.tower.advance(self.tower.embed(inputs), 0, self.tower.n_blocks))
 
 
-def original(backbone: cf.Backbone) -> Original:
+def original(backbone: Backbone) -> Original:
     """The plain model with a copy of the weights of ``backbone``, frozen, in evaluation mode."""
     code, config = _openai_code(), backbone.config
     pooled = config.vision_width * (1 if isinstance(config.vision_layers, int) else 32)
@@ -93,9 +95,9 @@ def _openai_code() -> ModuleType | None:
     return module
 
 
-def random_backbone(name: str, seed: int) -> cf.Backbone:
+def random_backbone(name: str, seed: int) -> Backbone:
     """An architecture with random weights, none of them neutral: zeros and ones would hide a mistake of a shortcut."""
-    backbone = cf.load_backbone(name, pretrained=False, device="cpu")
+    backbone = load_backbone(name, pretrained=False, device="cpu")
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in backbone.state_dict().items():

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import clip_fewshot as cf
+from clip_fewshot.runtime.files import write_bytes
+from clip_fewshot.runtime.rng import generator
 
 
 class Features(NamedTuple):
@@ -36,12 +37,12 @@ def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "
     Args:
         part: names a draw; classes and axes of all draws under one seed are the same.
     """
-    axes = np.linalg.qr(cf.generator(seed, "axes").standard_normal((width, width)))[0]
+    axes = np.linalg.qr(generator(seed, "axes").standard_normal((width, width)))[0]
     spread = np.arange(1, width + 1.0) ** -0.5
     spread /= np.sqrt((spread**2).mean())
-    centres = cf.generator(seed, "classes").standard_normal((classes + 1, width))
+    centres = generator(seed, "classes").standard_normal((classes + 1, width))
     y = np.repeat(np.arange(classes), per_class)
-    noise = cf.generator(seed, "noise", part).standard_normal((len(y), width))
+    noise = generator(seed, "noise", part).standard_normal((len(y), width))
     X = (0.35 * centres[y] + noise) * spread @ axes.T + 2.0 * centres[-1]  # cosines of two rows: about .8
     return Features((10 * X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32), y)
 
@@ -49,19 +50,19 @@ def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "
 def pictures(folder: Path, classes: int, per_class: int, seed: int, size: tuple[int, int] = (500, 375)) -> None:
     """JPEG files of about 80 kB (at 500 x 375), a folder per class: stripes that tell the class, clouds, grain."""
     width, height = size
-    grain = cf.generator(seed, "grain").normal(0, 12, (height, width, 3)).astype(np.float32)
+    grain = generator(seed, "grain").normal(0, 12, (height, width, 3)).astype(np.float32)
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     for label in range(classes):
         angle, waves = np.pi * label / classes, 4 + 3 * (label % 5)
         stripes = 40 * np.sin(2 * np.pi * waves * (across * np.cos(angle) + down * np.sin(angle)))[..., None]
         for number in range(per_class):
-            draw = cf.generator(seed, "picture", label, number)
+            draw = generator(seed, "picture", label, number)
             clouds = Image.fromarray(draw.integers(40, 215, (6, 8, 3), dtype=np.uint8))
             smooth = np.asarray(clouds.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
             pixels = smooth + stripes + np.roll(grain, draw.integers(height), axis=0)
             file = io.BytesIO()
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-            cf.write_bytes(folder / f"class {label:04d}" / f"{number:04d}.jpg", file.getvalue())
+            write_bytes(folder / f"class {label:04d}" / f"{number:04d}.jpg", file.getvalue())
 
 
 @contextmanager

@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.tower import CutState, Suffix, Tower
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.types import IndexArray
 from experiments.benchmark.plain import by_name, original
 
 
-class UncutTower(cf.Tower):
+class UncutTower(Tower):
     """The plain image tower in the place of a :class:`Tower`."""
 
-    def __init__(self, tower: cf.Tower, visual: nn.Module) -> None:
+    def __init__(self, tower: Tower, visual: nn.Module) -> None:
         super().__init__()
         self.out_features, self.token_features = tower.out_features, tower.token_features
         self.visual, self.depth = visual, tower.n_blocks
@@ -29,12 +33,12 @@ class UncutTower(cf.Tower):
     def n_blocks(self) -> int:
         return self.depth
 
-    def suffix(self, n: int) -> cf.Suffix:
+    def suffix(self, n: int) -> Suffix:
         """A copy of the whole network of which the last ``n`` layers train."""
         return UncutSuffix(copy.deepcopy(self.visual), self.trained[n])
 
 
-class UncutSuffix(cf.Suffix):
+class UncutSuffix(Suffix):
     """The whole network on pixels."""
 
     def __init__(self, visual: nn.Module, trained: list[str]) -> None:
@@ -43,28 +47,28 @@ class UncutSuffix(cf.Suffix):
         for name, parameter in by_name(visual).items():
             parameter.requires_grad_(name in trained)
 
-    def forward(self, state: cf.CutState) -> Tensor:
+    def forward(self, state: CutState) -> Tensor:
         """(b, 3, h, w) pixels as the state's tokens -> (b, d)."""
         features: Tensor = self.visual(state.tokens)
         return features
 
 
 @dataclass(frozen=True)
-class Pixels(cf.Prefix):
+class Pixels(Prefix):
     """Pictures of which nothing is known but their pixels, (rows, 3, h, w)."""
 
     pixels: Tensor
 
     def outputs(self, n: int, suffix: nn.Module, items: Tensor, view: int | Tensor = 0) -> Tensor:
         rows = self.order[items]
-        features: Tensor = suffix(cf.CutState(self.pixels[rows], torch.zeros(len(rows), dtype=torch.int64)))
+        features: Tensor = suffix(CutState(self.pixels[rows], torch.zeros(len(rows), dtype=torch.int64)))
         return features
 
-    def subset(self, items: cf.IndexArray) -> Pixels:
+    def subset(self, items: IndexArray) -> Pixels:
         return replace(self, order=self.order[torch.as_tensor(items)])
 
 
-def uncut(bench: cf.Workbench, pictures: cf.ImageDataset) -> cf.Workbench:
+def uncut(bench: Workbench, pictures: ImageDataset) -> Workbench:
     """The same trainings the plain way. Decoded pixels, and the frozen features that heads start from, are given."""
     backbone = copy.deepcopy(bench.backbone)
     backbone.visual = UncutTower(bench.backbone.visual, original(bench.backbone).visual)

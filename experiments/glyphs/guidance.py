@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import clip_fewshot as cf
+from clip_fewshot.contrastive.distributed.world import World
+from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.errors import UsageError
+from clip_fewshot.heads.linear import LinearHead
+from clip_fewshot.losses.cross_entropy import cross_entropy
+from clip_fewshot.losses.matched import matched_cross_entropy, matched_floor
+from clip_fewshot.runtime.rng import torch_seeded
 
 
 @dataclass(frozen=True)
-class GlyphBatch(cf.PairBatch):
+class GlyphBatch(PairBatch):
     """Pictures and captions, k of them, more or fewer than the b pictures.
 
     Attributes:
@@ -43,17 +49,17 @@ class Guided(nn.Module):
         self, in_features: int, n_classes: int, steps: int, weight: float = 2.0, until: float = 0.6, seed: int = 0
     ) -> None:
         super().__init__()
-        with cf.torch_seeded(seed, "classifier"):
-            self.classifier = cf.LinearHead(in_features, n_classes)
+        with torch_seeded(seed, "classifier"):
+            self.classifier = LinearHead(in_features, n_classes)
         self.weight, self.lasts = weight, max(1.0, until * steps)
         self.step: Tensor
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._batch: GlyphBatch | None = None
 
-    def prepare(self, batch: cf.PairBatch, world: cf.World, chunk: int | None) -> None:
+    def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
         """Remember what is true in the next batch."""
         if not isinstance(batch, GlyphBatch) or world.size > 1:
-            raise cf.UsageError(
+            raise UsageError(
                 expected="glyphs on one process",
                 got="other batches or more processes",
                 fix="train on pairs",
@@ -63,16 +69,16 @@ class Guided(nn.Module):
 
     def floor(self) -> float:
         """Least value of the loss: the entropy of its targets."""
-        return cf.matched_floor(self._seen().matches)
+        return matched_floor(self._seen().matches)
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
         batch = self._seen()
         logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T  # (b, k)
-        contrast = cf.matched_cross_entropy(logits, batch.matches.to(logits.device))
+        contrast = matched_cross_entropy(logits, batch.matches.to(logits.device))
         share = self.weight * max(0.0, 1 - int(self.step) / self.lasts)
         if share == 0:
             return contrast
-        return contrast + share * cf.cross_entropy(self.classifier(images), batch.labels.to(logits.device))
+        return contrast + share * cross_entropy(self.classifier(images), batch.labels.to(logits.device))
 
     def after_step(self, model: object) -> None:
         """One step less to go."""
@@ -80,7 +86,7 @@ class Guided(nn.Module):
 
     def _seen(self) -> GlyphBatch:
         if self._batch is None:
-            raise cf.UsageError(
+            raise UsageError(
                 expected="a batch that was prepared", got="none", fix="call prepare(batch) first", where="Guided"
             )
         return self._batch

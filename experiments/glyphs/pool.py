@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-import clip_fewshot as cf
+from clip_fewshot.runtime.rng import generator
 from experiments.glyphs import shapes, strokes, typefaces
 from experiments.glyphs.fields import Field
 from experiments.glyphs.handwriting import invent, invented_name, write_many
@@ -63,21 +63,21 @@ def training_pool(seed: int, hands: int = 500, marks: int = 120, faces: int = le
         marks: number of invented characters.
         faces: number of typefaces; the default is all.
     """
-    rng = cf.generator(seed, "glyph pool")
+    rng = generator(seed, "glyph pool")
     written = [*_digits(hands, faces, rng), *_letters(hands, faces, rng), *_marks(marks, hands, rng)]
     return _collect([*written, *_signs(faces), *_shapes(hands, rng)])
 
 
 def unseen_letters(seed: int, hands: int) -> Pool:
     """Handwritten letters of classes that training never sees."""
-    rng = cf.generator(seed, "unseen letters")
+    rng = generator(seed, "unseen letters")
     classes = [(_letter(c), strokes.LETTERS[c]) for c in UNSEEN_LETTERS]
     return _collect([_Entry(name, "handwritten", write_many(ways, hands, rng), 1.0) for name, ways in classes])
 
 
 def unseen_hands(seed: int, hands: int) -> Pool:
     """Digits in the one way of writing each that training never sees."""
-    rng = cf.generator(seed, "unseen hands")
+    rng = generator(seed, "unseen hands")
     written = [(_digit(d), write_many(strokes.DIGITS[d][-1:], hands, rng)) for d in strokes.DIGITS]
     return _collect([_Entry(name, "handwritten", fields, 1.0) for name, fields in written])
 

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.folder import save_backbone
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from experiments.glyphs.guidance import Guided
 from experiments.glyphs.pool import Pool, training_pool
 from experiments.glyphs.presets import PRESETS, Preset
@@ -27,7 +31,7 @@ def run_preset(name: str, steps: int | None, seed: int, out: Path) -> None:
     print(f"model: {sum(file.stat().st_size for file in out.iterdir()):,} bytes in {out}")
 
 
-def pretrain(preset: Preset, seed: int, out: Path) -> cf.Backbone:
+def pretrain(preset: Preset, seed: int, out: Path) -> Backbone:
     """Render, train, and write the model to ``out``."""
     started = time.perf_counter()
     pool = training_pool(seed, preset.hands, preset.marks, preset.faces)
@@ -35,19 +39,19 @@ def pretrain(preset: Preset, seed: int, out: Path) -> cf.Backbone:
     _say(f"{len(pool):,} glyphs of {len(pool.classes)} classes, {vocabulary.size - 1} tokens", started)
     backbone = train(preset, pool, vocabulary, seed, _progress(preset.steps))
     wide = vocabulary.widen(backbone)
-    cf.save_backbone(wide, out, used_token_ids=vocabulary.used_ids.tolist())
+    save_backbone(wide, out, used_token_ids=vocabulary.used_ids.tolist())
     _say("trained", started)
     return wide
 
 
 def train(
-    preset: Preset, pool: Pool, vocabulary: Vocabulary, seed: int, on_step: Callable[[cf.StepReport], None]
-) -> cf.Backbone:
+    preset: Preset, pool: Pool, vocabulary: Vocabulary, seed: int, on_step: Callable[[StepReport], None]
+) -> Backbone:
     """A model over the compact vocabulary, trained."""
-    backbone = cf.build_backbone(_config(preset, vocabulary.size), seed, name="mini")
+    backbone = build_backbone(_config(preset, vocabulary.size), seed, name="mini")
     style, stream = SceneStyle(preset.image_size, preset.scans), StreamOptions(preset.pictures, preset.pictures // 4)
     pairs = GlyphStream(pool, vocabulary, backbone, style, stream, preset.steps, seed)
-    settings = cf.ContrastiveOptions(
+    settings = ContrastiveOptions(
         steps=preset.steps,
         learning_rate=preset.learning_rate,
         weight_decay=0.05,
@@ -56,11 +60,11 @@ def train(
         seed=seed,
     )
     objective = Guided(preset.embed_dim, len(pool.classes), preset.steps, seed=seed)
-    return cf.train_contrastive(backbone, pairs, settings, objective=objective, on_step=on_step)
+    return train_contrastive(backbone, pairs, settings, objective=objective, on_step=on_step)
 
 
-def _config(preset: Preset, vocab_size: int) -> cf.CLIPConfig:
-    return cf.CLIPConfig(
+def _config(preset: Preset, vocab_size: int) -> CLIPConfig:
+    return CLIPConfig(
         embed_dim=preset.embed_dim,
         image_size=preset.image_size,
         vision_layers=preset.layers,
@@ -74,11 +78,11 @@ def _config(preset: Preset, vocab_size: int) -> cf.CLIPConfig:
     )
 
 
-def _progress(steps: int) -> Callable[[cf.StepReport], None]:
+def _progress(steps: int) -> Callable[[StepReport], None]:
     """A printer of the mean loss, and its excess over what the batches allowed, every REPORT_EVERY steps."""
-    window: list[cf.StepReport] = []
+    window: list[StepReport] = []
 
-    def on_step(report: cf.StepReport) -> None:
+    def on_step(report: StepReport) -> None:
         window.append(report)
         if len(window) == REPORT_EVERY or report.step == steps - 1:
             loss = sum(item.loss for item in window) / len(window)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.runtime.rng import generator
 from experiments.glyphs.captions import Captioner, true_of
 from experiments.glyphs.guidance import GlyphBatch
 from experiments.glyphs.pool import Pool
@@ -37,7 +38,7 @@ class StreamOptions:
     gentle: float = 0.4
 
 
-def pixels(images: Tensor, backbone: cf.Backbone) -> Tensor:
+def pixels(images: Tensor, backbone: Backbone) -> Tensor:
     """(b, 3, s, s) in [0, 1] of the model's own size -> what ``backbone.preprocess`` would make of them, unrounded."""
     size = (backbone.image_size, backbone.image_size)
     black, white = (backbone.preprocess(Image.new("RGB", size, colour)) for colour in ("black", "white"))
@@ -55,7 +56,7 @@ class GlyphStream:
 
     pool: Pool
     vocabulary: Vocabulary
-    backbone: cf.Backbone
+    backbone: Backbone
     style: SceneStyle
     options: StreamOptions
     length: int
@@ -71,7 +72,7 @@ class GlyphStream:
         return (self._batch(captioner, epoch * self.length + step) for step in range(start, self.length))
 
     def _batch(self, captioner: Captioner, step: int) -> GlyphBatch:
-        options, rng = self.options, cf.generator(self.seed, "batch", step)
+        options, rng = self.options, generator(self.seed, "batch", step)
         hardness = min(1.0, step / max(1.0, options.gentle * self.length))
         style = _eased(self.style, hardness)
         scenes = draw_scenes(self.pool, self.pool.draw(options.pictures, rng), style, rng)

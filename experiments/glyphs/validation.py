@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.heads.zero_shot import zero_shot_weights
+from clip_fewshot.runtime.rng import generator
 from experiments.glyphs.pool import Pool, unseen_hands, unseen_letters
 from experiments.glyphs.scenes import SceneStyle, draw_scenes
 from experiments.glyphs.stream import pixels
@@ -35,12 +37,12 @@ class ValidationSet:
 
 def validation_set(pool: Pool, image_size: int, style: str, seed: int) -> ValidationSet:
     """Every glyph of the pool once, all as scans or all in the wild."""
-    rng = cf.generator(seed, "validation", style)
+    rng = generator(seed, "validation", style)
     scenes = draw_scenes(pool, np.arange(len(pool)), SceneStyle(image_size, scans=STYLES[style]), rng)
     return ValidationSet(scenes.images, scenes.attributes[:, 0], tuple(item.names[0] for item in pool.classes))
 
 
-def validate(backbone: cf.Backbone, seed: int = 9, hands: int = 60) -> dict[str, float]:
+def validate(backbone: Backbone, seed: int = 9, hands: int = 60) -> dict[str, float]:
     """Zero-shot accuracy on digits in unseen ways of writing, and few-shot accuracy on ten letters never trained
     (nearest class mean of K), as scans and in the wild; means over DRAWS support sets."""
     figures = {}
@@ -57,21 +59,21 @@ def validate(backbone: cf.Backbone, seed: int = 9, hands: int = 60) -> dict[str,
 
 
 @torch.no_grad()
-def image_features(backbone: cf.Backbone, images: torch.Tensor) -> FloatArray:
+def image_features(backbone: Backbone, images: torch.Tensor) -> FloatArray:
     """(n, d) unit rows."""
     parts = [F.normalize(backbone.encode_image(pixels(part, backbone)), dim=1) for part in torch.split(images, 256)]
     return np.asarray(torch.cat(parts).numpy())
 
 
-def zero_shot_accuracy(backbone: cf.Backbone, data: ValidationSet, templates: Sequence[str]) -> float:
+def zero_shot_accuracy(backbone: Backbone, data: ValidationSet, templates: Sequence[str]) -> float:
     """Share of pictures whose own class name is the nearest, the templates averaged."""
-    weights = cf.zero_shot_weights(backbone, data.names, templates).numpy()
+    weights = zero_shot_weights(backbone, data.names, templates).numpy()
     return float((np.argmax(image_features(backbone, data.images) @ weights.T, axis=1) == data.labels).mean())
 
 
 def nearest_mean_accuracy(features: FloatArray, labels: LabelArray, shots: int, seed: int) -> float:
     """Accuracy on the rest when ``shots`` pictures of each class give the class means."""
-    rng = cf.generator(seed, "support", shots)
+    rng = generator(seed, "support", shots)
     support = np.stack([rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)])
     rest = np.setdiff1d(np.arange(len(labels)), support)
     means = features[support].mean(axis=1)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.tokenizer import tokenize
 from experiments.glyphs import captions
 from experiments.glyphs.pool import SOURCES, GlyphClass
 from experiments.glyphs.scenes import COLOURS, GROUNDS, KINDS
@@ -30,7 +31,7 @@ class Vocabulary:
         texts += [*captions.NOUNS, *captions.MANNERS, *captions.PLACES, *captions.CONNECTIVES]
         texts += [*captions.SIZES, *captions.COLUMNS, *captions.ROWS, *SOURCES, *COLOURS, *GROUNDS, *KINDS]
         texts += [name for item in classes for name in item.names]
-        ids = torch.unique(cf.tokenize(texts))
+        ids = torch.unique(tokenize(texts))
         self.used_ids = ids[ids > 0]  # 0 is the padding, which no feature depends on
         self.size = len(self.used_ids) + 1
         self._rows = torch.full((int(ids.max()) + 1,), UNKNOWN)
@@ -38,18 +39,18 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (k, 77) rows of the compact table."""
-        return self._rows[cf.tokenize(texts)]
+        return self._rows[tokenize(texts)]
 
     def forget(self, rows: Tensor, share: float, rng: np.random.Generator) -> Tensor:
         """The same with a share of the words, never the marks, replaced by the unknown one."""
         words = (rows > UNKNOWN) & (rows < self.size - 2)
         return rows.masked_fill(words & torch.from_numpy(rng.random(tuple(rows.shape)) < share), UNKNOWN)
 
-    def widen(self, backbone: cf.Backbone) -> cf.Backbone:
+    def widen(self, backbone: Backbone) -> Backbone:
         """A model over CLIP's whole vocabulary that computes what the compact one does."""
         config = replace(backbone.config, vocab_size=len(self._rows))
         state = backbone.state_dict()
         state[TABLE] = state[TABLE][self._rows]
-        wide = cf.build_backbone(config, name=backbone.name)
+        wide = build_backbone(config, name=backbone.name)
         wide.load_state_dict(state)
         return wide.eval()

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.batch import PairBatch, PairSource, caption_ids
+from clip_fewshot.data.pairs.captioned import CaptionedStream
+from clip_fewshot.data.sampling import draw_support, split_open_world
+from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.types import BoolArray
 from experiments import opening, tables
 from experiments.zero_shot import probabilities
 
@@ -25,53 +35,53 @@ if TYPE_CHECKING:
 
 SHOTS, BATCH, EPOCHS, CAPTION = 5, 10, 20, "a photo of the number {}"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PLAN = cf.FineTuning(unfreeze=0, head="linear", head_lr=3e-3)
+PLAN = FineTuning(unfreeze=0, head="linear", head_lr=3e-3)
 RECIPES = {"as written": True, "shared targets": False, "captions drawn anew": False}  # identity targets
-Pairs = cf.PairSource | list[cf.PairBatch]
+Pairs = PairSource | list[PairBatch]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Both namings of the classes, all recipes, all seeds; the sealed pictures are the same throughout."""
     data = opening.dataset(options.data)
-    split = cf.split_open_world(data, shots=SHOTS, seed=0)
-    test, model = split.test.open("S0"), cf.load_backbone(options.model_name, device=options.device)
+    split = split_open_world(data, shots=SHOTS, seed=0)
+    test, model = split.test.open("S0"), load_backbone(options.model_name, device=options.device)
     rows: list[dict[str, Any]] = []
     for naming, rename in (("as they are", dict[str, str]()), ("as digits", {w: str(i) for i, w in enumerate(WORDS)})):
         if naming == "as digits" and not set(split.seen.names) <= set(WORDS):
             continue  # classes that are no digits have one name
         pool, held = renamed(split.pool, rename), renamed(test, rename)
-        supports = [cf.draw_support(pool, SHOTS, seed) for seed in range(options.seeds)]
-        before = cf.interval([right(model, held)]).to_json()
+        supports = [draw_support(pool, SHOTS, seed) for seed in range(options.seeds)]
+        before = interval([right(model, held)]).to_json()
         for name in RECIPES:
             ends = [trained(model, support, name, seed) for seed, support in enumerate(supports)]
-            after = cf.interval([right(tuned, held) for tuned, _, _ in ends]).to_json()
+            after = interval([right(tuned, held) for tuned, _, _ in ends]).to_json()
             losses, floors = [loss for _, loss, _ in ends], [floor for _, _, floor in ends]
             figures = {"loss": fmean(losses), "floor": fmean(floors), "losses": losses}
             rows.append({"names": naming, "recipe": name, "before": before, "after": after} | figures)
     return {"data": data.name, "test_pictures": len(test), "seeds": options.seeds, "rows": rows}
 
 
-def renamed(data: cf.ImageDataset, names: dict[str, str]) -> cf.ImageDataset:
+def renamed(data: ImageDataset, names: dict[str, str]) -> ImageDataset:
     """The same pictures, their classes under other names."""
     new = tuple(names.get(name, name) for name in data.label_space.names)
     return replace(data, label_space=replace(data.label_space, names=new))
 
 
-def trained(model: cf.Backbone, support: cf.ImageDataset, recipe: str, seed: int) -> tuple[cf.Backbone, float, float]:
+def trained(model: Backbone, support: ImageDataset, recipe: str, seed: int) -> tuple[Backbone, float, float]:
     """(tuned model, mean loss of the last epoch, mean of the least that its batches allowed)."""
-    tuned = cf.tunable(model, PLAN)
+    tuned = tunable(model, PLAN)
     pairs: Pairs = in_order(support, tuned)
     if recipe == "captions drawn anew":
-        pairs = cf.CaptionedStream(support, tuned, batch=BATCH, seed=seed)
-    reports: list[cf.StepReport] = []
-    note: Callable[[cf.StepReport], None] = reports.append
+        pairs = CaptionedStream(support, tuned, batch=BATCH, seed=seed)
+    reports: list[StepReport] = []
+    note: Callable[[StepReport], None] = reports.append
     options = PLAN.options(epochs=EPOCHS, identity_targets=RECIPES[recipe], seed=seed)
-    cf.train_contrastive(tuned, pairs, options, on_step=note)
+    train_contrastive(tuned, pairs, options, on_step=note)
     last = [report for report in reports if report.epoch == EPOCHS - 1]
-    return cf.merged(tuned), fmean(r.loss for r in last), fmean(r.floor for r in last)
+    return merged(tuned), fmean(r.loss for r in last), fmean(r.floor for r in last)
 
 
-def in_order(support: cf.ImageDataset, model: cf.Backbone) -> list[cf.PairBatch]:
+def in_order(support: ImageDataset, model: Backbone) -> list[PairBatch]:
     """The pictures class by class, with their class's one caption, in batches of ten."""
     import torch
 
@@ -81,12 +91,12 @@ def in_order(support: cf.ImageDataset, model: cf.Backbone) -> list[cf.PairBatch]
     images = torch.stack([model.preprocess(support.open(int(row))) for row in order])
     tokens = model.tokenize([CAPTION.format(name) for name in names])
     parts = zip(torch.split(images, BATCH), torch.split(tokens, BATCH), strict=True)
-    return [cf.PairBatch(some, texts, cf.caption_ids(texts)) for some, texts in parts]
+    return [PairBatch(some, texts, caption_ids(texts)) for some, texts in parts]
 
 
-def right(model: cf.Backbone, held: cf.ImageDataset) -> cf.BoolArray:
+def right(model: Backbone, held: ImageDataset) -> BoolArray:
     """(n,) whether the nearest class name is the true one."""
-    guesses = probabilities(model, held, held.label_space.names, cf.TEMPLATES).argmax(dim=1).numpy()
+    guesses = probabilities(model, held, held.label_space.names, TEMPLATES).argmax(dim=1).numpy()
     return np.asarray(guesses == held.required_labels())
 
 

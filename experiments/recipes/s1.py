@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters
+from clip_fewshot.contrastive.replayed import replayed_pictures
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import draw_support, split_open_world
+from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
+from clip_fewshot.plots.views import EmbeddingView
 from experiments import opening, tables
 from experiments.modality_gap import figures
 from experiments.recipes import s1_trained as ways
@@ -33,7 +43,7 @@ Train = Callable[..., ways.Trained]
 
 def layers(backbone_lr: float, head_lr: float) -> Train:
     """The last layer of each tower and a linear head, at these rates."""
-    return ways.planned(cf.FineTuning(unfreeze=1, head="linear", backbone_lr=backbone_lr, head_lr=head_lr))
+    return ways.planned(FineTuning(unfreeze=1, head="linear", backbone_lr=backbone_lr, head_lr=head_lr))
 
 
 RATES: dict[str, Train] = {
@@ -49,7 +59,7 @@ WAYS: dict[str, Train] = {
     "linear heads, SGD, random start (as written)": ways.linear_as_written,
     "linear heads, SGD, from the identity (ours)": ways.planned(ways.HEADS, "sgd"),
     "linear heads, AdamW, from the identity (ours)": ways.planned(ways.HEADS),
-    "attention heads, AdamW (ours)": ways.planned(cf.FineTuning(unfreeze=0, head="attention", head_lr=FAST)),
+    "attention heads, AdamW (ours)": ways.planned(FineTuning(unfreeze=0, head="attention", head_lr=FAST)),
     **RATES,
 }
 
@@ -57,11 +67,11 @@ WAYS: dict[str, Train] = {
 def run(options: Options) -> dict[str, Any]:
     """All ways, all seeds; the sealed pictures are the same throughout."""
     data = opening.dataset(options.data)
-    split = cf.split_open_world(data, shots=1, seed=0)
+    split = split_open_world(data, shots=1, seed=0)
     shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
-    test, model = split.test.open("S1"), cf.load_backbone(options.model_name, device=options.device)
-    supports = [cf.draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
-    before = summarised([measured(model, model, None, test)], cf.count_parameters(model)[1])
+    test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)
+    supports = [draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
+    before = summarised([measured(model, model, None, test)], count_parameters(model)[1])
     rows = [{"way": "zero-shot", **before}]
     for way, train in WAYS.items():
         found = []
@@ -74,26 +84,26 @@ def run(options: Options) -> dict[str, Any]:
     return {"data": data.name, **shape, "rows": rows, "recommended": recommended(rows)}
 
 
-def measured(model: cf.Backbone, pretrained: cf.Backbone, blocks: int | None, test: cf.ImageDataset) -> dict[str, Any]:
+def measured(model: Backbone, pretrained: Backbone, blocks: int | None, test: ImageDataset) -> dict[str, Any]:
     """Hits per picture (n,) by one prompt and by several, among the first and among the first five; and the gap."""
     import torch
 
     if blocks is None:
-        images = cf.encode_images(model, test).features
+        images = encode_images(model, test).features
     else:
-        with cf.replayed_pictures(model, pretrained, test, blocks), torch.no_grad():
+        with replayed_pictures(model, pretrained, test, blocks), torch.no_grad():
             numbers = torch.split(torch.arange(len(test)), 64)
             images = torch.cat([model.encode_image(some) for some in numbers]).cpu().numpy()
     names, labels = test.label_space.names, test.required_labels()
     found: dict[str, Any] = {}
-    for prompts, templates in (("one prompt", cf.TEMPLATES[:1]), ("ensemble", cf.TEMPLATES)):
-        head = cf.ZeroShotHead(cf.zero_shot_weights(model, names, templates).cpu(), 1.0)
+    for prompts, templates in (("one prompt", TEMPLATES[:1]), ("ensemble", TEMPLATES)):
+        head = ZeroShotHead(zero_shot_weights(model, names, templates).cpu(), 1.0)
         order = head(torch.from_numpy(images)).argsort(dim=1, descending=True).numpy()
         found[prompts] = order[:, 0] == labels
         if len(names) > TOP:
             found[f"{prompts}, top {TOP}"] = (order[:, :TOP] == labels[:, None]).any(axis=1)
-    texts = cf.encode_texts(model, [cf.TEMPLATES[0].format(name) for name in names])
-    return found | {"gap": figures(cf.EmbeddingView("", images, labels, texts, names))["gap"]}
+    texts = encode_texts(model, [TEMPLATES[0].format(name) for name in names])
+    return found | {"gap": figures(EmbeddingView("", images, labels, texts, names))["gap"]}
 
 
 def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
@@ -101,7 +111,7 @@ def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
     whole = [one for one in found if one.get("broken") is None]
     row: dict[str, Any] = {"parameters": parameters, "broken": [one["broken"] for one in found if one.get("broken")]}
     row["accuracy"] = {
-        key: cf.interval([one[key] for one in whole]).to_json()
+        key: interval([one[key] for one in whole]).to_json()
         for key in (whole[0] if whole else {})
         if isinstance(whole[0][key], np.ndarray)
     }

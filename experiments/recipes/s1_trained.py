@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, tunable
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.objectives import identity_objective
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.trainer import train_contrastive
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.captioned import CaptionedStream
+from clip_fewshot.runtime.rng import torch_seeded
 
 if TYPE_CHECKING:
     import torch
 
 BATCH, FULL_EPOCHS, HEAD_EPOCHS = 16, 3, 20
 FULL_RATE, HEAD_RATE, LAYER_RATE = 5e-5, 1e-3, 1e-5  # S1's, S1's, and ours for pretrained layers
-HEADS = cf.FineTuning(unfreeze=0, head="linear", head_lr=HEAD_RATE)
-LAYERS = cf.FineTuning(unfreeze=1, head="linear", backbone_lr=LAYER_RATE, head_lr=HEAD_RATE)
+HEADS = FineTuning(unfreeze=0, head="linear", head_lr=HEAD_RATE)
+LAYERS = FineTuning(unfreeze=1, head="linear", backbone_lr=LAYER_RATE, head_lr=HEAD_RATE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Trained:
         broken: the step, from 1, that made a weight infinite or no number; None: none did.
     """
 
-    model: cf.Backbone
+    model: Backbone
     blocks: int | None
     parameters: int
     loss: float
@@ -39,19 +48,19 @@ class Trained:
     broken: int | None = None
 
 
-def everything(pretrained: cf.Backbone) -> cf.Backbone:
+def everything(pretrained: Backbone) -> Backbone:
     """A copy in which all parameters train; batch normalisations keep their statistics."""
-    return cf.tunable(pretrained, cf.FineTuning(unfreeze=1)).requires_grad_(True)
+    return tunable(pretrained, FineTuning(unfreeze=1)).requires_grad_(True)
 
 
-def full(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
+def full(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """All weights in float32, by AdamW at S1's rate."""
     tuned = everything(pretrained)
-    options = cf.ContrastiveOptions(epochs=FULL_EPOCHS, learning_rate=FULL_RATE, clip_norm=1.0, seed=seed)
-    return Trained(tuned, None, cf.count_parameters(tuned)[0], descend(tuned, pairs(support, tuned, seed), options))
+    options = ContrastiveOptions(epochs=FULL_EPOCHS, learning_rate=FULL_RATE, clip_norm=1.0, seed=seed)
+    return Trained(tuned, None, count_parameters(tuned)[0], descend(tuned, pairs(support, tuned, seed), options))
 
 
-def half_adam(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
+def half_adam(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """All weights, their gradients and Adam's memory in float16, as CLIP's own loader leaves them on a GPU.
 
     Activations stay in float32 here, which is kinder, and lets it run on any machine.
@@ -72,7 +81,7 @@ def half_adam(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> T
     return in_half(tuned, support, seed, step)
 
 
-def rounded_adam(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
+def rounded_adam(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """All weights rounded to float16 after each step of an Adam in float32: the usual way around the above."""
     import torch
 
@@ -95,7 +104,7 @@ def fill(live: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
             parameter.copy_(value)
 
 
-def in_half(tuned: cf.Backbone, support: cf.ImageDataset, seed: int, step: Callable[[], None]) -> Trained:
+def in_half(tuned: Backbone, support: ImageDataset, seed: int, step: Callable[[], None]) -> Trained:
     """Run ``step`` on the gradients of all batches, until a weight breaks, and count those that did not move."""
     import torch
 
@@ -106,34 +115,34 @@ def in_half(tuned: cf.Backbone, support: cf.ImageDataset, seed: int, step: Calla
     losses: list[float] = []
     tuned.train()
     for batch in (batch for epoch in range(FULL_EPOCHS) for batch in batches.batches(epoch)):
-        losses.append(float(cf.contrastive_gradients(tuned, batch, cf.identity_objective)))
+        losses.append(float(contrastive_gradients(tuned, batch, identity_objective)))
         for seen, parameter in zip(reached, tuned.parameters(), strict=True):
             seen |= torch.zeros_like(seen) if parameter.grad is None else parameter.grad != 0
         step()
         if not all(bool(torch.isfinite(p).all()) for p in tuned.parameters()):
-            return Trained(tuned.eval(), None, cf.count_parameters(tuned)[0], losses[-1], None, len(losses))
+            return Trained(tuned.eval(), None, count_parameters(tuned)[0], losses[-1], None, len(losses))
     states = zip(tuned.parameters(), start, reached, strict=True)
     still = sum(int(((p == before) & seen).sum()) for p, before, seen in states) / sum(
         int(seen.sum()) for seen in reached
     )
-    return Trained(tuned.eval(), None, cf.count_parameters(tuned)[0], fmean(losses[-batches.steps() :]), still)
+    return Trained(tuned.eval(), None, count_parameters(tuned)[0], fmean(losses[-batches.steps() :]), still)
 
 
-def linear_as_written(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
+def linear_as_written(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """A linear layer per frozen tower, drawn as torch draws it, by SGD; equal classes are wrong answers."""
-    with cf.torch_seeded(seed, "linear as written"):
-        tuned = cf.tunable(pretrained, HEADS)
+    with torch_seeded(seed, "linear as written"):
+        tuned = tunable(pretrained, HEADS)
         for tower in (tuned.visual, tuned.text):
             tower.head.reset_parameters()  # type: ignore[operator, union-attr]
     options = HEADS.options(epochs=HEAD_EPOCHS, optimizer="sgd", weight_decay=0.0, identity_targets=True, seed=seed)
     return on_states(pretrained, tuned, HEADS, [options], support, seed)
 
 
-def planned(plan: cf.FineTuning, optimizer: str = "adamw") -> Callable[..., Trained]:
+def planned(plan: FineTuning, optimizer: str = "adamw") -> Callable[..., Trained]:
     """Ours: a head that begins at the zero-shot model, captions anew in each epoch, targets shared by class."""
 
-    def train(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
-        tuned = cf.tunable(pretrained, plan)
+    def train(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
+        tuned = tunable(pretrained, plan)
         decay = 0.0 if optimizer == "sgd" else 0.2
         options = plan.options(epochs=HEAD_EPOCHS, optimizer=optimizer, weight_decay=decay, clip_norm=1.0, seed=seed)
         return on_states(pretrained, tuned, plan, [options], support, seed)
@@ -141,27 +150,27 @@ def planned(plan: cf.FineTuning, optimizer: str = "adamw") -> Callable[..., Trai
     return train
 
 
-def head_first(pretrained: cf.Backbone, support: cf.ImageDataset, seed: int) -> Trained:
+def head_first(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """Half of the epochs with all layers frozen, then half with the last one unfrozen at its own rate."""
-    tuned = cf.tunable(pretrained, LAYERS)
+    tuned = tunable(pretrained, LAYERS)
     half = {"epochs": HEAD_EPOCHS // 2, "clip_norm": 1.0, "seed": seed}
-    frozen = cf.ContrastiveOptions(learning_rate=HEAD_RATE, **half)  # type: ignore[arg-type]
+    frozen = ContrastiveOptions(learning_rate=HEAD_RATE, **half)  # type: ignore[arg-type]
     return on_states(pretrained, tuned, LAYERS, [frozen, LAYERS.options(**half)], support, seed)
 
 
 def on_states(
-    pretrained: cf.Backbone,
-    tuned: cf.Backbone,
-    plan: cf.FineTuning,
-    stages: list[cf.ContrastiveOptions],
-    support: cf.ImageDataset,
+    pretrained: Backbone,
+    tuned: Backbone,
+    plan: FineTuning,
+    stages: list[ContrastiveOptions],
+    support: ImageDataset,
     seed: int,
 ) -> Trained:
     """Train on what the frozen layers leave behind; with several stages, the heads alone until the last one."""
-    n = cf.replayed_blocks(plan, pretrained.visual)
+    n = replayed_blocks(plan, pretrained.visual)
     stream = pairs(support, tuned, seed, numbered=n is not None)
-    count, trained = cf.count_parameters(tuned)[0], [p for p in tuned.parameters() if p.requires_grad]
-    with cf.replayed_pictures(tuned, pretrained, stream.pictures, n):
+    count, trained = count_parameters(tuned)[0], [p for p in tuned.parameters() if p.requires_grad]
+    with replayed_pictures(tuned, pretrained, stream.pictures, n):
         for stage in stages:
             for name, parameter in tuned.named_parameters():
                 mine = any(parameter is p for p in trained)
@@ -170,14 +179,14 @@ def on_states(
     return Trained(tuned, n, count, loss)
 
 
-def pairs(support: cf.ImageDataset, model: cf.Backbone, seed: int, numbered: bool = False) -> cf.CaptionedStream:
+def pairs(support: ImageDataset, model: Backbone, seed: int, numbered: bool = False) -> CaptionedStream:
     """Batches of labelled pictures with captions drawn anew."""
     batch = min(BATCH, len(support))
-    return cf.CaptionedStream(support, model, batch=batch, seed=seed, numbered=numbered)
+    return CaptionedStream(support, model, batch=batch, seed=seed, numbered=numbered)
 
 
-def descend(model: cf.Backbone, source: cf.CaptionedStream, options: cf.ContrastiveOptions) -> float:
+def descend(model: Backbone, source: CaptionedStream, options: ContrastiveOptions) -> float:
     """Train in place -> mean loss of the last epoch."""
     losses: list[float] = []
-    cf.train_contrastive(model, source, options, on_step=lambda report: losses.append(report.loss))
+    train_contrastive(model, source, options, on_step=lambda report: losses.append(report.loss))
     return fmean(losses[-source.steps() :])

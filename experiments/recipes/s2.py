@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.evaluation.intervals import interval, statistic_interval
+from clip_fewshot.evaluation.metrics import weighted_f1
+from clip_fewshot.features.encode import encode_images, image_prefix
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.trainer import TrainSettings, tune
+from clip_fewshot.probes.logistic import LinearProbe
+from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.runtime.rng import generator
+from clip_fewshot.types import IndexArray
 from experiments import opening
 from experiments.recipes import s2_unknown
 from experiments.recipes.s2_tables import table as table
@@ -26,19 +39,19 @@ if TYPE_CHECKING:
 KNOWN, SHOTS, UNFREEZE, TRIALS = 8, 16, 1, 20
 APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 KINDS = ("as written", "ours")
-SETTINGS = cf.TrainSettings()
+SETTINGS = TrainSettings()
 
 
 def run(options: Options) -> dict[str, Any]:
     """All four parts; the sealed pictures are the same throughout."""
     data = opening.dataset(options.data)
     hidden = min(s2_unknown.GIVEN, max(1, len(data.label_space) - KNOWN))
-    split = cf.split_open_world(data, shots=SHOTS, unseen=hidden, seed=0)
+    split = split_open_world(data, shots=SHOTS, unseen=hidden, seed=0)
     test, novel = split.test.open("S2"), split.novel.open("S2")
-    model = cf.load_backbone(options.model_name, device=options.device)
-    tasks = [cf.Task(model, split.pool, SHOTS, SETTINGS, views=1, seed=seed) for seed in range(options.seeds)]
-    supports = [cf.prepare(task, task.support(0), [UNFREEZE]) for task in tasks]
-    sealed = cf.image_prefix(model, test, [UNFREEZE])
+    model = load_backbone(options.model_name, device=options.device)
+    tasks = [Task(model, split.pool, SHOTS, SETTINGS, views=1, seed=seed) for seed in range(options.seeds)]
+    supports = [prepare(task, task.support(0), [UNFREEZE]) for task in tasks]
+    sealed = image_prefix(model, test, [UNFREEZE])
     return {
         "data": data.name,
         "known": len(split.seen),
@@ -54,7 +67,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def compared(
-    name: str, tasks: list[cf.Task], supports: list[cf.Prepared], sealed: cf.Prefix, test: cf.ImageDataset
+    name: str, tasks: list[Task], supports: list[Prepared], sealed: Prefix, test: ImageDataset
 ) -> list[dict[str, Any]]:
     """A row for each way to do one approach."""
     rows = []
@@ -62,39 +75,37 @@ def compared(
         ends = [trained(kind, name, task, support) for task, support in zip(tasks, supports, strict=True)]
         right = [classes(end, sealed) == test.required_labels() for end in ends]
         figures = {"loss": fmean(end.loss for end in ends), "floor": fmean(end.floor for end in ends)}
-        rows.append({"approach": name, "kind": kind, "accuracy": cf.interval(right).to_json()} | figures)
+        rows.append({"approach": name, "kind": kind, "accuracy": interval(right).to_json()} | figures)
     return rows
 
 
-def trained(kind: str, name: str, task: cf.Task, support: cf.Prepared) -> Trained:
+def trained(kind: str, name: str, task: Task, support: Prepared) -> Trained:
     """One training on a whole support set, or on what is left of one."""
-    params = cf.TuneParams(name, UNFREEZE)
+    params = TuneParams(name, UNFREEZE)
     return ours(task, support, params) if kind == "ours" else written(task, support.data, params)
 
 
-def ours(task: cf.Task, support: cf.Prepared, params: cf.TuneParams) -> Trained:
+def ours(task: Task, support: Prepared, params: TuneParams) -> Trained:
     """The package's trainer; the probe's C is the one that folds of the support set chose."""
     data = support.data
-    tuned = cf.tune(task.backbone, params, data, task.settings, task.seed)
+    tuned = tune(task.backbone, params, data, task.settings, task.seed)
     loss, head = fmean(tuned.losses[-last_epoch(task, data) :]), tuned.head
     if head is not None:
         return Trained(tuned.suffix, lambda x, y: head(x, y).argmax(dim=1), loss, 0.0)
-    probe = cf.LinearProbe(C=support.probe.C_).fit(*of_support(tuned.suffix, data, params))
+    probe = LinearProbe(C=support.probe.C_).fit(*of_support(tuned.suffix, data, params))
     floor = pairs_floor(task, data)
     return Trained(tuned.suffix, lambda x, _: torch.from_numpy(probe.predict(x.cpu().numpy())), loss, floor)
 
 
 @torch.no_grad()
-def classes(end: Trained, pictures: cf.Prefix, labels: cf.IndexArray | None = None) -> cf.IndexArray:
+def classes(end: Trained, pictures: Prefix, labels: IndexArray | None = None) -> IndexArray:
     """(n,) what the model says of the pictures, when it is told their labels or not."""
     features = pictures.outputs(UNFREEZE, end.suffix, torch.arange(len(pictures))).float()
     told = None if labels is None else torch.as_tensor(labels, device=features.device)
     return np.asarray(end.classify(features, told).cpu().numpy())
 
 
-def leak(
-    kind: str, tasks: list[cf.Task], supports: list[cf.Prepared], sealed: cf.Prefix, test: cf.ImageDataset
-) -> dict[str, Any]:
+def leak(kind: str, tasks: list[Task], supports: list[Prepared], sealed: Prefix, test: ImageDataset) -> dict[str, Any]:
     """What validation of the approach with a margin reports, on its pictures and on those of other classes.
 
     A validation that is right whatever the pictures show has read the labels.
@@ -109,11 +120,11 @@ def leak(
         exchanged.append(classes(end, support.data.images.subset(others), labels) == labels)
         honest.append(classes(end, sealed) == test.required_labels())
     pooled = {"validation": told, "exchanged": exchanged}
-    figures = {key: cf.interval([np.concatenate(rows)]).to_json() for key, rows in pooled.items()}
-    return {"kind": kind, "test": cf.interval(honest).to_json()} | figures
+    figures = {key: interval([np.concatenate(rows)]).to_json() for key, rows in pooled.items()}
+    return {"kind": kind, "test": interval(honest).to_json()} | figures
 
 
-def other_classes(labels: cf.IndexArray) -> cf.IndexArray:
+def other_classes(labels: IndexArray) -> IndexArray:
     """(n,) for each row one of another class, each taken once, where no class is the larger half."""
     order = np.argsort(labels, kind="stable")
     moved = np.empty_like(order)
@@ -121,19 +132,19 @@ def other_classes(labels: cf.IndexArray) -> cf.IndexArray:
     return moved
 
 
-def splits(tasks: list[cf.Task], supports: list[cf.Prepared], test: cf.ImageDataset) -> list[dict[str, Any]]:
+def splits(tasks: list[Task], supports: list[Prepared], test: ImageDataset) -> list[dict[str, Any]]:
     """The score of one configuration, the probe, in trials that each split the support set anew or do not."""
     rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
-    sealed = cf.encode_images(tasks[0].backbone, test).features
+    sealed = encode_images(tasks[0].backbone, test).features
     for task, support in zip(tasks, supports, strict=True):
-        n, params = len(support.data.labels), cf.TuneParams("linear-probe")
-        orders = [cf.generator(task.seed, "split of a trial", trial).permutation(n) for trial in range(TRIALS)]
+        n, params = len(support.data.labels), TuneParams("linear-probe")
+        orders = [generator(task.seed, "split of a trial", trial).permutation(n) for trial in range(TRIALS)]
         anew = [(np.sort(order[n // 5 :]), np.sort(order[: n // 5])) for order in orders]
-        bench = cf.Workbench(task.backbone, support.data, support.recipe(task, params), anew)
+        bench = Workbench(task.backbone, support.data, support.recipe(task, params), anew)
         rows["as written"].append([bench.score(params, trial) for trial in range(TRIALS)])
         bench = replace(bench, folds=task.folds(support.data.labels))
         folds = range(len(bench.folds))
         rows["ours"].append([fmean(bench.score(params, fold) for fold in folds) for _ in range(TRIALS)])
     guesses = [support.probe.predict(sealed) for support in supports]
-    honest = cf.statistic_interval(cf.weighted_f1, test.required_labels(), guesses).to_json()
+    honest = statistic_interval(weighted_f1, test.required_labels(), guesses).to_json()
     return [{"kind": kind, "scores": scores, "test": honest} for kind, scores in rows.items()]

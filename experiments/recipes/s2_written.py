@@ -12,7 +12,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import clip_fewshot as cf
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.trainer import SupportData, balanced_batches
+from clip_fewshot.geometry import margin_logits
+from clip_fewshot.losses.matched import matched_floor
+from clip_fewshot.protocol.refits import Task
+from clip_fewshot.runtime.rng import generator, torch_seeded
+from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.types import FloatArray, IndexArray
 
 HIDDEN, MARGIN, SCALE = 256, 0.5, 30.0
 C = 1.0  # the upper edge of the range that was searched, and the winner of that search
@@ -55,7 +62,7 @@ class WrittenHead(nn.Module):
             matched = torch.zeros_like(cosines, dtype=torch.bool)
             if labels is not None:
                 matched[torch.arange(len(labels)), labels] = True
-            features = cf.margin_logits(cosines, matched, MARGIN, SCALE)
+            features = margin_logits(cosines, matched, MARGIN, SCALE)
         probabilities: Tensor = self.layers(features)
         return probabilities
 
@@ -67,13 +74,13 @@ class WrittenHead(nn.Module):
 class WrittenPairs(nn.Module):
     """CLIP's loss on a caption per picture, in which captions of the picture's own class are as wrong as any other."""
 
-    def __init__(self, task: cf.Task, data: cf.SupportData, unfreeze: int, margin: float) -> None:
+    def __init__(self, task: Task, data: SupportData, unfreeze: int, margin: float) -> None:
         super().__init__()
         self.depth = min(unfreeze, task.backbone.text.n_blocks)
-        self.text = cf.last_layers(task.backbone.text, self.depth)
+        self.text = last_layers(task.backbone.text, self.depth)
         self.log_scale = nn.Parameter(task.backbone.logit_scale.detach().float().clone())
         self.captions, self.margin = data.captions, margin
-        self.draw = cf.generator(task.seed, "captions as written")
+        self.draw = generator(task.seed, "captions as written")
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Symmetric cross-entropy, the margin on the diagonal."""
@@ -82,16 +89,16 @@ class WrittenPairs(nn.Module):
         texts = self.captions.prefix.outputs(self.depth, self.text, rows).float()
         cosines = F.normalize(features, dim=1) @ F.normalize(texts, dim=1).T
         own = torch.arange(len(cosines), device=cosines.device)
-        logits = cf.margin_logits(cosines, own[:, None] == own, self.margin, self.log_scale.exp())
+        logits = margin_logits(cosines, own[:, None] == own, self.margin, self.log_scale.exp())
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def written(task: cf.Task, data: cf.SupportData, params: cf.TuneParams) -> Trained:
+def written(task: Task, data: SupportData, params: TuneParams) -> Trained:
     """One approach: last layers and objective by Adam, for as many steps as ours and on the same batches."""
     model, pairs = task.backbone, params.approach.startswith("contrastive")
     margin = MARGIN if params.approach.endswith("arcface") else 0.0
-    suffix = cf.last_layers(model.visual, params.unfreeze).train()
-    with cf.torch_seeded(task.seed, "as written"):
+    suffix = last_layers(model.visual, params.unfreeze).train()
+    with torch_seeded(task.seed, "as written"):
         head = WrittenHead(model.visual.out_features, data.n_classes, margin > 0)
     objective = WrittenPairs(task, data, params.unfreeze, margin) if pairs else head
     last = descend(task, data, params, suffix, objective.to(model.device).train())
@@ -104,9 +111,9 @@ def written(task: cf.Task, data: cf.SupportData, params: cf.TuneParams) -> Train
 
 
 def descend(
-    task: cf.Task,
-    data: cf.SupportData,
-    params: cf.TuneParams,
+    task: Task,
+    data: SupportData,
+    params: TuneParams,
     suffix: nn.Module,
     objective: WrittenHead | WrittenPairs,
 ) -> float:
@@ -125,14 +132,14 @@ def descend(
     return fmean(losses[-last_epoch(task, data) :])
 
 
-def batches(task: cf.Task, data: cf.SupportData) -> list[Tensor]:
+def batches(task: Task, data: SupportData) -> list[Tensor]:
     """The rows of each step, of ours too."""
     n, settings = len(data.labels), task.settings
-    dealt = cf.balanced_batches(data.labels, 1, settings.batch_of(n), settings.steps(n), task.seed)
+    dealt = balanced_batches(data.labels, 1, settings.batch_of(n), settings.steps(n), task.seed)
     return [items for items, _ in dealt]
 
 
-def last_epoch(task: cf.Task, data: cf.SupportData) -> int:
+def last_epoch(task: Task, data: SupportData) -> int:
     """How many of the steps that is."""
     return max(1, task.settings.steps(len(data.labels)) // task.settings.epochs)
 
@@ -142,14 +149,14 @@ def softmax_floor(n_classes: int) -> float:
     return -log(e / (e + n_classes - 1))
 
 
-def pairs_floor(task: cf.Task, data: cf.SupportData) -> float:
+def pairs_floor(task: Task, data: SupportData) -> float:
     """The least of a contrastive loss whose captions tell no more than the class, over the last epoch."""
     labels = [torch.from_numpy(data.labels[items.numpy()]) for items in batches(task, data)[-last_epoch(task, data) :]]
-    return fmean(cf.matched_floor(own[:, None] == own) for own in labels)
+    return fmean(matched_floor(own[:, None] == own) for own in labels)
 
 
 @torch.no_grad()
-def of_support(suffix: nn.Module, data: cf.SupportData, params: cf.TuneParams) -> tuple[cf.FloatArray, cf.IndexArray]:
+def of_support(suffix: nn.Module, data: SupportData, params: TuneParams) -> tuple[FloatArray, IndexArray]:
     """((n, d) features, (n,) labels) that a probe is fitted on."""
     rows = torch.arange(len(data.labels))
     return data.images.outputs(params.unfreeze, suffix, rows).float().cpu().numpy(), data.labels

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.contrastive.distillation import SelfDistillation
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.objectives import identity_objective, symmetric_objective
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.split import split_pairs
+from clip_fewshot.data.pairs.stream import PairStream
+from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.losses.distillation import transport_targets
 from experiments import opening, tables
 from experiments.recall import recalled
 from experiments.recipes.s3_stored import Held, Projections, Stored, held, locked, stored, train
@@ -32,8 +41,8 @@ def run(options: Options) -> dict[str, Any]:
     """Gradients, targets, running means, and what they make of recall."""
     data = opening.dataset(options.data)
     pictures = len(set(data.digests))
-    kept, apart = cf.split_pairs(data, max(1, round(APART * pictures)), seed=0)
-    model = cf.load_backbone(options.model_name, device=options.device)
+    kept, apart = split_pairs(data, max(1, round(APART * pictures)), seed=0)
+    model = load_backbone(options.model_name, device=options.device)
     encoders, start = locked(model)
     pairs, test = stored(encoders, kept), held(encoders, apart)
     trained = {kind: [ended(kind, start, pairs, seed) for seed in range(options.seeds)] for kind in KINDS}
@@ -57,8 +66,8 @@ def ended(kind: str, start: Projections, pairs: Stored, seed: int) -> tuple[Proj
     """(trained projections, how far behind them the teacher was, as a share of their way so far, meaned over steps)."""
     model = copy.deepcopy(start)
     if kind == "contrastive":
-        return train(model, pairs, cf.symmetric_objective, seed), 0.0
-    teaching = WrittenDistillation(model) if kind.endswith("as written") else cf.SelfDistillation(model)
+        return train(model, pairs, symmetric_objective, seed), 0.0
+    teaching = WrittenDistillation(model) if kind.endswith("as written") else SelfDistillation(model)
     lags: list[float] = []
     look: Callable[[], None] = lambda: lags.append(distance(teaching.teacher, model) / distance(start, model))  # noqa: E731
     return train(model, pairs, teaching, seed, look), fmean(lags)
@@ -70,22 +79,22 @@ def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
     return float(torch.stack(squares).sum().sqrt())
 
 
-def gradients(model: cf.Backbone, data: cf.ImageDataset) -> list[dict[str, Any]]:
+def gradients(model: Backbone, data: ImageDataset) -> list[dict[str, Any]]:
     """Logit scale and towers against the unchunked gradient of the same batch, for each number of chunks."""
     size = min(PAIRS, len(set(data.digests)))
-    batch = next(cf.PairStream(data, model, batch=size, seed=0).batches(0))
-    cf.contrastive_gradients(model, batch, cf.identity_objective)
+    batch = next(PairStream(data, model, batch=size, seed=0).batches(0))
+    contrastive_gradients(model, batch, identity_objective)
     whole = _gradients(model)
     rows = []
     for chunks in CHUNKS:
         written_gradients(model, batch, -(-size // chunks))
         rows.append({"chunks": chunks, "kind": "as written", **_compared(_gradients(model), whole)})
-        cf.contrastive_gradients(model, batch, cf.identity_objective, chunk=-(-size // chunks))
+        contrastive_gradients(model, batch, identity_objective, chunk=-(-size // chunks))
         rows.append({"chunks": chunks, "kind": "ours", **_compared(_gradients(model), whole)})
     return rows
 
 
-def _gradients(model: cf.Backbone) -> tuple[Tensor, Tensor]:
+def _gradients(model: Backbone) -> tuple[Tensor, Tensor]:
     """(of the logit scale, of everything else in one row)."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in trained.items()}
@@ -103,11 +112,11 @@ def targets(model: Projections, test: Held) -> dict[str, Any]:
     """How often a teacher's target is largest at the matching pair, and its mean there; a caption of each picture."""
     own = torch.from_numpy(test.belongs.argmax(axis=1))
     images, texts = model.encode_image(test.pictures), model.encode_text(test.captions[own])
-    both = {"as written": written_targets(images, texts)[0], "ours": cf.transport_targets(images, texts).per_image}
+    both = {"as written": written_targets(images, texts)[0], "ours": transport_targets(images, texts).per_image}
     place = torch.arange(len(images))
     return {
         kind: {
-            "found": cf.interval([(target.argmax(dim=1).cpu() == place).numpy()]).to_json(),
+            "found": interval([(target.argmax(dim=1).cpu() == place).numpy()]).to_json(),
             "mean": float(target.diagonal().mean()),
             "even": 1 / len(images),
         }

@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.contrastive.distillation import SelfDistillation
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
+from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.runtime.rng import generator
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 from experiments.recall import candidates, unit
 from experiments.recipes.s3_written import WrittenDistillation
 
@@ -47,10 +56,10 @@ class Held(NamedTuple):
 
     pictures: Tensor
     captions: Tensor
-    belongs: cf.BoolArray
+    belongs: BoolArray
 
     @torch.no_grad()
-    def cosines(self, model: Projections) -> cf.FloatArray:
+    def cosines(self, model: Projections) -> FloatArray:
         """(pictures, captions)."""
         pictures, captions = model.encode_image(self.pictures), model.encode_text(self.captions)
         return np.asarray(unit(pictures.cpu().numpy()) @ unit(captions.cpu().numpy()).T)
@@ -70,21 +79,21 @@ class Stored:
     pictures: Tensor
     captions: Tensor
     ids: Tensor
-    rows: list[cf.IndexArray]
+    rows: list[IndexArray]
 
-    def batches(self, seed: int) -> Iterator[cf.PairBatch]:
+    def batches(self, seed: int) -> Iterator[PairBatch]:
         """Those of all epochs: every picture once in each, beside one of its captions."""
         for epoch in range(EPOCHS):
-            draw, n = cf.generator(seed, "pairs of an epoch", epoch), len(self.rows)
+            draw, n = generator(seed, "pairs of an epoch", epoch), len(self.rows)
             caption = np.array([own[draw.integers(len(own))] for own in self.rows])
             for items in np.array_split(draw.permutation(n), ceil(n / BATCH)):
                 texts = torch.from_numpy(caption[items])
-                yield cf.PairBatch(self.pictures[items], self.captions[texts], self.ids[texts])
+                yield PairBatch(self.pictures[items], self.captions[texts], self.ids[texts])
 
 
-def locked(model: cf.Backbone) -> tuple[cf.Backbone, Projections]:
+def locked(model: Backbone) -> tuple[Backbone, Projections]:
     """(the encoders, what trains): a pair's projections, or for a CLIP the identity behind its own."""
-    if isinstance(model, cf.PairBackbone):
+    if isinstance(model, PairBackbone):
         return model.trunks(), Projections(model.visual.projection, model.text.projection, model.logit_scale)
     image, text = (nn.Linear(t.out_features, t.out_features, bias=False) for t in (model.visual, model.text))
     for layer in (image, text):
@@ -92,23 +101,23 @@ def locked(model: cf.Backbone) -> tuple[cf.Backbone, Projections]:
     return model, Projections(image, text, model.logit_scale).to(model.device)
 
 
-def stored(encoders: cf.Backbone, data: cf.ImageDataset) -> Stored:
+def stored(encoders: Backbone, data: ImageDataset) -> Stored:
     """Run the encoders once."""
     captions = list(data.captions or ())
     _, first, picture_of = np.unique(data.digests, return_index=True, return_inverse=True)
     return Stored(
-        torch.from_numpy(cf.encode_images(encoders, data.subset(first)).features).to(encoders.device),
-        torch.from_numpy(cf.encode_texts(encoders, captions)).to(encoders.device),
-        cf.caption_ids(encoders.tokenize(captions)),
+        torch.from_numpy(encode_images(encoders, data.subset(first)).features).to(encoders.device),
+        torch.from_numpy(encode_texts(encoders, captions)).to(encoders.device),
+        caption_ids(encoders.tokenize(captions)),
         [np.flatnonzero(picture_of == i) for i in range(len(first))],
     )
 
 
-def held(encoders: cf.Backbone, data: cf.ImageDataset) -> Held:
+def held(encoders: Backbone, data: ImageDataset) -> Held:
     """The same of what is kept out."""
     among = candidates(encoders, data)
-    pictures = torch.from_numpy(cf.encode_images(encoders, among.pictures).features)
-    captions = torch.from_numpy(cf.encode_texts(encoders, among.captions))
+    pictures = torch.from_numpy(encode_images(encoders, among.pictures).features)
+    captions = torch.from_numpy(encode_texts(encoders, among.captions))
     return Held(pictures.to(encoders.device), captions.to(encoders.device), among.belongs)
 
 
@@ -116,14 +125,14 @@ def train(
     model: Projections, data: Stored, objective: Objective, seed: int, on_step: Callable[[], None] | None = None
 ) -> Projections:
     """``model``, in place; what of the objective looks at batches and weights sees them."""
-    teaching = objective if isinstance(objective, cf.SelfDistillation | WrittenDistillation) else None
-    optimizer = cf.AdamW(cf.parameter_groups([(model, RATE)], DECAY), CLIP_NORM)
+    teaching = objective if isinstance(objective, SelfDistillation | WrittenDistillation) else None
+    optimizer = AdamW(parameter_groups([(model, RATE)], DECAY), CLIP_NORM)
     total = EPOCHS * ceil(len(data.rows) / BATCH)
     for step, batch in enumerate(data.batches(seed)):
         if teaching is not None:
             teaching.prepare(batch)
-        cf.contrastive_gradients(model, batch, objective)
-        optimizer.step(cf.warmup_cosine(step, total, WARMUP))
+        contrastive_gradients(model, batch, objective)
+        optimizer.step(warmup_cosine(step, total, WARMUP))
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         if teaching is not None:

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import clip_fewshot as cf
+from clip_fewshot.contrastive.gradients import PairModel
+from clip_fewshot.contrastive.objectives import identity_objective
+from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.losses.distillation import sinkhorn
 
 MOMENTUM, TEMPERATURE, ALPHA = 0.999, 0.15, 0.5
 
 
-def written_gradients(model: cf.PairModel, batch: cf.PairBatch, chunk: int) -> None:
+def written_gradients(model: PairModel, batch: PairBatch, chunk: int) -> None:
     """Set ``.grad`` by one backward pass of the whole loss for each chunk of each tower, the other features held.
 
     Each pass brings the gradient of its own chunk, which is right, and the whole gradient of the logit scale.
@@ -30,8 +33,8 @@ def written_gradients(model: cf.PairModel, batch: cf.PairBatch, chunk: int) -> N
         _backward(images, [*texts[:j], model.encode_text(part), *texts[j + 1 :]], model)
 
 
-def _backward(images: list[Tensor], texts: list[Tensor], model: cf.PairModel) -> None:
-    loss = cf.identity_objective(torch.cat(images), torch.cat(texts), model.logit_scale, None)
+def _backward(images: list[Tensor], texts: list[Tensor], model: PairModel) -> None:
+    loss = identity_objective(torch.cat(images), torch.cat(texts), model.logit_scale, None)
     loss.backward()  # type: ignore[no-untyped-call]
 
 
@@ -42,7 +45,7 @@ def written_targets(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """
     images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     costs = -(images @ texts.T + images @ images.T + texts @ texts.T)
-    plan = cf.sinkhorn(costs, TEMPERATURE)
+    plan = sinkhorn(costs, TEMPERATURE)
     return plan / plan.sum(1, keepdim=True), plan.T / plan.T.sum(1, keepdim=True)
 
 
@@ -55,9 +58,9 @@ class WrittenDistillation(nn.Module):
         self.taught: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def prepare(self, batch: cf.PairBatch) -> None:
+    def prepare(self, batch: PairBatch) -> None:
         """The teacher's targets for a batch."""
-        teacher = cast(cf.PairModel, self.teacher)
+        teacher = cast(PairModel, self.teacher)
         self.taught = written_targets(teacher.encode_image(batch.images), teacher.encode_text(batch.tokens))
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
@@ -65,7 +68,7 @@ class WrittenDistillation(nn.Module):
         logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
         per_image, per_text = self.taught or (logits, logits)
         soft = (F.cross_entropy(logits, per_image) + F.cross_entropy(logits.T, per_text)) / 2
-        return (1 - ALPHA) * cf.identity_objective(images, texts, log_scale, None) + ALPHA * soft
+        return (1 - ALPHA) * identity_objective(images, texts, log_scale, None) + ALPHA * soft
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:

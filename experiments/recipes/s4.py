@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.objectives import identity_objective
+from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.trainer import train_contrastive
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.split import split_pairs
+from clip_fewshot.data.pairs.stream import PairStream
+from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.types import FloatArray
 from experiments import opening, tables
 from experiments.recall import Candidates, candidates, recalled, unit
 from experiments.recipes import s4_category, s4_processes
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
 
 APART, BATCH, EPOCHS = 0.1, 64, 3  # share of the pictures kept out
 ADAM: dict[str, Any] = {"lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
-PLAN = cf.FineTuning(unfreeze=1, backbone_lr=ADAM["lr"])
+PLAN = FineTuning(unfreeze=1, backbone_lr=ADAM["lr"])
 WRITTEN = {"as written": torch.optim.Adam, "as written, decay decoupled": torch.optim.AdamW}
 KINDS = (*WRITTEN, "ours")
 
@@ -36,8 +47,8 @@ def run(options: Options) -> dict[str, Any]:
     """What training makes of recall, Spark of a model, a kill of a training, and a category of a caption."""
     data = opening.dataset(options.data)
     pictures = len(set(data.digests))
-    kept, held = cf.split_pairs(data, max(1, round(APART * pictures)), seed=0)
-    model = cf.load_backbone(options.model_name, device=options.device)
+    kept, held = split_pairs(data, max(1, round(APART * pictures)), seed=0)
+    model = load_backbone(options.model_name, device=options.device)
     among = candidates(model, held, truncate=True)
     cosines, ends = {"before": [similarities(model, among)]}, {}
     for kind in KINDS:
@@ -56,68 +67,68 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def ended(kind: str, model: cf.Backbone, data: cf.ImageDataset, seed: int) -> cf.Backbone:
+def ended(kind: str, model: Backbone, data: ImageDataset, seed: int) -> Backbone:
     """The model after training its last layers, and its projections, on ``data``."""
     with tuning(model, data, seed) as (tuned, pairs):
         if kind == "ours":
             options = PLAN.options(epochs=EPOCHS, weight_decay=ADAM["weight_decay"], seed=seed)
-            cf.train_contrastive(tuned, pairs, options)
+            train_contrastive(tuned, pairs, options)
         else:
             train_as_written(tuned, pairs, WRITTEN[kind])
-    return cf.merged(tuned).eval()
+    return merged(tuned).eval()
 
 
 @contextmanager
-def tuning(model: cf.Backbone, data: cf.ImageDataset, seed: int) -> Iterator[tuple[cf.Backbone, cf.PairStream]]:
+def tuning(model: Backbone, data: ImageDataset, seed: int) -> Iterator[tuple[Backbone, PairStream]]:
     """A copy to train, and its pairs; pictures pass the layers that stay once."""
-    tuned, n = cf.tunable(model, PLAN), cf.replayed_blocks(PLAN, model.visual)
+    tuned, n = tunable(model, PLAN), replayed_blocks(PLAN, model.visual)
     batch = min(BATCH, len(set(data.digests)))
-    stream = partial(cf.PairStream, data, tuned, batch=batch, seed=seed, truncate=True)
+    stream = partial(PairStream, data, tuned, batch=batch, seed=seed, truncate=True)
     if n is None:
         yield tuned, stream()
     else:
         pairs = stream(numbered=True)
-        with cf.replayed_pictures(tuned, model, pairs.pictures, n):
+        with replayed_pictures(tuned, model, pairs.pictures, n):
             yield tuned, pairs
 
 
-def train_as_written(model: cf.Backbone, pairs: cf.PairStream, kind: type[torch.optim.Adam]) -> None:
+def train_as_written(model: Backbone, pairs: PairStream, kind: type[torch.optim.Adam]) -> None:
     """One rate throughout, decay on everything, equal captions taken for wrong ones, a scale without bound."""
     optimizer = kind([p for p in model.parameters() if p.requires_grad], **ADAM)
     model.train()
     for epoch in range(EPOCHS):
         for batch in pairs.batches(epoch):
             optimizer.zero_grad()
-            cf.contrastive_gradients(model, batch, cf.identity_objective)
+            contrastive_gradients(model, batch, identity_objective)
             optimizer.step()
 
 
-def decay_to_gradient(model: cf.Backbone, data: cf.ImageDataset) -> float:
+def decay_to_gradient(model: Backbone, data: ImageDataset) -> float:
     """Norm of what as-written decay adds to the first gradient, over that gradient's."""
     with tuning(model, data, seed=0) as (tuned, pairs):
-        cf.contrastive_gradients(tuned, next(pairs.batches(0)), cf.identity_objective)
+        contrastive_gradients(tuned, next(pairs.batches(0)), identity_objective)
         reached = [p for p in tuned.parameters() if p.requires_grad and p.grad is not None]
         decay = torch.cat([ADAM["weight_decay"] * p.detach().flatten() for p in reached])
         gradient = torch.cat([p.grad.flatten() for p in reached if p.grad is not None])
     return float(decay.norm() / gradient.norm())
 
 
-def change(model: cf.Backbone, trained: cf.Backbone) -> dict[str, float]:
+def change(model: Backbone, trained: Backbone) -> dict[str, float]:
     """Norm of the trained weights over what it was, and both factors on the cosines."""
-    start, end = dict(cf.merged(cf.tunable(model, PLAN)).named_parameters()), dict(trained.named_parameters())
+    start, end = dict(merged(tunable(model, PLAN)).named_parameters()), dict(trained.named_parameters())
     moved = [name for name in end if not torch.equal(end[name], start[name]) and name != "logit_scale"]
     norms = [float(torch.cat([part[name].detach().flatten() for name in moved]).norm()) for part in (end, start)]
     scales = [float(part["logit_scale"].detach().exp()) for part in (start, end)]
     return {"weights": norms[0] / norms[1], "scale_before": scales[0], "scale": scales[1]}
 
 
-def similarities(model: cf.Backbone, among: Candidates) -> cf.FloatArray:
+def similarities(model: Backbone, among: Candidates) -> FloatArray:
     """(pictures, captions) cosines."""
-    texts = unit(cf.encode_texts(model, among.captions, truncate=True))
-    return unit(cf.encode_images(model, among.pictures).features) @ texts.T
+    texts = unit(encode_texts(model, among.captions, truncate=True))
+    return unit(encode_images(model, among.pictures).features) @ texts.T
 
 
-def best_texts(cosines: cf.FloatArray, among: Candidates, top: int = 5) -> dict[str, Any]:
+def best_texts(cosines: FloatArray, among: Candidates, top: int = 5) -> dict[str, Any]:
     """The captions nearest to the first picture kept out, of all that were written for any of them."""
     best = (-cosines[0]).argsort(kind="stable")[:top].tolist()
     own = [{"text": among.captions[i], "cosine": float(cosines[0, i]), "own": bool(among.belongs[0, i])} for i in best]

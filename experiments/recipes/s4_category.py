@@ -13,30 +13,34 @@ from typing import Any
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.features.encode import encode_images, encode_texts
 from experiments import tables
 from experiments.recall import recalls, unit
 
 SHOWN = ("image to text, recall@5", "text to image, recall@5")
 
 
-def compared(model: cf.Backbone, held: cf.ImageDataset) -> dict[str, Any] | None:
+def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     """Recall with each kind of category in front of the captions; None where the pictures have none."""
     if held.labels is None:
         return None
     names, captions = held.label_space.names, held.captions or ()
-    classes = unit(cf.encode_texts(model, [cf.TEMPLATES[0].format(name) for name in names]))
-    texts = unit(cf.encode_texts(model, captions, truncate=True))
+    classes = unit(encode_texts(model, [TEMPLATES[0].format(name) for name in names]))
+    texts = unit(encode_texts(model, captions, truncate=True))
     kinds = {
         "none": None,
         "predicted from the caption": (texts @ classes.T).argmax(axis=1),
-        "predicted from its picture (leaks)": (unit(cf.encode_images(model, held).features) @ classes.T).argmax(axis=1),
+        "predicted from its picture (leaks)": (unit(encode_images(model, held).features) @ classes.T).argmax(axis=1),
         "given": held.required_labels(),
     }
     rows = {}
     for kind, labels in kinds.items():
         written = captions if labels is None else headed(captions, [names[int(i)] for i in labels])
-        right = None if labels is None else cf.interval([np.asarray(labels == held.required_labels())]).to_json()
+        right = None if labels is None else interval([np.asarray(labels == held.required_labels())]).to_json()
         rows[kind] = {"right": right, **recalls(model, replace(held, captions=tuple(written)), truncate=True)}
     return {"classes": len(names), "rows": rows}
 

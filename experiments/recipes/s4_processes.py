@@ -17,10 +17,20 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.torchrun import join_world
+from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.stream import PairStream
+from clip_fewshot.errors import ResourceError
+from clip_fewshot.runtime.files import read_json
 from experiments import tables
 
-SMALL = cf.CLIPConfig(32, 32, 2, 64, 1, 8, 32, 1, 1)
+SMALL = CLIPConfig(32, 32, 2, 64, 1, 8, 32, 1, 1)
 PICTURES, BATCH, EPOCHS, RATE, PROCESSES = 48, 15, 4, 5e-5, 2  # batches of 15 make uneven parts
 Weights = Mapping[str, Tensor]
 
@@ -29,36 +39,36 @@ class StoppedError(Exception):
     """In place of a kill."""
 
 
-def compared(data: cf.ImageDataset) -> dict[str, Any]:
+def compared(data: ImageDataset) -> dict[str, Any]:
     """By Spark and resumed, against one process that was left alone."""
     some = data.subset(np.unique(data.digests, return_index=True)[1][:PICTURES])
-    start, alone = cf.build_backbone(SMALL, 0).state_dict(), trained(some, cf.Alone()).state_dict()
+    start, alone = build_backbone(SMALL, 0).state_dict(), trained(some, Alone()).state_dict()
     return {"spark": by_spark(some, start, alone), "resume": resumed(some, alone)}
 
 
-def trained(data: cf.ImageDataset, world: cf.World, **keep: Any) -> cf.Backbone:
+def trained(data: ImageDataset, world: World, **keep: Any) -> Backbone:
     """The small model after the recipe's training on ``data``."""
-    model = cf.build_backbone(SMALL, 0)
+    model = build_backbone(SMALL, 0)
     batch = min(BATCH, len(data))
-    pairs = cf.PairStream(data, model, batch=batch, seed=0, rank=world.rank, world=world.size, truncate=True)
-    options = cf.ContrastiveOptions(epochs=EPOCHS, learning_rate=RATE, weight_decay=0.2)
-    return cf.train_contrastive(model, pairs, options, world=world, **keep)
+    pairs = PairStream(data, model, batch=batch, seed=0, rank=world.rank, world=world.size, truncate=True)
+    options = ContrastiveOptions(epochs=EPOCHS, learning_rate=RATE, weight_decay=0.2)
+    return train_contrastive(model, pairs, options, world=world, **keep)
 
 
-def weights_of_process_0(data: cf.ImageDataset) -> bytes:
+def weights_of_process_0(data: ImageDataset) -> bytes:
     """What Spark runs in each process."""
-    with cf.join_world() as world:
+    with join_world() as world:
         model = trained(data, world)
     return safetensors.torch.save(model.state_dict()) if world.rank == 0 else b""
 
 
-def by_spark(data: cf.ImageDataset, start: Weights, alone: Weights) -> dict[str, Any]:
+def by_spark(data: ImageDataset, start: Weights, alone: Weights) -> dict[str, Any]:
     """One training, and what the driver has of it: the copy that it holds itself, or what it was sent."""
-    driver, began = cf.build_backbone(SMALL, 0), time.perf_counter()
+    driver, began = build_backbone(SMALL, 0), time.perf_counter()
     try:
         with redirect_stdout(sys.stderr):
-            sent = cf.on_spark(weights_of_process_0, data, processes=PROCESSES)
-    except cf.ResourceError as error:
+            sent = on_spark(weights_of_process_0, data, processes=PROCESSES)
+    except ResourceError as error:
         return {"not_run": str(error)}
     seconds, ends = (
         time.perf_counter() - began,
@@ -68,22 +78,22 @@ def by_spark(data: cf.ImageDataset, start: Weights, alone: Weights) -> dict[str,
     return {"processes": PROCESSES, "seconds": seconds, "rows": rows}
 
 
-def resumed(data: cf.ImageDataset, alone: Weights) -> dict[str, Any]:
+def resumed(data: ImageDataset, alone: Weights) -> dict[str, Any]:
     """A training that is stopped between two checkpoints, and goes on from the first."""
 
     steps = len(data) // min(BATCH, len(data))
     last = EPOCHS // 2 * steps + steps // 2
 
-    def stop(report: cf.StepReport) -> None:
+    def stop(report: StepReport) -> None:
         if report.step == last:
             raise StoppedError
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with suppress(StoppedError):
-            trained(data, cf.Alone(), folder=folder, on_step=stop)
-        meta = cf.read_json(folder / "checkpoint" / "manifest.json")["meta"]
-        end = trained(data, cf.Alone(), folder=folder, resume=True).state_dict()
+            trained(data, Alone(), folder=folder, on_step=stop)
+        meta = read_json(folder / "checkpoint" / "manifest.json")["meta"]
+        end = trained(data, Alone(), folder=folder, resume=True).state_dict()
     holds = {key: meta[key] for key in ("epoch", "position", "loss")}
     return {"stopped_after": last + 1, "went_on_after": meta["steps_taken"], **holds, "from_one": distance(end, alone)}
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster
 
-import clip_fewshot as cf
+from clip_fewshot.discovery.ward_tree import ward_tree
+from clip_fewshot.evaluation.metrics import ari
 from experiments.benchmark.isolation import alone
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
@@ -38,12 +39,12 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         groups["naive"] = AgglomerativeClustering(n_clusters=sizes.classes, linkage="ward").fit_predict(X)
 
     def ours(watch: Watch) -> None:
-        groups["ours"] = fcluster(cf.ward_tree(X), sizes.classes, "maxclust").astype(np.int64)
+        groups["ours"] = fcluster(ward_tree(X), sizes.classes, "maxclust").astype(np.int64)
 
     times = interleave({"naive": Side(naive), "ours": Side(ours)}, options.repeats, warm_up=False)
     checks = (
         Check("rows in another group", float(len(X) - agreeing(groups["naive"], groups["ours"])), 0.0),
-        Check("1 - ARI", 1 - cf.ari(groups["naive"], groups["ours"]), 0.0),
+        Check("1 - ARI", 1 - ari(groups["naive"], groups["ours"]), 0.0),
     )
     note = "Plain way: scikit-learn's AgglomerativeClustering(linkage='ward'), both cut into as many groups as classes."
     what = f"Ward's tree, {len(X):,} x {sizes.width}"
@@ -55,7 +56,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
 
 def large_tree(sizes: Sizes, seed: int) -> None:
     """A tree of which scikit-learn would hold all distances: 10 GB of them for 50,000 rows."""
-    cf.ward_tree(clip_like(sizes.classes, sizes.large_per_class, sizes.width, seed).unit())
+    ward_tree(clip_like(sizes.classes, sizes.large_per_class, sizes.width, seed).unit())
 
 
 def agreeing(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

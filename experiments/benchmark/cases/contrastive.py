@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import train_contrastive
+from clip_fewshot.data.pairs.batch import PairBatch
 from experiments.benchmark.isolation import Alone, alone
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import random_backbone
@@ -82,5 +84,5 @@ def step(arch: str, batch: int, chunk: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, 3, model.image_size, model.image_size, generator=draw)
     tokens = model.tokenize([f"a photo of thing {i} in place {i * i}" for i in range(batch)])
-    pairs = [cf.PairBatch(images, tokens, None)]
-    cf.train_contrastive(model, pairs, cf.ContrastiveOptions(steps=1, chunk=chunk, seed=seed))
+    pairs = [PairBatch(images, tokens, None)]
+    train_contrastive(model, pairs, ContrastiveOptions(steps=1, chunk=chunk, seed=seed))

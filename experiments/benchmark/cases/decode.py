@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import clip_fewshot as cf
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pixels import pixel_batches
+from clip_fewshot.data.read import read_dataset
 from experiments.benchmark.isolation import empty_cache
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
@@ -32,10 +34,10 @@ class Sizes:
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
     for width, height, count in (sizes or Sizes()).shapes:
         with picture_folder(1, count, options.seed, (width, height)) as folder:
-            yield from measure(cf.read_dataset(folder), f"JPEG {height} x {width}", options)
+            yield from measure(read_dataset(folder), f"JPEG {height} x {width}", options)
 
 
-def measure(images: cf.ImageDataset, what: str, options: Options) -> Iterator[Row]:
+def measure(images: ImageDataset, what: str, options: Options) -> Iterator[Row]:
     found: dict[str, Pixels] = {}
     paths = [path for path in images.images if isinstance(path, Path)]
 
@@ -66,9 +68,9 @@ def measure(images: cf.ImageDataset, what: str, options: Options) -> Iterator[Ro
         yield Row(f"{what}, {name}", "picture", times[name][WHOLE], times["naive"][WHOLE], None, (check,), note)
 
 
-def ours(images: cf.ImageDataset, decode: Literal["exact", "fast"]) -> Pixels:
+def ours(images: ImageDataset, decode: Literal["exact", "fast"]) -> Pixels:
     """(n, SIDE, SIDE, 3)."""
-    return np.concatenate(list(cf.pixel_batches(replace(images, decode=decode), SIDE)))
+    return np.concatenate(list(pixel_batches(replace(images, decode=decode), SIDE)))
 
 
 def plain(path: Path) -> Pixels:

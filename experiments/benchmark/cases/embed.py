@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.features.encode import encode_images
 from experiments.benchmark.isolation import empty_cache
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import Original, original, random_backbone
@@ -22,12 +25,10 @@ def rows(options: Options, pictures: int = 32) -> Iterator[Row]:
     arch = options.arch or "ViT-B/32"
     backbone = random_backbone(arch, options.seed)
     with picture_folder(2, pictures // 2, options.seed) as folder:
-        yield from measure(backbone, original(backbone), cf.read_dataset(folder), arch, options)
+        yield from measure(backbone, original(backbone), read_dataset(folder), arch, options)
 
 
-def measure(
-    backbone: cf.Backbone, plain: Original, images: cf.ImageDataset, arch: str, options: Options
-) -> Iterator[Row]:
+def measure(backbone: Backbone, plain: Original, images: ImageDataset, arch: str, options: Options) -> Iterator[Row]:
     found: dict[str, Tensor] = {}
 
     def naive(watch: Watch) -> None:
@@ -40,10 +41,10 @@ def measure(
 
     def first(watch: Watch) -> None:
         with empty_cache():
-            found["the first time"] = torch.from_numpy(cf.encode_images(backbone, images).features)
+            found["the first time"] = torch.from_numpy(encode_images(backbone, images).features)
 
     def again(watch: Watch) -> None:
-        found["again, from the cache"] = torch.from_numpy(cf.encode_images(backbone, images).features)
+        found["again, from the cache"] = torch.from_numpy(encode_images(backbone, images).features)
 
     work = {"naive": naive, "the first time": first, "again, from the cache": again}
     times = interleave({name: Side(do, len(images)) for name, do in work.items()}, options.repeats)

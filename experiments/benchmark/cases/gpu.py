@@ -9,7 +9,19 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pixels import pixel_batches
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.errors import DivergedError
+from clip_fewshot.features.prefix import run_prefix
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.search.space import SearchSpace
+from clip_fewshot.few_shot.search.study import StudyPlan, run_study
+from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.tuning.last_layers import last_layers
 from experiments.benchmark.cases.study import APPROACHES, workbench
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import random_backbone
@@ -55,7 +67,7 @@ def rows(options: Options, sizes: Sizes | None = None, device: str = "cuda") -> 
     sizes = sizes or Sizes()
     yield from search(options, sizes, device)
     with picture_folder(4, 5, options.seed) as folder:
-        pictures = cf.read_dataset(folder)
+        pictures = read_dataset(folder)
         for arch in sizes.architectures:
             yield from stays_finite(arch, pictures, sizes, device)
 
@@ -71,22 +83,22 @@ def search(options: Options, sizes: Sizes, device: str) -> Iterator[Row]:
         f"{peak / 1e12:.0f} TFLOP/s."
     )
     with picture_folder(sizes.classes, sizes.shots, options.seed) as folder, TemporaryDirectory() as trials:
-        pool = cf.read_dataset(folder)
-        settings = cf.TrainSettings(epochs=sizes.epochs)
-        task = cf.Task(backbone, pool, sizes.shots, settings, views=1, seed=options.seed)
+        pool = read_dataset(folder)
+        settings = TrainSettings(epochs=sizes.epochs)
+        task = Task(backbone, pool, sizes.shots, settings, views=1, seed=options.seed)
         images, depths = task.support(0), range(sizes.max_unfreeze + 1)
         with Clock(device) as decoding:
-            for _ in cf.pixel_batches(images, backbone.image_size):
+            for _ in pixel_batches(images, backbone.image_size):
                 pass
         yield Row(f"{what}: decoding", "search", decoding.times, note=note)
         with Clock(device) as forward:
-            prepared = cf.prepare(task, images, depths)
+            prepared = prepare(task, images, depths)
         work = forward_flops(backbone) * len(images)
         yield Row(f"{what}: frozen layers", "search", forward.times, checks=(share(work, forward, peak),), note=note)
         with Clock(device) as training:
-            plan = cf.StudyPlan(sizes.trials, len(task.folds(prepared.data.labels)), options.seed, Path(trials))
-            space = cf.SearchSpace(APPROACHES, sizes.max_unfreeze)
-            records = cf.run_study(space, workbench(task, prepared).score, plan)
+            plan = StudyPlan(sizes.trials, len(task.folds(prepared.data.labels)), options.seed, Path(trials))
+            space = SearchSpace(APPROACHES, sizes.max_unfreeze)
+            records = run_study(space, workbench(task, prepared).score, plan)
         work = training_flops(backbone, task, prepared, records)
         yield Row(
             f"{what}: {sizes.trials} trials", "search", training.times, checks=(share(work, training, peak),), note=note
@@ -133,7 +145,7 @@ def product_rate(side: int, device: str, repeats: int = 20) -> float:
     return 2 * side**3 * repeats / clock.spent.wall
 
 
-def forward_flops(backbone: cf.Backbone) -> float:
+def forward_flops(backbone: Backbone) -> float:
     """Of one picture, counted on the CPU."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -144,9 +156,7 @@ def forward_flops(backbone: cf.Backbone) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(
-    backbone: cf.Backbone, task: cf.Task, prepared: cf.Prepared, records: Sequence[cf.TrialRecord]
-) -> float:
+def training_flops(backbone: Backbone, task: Task, prepared: Prepared, records: Sequence[TrialRecord]) -> float:
     """Of all steps of a search; heads and validation are not counted."""
     trained = [len(train) for train, _ in task.folds(prepared.data.labels)]
     pictures = [task.settings.steps(n) * task.settings.batch_of(n) for n in trained]
@@ -157,29 +167,29 @@ def training_flops(
     return total
 
 
-def step_flops(backbone: cf.Backbone, unfreeze: int) -> float:
+def step_flops(backbone: Backbone, unfreeze: int) -> float:
     """Forward and backward of one picture behind its cut."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    suffix = cf.last_layers(backbone.visual, unfreeze)
+    suffix = last_layers(backbone.visual, unfreeze)
     pixels = torch.zeros(1, 3, backbone.image_size, backbone.image_size, device=backbone.device)
-    prefix = cf.run_prefix(backbone.visual, [pixels], [unfreeze])
+    prefix = run_prefix(backbone.visual, [pixels], [unfreeze])
     with FlopCounterMode(display=False) as counter:
         suffix(prefix.rows(unfreeze, torch.zeros(1, dtype=torch.int64))).sum().backward()
     return float(counter.get_total_flops())
 
 
-def stays_finite(arch: str, pictures: cf.ImageDataset, sizes: Sizes, device: str) -> Iterator[Row]:
+def stays_finite(arch: str, pictures: ImageDataset, sizes: Sizes, device: str) -> Iterator[Row]:
     """Many steps of the last layer in each half precision."""
     for precision in sizes.precisions:
         backbone = random_backbone(arch, 0).to(device)
         backbone.activation_dtype = precision
-        classifier = cf.FewShotClassifier(backbone, "mlp-arcface", unfreeze=1, epochs=sizes.steps)
+        classifier = FewShotClassifier(backbone, "mlp-arcface", unfreeze=1, epochs=sizes.steps)
         broken = ""
         with Clock(device) as clock:
             try:
                 classifier.fit(pictures)
-            except cf.DivergedError as error:
+            except DivergedError as error:
                 broken = str(error)
         what = f"{arch}, {sizes.steps:,} steps in {str(precision).removeprefix('torch.')}"
         check = Check("trainings that did not stay finite", float(bool(broken)), 0.0)

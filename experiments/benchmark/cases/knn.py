@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.novelty import LOFDetector
+from clip_fewshot.types import FloatArray
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
 from experiments.benchmark.synthetic import clip_like
@@ -30,7 +31,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
     sizes = sizes or Sizes()
     known = clip_like(sizes.classes, sizes.per_class, sizes.width, options.seed).unit()
     asked = clip_like(sizes.classes, sizes.queries_per_class, sizes.width, options.seed, "queries").unit()
-    scores: dict[str, cf.FloatArray] = {}
+    scores: dict[str, FloatArray] = {}
 
     def side(name: str, detector: Any) -> Side:
         def work(watch: Watch) -> None:
@@ -41,7 +42,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
 
         return Side(work)
 
-    sides = {"naive": side("naive", _scikit_learn()), "ours": side("ours", cf.LOFDetector(n_neighbors=NEIGHBOURS))}
+    sides = {"naive": side("naive", _scikit_learn()), "ours": side("ours", LOFDetector(n_neighbors=NEIGHBOURS))}
     times = interleave(sides, options.repeats, warm_up=False)
     check = Check("scores", float(np.abs(scores["naive"] - scores["ours"]).max()), 1e-5)
     note = (

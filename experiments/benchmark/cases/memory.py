@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import clip_fewshot as cf
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.protocol.refits import Task, prepare
 from experiments.benchmark.cases.study import workbench
 from experiments.benchmark.isolation import alone
 from experiments.benchmark.options import Options
@@ -39,7 +42,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
 
 def search(arch: str, folder: Path, sizes: Sizes, seed: int) -> None:
     """The pass over all pictures, and the trial that holds most."""
-    settings = cf.TrainSettings(epochs=1, min_steps=1)
-    task = cf.Task(random_backbone(arch, seed), cf.read_dataset(folder), sizes.shots, settings, views=1, seed=seed)
-    prepared = cf.prepare(task, task.support(0), range(sizes.cuts + 1))
-    workbench(task, prepared).score(cf.TuneParams("mlp", unfreeze=sizes.cuts), 0)
+    settings = TrainSettings(epochs=1, min_steps=1)
+    task = Task(random_backbone(arch, seed), read_dataset(folder), sizes.shots, settings, views=1, seed=seed)
+    prepared = prepare(task, task.support(0), range(sizes.cuts + 1))
+    workbench(task, prepared).score(TuneParams("mlp", unfreeze=sizes.cuts), 0)

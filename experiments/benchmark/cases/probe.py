@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-import clip_fewshot as cf
+from clip_fewshot.probes.logistic import LinearProbe
+from clip_fewshot.types import FloatArray
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
 from experiments.benchmark.synthetic import Features, clip_like
@@ -84,7 +85,7 @@ class Task:
         self.accuracy["naive"] = float(probe.score(self.test.X, self.test.y))
 
     def ours(self, watch: Watch) -> None:
-        self.probe = cf.LinearProbe(folds=[self.split]).fit(self.X, self.y)
+        self.probe = LinearProbe(folds=[self.split]).fit(self.X, self.y)
         self.accuracy["ours"] = float(self.probe.score(self.test.X, self.test.y))
 
     def gap(self) -> float:
@@ -109,9 +110,7 @@ def sklearn_fit(
         return LogisticRegression(C=C, tol=tol, max_iter=max_iter).fit(X, y)
 
 
-def objective(
-    X: cf.FloatArray, y: NDArray[np.int64], C: float, weights: cf.FloatArray, intercept: cf.FloatArray
-) -> float:
+def objective(X: FloatArray, y: NDArray[np.int64], C: float, weights: FloatArray, intercept: FloatArray) -> float:
     """C * sum of cross-entropies + |W|^2 / 2 in float64."""
     logits = X @ weights.T.astype(np.float64) + intercept
     loss = -log_softmax(logits, axis=1)[np.arange(len(y)), y].sum()

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import clip_fewshot as cf
+from clip_fewshot.errors import ResourceError
+from clip_fewshot.runtime.files import write_bytes, write_json
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
 from experiments.benchmark.synthetic import pictures
@@ -53,8 +54,8 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         folder = Path(place)
         pictures(folder / "pairs", 1, sizes.pairs, options.seed, (128, 96))
         for image in sorted(folder.glob("pairs/*/*.jpg")):
-            cf.write_bytes(image.with_suffix(".txt"), f"picture number {image.stem}".encode())
-        cf.write_json(folder / "architecture.json", ARCHITECTURE)
+            write_bytes(image.with_suffix(".txt"), f"picture number {image.stem}".encode())
+        write_json(folder / "architecture.json", ARCHITECTURE)
         one, many = (times(folder, n, sizes, options) for n in (1, sizes.processes))
     apart = max(abs(a - b) / abs(b) for a, b in zip(many[1], one[1], strict=True))
     checks = (
@@ -78,7 +79,7 @@ def times(folder: Path, processes: int, sizes: Sizes, options: Options) -> tuple
     limits = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
     if done.returncode:
-        raise cf.ResourceError(
+        raise ResourceError(
             expected=f"a training on {processes} processes", got=done.stderr[-300:], fix="see above", where="torchrun"
         )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

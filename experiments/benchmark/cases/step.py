@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.tower import CutState
+from clip_fewshot.features.prefix import run_prefix
+from clip_fewshot.optim.adamw import AdamW, parameter_groups
+from clip_fewshot.tuning.last_layers import last_layers
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import Original, by_name, original, random_backbone
 from experiments.benchmark.row import Check, Row
@@ -67,7 +71,7 @@ def rows(options: Options) -> Iterator[Row]:
                 yield from measure(backbone, plain, setting, options)
 
 
-def measure(backbone: cf.Backbone, plain: Original, setting: Setting, options: Options) -> Iterator[Row]:
+def measure(backbone: Backbone, plain: Original, setting: Setting, options: Options) -> Iterator[Row]:
     """The gradients alone, and the step with its optimiser."""
     task = Task(backbone, setting, options.seed)
     checks = tuple(parity(task, plain))
@@ -81,7 +85,7 @@ def measure(backbone: cf.Backbone, plain: Original, setting: Setting, options: O
         yield Row(name, "image", ours, naive, setting.asked, checks if part == GRADIENTS else (), note)
 
 
-def step_times(backbone: cf.Backbone, plain: Original, unfreeze: int, batch: int, options: Options) -> dict[str, Times]:
+def step_times(backbone: Backbone, plain: Original, unfreeze: int, batch: int, options: Options) -> dict[str, Times]:
     """CPU and wall seconds per picture of a whole step, of both sides; for cases that extrapolate."""
     task = Task(backbone, Setting(backbone.name, unfreeze, batch, None), options.seed)
     sides = {"naive": Side(Whole(task, plain).run, batch), "ours": Side(Cut(task).run, STEPS * batch)}
@@ -91,7 +95,7 @@ def step_times(backbone: cf.Backbone, plain: Original, unfreeze: int, batch: int
 class Task:
     """One batch of pictures with labels, fixed class weights, and the loss: cosine logits, cross-entropy."""
 
-    def __init__(self, backbone: cf.Backbone, setting: Setting, seed: int) -> None:
+    def __init__(self, backbone: Backbone, setting: Setting, seed: int) -> None:
         draw = torch.Generator().manual_seed(seed)
         side, batch = backbone.image_size, setting.batch
         self.tower, self.unfreeze = backbone.visual, setting.unfreeze
@@ -106,9 +110,9 @@ class Task:
 
     def suffix(self) -> nn.Module:
         """The last layers, all of which train."""
-        return cf.last_layers(self.tower, self.unfreeze).requires_grad_(True)
+        return last_layers(self.tower, self.unfreeze).requires_grad_(True)
 
-    def stored(self, half: bool) -> Callable[[], cf.CutState]:
+    def stored(self, half: bool) -> Callable[[], CutState]:
         """Reads what enters the last layers out of the store; each call reads it anew, as a step does."""
         if self.unfreeze == 0:  # the library keeps features there and trains no tail; the table asks for its step
             with torch.no_grad():
@@ -116,7 +120,7 @@ class Task:
             tokens = state.tokens.half() if half else state.tokens
             return lambda: state._replace(tokens=tokens.float())
         prefix, items = (
-            cf.run_prefix(self.tower, [self.pixels], [self.unfreeze], half=half),
+            run_prefix(self.tower, [self.pixels], [self.unfreeze], half=half),
             torch.arange(len(self.labels)),
         )
         return lambda: prefix.rows(self.unfreeze, items)
@@ -150,7 +154,7 @@ class Cut:
 
     def __init__(self, task: Task) -> None:
         self.task, self.suffix, self.stored = task, task.suffix(), task.stored(task.tower.halves)
-        self.optimizer = cf.AdamW(cf.parameter_groups([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
+        self.optimizer = AdamW(parameter_groups([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
 
     def run(self, watch: Watch) -> None:
         for _ in range(STEPS):
@@ -184,7 +188,7 @@ def whole_gradients(task: Task, plain: Original) -> dict[str, Tensor]:
             gradient = given[name].grad
             if gradient is not None:
                 parameter.copy_(gradient)
-    return {name: p.detach() for name, p in cf.last_layers(holder, task.unfreeze).named_parameters()}
+    return {name: p.detach() for name, p in last_layers(holder, task.unfreeze).named_parameters()}
 
 
 def cut_gradients(task: Task, half: bool) -> dict[str, Tensor]:

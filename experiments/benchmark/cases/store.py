@@ -10,7 +10,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.open_world.answers import Answer, Sight
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.runtime.rng import generator
 from experiments.benchmark.isolation import alone
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
@@ -29,23 +38,23 @@ class Sizes:
     arch: str = "ViT-B/32"
 
 
-class Drawn(cf.OpenWorldClassifier):
+class Drawn(OpenWorldClassifier):
     """A classifier whose features and answers are drawn: what a network costs is not what is measured."""
 
     sizes: Sizes
     done: int = 0
 
-    def look(self, images: cf.ImageDataset) -> cf.Sight:
+    def look(self, images: ImageDataset) -> Sight:
         width = self.model.backbone.visual.out_features
         draws = clip_like(self.sizes.classes, -(-len(images) // self.sizes.classes), width, 0, f"batch {self.done}").X
-        features = draws[cf.generator(self.done, "order").permutation(len(draws))[: len(images)]]
-        return cf.Sight(features, features, [])
+        features = draws[generator(self.done, "order").permutation(len(draws))[: len(images)]]
+        return Sight(features, features, [])
 
-    def judge(self, sight: cf.Sight, top: int = 5) -> list[cf.Answer]:
+    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         name, places = self.model.label_space_.names[0], range(self.done, self.done + len(sight.frozen))
         self.done += len(sight.frozen)
         strange = [place % self.sizes.one_unknown_in == 0 for place in places]
-        return [cf.Answer(None if new else name, 0.01 if new else 0.5, -1.0, ((name, 1.0),)) for new in strange]
+        return [Answer(None if new else name, 0.01 if new else 0.5, -1.0, ((name, 1.0),)) for new in strange]
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
@@ -71,12 +80,12 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
 
 def fill(place: Path, sizes: Sizes) -> None:
     """The store, and ``sizes.pictures`` in it: digits over and over, each under a digest of its own."""
-    digits = cf.read_dataset("digits")
-    support = cf.split_open_world(digits, shots=4, unseen=3).support
-    drawn = Drawn(cf.FewShotClassifier(encoder(sizes), "linear-probe"), detector="knn")
+    digits = read_dataset("digits")
+    support = split_open_world(digits, shots=4, unseen=3).support
+    drawn = Drawn(FewShotClassifier(encoder(sizes), "linear-probe"), detector="knn")
     drawn.fit(support)
     drawn.sizes = sizes
-    with cf.Store.create(place, drawn) as store:
+    with Store.create(place, drawn) as store:
         store.changed_to(0, drawn)
         for start in range(0, sizes.pictures, BATCH):
             numbers = np.arange(start, min(start + BATCH, sizes.pictures))
@@ -88,26 +97,26 @@ def digest(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def encoder(sizes: Sizes) -> cf.Backbone:
+def encoder(sizes: Sizes) -> Backbone:
     """Random weights: the width is what counts."""
-    return cf.load_backbone(sizes.arch, pretrained=sizes.arch == "mini")
+    return load_backbone(sizes.arch, pretrained=sizes.arch == "mini")
 
 
 def check(place: Path, sizes: Sizes) -> None:
-    cf.Store.open(place, check=True).close()
+    Store.open(place, check=True).close()
 
 
 def fetch(place: Path, sizes: Sizes) -> None:
-    with cf.Store.open(place, check=False) as store:
-        numbers = cf.generator(0, "asked").integers(0, sizes.pictures, ASKED).tolist()
+    with Store.open(place, check=False) as store:
+        numbers = generator(0, "asked").integers(0, sizes.pictures, ASKED).tolist()
         store.thumbnails(map(digest, numbers))
 
 
 def count(place: Path, sizes: Sizes) -> None:
-    with cf.Store.open(place, check=False) as store:
+    with Store.open(place, check=False) as store:
         store.status()
 
 
 def discover(place: Path, sizes: Sizes) -> None:
-    with cf.Store.open(place, encoder(sizes), check=False) as store:
+    with Store.open(place, encoder(sizes), check=False) as store:
         store.discover()

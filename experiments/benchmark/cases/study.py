@@ -13,7 +13,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.search.generation import Evaluate
+from clip_fewshot.few_shot.search.space import SearchSpace
+from clip_fewshot.few_shot.search.study import StudyPlan, run_study
+from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.protocol.refits import Prepared, Task, prepare
 from experiments.benchmark.cases.step import step_times
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import Original, original, random_backbone
@@ -79,7 +89,7 @@ class Found:
     pictures: int
     prefix: Spent
     spent: dict[str, Spent] = field(default_factory=lambda: dict.fromkeys(SIDES, Spent(0.0, 0.0)))
-    points: list[cf.TuneParams] = field(default_factory=list)
+    points: list[TuneParams] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -87,7 +97,7 @@ class Found:
         """N of each trial that trained image layers."""
         return [point.unfreeze for point in self.points if point.unfreeze]
 
-    def score(self, benches: dict[str, cf.Workbench], point: cf.TuneParams, fold: int) -> float:
+    def score(self, benches: dict[str, Workbench], point: TuneParams, fold: int) -> float:
         """Train and score a point on each side, the first one in turns; the search is told ours."""
         scores = {}
         for side in SIDES if len(self.points) % 2 else SIDES[::-1]:
@@ -99,27 +109,27 @@ class Found:
         return scores["ours"]
 
 
-def measured(backbone: cf.Backbone, sizes: Sizes, options: Options) -> Found:
+def measured(backbone: Backbone, sizes: Sizes, options: Options) -> Found:
     """Trials on one fold each, so that nothing can be pruned."""
     with picture_folder(sizes.classes, sizes.shots, options.seed) as folder, TemporaryDirectory() as trials:
-        settings = cf.TrainSettings(epochs=sizes.epochs, min_steps=1)
-        task = cf.Task(backbone, cf.read_dataset(folder), sizes.shots, settings, views=1, seed=options.seed)
+        settings = TrainSettings(epochs=sizes.epochs, min_steps=1)
+        task = Task(backbone, read_dataset(folder), sizes.shots, settings, views=1, seed=options.seed)
         images = task.support(0)
         began = now()
-        prepared = cf.prepare(task, images, range(sizes.max_unfreeze + 1))
+        prepared = prepare(task, images, range(sizes.max_unfreeze + 1))
         found = Found(len(images), now() - began)
         ours = workbench(task, prepared)
         benches = {"naive": uncut(ours, images), "ours": ours}
-        plan = cf.StudyPlan(sizes.trials, 1, options.seed, Path(trials))
-        space = cf.SearchSpace(APPROACHES, sizes.max_unfreeze)
-        cf.run_study(space, lambda point, fold: found.score(benches, point, fold), plan)
+        plan = StudyPlan(sizes.trials, 1, options.seed, Path(trials))
+        space = SearchSpace(APPROACHES, sizes.max_unfreeze)
+        run_study(space, lambda point, fold: found.score(benches, point, fold), plan)
     return found
 
 
-def workbench(task: cf.Task, prepared: cf.Prepared) -> cf.Workbench:
+def workbench(task: Task, prepared: Prepared) -> Workbench:
     """What trains and scores one trial."""
-    recipe = prepared.recipe(task, cf.TuneParams(APPROACHES[0]))
-    return cf.Workbench(task.backbone, prepared.data, recipe, task.folds(prepared.data.labels))
+    recipe = prepared.recipe(task, TuneParams(APPROACHES[0]))
+    return Workbench(task.backbone, prepared.data, recipe, task.folds(prepared.data.labels))
 
 
 def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, plain: Original) -> Row:
@@ -148,20 +158,20 @@ def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, pla
 
 def pruning(data: str, sizes: Sizes, options: Options) -> tuple[Row, float]:
     """The search on scans of digits with and without pruning, and the share of folds that pruning left."""
-    pool, backbone = cf.read_dataset(data), cf.load_backbone("mini", device="cpu")
-    settings = cf.TrainSettings(epochs=sizes.digits_epochs, min_steps=1)
-    task = cf.Task(backbone, pool, 16, settings, views=1, seed=options.seed)
-    prepared = cf.prepare(task, task.support(0), range(sizes.max_unfreeze + 1))
+    pool, backbone = read_dataset(data), load_backbone("mini", device="cpu")
+    settings = TrainSettings(epochs=sizes.digits_epochs, min_steps=1)
+    task = Task(backbone, pool, 16, settings, views=1, seed=options.seed)
+    prepared = prepare(task, task.support(0), range(sizes.max_unfreeze + 1))
     bench = workbench(task, prepared)
     folds = len(bench.folds)
 
-    def every_fold(point: cf.TuneParams, fold: int) -> float:
+    def every_fold(point: TuneParams, fold: int) -> float:
         return fmean(bench.score(point, i) for i in range(folds))
 
-    def run(score: cf.Evaluate, folds: int) -> tuple[Spent, Sequence[cf.TrialRecord]]:
+    def run(score: Evaluate, folds: int) -> tuple[Spent, Sequence[TrialRecord]]:
         with TemporaryDirectory() as trials:
-            plan, began = cf.StudyPlan(sizes.digits_trials, folds, options.seed, Path(trials)), now()
-            records = cf.run_study(cf.SearchSpace(APPROACHES, sizes.max_unfreeze), score, plan)
+            plan, began = StudyPlan(sizes.digits_trials, folds, options.seed, Path(trials)), now()
+            records = run_study(SearchSpace(APPROACHES, sizes.max_unfreeze), score, plan)
             return now() - began, records
 
     whole, unpruned = run(every_fold, 1)
@@ -183,7 +193,7 @@ def extrapolated(found: Found, steps: dict[int, dict[str, Times]], share: float,
     """What the measured steps, the measured pass and the measured share add up to for a search nobody waits for."""
     n = large.classes * large.shots
     trained = n - n // large.folds
-    settings = cf.TrainSettings()
+    settings = TrainSettings()
     pictures = large.trials * large.folds * settings.steps(trained) * settings.batch_of(trained)
 
     def total(side: str, kept: float) -> Spent:

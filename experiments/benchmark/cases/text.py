@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.features.encode import encode_texts
+from clip_fewshot.runtime.rng import generator
+from clip_fewshot.types import FloatArray
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import original, random_backbone
 from experiments.benchmark.row import Check, Row
@@ -19,7 +21,7 @@ WORDS = ("amber", "barn", "cedar", "delta", "ember", "fern", "grey", "heron", "i
 def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
     backbone = random_backbone(options.arch or "ViT-B/32", options.seed)
     plain = original(backbone)
-    found: dict[str, dict[int, cf.FloatArray]] = {"naive": {}, "ours": {}}
+    found: dict[str, dict[int, FloatArray]] = {"naive": {}, "ours": {}}
 
     def naive(watch: Watch) -> None:
         texts = prompts_of(watch.repeat, prompts, options.seed)
@@ -27,7 +29,7 @@ def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
             found["naive"][watch.repeat] = plain.encode_text(backbone.tokenize(texts)).numpy()
 
     def ours(watch: Watch) -> None:
-        found["ours"][watch.repeat] = cf.encode_texts(backbone, prompts_of(watch.repeat, prompts, options.seed))
+        found["ours"][watch.repeat] = encode_texts(backbone, prompts_of(watch.repeat, prompts, options.seed))
 
     times = interleave({"naive": Side(naive, prompts), "ours": Side(ours, prompts)}, options.repeats)
     expected, got = (np.concatenate(list(dict(sorted(side.items())).values())) for side in found.values())
@@ -39,6 +41,6 @@ def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
 
 def prompts_of(repeat: int, count: int, seed: int) -> Sequence[str]:
     """Prompts of classes called by one to three words; other ones in each repeat, lest a memory answers."""
-    draw = cf.generator(seed, "prompts", repeat)
+    draw = generator(seed, "prompts", repeat)
     names = [" ".join(draw.choice(WORDS, 1 + i % 3)) + f" {repeat + 1}" for i in range(count)]
     return [f"a photo of a {name}." for name in names]
