@@ -14,6 +14,7 @@ from clip_fewshot.backbones.checkpoint import assemble, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
 from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
 
 ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
@@ -67,7 +68,7 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.PREFIX):
             return open_clip.load(name)
-        if name.startswith(builder.PREFIX):
+        if name.startswith(parts.PREFIX):
             built = _load(builder.build(name)).eval()
             built.name = name  # leads a saved classifier back here
             return built
@@ -102,5 +103,5 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI])
-    expected = f"one of {known}, a path, {open_clip.PREFIX}NAME or {builder.PREFIX}MODULE:FUNCTION"
+    expected = f"one of {known}, a path, {open_clip.PREFIX}NAME or {parts.PREFIX}MODULE:FUNCTION"
     return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

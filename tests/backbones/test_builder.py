@@ -42,7 +42,7 @@ def breaks():
     raise RuntimeError("no such GPU")
 
 def data():
-    raise DataError("weights", "no file", "check the path")
+    raise DataError(expected="weights", got="no file", fix="check the path")
 
 seed = 0
 
@@ -71,18 +71,18 @@ def test_the_model_is_that_of_the_function_under_the_whole_name() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("python:", "expected python:MODULE:FUNCTION, got 'python:'"),
-        ("python:towers", "expected python:MODULE:FUNCTION"),
-        ("python:towers:", "expected python:MODULE:FUNCTION"),
-        ("python:towers.py:theirs:x", "expected python:MODULE:FUNCTION"),
-        ("python:./towers:theirs", "expected python:MODULE:FUNCTION"),
+        ("python:", "expected python:MODULE:NAME, got 'python:'"),
+        ("python:towers", "expected python:MODULE:NAME"),
+        ("python:towers:", "expected python:MODULE:NAME"),
+        ("python:towers.py:theirs:x", "expected python:MODULE:NAME"),
+        ("python:./towers:theirs", "expected python:MODULE:NAME"),
         ("python:no_such_towers:build", "expected a module no_such_towers, got none that Python finds"),
         ("python:towers.parts:build", "expected a module towers.parts, got none that Python finds"),
         ("python:unfinished:build", "expected an import that succeeds, got SyntaxError"),
         ("python:poor:build", "expected an import that succeeds, got ModuleNotFoundError.*no_such_package"),
-        ("python:towers:build", "expected a function build in towers, got none of that name"),
-        ("python:towers:number", "expected a function number in towers, got a int"),
-        ("python:towers:no_model", r"expected a model from no_model\(\), got a str"),
+        ("python:towers:build", "expected build in towers, got none"),
+        ("python:towers:number", "expected a function, got a int"),
+        ("python:towers:no_model", "expected a function that returns a model, got a str"),
         ("python:towers:wants", "expected a call without arguments .*got TypeError"),
         ("python:towers:breaks", "expected a call without arguments .*got RuntimeError: no such GPU"),
     ],

@@ -1,0 +1,131 @@
+"""Members of an open folder by name: the folder's own, those of installed packages, and the user's own code.
+
+A name that a person typed is looked up among the folder's members, then among the entry points of installed packages
+(group ``clip_fewshot.heads``, ``clip_fewshot.probes``, ...), then, as ``python:MODULE:NAME``, imported. A name that
+stands in a file (a saved model, a store, a run that is resumed) imports nothing: it is a member of the folder, or the
+caller passes the part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple, TypeVar
+
+from clip_fewshot.errors import ArtifactError, UsageError
+
+PREFIX = "python:"
+T = TypeVar("T")
+
+
+def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
+    """The part that a person means by ``name``.
+
+    Args:
+        kind: folder that the part belongs to, such as "heads"; also the end of its group of entry points.
+        name: a key of ``members``, the name of an entry point, or "python:MODULE:NAME".
+        members: the folder's own.
+
+    Raises:
+        UsageError: no such part; or the user's code fails when it is imported.
+    """
+    if name in members:
+        return members[name]
+    if name.startswith(PREFIX):
+        found: T = import_part(name)
+        return found
+    installed = {point.name: point for point in entry_points(group=f"clip_fewshot.{kind}")}
+    if name in installed:
+        loaded: T = installed[name].load()
+        return loaded
+    known = ", ".join([*members, *installed])
+    fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
+    raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=kind.removesuffix("s"))
+
+
+def trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
+    """The part that a file means by ``name``. Nothing is imported: what is not a member was passed by the caller.
+
+    Args:
+        trusted: parts that the caller passed, by the name in the file.
+        where: the file, for the message.
+
+    Raises:
+        ArtifactError: a foreign part that was not passed.
+    """
+    if name in members:
+        return members[name]
+    if name in trusted:
+        part: T = trusted[name]
+        return part
+    fix = f"pass it: trusted={{{name!r}: ...}} in Python, --trust {name}=python:MODULE:NAME in a command"
+    raise ArtifactError(
+        expected=f"one of this library's {kind} ({', '.join(members)})",
+        got=f"{name!r}, which a file must not import",
+        fix=fix,
+        where=where,
+    )
+
+
+def import_part(name: str) -> Any:
+    """The object that "python:MODULE:NAME" leads to.
+
+    The module is imported as ``import MODULE`` would: it is installed, on ``PYTHONPATH``, or in the folder where
+    Python was started.
+
+    Raises:
+        UsageError: another form of name, no such module or object, or an error in the user's code.
+    """
+    module, _, attribute = name.removeprefix(PREFIX).partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        form = f"{PREFIX}MODULE:NAME"
+        raise UsageError(expected=form, got=repr(name), fix=f"write it as {PREFIX}my_module:MyPart", where=name)
+    imported = _import_module(module, name)
+    if not hasattr(imported, attribute):
+        raise UsageError(expected=f"{attribute} in {module}", got="none", fix="check the spelling", where=name)
+    return getattr(imported, attribute)
+
+
+def _import_module(module: str, name: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # one that the user's module wants
+            raise user_code_error(name, "an import that succeeds", error) from error
+        fix = "start where its file is, or put that folder on PYTHONPATH"
+        raise UsageError(expected=f"a module {module}", got="none that Python finds", fix=fix, where=name) from error
+    except Exception as error:  # whatever the user's code meets
+        raise user_code_error(name, "an import that succeeds", error) from error
+
+
+def user_code_error(name: str, expected: str, error: Exception) -> UsageError:
+    """What to say of an error in the user's own code."""
+    return UsageError(expected=expected, got=f"{type(error).__name__}: {error}", fix="correct that code", where=name)
+
+
+class ForeignPart(NamedTuple):
+    """What a file keeps of a part from outside the library, so that another one is told from it.
+
+    Attributes:
+        kind: folder that it belongs to.
+        name: under which it is used.
+        qualified: module and name of its code.
+        digest: SHA-256 of its source text; "" where there is none, as in a notebook.
+    """
+
+    kind: str
+    name: str
+    qualified: str
+    digest: str
+
+    @classmethod
+    def of(cls, kind: str, name: str, part: object) -> ForeignPart:
+        """What to keep of ``part``, a class or function."""
+        try:
+            digest = hashlib.sha256(inspect.getsource(part).encode()).hexdigest()  # type: ignore[arg-type]
+        except (OSError, TypeError):
+            digest = ""
+        return cls(kind, name, f"{part.__module__}.{getattr(part, '__qualname__', name)}", digest)
