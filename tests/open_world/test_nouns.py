@@ -22,6 +22,6 @@ def test_everyday_things_are_on_it_and_abstractions_are_not() -> None:
 
 
 def test_its_licences_travel_with_it() -> None:
-    text = (files("clip_fewshot") / "words" / "LICENSE.txt").read_text("utf-8")
+    text = (files("clip_fewshot.open_world") / "words" / "LICENSE.txt").read_text("utf-8")
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in text
     assert "Copyright 2000-2011 by Kevin Atkinson" in text

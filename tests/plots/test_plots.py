@@ -101,7 +101,7 @@ def test_equal_drawings_are_equal_bytes_whatever_the_users_settings(name: str) -
 
 def test_pyplot_is_never_loaded() -> None:
     code = (
-        "import sys; from clip_fewshot.report import ShotPoint, plots;"
+        "import sys; from clip_fewshot import plots; from clip_fewshot.plots.views import ShotPoint;"
         "plots.shots_plot({'mlp': [ShotPoint(1, 0.5, 0.4, 0.6)]}); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

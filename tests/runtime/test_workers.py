@@ -29,7 +29,7 @@ from clip_fewshot.runtime import workers
 from clip_fewshot.runtime.workers import Crew, limited_threads
 from tests.runtime.worker_tasks import Tasks
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) 
 
 
 PARENT = """
-from clip_fewshot import workers
+from clip_fewshot.runtime import workers
 from tests.runtime.worker_tasks import Tasks
 workers.PRICE = 0.0
 with workers.Crew(2) as crew:
@@ -169,7 +169,7 @@ def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", [ClipFewShotError, UsageError, ResourceError, DivergedError])
 def test_errors_keep_their_parts_on_the_way(kind: type[ClipFewShotError]) -> None:
-    error = kind("a", "b", "c", "d")
+    error = kind(expected="a", got="b", fix="c", where="d")
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.where) == (kind, str(error), "d")
 
