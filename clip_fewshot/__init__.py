@@ -143,9 +143,7 @@ if TYPE_CHECKING:
     from clip_fewshot.losses.distillation import transport_targets as transport_targets
     from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
     from clip_fewshot.losses.matched import matched_floor as matched_floor
-    from clip_fewshot.novelty import CLASSFUL as CLASSFUL
     from clip_fewshot.novelty import DETECTORS as DETECTORS
-    from clip_fewshot.novelty import TEXTUAL as TEXTUAL
     from clip_fewshot.novelty import EnergyDetector as EnergyDetector
     from clip_fewshot.novelty import KNNDetector as KNNDetector
     from clip_fewshot.novelty import LOFDetector as LOFDetector
@@ -371,9 +369,7 @@ _HOME = {
     "transport_targets": "losses.distillation",
     "matched_cross_entropy": "losses.matched",
     "matched_floor": "losses.matched",
-    "CLASSFUL": "novelty",
     "DETECTORS": "novelty",
-    "TEXTUAL": "novelty",
     "EnergyDetector": "novelty",
     "KNNDetector": "novelty",
     "LOFDetector": "novelty",

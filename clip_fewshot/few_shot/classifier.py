@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from clip_fewshot.few_shot.model import (
     frozen_features,
     frozen_probe,
     prepare_support,
-    probe_kind,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.probes import LinearProbe, Probe
+from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.parts import foreign_record, stored_part
 from clip_fewshot.tuning.last_layers import check_depth, last_layers
 from clip_fewshot.types import FloatArray, LabelSpace
 
@@ -53,7 +53,8 @@ class FewShotClassifier:
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
-        probe: "logistic", "prototype" or "cache", what classifies where the approach has no head. On digits and
+        probe: "logistic", "prototype", "cache" or a class of your own, see :func:`find_probe`: what classifies where
+            the approach has no head. On digits and
             digits-wild (shipped model, 1, 4 and 16 shots, 5 seeds) the logistic one was the most accurate each time:
             .983 against .972 and .974 at 16 shots of digits, .825 against .816 and .810 at 4 of digits-wild.
     """
@@ -70,7 +71,7 @@ class FewShotClassifier:
         epochs: int = 20,
         views: int = 1,
         seed: int = 0,
-        probe: str = "logistic",
+        probe: str | type[Probe] = "logistic",
     ) -> None:
         self.backbone = backbone
         self.approach = approach
@@ -112,7 +113,7 @@ class FewShotClassifier:
             DivergedError: the training did not stay finite.
         """
         check_depth(self.backbone.visual, self.params.unfreeze)
-        probe_kind(self.probe)
+        find_probe(self.probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
@@ -171,17 +172,26 @@ class FewShotClassifier:
         save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone | None = None) -> FewShotClassifier:
+    def load(
+        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = {}
+    ) -> FewShotClassifier:
         """Read a saved classifier back.
 
         Args:
             backbone: the one it was trained on; None loads it by its name.
+            trusted: parts of your own by the names in the file; a file imports nothing by itself.
 
         Raises:
-            ArtifactError: damaged files, or another backbone than it was trained on.
+            ArtifactError: damaged files, another backbone than it was trained on, or a part of somebody's own that
+                is not in ``trusted`` or has other code there.
         """
         meta, files = load_artifact(Path(folder), KIND)
-        return cls.from_artifact(files, meta, backbone, where=str(folder))
+        return cls.from_artifact(files, meta, backbone, where=str(folder), trusted=trusted)
+
+    def foreign_parts(self) -> dict[str, Any]:
+        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
+        name, kind = find_probe(self.probe)
+        return {} if name in PROBES else {name: kind}
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
@@ -194,17 +204,25 @@ class FewShotClassifier:
         if model.probe is not None:
             tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        meta = {
+        name, kind = find_probe(self.probe)
+        meta: dict[str, Any] = {
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "classes": list(self.label_space_.names),
             "params": asdict(model.params),
-            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe},
+            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": name},
         }
+        foreign = foreign_record("probes", name, kind, PROBES)
+        meta |= {} if foreign is None else {"foreign_probe": foreign}
         return {"weights.safetensors": safetensors.torch.save(stored)}, meta
 
     @classmethod
     def from_artifact(
-        cls, files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+        cls,
+        files: dict[str, bytes],
+        meta: dict[str, Any],
+        backbone: Backbone | None,
+        where: str,
+        trusted: Mapping[str, Any] = {},
     ) -> FewShotClassifier:
         """The inverse of :meth:`to_artifact`."""
         backbone = backbone or load_backbone(meta["backbone"]["name"])
@@ -219,9 +237,11 @@ class FewShotClassifier:
             )
         params, space = TuneParams(**meta["params"]), LabelSpace(tuple(meta["classes"]))
         tensors = safetensors.torch.load(files["weights.safetensors"])
-        kind = meta["training"].get("probe", "logistic")
-        model = _rebuild(backbone, params, len(space), tensors, probe_kind(kind))
-        return cls.from_model(backbone, model, space, **meta["training"])
+        name = meta["training"].get("probe", "logistic")
+        kind = stored_part("probes", name, meta.get("foreign_probe"), PROBES, trusted, where)
+        model = _rebuild(backbone, params, len(space), tensors, kind)
+        options = meta["training"] | ({} if name in PROBES else {"probe": kind})
+        return cls.from_model(backbone, model, space, **options)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):

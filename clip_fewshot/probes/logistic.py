@@ -51,6 +51,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         objective_: its value. note_: what a reader of the result should know, or "".
     """
 
+    takes_c = True
+
     def __init__(self, C: float | None = None, folds: int | Folds = 5, seed: int = 0) -> None:
         self.C = C
         self.folds = folds

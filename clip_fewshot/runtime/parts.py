@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -44,6 +45,54 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
     known = ", ".join([*members, *installed])
     fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
     raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=kind.removesuffix("s"))
+
+
+def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[str, T]:
+    """(name, part) of what a person gave: a name, as :func:`find_part` takes it, or the part itself.
+
+    A part from outside the library goes by the name of its entry point, or else of its class or function: it stands
+    under that in tables and in files.
+
+    Raises:
+        UsageError: no such part, or one without a name of its own.
+    """
+    part = find_part(kind, given, members) if isinstance(given, str) else given
+    for name, member in members.items():
+        if member is part:
+            return name, part
+    if isinstance(given, str) and not given.startswith(PREFIX):
+        return given, part
+    name = getattr(part, "__name__", "")
+    if not name.isidentifier() or name in members:
+        fix = "give a class, or a function made with def, under another name than the library's own"
+        what = kind.removesuffix("s")
+        raise UsageError(expected=f"a {what} with a name of its own", got=repr(name or part), fix=fix, where=what)
+    return name, part
+
+
+def check_contract(what: str, name: str, part: object, contract: type) -> None:
+    """Refuse a part that lacks a method or class attribute of ``contract``, a protocol.
+
+    Args:
+        what: "detector", "probe", ..., for the message.
+        name: of the part, for the message.
+
+    Raises:
+        UsageError: names what is missing.
+    """
+    missing = missing_members(part, contract)
+    if missing:
+        fix = f"see {contract.__module__}.{contract.__qualname__}; clip_fewshot.testing.check_{what} checks the rest"
+        raise UsageError(expected=f"a {what}", got=f"{name}: {missing[0]}", fix=fix, where=what)
+
+
+def missing_members(part: object, contract: type) -> list[str]:
+    """ "method NAME is missing" or "attribute NAME is missing", for each of a protocol's that ``part`` has not."""
+    own = vars(contract)
+    methods = [k for k, v in own.items() if isinstance(v, FunctionType | classmethod) and not k.startswith("_")]
+    attributes = [k for k, v in inspect.get_annotations(contract).items() if str(v).startswith("ClassVar")]
+    absent = [f"method {name} is missing" for name in methods if not callable(getattr(part, name, None))]
+    return absent + [f"attribute {name} is missing" for name in attributes if not hasattr(part, name)]
 
 
 def trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
@@ -129,3 +178,50 @@ class ForeignPart(NamedTuple):
         except (OSError, TypeError):
             digest = ""
         return cls(kind, name, f"{part.__module__}.{getattr(part, '__qualname__', name)}", digest)
+
+
+def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], where: str) -> None:
+    """Refuse foreign parts whose code is not that of the parts that a file was written with.
+
+    Args:
+        held: what the file keeps of them.
+        given: the parts that the caller passed.
+
+    Raises:
+        ArtifactError: other code, or no such part.
+    """
+    now = {(part.kind, part.name): part for part in given}
+    for part in held:
+        other = now.get((part.kind, part.name))
+        if other is None or (part.digest and other.digest != part.digest):
+            got = "nothing" if other is None else f"{other.qualified} with other source text"
+            raise ArtifactError(
+                expected=f"{part.qualified} as it was then (SHA-256 {part.digest[:12]}...)",
+                got=got,
+                fix="pass that code, or fit again with the present one",
+                where=where,
+            )
+
+
+def foreign_record(kind: str, name: str, part: object, members: Mapping[str, Any]) -> dict[str, str] | None:
+    """What a file keeps of a part besides its name, as JSON; None for one of this library."""
+    return None if members.get(name) is part else ForeignPart.of(kind, name, part)._asdict()
+
+
+def stored_part(
+    kind: str,
+    name: str,
+    record: Mapping[str, str] | None,
+    members: Mapping[str, T],
+    trusted: Mapping[str, Any],
+    where: str,
+) -> T:
+    """The part that a file means by ``name`` and :func:`foreign_record`; see :func:`trusted_part`.
+
+    Raises:
+        ArtifactError: a foreign part that was not passed, or one with other code than the file was written with.
+    """
+    part = trusted_part(kind, name, members, trusted, where)
+    if record is not None:
+        check_same_code([ForeignPart(**record)], [ForeignPart.of(kind, name, part)], where)
+    return part

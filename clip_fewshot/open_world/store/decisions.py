@@ -87,7 +87,7 @@ def undo(store: Store) -> Applied:
             fix="name something",
             where="undo",
         )
-    world = saved_classifiers.read_world(database, at.parent, store.world.model.backbone)
+    world = store.read_world(at.parent, store.world.model.backbone)
     number = at.number + 1
     with database.transaction():
         verdicts = rows.changed(database, at.state)

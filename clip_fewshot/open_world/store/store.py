@@ -54,8 +54,10 @@ class Store:
 
     discovery_: Discovery
 
-    def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
-        self.folder, self.database, self._backbone = folder, database, backbone
+    def __init__(
+        self, folder: Path, database: Database, backbone: Backbone | None, trusted: Mapping[str, Any] = {}
+    ) -> None:
+        self.folder, self.database, self._backbone, self._trusted = folder, database, backbone, {**trusted}
         self._loaded: tuple[int, OpenWorldClassifier] | None = None
         self._told = -1  # the revision up to which the classifier knows what was shown
 
@@ -88,23 +90,30 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(path, database, world.model.backbone)
+        return cls(path, database, world.model.backbone, world.foreign_parts())
 
     @classmethod
-    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
+    def open(
+        cls,
+        folder: str | Path,
+        backbone: Backbone | None = None,
+        check: bool | None = None,
+        trusted: Mapping[str, Any] = {},
+    ) -> Store:
         """Open a store. Its classifier is loaded when it is first needed.
 
         Args:
             backbone: the one it was made with; None loads it by its name.
             check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
                 of a million pictures took 26.
+            trusted: as of :meth:`OpenWorldClassifier.load`.
 
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
         """
         database = Database(Path(folder))
         try:
-            store = cls(Path(folder), database, backbone)
+            store = cls(Path(folder), database, backbone, trusted)
             look = database.path.stat().st_size <= CHECKED if check is None else check
             damage = database.damage(quick=True) if look else None
             if damage:
@@ -148,12 +157,16 @@ class Store:
         if self._loaded is None or self._loaded[0] != at.state:
             digest = saved_classifiers.encoder(self.database, at.encoder)[1]
             fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
-            world = saved_classifiers.read_world(self.database, at.state, self._backbone if fits else None)
+            world = self.read_world(at.state, self._backbone if fits else None)
             self._backbone, self._loaded, self._told = world.model.backbone, (at.state, world), -1
         world = self._loaded[1]
         if self._told != at.number:
             self._told, world.shown_ = at.number, world.shown_ | decisions.shown(self.database)
         return at, world
+
+    def read_world(self, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
+        """The classifier of a state."""
+        return saved_classifiers.read_world(self.database, state, backbone, self._trusted)
 
     def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
@@ -161,6 +174,7 @@ class Store:
         self._told = -1
         if world is not None:
             self._backbone = world.model.backbone
+            self._trusted |= world.foreign_parts()
 
     def ingest(
         self, images: Images, batch: int = BATCH, acknowledged: Callable[[Ingested], None] | None = None
@@ -308,6 +322,4 @@ class Store:
             ArtifactError: damage, with the place of the first.
         """
         queries.check(self.database)
-        saved_classifiers.read_world(
-            self.database, saved_classifiers.current(self.database).state, self.world.model.backbone
-        )
+        self.read_world(saved_classifiers.current(self.database).state, self.world.model.backbone)
