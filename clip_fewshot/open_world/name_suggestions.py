@@ -14,6 +14,7 @@ from clip_fewshot.conformal.p_values import shots_needed
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.texts import class_texts
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.nouns import nouns
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
@@ -95,7 +96,7 @@ def suggest_names(
     vocabulary = list(dict.fromkeys([*listed, *spoken]))
     texts = class_texts(backbone, vocabulary, templates)
     directions = np.stack([texts[word] for word in vocabulary])
-    directions = _unit(directions - directions[: len(listed)].mean(axis=0))
+    directions = unit_rows(directions - directions[: len(listed)].mean(axis=0))
     scores = _contrasts(features, known) @ directions.T  # (c + 1, words), the group last
     own = np.array([vocabulary.index(name) for name in spoken])
     scores[~_allowed(own, len(spoken), scores.shape)] = -np.inf
@@ -106,17 +107,13 @@ def _spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def _unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
-
-
 def _contrasts(features: FloatArray, known: Known) -> FloatArray:
     """(c + 1, d) unit directions from the mean of all other classes to each class, the group as the last class."""
-    rows = _unit(np.asarray(known.features, np.float64))
+    rows = unit_rows(np.asarray(known.features, np.float64))
     means = [rows[known.labels == c].mean(axis=0) for c in range(len(known.names))]
-    means.append(_unit(np.asarray(features, np.float64)).mean(axis=0))
-    stacked = _unit(np.stack(means))
-    return _unit(stacked - (stacked.sum(axis=0) - stacked) / (len(stacked) - 1))
+    means.append(unit_rows(np.asarray(features, np.float64)).mean(axis=0))
+    stacked = unit_rows(np.stack(means))
+    return unit_rows(stacked - (stacked.sum(axis=0) - stacked) / (len(stacked) - 1))
 
 
 def _allowed(own: LabelArray, n_known: int, shape: tuple[int, ...]) -> BoolArray:
