@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import text_prefix
@@ -25,8 +25,6 @@ from clip_fewshot.geometry import margin_logits
 from clip_fewshot.heads import ArcFaceHead, CentredHead, MLPHead
 from clip_fewshot.losses import cross_entropy, same_caption, symmetric_cross_entropy
 from clip_fewshot.tuning.last_layers import last_layers
-
-MAX_LOG_SCALE = 4.605170185988092  # ln 100, CLIP's bound on the logit scale
 
 
 @dataclass(frozen=True)

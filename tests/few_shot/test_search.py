@@ -24,9 +24,10 @@ from hypothesis import given
 from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
 from clip_fewshot.few_shot.approach import APPROACHES, TuneParams
+from clip_fewshot.few_shot.model import PROBE
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.search.halving import Halving, worth
-from clip_fewshot.few_shot.search.space import PROBE, SearchSpace
+from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
 from clip_fewshot.runtime import rng

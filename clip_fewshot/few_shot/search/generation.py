@@ -11,8 +11,8 @@ import torch
 
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.model import PROBE
 from clip_fewshot.few_shot.search.halving import Halving
-from clip_fewshot.few_shot.search.space import PROBE
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.runtime.workers import Crew, Done
 

@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 
 from clip_fewshot.few_shot.approach import TuneParams, approach
+from clip_fewshot.few_shot.model import PROBE
 
-PROBE = "linear-probe"  # also the user attribute that marks its trial
 BACKBONE_LR = (1e-6, 1e-3)
 HEAD_LR = (1e-4, 1e-2)
 MARGIN = (0.0, 0.5)
