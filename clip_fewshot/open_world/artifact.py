@@ -12,6 +12,8 @@ import safetensors.torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.squares import decode_squares, encode_squares
+from clip_fewshot.few_shot.approach import find_approach
+from clip_fewshot.few_shot.artifact import model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Fitted, KnownPictures, Naming, needs_pictures
 from clip_fewshot.open_world.answers import Unknown
@@ -49,7 +51,7 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     features, labels = saved.now.known.frozen, saved.now.known.labels
     files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
     pictures = saved.now.known.pictures
-    if pictures is not None and needs_pictures(model.params, model.views, saved.now.rejector):
+    if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
         ends = [*(len(before.known.labels) for _, before, _ in saved.steps), len(squares)]
         for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -58,7 +60,11 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
 
 
 def read_world(
-    files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str, trusted: Mapping[str, Any]
+    files: dict[str, bytes],
+    meta: dict[str, Any],
+    backbone: Backbone | None,
+    where: str,
+    trusted: Mapping[str, Any],
 ) -> tuple[FewShotClassifier, Saved]:
     """The inverse of :func:`world_files`. Files of releases that kept no history have none."""
     model = FewShotClassifier.from_artifact(files, meta, backbone, where, trusted)
@@ -85,7 +91,7 @@ def read_world(
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     training = {"epochs": model.epochs, "views": model.views, "seed": model.seed, "probe": model.probe}
-    own, meta = FewShotClassifier.from_model(model.backbone, fitted.model, fitted.names, **training).to_artifact()
+    own, meta = model_files(model.backbone, find_approach(model.approach), fitted.model, fitted.names, training)
     files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
     meta["rejector"] = None
     if rejector is not None:

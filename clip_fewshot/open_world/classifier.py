@@ -16,7 +16,7 @@ from clip_fewshot.data.names import new_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import interval
-from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import frozen_features, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import (
@@ -109,7 +109,7 @@ class OpenWorldClassifier:
         chosen_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         depths = stored_depths(model.backbone.visual)
-        data = prepare_support(model.backbone, support, [model.params.unfreeze, *depths], model.views, model.seed)
+        data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
         frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)
         names, per_class = support.label_space.names, self.per_class
@@ -143,7 +143,7 @@ class OpenWorldClassifier:
     @property
     def from_features(self) -> bool:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        return not needs_pictures(self.model.params, self.model.views, self.rejector_)
+        return not needs_pictures(self.model.point, self.model.views, self.rejector_)
 
     def predict(self, images: Images, top: int = 5) -> list[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
@@ -270,20 +270,18 @@ class OpenWorldClassifier:
 
     @classmethod
     def load(
-        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = {}
+        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
     ) -> OpenWorldClassifier:
-        """Read back what :meth:`save` wrote.
+        """Read back what :meth:`save` wrote; ``backbone`` None loads the one it was trained on by its name.
 
         Args:
-            backbone: None loads the one it was trained on by its name.
-            trusted: parts of your own by the names in the file; a file imports nothing by itself.
+            trusted: parts from outside the library, by the name in the files: nothing that these name is imported.
 
         Raises:
-            ArtifactError: damaged files, another backbone than it was trained on, or a part of somebody's own that
-                is not in ``trusted`` or has other code there.
+            ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
         """
         meta, files = load_artifact(Path(folder), KIND)
-        return cls.from_artifact(files, meta, backbone, where=str(folder), trusted=trusted)
+        return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:
         """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
@@ -306,7 +304,7 @@ class OpenWorldClassifier:
         meta: dict[str, Any],
         backbone: Backbone | None,
         where: str,
-        trusted: Mapping[str, Any] = {},
+        trusted: Mapping[str, Any] = NOTHING,
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
         model, saved = read_world(files, meta, backbone, where, trusted)

@@ -19,14 +19,14 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
-from clip_fewshot.few_shot.classifier import named_part
+from clip_fewshot.few_shot.artifact import named_part
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned
 from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, folds, own_features
 from clip_fewshot.open_world.text_features import Texts, texts_of
-from clip_fewshot.runtime.parts import foreign_record, stored_part
+from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
 from clip_fewshot.tuning.last_layers import last_layers
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
@@ -173,9 +173,9 @@ class Rejector:
     def about(self) -> dict[str, Any]:
         """What :meth:`from_tensors` needs besides the tensors, as JSON."""
         chosen = {"detector": self.chosen.detector, "space": self.chosen.space, "n_neighbors": self.chosen.n_neighbors}
-        foreign = foreign_record("detectors", self.chosen.detector, self.chosen.part, DETECTORS)
+        foreign = [list(one) for one in foreign_parts("detectors", self.chosen.detector, self.chosen.part, DETECTORS)]
         about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class}
-        return about if foreign is None else about | {"foreign": foreign}
+        return about | ({"foreign": foreign} if foreign else {})
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What all judges know, as named tensors: detectors are fitted again when they are needed."""
@@ -206,8 +206,8 @@ class Rejector:
         Raises:
             ArtifactError: a foreign detector that is not in ``trusted``, or has other code there.
         """
-        name, record = about["detector"], about.get("foreign")
-        part: DetectorPart = stored_part("detectors", name, record, DETECTORS, trusted, where)
+        name, held = about["detector"], [ForeignPart(*part) for part in about.get("foreign", [])]
+        part: DetectorPart = stored_part("detectors", name, held, DETECTORS, trusted, where)
         chosen = Alternative(name, about["space"], about["n_neighbors"], None if DETECTORS.get(name) is part else part)
         texts = {name: rows.numpy() for name, rows in named_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
@@ -256,7 +256,7 @@ def fit_rejector(
         names: of the classes; a detector that reads texts needs them.
         per_class: as in :func:`choose_novelty`, which must have been told the same.
     """
-    chosen, unfreeze = choice.best, recipe.params.unfreeze
+    chosen, unfreeze = choice.best, recipe.point.unfreeze
     texts = texts_of(backbone, names or ()) if chosen.needs_texts else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from clip_fewshot.errors import ArtifactError, UsageError
 
 PREFIX = "python:"
+SINGULAR = {"approaches": "approach", "losses": "loss"}
 T = TypeVar("T")
 
 
@@ -44,7 +45,7 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
         return loaded
     known = ", ".join([*members, *installed])
     fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
-    raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=kind.removesuffix("s"))
+    raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=SINGULAR.get(kind, kind[:-1]))
 
 
 def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[str, T]:
@@ -65,7 +66,7 @@ def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[st
     name = getattr(part, "__name__", "")
     if not name.isidentifier() or name in members:
         fix = "give a class, or a function made with def, under another name than the library's own"
-        what = kind.removesuffix("s")
+        what = SINGULAR.get(kind, kind[:-1])
         raise UsageError(expected=f"a {what} with a name of its own", got=repr(name or part), fix=fix, where=what)
     return name, part
 
@@ -203,25 +204,27 @@ def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], w
             )
 
 
-def foreign_record(kind: str, name: str, part: object, members: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a file keeps of a part besides its name, as JSON; None for one of this library."""
-    return None if members.get(name) is part else ForeignPart.of(kind, name, part)._asdict()
+def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]) -> list[ForeignPart]:
+    """What a file keeps of a part besides its name: nothing of one of this library."""
+    return [] if members.get(name) is part else [ForeignPart.of(kind, name, part)]
 
 
 def stored_part(
     kind: str,
     name: str,
-    record: Mapping[str, str] | None,
+    held: Iterable[ForeignPart],
     members: Mapping[str, T],
     trusted: Mapping[str, Any],
     where: str,
 ) -> T:
-    """The part that a file means by ``name`` and :func:`foreign_record`; see :func:`trusted_part`.
+    """The part that a file means by ``name``; see :func:`trusted_part`.
+
+    Args:
+        held: :func:`foreign_parts` of the file.
 
     Raises:
         ArtifactError: a foreign part that was not passed, or one with other code than the file was written with.
     """
     part = trusted_part(kind, name, members, trusted, where)
-    if record is not None:
-        check_same_code([ForeignPart(**record)], [ForeignPart.of(kind, name, part)], where)
+    check_same_code([one for one in held if one.kind == kind], [ForeignPart.of(kind, name, part)], where)
     return part

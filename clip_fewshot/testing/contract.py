@@ -45,7 +45,8 @@ def checked(checks: Iterable[Callable[..., None]], part: Any, **options: Any) ->
 
 def global_state() -> Any:
     """The numbers of numpy's global generator, which no part may draw from."""
-    return np.array(np.random.get_state()[1])
+    state: Any = np.random.get_state()
+    return np.array(state[1])
 
 
 def same_bytes(one: FloatArray, other: FloatArray) -> bool:
