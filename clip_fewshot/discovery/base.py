@@ -55,10 +55,10 @@ class Parts:
     needed: tuple[float, ...] = ()
 
 
-class Method(Protocol):
+class Discoverer(Protocol):
     """A rule that parts unknown images, made once for given known classes.
 
-    Built as ``Method(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    Built as ``Discoverer(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
     """
 
     def __init__(self, known: Known | None, most: int, seed: int) -> None: ...
@@ -67,6 +67,6 @@ class Method(Protocol):
         """Parts of (n, d) rows of unit length, n >= 2."""
         ...
 
-    def resampled(self, rng: np.random.Generator) -> Method:
+    def resampled(self, rng: np.random.Generator) -> Discoverer:
         """The rule as other known classes of the same kind might have made it."""
         ...

@@ -12,6 +12,7 @@ import pytest
 import clip_fewshot as cf
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.pipeline import output_folder
 from tests.backbones.encoders import pair
 
 PAIR = "python:tests.backbones.encoders:pair"
@@ -117,7 +118,7 @@ def test_a_saved_classifier_finds_its_encoders_again_or_says_that_they_changed(
 
 def test_the_folder_of_a_run_is_named_after_it_without_what_a_file_system_refuses() -> None:
     config = cf.FewShotConfig(data="digits", model=PAIR)
-    assert cf.output_folder(config).name == "digits-python-tests.backbones.encoders-pair"
+    assert output_folder(config).name == "digits-python-tests.backbones.encoders-pair"
 
 
 @pytest.mark.slow
