@@ -18,8 +18,8 @@ from .data.read import read_dataset as read_dataset
 from .data.sampling import OpenWorldSplit as OpenWorldSplit
 from .data.sampling import draw_support as draw_support
 from .data.sampling import split_open_world as split_open_world
+from .discovery import DISCOVERERS as DISCOVERERS
 from .discovery.base import Discoverer as Discoverer
-from .discovery.discover import DISCOVERERS as DISCOVERERS
 from .discovery.discover import discover_classes as discover_classes
 from .errors import ArtifactError as ArtifactError
 from .errors import ClipFewShotError as ClipFewShotError

@@ -59,6 +59,14 @@ def discover_classes(
 
     Raises:
         UsageError: features that are not finite; an unknown method; known classes missing that the method needs.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, size=(60, 8))
+        >>> found = cf.discover_classes(np.repeat(np.eye(3, 8), 20, axis=0) + noise)
+        >>> found.n_clusters
+        3
     """
     n = len(X)
     known = None if reference is None else Known.of(*reference)

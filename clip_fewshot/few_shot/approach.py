@@ -4,6 +4,11 @@ mlp-arcface          last N image layers and an MLP; cross-entropy with an angul
 mlp                  last N image layers and an MLP; cross-entropy
 contrastive-arcface  last N layers of both towers; symmetric cross-entropy, margin on matched pairs; then a probe
 contrastive          last N layers of both towers; symmetric cross-entropy; then a linear probe on the image features
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.APPROACHES)
+    ['mlp-arcface', 'mlp', 'contrastive-arcface', 'contrastive']
 """
 
 from __future__ import annotations
@@ -141,6 +146,12 @@ class Approach:
         min_unfreeze: smallest N that trains anything.
         searched: the fields of TuneParams that have an effect.
         centre: the point to begin from.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> approach: cf.Approach = cf.APPROACHES["mlp-arcface"]
+        >>> approach.searched
+        ('unfreeze', 'backbone_lr', 'head_lr', 'margin', 'scale')
     """
 
     head: BuildHead | None

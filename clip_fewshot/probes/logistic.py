@@ -49,6 +49,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C_: the value used. C_at_edge_: the search ended on 1e-6 or 1e6. search_: every value tried, by C.
         gradient_norm_: of the objective at the end; the coefficients are at most this far from the optimum.
         objective_: its value. note_: what a reader of the result should know, or "".
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> X, y = np.random.default_rng(0).normal(size=(40, 8)), np.repeat(["a", "b"], 20)
+        >>> X[:20, 0] += 4
+        >>> cf.LinearProbe().fit(X, y).score(X, y) > 0.9
+        True
     """
 
     def __init__(self, C: float | None = None, folds: int | Folds = 5, seed: int = 0) -> None:
