@@ -34,7 +34,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.2 and
     appendix A.3, whose search for C (coarse, then halving steps around the best) this follows; ours is warm-started
-    and solves each fit to a stated gap (:mod:`old.solver`). The objective is that of scikit-learn's
+    and solves each fit to a stated gap (:mod:`clip_fewshot.probes.solver`). The objective is that of scikit-learn's
     ``LogisticRegression(C)``; binary problems have one row of coefficients, as there.
 
     Args:
