@@ -39,6 +39,11 @@ def read_dataset(
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
         UsageError: an unknown format or way to decode.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.read_dataset("digits")
+        ImageDataset('digits', 1797 images, 10 classes)
     """
     if decode not in get_args(Decode):
         raise UsageError(

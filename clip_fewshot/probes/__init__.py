@@ -3,6 +3,11 @@
 A probe learns in ``fit(X, y)``, has ``classes_``, ``predict`` and ``predict_proba``, and can learn a further class
 without moving the logits of the others; see :class:`clip_fewshot.probes.base.Probe`. ``HeadClassifier``, which trains a
 head on fixed features, cannot do that: it is an estimator beside them and no member.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.PROBES)
+    ['logistic', 'prototype', 'cache']
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.cluster.hierarchy import is_valid_linkage
 
 from clip_fewshot.discovery import DiscovererPart, discover_classes
-from clip_fewshot.discovery.base import Method, Parts
+from clip_fewshot.discovery.base import Discoverer, Parts
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.evaluation.metrics import ari
 from clip_fewshot.testing.contract import checked, clusters, demand, demand_members, global_state
@@ -20,7 +20,7 @@ UNIT = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
 
 
 def check_discoverer(part: DiscovererPart) -> None:
-    """Check a method against :class:`clip_fewshot.discovery.base.Method`.
+    """Check a method against :class:`clip_fewshot.discovery.base.Discoverer`.
 
     Args:
         part: a class, or a function, that is called as ``(known, most, seed)``.
@@ -33,7 +33,7 @@ def check_discoverer(part: DiscovererPart) -> None:
 
 def has_the_members(part: DiscovererPart) -> None:
     """Methods of what it builds."""
-    demand_members(part(KNOWN, MOST, 0), Method)
+    demand_members(part(KNOWN, MOST, 0), Discoverer)
 
 
 def demand_parts(found: Parts, n: int) -> None:
@@ -74,7 +74,7 @@ def a_seed_is_all_its_chance(part: DiscovererPart) -> None:
 def _resampled_labels(part: DiscovererPart, rows: FloatArray) -> FloatArray:
     rng, rule = np.random.default_rng(3), part(KNOWN, MOST, 7)
     resampled = rule.resampled(rng)
-    demand_members(resampled, Method)
+    demand_members(resampled, Discoverer)
     found = [rule.part(rows), resampled.part(rows), resampled.resampled(rng).part(rows[:9])]
     for parts, n in zip(found, (len(rows), len(rows), 9), strict=True):
         demand_parts(parts, n)
