@@ -15,7 +15,7 @@ from clip_fewshot.cache import Shelf
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.zero_shot import zero_shot_weights
-from clip_fewshot.novelty.conformal import shots_needed
+from clip_fewshot.novelty.conformal import shots_needed, tie_range
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 from clip_fewshot.wordlist import nouns
 
@@ -158,7 +158,7 @@ def _suggestions(vocabulary: Sequence[str], scores: FloatArray, own: LabelArray,
     probabilities = np.exp(log_softmax(sharpness * scores[-1]))
     order = [i for i in np.argsort(-scores[-1], kind="stable")[:top] if np.isfinite(scores[-1, i])]
     best = scores.max(axis=1)
-    p_value = float((1 + np.sum(best[:-1] <= best[-1])) / (n + 1))
+    p_value = float((1 + np.sum(best[:-1] <= tie_range(best[-1])[1])) / (n + 1))
     return Suggestions(
         names=tuple((vocabulary[i], float(probabilities[i])) for i in order),
         none_fits=p_value <= alpha + 1e-9,

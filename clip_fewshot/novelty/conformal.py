@@ -6,6 +6,9 @@ for outliers with conformal p-values", 2023, eq. 2). "Calibration" images must n
 scores them: use held-out images, leave-one-out scores, or :class:`CrossConformal`.
 
 With n calibration images no p-value is below 1 / (n + 1): a smaller alpha can never flag anything, and is refused.
+
+Scores that differ by no more than rounding tie, see :func:`tie_range`: which of them is the larger depends on the
+processor. A tie counts as at least as strange, so that it makes p-values larger and what is promised of them stays.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from clip_fewshot.novelty.base import Detector
 from clip_fewshot.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
 
-ROUNDING = 1e-9  # so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
+ROUNDING = 1e-9  # of scores, relatively; and so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
 
 
 class UnsupportedAlphaError(UsageError):
@@ -73,6 +76,16 @@ def check_alpha(alpha: float, n: int) -> None:
         raise UnsupportedAlphaError(alpha, n)
 
 
+def tie_range(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least and the greatest score that each of ``scores`` ties with.
+
+    Distances of unit rows are exact to some 1e-16 and, between rows that are not copies, above 1e-5: what is made of
+    them is exact to some 1e-11. Scores further apart than 1e-9 of themselves are told apart as ever.
+    """
+    ends = scores * (1 - ROUNDING), scores * (1 + ROUNDING)  # products, so that infinite scores have a range too
+    return np.minimum(*ends), np.maximum(*ends)
+
+
 def p_values(
     calibration_scores: FloatArray, scores: FloatArray, *, smoothed: bool = False, seed: int = 0
 ) -> FloatArray:
@@ -83,10 +96,11 @@ def p_values(
     """
     calibration, asked = _finite(calibration_scores), _finite(scores)
     ordered = np.sort(calibration)
-    at_most = np.searchsorted(ordered, asked, side="right")
+    least, greatest = tie_range(asked)
+    at_most = np.searchsorted(ordered, greatest, side="right")
     if not smoothed:
         return np.asarray((1 + at_most) / (len(ordered) + 1))
-    below = np.searchsorted(ordered, asked, side="left")
+    below = np.searchsorted(ordered, least, side="left")
     share = generator(seed, "smoothed p-values").random(len(asked))
     return np.asarray((below + share * (1 + at_most - below)) / (len(ordered) + 1))
 
@@ -160,7 +174,7 @@ class CrossConformal:
 def cross_p_values(calibration_scores: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
     """(m,) cross-conformal p-values from per-fold calibration scores and per-fold scores of the same m images."""
     counts = [
-        np.searchsorted(np.sort(_finite(calibration)), _finite(asked), side="right")
+        np.searchsorted(np.sort(_finite(calibration)), tie_range(_finite(asked))[1], side="right")
         for calibration, asked in zip(calibration_scores, scores, strict=True)
     ]
     n = sum(len(calibration) for calibration in calibration_scores)
