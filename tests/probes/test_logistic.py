@@ -54,6 +54,16 @@ def test_unbalanced_classes_reach_it_too(counts: tuple[int, ...], C: float) -> N
     assert ours.score(X, y) >= oracle.score(centred(X), y)
 
 
+def apart(one: LinearProbe, other: LinearProbe) -> float:
+    """How far logits of two solutions of one problem may be apart; probabilities, half as far.
+
+    The objective is 1-strongly convex in the weights, so that each solution is within its gradient's norm of the
+    optimum; a row, with the 1 of the intercept and without the mean, is no longer than the root of 2 here. Rotations
+    and new orders are other roundings, and a solver that stops a step earlier is right too: seen, 2e-2 of this.
+    """
+    return 2**0.5 * (one.gradient_norm_ + other.gradient_norm_)
+
+
 @MANY
 @given(st.integers(0, 1000))
 def test_relations_that_must_leave_predictions_alone(seed: int) -> None:
@@ -69,11 +79,14 @@ def test_relations_that_must_leave_predictions_alone(seed: int) -> None:
         (LinearProbe(C=10.0).fit(X * factor, y), X),
         (LinearProbe(C=10.0).fit(X[order], y[order]), X),
     ):
-        assert np.allclose(other.decision_function(rows), probe.decision_function(X), atol=1e-4)
+        assert np.allclose(other.decision_function(rows), probe.decision_function(X), rtol=0, atol=apart(other, probe))
     names = np.array(["d", "a", "c", "b"])
     named = LinearProbe(C=10.0).fit(X, names[y])
-    assert (named.predict(X) == names[probe.predict(X)]).all()
-    assert np.allclose(named.predict_proba(X)[:, np.argsort(np.argsort(names))], probe.predict_proba(X), atol=1e-5)
+    second, first = np.sort(probe.decision_function(X), axis=1)[:, -2:].T
+    sure = first - second > 2 * apart(named, probe)
+    assert (named.predict(X) == names[probe.predict(X)])[sure].all()
+    columns = named.predict_proba(X)[:, np.argsort(np.argsort(names))]
+    assert np.allclose(columns, probe.predict_proba(X), rtol=0, atol=apart(named, probe) / 2)
 
 
 def test_same_seed_same_bytes_and_the_seed_is_only_for_folds() -> None:
