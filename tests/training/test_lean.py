@@ -164,6 +164,7 @@ def test_recomputed_blocks_give_the_same_gradient_for_less_memory(
     for name, parameter in plain.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(lean.get_parameter(name).grad, parameter.grad, rtol=1e-12, atol=1e-14)
-    assert all(torch.equal(value, lean.get_buffer(name)) for name, value in plain.named_buffers())
+    for name, value in plain.named_buffers():
+        torch.testing.assert_close(lean.get_buffer(name), value, rtol=1e-12, atol=1e-14)
     assert saved_bytes(lean, pairs, True) < 0.6 * saved_bytes(lean, pairs, False)
     assert all("forward" not in block.__dict__ for block in lean.visual.blocks)
