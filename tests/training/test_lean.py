@@ -64,7 +64,8 @@ def held(optimizer: AdamW) -> int:
 
 
 def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() -> None:
-    plain, lean = (trained(state_dtype=kind) for kind in ("float32", "bfloat16"))
+    """On activations in float32: in bfloat16 a last bit of the first weights moves the end by 1 to 17 %."""
+    plain, lean = (trained(state_dtype=kind, activations=torch.float32) for kind in ("float32", "bfloat16"))
     assert distance(lean, plain) < 0.05 * distance(plain, cf.build_backbone(CONFIG))
     sizes = {
         kind: held(AdamW(parameter_groups([(plain, 1e-3)], 0.1), state_dtype=kind))
@@ -74,10 +75,12 @@ def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() ->
 
 
 @cache
-def trained(text: str = "float32", state_dtype: str = "float32") -> cf.Backbone:
-    """Forty steps on activations in bfloat16, which text weights in bfloat16 need."""
+def trained(
+    text: str = "float32", state_dtype: str = "float32", activations: torch.dtype = torch.bfloat16
+) -> cf.Backbone:
+    """Forty steps; text weights in bfloat16 need activations in bfloat16."""
     backbone = cf.build_backbone(CONFIG)
-    backbone.activation_dtype = torch.bfloat16
+    backbone.activation_dtype = activations
     options = cf.ContrastiveOptions(steps=40, learning_rate=3e-3, text_weights=text, state_dtype=state_dtype, chunk=4)  # type: ignore[arg-type]
     return cf.train_contrastive(backbone, patterns(8), options)
 
