@@ -36,6 +36,8 @@ from .features.encode import encode_images as encode_images
 from .features.encode import encode_texts as encode_texts
 from .few_shot.approach import APPROACHES as APPROACHES
 from .few_shot.approach import Approach as Approach
+from .few_shot.approach import Point as Point
+from .few_shot.approach import Range as Range
 from .few_shot.classifier import FewShotClassifier as FewShotClassifier
 from .heads import HEADS as HEADS
 from .heads.arcface import ArcFaceHead as ArcFaceHead
@@ -142,7 +144,7 @@ from .features.table import embed_files as embed_files
 from .features.table import not_embedded as not_embedded
 from .features.table import read_features as read_features
 from .features.table import write_features as write_features
-from .few_shot.approach import TuneParams as TuneParams
+from .features.texts import class_texts as class_texts
 from .few_shot.cross_validation import Workbench as Workbench
 from .few_shot.search.generation import Evaluate as Evaluate
 from .few_shot.search.space import SearchSpace as SearchSpace
@@ -182,7 +184,6 @@ from .open_world.groups import Group as Group
 from .open_world.name_suggestions import Known as Known
 from .open_world.name_suggestions import Suggestions as Suggestions
 from .open_world.name_suggestions import suggest_names as suggest_names
-from .open_world.name_suggestions import word_directions as word_directions
 from .open_world.nouns import nouns as nouns
 from .open_world.rejector import Rejector as Rejector
 from .open_world.rejector import fit_rejector as fit_rejector
