@@ -162,8 +162,6 @@ from .losses.distillation import sinkhorn as sinkhorn
 from .losses.distillation import transport_targets as transport_targets
 from .losses.matched import matched_cross_entropy as matched_cross_entropy
 from .losses.matched import matched_floor as matched_floor
-from .novelty import CLASSFUL as CLASSFUL
-from .novelty import TEXTUAL as TEXTUAL
 from .novelty import EnergyDetector as EnergyDetector
 from .novelty import KNNDetector as KNNDetector
 from .novelty import MahalanobisDetector as MahalanobisDetector

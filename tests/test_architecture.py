@@ -16,7 +16,8 @@ PACKAGE = ROOT / "clip_fewshot"
 # Ground floor first: a file imports only from what stands above it.
 FLOORS = (  # noqa: SIM905
     "errors types config geometry runtime data heads losses optim evaluation backbones neighbors probes "
-    "novelty conformal discovery plots features tuning few_shot open_world contrastive report protocol pipeline"
+    "novelty conformal discovery plots features tuning few_shot open_world contrastive report protocol pipeline "
+    "testing"
 ).split()
 
 # Third-party package -> the floors that may import it.
