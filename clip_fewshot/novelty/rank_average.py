@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
@@ -111,7 +112,9 @@ def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
     Beyond its ends the rank goes on towards 0 and 1, by half of what is left at a distance of the yardstick's range:
     an image below all known ones still ranks above one far below, where plain ranks would tie.
     """
-    values, counts = np.unique(yardstick, return_counts=True)
+    ordered = np.sort(yardstick)
+    first = np.flatnonzero(np.append(True, ordered[1:] > tie_range(ordered[:-1])[1]))  # of each set of ties
+    values, counts = ordered[first], np.diff(first, append=len(ordered))
     ranks = (np.cumsum(counts) - (counts - 1) / 2) / (len(yardstick) + 1)  # of ties, the mean
     reach = values[-1] - values[0]
     reach = reach if reach > 0 else 1.0
