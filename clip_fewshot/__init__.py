@@ -184,7 +184,6 @@ if TYPE_CHECKING:
     from clip_fewshot.optim.adamw import AdamW as AdamW
     from clip_fewshot.optim.adamw import parameter_groups as parameter_groups
     from clip_fewshot.optim.adamw import warmup_cosine as warmup_cosine
-    from clip_fewshot.pipeline import Progress as Progress
     from clip_fewshot.pipeline import output_folder as output_folder
     from clip_fewshot.pipeline import resumed as resumed
     from clip_fewshot.pipeline import run_few_shot as run_few_shot
@@ -233,6 +232,7 @@ if TYPE_CHECKING:
     from clip_fewshot.types import FloatArray as FloatArray
     from clip_fewshot.types import IndexArray as IndexArray
     from clip_fewshot.types import LabelArray as LabelArray
+    from clip_fewshot.types import Progress as Progress
 
 __version__ = "0.1.0"
 
@@ -412,7 +412,7 @@ _HOME = {
     "AdamW": "optim.adamw",
     "parameter_groups": "optim.adamw",
     "warmup_cosine": "optim.adamw",
-    "Progress": "pipeline",
+    "Progress": "types",
     "output_folder": "pipeline",
     "resumed": "pipeline",
     "run_few_shot": "pipeline",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import clip_fewshot as cf
-from experiments import tables
-from experiments.options import run
-from experiments.progress import show_progress
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.report import tables
 from experiments.simulated import SHAPES, Draw, Shape, draw, stream
 
 PROG = "python -m experiments.coverage"

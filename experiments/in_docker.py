@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import clip_fewshot as cf
 import experiments
+from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import BUILTIN_DATA
-from experiments.options import run
 
 WORK, CACHE, DATA = PurePosixPath("/app"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
 RUNS = "runs"
@@ -40,7 +40,7 @@ class DockerOptions:
     arguments: tuple[str, ...] = field(
         default=(), metadata={"positional": True, "nargs": "...", "help": "its arguments"}
     )
-    image: str = field(default="clip-fewshot", metadata={"help": "image to run"})
+    docker_image: str = field(default="clip-fewshot", metadata={"help": "image to run"})
     gpus: str = field(default="all", metadata={"help": "all, none, a number of GPUs, or device=0,2"})
     shm_size: str = field(default="8g", metadata={"help": "shared memory, through which workers hand over images"})
     runs: Path = field(default=Path(RUNS), metadata={"help": "folder of results on this machine"})
@@ -73,7 +73,7 @@ def plan(options: DockerOptions) -> Job:
     shared = (_written(options.runs, WORK / RUNS), _written(cf.cache_root(), CACHE))
     user = f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else None
     command = (f"experiments.{options.experiment}", *arguments)
-    return Job(options.image, command, shared + mounts, options.gpus, options.shm_size, user)
+    return Job(options.docker_image, command, shared + mounts, options.gpus, options.shm_size, user)
 
 
 def docker_run_line(job: Job) -> list[str]:

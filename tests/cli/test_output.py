@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.progress import show_progress
+from clip_fewshot.commands.cli.progress import show_progress
 from tests.cli.command import ENVIRONMENT, ROOT, call, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
 

@@ -8,7 +8,7 @@ import pytest
 import clip_fewshot as cf
 from experiments import coverage
 from experiments.simulated import SHAPES, draw, stream
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 
 def test_a_small_run(command: Command) -> None:

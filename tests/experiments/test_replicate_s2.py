@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import clip_fewshot as cf
 from experiments.recipes import s2, s2_unknown, s2_written
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 SHOTS = 4
 Begun = tuple[cf.Task, cf.Prepared]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments.recall import candidates, unit
 
 import clip_fewshot as cf
-from experiments.recall import candidates, unit
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 CAPTIONS = ("a {} in white", "somebody wrote the {}")
 

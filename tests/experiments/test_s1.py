@@ -11,7 +11,7 @@ import torch
 import clip_fewshot as cf
 from experiments.recipes import s1
 from experiments.recipes import s1_trained as ways
-from tests.experiments.conftest import Command
+from tests.commands.conftest import Command
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import clip_fewshot as cf
-from experiments import embed, finetune, pretrain
+from clip_fewshot.commands import embed, finetune, pretrain
 from tests.cli.command import ENVIRONMENT, ROOT
 from tests.conftest import TINY
 from tests.spark.driver import ARCHITECTURE, TABLE, training, tuning
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / ARCHITECTURE).write_text(json.dumps(dataclasses.asdict(TINY)))
     pretrain.main(training(place, "alone", spark=False))
     finetune.main(tuning(place, "tuned alone", spark=False))
-    embed.main(embed.Options(data=str(pairs), out=place / "alone" / TABLE, device="cpu"))
+    embed.main(embed.Options(data=str(pairs), out=str(place / "alone" / TABLE), model="mini", device="cpu"))
     return place
 
 
