@@ -122,7 +122,11 @@ if TYPE_CHECKING:
     from clip_fewshot.features.table import not_embedded as not_embedded
     from clip_fewshot.features.table import read_features as read_features
     from clip_fewshot.features.table import write_features as write_features
-    from clip_fewshot.few_shot.approach import TuneParams as TuneParams
+    from clip_fewshot.features.texts import class_texts as class_texts
+    from clip_fewshot.few_shot.approach import APPROACHES as APPROACHES
+    from clip_fewshot.few_shot.approach import Approach as Approach
+    from clip_fewshot.few_shot.approach import Point as Point
+    from clip_fewshot.few_shot.approach import Range as Range
     from clip_fewshot.few_shot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.few_shot.cross_validation import Workbench as Workbench
     from clip_fewshot.few_shot.search.generation import Evaluate as Evaluate
@@ -168,7 +172,6 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.name_suggestions import Known as Known
     from clip_fewshot.open_world.name_suggestions import Suggestions as Suggestions
     from clip_fewshot.open_world.name_suggestions import suggest_names as suggest_names
-    from clip_fewshot.open_world.name_suggestions import word_directions as word_directions
     from clip_fewshot.open_world.nouns import nouns as nouns
     from clip_fewshot.open_world.rejector import Rejector as Rejector
     from clip_fewshot.open_world.rejector import fit_rejector as fit_rejector
@@ -350,7 +353,11 @@ _HOME = {
     "not_embedded": "features.table",
     "read_features": "features.table",
     "write_features": "features.table",
-    "TuneParams": "few_shot.approach",
+    "APPROACHES": "few_shot.approach",
+    "Approach": "few_shot.approach",
+    "Point": "few_shot.approach",
+    "Range": "few_shot.approach",
+    "class_texts": "features.texts",
     "FewShotClassifier": "few_shot.classifier",
     "Workbench": "few_shot.cross_validation",
     "Evaluate": "few_shot.search.generation",
@@ -396,7 +403,6 @@ _HOME = {
     "Known": "open_world.name_suggestions",
     "Suggestions": "open_world.name_suggestions",
     "suggest_names": "open_world.name_suggestions",
-    "word_directions": "open_world.name_suggestions",
     "nouns": "open_world.nouns",
     "Rejector": "open_world.rejector",
     "fit_rejector": "open_world.rejector",

@@ -10,7 +10,6 @@ from clip_fewshot.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
-TUNED_APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 DEFAULT_TRIALS = 50
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
@@ -65,6 +64,14 @@ def without_password(text: str) -> str:
     return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in ``text``, commas between them."""
+    names = tuple(part.strip() for part in text.split(","))
+    if "" in names:
+        raise ValueError(f"expected names with commas between them, got {text!r}")
+    return names
+
+
 @dataclass(frozen=True)
 class FewShotConfig:
     """What ``run_few_shot`` does. Fractions are in [0, 1], durations in seconds.
@@ -91,7 +98,9 @@ class FewShotConfig:
         None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
     )
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
-    approaches: tuple[str, ...] = option(TUNED_APPROACHES, "approaches to search over", choices=TUNED_APPROACHES)
+    approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
+        (), "approaches to search over, python:MODULE:NAME for your own (default: all)", parse=split_names
+    )
     max_unfreeze: int = option(5, "largest N of 'the last N layers'")
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
@@ -150,14 +159,6 @@ class FewShotConfig:
             fix = "start more runs on that database instead"
             raise UsageError(
                 expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
-            )
-        unknown = set(self.approaches) - set(TUNED_APPROACHES)
-        if unknown or not self.approaches:
-            raise UsageError(
-                expected=f"some of {', '.join(TUNED_APPROACHES)}",
-                got=str(sorted(unknown)),
-                fix="check the spelling",
-                where="--approaches",
             )
 
     @property

@@ -1,6 +1,7 @@
-"""The additive angular margin, on cosines: one formula for the ArcFace head and for matched image-caption pairs.
+"""Rows of unit length, and the additive angular margin on cosines.
 
-It stands below heads and losses because both need it and neither may import the other.
+The margin is one formula for the ArcFace head and for matched image-caption pairs. It stands below heads and losses
+because both need it and neither may import the other.
 
 Paper: Jiankang Deng, Jia Guo, Niannan Xue, Stefanos Zafeiriou, "ArcFace: Additive Angular Margin Loss for Deep
 Face Recognition", 2019, eq. 3.
@@ -10,11 +11,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray
+
+
+def unit_rows(rows: FloatArray) -> FloatArray:
+    """(..., d) rows divided by their length; a row of zeros, which has no direction, stays one."""
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.where(length > 0, length, 1.0))
 
 
 def check_margin(margin: float) -> None:

@@ -21,7 +21,16 @@ FLOORS = (  # noqa: SIM905
 
 # Third-party package -> the floors that may import it.
 RESERVED = {
-    "sklearn": {"probes", "novelty", "conformal", "discovery", "evaluation", "data/builtin.py"},
+    "sklearn": {
+        "probes",
+        "novelty",
+        "conformal",
+        "discovery",
+        "evaluation",
+        "few_shot",
+        "open_world",
+        "data/builtin.py",
+    },
     "optuna": {"few_shot"},
     "matplotlib": {"plots"},
     "jinja2": {"report"},

@@ -1,16 +1,17 @@
-"""The angular margin against a 50-digit oracle, over all angles and at its seam."""
+"""Unit rows, and the angular margin against a 50-digit oracle, over all angles and at its seam."""
 
 from __future__ import annotations
 
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import angular_margin, margin_logits
+from clip_fewshot.geometry import angular_margin, margin_logits, unit_rows
 
 MARGINS = (0.0, 1e-3, 0.2, 0.5, 1.0, math.pi / 2)
 
@@ -96,3 +97,17 @@ def test_a_mask_of_another_shape_is_refused() -> None:
     cosines, matched = logits_and_mask()
     with pytest.raises(UsageError, match="matched"):
         margin_logits(cosines, matched[:3], 0.3, 10.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_have_length_one_and_zeros_stay(dtype: type[np.floating]) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(dtype)
+    rows[1, 2] = 0
+    unit = unit_rows(rows)
+    assert unit.dtype == dtype
+    lengths = np.ones((3, 4))
+    lengths[1, 2] = 0
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), lengths, atol=1e-6)
+    np.testing.assert_allclose(unit * np.linalg.norm(rows, axis=-1, keepdims=True), rows, atol=1e-6)
+    tiny = np.full((1, 2), 1e-13, dtype)
+    np.testing.assert_allclose(unit_rows(tiny), [[math.sqrt(0.5)] * 2], atol=1e-6)

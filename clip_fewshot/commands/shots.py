@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.cli.shared_options import DeviceOptions, seed_option, seeds_option, shot_counts_option
-from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, TUNED_APPROACHES, FewShotConfig, option
+from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -28,7 +28,7 @@ class Options(DeviceOptions):
         BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    approaches: tuple[str, ...] = option(TUNED_APPROACHES, "approaches to search over", choices=TUNED_APPROACHES)
+    approaches: tuple[str, ...] = option((), "approaches to search over (default: all)")
     trials: int | None = option(None, f"total trials of each study (default: {TRIALS})")
     epochs: int = option(20, "passes over the support set in each training")
     shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
@@ -52,10 +52,13 @@ class Options(DeviceOptions):
 
 
 def main(options: Options) -> int:
+    from clip_fewshot.few_shot.approach import find_approach
     from clip_fewshot.plots import shots_panels
     from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
     from clip_fewshot.runtime.files import write_json, write_text
 
+    for approach in options.approaches:
+        find_approach(approach)  # refuses an unknown name before anything runs
     found = {}
     with show_progress() as progress:
         for data in options.sets:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_fewshot.backbones.backbone import MAX_LOG_SCALE
 from clip_fewshot.backbones.encoder_tower import EncoderTower
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.data.dataset import ImageDataset
@@ -19,7 +20,6 @@ from clip_fewshot.data.pairs.split import Pictures, group_captions
 from clip_fewshot.errors import DataError, DivergedError, UsageError
 from clip_fewshot.features.encode import image_prefix, text_prefix
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.approach import MAX_LOG_SCALE
 from clip_fewshot.losses import symmetric_cross_entropy
 from clip_fewshot.optim.adamw import AdamW, Group, parameter_groups, warmup_cosine
 from clip_fewshot.runtime import rng

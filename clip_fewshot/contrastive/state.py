@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
 from clip_fewshot.contrastive.activation_memory import LossScale
 from clip_fewshot.contrastive.averaging import RunningMean
 from clip_fewshot.contrastive.distributed.world import World
@@ -22,8 +22,6 @@ from clip_fewshot.errors import DivergedError
 from clip_fewshot.optim.adamw import AdamW, Group, Optimizer, named_groups, parameter_groups, warmup_cosine
 from clip_fewshot.optim.sgd import SGD
 from clip_fewshot.runtime.rng import torch_seeded
-
-MAX_LOG_SCALE = math.log(100)  # Radford et al., 2021, sec. 2.5: larger ones made training unstable
 
 
 class Outcome(NamedTuple):

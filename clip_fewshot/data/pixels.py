@@ -1,10 +1,10 @@
-"""The pixels that a network sees, each file decoded once: in threads, ahead of the network, and kept on a shelf."""
+"""The pixels that a network sees, each file decoded once: in threads, ahead of the network, and kept in the cache."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.fast import resize_crop_fast
 from clip_fewshot.data.image import Decode, resize_crop
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.row_cache import Shelf
+from clip_fewshot.runtime.row_cache import Batch, RowCache
+from clip_fewshot.types import IndexArray
 
 Pixels = NDArray[np.uint8]
 
@@ -52,7 +53,7 @@ def _in_order(images: ImageDataset, size: int, batch: int) -> Generator[Pixels, 
     waiting: deque[_Order] = deque()
     try:
         for start in range(0, len(images), batch):
-            waiting.append(supply.order(range(start, min(start + batch, len(images)))))
+            waiting.append(supply.order(range(start, min(start + batch, len(images))), waiting))
             if len(waiting) > ahead:
                 yield supply.deliver(waiting.popleft())
         while waiting:
@@ -62,59 +63,50 @@ def _in_order(images: ImageDataset, size: int, batch: int) -> Generator[Pixels, 
 
 
 class _Order(NamedTuple):
-    """One batch.
-
-    Attributes:
-        rows: of the dataset.
-        pixels: filled in where the shelf held them.
-        decoded: what the workers bring, by place in the batch.
-        begun: the digests that this batch was the first to ask for, and their places.
-    """
+    """One batch: its rows of the dataset, and by digest what the workers bring of it."""
 
     rows: range
-    pixels: Pixels
-    decoded: dict[int, Future[Pixels]]
-    begun: dict[str, int]
+    decoded: dict[str, Future[Pixels]]
 
 
 class _Supply:
-    """Pixels from the shelf or from the workers."""
+    """Pixels from the cache or from the workers."""
 
     def __init__(self, images: ImageDataset, size: int) -> None:
         self.images, self.size = images, size
-        self.shelf = Shelf("pixels", {"size": size, **preparation(images.decode)}, (size, size, 3), np.uint8)
+        self.cache = RowCache("pixels", {"pixels": {"size": size, **preparation(images.decode)}})
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
-        self._flying: dict[str, Future[Pixels]] = {}
-        self._kept = True  # until the disk refuses
 
-    def order(self, rows: range) -> _Order:
-        """Read what is held and begin to decode the rest, but no picture that is on its way already."""
+    def order(self, rows: range, waiting: Iterable[_Order]) -> _Order:
+        """Begin to decode what is not held, but no picture that is on its way already."""
         digests = [self.images.digests[row] for row in rows]
-        places = self.shelf.find(digests)
-        held = np.flatnonzero(places >= 0)
-        pixels = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        pixels[held] = self.shelf.read(places[held])
-        missing = np.flatnonzero(places < 0).tolist()
-        begun = {digests[i]: i for i in reversed(missing) if digests[i] not in self._flying}
-        self._flying |= {digest: self.pool.submit(self._decode, rows[i]) for digest, i in reversed(begun.items())}
-        return _Order(rows, pixels, {i: self._flying[digests[i]] for i in missing}, begun)
+        flying = {digest: future for order in waiting for digest, future in order.decoded.items()}
+        decoded: dict[str, Future[Pixels]] = {}
+        for i in self.cache.missing(digests).tolist():
+            decoded[digests[i]] = flying.get(digests[i]) or self.pool.submit(self._decode, rows[i])
+        return _Order(rows, decoded)
 
     def deliver(self, order: _Order) -> Pixels:
-        """The batch, once it is whole; what it decoded from files is on the shelf then."""
-        for place, future in order.decoded.items():
-            order.pixels[place] = future.result()
-        files = {d: i for d, i in order.begun.items() if isinstance(self.images.images[order.rows[i]], Path)}
-        if files and self._kept:
-            self._kept = self.shelf.append(list(files), order.pixels[list(files.values())])
-        for digest in order.begun:
-            del self._flying[digest]
-        return order.pixels
+        """The batch, once it is whole; what it decoded from files is in the cache then."""
+        digests = [self.images.digests[row] for row in order.rows]
+        pixels = np.empty((len(digests), self.size, self.size, 3), np.uint8)
+        is_file = np.array([isinstance(self.images.images[row], Path) for row in order.rows])
+        for i in np.flatnonzero(~is_file):
+            pixels[i] = order.decoded[digests[i]].result()
+        files = [digests[i] for i in np.flatnonzero(is_file)]
+        if files:
+            pixels[is_file] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
+        return pixels
 
     def _decode(self, row: int) -> Pixels:
         picture = self.images.open(row)
         if self.images.decode == "fast":
             return resize_crop_fast(picture, self.size)
         return np.asarray(resize_crop(picture, self.size))
+
+
+def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iterator[Batch[str]]:
+    yield missing, {"pixels": np.stack([order.decoded[digests[i]].result() for i in missing])}
 
 
 def preparation(decode: Decode) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from clip_fewshot.features.prefix import (
     stored_cuts,
 )
 from clip_fewshot.runtime.environment import usable_memory
-from clip_fewshot.runtime.row_cache import Shelf
+from clip_fewshot.runtime.row_cache import Batch, CachedRows, RowCache, Shelf
 from clip_fewshot.types import IndexArray
 
 KIND = "prefix"
@@ -80,17 +80,49 @@ def shelved_prefix(
         raise UsageError(expected="at least one input", got="none", fix="give pictures or texts", where="prefix")
     check_frozen(tower)
     wanted = stored_cuts(cuts)
-    slots: list[Slot] = [(FEATURES, 0)]
-    for n in wanted:
-        slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
     # Once a value of this tower did not fit into half precision, its states are kept in single precision.
-    half = half and tower.halves
     wide = any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
-    table = _Table(inputs, slots, half=half and not wide)
-    if not table.fill(tower, wanted):
-        table = _Table(inputs, slots, half=False)
-        table.fill(tower, wanted)
-    return table.prefix(wanted, usable_memory() * MEMORY_SHARE if memory is None else memory)
+    try:
+        columns = _columns(tower, inputs, wanted, half and tower.halves and not wide)
+    except _BeyondHalfError:
+        columns = _columns(tower, inputs, wanted, half=False)
+    return _prefix(inputs, columns, wanted, usable_memory() * MEMORY_SHARE if memory is None else memory)
+
+
+class _BeyondHalfError(Exception):
+    """A value does not fit into half precision."""
+
+
+def _columns(tower: Tower, inputs: Inputs, cuts: Sequence[int], half: bool) -> dict[Slot, CachedRows]:
+    """What is stored of all views of all inputs; computed where the cache does not hold it."""
+    slots: list[Slot] = [(FEATURES, 0)]
+    for n in cuts:
+        slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
+    cache = RowCache(KIND, {slot: _about(inputs, slot, half) for slot in slots})
+    keys = [f"{key}/{view}" for key in inputs.keys for view in range(inputs.views)]
+    return cache.rows(keys, lambda missing: _computed(tower, inputs, cuts, half, missing))
+
+
+def _computed(
+    tower: Tower, inputs: Inputs, cuts: Sequence[int], half: bool, missing: IndexArray
+) -> Iterator[Batch[Slot]]:
+    """All views of the inputs of which some view is missing, batch by batch."""
+    items = np.unique(missing // inputs.views)
+    starts = range(0, len(items), inputs.batch)
+    for start, batch in zip(starts, inputs.batches(items), strict=True):
+        passed = freeze(tower, _padded(inputs, batch), cuts, half)
+        if half and any(stored.tokens.dtype != HALF for stored in passed.cuts.values()):
+            raise _BeyondHalfError
+        part = items[start : start + inputs.batch]
+        rows = (part[:, None] * inputs.views + np.arange(inputs.views)).ravel()
+        yield rows, {slot: values[: len(rows)] for slot, values in _by_slot(passed).items()}
+
+
+def _padded(inputs: Inputs, batch: Tensor) -> Tensor:
+    """A whole batch: matrix kernels round otherwise for other numbers of rows, and what a row holds must not depend
+    on which others were missing with it, or the same command would end in other bytes."""
+    lacking = inputs.batch * inputs.views - len(batch)
+    return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
 
 
 def _about(inputs: Inputs, slot: Slot, half: bool) -> dict[str, Any]:
@@ -98,91 +130,28 @@ def _about(inputs: Inputs, slot: Slot, half: bool) -> dict[str, Any]:
     return {**inputs.about, "what": slot[0], "cut": slot[1], **precision}
 
 
-class _Table:
-    """Which row of which shelf holds what, and the rows that the disk refused."""
+def _prefix(inputs: Inputs, columns: Mapping[Slot, CachedRows], cuts: Sequence[int], memory: float) -> Prefix:
+    device = inputs.device
+    n_rows = len(inputs.keys) * inputs.views
+    size = sum(column.shelf.row_bytes for slot, column in columns.items() if slot[1] in cuts) * n_rows
+    if device.type == "cuda" and size > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        device = torch.device("cpu")
+    fits = size <= memory or device.type == "cuda"
 
-    def __init__(self, inputs: Inputs, slots: Sequence[Slot], half: bool) -> None:
-        self.inputs, self.slots, self.half = inputs, slots, half
-        self.keys = [f"{key}/{view}" for key in inputs.keys for view in range(inputs.views)]
-        self.shelves: dict[Slot, Shelf] = {}
-        self.loose: dict[Slot, dict[int, NDArray[Any]]] = {}  # row -> its value, where no shelf took it
+    def held(column: CachedRows) -> Rows:
+        if fits or column.loose:
+            return InMemory(torch.from_numpy(column.read()).to(device), inputs.device)
+        shelf = column.shelf
+        return OnDisk(shelf.path, shelf.shape, shelf.dtype.str, column.places(), inputs.device)
 
-    def fill(self, tower: Tower, cuts: Sequence[int]) -> bool:
-        """Compute what is missing; False where a value does not fit into half precision."""
-        missing = self._missing()
-        start = 0
-        for batch in self.inputs.batches(missing) if len(missing) else ():
-            passed = freeze(tower, self._padded(batch), cuts, self.half)
-            if self.half and any(stored.tokens.dtype != HALF for stored in passed.cuts.values()):
-                return False
-            items = missing[start : start + self.inputs.batch]
-            rows = (items[:, None] * self.inputs.views + np.arange(self.inputs.views)).ravel()
-            for slot, values in _columns(passed).items():
-                self._keep(slot, rows, values[: len(rows)])
-            start += len(items)
-        return True
-
-    def _padded(self, batch: Tensor) -> Tensor:
-        """A whole batch: matrix kernels round otherwise for other numbers of rows, and what a row holds must not depend
-        on which others were missing with it, or the same command would end in other bytes."""
-        lacking = self.inputs.batch * self.inputs.views - len(batch)
-        return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
-
-    def _missing(self) -> IndexArray:
-        """The inputs, each once, of which some view is lacking on some shelf."""
-        lacking = np.zeros(len(self.keys), dtype=bool)
-        for slot in self.slots:
-            shelf = Shelf.existing(KIND, _about(self.inputs, slot, self.half))
-            if shelf is not None:
-                self.shelves[slot] = shelf
-            lacking |= True if shelf is None else shelf.find(self.keys) < 0
-        items = np.flatnonzero(lacking.reshape(-1, self.inputs.views).any(axis=1))
-        once = {self.inputs.keys[item]: item for item in reversed(items.tolist())}
-        return np.array(sorted(once.values()), dtype=np.int64)
-
-    def _keep(self, slot: Slot, rows: IndexArray, values: NDArray[Any]) -> None:
-        if slot not in self.shelves:
-            about = _about(self.inputs, slot, self.half)
-            self.shelves[slot] = Shelf(KIND, about, values.shape[1:], values.dtype)
-        # Once the disk has refused, no further attempt is made.
-        refused = slot in self.loose
-        if refused or not self.shelves[slot].append([self.keys[row] for row in rows], values):
-            self.loose.setdefault(slot, {}).update(zip(rows.tolist(), values, strict=True))
-
-    def prefix(self, cuts: Sequence[int], memory: float) -> Prefix:
-        inputs, device = self.inputs, self.inputs.device
-        size = sum(shelf.row_bytes for slot, shelf in self.shelves.items() if slot[1] in cuts) * len(self.keys)
-        if device.type == "cuda" and size > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-            device = torch.device("cpu")
-        position = inputs.position.repeat_interleave(inputs.views)
-        fits = size <= memory or device.type == "cuda"
-        columns = {}
-        for n in cuts:
-            token = self._rows((TOKEN, n), fits, device) if (TOKEN, n) in self.slots else None
-            columns[n] = Cut(self._rows((TOKENS, n), fits, device), position, token)
-        features = torch.from_numpy(self._values((FEATURES, 0))).to(inputs.device)
-        return Prefix(features, columns, inputs.views, torch.arange(len(inputs.keys)))
-
-    def _rows(self, slot: Slot, in_memory: bool, device: torch.device) -> Rows:
-        if in_memory or slot in self.loose:
-            return InMemory(torch.from_numpy(self._values(slot)).to(device), self.inputs.device)
-        shelf = self.shelves[slot]
-        return OnDisk(shelf.path, shelf.shape, shelf.dtype.str, shelf.find(self.keys), self.inputs.device)
-
-    def _values(self, slot: Slot) -> NDArray[Any]:
-        shelf, loose = self.shelves[slot], self.loose.get(slot, {})
-        if not loose:
-            return shelf.read(shelf.find(self.keys))
-        places = shelf.find(self.keys)
-        values = np.empty((len(self.keys), *shelf.shape), shelf.dtype)
-        held = places >= 0
-        values[held] = shelf.read(places[held])
-        for row, value in loose.items():
-            values[row] = value
-        return values
+    position = inputs.position.repeat_interleave(inputs.views)
+    tokens = {slot[1]: held(columns[slot]) for slot in columns if slot[0] == TOKEN}
+    cut = {n: Cut(held(columns[TOKENS, n]), position, tokens.get(n)) for n in cuts}
+    features = torch.from_numpy(columns[FEATURES, 0].read()).to(inputs.device)
+    return Prefix(features, cut, inputs.views, torch.arange(len(inputs.keys)))
 
 
-def _columns(passed: Passed) -> dict[Slot, NDArray[Any]]:
+def _by_slot(passed: Passed) -> dict[Slot, NDArray[Any]]:
     columns: dict[Slot, NDArray[Any]] = {(FEATURES, 0): passed.features.cpu().numpy()}
     for n, stored in passed.cuts.items():
         columns[TOKENS, n] = stored.tokens

@@ -53,7 +53,7 @@ def look(backbone: Backbone, fitted: Fitted, images: ImageDataset) -> Sight:
     """Pictures as a model and its detector see them."""
     model, rejector = fitted.model, fitted.rejector
     judges = rejector.suffixes() if rejector is not None else []
-    suffixes = [(0, last_layers(backbone.visual, 0)), (model.params.unfreeze, model.suffix), *judges]
+    suffixes = [(0, last_layers(backbone.visual, 0)), (model.point.unfreeze, model.suffix), *judges]
     frozen, tuned, *judged = image_features(backbone, images, suffixes)
     return Sight(frozen, tuned, judged)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.tower import CutState, Tower
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.types import FloatArray
 
 FROZEN, TUNED, BOTH = "frozen", "tuned", "both"
@@ -39,7 +40,7 @@ def is_tuned(space: str) -> bool:
 def in_space(space: str, frozen: FloatArray, own: FloatArray) -> FloatArray:
     """(n, d) rows of unit length per part: frozen features, a judge's own, or both side by side (n, 2d)."""
     parts: Sequence[FloatArray] = {FROZEN: (frozen,), BOTH: (frozen, own)}.get(space, (own,))
-    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts], axis=1)
+    return np.concatenate([unit_rows(part) for part in parts], axis=1)
 
 
 class TokenReader(nn.Module):

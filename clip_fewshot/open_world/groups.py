@@ -8,6 +8,7 @@ import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray, LabelSpace
 
 
@@ -51,8 +52,8 @@ def groups_of(
     groups = []
     for number in range(found.n_clusters):
         rows = np.flatnonzero(found.labels == number)
-        own = _unit(features[rows])
-        centre = _unit(own.mean(axis=0, keepdims=True))[0]
+        own = unit_rows(features[rows])
+        centre = unit_rows(own.mean(axis=0, keepdims=True))[0]
         nearest = None
         if len(means):
             cosines = means @ centre
@@ -63,10 +64,6 @@ def groups_of(
 
 
 def _class_means(features: FloatArray, labels: LabelArray) -> FloatArray:
-    unit = _unit(features)
+    unit = unit_rows(features)
     count = int(labels.max()) + 1 if len(labels) else 0
-    return _unit(np.array([unit[labels == c].mean(axis=0) for c in range(count)]))
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(1e-12))
+    return unit_rows(np.array([unit[labels == c].mean(axis=0) for c in range(count)]))

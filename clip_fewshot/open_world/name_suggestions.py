@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.special import log_softmax
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.p_values import shots_needed
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
-from clip_fewshot.heads.zero_shot import zero_shot_weights
+from clip_fewshot.features.texts import class_texts
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.nouns import nouns
-from clip_fewshot.runtime.row_cache import Shelf
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
-CHUNK = 512  # words encoded between two writes of the cache: what a kill loses
 SHARPNESS = 2.0 ** np.arange(0, 9, 0.5)  # factors on cosines, out of which the known classes choose
 ALPHA = 0.1
 
@@ -76,7 +74,7 @@ def suggest_names(
     counts among the others then. It takes no pictures of new classes, and 9 known classes at the default alpha.
 
     Args:
-        backbone: the model of the features; its text tower reads the words, once (see :func:`word_directions`).
+        backbone: the model of the features; its text tower reads the words, once (see :func:`class_texts`).
         features: (n, d) frozen features of the group's pictures, n >= 1.
         known: a (features, labels, names) triple of one class or more.
         words: the list; None: :func:`clip_fewshot.open_world.nouns.nouns`.
@@ -96,50 +94,26 @@ def suggest_names(
             expected=expected, got=got, fix="pass the group's features and its reference", where="suggest_names"
         )
     vocabulary = list(dict.fromkeys([*listed, *spoken]))
-    directions = word_directions(backbone, vocabulary, templates)
-    directions = _unit(directions - directions[: len(listed)].mean(axis=0))
+    texts = class_texts(backbone, vocabulary, templates)
+    directions = np.stack([texts[word] for word in vocabulary])
+    directions = unit_rows(directions - directions[: len(listed)].mean(axis=0))
     scores = _contrasts(features, known) @ directions.T  # (c + 1, words), the group last
     own = np.array([vocabulary.index(name) for name in spoken])
     scores[~_allowed(own, len(spoken), scores.shape)] = -np.inf
     return _suggestions(vocabulary, scores, own, min(top, len(listed)), alpha)
 
 
-def word_directions(backbone: Backbone, words: Sequence[str], templates: Sequence[str] = TEMPLATES[:1]) -> FloatArray:
-    """(w, d) unit text features of distinct words, as :func:`zero_shot_weights`; those met before from the cache."""
-    about = {"backbone": backbone.digest, "templates": list(templates), "device": backbone.device.type}
-    first = _encoded(backbone, words[:1], templates)
-    shelf = Shelf("words", about, first.shape[1:], first.dtype)
-    rows = np.empty((len(words), first.shape[1]), first.dtype)
-    places = shelf.find(words)
-    rows[places >= 0] = shelf.read(places[places >= 0])
-    missing = np.flatnonzero(places < 0)
-    for start in range(0, len(missing), CHUNK):
-        part = missing[start : start + CHUNK]
-        rows[part] = _encoded(backbone, [words[i] for i in part], templates)
-        shelf.append([words[i] for i in part], rows[part])
-    return rows
-
-
-def _encoded(backbone: Backbone, words: Sequence[str], templates: Sequence[str]) -> FloatArray:
-    with torch.inference_mode():
-        return np.asarray(zero_shot_weights(backbone, words, templates).cpu().numpy())
-
-
 def _spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def _unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
-
-
 def _contrasts(features: FloatArray, known: Known) -> FloatArray:
     """(c + 1, d) unit directions from the mean of all other classes to each class, the group as the last class."""
-    rows = _unit(np.asarray(known.features, np.float64))
+    rows = unit_rows(np.asarray(known.features, np.float64))
     means = [rows[known.labels == c].mean(axis=0) for c in range(len(known.names))]
-    means.append(_unit(np.asarray(features, np.float64)).mean(axis=0))
-    stacked = _unit(np.stack(means))
-    return _unit(stacked - (stacked.sum(axis=0) - stacked) / (len(stacked) - 1))
+    means.append(unit_rows(np.asarray(features, np.float64)).mean(axis=0))
+    stacked = unit_rows(np.stack(means))
+    return unit_rows(stacked - (stacked.sum(axis=0) - stacked) / (len(stacked) - 1))
 
 
 def _allowed(own: LabelArray, n_known: int, shape: tuple[int, ...]) -> BoolArray:

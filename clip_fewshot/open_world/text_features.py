@@ -9,8 +9,8 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.features.texts import class_texts
 from clip_fewshot.novelty import mine_negatives
-from clip_fewshot.open_world.name_suggestions import word_directions
 from clip_fewshot.open_world.nouns import nouns
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray
@@ -23,9 +23,11 @@ Texts = Mapping[str, FloatArray]  # "concepts": (c, d) unit features of class na
 
 def texts_of(backbone: Backbone, names: Sequence[str]) -> Texts:
     """Concepts and negatives for these classes. The negatives are the words furthest from all of them."""
-    concepts = word_directions(backbone, list(names), TEMPLATES)
+    by_name = class_texts(backbone, names, TEMPLATES)
+    concepts = np.stack([by_name[name] for name in names])
     order = rng.generator(0, "negative words").permutation(len(nouns()))[:WORDS]
-    words = word_directions(backbone, [nouns()[int(i)] for i in np.sort(order)], TEMPLATES[:1])
+    drawn = [nouns()[int(i)] for i in np.sort(order)]
+    words = np.stack([*class_texts(backbone, drawn, TEMPLATES[:1]).values()])
     return {"concepts": concepts, "negatives": words[mine_negatives(concepts, words, NEGATIVES)]}
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.plots.style import INK, MARKERS, RASTER_ABOVE, SERIES, SOFT, Plot, label, render
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.types import FloatArray, IndexArray
 
 _SHOWN_AT_MOST = 2000
 _HALO = {"facecolor": "white", "alpha": 0.65, "linewidth": 0, "pad": 0.6}
-
-
-def unit_rows(x: FloatArray) -> FloatArray:
-    """Rows at length one; a zero row stays zero."""
-    x = np.asarray(x, dtype=np.float64)
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norms > 0, norms, 1.0))
 
 
 def principal_plane(x: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -40,19 +34,21 @@ def modality_gap(images: FloatArray, texts: FloatArray) -> float:
 
     Liang, Zhang, Kwon, Yeung, Zou: "Mind the Gap", 2022, section 2.
     """
-    return float(np.linalg.norm(unit_rows(images).mean(axis=0) - unit_rows(texts).mean(axis=0)))
+    image, text = (unit_rows(np.asarray(rows, np.float64)).mean(axis=0) for rows in (images, texts))
+    return float(np.linalg.norm(image - text))
 
 
 def spread(rows: FloatArray) -> float:
     """Root mean square distance of unit rows from their mean, in [0, 1]: what a gap is large or small against."""
-    unit = unit_rows(rows)
+    unit = unit_rows(np.asarray(rows, np.float64))
     return float(np.sqrt(((unit - unit.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
 def embedding_plot(view: EmbeddingView) -> Plot:
     """Images as small marks by class, class names as large ones; both normalised, one plane fitted to both."""
     rows = _evenly(len(view.images))
-    images, labels, texts = unit_rows(view.images[rows]), view.labels[rows], unit_rows(view.texts)
+    images, texts = (unit_rows(np.asarray(x, np.float64)) for x in (view.images[rows], view.texts))
+    labels = view.labels[rows]
     plane, power = principal_plane(np.concatenate([images, texts]))
 
     def paint(axes: Axes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clip_fewshot.probes.logistic import unit_rows
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.softmax import SoftmaxProblem, centred_rows
 from clip_fewshot.probes.solver import solve
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import with_class
 from clip_fewshot.probes.penalty import HIGHEST, LOWEST, Folds, SearchedC, chosen, search_penalty, stratified, usable
@@ -189,12 +190,6 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probe.C_, probe.n_features_in_ = float(arrays["C"]), arrays["coef"].shape[1]
         probe.together_ = int(arrays.get("together", len(probe.coef_)))
         return probe
-
-
-def unit_rows(X: FloatArray) -> FloatArray:
-    """Rows divided by their length; a row of zeros stays one (features that are all zero have no direction)."""
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return np.asarray(X / np.where(length > 0, length, 1.0))
 
 
 @cache

@@ -13,8 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, nats, with_class
-from clip_fewshot.probes.logistic import unit_rows
 from clip_fewshot.types import FloatArray, LabelArray
 
 SCALES = 2.0 ** np.arange(1, 11)

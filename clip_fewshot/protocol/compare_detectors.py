@@ -17,7 +17,7 @@ from clip_fewshot.evaluation.intervals import interval, statistic_difference, st
 from clip_fewshot.evaluation.metrics import aupr, auroc, det_curve, eer, fpr95
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import Point
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS
 from clip_fewshot.open_world.feature_spaces import DEPTHS
@@ -181,7 +181,7 @@ def _ask_or_refused(scene: Scene, support: Prepared, name: str) -> Said | str:
 
 def ask_detector(scene: Scene, support: Prepared, name: str) -> Said:
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
-    task, recipe = scene.task, support.recipe(scene.task, TuneParams(MODEL))
+    task, recipe = scene.task, support.recipe(scene.task, Point(MODEL))
     spaces = None if name == AUTO else (FROZEN,)
     choice = choose_novelty(
         task.backbone, recipe, support.data, support.frozen, detector=name, spaces=spaces, names=scene.names
@@ -236,23 +236,23 @@ def draw_comparison(comparison: Comparison, folder: Path) -> None:
     write_text(folder / "densities.svg", density_panels(first, is_novel).svg)
 
 
-def describe_comparison(record: Mapping[str, Any]) -> str:
+def describe_comparison(found: Mapping[str, Any]) -> str:
     """What was compared, and two tables: how well novel pictures are told, and what was decided at each alpha."""
     lines = [
-        f"{record['data']}, {record['model']}, {record['shots']} shots a class, {record['seeds']} support sets, "
-        f"{record['n_known']:,} known and {record['n_novel']:,} unknown test pictures",
-        f"known classes: accuracy {tables.estimate_of(record['accuracy'])} of the frozen probe",
+        f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
+        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
+        f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
         "",
-        tables.plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, record["rows"])]),
+        tables.plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
         "",
-        tables.plain([_head(record["rows"][0]["rates"]), *map(_decided, record["rows"])]),
+        tables.plain([_head(found["rows"][0]["rates"]), *map(_decided, found["rows"])]),
         "",
     ]
-    refusals = {(one["alpha"], one["refused"]) for row in record["rows"] for one in row["rates"] if one["refused"]}
+    refusals = {(one["alpha"], one["refused"]) for row in found["rows"] for one in row["rates"] if one["refused"]}
     lines += [f"alpha {alpha:g} refused: {why}" for alpha, why in sorted(refusals)]
-    auto = next(row for row in record["rows"] if row["detector"] == AUTO)
+    auto = next(row for row in found["rows"] if row["detector"] == AUTO)
     lines += [f"auto chose {', '.join(f'{what} ({n})' for what, n in auto['chosen'].items())}"]
-    lines += [f"{name} refused: {why}" for name, why in record["refused"].items()]
+    lines += [f"{name} refused: {why}" for name, why in found["refused"].items()]
     return "\n".join(lines)
 
 

@@ -16,7 +16,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.features.encode import image_features
-from clip_fewshot.few_shot.model import PROBE, frozen_probe
+from clip_fewshot.few_shot.approach import PROBE
+from clip_fewshot.few_shot.model import frozen_probe
 from clip_fewshot.heads import zero_shot_weights
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.probes import LinearProbe
@@ -49,7 +50,7 @@ def look(
     """
     plan: list[tuple[int, str | None, tuple[int, nn.Module]]] = []
     for i, fit in enumerate(fits):
-        plan += [(i, name, (m.params.unfreeze, m.suffix)) for name, m in fit.models.items() if name in names]
+        plan += [(i, name, (m.point.unfreeze, m.suffix)) for name, m in fit.models.items() if name in names]
         plan += [(i, None, suffix) for suffix in (rejectors[i].suffixes() if i < len(rejectors) else [])]
     columns = image_features(task.backbone, images, [suffix for _, _, suffix in plan])
     features: list[dict[str, FloatArray]] = [{} for _ in fits]

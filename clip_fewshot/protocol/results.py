@@ -15,9 +15,9 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.intervals import interval, paired_difference
-from clip_fewshot.few_shot.approach import TuneParams
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.select_detector import NoveltyChoice
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
 from clip_fewshot.protocol.final_test import Encounter, Outcome, Rejection
@@ -126,7 +126,7 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
             "approach": t.params["approach"].replace("linear-probe", PROBE_KEY),
             "state": STATES[t.state],
             "value": t.value if t.fold_values and t.state != "FAIL" else None,
-            "params": TuneParams(**t.params).to_json(),
+            "params": t.point.searched(),
             "seconds": t.seconds,
         }
         for t in trials
@@ -155,12 +155,9 @@ def embedding_views(
 ) -> tuple[EmbeddingView, ...]:
     """One 2-D view per space of image features; the frozen texts stand in each."""
     return tuple(
-        EmbeddingView(title, _unit(images), labels, _unit(texts), space.names) for title, images in features.items()
+        EmbeddingView(title, unit_rows(images), labels, unit_rows(texts), space.names)
+        for title, images in features.items()
     )
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ class Run:
         approaches = {}
         for name in names:
             test = accuracy_entry(labels, predicted[name])
-            params = outcome.fits[-1].models[name].params.to_json()
+            params = outcome.fits[-1].models[name].point.searched()
             approaches[name] = {
                 "params": params,
                 "validation": validation.get(name),

@@ -11,6 +11,7 @@ from typing import Any
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
+from clip_fewshot.few_shot.approach import APPROACHES, find_approach
 from clip_fewshot.plots.methods import display_name, ordered
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
@@ -25,7 +26,9 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     if not (out / "results.json").is_file():
         return None
     results: Mapping[str, Any] = read_json(out / "results.json")
-    same = results["config"] == json.loads(json.dumps(asdict(config))) and _same_input(config, out, results)
+    names = [find_approach(approach).name for approach in config.approaches] or list(APPROACHES)
+    asked = json.loads(json.dumps(asdict(config) | {"approaches": names}))
+    same = results["config"] == asked and _same_input(config, out, results)
     return results if same else None
 
 

@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -29,6 +30,96 @@ ROWS, INDEX, ABOUT, LOCK = "rows.bin", "index.bin", "about.json", ".lock"
 DIGEST = 32  # bytes of a SHA-256
 FORMAT = 1
 RESERVE = 1 << 30  # bytes of disk that a cache leaves free
+
+C = TypeVar("C", bound=Hashable)  # the name of a column
+Batch = tuple[IndexArray, Mapping[C, NDArray[Any]]]  # positions among the keys, and their rows in each column
+
+
+class RowCache(Generic[C]):
+    """Rows of one or more columns under the same keys: :meth:`rows` computes what is not held yet.
+
+    Args:
+        kind: folder below :func:`cache_root`, such as "pixels".
+        columns: name -> JSON values that decide a column's rows besides their keys: weights, size, depth.
+    """
+
+    def __init__(self, kind: str, columns: Mapping[C, Mapping[str, Any]]) -> None:
+        self.kind, self.columns = kind, columns
+        self._shelves: dict[C, Shelf] = {}
+        self._refused: set[C] = set()  # columns that the disk took no rows of: no further attempt is made
+
+    def rows(self, keys: Sequence[str], compute: Callable[[IndexArray], Iterable[Batch[C]]]) -> dict[C, CachedRows]:
+        """Find, read what is held, compute what is missing, keep it.
+
+        Args:
+            compute: (m,) positions of missing keys, each key once -> their rows in batches; each batch is kept before
+                the next is computed, so that a kill costs one. Not called where nothing is missing.
+
+        Returns:
+            Each column's rows, which are on the disk; of what the disk refused, with a warning, in memory.
+        """
+        missing = self.missing(keys)
+        loose: dict[C, dict[str, NDArray[Any]]] = {column: {} for column in self.columns}
+        for positions, values in compute(missing) if len(missing) else ():
+            computed = [keys[i] for i in positions]
+            for column, rows in values.items():
+                if not self._keep(column, computed, rows):
+                    loose[column].update(zip(computed, rows, strict=True))
+        return {column: CachedRows(self._shelves[column], keys, loose[column]) for column in self.columns if len(keys)}
+
+    def missing(self, keys: Sequence[str]) -> IndexArray:
+        """(m,) ascending positions of keys that some column lacks, each key where it first stands."""
+        lacking = np.zeros(len(keys), dtype=bool)
+        for column in self.columns:
+            shelf = self._shelf(column)
+            lacking |= True if shelf is None else shelf.find(keys) < 0
+        first = {keys[i]: i for i in reversed(np.flatnonzero(lacking).tolist())}
+        return np.array(sorted(first.values()), dtype=np.int64)
+
+    def _shelf(self, column: C) -> Shelf | None:
+        """None where nobody has begun it; another process may since the last time."""
+        if column not in self._shelves:
+            shelf = Shelf.existing(self.kind, self.columns[column])
+            if shelf is None:
+                return None
+            self._shelves[column] = shelf
+        return self._shelves[column]
+
+    def _keep(self, column: C, keys: Sequence[str], rows: NDArray[Any]) -> bool:
+        if column not in self._shelves:
+            self._shelves[column] = Shelf(self.kind, self.columns[column], rows.shape[1:], rows.dtype)
+        if column not in self._refused and not self._shelves[column].append(keys, rows):
+            self._refused.add(column)
+        return column not in self._refused
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """The rows of one column in the order of ``keys``.
+
+    Attributes:
+        shelf: where they are, see :meth:`places`.
+        loose: those that are in memory only, by key.
+    """
+
+    shelf: Shelf
+    keys: Sequence[str]
+    loose: Mapping[str, NDArray[Any]]
+
+    def places(self) -> IndexArray:
+        """(n,) place on the shelf, -1 where it is in memory only."""
+        return self.shelf.find(self.keys)
+
+    def read(self) -> NDArray[Any]:
+        """(n, *shape) copies."""
+        places = self.places()
+        if not self.loose:
+            return self.shelf.read(places)
+        values = np.empty((len(self.keys), *self.shelf.shape), self.shelf.dtype)
+        values[places >= 0] = self.shelf.read(places[places >= 0])
+        for i in np.flatnonzero(places < 0).tolist():
+            values[i] = self.loose[self.keys[i]]
+        return values
 
 
 class Shelf:

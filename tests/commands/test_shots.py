@@ -62,12 +62,12 @@ def test_every_method_at_every_number_of_shots(
             ask(command, photos, model, tmp_path, "--trials", 3)
     changed = cf.load_backbone("mini", device="cpu")
     cf.save_backbone(changed, model)
-    one_line(ask(command, photos, model, tmp_path), 2, "other pictures or weights")
+    one_line(ask(command, photos, model, tmp_path), 2, "begun with other pictures, weights or code")
 
 
 def test_mistakes_are_one_line_before_anything_runs(
     command: Command, photos: Path, model: Path, tmp_path: Path
 ) -> None:
     one_line(ask(command, photos, model, tmp_path / "out", "--shot-counts", "0"), 2, "--shots")
-    one_line(ask(command, photos, model, tmp_path / "out", "--approaches", "magic"), 2, "--approaches")
+    one_line(ask(command, photos, model, tmp_path / "out", "--approaches", "magic"), 2, "approach: expected one of")
     assert not (tmp_path / "out").exists()

@@ -34,7 +34,7 @@ def asked(six: OpenWorldSplit) -> ImageDataset:
 def world_of(backbone: Backbone, split: OpenWorldSplit, approach: str = "linear-probe", **options: object):
     options = {"unfreeze": 1, "backbone_lr": 1e-3, "epochs": 1} | options
     model = FewShotClassifier(backbone, approach, **options).fit(split.support)  # type: ignore[arg-type]
-    data = prepare_support(backbone, split.support, [model.params.unfreeze], 1, 0)
+    data = prepare_support(backbone, split.support, [model.point.unfreeze], 1, 0)
     frozen = frozen_features(data)
     choice = NoveltyChoice(Alternative("lof", "frozen", 3))
     rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)

@@ -7,12 +7,13 @@ import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import encode_images
-from clip_fewshot.heads.zero_shot import zero_shot_weights
+from clip_fewshot.features.texts import class_texts
 from clip_fewshot.open_world import name_suggestions
-from clip_fewshot.open_world.name_suggestions import Known, suggest_names, word_directions
+from clip_fewshot.open_world.name_suggestions import Known, suggest_names
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "arrow", "hexagon", "crescent")
 RNG = np.random.default_rng(0)
@@ -60,25 +61,12 @@ def test_the_right_name_is_found_among_all_nouns(mini: Backbone, pictures: Known
     assert not found.none_fits
 
 
-def test_a_word_is_read_once(mini: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"word {i}" for i in range(30)]
-    first = word_directions(mini, words)
-    assert np.allclose(first, zero_shot_weights(mini, words, name_suggestions.TEMPLATES[:1]).numpy(), atol=1e-5)
-    encoded: list[str] = []
-    plain = name_suggestions.zero_shot_weights
-    monkeypatch.setattr(name_suggestions, "zero_shot_weights", lambda b, w, t: (encoded.extend(w), plain(b, w, t))[1])
-    assert word_directions(mini, words[::-1]).tobytes() == first[::-1].tobytes()
-    assert len(encoded) == 1  # to learn the width
-    word_directions(mini, [*words, "another"])
-    assert encoded[1:] == [words[0], "another"]
-
-
 def test_scores_are_cosines_of_differences(mini: Backbone, pictures: Known) -> None:
     """A loop over the definition."""
     group, known = without(pictures, 4)
     words = ["four", "circle", "star", "heart"]
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731
-    texts = [unit(t) for t in word_directions(mini, words).astype(np.float64)]
+    texts = [unit(t.astype(np.float64)) for t in class_texts(mini, words, TEMPLATES[:1]).values()]
     mean_word = np.mean(texts, axis=0)
     classes = [unit(np.mean([unit(x) for x in known.features[known.labels == c]], axis=0)) for c in range(9)]
     contrast = unit(unit(np.mean([unit(x) for x in group], axis=0)) - np.mean(classes, axis=0))

@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes import EXTENSIBLE, CacheProbe, LinearProbe, PrototypeProbe
-from clip_fewshot.probes.logistic import unit_rows
 from tests.probes.test_head import digits
 
 every = pytest.mark.parametrize("name", EXTENSIBLE)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot.runtime.row_cache import ABOUT, DIGEST, INDEX, ROWS, Shelf
+from clip_fewshot.runtime.row_cache import ABOUT, DIGEST, INDEX, ROWS, Batch, RowCache, Shelf
 
 SHAPE = (3, 5)
 
@@ -164,3 +165,67 @@ def test_a_disk_that_refuses_costs_a_warning(shelf: Shelf, monkeypatch: pytest.M
     with pytest.warns(RuntimeWarning, match="1 bytes free"):
         assert not new_shelf().append(keys(1), rows(1))
     assert shelf.find(keys(1)).tolist() == [-1]
+
+
+COLUMNS = {"half": {"size": 1}, "double": {"size": 2}}
+
+
+def counting(computed: list[int], batch: int = 2) -> Callable[[np.ndarray], Iterator[Batch[str]]]:
+    """Row i holds i in both columns; what is computed is noted."""
+
+    def compute(missing: np.ndarray) -> Iterator[Batch[str]]:
+        for start in range(0, len(missing), batch):
+            part = missing[start : start + batch]
+            computed.extend(part.tolist())
+            yield part, {"half": part[:, None].astype(np.float16), "double": part.astype(np.float64)}
+
+    return compute
+
+
+def test_what_is_missing_in_some_column_is_computed_once(shelf: Shelf) -> None:
+    computed: list[int] = []
+    cache = RowCache("things", COLUMNS)
+    wanted = ["a", "b", "a", "c", "b"]
+    for _ in range(2):
+        found = cache.rows(wanted, counting(computed))
+        assert computed == [0, 1, 3]
+        assert found["half"].read().tolist() == [[0], [1], [0], [3], [1]]
+        assert found["double"].read().tolist() == [0, 1, 0, 3, 1]
+    one_column = RowCache("things", {"half": COLUMNS["half"]})
+    assert one_column.rows(["c"], counting(computed))["half"].read().tolist() == [[3]]
+    two_sizes = RowCache("things", {"half": COLUMNS["half"], "double": {"size": 3}})
+    assert two_sizes.missing(["c", "d"]).tolist() == [0, 1]
+    assert len(computed) == 3
+
+
+def test_a_batch_is_kept_before_the_next_is_computed(shelf: Shelf) -> None:
+    def killed(missing: np.ndarray) -> Iterator[Batch[str]]:
+        yield from list(counting([])(missing))[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RowCache("things", COLUMNS).rows(keys(7), killed)
+    assert RowCache("things", COLUMNS).missing(keys(7)).tolist() == [4, 5, 6]
+
+
+def test_rows_of_another_process_are_found_though_it_began_later(shelf: Shelf) -> None:
+    computed: list[int] = []
+    early, late = RowCache("things", COLUMNS), RowCache("things", COLUMNS)
+    assert early.missing(keys(3)).tolist() == [0, 1, 2]
+    late.rows(keys(3), counting(computed))
+    early.rows(keys(3), counting(computed))
+    assert computed == [0, 1, 2]
+
+
+def test_what_the_disk_refuses_stays_in_memory(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    cache = RowCache("things", COLUMNS)
+    cache.rows(keys(2), counting(computed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.warns(RuntimeWarning, match="1 bytes free") as warned:
+        found = cache.rows([*keys(6), "picture 5"], counting(computed))
+    assert len(warned) == len(COLUMNS)  # each column asks once
+    assert found["double"].read().tolist() == [0, 1, 2, 3, 4, 5, 5]
+    assert found["double"].places().tolist() == [0, 1, -1, -1, -1, -1, -1]
+    assert computed == [0, 1, 2, 3, 4, 5]
+    assert cache.missing(keys(6)).tolist() == [2, 3, 4, 5]

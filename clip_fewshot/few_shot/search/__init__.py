@@ -12,7 +12,6 @@ several workers share lives in a database; the files then are one worker's copie
 from __future__ import annotations
 
 from clip_fewshot.few_shot.search.generation import Evaluate as Evaluate
-from clip_fewshot.few_shot.search.space import PROBE as PROBE
 from clip_fewshot.few_shot.search.space import SearchSpace as SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan as StudyPlan
 from clip_fewshot.few_shot.search.study import run_study as run_study

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from clip_fewshot.open_world.store.material import as_dataset, judged_again, pic
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.store.rows import Held, Verdict
 from clip_fewshot.open_world.store.saved_classifiers import Revision
-
-if TYPE_CHECKING:
-    from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.open_world.store.session import Session
 
 
 class Applied(NamedTuple):
@@ -31,13 +28,13 @@ class Applied(NamedTuple):
     again: bool = False
 
 
-def apply(store: Store, review: Review, token: str | None = None) -> Applied:
+def apply(session: Session, review: Review, token: str | None = None) -> Applied:
     """Train, judge the unknown again, and write it all down; the caller holds the lock of decisions."""
-    database, (at, world) = store.database, store.state()
+    database, (at, world) = session.database, session.state()
     number = at.number + 1
-    held = _held(store, review)
-    store.changed_to(None, None)  # if this fails, the classifier is read again
-    reports = _learn(store, world, review, held)
+    held = _held(session, review)
+    session.changed_to(None, None)  # if this fails, the classifier is read again
+    reports = _learn(session, world, review, held)
     verdicts = {
         held[digest].seq: held[digest].verdict._replace(state=state, label=label, judged=number)
         for digest, state, label in _decided(review)
@@ -53,33 +50,36 @@ def apply(store: Store, review: Review, token: str | None = None) -> Applied:
         saved_classifiers.add_revision(database, world, number, at.state, at.encoder, token)
         rows.change(database, number, verdicts)
         _write_history(database, number, review)
-    store.changed_to(number, world)
+    session.changed_to(number, world)
     return Applied(number, reports)
 
 
-def applied_before(store: Store, review: Review) -> Applied | None:
+def applied_before(session: Session, review: Review) -> Applied | None:
     """What a review did when it was applied before; None for one that can be applied now.
 
     Raises:
         ArtifactError: of another store. UsageError: of another revision.
     """
-    if review.store != store.id:
-        expected, got = f"a review of this store ({store.id[:12]}...)", f"one of {review.store[:12]}..."
+    if review.store != session.id:
+        expected, got = f"a review of this store ({session.id[:12]}...)", f"one of {review.store[:12]}..."
         raise ArtifactError(expected=expected, got=got, fix="open the store that it was made from", where="review")
-    done = store.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
+    done = session.database.value("SELECT number FROM revision WHERE token = ?", (review.token(),))
     if done is not None:
         return Applied(int(done), again=True)
-    if review.revision != store.revision:
+    if review.revision != session.revision:
         fix = "make a new review: others have decided since"
         raise UsageError(
-            expected=f"a review of revision {store.revision}", got=f"one of {review.revision}", fix=fix, where="review"
+            expected=f"a review of revision {session.revision}",
+            got=f"one of {review.revision}",
+            fix=fix,
+            where="review",
         )
     return None
 
 
-def undo(store: Store) -> Applied:
+def undo(session: Session) -> Applied:
     """Go back to the state before the last one; the caller holds the lock of decisions."""
-    database, at = store.database, saved_classifiers.current(store.database)
+    database, at = session.database, saved_classifiers.current(session.database)
     if at.parent is None:
         raise UsageError(
             expected="a decision to take back",
@@ -87,7 +87,7 @@ def undo(store: Store) -> Applied:
             fix="name something",
             where="undo",
         )
-    world = saved_classifiers.read_world(database, at.parent, store.world.model.backbone)
+    world = saved_classifiers.read_world(database, at.parent, session.world.model.backbone)
     number = at.number + 1
     with database.transaction():
         verdicts = rows.changed(database, at.state)
@@ -96,20 +96,14 @@ def undo(store: Store) -> Applied:
         database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", meta)
         rows.change(database, number, verdicts)
         saved_classifiers.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
-    store.changed_to(at.parent, world)
+    session.changed_to(at.parent, world)
     return Applied(number)
 
 
-def shown(database: Database) -> frozenset[str]:
-    """Digests of all pictures on which a class was ever named."""
-    details = database.rows("SELECT detail FROM event WHERE kind IN ('name', 'assign')")
-    return frozenset(digest for (detail,) in details for digest in json.loads(detail)["pictures"])
-
-
-def _held(store: Store, review: Review) -> dict[str, Held]:
+def _held(session: Session, review: Review) -> dict[str, Held]:
     """The pictures of a review, which must be there and have no name yet."""
     wanted = [digest for digest, _, _ in _decided(review)]
-    held = rows.find(store.database, wanted)
+    held = rows.find(session.database, wanted)
     missing = [digest for digest in wanted if digest not in held]
     if missing:
         got = f"{len(missing)} others, the first {missing[0][:12]}..."
@@ -131,18 +125,20 @@ def _decided(review: Review) -> Iterable[tuple[str, str, str | None]]:
     yield from ((digest, "rejected", None) for digest in review.rejected)
 
 
-def _learn(store: Store, world: OpenWorldClassifier, review: Review, held: Mapping[str, Held]) -> tuple[Extension, ...]:
+def _learn(
+    session: Session, world: OpenWorldClassifier, review: Review, held: Mapping[str, Held]
+) -> tuple[Extension, ...]:
     def groups(part: Mapping[str, tuple[str, ...]]) -> dict[str, Group]:
-        return {name: _group(store, world, [held[digest] for digest in digests]) for name, digests in part.items()}
+        return {name: _group(session, world, [held[digest] for digest in digests]) for name, digests in part.items()}
 
     reports = [world.assign(group, name) for name, group in groups(review.assigned).items()]
     return (*reports, world.extend(groups(review.named))) if review.named else tuple(reports)
 
 
-def _group(store: Store, world: OpenWorldClassifier, held: Sequence[Held]) -> Group:
-    pictures = as_dataset(held) if world.from_features else pictures_of(store.database, held)
+def _group(session: Session, world: OpenWorldClassifier, held: Sequence[Held]) -> Group:
+    pictures = as_dataset(held) if world.from_features else pictures_of(session.database, held)
     p = np.array([one.verdict.p_value for one in held])
-    return Group(0, pictures, store.features(held), p, np.arange(len(held)), None)
+    return Group(0, pictures, session.features(held), p, np.arange(len(held)), None)
 
 
 def _came_since(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.material import verdict_of
 from clip_fewshot.open_world.store.rows import Row
-
-if TYPE_CHECKING:
-    from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.open_world.store.session import Session
 
 
 class Ingested(NamedTuple):
@@ -33,14 +31,14 @@ class Ingested(NamedTuple):
         return Ingested(*(a + b for a, b in zip(self, more, strict=True)))
 
 
-def ingest(store: Store, pictures: ImageDataset) -> Ingested:
+def ingest(session: Session, pictures: ImageDataset) -> Ingested:
     """One batch: on the disk when this returns."""
-    database = store.database
+    database = session.database
     there = rows.find(database, pictures.digests)
     first = {digest: i for i, digest in reversed([*enumerate(pictures.digests)]) if digest not in there}
     fresh = pictures.subset(np.array(sorted(first.values()), dtype=np.int64))
     while True:
-        at, world = store.state()
+        at, world = session.state()
         made = _rows(world, fresh, at.state)
         with database.transaction():
             if (

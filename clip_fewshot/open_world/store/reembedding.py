@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +19,7 @@ from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.material import FEW, as_dataset, is_there, verdict_of
 from clip_fewshot.open_world.store.rows import Held, Verdict
 from clip_fewshot.open_world.store.schema import EMBEDDING
-
-if TYPE_CHECKING:
-    from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.open_world.store.session import Session
 
 NEXT = "embedding_next"
 TO_EMBED = f"SELECT {rows.COLUMNS} FROM image WHERE seq NOT IN (SELECT seq FROM {NEXT}) ORDER BY seq"
@@ -63,9 +60,9 @@ class Anew:
     squares: dict[int, bytes] = field(default_factory=dict)
 
 
-def reembed(store: Store, world: OpenWorldClassifier, given: ImageDataset | None) -> int:
+def reembed(session: Session, world: OpenWorldClassifier, given: ImageDataset | None) -> int:
     """See :meth:`Store.reembed`; the caller holds the lock of decisions."""
-    database, at = store.database, saved_classifiers.current(store.database)
+    database, at = session.database, saved_classifiers.current(session.database)
     encoder, sources, anew = _begin(database, world), Sources(given), Anew()
     number = at.number + 1
     _embed(database, world, encoder, sources)
@@ -78,7 +75,7 @@ def reembed(store: Store, world: OpenWorldClassifier, given: ImageDataset | None
                 _change_over(database, world, number, encoder, anew)
                 break
         _embed(database, world, encoder, sources)  # pictures have come meanwhile
-    store.changed_to(number, world)
+    session.changed_to(number, world)
     return number
 
 

@@ -104,3 +104,9 @@ def add_event(database: Database, revision: int, kind: str, label: str | None, d
     """Write history."""
     values = (revision, kind, label, json.dumps(detail), now())
     database.run("INSERT INTO event (revision, kind, class, detail, at) VALUES (?, ?, ?, ?, ?)", values)
+
+
+def shown(database: Database) -> frozenset[str]:
+    """Digests of all pictures on which a class was ever named."""
+    details = database.rows("SELECT detail FROM event WHERE kind IN ('name', 'assign')")
+    return frozenset(digest for (detail,) in details for digest in json.loads(detail)["pictures"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
-from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
+from clip_fewshot.errors import UsageError
 from clip_fewshot.open_world.answers import Unknown
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group, groups_of
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
-from clip_fewshot.open_world.store.database import FILE, Database
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.material import as_dataset
@@ -26,13 +24,10 @@ from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
 from clip_fewshot.open_world.store.review import Review, digests_of
 from clip_fewshot.open_world.store.rows import Held
-from clip_fewshot.open_world.store.saved_classifiers import Revision
-from clip_fewshot.runtime.files import file_lock, make_folder
-from clip_fewshot.types import FloatArray
+from clip_fewshot.open_world.store.session import LOCK, Session
+from clip_fewshot.runtime.files import file_lock
 
 BATCH = 256  # pictures per transaction
-LOCK = ".decisions.lock"
-CHECKED = 1 << 28  # bytes
 
 
 class Store:
@@ -49,15 +44,14 @@ class Store:
     with tuned layers needs the pictures themselves to learn; of unknown ones its store keeps the square it sees.
 
     Attributes:
-        folder: where it lies. discovery_: what :meth:`discover` found last.
+        folder: where it lies. database: its tables. session: what is loaded of it.
+        discovery_: what :meth:`discover` found last.
     """
 
     discovery_: Discovery
 
-    def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
-        self.folder, self.database, self._backbone = folder, database, backbone
-        self._loaded: tuple[int, OpenWorldClassifier] | None = None
-        self._told = -1  # the revision up to which the classifier knows what was shown
+    def __init__(self, session: Session) -> None:
+        self.session, self.folder, self.database = session, session.folder, session.database
 
     @classmethod
     def create(cls, folder: str | Path, world: OpenWorldClassifier) -> Store:
@@ -66,29 +60,7 @@ class Store:
         Raises:
             ResourceError: a folder with something else in it, or no place to write to.
         """
-        path = Path(folder)
-        if path.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in path.iterdir()):
-            raise ResourceError(
-                expected="an empty or new folder",
-                got="one that holds other files",
-                fix="choose another one",
-                where=str(path),
-            )
-        make_folder(path)
-        database = Database(path, fresh=True)
-        try:
-            with database.transaction():
-                database.make_tables()
-                database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
-                encoder = saved_classifiers.encoder_number(database, world.model.backbone)
-                saved_classifiers.add_revision(database, world, 0, None, encoder)
-                saved_classifiers.add_event(
-                    database, 0, "create", None, {"classes": list(world.model.label_space_.names)}
-                )
-        except BaseException:
-            database.close()
-            raise
-        return cls(path, database, world.model.backbone)
+        return cls(Session.create(Path(folder), world))
 
     @classmethod
     def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
@@ -102,20 +74,7 @@ class Store:
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
         """
-        database = Database(Path(folder))
-        try:
-            store = cls(Path(folder), database, backbone)
-            look = database.path.stat().st_size <= CHECKED if check is None else check
-            damage = database.damage(quick=True) if look else None
-            if damage:
-                raise ArtifactError(
-                    expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
-                )
-            saved_classifiers.check_backbone(database, backbone)
-        except BaseException:
-            database.close()
-            raise
-        return store
+        return cls(Session.open(Path(folder), backbone, check))
 
     def close(self) -> None:
         """Give the files back."""
@@ -130,37 +89,17 @@ class Store:
     @property
     def id(self) -> str:
         """What no other store is called."""
-        return str(self.database.value("SELECT id FROM identity"))
+        return self.session.id
 
     @property
     def revision(self) -> int:
         """How many decisions were taken. Pictures that come in do not count: a review of before still fits."""
-        return saved_classifiers.current(self.database).number
+        return self.session.revision
 
     @property
     def world(self) -> OpenWorldClassifier:
         """The classifier with all that was named, as of the newest decision of any process."""
-        return self.state()[1]
-
-    def state(self) -> tuple[Revision, OpenWorldClassifier]:
-        """The newest revision and its classifier."""
-        at = saved_classifiers.current(self.database)
-        if self._loaded is None or self._loaded[0] != at.state:
-            digest = saved_classifiers.encoder(self.database, at.encoder)[1]
-            fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
-            world = saved_classifiers.read_world(self.database, at.state, self._backbone if fits else None)
-            self._backbone, self._loaded, self._told = world.model.backbone, (at.state, world), -1
-        world = self._loaded[1]
-        if self._told != at.number:
-            self._told, world.shown_ = at.number, world.shown_ | decisions.shown(self.database)
-        return at, world
-
-    def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
-        """Keep the classifier of a new state; None: read it again when it is next needed."""
-        self._loaded = None if state is None or world is None else (state, world)
-        self._told = -1
-        if world is not None:
-            self._backbone = world.model.backbone
+        return self.session.world
 
     def ingest(
         self, images: Images, batch: int = BATCH, acknowledged: Callable[[Ingested], None] | None = None
@@ -178,7 +117,7 @@ class Store:
         pictures, done = collect_images(images, purpose="ingest"), Ingested()
         for start in range(0, len(pictures), batch):
             part = pictures.subset(np.arange(start, min(start + batch, len(pictures))))
-            done = done.plus(ingesting.ingest(self, part))
+            done = done.plus(ingesting.ingest(self.session, part))
             if acknowledged is not None:
                 acknowledged(done)
         return done
@@ -193,13 +132,8 @@ class Store:
         """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
         with self.database.snapshot():
             held = rows.unknown(self.database)
-            features = self.features(held)
+            features = self.session.features(held)
         return Unknown(as_dataset(held), features, np.array([one.verdict.p_value for one in held]))
-
-    def features(self, held: Sequence[Held]) -> FloatArray:
-        """(n, d) embeddings."""
-        encoder = saved_classifiers.current(self.database).encoder
-        return rows.embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))
 
     def discover(self) -> tuple[Group, ...]:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
@@ -243,7 +177,7 @@ class Store:
     ) -> Applied:
         with file_lock(self.folder / LOCK):
             review = Review(self.id, self.revision, named or {}, assigned or {}, rejected)
-            return decisions.apply(self, review)
+            return decisions.apply(self.session, review)
 
     def apply(self, review: Review | Mapping[str, Any] | str | Path) -> Applied:
         """All decisions of a review in one transaction; the same review again changes nothing.
@@ -260,7 +194,9 @@ class Store:
         elif not isinstance(review, Review):
             review = Review.from_json(review)
         with file_lock(self.folder / LOCK):
-            return decisions.applied_before(self, review) or decisions.apply(self, review, review.token())
+            return decisions.applied_before(self.session, review) or decisions.apply(
+                self.session, review, review.token()
+            )
 
     def undo(self) -> Applied:
         """Take the last decision back: the classifier before it returns to the last bit, and every picture that it
@@ -270,7 +206,7 @@ class Store:
             UsageError: nothing to take back since the store was made, or embedded anew.
         """
         with file_lock(self.folder / LOCK):
-            return decisions.undo(self)
+            return decisions.undo(self.session)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
         """Let another backbone in: embed every picture anew, then change over in one transaction.
@@ -287,7 +223,7 @@ class Store:
         """
         given = None if images is None else collect_images(images, purpose="reembed")
         with file_lock(self.folder / LOCK):
-            return reembed(self, world, given)
+            return reembed(self.session, world, given)
 
     def status(self) -> Status:
         """What is there, without loading the classifier."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.store import Store
 from clip_fewshot.runtime.files import file_lock, read_json, sha256_bytes, write_json
-
-if TYPE_CHECKING:
-    from clip_fewshot.open_world.store.store import Store
 
 SCHEMA = 1
 FILE, LOCK = "watch.json", ".watch.lock"

@@ -1,4 +1,5 @@
-"""Processes at work on a store, most of them killed: `python -m tests.store.crashing MODE FOLDER COUNT SEED`.
+"""Processes at work on a store, most of them killed:
+`python -m tests.open_world.store.crashing MODE FOLDER COUNT SEED`.
 
 One process imports everything and forks a child for each kill, so that a kill costs milliseconds. What a child was told
 is on the disk for good it writes to a log, which survives it; after each kill the parent compares the store with that.

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are of fo
 
 
 def crashing(kind: str, folder: Path, count: int, seed: int = 0) -> Any:
-    command = [sys.executable, "-m", "tests.store.crashing", kind, str(folder), str(count), str(seed)]
+    command = [sys.executable, "-m", "tests.open_world.store.crashing", kind, str(folder), str(count), str(seed)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)

@@ -21,7 +21,7 @@ from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.store.store import Store
 from tests.conftest import TINY
-from tests.store.conftest import MakeWorld
+from tests.open_world.store.conftest import MakeWorld
 
 
 def some(pictures: ImageDataset, count: int, start: int = 0) -> ImageDataset:

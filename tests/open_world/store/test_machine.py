@@ -24,7 +24,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.store.store import Store
-from tests.store.conftest import MakeWorld
+from tests.open_world.store.conftest import MakeWorld
 
 COUNT = 24  # pictures that may come
 Held = dict[str, tuple[str, str | None]]  # digest -> state, class

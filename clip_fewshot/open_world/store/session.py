@@ -1,0 +1,116 @@
+"""One process at a store: its database, and the classifier of the newest revision, read when it is first needed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.database import FILE, Database
+from clip_fewshot.open_world.store.rows import Held
+from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.runtime.files import make_folder
+from clip_fewshot.types import FloatArray
+
+LOCK = ".decisions.lock"
+CHECKED = 1 << 28  # bytes
+
+
+class Session:
+    """What decisions, ingesting and embedding anew need of a store.
+
+    Attributes:
+        folder: where it lies. database: its tables.
+    """
+
+    def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
+        self.folder, self.database, self._backbone = folder, database, backbone
+        self._loaded: tuple[int, OpenWorldClassifier] | None = None
+        self._shown_at = -1  # the revision up to which the classifier knows what was shown
+
+    @classmethod
+    def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
+        """See :meth:`Store.create`."""
+        if folder.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in folder.iterdir()):
+            raise ResourceError(
+                expected="an empty or new folder",
+                got="one that holds other files",
+                fix="choose another one",
+                where=str(folder),
+            )
+        make_folder(folder)
+        database = Database(folder, fresh=True)
+        try:
+            with database.transaction():
+                database.make_tables()
+                database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
+                encoder = saved_classifiers.encoder_number(database, world.model.backbone)
+                saved_classifiers.add_revision(database, world, 0, None, encoder)
+                saved_classifiers.add_event(
+                    database, 0, "create", None, {"classes": list(world.model.label_space_.names)}
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(folder, database, world.model.backbone)
+
+    @classmethod
+    def open(cls, folder: Path, backbone: Backbone | None, check: bool | None) -> Session:
+        """See :meth:`Store.open`."""
+        database = Database(folder)
+        try:
+            look = database.path.stat().st_size <= CHECKED if check is None else check
+            damage = database.damage(quick=True) if look else None
+            if damage:
+                raise ArtifactError(
+                    expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
+                )
+            saved_classifiers.check_backbone(database, backbone)
+        except BaseException:
+            database.close()
+            raise
+        return cls(folder, database, backbone)
+
+    @property
+    def id(self) -> str:
+        """See :attr:`Store.id`."""
+        return str(self.database.value("SELECT id FROM identity"))
+
+    @property
+    def revision(self) -> int:
+        """See :attr:`Store.revision`."""
+        return saved_classifiers.current(self.database).number
+
+    @property
+    def world(self) -> OpenWorldClassifier:
+        """See :attr:`Store.world`."""
+        return self.state()[1]
+
+    def state(self) -> tuple[Revision, OpenWorldClassifier]:
+        """The newest revision and its classifier."""
+        at = saved_classifiers.current(self.database)
+        if self._loaded is None or self._loaded[0] != at.state:
+            digest = saved_classifiers.encoder(self.database, at.encoder)[1]
+            fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
+            world = saved_classifiers.read_world(self.database, at.state, self._backbone if fits else None)
+            self._backbone, self._loaded, self._shown_at = world.model.backbone, (at.state, world), -1
+        world = self._loaded[1]
+        if self._shown_at != at.number:
+            self._shown_at, world.shown_ = at.number, world.shown_ | saved_classifiers.shown(self.database)
+        return at, world
+
+    def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
+        """Keep the classifier of a new state; None: read it again when it is next needed."""
+        self._loaded = None if state is None or world is None else (state, world)
+        self._shown_at = -1
+        if world is not None:
+            self._backbone = world.model.backbone
+
+    def features(self, held: Sequence[Held]) -> FloatArray:
+        """(n, d) embeddings."""
+        encoder = saved_classifiers.current(self.database).encoder
+        return rows.embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))
