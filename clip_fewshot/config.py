@@ -13,6 +13,7 @@ BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
+APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
 HIDDEN = "***"
 
 
@@ -99,7 +100,7 @@ class FewShotConfig:
     )
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
-        (), "approaches to search over, python:MODULE:NAME for your own (default: all)", parse=split_names
+        (), APPROACHES_HELP, parse=split_names
     )
     max_unfreeze: int = option(5, "largest N of 'the last N layers'")
     epochs: int = option(20, "passes over the support set in each training")

@@ -33,7 +33,7 @@ BUILD = "docker build -f docker/Dockerfile -t clip-fewshot ."
 
 
 @dataclass(frozen=True)
-class DockerOptions:
+class Options:
     """What to run in which image; everything behind the experiment's name is the experiment's own."""
 
     experiment: str = field(metadata={"positional": True, "help": "few_shot, novelty, ...: any module of experiments"})
@@ -67,7 +67,7 @@ class Job:
     user: str | None
 
 
-def plan(options: DockerOptions) -> Job:
+def plan(options: Options) -> Job:
     """Which container runs the experiment. Makes the folders it writes to: the engine would make them as root."""
     arguments, mounts = _rewrite(options.arguments, options.runs)
     shared = (_written(options.runs, WORK / RUNS), _written(cf.cache_root(), CACHE))
@@ -99,7 +99,7 @@ def container_arguments(job: Job, docker: Any) -> dict[str, Any]:
     }
 
 
-def main(options: DockerOptions) -> int:
+def main(options: Options) -> int:
     _check_experiment(options.experiment)
     _check_gpus(options.gpus)
     job = plan(options)
@@ -234,4 +234,4 @@ def _check_experiment(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, DockerOptions, "python -m experiments.in_docker", __doc__ or ""))
+    sys.exit(run(main, Options, "python -m experiments.in_docker", __doc__ or ""))

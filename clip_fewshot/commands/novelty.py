@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
-from clip_fewshot.commands.cli.shared_options import SupportSetOptions
+from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle
 from clip_fewshot.config import check_fractions, count_or_names, option
-from clip_fewshot.errors import UsageError
 
-DESCRIPTION = (
-    "Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same sealed "
-    "test pictures, or with --saved measure the detector of a model that was saved. The test side of DATA is then the "
-    "one that was sealed when the model was trained on the same data under the same seed."
-)
+DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same
+sealed test pictures, or with --saved measure the detector of a saved model, on the test side of DATA that was sealed
+when the model was trained on the same data under the same seed."""
 EXAMPLES = ("photos/ --unseen cat,dog --out runs/novelty", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, OF_DETECTORS = ("fresh", "discover", "split_seed"), ("shots", "seeds", "seed", "detectors", "out")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
@@ -41,56 +38,43 @@ class Options(SupportSetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fractions(self, "alphas")
-        idle = OF_SAVED if self.saved is None else OF_DETECTORS
-        given = [f"`{one.name}`" for one in fields(self) if one.name in idle and getattr(self, one.name) != one.default]
-        if given:
-            expected = f"{' and '.join(given)} {'with' if self.saved is None else 'without'} --saved"
-            raise UsageError(expected=expected, got="another command", fix="leave it out", where=given[0])
-        if self.saved and self.novel and self.unseen:
-            raise UsageError(expected="--novel or --unseen", got="both", fix="leave one out")
+        refuse_idle(self, OF_DETECTORS if self.saved else OF_SAVED, f"with{'out' if self.saved else ''} --saved")
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.protocol.compare_detectors import describe_comparison
-    from clip_fewshot.protocol.saved_detector import describe_saved
-
     data = opening.open_data(options.data)
     data.required_labels()
     novel = None if options.novel is None else opening.open_data(options.novel)
-    if options.saved is None:
-        found, describe = compare(options, data, novel), describe_comparison
-    else:
-        found, describe = measure(options, options.saved, data, novel), describe_saved
-    print(json.dumps(found, indent=1) if options.json else describe(found))
+    found, text = (compare if options.saved is None else measure)(options, data, novel)
+    print(json.dumps(found, indent=1) if options.json else text)
     return 0
 
 
-def compare(options: Options, data: Any, novel: Any) -> dict[str, Any]:
+def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
-    from clip_fewshot.protocol.compare_detectors import check_detectors, compare_detectors, draw_comparison
-    from clip_fewshot.runtime.files import write_json
+    from clip_fewshot.protocol import compare_detectors as protocol
 
-    check_detectors(options.detectors)
+    protocol.check_detectors(options.detectors)
     backbone = opening.open_model(options.model_name, None, options.device)
-    unseen, asked = options.unseen or "3", {name: getattr(options, name) for name in COMPARED}
+    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(options.unseen or "3")}
     with show_progress() as progress:
-        done = compare_detectors(backbone, data, novel, progress=progress, unseen=count_or_names(unseen), **asked)
+        done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
-    found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
+    found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": options.unseen or "3"}
+    found |= done.record
     if options.out is not None:
-        write_json(Path(options.out) / "novelty.json", found)
-        draw_comparison(done, Path(options.out))
-    return found
+        protocol.save_comparison(done, found, Path(options.out))
+    return found, protocol.describe_comparison(found)
 
 
-def measure(options: Options, folder: Path, data: Any, novel: Any) -> dict[str, Any]:
+def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
     """One saved model."""
-    from clip_fewshot.protocol.saved_detector import measure_saved, sides_of
+    from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
 
-    world = opening.open_saved(folder, options.model, options.device)
+    world = opening.open_saved(options.saved or Path(), options.model, options.device)
     asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
     sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
     found = measure_saved(world, sides, options.alphas, options.discover)
-    if found["n_left_out"]:
-        opening.warn([f"{found['n_left_out']} pictures on which a class was named are left out"])
-    return found
+    n = found["n_left_out"]
+    opening.warn([f"{n} pictures on which a class was named are left out"] if n else [])
+    return found, describe_saved(found)

@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.cli.shared_options import DeviceOptions, seed_option, seeds_option, shot_counts_option
-from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, option
+from clip_fewshot.config import APPROACHES_HELP, BUILTIN_DATA, MODEL_HELP, FewShotConfig, option, split_names
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -28,7 +28,7 @@ class Options(DeviceOptions):
         BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    approaches: tuple[str, ...] = option((), "approaches to search over (default: all)")
+    approaches: tuple[Any, ...] = option((), APPROACHES_HELP, parse=split_names)
     trials: int | None = option(None, f"total trials of each study (default: {TRIALS})")
     epochs: int = option(20, "passes over the support set in each training")
     shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
@@ -36,14 +36,10 @@ class Options(DeviceOptions):
     seed: int = seed_option()
     out: str | None = option(None, f"output folder (default: {OUT})", group="output")
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.out or OUT)
-
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
         same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
-        out = str(self.folder / f"{Path(data).name}-{shots}")
+        out = str(Path(self.out or OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig(data=data, shots=shots, unseen="0", trials=self.trials or TRIALS, out=out, **same)
 
     def __post_init__(self) -> None:
@@ -59,18 +55,16 @@ def main(options: Options) -> int:
 
     for approach in options.approaches:
         find_approach(approach)  # refuses an unknown name before anything runs
-    found = {}
+    counts, found = sorted(set(options.shot_counts or SHOT_COUNTS)), {}
     with show_progress() as progress:
         for data in options.sets:
-            counts = sorted(set(options.shot_counts or SHOT_COUNTS))
             found[Path(data).name] = collect_curves([run(options.config(data, n), progress) for n in counts])
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or TRIALS}
-    record |= {"data": found}
-    write_json(options.folder / "shots.json", record)
-    curves = {name: curve_points(item) for name, item in found.items()}
-    write_text(options.folder / "shots.svg", shots_panels(curves).svg)
-    print(json.dumps(record, indent=1, sort_keys=True) if options.json else describe_curves(found))
-    print(f"plot: {options.folder / 'shots.svg'}   figures: {options.folder / 'shots.json'}", file=sys.stderr)
+    table, plot = (Path(options.out or OUT) / name for name in ("shots.json", "shots.svg"))
+    write_json(table, record | {"data": found})
+    write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
+    print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
+    print(f"plot: {plot}   figures: {table}", file=sys.stderr)
     return 0
 
 

@@ -26,7 +26,7 @@ from clip_fewshot.open_world.select_detector import choose_novelty
 from clip_fewshot.plots import density_panels, det_curves
 from clip_fewshot.protocol.refits import Prepared, Task, prepare
 from clip_fewshot.report import tables
-from clip_fewshot.runtime.files import write_text
+from clip_fewshot.runtime.files import write_json, write_text
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
 
 AUTO, FROZEN, MODEL = "auto", "frozen", "linear-probe"
@@ -63,7 +63,7 @@ Opinions = Mapping[str, Sequence[Said]]
 
 
 class Comparison(NamedTuple):
-    """Figures of every detector, the best first; what :func:`draw_comparison` draws; what the split has to say."""
+    """Figures of every detector, the best first; what :func:`save_comparison` draws; what the split has to say."""
 
     record: dict[str, Any]
     scene: Scene
@@ -227,8 +227,9 @@ def _rates(scene: Scene, all_of: Sequence[Said], alpha: float) -> dict[str, Any]
     return {"alpha": alpha, "refused": None, "false_alarm_rate": false_alarms, "detection_rate": detected}
 
 
-def draw_comparison(comparison: Comparison, folder: Path) -> None:
-    """det.svg, the mean over support sets; densities.svg, scores under the first."""
+def save_comparison(comparison: Comparison, found: Mapping[str, Any], folder: Path) -> None:
+    """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
+    write_json(folder / "novelty.json", found)
     is_novel, opinions = comparison.scene.is_novel, comparison.opinions
     curves = {name: [det_curve(is_novel, one.scores) for one in all_of] for name, all_of in opinions.items()}
     first = {name: all_of[0].scores for name, all_of in opinions.items()}

@@ -86,8 +86,10 @@ def sides_of(
 
     Raises:
         DataError: no class that the model knows, or none that it does not.
-        UsageError: a name in ``unseen`` that is no unknown class, or a number.
+        UsageError: a name in ``unseen`` that is no unknown class, or a number; ``novel`` and ``unseen`` at once.
     """
+    if novel is not None and unseen:
+        raise UsageError(expected="`novel` or `unseen`", got="both", fix="leave one out")
     data.required_labels()
     asked = count_or_names(unseen or ",")
     if isinstance(asked, int):

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
     """Three detectors and the choice among all."""
     done = compare(mini, photos, seeds=2, detectors=("knn", "mahalanobis", "mcm"))
-    compare_detectors.draw_comparison(done, folder)
+    compare_detectors.save_comparison(done, done.record, folder)
     return {"data": str(photos), "model": "mini", **done.record}
 
 

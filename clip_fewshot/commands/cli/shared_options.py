@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_least, model_for, option
+from clip_fewshot.errors import UsageError
 
 PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
 
@@ -111,3 +113,18 @@ class SupportSetOptions(PicturesOptions):
     def __post_init__(self) -> None:
         check_least(self, "shots", "seeds")
         check_fractions(self, "test_fraction")
+
+
+def refuse_idle(options: Any, names: Sequence[str], where_used: str) -> None:
+    """Refuse options that have no effect beside the others.
+
+    Args:
+        where_used: how they would have one, such as "with --saved".
+
+    Raises:
+        UsageError: names those that are not at their default.
+    """
+    given = [f"`{f.name}`" for f in fields(options) if f.name in names and getattr(options, f.name) != f.default]
+    if given:
+        expected = f"{' and '.join(given)} {where_used}"
+        raise UsageError(expected=expected, got="another command", fix="leave it out", where=given[0])
