@@ -162,7 +162,6 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.add_class import Extension as Extension
     from clip_fewshot.open_world.add_class import Naming as Naming
     from clip_fewshot.open_world.answers import Answer as Answer
-    from clip_fewshot.open_world.answers import Sight as Sight
     from clip_fewshot.open_world.classifier import OpenWorldClassifier as OpenWorldClassifier
     from clip_fewshot.open_world.feature_spaces import DEPTHS as DEPTHS
     from clip_fewshot.open_world.groups import Group as Group
@@ -174,6 +173,7 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.rejector import fit_rejector as fit_rejector
     from clip_fewshot.open_world.select_detector import NoveltyChoice as NoveltyChoice
     from clip_fewshot.open_world.select_detector import choose_novelty as choose_novelty
+    from clip_fewshot.open_world.sight import Sight as Sight
     from clip_fewshot.open_world.store.decisions import Applied as Applied
     from clip_fewshot.open_world.store.ingesting import Ingested as Ingested
     from clip_fewshot.open_world.store.queries import Status as Status
@@ -390,7 +390,7 @@ _HOME = {
     "Extension": "open_world.add_class",
     "Naming": "open_world.add_class",
     "Answer": "open_world.answers",
-    "Sight": "open_world.answers",
+    "Sight": "open_world.sight",
     "OpenWorldClassifier": "open_world.classifier",
     "DEPTHS": "open_world.feature_spaces",
     "Group": "open_world.groups",

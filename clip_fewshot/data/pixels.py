@@ -18,7 +18,7 @@ from clip_fewshot.data.fast import resize_crop_fast
 from clip_fewshot.data.image import Decode, resize_crop
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.row_cache import Batch, RowCache
-from clip_fewshot.types import IndexArray
+from clip_fewshot.types import BoolArray, IndexArray
 
 Pixels = NDArray[np.uint8]
 
@@ -81,22 +81,28 @@ class _Supply:
         """Begin to decode what is not held, but no picture that is on its way already."""
         digests = [self.images.digests[row] for row in rows]
         flying = {digest: future for order in waiting for digest, future in order.decoded.items()}
+        wanted = {*self.cache.missing(digests).tolist(), *np.flatnonzero(~self._are_files(rows)).tolist()}
         decoded: dict[str, Future[Pixels]] = {}
-        for i in self.cache.missing(digests).tolist():
-            decoded[digests[i]] = flying.get(digests[i]) or self.pool.submit(self._decode, rows[i])
+        for i in sorted(wanted):
+            known = decoded.get(digests[i]) or flying.get(digests[i])
+            decoded[digests[i]] = known or self.pool.submit(self._decode, rows[i])
         return _Order(rows, decoded)
 
     def deliver(self, order: _Order) -> Pixels:
         """The batch, once it is whole; what it decoded from files is in the cache then."""
         digests = [self.images.digests[row] for row in order.rows]
         pixels = np.empty((len(digests), self.size, self.size, 3), np.uint8)
-        is_file = np.array([isinstance(self.images.images[row], Path) for row in order.rows])
-        for i in np.flatnonzero(~is_file):
+        are_files = self._are_files(order.rows)
+        for i in np.flatnonzero(~are_files):
             pixels[i] = order.decoded[digests[i]].result()
-        files = [digests[i] for i in np.flatnonzero(is_file)]
+        files = [digests[i] for i in np.flatnonzero(are_files)]
         if files:
-            pixels[is_file] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
+            pixels[are_files] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
         return pixels
+
+    def _are_files(self, rows: range) -> BoolArray:
+        """The others are in memory, and nothing is kept of them."""
+        return np.array([isinstance(self.images.images[row], Path) for row in rows])
 
     def _decode(self, row: int) -> Pixels:
         picture = self.images.open(row)

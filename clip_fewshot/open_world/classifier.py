@@ -17,7 +17,7 @@ from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.few_shot.model import PROBE, frozen_features, prepare_support
 from clip_fewshot.open_world.add_class import (
     Extender,
     Extension,
@@ -30,12 +30,13 @@ from clip_fewshot.open_world.add_class import (
     needs_pictures,
 )
 from clip_fewshot.open_world.alternatives import AUTO, known_detectors
-from clip_fewshot.open_world.answers import Answer, Sight, Unknown, joined, judge, look, without
+from clip_fewshot.open_world.answers import Answer, Unknown, joined, judge, without
 from clip_fewshot.open_world.artifact import Saved, Step, read_world, world_files
 from clip_fewshot.open_world.feature_spaces import stored_depths
 from clip_fewshot.open_world.groups import Group, groups_of
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.open_world.sight import Observer, Sight, look
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -152,7 +153,8 @@ class OpenWorldClassifier:
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
-        return look(self.model.backbone, self._fitted(), images)
+        model = self.model.model_
+        return look(self.model.backbone, images, [Observer({model.params.approach: model}, self.rejector_)])[0]
 
     def seen(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone.
@@ -167,7 +169,7 @@ class OpenWorldClassifier:
                 fix="give the pictures",
                 where="seen",
             )
-        return Sight(features, features, [])
+        return Sight({PROBE: features, self.model.model_.params.approach: features}, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
