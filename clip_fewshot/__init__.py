@@ -123,7 +123,10 @@ if TYPE_CHECKING:
     from clip_fewshot.features.table import read_features as read_features
     from clip_fewshot.features.table import write_features as write_features
     from clip_fewshot.features.texts import class_texts as class_texts
-    from clip_fewshot.few_shot.approach import TuneParams as TuneParams
+    from clip_fewshot.few_shot.approach import APPROACHES as APPROACHES
+    from clip_fewshot.few_shot.approach import Approach as Approach
+    from clip_fewshot.few_shot.approach import Point as Point
+    from clip_fewshot.few_shot.approach import Range as Range
     from clip_fewshot.few_shot.classifier import FewShotClassifier as FewShotClassifier
     from clip_fewshot.few_shot.cross_validation import Workbench as Workbench
     from clip_fewshot.few_shot.search.generation import Evaluate as Evaluate
@@ -350,7 +353,11 @@ _HOME = {
     "not_embedded": "features.table",
     "read_features": "features.table",
     "write_features": "features.table",
-    "TuneParams": "few_shot.approach",
+    "APPROACHES": "few_shot.approach",
+    "Approach": "few_shot.approach",
+    "Point": "few_shot.approach",
+    "Range": "few_shot.approach",
+    "class_texts": "features.texts",
     "FewShotClassifier": "few_shot.classifier",
     "Workbench": "few_shot.cross_validation",
     "Evaluate": "few_shot.search.generation",
@@ -365,7 +372,6 @@ _HOME = {
     "margin_logits": "geometry",
     "LinearHead": "heads.linear",
     "ZeroShotHead": "heads.zero_shot",
-    "class_texts": "features.texts",
     "zero_shot_weights": "heads.zero_shot",
     "cross_entropy": "losses.cross_entropy",
     "sinkhorn": "losses.distillation",

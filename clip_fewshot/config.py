@@ -9,7 +9,6 @@ from typing import Any, Literal
 from clip_fewshot.errors import UsageError
 
 BUILTIN_DATA = ("digits", "digits-wild")
-TUNED_APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 DEFAULT_TRIALS = 50
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 HIDDEN = "***"
@@ -23,6 +22,14 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 def without_password(text: str) -> str:
     """``text`` with ``***`` for the password of each address in it."""
     return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in ``text``, commas between them."""
+    names = tuple(part.strip() for part in text.split(","))
+    if "" in names:
+        raise ValueError(f"expected names with commas between them, got {text!r}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,9 @@ class FewShotConfig:
         None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
     )
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
-    approaches: tuple[str, ...] = option(TUNED_APPROACHES, "approaches to search over", choices=TUNED_APPROACHES)
+    approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
+        (), "approaches to search over, python:MODULE:NAME for your own (default: all)", parse=split_names
+    )
     max_unfreeze: int = option(5, "largest N of 'the last N layers'")
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
@@ -105,14 +114,6 @@ class FewShotConfig:
             fix = "start more runs on that database instead"
             raise UsageError(
                 expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
-            )
-        unknown = set(self.approaches) - set(TUNED_APPROACHES)
-        if unknown or not self.approaches:
-            raise UsageError(
-                expected=f"some of {', '.join(TUNED_APPROACHES)}",
-                got=str(sorted(unknown)),
-                fix="check the spelling",
-                where="--approaches",
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import APPROACHES, Approach, Point, find_approach, trusted_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.cross_validation import resources
 from clip_fewshot.few_shot.search.space import SearchSpace
@@ -47,7 +48,8 @@ from clip_fewshot.report import write_report
 from clip_fewshot.runtime.device import resolve_device
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import read_json, remove_half_files, run_lock, sha256_bytes, sha256_file, write_json
-from clip_fewshot.runtime.workers import Crew
+from clip_fewshot.runtime.parts import PREFIX
+from clip_fewshot.runtime.workers import Crew, refusal_to_travel
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report
@@ -73,7 +75,8 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         ResourceError: no place to write to, no weights to be had, or another run holds the folder.
         ArtifactError: the folder holds another run, or pictures or weights are not those it began with.
     """
-    config, clock = resumed(config), Stopwatch()
+    approaches, config, clock = chosen_approaches(config), resumed(config), Stopwatch()
+    config = replace(config, approaches=tuple(approach.name for approach in approaches))
     out = output_folder(config)
     with run_lock(out), deterministic(resolve_device(config.device)):
         dataset = read_dataset(config.data, decode=config.decode)
@@ -85,18 +88,19 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
             test_fraction=config.test_fraction,
         )
         backbone = load_backbone(config.model_name, pretrained=config.pretrained, device=config.device)
-        claim(out, config, dataset, backbone)
+        claim(out, config, approaches, dataset, backbone)
         clock.lap("read")
         depth = min(config.max_unfreeze, backbone.visual.n_blocks)
         jobs, threads, memory = resources(config, backbone, depth)
+        jobs = jobs_for(approaches, jobs)
         settings = TrainSettings(config.epochs)
-        task = Task(backbone, split.pool, config.shots, settings, config.n_views, config.seed, memory)
+        task = Task(backbone, split.pool, config.shots, settings, config.n_views, config.seed, memory, approaches)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
         with Crew(jobs, threads) as crew:
             trials = search(config, task, support, depth, out, clock, progress, crew)
             clock.lap("search")
-            winners, best = select(trials, config.approaches, len(support.images))
+            winners, best = select(trials, approaches, len(support.images))
             saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
             fits = [saved, *refit_fresh(config, task, winners, progress, crew)]
         clock.lap("refit")
@@ -134,13 +138,16 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
     ignored = [
         f"--{name.replace('_', '-')}"
         for name, value in config.study_key().items()
-        if value not in (getattr(began, name), getattr(FewShotConfig(), name))
+        if name != "approaches" and value not in (getattr(began, name), getattr(FewShotConfig(), name))
     ]
     if ignored:
         fix = "leave them out, or begin another run"
         raise UsageError(
             expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="--resume"
         )
+    if str(began.model).startswith(PREFIX) and config.model != began.model:
+        fix = f"give --model {began.model} again: what a file names is not imported"
+        raise ArtifactError(expected="a backbone of this library", got=repr(began.model), fix=fix, where=str(path))
     if began.storage and HIDDEN in began.storage and config.storage is None:
         fix = "give --storage again; its password was not written down"
         raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="--storage")
@@ -154,6 +161,33 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         storage=config.storage or began.storage,
         out=config.resume,
     )
+
+
+def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
+    """The approaches to search over. A resumed run's file names its own, and what a file names is not imported."""
+    chosen = [find_approach(approach) for approach in config.approaches] or list(APPROACHES.values())
+    names = [approach.name for approach in chosen]
+    if len(set(names)) < len(names):
+        raise UsageError(expected="each approach once", got=", ".join(names), fix="drop one", where="--approaches")
+    path = Path(config.resume or "") / RUN
+    if config.resume is None or not path.is_file():
+        return tuple(chosen)
+    began = options_of(path).approaches
+    if config.approaches and sorted(names) != sorted(began):
+        fix = "leave them out, or begin another run"
+        expected = f"the approaches of the run, {', '.join(began)}"
+        raise UsageError(expected=expected, got=", ".join(names), fix=fix, where="--approaches")
+    return tuple(trusted_approach(name, (), dict(zip(names, chosen, strict=True)), str(path)) for name in began)
+
+
+def jobs_for(approaches: Sequence[Approach], jobs: int) -> int:
+    """``jobs``, or 1 with a warning where a foreign part cannot be sent to another process."""
+    foreign = [approach for approach in approaches if approach.foreign_parts()]
+    reasons = [reason for approach in foreign if jobs > 1 and (reason := refusal_to_travel(approach))]
+    if not reasons:
+        return jobs
+    warnings.warn(f"one process instead of {jobs}: {reasons[0]}", RuntimeWarning, stacklevel=2)
+    return 1
 
 
 def options_of(path: Path) -> FewShotConfig:
@@ -176,20 +210,25 @@ def output_folder(config: FewShotConfig) -> Path:
     return Path("runs") / f"{Path(config.data).resolve().name if not config.builtin else config.data}-{model}"
 
 
-def claim(out: Path, config: FewShotConfig, dataset: ImageDataset, backbone: Backbone) -> None:
+def claim(
+    out: Path, config: FewShotConfig, approaches: Sequence[Approach], dataset: ImageDataset, backbone: Backbone
+) -> None:
     """Write down what this run is, or make sure that it is the one that the folder holds already."""
     key = {
         "options": config.study_key(),
         "fingerprint": dataset.fingerprint(),
         "backbone": backbone.digest,
     }
-    key = json.loads(json.dumps(key))
+    foreign = [part for approach in approaches for part in approach.foreign_parts()]
+    key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
     if path.is_file():
         held = read_json(path)["key"]
         if held != key:
             changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
-            what = f"one with other {', '.join(changed)}" if changed else "one begun with other pictures or weights"
+            what = (
+                f"one with other {', '.join(changed)}" if changed else "one begun with other pictures, weights or code"
+            )
             fix = "choose another --out, or --resume it under its own options"
             raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
     for folder in (out, out / TRIALS):
@@ -218,7 +257,7 @@ def search(
     same = json.dumps([options, task.pool.fingerprint(), task.backbone.digest], sort_keys=True)  # wherever they lie
     name = sha256_bytes(same.encode())[:16]
     plan = StudyPlan(config.n_trials, folds, config.seed, out / TRIALS, config.storage, deadline, name)
-    space = SearchSpace(config.approaches, depth)
+    space = SearchSpace(task.approaches, depth)
 
     def told(done: int, record: TrialRecord) -> None:
         progress("search", done, config.n_trials)
@@ -229,7 +268,7 @@ def search(
 
 
 def refit_fresh(
-    config: FewShotConfig, task: Task, winners: Mapping[str, TuneParams], progress: Progress, crew: Crew
+    config: FewShotConfig, task: Task, winners: Mapping[str, Point], progress: Progress, crew: Crew
 ) -> list[Fit]:
     """The winners on support sets that the search never saw."""
     fits = []
@@ -245,7 +284,7 @@ def saved_model(
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space
     options = {"epochs": config.epochs, "views": config.n_views, "seed": config.seed}
-    classifier = FewShotClassifier.from_model(task.backbone, fit.models[best], space, **options)
+    classifier = FewShotClassifier.from_model(task.backbone, task.by_name[best], fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     rejector = rejectors[0] if rejectors else None
     return OpenWorldClassifier.from_fit(classifier, rejector, config.alpha, reference, fit.support.images)

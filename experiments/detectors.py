@@ -139,7 +139,7 @@ def said(scene: Scene, support: cf.Prepared, name: str) -> Said:
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
     import numpy as np
 
-    task, recipe = scene.task, support.recipe(scene.task, cf.TuneParams(MODEL))
+    task, recipe = scene.task, support.recipe(scene.task, cf.Point(MODEL))
     spaces = None if name == AUTO else (FROZEN,)
     choice = cf.choose_novelty(
         task.backbone, recipe, support.data, support.frozen, detector=name, spaces=spaces, names=scene.names

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import clip_fewshot as cf
-from clip_fewshot.config import BUILTIN_DATA, TUNED_APPROACHES
+from clip_fewshot.config import BUILTIN_DATA
 from experiments import tables
 from experiments.options import run
 from experiments.progress import show_progress
@@ -30,7 +30,7 @@ class Options:
     data: tuple[str, ...] = cf.option(BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths")
     shots: tuple[int, ...] = cf.option((1, 2, 4, 8, 16), "labelled pictures per class, validation included")
     model: str | None = cf.option(None, "as for few_shot (default: ViT-B/32; mini for digits)")
-    approaches: tuple[str, ...] = cf.option(TUNED_APPROACHES, "approaches to search over", choices=TUNED_APPROACHES)
+    approaches: tuple[str, ...] = cf.option((), "approaches to search over (default: all)")
     trials: int = cf.option(20, "trials of each search")
     seeds: int = cf.option(5, "fresh support sets on which the best of each approach is refitted")
     epochs: int = cf.option(20, "passes over the support set in each training")

@@ -22,8 +22,13 @@ from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import resumed, run_few_shot
+from clip_fewshot.report.headline import headline_table
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
+from tests.few_shot import test_approach
+from tests.few_shot.test_approach import COSINE
+
+COSINE_AT = "tests.few_shot.test_approach"
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -279,7 +284,6 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
         ({"shots": 0}, "--shots"),
         ({"alpha": 1.0}, "--alpha"),
         ({"seeds": -1}, "--seeds"),
-        ({"approaches": ("x",)}, "--approaches"),
         ({"jobs": 0}, "--jobs"),
         ({"jobs": 2, "storage": "sqlite:///study.db"}, "--jobs"),
         ({"cache_memory": -1.0}, "--cache-memory"),
@@ -296,3 +300,25 @@ def test_the_built_in_sets_are_known_to_the_configuration() -> None:
     assert FewShotConfig(data="digits").n_views == 1
     assert FewShotConfig(data="photos").n_views == 2
     assert FewShotConfig(data="photos").model_name == "ViT-B/32"
+
+
+def test_an_approach_of_ones_own_stands_in_table_report_and_model(
+    config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "run")
+    own = replace(config, approaches=("mlp", f"python:{COSINE_AT}:COSINE"), trials=4, seeds=1, out=out)
+    results = run_few_shot(own, silent, "the command")
+    assert set(results["approaches"]) == {"mlp", "cosine"}
+    assert "cosine" in headline_table(results)
+    assert "cosine" in (tmp_path / "run" / "report.html").read_text()
+    drawn = [json.loads(path.read_text())["record"]["params"] for path in sorted((tmp_path / "run/trials").iterdir())]
+    assert {"approach": "cosine", "unfreeze": 1, "scale": 16, "gamma": 2.0} in drawn
+    again = FewShotConfig(resume=out, trials=5)
+    with pytest.raises(ArtifactError, match=r"'cosine', which a file must not import"):
+        run_few_shot(again, silent, "")
+    named = replace(again, approaches=("mlp", COSINE))
+    assert run_few_shot(named, silent, "")["search"]["finished"] >= 3
+    monkeypatch.setattr(test_approach, "focal", lambda logits, labels, gamma: logits.sum())
+    other = replace(COSINE, loss=test_approach.focal)
+    with pytest.raises(ArtifactError, match="pictures, weights or code"):
+        run_few_shot(replace(again, approaches=("mlp", other)), silent, "")

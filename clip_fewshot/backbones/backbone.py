@@ -22,7 +22,7 @@ from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.device import activations
 
 LOGIT_SCALE_START = log(1 / 0.07)  # Radford et al., 2021, sec. 2.5
-MAX_LOG_SCALE = log(100)  # the same section: larger ones made training unstable
+MAX_LOG_SCALE = log(100)  # the same: larger ones made training unstable
 TEXT_PREFIX, VISUAL_PREFIX, SCALE_KEY = "text.", "visual.", "logit_scale"
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # constants in OpenAI's archives
 

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from torch import nn
 
 from clip_fewshot.errors import ClipFewShotError, UsageError
-from clip_fewshot.runtime.parts import import_part, user_code_error
+from clip_fewshot.runtime.parts import find_part, user_code_error
 
 
 def build(name: str) -> nn.Module:
-    """What the function that ``name`` leads to returns, called without arguments.
+    """What the function of that name ("python:MODULE:FUNCTION", or an entry point) returns, called without arguments.
 
     Raises:
         UsageError: another form of name, no such module or function, an error in the user's code (the cause of this
             one), or something else than a module of torch.
     """
-    function = import_part(name)
+    function: object = find_part("backbones", name, {})
     if not callable(function):
         got = f"a {type(function).__name__}"
         raise UsageError(expected="a function", got=got, fix="name a function that builds the model", where=name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.checkpoint import assemble, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
 from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
 
@@ -37,7 +40,8 @@ def load_backbone(
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
             "python:MODULE:FUNCTION", a function of the user's own that is called without arguments and returns a
             backbone (a :class:`PairBackbone` of any two encoders) or one of the next line's objects; the backbone is
-            given this name;
+            given this name; or the name of such a function among the entry points "clip_fewshot.backbones" of
+            installed packages;
             a model object of OpenAI's ``clip`` or of open_clip, whose weights are copied.
         pretrained: False gives random weights, the same each time; for official names and "mini".
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
@@ -54,6 +58,34 @@ def load_backbone(
     return backbone.to(place)
 
 
+def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Backbone:
+    """The backbone that a file calls ``name``. Code that it names never runs: the caller passes that backbone.
+
+    Args:
+        trusted: backbones, or functions that return one, by the name in the file.
+        where: the file, for the message.
+
+    Raises:
+        ArtifactError: a name that leads to code outside the library, and that was not passed.
+    """
+    if name in trusted:
+        given = trusted[name]
+        return load_backbone(given if isinstance(given, nn.Module) else given())
+    if name.startswith(parts.PREFIX) or name in _installed():
+        raise ArtifactError(
+            expected="a backbone of this library",
+            got=f"{name!r}, which a file must not import",
+            fix="pass the backbone, or trusted={name: ...}; in a command give --model again",
+            where=where,
+        )
+    return load_backbone(name)
+
+
+def _installed() -> set[str]:
+    """Names of backbones that installed packages offer."""
+    return {point.name for point in entry_points(group="clip_fewshot.backbones")}
+
+
 def _load(name: str | Path | nn.Module) -> Backbone:
     if isinstance(name, Backbone):
         return name
@@ -68,7 +100,7 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.PREFIX):
             return open_clip.load(name)
-        if name.startswith(parts.PREFIX):
+        if name.startswith(parts.PREFIX) or (name in _installed() and not Path(name).exists()):
             built = _load(builder.build(name)).eval()
             built.name = name  # leads a saved classifier back here
             return built

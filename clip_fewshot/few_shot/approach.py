@@ -1,225 +1,229 @@
-"""The four approaches: named compositions of a head, a loss, and the towers that train.
+"""An approach: what is trained, by which head and loss, and over which options a study searches.
 
-mlp-arcface          last N image layers and an MLP; cross-entropy with an angular margin on the true logit
-mlp                  last N image layers and an MLP; cross-entropy
-contrastive-arcface  last N layers of both towers; symmetric cross-entropy, margin on matched pairs; then a probe
-contrastive          last N layers of both towers; symmetric cross-entropy; then a linear probe on the image features
+The four of the field of this library stand in ``APPROACHES``. An approach of your own is a value::
+
+    space = {"scale": Range(1.0, 100.0, log=True)}
+    Approach("cosine", head=CosineHead, loss=focal, space=space, centre={"scale": 16.0})
+
+Nothing heavy is imported here: heads and losses may be named by their keys in ``HEADS`` and ``LOSSES``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
-from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.errors import UsageError
-from clip_fewshot.features.encode import text_prefix
-from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.geometry import margin_logits
-from clip_fewshot.heads import ArcFaceHead, CentredHead, MLPHead
-from clip_fewshot.losses import cross_entropy, same_caption, symmetric_cross_entropy
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.runtime.parts import ForeignPart, check_same_code, find_part, trusted_part
+
+Value = int | float | str
+UNFREEZE, BACKBONE_LR, HEAD_LR = "unfreeze", "backbone_lr", "head_lr"  # options that the trainer reads by itself
+
+
+class Range(NamedTuple):
+    """Where a study looks for a number.
+
+    Attributes:
+        low, high: both ends belong to it. Whole numbers where ``low`` is an int. ``high`` None: the limit that the run
+            sets, for "unfreeze".
+        log: whether it is searched on a logarithmic scale.
+    """
+
+    low: float
+    high: float | None
+    log: bool = False
 
 
 @dataclass(frozen=True)
-class TuneParams:
-    """What the search decides.
+class Point:
+    """One choice of a study: an approach, and values for its options.
 
     Attributes:
-        approach: a key of APPROACHES, or "linear-probe" (nothing is tuned).
-        unfreeze: the N of "the last N layers", 0 to the number of blocks.
-        backbone_lr: peak learning rate of pretrained layers.
-        head_lr: peak learning rate of the head; without effect where there is none.
-        margin: additive angular margin in radians; without effect where there is none.
-        scale: logit scale of the ArcFace head.
+        approach: name of an :class:`Approach`.
+        options: by name. "unfreeze" (the N of "the last N layers"), "backbone_lr" and "head_lr" (peak learning rates of
+            pretrained layers and of the head) go to the trainer, all others as keywords to the head, or to the loss
+            of an approach without one.
+
+    Example:
+        >>> Point("mlp", {"unfreeze": 2, "backbone_lr": 1e-4, "head_lr": 1e-3}).unfreeze
+        2
     """
 
     approach: str
-    unfreeze: int = 0
-    backbone_lr: float = 1e-4
-    head_lr: float = 1e-3
-    margin: float = 0.2
-    scale: float = 16.0
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def unfreeze(self) -> int:
+        """The N of "the last N layers"; 0 where nothing is unfrozen."""
+        return int(self.options.get(UNFREEZE, 0))
+
+    def rate(self, name: str) -> float:
+        """The learning rate of that name."""
+        return float(self.options.get(name, SCHEMA_1[name]))
+
+    def part_options(self) -> dict[str, Value]:
+        """What the head or the loss is given: all that the trainer does not read."""
+        return {k: v for k, v in self.options.items() if k not in (UNFREEZE, BACKBONE_LR, HEAD_LR)}
 
     def to_json(self) -> dict[str, Any]:
-        """The parameters that mean something for this approach."""
-        searched = approach(self.approach).searched if self.approach in APPROACHES else ()
-        return {name: value for name, value in asdict(self).items() if name in searched}
+        """Flat, as files hold it."""
+        fixed = SCHEMA_1 if self.approach in OWN else {}
+        return {"approach": self.approach, **fixed, **self.options}
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Point:
+        """The inverse of :meth:`to_json`."""
+        name = record["approach"]
+        known = OWN[name].centre if name in OWN else record
+        return cls(name, {k: v for k, v in record.items() if k in known and k != "approach"})
 
-class Objective(Protocol):
-    """A loss on tuned image features, with the modules it trains besides the image suffix."""
-
-    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor: ...
-
-    def trained(self, params: TuneParams) -> list[tuple[nn.Module, float]]:
-        """(module, peak learning rate) of everything it trains."""
-        ...
-
-
-class HeadObjective:
-    """Cross-entropy on the logits of a head; its margin, where it has one, is on the true logit, in training only."""
-
-    def __init__(self, head: nn.Module) -> None:
-        self.head = head
-
-    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
-        return cross_entropy(self.head(features, labels), labels)
-
-    def trained(self, params: TuneParams) -> list[tuple[nn.Module, float]]:
-        return [(self.head, params.head_lr)]
-
-
-class CaptionBank:
-    """A few captions of each class, run through the frozen text layers once.
-
-    Attributes:
-        prefix: states of all captions entering each cut of the text tower; caption j of class i is item i * size + j.
-        size: captions per class.
-    """
-
-    def __init__(self, backbone: Backbone, class_names: Sequence[str], cuts: Sequence[int], seed: int, size: int = 8):
-        generator = CaptionGenerator(seed=seed)
-        captions = [caption for name in class_names for caption in generator.bank(name, size)]
-        self.size = size
-        self.prefix: Prefix = text_prefix(backbone, captions, cuts)
-
-
-class ContrastiveObjective(nn.Module):
-    """Symmetric cross-entropy between pictures and captions of their classes.
-
-    Each step draws one caption a class, so that pictures of one class share one caption and the targets share
-    their mass over them: a picture is never the negative of a caption that is true of it.
-    """
-
-    def __init__(self, backbone: Backbone, captions: CaptionBank, unfreeze: int, margin: float) -> None:
-        super().__init__()
-        self.depth = min(unfreeze, backbone.text.n_blocks)
-        self.text = last_layers(backbone.text, self.depth)
-        self.log_scale = nn.Parameter(backbone.logit_scale.detach().float().clone())
-        self.captions, self.margin = captions, margin
-
-    def forward(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
-        classes, place = torch.unique(labels, return_inverse=True)
-        chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
-        texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
-        cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1)[place].T
-        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        logits = margin_logits(cosines, same_caption(labels), self.margin, scale)
-        return symmetric_cross_entropy(logits, caption_ids=labels)
-
-    def trained(self, params: TuneParams) -> list[tuple[nn.Module, float]]:
-        return [(self, params.backbone_lr)]
-
-
-BuildHead = Callable[[int, int, TuneParams], MLPHead]  # (in_features, n_classes, params) -> head
-
-
-def _mlp(in_features: int, n_classes: int, params: TuneParams) -> MLPHead:
-    return MLPHead(in_features, n_classes)
-
-
-def _mlp_arcface(in_features: int, n_classes: int, params: TuneParams) -> MLPHead:
-    classifier = ArcFaceHead(in_features, n_classes, margin=params.margin, scale=params.scale)
-    return MLPHead(in_features, n_classes, hidden_features=in_features, classifier=classifier)
+    def searched(self) -> dict[str, Value]:
+        """The options that a study varied: of an approach of this library its space, of a foreign one all."""
+        space = OWN[self.approach].space if self.approach in OWN else self.options
+        return {k: v for k, v in self.options.items() if k in space}
 
 
 @dataclass(frozen=True)
 class Approach:
     """How one approach is built and searched.
 
-    Attributes:
-        head: makes the head that classifies; None: both towers train contrastively and a linear probe classifies.
-        min_unfreeze: smallest N that trains anything.
-        searched: the fields of TuneParams that have an effect.
-        centre: the point to begin from.
+    Args:
+        name: under which it stands in tables, studies and saved models.
+        head: a key of ``HEADS``, or a callable ``(in_features, n_classes, **options) -> module`` that maps features to
+            logits. None: the towers train without one.
+        loss: a key of ``LOSSES``, or a callable. With a head: ``(logits, labels) -> scalar``; between two towers:
+            ``(logits_per_image, caption_ids=...) -> scalar``. None: nothing is trained.
+        towers: what trains: "image"; "both", on pictures and captions of their classes; or "none".
+        tuning: a key of ``TUNINGS``, or a callable ``(tower, n) -> trainable suffix``.
+        ends_in: what classifies in the end: the "head", or a "probe" on the trained features.
+        space: options that a study searches, each with its range.
+        centre: where the study begins, and the values of options that are not searched.
+
+    Raises:
+        UsageError: parts that do not fit each other.
+
+    Example:
+        >>> from clip_fewshot import Approach
+        >>> Approach("wide-mlp", head="mlp", loss="cross-entropy", centre={"hidden_features": 512}).ends_in
+        'head'
     """
 
-    head: BuildHead | None
-    min_unfreeze: int
-    searched: tuple[str, ...]
-    centre: TuneParams
+    name: str
+    head: str | Callable[..., Any] | None = None
+    loss: str | Callable[..., Any] | None = None
+    towers: Literal["none", "image", "both"] = "image"
+    tuning: str | Callable[..., Any] = "last-layers"
+    ends_in: Literal["head", "probe"] = "head"
+    space: Mapping[str, Range] = field(default_factory=dict)
+    centre: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"approach {self.name!r}"
+        if self.towers == "image" and (self.head is None or self.loss is None):
+            fix = 'give both, or towers="both" for contrastive training'
+            raise UsageError(expected="a head and a loss", got="not both", fix=fix, where=where)
+        if self.ends_in == "head" and self.towers != "image":
+            fix = 'write ends_in="probe"'
+            raise UsageError(expected="a head that classifies", got=f"towers {self.towers!r}", fix=fix, where=where)
+        if self.towers == "both" and (self.loss is None or self.head is not None):
+            fix = "give a loss on (logits_per_image, caption_ids=...) and no head"
+            raise UsageError(expected="a contrastive loss alone", got="other parts", fix=fix, where=where)
+        lost = set(self.space) - set(self.centre)
+        if lost:
+            fix = "say in `centre` where the study begins"
+            raise UsageError(expected="a centre of every range", got=f"none of {sorted(lost)}", fix=fix, where=where)
+
+    @property
+    def point(self) -> Point:
+        """The point to begin from."""
+        return Point(self.name, dict(self.centre))
+
+    def at(self, options: Mapping[str, Value]) -> Point:
+        """The centre with other values for some options.
+
+        Raises:
+            UsageError: an option that the approach does not have.
+        """
+        if self.name in OWN and (unknown := set(options) - set(SCHEMA_1)):
+            fix = "check the spelling"
+            expected = f"options out of {', '.join(self.centre)}"
+            raise UsageError(expected=expected, got=f"{sorted(unknown)}", fix=fix, where=f"approach {self.name!r}")
+        kept = {k: v for k, v in options.items() if self.name not in OWN or k in self.space}
+        return Point(self.name, {**self.centre, **kept})
+
+    def foreign_parts(self) -> list[ForeignPart]:
+        """The parts from outside the library, as files keep them."""
+        parts = (("heads", self.head), ("losses", self.loss), ("tuning", self.tuning))
+        return [ForeignPart.of(kind, self.name, part) for kind, part in parts if part and not isinstance(part, str)]
 
 
-APPROACHES: dict[str, Approach] = {
-    "mlp-arcface": Approach(
-        head=_mlp_arcface,
-        min_unfreeze=0,
-        searched=("unfreeze", "backbone_lr", "head_lr", "margin", "scale"),
-        centre=TuneParams("mlp-arcface", unfreeze=1),
-    ),
-    "mlp": Approach(
-        head=_mlp,
-        min_unfreeze=0,
-        searched=("unfreeze", "backbone_lr", "head_lr"),
-        centre=TuneParams("mlp", unfreeze=1),
-    ),
-    "contrastive-arcface": Approach(
-        head=None,
-        min_unfreeze=1,
-        searched=("unfreeze", "backbone_lr", "margin"),
-        centre=TuneParams("contrastive-arcface", unfreeze=1),
-    ),
-    "contrastive": Approach(
-        head=None,
-        min_unfreeze=1,
-        searched=("unfreeze", "backbone_lr"),
-        centre=TuneParams("contrastive", unfreeze=1, margin=0.0),
-    ),
-}
+# Schema 1 of trials and models holds these five for each approach of this library, with or without effect.
+SCHEMA_1: Mapping[str, Value] = {UNFREEZE: 0, BACKBONE_LR: 1e-4, HEAD_LR: 1e-3, "margin": 0.2, "scale": 16.0}
+RATE = Range(1e-6, 1e-3, log=True)
+HEAD_RATE = Range(1e-4, 1e-2, log=True)
+MARGIN = Range(0.0, 0.5)
+SCALE = Range(8.0, 64.0, log=True)
+
+MLP_ARCFACE = Approach(
+    "mlp-arcface",
+    head="mlp-arcface",
+    loss="cross-entropy",
+    space={UNFREEZE: Range(0, None), BACKBONE_LR: RATE, HEAD_LR: HEAD_RATE, "margin": MARGIN, "scale": SCALE},
+    centre={**SCHEMA_1, UNFREEZE: 1},
+)
+MLP = Approach(
+    "mlp",
+    head="mlp",
+    loss="cross-entropy",
+    space={UNFREEZE: Range(0, None), BACKBONE_LR: RATE, HEAD_LR: HEAD_RATE},
+    centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, HEAD_LR: 1e-3},
+)
+CONTRASTIVE_ARCFACE = Approach(
+    "contrastive-arcface",
+    loss="symmetric",
+    towers="both",
+    ends_in="probe",
+    space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE, "margin": MARGIN},
+    centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, "margin": 0.2},
+)
+CONTRASTIVE = Approach(
+    "contrastive",
+    loss="symmetric",
+    towers="both",
+    ends_in="probe",
+    space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE},
+    centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, "margin": 0.0},
+)
+LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features: trial 0 of each study
+PROBE = LINEAR_PROBE.name
+
+APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
+OWN: dict[str, Approach] = {**APPROACHES, PROBE: LINEAR_PROBE}
 
 
-def approach(name: str) -> Approach:
-    """The registered approach of that name."""
-    if name not in APPROACHES:
-        raise UsageError(
-            expected=f"one of {', '.join(APPROACHES)}", got=repr(name), fix="check the spelling", where="approach"
-        )
-    return APPROACHES[name]
+def find_approach(approach: str | Approach) -> Approach:
+    """``approach`` itself, or the one that a person means by that name.
+
+    Raises:
+        UsageError: no such approach, or a foreign one under the name of one of this library.
+    """
+    found: object = find_part("approaches", approach, OWN) if isinstance(approach, str) else approach
+    if not isinstance(found, Approach):
+        fix = "name an Approach(name, head=..., loss=...)"
+        raise UsageError(expected="an Approach", got=f"a {type(found).__name__}", fix=fix, where="approach")
+    if OWN.get(found.name, found) != found:
+        raise UsageError(expected="a name of its own", got=repr(found.name), fix="rename it", where="approach")
+    return found
 
 
-def text_cuts(backbone: Backbone, cuts: Sequence[int]) -> list[int]:
-    """The cuts of the text tower that go with ``cuts`` of the image tower, which may be deeper."""
-    return sorted({min(n, backbone.text.n_blocks) for n in cuts})
-
-
-def build_objective(
-    backbone: Backbone, params: TuneParams, n_classes: int, captions: CaptionBank, features: Tensor, labels: Tensor
-) -> Objective:
-    """The loss of ``params.approach`` with the modules it trains, at their starting point.
+def trusted_approach(name: str, parts: Iterable[ForeignPart], trusted: Mapping[str, Any], where: str) -> Approach:
+    """The approach that a file means by ``name``; a foreign one was passed by the caller and has the same code.
 
     Args:
-        features: (n, d) of the training pictures before any tuning; a head is centred on them and starts at their
-            class means.
-        labels: (n,).
+        parts: what the file keeps of its foreign parts.
+        trusted: approaches by name.
     """
-    chosen = approach(params.approach)
-    if chosen.head is None:
-        margin = params.margin if "margin" in chosen.searched else 0.0
-        return ContrastiveObjective(backbone, captions, params.unfreeze, margin)
-    mean = F.normalize(features, dim=-1).mean(dim=0)
-    head = blank_head(backbone, params, n_classes, mean)
-    inner = head.head
-    if isinstance(inner, MLPHead):
-        inner.init_from_examples(F.normalize(features, dim=-1) - mean, labels)
-    return HeadObjective(head)
-
-
-def blank_head(backbone: Backbone, params: TuneParams, n_classes: int, mean: Tensor | None = None) -> CentredHead:
-    """The head of ``params.approach``; ``mean`` None: zeros, to be loaded over."""
-    build = approach(params.approach).head
-    if build is None:
-        raise UsageError(
-            expected="an approach with a head",
-            got=repr(params.approach),
-            fix="its classifier is a probe",
-            where="approach",
-        )
-    width = backbone.visual.out_features
-    return CentredHead(build(width, n_classes, params), torch.zeros(width) if mean is None else mean)
+    approach: Approach = trusted_part("approaches", name, OWN, trusted, where)
+    check_same_code(parts, approach.foreign_parts(), where)
+    return approach

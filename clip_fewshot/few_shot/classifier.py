@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.collect import Images, collect_images
-from clip_fewshot.errors import ArtifactError, DataError, UsageError
+from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
-from clip_fewshot.few_shot.approach import APPROACHES, TuneParams, approach, blank_head
+from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
+from clip_fewshot.few_shot.artifact import model_files, read_backbone, read_model
 from clip_fewshot.few_shot.model import (
-    PROBE,
     Recipe,
     TunedModel,
     fit_model,
@@ -30,26 +27,32 @@ from clip_fewshot.few_shot.model import (
     probe_kind,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.probes import LinearProbe, Probe
+from clip_fewshot.probes import LinearProbe
 from clip_fewshot.probes.logistic import DEFAULT_C
-from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
-from clip_fewshot.tuning.last_layers import check_depth, last_layers
+from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
 
 KIND = "few-shot classifier"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class FewShotClassifier:
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The best classifier that a few labelled pictures buy, on top of a frozen backbone.
+
+    A scikit-learn estimator: settings are kept as given, what :meth:`fit` learns ends in ``_``, a clone shares the
+    backbone.
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
-        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive", or "linear-probe".
-        unfreeze: the N of "the last N layers", 0 to the number of blocks.
+        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive" or "linear-probe"; an :class:`Approach`;
+            the name of an entry point, or "python:MODULE:NAME".
+        unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
+            approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
         margin: additive angular margin in radians, where the approach has one.
         scale: logit scale of the ArcFace head.
+        options: values of further options that an approach of your own has.
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
@@ -61,12 +64,13 @@ class FewShotClassifier:
     def __init__(
         self,
         backbone: Backbone,
-        approach: str = "mlp-arcface",
-        unfreeze: int = 1,
-        backbone_lr: float = 1e-4,
-        head_lr: float = 1e-3,
-        margin: float = 0.2,
-        scale: float = 16.0,
+        approach: str | Approach = "mlp-arcface",
+        unfreeze: int | None = None,
+        backbone_lr: float | None = None,
+        head_lr: float | None = None,
+        margin: float | None = None,
+        scale: float | None = None,
+        options: Mapping[str, Value] | None = None,
         epochs: int = 20,
         views: int = 1,
         seed: int = 0,
@@ -79,27 +83,32 @@ class FewShotClassifier:
         self.head_lr = head_lr
         self.margin = margin
         self.scale = scale
+        self.options = options
         self.epochs = epochs
         self.views = views
         self.seed = seed
         self.probe = probe
 
+    def __sklearn_clone__(self) -> FewShotClassifier:
+        return FewShotClassifier(**self.get_params(deep=False))  # scikit-learn would copy the backbone
+
     @classmethod
     def from_model(
-        cls, backbone: Backbone, model: TunedModel, label_space: LabelSpace, **options: Any
+        cls, backbone: Backbone, approach: Approach, model: TunedModel, label_space: LabelSpace, **training: Any
     ) -> FewShotClassifier:
-        """Wrap a model that is already trained."""
-        classifier = cls(backbone, **asdict(model.params), **options)
+        """Wrap a model that is already trained; ``training``: epochs, views, seed, probe."""
+        named = approach.name if OWN.get(approach.name) == approach else approach
+        known: dict[str, Any] = {name: value for name, value in model.point.options.items() if name in SCHEMA_1}
+        further = {name: value for name, value in model.point.options.items() if name not in SCHEMA_1}
+        classifier = cls(backbone, named, **known, options=further or None, **training)
         classifier.model_, classifier.label_space_ = model, label_space
         return classifier
 
     @property
-    def params(self) -> TuneParams:
-        """The constructor's arguments as the trainer takes them."""
-        if self.approach not in (*APPROACHES, PROBE):
-            approach(self.approach)
-        unfreeze = 0 if self.approach == PROBE else self.unfreeze
-        return TuneParams(self.approach, unfreeze, self.backbone_lr, self.head_lr, self.margin, self.scale)
+    def point(self) -> Point:
+        """The approach's options as they are set."""
+        given = {name: getattr(self, name) for name in SCHEMA_1 if getattr(self, name) is not None}
+        return find_approach(self.approach).at({**given, **(self.options or {})})
 
     def fit(self, images: Images, labels: Sequence[str] | None = None) -> FewShotClassifier:
         """Learn from labelled pictures.
@@ -111,7 +120,7 @@ class FewShotClassifier:
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
-        check_depth(self.backbone.visual, self.params.unfreeze)
+        check_depth(self.backbone.visual, self.point.unfreeze)
         probe_kind(self.probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
@@ -122,7 +131,7 @@ class FewShotClassifier:
                 fix="add pictures",
                 where=support.name,
             )
-        data = prepare_support(self.backbone, support, [self.params.unfreeze], self.views, self.seed)
+        data = prepare_support(self.backbone, support, [self.point.unfreeze], self.views, self.seed)
         return self.fit_prepared(data, frozen_features(data), support.label_space)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
@@ -138,13 +147,14 @@ class FewShotClassifier:
         if probe_c is None:
             probe = self.model_.probe
             probe_c = probe.C_ if isinstance(probe, LinearProbe) else DEFAULT_C
-        return Recipe(self.params, TrainSettings(epochs=self.epochs), probe_c, self.seed, self.probe)
+        settings = TrainSettings(epochs=self.epochs)
+        return Recipe(find_approach(self.approach), self.point, settings, probe_c, self.seed, self.probe)
 
     def features(self, images: Images) -> FloatArray:
         """(n, d) tuned features, not normalised."""
         self._check_fitted()
         pictures = collect_images(images, purpose="features")
-        (features,) = image_features(self.backbone, pictures, [(self.model_.params.unfreeze, self.model_.suffix)])
+        (features,) = image_features(self.backbone, pictures, [(self.model_.point.unfreeze, self.model_.suffix)])
         return features
 
     def predict_proba(self, images: Images) -> FloatArray:
@@ -171,79 +181,41 @@ class FewShotClassifier:
         save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone | None = None) -> FewShotClassifier:
+    def load(
+        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
+    ) -> FewShotClassifier:
         """Read a saved classifier back.
 
         Args:
             backbone: the one it was trained on; None loads it by its name.
+            trusted: parts from outside the library, by the name that they had when the model was saved: nothing that a
+                file names is imported.
 
         Raises:
-            ArtifactError: damaged files, or another backbone than it was trained on.
+            ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
         """
         meta, files = load_artifact(Path(folder), KIND)
-        return cls.from_artifact(files, meta, backbone, where=str(folder))
+        return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """(files, meta) for :func:`save_artifact`."""
-        model = self.model_
-        tensors: dict[str, Tensor] = {}
-        if model.params.unfreeze:
-            tensors |= {f"suffix.{k}": v for k, v in model.suffix.state_dict().items()}
-        if model.head is not None:
-            tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
-        if model.probe is not None:
-            tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
-        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        meta = {
-            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
-            "classes": list(self.label_space_.names),
-            "params": asdict(model.params),
-            "training": {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe},
-        }
-        return {"weights.safetensors": safetensors.torch.save(stored)}, meta
+        """(files, meta) for :func:`clip_fewshot.runtime.artifacts.save_artifact`."""
+        training = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe}
+        return model_files(self.backbone, find_approach(self.approach), self.model_, self.label_space_, training)
 
     @classmethod
     def from_artifact(
-        cls, files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+        cls,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, Any],
+        backbone: Backbone | None,
+        where: str,
+        trusted: Mapping[str, Any] = NOTHING,
     ) -> FewShotClassifier:
         """The inverse of :meth:`to_artifact`."""
-        backbone = backbone or load_backbone(meta["backbone"]["name"])
-        if backbone.digest != meta["backbone"]["digest"]:
-            got = f"{backbone.name} with weights {backbone.digest[:12]}..."
-            fix = "pass the backbone it was trained on as `backbone`"
-            raise ArtifactError(
-                expected=f"backbone {meta['backbone']['name']} {meta['backbone']['digest'][:12]}...",
-                got=got,
-                fix=fix,
-                where=where,
-            )
-        params, space = TuneParams(**meta["params"]), LabelSpace(tuple(meta["classes"]))
-        tensors = safetensors.torch.load(files["weights.safetensors"])
-        kind = meta["training"].get("probe", "logistic")
-        model = _rebuild(backbone, params, len(space), tensors, probe_kind(kind))
-        return cls.from_model(backbone, model, space, **meta["training"])
+        found = read_backbone(meta, backbone, trusted, where)
+        approach, model, labels = read_model(files, meta, found, trusted, where)
+        return cls.from_model(found, approach, model, labels, **meta["training"])
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise UsageError(expected="a fitted classifier", got="one that never saw a picture", fix="call fit first")
-
-
-def named_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries called ``name.*``, without that prefix."""
-    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
-
-def _rebuild(
-    backbone: Backbone, params: TuneParams, n_classes: int, tensors: dict[str, Tensor], kind: type[Probe]
-) -> TunedModel:
-    suffix = last_layers(backbone.visual, params.unfreeze)
-    if params.unfreeze:
-        suffix.load_state_dict(named_part(tensors, "suffix"))
-    suffix.eval().requires_grad_(False)
-    if params.approach == PROBE or approach(params.approach).head is None:
-        arrays = {k: v.numpy() for k, v in named_part(tensors, "probe").items()}
-        return TunedModel(params, suffix, None, kind.from_arrays(arrays))
-    with rng.torch_seeded(0, "blank head"):
-        head = blank_head(backbone, params, n_classes)
-    head.load_state_dict(named_part(tensors, "head"))
-    return TunedModel(params, suffix, head.to(backbone.device).eval().requires_grad_(False), None)

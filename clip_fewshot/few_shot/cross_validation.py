@@ -14,7 +14,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import weighted_f1
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import Approach, Point
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.runtime.environment import usable_cores, usable_memory
@@ -30,33 +30,36 @@ class Workbench:
     """All that trainings on one support set share. Pickled, it holds the layers that can train and no others.
 
     Attributes:
-        recipe: of every training, but for its parameters.
+        recipe: of every training, but for its approach and point.
+        approaches: those that may be asked for, by name.
         folds: (train, validation) rows.
     """
 
     backbone: Backbone
     data: SupportData
     recipe: Recipe
+    approaches: Mapping[str, Approach]
     folds: Sequence[tuple[IndexArray, IndexArray]]
 
-    def score(self, params: TuneParams, fold: int) -> float:
+    def score(self, point: Point, fold: int) -> float:
         """Weighted F1 in [0, 1] on one validation fold: the study's objective.
 
         Many trials tie on folds of a few dozen pictures; the earlier trial then wins, which is the simpler one or the
         known-good centre. Breaking ties by log loss lost: it preferred large logit scales, not better features.
         """
         train, validation = self.folds[fold]
-        model = self._fit(params, self.data.subset(train))
+        model = self._fit(point, self.data.subset(train))
         held_out = self.data.subset(validation)
         predicted = model.probabilities(model.features(held_out.images)).argmax(axis=1)
         return weighted_f1(held_out.labels, predicted)
 
-    def fit(self, params: TuneParams) -> TunedModel:
+    def fit(self, point: Point) -> TunedModel:
         """Train on all pictures."""
-        return self._fit(params, self.data)
+        return self._fit(point, self.data)
 
-    def _fit(self, params: TuneParams, data: SupportData) -> TunedModel:
-        return fit_model(self.backbone, replace(self.recipe, params=params), data)
+    def _fit(self, point: Point, data: SupportData) -> TunedModel:
+        recipe = replace(self.recipe, approach=self.approaches[point.approach], point=point)
+        return fit_model(self.backbone, recipe, data)
 
     def __getstate__(self) -> Mapping[str, Any]:
         deepest = max(self.data.images.cuts, default=0)

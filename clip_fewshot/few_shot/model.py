@@ -15,27 +15,26 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
-from clip_fewshot.few_shot.approach import CaptionBank, TuneParams, text_cuts
+from clip_fewshot.few_shot.approach import Approach, Point
+from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import EXTENSIBLE, LinearProbe, Probe
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import FloatArray, LabelArray
-
-PROBE = "linear-probe"
 
 
 @dataclass(frozen=True)
 class TunedModel:
     """A trained image suffix and what classifies its features: a head or a probe."""
 
-    params: TuneParams
+    point: Point
     suffix: Suffix
     head: nn.Module | None
     probe: Probe | None
 
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
-        return replay(prefix, self.params.unfreeze, self.suffix).numpy()
+        return replay(prefix, self.point.unfreeze, self.suffix).numpy()
 
     def probabilities(self, features: FloatArray) -> FloatArray:
         """(n, d) features under the suffix -> (n, c)."""
@@ -60,7 +59,8 @@ class Recipe:
         probe: a key of EXTENSIBLE, what classifies where the approach has no head.
     """
 
-    params: TuneParams
+    approach: Approach
+    point: Point
     settings: TrainSettings
     probe_c: float
     seed: int
@@ -74,16 +74,16 @@ class Recipe:
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
     """Tune and, where the approach has no head of its own, fit the probe on the tuned support features."""
-    params = recipe.params
-    if params.approach == PROBE:
+    approach, point = recipe.approach, recipe.point
+    if approach.towers == "none":
         suffix, head = last_layers(backbone.visual, 0).eval(), None
     else:
-        tuned = tune(backbone, params, data, recipe.settings, recipe.seed)
+        tuned = tune(backbone, approach, point, data, recipe.settings, recipe.seed)
         suffix, head = tuned.suffix, tuned.head
-    if head is not None:
-        return TunedModel(params, suffix, head, None)
-    features = replay(data.images, params.unfreeze, suffix).numpy()
-    return TunedModel(params, suffix, None, recipe.fit_probe(features, data.labels))
+    if approach.ends_in == "head":
+        return TunedModel(point, suffix, head, None)
+    features = replay(data.images, point.unfreeze, suffix).numpy()
+    return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels))
 
 
 def prepare_support(

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_fewshot.few_shot.approach import TuneParams, approach
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import PROBE, Approach, Point
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class TrialRecord:
         return sum(self.fold_values) / len(self.fold_values) if self.fold_values else 0.0
 
     @property
-    def tuned(self) -> TuneParams:
-        return TuneParams(**self.params)
+    def point(self) -> Point:
+        return Point.from_json(self.params)
 
 
 def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
@@ -51,8 +50,8 @@ def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
 
 
 def select(
-    trials: Sequence[TrialRecord], approaches: Sequence[str], n_validated: int
-) -> tuple[dict[str, TuneParams], str]:
+    trials: Sequence[TrialRecord], approaches: Sequence[Approach], n_validated: int
+) -> tuple[dict[str, Point], str]:
     """(the best point of each approach, the name of the best approach) by validation score alone.
 
     The frozen probe is chosen unless a tuned approach beats it by more than one standard error of the best score:
@@ -64,7 +63,7 @@ def select(
         n_validated: pictures that a complete trial was validated on, all folds together.
     """
     best = best_by_approach(trials)
-    winners = {name: best[name].tuned if name in best else approach(name).centre for name in approaches}
+    winners = {a.name: best[a.name].point if a.name in best else a.point for a in approaches}
     ranked = sorted(best, key=lambda name: (-best[name].value, best[name].number))
     if not ranked:
         return winners, PROBE

@@ -14,10 +14,10 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.approach import CaptionBank, HeadObjective, TuneParams, build_objective
+from clip_fewshot.few_shot.approach import BACKBONE_LR, Approach, Point
+from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, tuned_layers
 from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
 from clip_fewshot.runtime import rng
-from clip_fewshot.tuning.last_layers import last_layers
 from clip_fewshot.types import IndexArray, LabelArray
 
 CHECKED_EVERY = 16  # steps between looks at the loss
@@ -83,18 +83,20 @@ class Tuned:
     losses: tuple[float, ...]
 
 
-def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: TrainSettings, seed: int) -> Tuned:
-    """Train the last ``params.unfreeze`` layers and the objective's own modules on ``data``.
+def tune(
+    backbone: Backbone, approach: Approach, point: Point, data: SupportData, settings: TrainSettings, seed: int
+) -> Tuned:
+    """Train the last ``point.unfreeze`` layers and the objective's own modules on ``data``.
 
     Raises:
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
-    suffix = last_layers(backbone.visual, params.unfreeze)
+    suffix = tuned_layers(approach, backbone.visual, point.unfreeze)
     labels = torch.as_tensor(data.labels, device=backbone.device)
     with rng.torch_seeded(seed, "initialise"):
         untuned = data.images.frozen()
-        objective = build_objective(backbone, params, data.n_classes, data.captions, untuned, labels)
-    trained = [(suffix, params.backbone_lr), *objective.trained(params)]
+        objective = build_objective(backbone, approach, point, data.n_classes, data.captions, untuned, labels)
+    trained = [(suffix, point.rate(BACKBONE_LR)), *objective.trained()]
     for module, _ in trained:
         module.to(backbone.device).train()
     optimizer = AdamW(parameter_groups(trained, settings.weight_decay), settings.clip_norm)
@@ -102,7 +104,7 @@ def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: Tr
     losses = []
     for step, (items, views) in enumerate(balanced_batches(data.labels, data.images.views, batch, steps, seed)):
         with backbone.autocast():
-            features = data.images.outputs(params.unfreeze, suffix, items, views)
+            features = data.images.outputs(point.unfreeze, suffix, items, views)
         loss = objective(features.float(), labels[items], step)
         losses.append(loss.detach())
         optimizer.zero_grad()
@@ -113,10 +115,9 @@ def tune(backbone: Backbone, params: TuneParams, data: SupportData, settings: Tr
     _check(losses, steps)
     if not all(bool(p.isfinite().all()) for module, _ in trained for p in module.parameters()):
         raise _diverged(steps, steps, math.nan)
-    head = objective.head if isinstance(objective, HeadObjective) else None
     for module, _ in trained:
         module.eval().requires_grad_(False)
-    return Tuned(suffix, head, tuple(torch.stack(losses).tolist()))
+    return Tuned(suffix, objective.head, tuple(torch.stack(losses).tolist()))
 
 
 def balanced_batches(

@@ -19,8 +19,9 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.approach import CaptionBank, TuneParams, text_cuts
-from clip_fewshot.few_shot.model import PROBE, Recipe, TunedModel, fit_model, prepare_support
+from clip_fewshot.few_shot.approach import PROBE, Point
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, prepare_support
+from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.probes import Probe
@@ -121,9 +122,9 @@ class Naming:
         return cls({name: tuple(digests) for name, digests in record["classes"].items()}, record["new"])
 
 
-def needs_pictures(params: TuneParams, views: int, rejector: Rejector | None) -> bool:
+def needs_pictures(point: Point, views: int, rejector: Rejector | None) -> bool:
     """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
-    tuned = params.approach != PROBE and (params.unfreeze > 0 or views > 1)
+    tuned = point.approach != PROBE and (point.unfreeze > 0 or views > 1)
     return tuned or (rejector is not None and bool(rejector.suffixes()))
 
 
@@ -172,7 +173,7 @@ class Extender:
             UsageError: a training that needs pictures which are not there.
         """
         known = before.known.joined(more)
-        if needs_pictures(self.recipe.params, self.views, before.rejector) and known.pictures is None:
+        if needs_pictures(self.recipe.point, self.views, before.rejector) and known.pictures is None:
             fix = "fit it again, or save it again with this release, which keeps them"
             raise UsageError(
                 expected="the pictures that the model was trained on", got="none beside it", fix=fix, where="extension"
@@ -201,19 +202,19 @@ class Extender:
 
     def _tuned(self, model: TunedModel, known: KnownPictures) -> FloatArray:
         """(n, d) as the model's probe sees them."""
-        if self.recipe.params.unfreeze == 0 or known.pictures is None:
+        if self.recipe.point.unfreeze == 0 or known.pictures is None:
             return known.frozen
-        (features,) = image_features(self.backbone, known.pictures, [(self.recipe.params.unfreeze, model.suffix)])
+        (features,) = image_features(self.backbone, known.pictures, [(self.recipe.point.unfreeze, model.suffix)])
         return features
 
     def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
-        params, seed = self.recipe.params, self.recipe.seed
-        if (depths or needs_pictures(params, self.views, None)) and known.pictures is not None:
+        point, seed = self.recipe.point, self.recipe.seed
+        if (depths or needs_pictures(point, self.views, None)) and known.pictures is not None:
             pictures = replace(known.pictures, labels=known.labels, label_space=names)
-            return prepare_support(self.backbone, pictures, [params.unfreeze, *depths], self.views, seed)
+            return prepare_support(self.backbone, pictures, [point.unfreeze, *depths], self.views, seed)
         features = torch.from_numpy(known.frozen).to(self.backbone.device)
         prefix = Prefix(features, {}, 1, torch.arange(len(features)))
-        captions = CaptionBank(self.backbone, names.names, text_cuts(self.backbone, [params.unfreeze]), seed)
+        captions = CaptionBank(self.backbone, names.names, text_cuts(self.backbone, [point.unfreeze]), seed)
         return SupportData(prefix, known.labels, len(names), captions)
 
     def _rejector(

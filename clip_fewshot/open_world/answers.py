@@ -42,7 +42,7 @@ class Unknown(NamedTuple):
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
     n, rejector = len(sight.frozen), fitted.rejector
-    probabilities = fitted.model.probabilities(sight.features[fitted.model.params.approach]) if n else np.empty((0, 1))
+    probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
     said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged)

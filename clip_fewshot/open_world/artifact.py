@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ import safetensors.torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.squares import decode_squares, encode_squares
+from clip_fewshot.few_shot.approach import find_approach
+from clip_fewshot.few_shot.artifact import model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Fitted, KnownPictures, Naming, needs_pictures
 from clip_fewshot.open_world.answers import Unknown
@@ -48,7 +51,7 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     features, labels = saved.now.known.frozen, saved.now.known.labels
     files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
     pictures = saved.now.known.pictures
-    if pictures is not None and needs_pictures(model.params, model.views, saved.now.rejector):
+    if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
         ends = [*(len(before.known.labels) for _, before, _ in saved.steps), len(squares)]
         for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -57,10 +60,14 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
 
 
 def read_world(
-    files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+    files: dict[str, bytes],
+    meta: dict[str, Any],
+    backbone: Backbone | None,
+    where: str,
+    trusted: Mapping[str, Any],
 ) -> tuple[FewShotClassifier, Saved]:
     """The inverse of :func:`world_files`. Files of releases that kept no history have none."""
-    model = FewShotClassifier.from_artifact(files, meta, backbone, where)
+    model = FewShotClassifier.from_artifact(files, meta, backbone, where, trusted)
     names, known = model.label_space_, _read_known(files)
     now = Fitted(model.model_, names, _read_rejector(files, meta["rejector"], "", model.backbone), known)
     steps = []
@@ -68,7 +75,9 @@ def read_world(
         kept, prefix = record["before"], f"before-{i}."
         space = LabelSpace(names.names[: kept["classes"]])
         own = {WEIGHTS: files[f"{prefix}{WEIGHTS}"]}
-        old = FewShotClassifier.from_artifact(own, meta | {"classes": list(space.names)}, model.backbone, where)
+        old = FewShotClassifier.from_artifact(
+            own, meta | {"classes": list(space.names)}, model.backbone, where, trusted
+        )
         rejector = _read_rejector(files, kept["rejector"], prefix, model.backbone)
         before = Fitted(old.model_, space, rejector, known.first(kept["known"]))
         steps.append(Step(Naming.from_json(record), before, []))
@@ -77,7 +86,7 @@ def read_world(
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     training = {"epochs": model.epochs, "views": model.views, "seed": model.seed, "probe": model.probe}
-    own, meta = FewShotClassifier.from_model(model.backbone, fitted.model, fitted.names, **training).to_artifact()
+    own, meta = model_files(model.backbone, find_approach(model.approach), fitted.model, fitted.names, training)
     files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
     meta["rejector"] = None
     if rejector is not None:

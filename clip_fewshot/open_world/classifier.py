@@ -16,8 +16,9 @@ from clip_fewshot.data.names import new_class_name
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import interval
-from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import PROBE, frozen_features, prepare_support
+from clip_fewshot.few_shot.approach import PROBE
+from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
+from clip_fewshot.few_shot.model import frozen_features, prepare_support
 from clip_fewshot.open_world.add_class import (
     Extender,
     Extension,
@@ -104,7 +105,7 @@ class OpenWorldClassifier:
         known_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         depths = stored_depths(model.backbone.visual)
-        data = prepare_support(model.backbone, support, [model.params.unfreeze, *depths], model.views, model.seed)
+        data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
         frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)
         names, per_class = support.label_space.names, self.per_class
@@ -138,7 +139,7 @@ class OpenWorldClassifier:
     @property
     def from_features(self) -> bool:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        return not needs_pictures(self.model.params, self.model.views, self.rejector_)
+        return not needs_pictures(self.model.point, self.model.views, self.rejector_)
 
     def predict(self, images: Images, top: int = 5) -> list[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
@@ -154,7 +155,7 @@ class OpenWorldClassifier:
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
         model = self.model.model_
-        return look(self.model.backbone, images, [Observer({model.params.approach: model}, self.rejector_)])[0]
+        return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
 
     def seen(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone.
@@ -169,7 +170,7 @@ class OpenWorldClassifier:
                 fix="give the pictures",
                 where="seen",
             )
-        return Sight({PROBE: features, self.model.model_.params.approach: features}, [])
+        return Sight({PROBE: features, self.model.model_.point.approach: features}, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
@@ -262,14 +263,19 @@ class OpenWorldClassifier:
         save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone | None = None) -> OpenWorldClassifier:
+    def load(
+        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
+    ) -> OpenWorldClassifier:
         """Read back what :meth:`save` wrote; ``backbone`` None loads the one it was trained on by its name.
 
+        Args:
+            trusted: parts from outside the library, by the name in the files: nothing that these name is imported.
+
         Raises:
-            ArtifactError: damaged files, or another backbone than it was trained on.
+            ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
         """
         meta, files = load_artifact(Path(folder), KIND)
-        return cls.from_artifact(files, meta, backbone, where=str(folder))
+        return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
@@ -278,10 +284,15 @@ class OpenWorldClassifier:
 
     @classmethod
     def from_artifact(
-        cls, files: dict[str, bytes], meta: dict[str, Any], backbone: Backbone | None, where: str
+        cls,
+        files: dict[str, bytes],
+        meta: dict[str, Any],
+        backbone: Backbone | None,
+        where: str,
+        trusted: Mapping[str, Any] = NOTHING,
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
-        model, saved = read_world(files, meta, backbone, where)
+        model, saved = read_world(files, meta, backbone, where, trusted)
         world = cls(model, meta["detector"], meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
         world._steps, world.shown_ = saved.steps, saved.shown

@@ -19,7 +19,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
-from clip_fewshot.few_shot.classifier import named_part
+from clip_fewshot.few_shot.artifact import named_part
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import TEXTUAL, Detector
@@ -238,7 +238,7 @@ def fit_rejector(
         names: of the classes; a detector that reads texts needs them.
         per_class: as in :func:`choose_novelty`, which must have been told the same.
     """
-    chosen, unfreeze = choice.best, recipe.params.unfreeze
+    chosen, unfreeze = choice.best, recipe.point.unfreeze
     texts = texts_of(backbone, names or ()) if chosen.detector in TEXTUAL else None
     space = chosen.space
     if not is_tuned(space) and (chosen.detector in SCHEMES or chosen.detector in TEXTUAL):

@@ -12,7 +12,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import replay
-from clip_fewshot.few_shot.model import PROBE, Recipe, fit_model
+from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import TEXTUAL
 from clip_fewshot.open_world.alternatives import (
@@ -142,7 +142,7 @@ def _by_class(offered: Sequence[Alternative], detector: str) -> list[Alternative
 
 
 def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
-    tuned = [] if recipe.params.approach == PROBE else [TUNED, BOTH]
+    tuned = [] if recipe.approach.towers == "none" else [TUNED, BOTH]
     return [FROZEN, *tuned, *(depth_space(n) for n in DEPTHS if n in data.images.cuts)]
 
 

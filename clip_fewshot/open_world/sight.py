@@ -8,7 +8,8 @@ from typing import NamedTuple
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.features.encode import image_features
-from clip_fewshot.few_shot.model import PROBE, TunedModel
+from clip_fewshot.few_shot.approach import PROBE
+from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.tuning.last_layers import last_layers
 from clip_fewshot.types import FloatArray
@@ -43,7 +44,7 @@ def look(backbone: Backbone, images: ImageDataset, observers: Sequence[Observer]
     frozen = {PROBE: (0, last_layers(backbone.visual, 0))}
     plan = [
         (
-            frozen | {name: (model.params.unfreeze, model.suffix) for name, model in observer.models.items()},
+            frozen | {name: (model.point.unfreeze, model.suffix) for name, model in observer.models.items()},
             observer.rejector.suffixes() if observer.rejector is not None else [],
         )
         for observer in observers

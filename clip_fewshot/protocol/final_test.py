@@ -15,7 +15,8 @@ from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery, discover_classes
-from clip_fewshot.few_shot.model import PROBE, frozen_probe
+from clip_fewshot.few_shot.approach import PROBE
+from clip_fewshot.few_shot.model import frozen_probe
 from clip_fewshot.heads import zero_shot_weights
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.sight import Observer, Sight, look

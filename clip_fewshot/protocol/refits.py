@@ -17,9 +17,9 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features.encode import image_batches
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, PROBE, Approach, Point
 from clip_fewshot.few_shot.cross_validation import Workbench
-from clip_fewshot.few_shot.model import PROBE, Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
+from clip_fewshot.few_shot.model import Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
@@ -41,6 +41,7 @@ class Task:
 
     Attributes:
         pool: all training pictures of the known classes.
+        approaches: those that may be tuned.
         shots: pictures per class in a support set, validation included.
         memory: bytes of stored states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
     """
@@ -52,6 +53,12 @@ class Task:
     views: int
     seed: int
     memory: int | None = None
+    approaches: tuple[Approach, ...] = tuple(APPROACHES.values())
+
+    @property
+    def by_name(self) -> dict[str, Approach]:
+        """All approaches and the frozen probe."""
+        return {PROBE: LINEAR_PROBE, **{a.name: a for a in self.approaches}}
 
     def support(self, draw: int) -> ImageDataset:
         """Support set number ``draw``; 0 is the one that the search sees."""
@@ -77,8 +84,8 @@ class Prepared:
     frozen: FloatArray
     probe: LinearProbe
 
-    def recipe(self, task: Task, params: TuneParams) -> Recipe:
-        return Recipe(params, task.settings, self.probe.C_, task.seed)
+    def recipe(self, task: Task, point: Point) -> Recipe:
+        return Recipe(task.by_name[point.approach], point, task.settings, self.probe.C_, task.seed)
 
 
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
@@ -90,8 +97,8 @@ def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
 
 def workbench(task: Task, support: Prepared) -> Workbench:
     """What trainings on a support set need, those of the study on its folds among them."""
-    unset = support.recipe(task, TuneParams(PROBE))
-    return Workbench(task.backbone, support.data, unset, task.folds(support.data.labels))
+    unset = support.recipe(task, LINEAR_PROBE.point)
+    return Workbench(task.backbone, support.data, unset, task.by_name, task.folds(support.data.labels))
 
 
 def fold_scores(task: Task, support: Prepared) -> Evaluate:
@@ -127,14 +134,14 @@ class Fit:
 
     def recipe(self, task: Task, name: str) -> Recipe:
         """How the model of that approach was trained."""
-        return self.support.recipe(task, self.models[name].params)
+        return self.support.recipe(task, self.models[name].point)
 
 
-def refit(task: Task, winners: Mapping[str, TuneParams], draw: int, crew: Crew | None = None) -> Fit:
+def refit(task: Task, winners: Mapping[str, Point], draw: int, crew: Crew | None = None) -> Fit:
     """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
-    points = {PROBE: TuneParams(PROBE), **winners}
+    points = {PROBE: LINEAR_PROBE.point, **winners}
     depths = stored_depths(task.backbone.visual)
-    support = prepare(task, task.support(draw), [*(params.unfreeze for params in points.values()), *depths])
+    support = prepare(task, task.support(draw), [*(point.unfreeze for point in points.values()), *depths])
     bench = workbench(task, support)
     models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])
     return Fit(draw, support, dict(zip(points, models, strict=True)))

@@ -15,8 +15,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.intervals import interval, paired_difference
-from clip_fewshot.few_shot.approach import TuneParams
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.select_detector import NoveltyChoice
@@ -127,7 +126,7 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
             "approach": t.params["approach"].replace("linear-probe", PROBE_KEY),
             "state": STATES[t.state],
             "value": t.value if t.fold_values and t.state != "FAIL" else None,
-            "params": TuneParams(**t.params).to_json(),
+            "params": t.point.searched(),
             "seconds": t.seconds,
         }
         for t in trials
@@ -184,7 +183,7 @@ class Run:
         approaches = {}
         for name in names:
             test = accuracy_entry(labels, predicted[name])
-            params = outcome.fits[-1].models[name].params.to_json()
+            params = outcome.fits[-1].models[name].point.searched()
             approaches[name] = {
                 "params": params,
                 "validation": validation.get(name),

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple, TypeVar
 
 from clip_fewshot.errors import ArtifactError, UsageError
 
 PREFIX = "python:"
+SINGULAR = {"approaches": "approach", "losses": "loss"}
 T = TypeVar("T")
 
 
@@ -43,7 +44,7 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
         return loaded
     known = ", ".join([*members, *installed])
     fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
-    raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=kind.removesuffix("s"))
+    raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=SINGULAR.get(kind, kind[:-1]))
 
 
 def trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
@@ -129,3 +130,26 @@ class ForeignPart(NamedTuple):
         except (OSError, TypeError):
             digest = ""
         return cls(kind, name, f"{part.__module__}.{getattr(part, '__qualname__', name)}", digest)
+
+
+def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], where: str) -> None:
+    """Refuse foreign parts whose code is not that of the parts that a file was written with.
+
+    Args:
+        held: what the file keeps of them.
+        given: the parts that the caller passed.
+
+    Raises:
+        ArtifactError: other code, or no such part.
+    """
+    now = {(part.kind, part.name): part for part in given}
+    for part in held:
+        other = now.get((part.kind, part.name))
+        if other is None or (part.digest and other.digest != part.digest):
+            got = "nothing" if other is None else f"{other.qualified} with other source text"
+            raise ArtifactError(
+                expected=f"{part.qualified} as it was then (SHA-256 {part.digest[:12]}...)",
+                got=got,
+                fix="pass that code, or fit again with the present one",
+                where=where,
+            )

@@ -117,7 +117,7 @@ class CachedRows:
             return self.shelf.read(places)
         values = np.empty((len(self.keys), *self.shelf.shape), self.shelf.dtype)
         values[places >= 0] = self.shelf.read(places[places >= 0])
-        for i in np.flatnonzero(places < 0):
+        for i in np.flatnonzero(places < 0).tolist():
             values[i] = self.loose[self.keys[i]]
         return values
 

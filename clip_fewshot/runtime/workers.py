@@ -172,6 +172,23 @@ class _Worker:
         )
 
 
+def refusal_to_travel(part: object) -> str:
+    """Why workers cannot be sent ``part``, which is pickled and read back in a new interpreter; "" where they can.
+
+    A class that was defined in a notebook or in the program itself cannot be found there.
+    """
+    try:
+        sent = pickle.dumps(part, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # whatever its pickling runs into
+        return f"{type(error).__name__}: {error}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    program = "import pickle, sys; pickle.load(sys.stdin.buffer)"
+    read = subprocess.run(
+        [sys.executable, "-c", program], input=sent, capture_output=True, env=environment, check=False
+    )
+    return read.stderr.decode(errors="replace").strip().split("\n")[-1] if read.returncode else ""
+
+
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     """SIGINT and SIGTERM take effect after the block, also in the processes that it starts."""

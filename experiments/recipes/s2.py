@@ -21,7 +21,7 @@ from clip_fewshot.evaluation.intervals import interval, statistic_interval
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.features.encode import encode_images, image_prefix
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Point
 from clip_fewshot.few_shot.cross_validation import Workbench
 from clip_fewshot.few_shot.trainer import TrainSettings, tune
 from clip_fewshot.probes.logistic import LinearProbe
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from experiments.replicate import Options
 
 KNOWN, SHOTS, UNFREEZE, TRIALS = 8, 16, 1, 20
-APPROACHES = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 KINDS = ("as written", "ours")
 SETTINGS = TrainSettings()
 
@@ -81,18 +80,18 @@ def compared(
 
 def trained(kind: str, name: str, task: Task, support: Prepared) -> Trained:
     """One training on a whole support set, or on what is left of one."""
-    params = TuneParams(name, UNFREEZE)
-    return ours(task, support, params) if kind == "ours" else written(task, support.data, params)
+    point = APPROACHES[name].at({"unfreeze": UNFREEZE})
+    return ours(task, support, point) if kind == "ours" else written(task, support.data, point)
 
 
-def ours(task: Task, support: Prepared, params: TuneParams) -> Trained:
+def ours(task: Task, support: Prepared, point: Point) -> Trained:
     """The package's trainer; the probe's C is the one that folds of the support set chose."""
     data = support.data
-    tuned = tune(task.backbone, params, data, task.settings, task.seed)
+    tuned = tune(task.backbone, APPROACHES[point.approach], point, data, task.settings, task.seed)
     loss, head = fmean(tuned.losses[-last_epoch(task, data) :]), tuned.head
     if head is not None:
         return Trained(tuned.suffix, lambda x, y: head(x, y).argmax(dim=1), loss, 0.0)
-    probe = LinearProbe(C=support.probe.C_).fit(*of_support(tuned.suffix, data, params))
+    probe = LinearProbe(C=support.probe.C_).fit(*of_support(tuned.suffix, data, point))
     floor = pairs_floor(task, data)
     return Trained(tuned.suffix, lambda x, _: torch.from_numpy(probe.predict(x.cpu().numpy())), loss, floor)
 
@@ -137,14 +136,14 @@ def splits(tasks: list[Task], supports: list[Prepared], test: ImageDataset) -> l
     rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     sealed = encode_images(tasks[0].backbone, test).features
     for task, support in zip(tasks, supports, strict=True):
-        n, params = len(support.data.labels), TuneParams("linear-probe")
+        n, point = len(support.data.labels), LINEAR_PROBE.point
         orders = [generator(task.seed, "split of a trial", trial).permutation(n) for trial in range(TRIALS)]
         anew = [(np.sort(order[n // 5 :]), np.sort(order[: n // 5])) for order in orders]
-        bench = Workbench(task.backbone, support.data, support.recipe(task, params), anew)
-        rows["as written"].append([bench.score(params, trial) for trial in range(TRIALS)])
+        bench = Workbench(task.backbone, support.data, support.recipe(task, point), task.by_name, anew)
+        rows["as written"].append([bench.score(point, trial) for trial in range(TRIALS)])
         bench = replace(bench, folds=task.folds(support.data.labels))
         folds = range(len(bench.folds))
-        rows["ours"].append([fmean(bench.score(params, fold) for fold in folds) for _ in range(TRIALS)])
+        rows["ours"].append([fmean(bench.score(point, fold) for fold in folds) for _ in range(TRIALS)])
     guesses = [support.probe.predict(sealed) for support in supports]
     honest = statistic_interval(weighted_f1, test.required_labels(), guesses).to_json()
     return [{"kind": kind, "scores": scores, "test": honest} for kind, scores in rows.items()]

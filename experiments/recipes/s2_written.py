@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Point
 from clip_fewshot.few_shot.trainer import SupportData, balanced_batches
 from clip_fewshot.geometry import margin_logits
 from clip_fewshot.losses.matched import matched_floor
@@ -93,19 +93,19 @@ class WrittenPairs(nn.Module):
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def written(task: Task, data: SupportData, params: TuneParams) -> Trained:
+def written(task: Task, data: SupportData, point: Point) -> Trained:
     """One approach: last layers and objective by Adam, for as many steps as ours and on the same batches."""
-    model, pairs = task.backbone, params.approach.startswith("contrastive")
-    margin = MARGIN if params.approach.endswith("arcface") else 0.0
-    suffix = last_layers(model.visual, params.unfreeze).train()
+    model, pairs = task.backbone, point.approach.startswith("contrastive")
+    margin = MARGIN if point.approach.endswith("arcface") else 0.0
+    suffix = last_layers(model.visual, point.unfreeze).train()
     with torch_seeded(task.seed, "as written"):
         head = WrittenHead(model.visual.out_features, data.n_classes, margin > 0)
-    objective = WrittenPairs(task, data, params.unfreeze, margin) if pairs else head
-    last = descend(task, data, params, suffix, objective.to(model.device).train())
+    objective = WrittenPairs(task, data, point.unfreeze, margin) if pairs else head
+    last = descend(task, data, point, suffix, objective.to(model.device).train())
     suffix.eval()
     if not pairs:
         return Trained(suffix, lambda x, y: head(x, y).argmax(dim=1), last, softmax_floor(data.n_classes))
-    probe = LogisticRegression(C=C, max_iter=1000).fit(*of_support(suffix, data, params))
+    probe = LogisticRegression(C=C, max_iter=1000).fit(*of_support(suffix, data, point))
     floor = pairs_floor(task, data)
     return Trained(suffix, lambda x, _: torch.from_numpy(probe.predict(x.cpu().numpy())), last, floor)
 
@@ -113,18 +113,18 @@ def written(task: Task, data: SupportData, params: TuneParams) -> Trained:
 def descend(
     task: Task,
     data: SupportData,
-    params: TuneParams,
+    point: Point,
     suffix: nn.Module,
     objective: WrittenHead | WrittenPairs,
 ) -> float:
     """Train both in place; the mean loss of the last epoch."""
     labels = torch.as_tensor(data.labels, device=task.backbone.device)
-    rate = params.backbone_lr if isinstance(objective, WrittenPairs) else params.head_lr
-    parts = [(suffix, params.backbone_lr), (objective, rate)]
+    rate = point.rate(BACKBONE_LR) if isinstance(objective, WrittenPairs) else point.rate(HEAD_LR)
+    parts = [(suffix, point.rate(BACKBONE_LR)), (objective, rate)]
     optimizer = torch.optim.Adam([{"params": list(part.parameters()), "lr": rate} for part, rate in parts])
     losses = []
     for items in batches(task, data):
-        loss = objective.loss(data.images.outputs(params.unfreeze, suffix, items).float(), labels[items])
+        loss = objective.loss(data.images.outputs(point.unfreeze, suffix, items).float(), labels[items])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -156,7 +156,7 @@ def pairs_floor(task: Task, data: SupportData) -> float:
 
 
 @torch.no_grad()
-def of_support(suffix: nn.Module, data: SupportData, params: TuneParams) -> tuple[FloatArray, IndexArray]:
+def of_support(suffix: nn.Module, data: SupportData, point: Point) -> tuple[FloatArray, IndexArray]:
     """((n, d) features, (n,) labels) that a probe is fitted on."""
     rows = torch.arange(len(data.labels))
-    return data.images.outputs(params.unfreeze, suffix, rows).float().cpu().numpy(), data.labels
+    return data.images.outputs(point.unfreeze, suffix, rows).float().cpu().numpy(), data.labels

@@ -58,7 +58,7 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
     for place, draw in enumerate((1, 2)):
         support = cf.prepare(task, task.support(draw), [])
         assert not set(support.images.digests) & set(known.digests)
-        recipe = support.recipe(task, cf.TuneParams("linear-probe"))
+        recipe = support.recipe(task, cf.Point("linear-probe"))
         choice = cf.choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
         assert choice is not None
         rejector = cf.fit_rejector(backbone, recipe, support.data, support.frozen, choice)

@@ -10,13 +10,11 @@ import pytest
 from PIL import Image
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
+from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from tests.conftest import TINY
-
-APPROACHES = (*TUNED_APPROACHES, "linear-probe")
 
 
 def quick(backbone: Backbone, approach: str = "mlp", **options: object) -> FewShotClassifier:
@@ -24,7 +22,7 @@ def quick(backbone: Backbone, approach: str = "mlp", **options: object) -> FewSh
     return FewShotClassifier(backbone, approach, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", OWN)
 def test_saved_and_loaded_predicts_the_same_bytes(
     approach: str, tiny: Backbone, split: OpenWorldSplit, tmp_path: Path
 ) -> None:
@@ -38,7 +36,7 @@ def test_saved_and_loaded_predicts_the_same_bytes(
     np.testing.assert_allclose(before.sum(axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", OWN)
 def test_fitting_twice_gives_the_same_bytes(approach: str, tiny: Backbone, split: OpenWorldSplit) -> None:
     one, two = (quick(tiny, approach).fit(split.support).predict_proba(split.support) for _ in range(2))
     assert np.array_equal(one, two)

@@ -21,10 +21,8 @@ import optuna
 import pytest
 from hypothesis import given
 
-from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
-from clip_fewshot.few_shot.approach import APPROACHES, TuneParams
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import APPROACHES, PROBE, Point
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.search.halving import Halving, worth
 from clip_fewshot.few_shot.search.space import SearchSpace
@@ -33,14 +31,19 @@ from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.workers import Crew, Done
 
-SPACE = SearchSpace(TUNED_APPROACHES, max_unfreeze=4)
+SPACE = SearchSpace(tuple(APPROACHES.values()), max_unfreeze=4)
 
 
-def toy_score(params: TuneParams, fold: int) -> float:
+def toy_score(params: Point, fold: int) -> float:
     """Smooth, deterministic, best at N = 2 and lr = 1e-4."""
     if params.approach == PROBE:
         return 0.6
-    return 0.8 - 0.05 * (params.unfreeze - 2) ** 2 - 0.02 * math.log10(params.backbone_lr / 1e-4) ** 2 - 0.001 * fold
+    return (
+        0.8
+        - 0.05 * (params.unfreeze - 2) ** 2
+        - 0.02 * math.log10(params.rate("backbone_lr") / 1e-4) ** 2
+        - 0.001 * fold
+    )
 
 
 def plan(folder: Path, **changes: object) -> StudyPlan:
@@ -54,8 +57,8 @@ def what_was_drawn(records: list[TrialRecord]) -> list[tuple[int, str, str, tupl
 def test_the_frozen_probe_is_trial_0_and_every_centre_comes_next(tmp_path: Path) -> None:
     records = run_study(SPACE, toy_score, plan(tmp_path))
     assert records[0].params["approach"] == PROBE
-    centres = [TuneParams(**r.params) for r in records[1:5]]
-    assert centres == [APPROACHES[name].centre for name in TUNED_APPROACHES]
+    centres = [r.point for r in records[1:5]]
+    assert centres == [approach.point for approach in APPROACHES.values()]
     assert len(records) == 15
 
 
@@ -79,10 +82,10 @@ def test_a_resumed_study_draws_what_the_uninterrupted_one_draws(tmp_path: Path, 
 def test_a_resumed_study_prunes_what_the_uninterrupted_one_prunes(tmp_path: Path, stop: int) -> None:
     """The probe is a rival too, and a strong one decides early which trials go on."""
 
-    def score(params: TuneParams, fold: int) -> float:
+    def score(params: Point, fold: int) -> float:
         if params.approach == PROBE:
             return 0.9
-        return toy_score(params, fold) - 0.01 * TUNED_APPROACHES.index(params.approach)
+        return toy_score(params, fold) - 0.01 * list(APPROACHES).index(params.approach)
 
     whole = run_study(SPACE, score, plan(tmp_path / "whole", trials=9))
     run_study(SPACE, score, plan(tmp_path / "parts", trials=stop))
@@ -92,13 +95,13 @@ def test_a_resumed_study_prunes_what_the_uninterrupted_one_prunes(tmp_path: Path
 def test_a_finished_study_is_not_run_again(tmp_path: Path) -> None:
     run_study(SPACE, toy_score, plan(tmp_path))
 
-    def never(params: TuneParams, fold: int) -> float:
+    def never(params: Point, fold: int) -> float:
         raise AssertionError("a finished trial ran again")
 
     assert len(run_study(SPACE, never, plan(tmp_path))) == 15
 
 
-def _slow_score(params: TuneParams, fold: int) -> float:
+def _slow_score(params: Point, fold: int) -> float:
     time.sleep(0.01)
     return toy_score(params, fold)
 
@@ -135,7 +138,7 @@ def test_twenty_kills_lose_no_finished_trial_and_repeat_none(tmp_path: Path) -> 
 
 
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
-    def score(params: TuneParams, fold: int) -> float:
+    def score(params: Point, fold: int) -> float:
         if params.approach == "mlp":
             raise DivergedError(expected="a finite loss", got="nan at step 3 of 60", fix="lower the learning rates")
         return toy_score(params, fold)
@@ -153,7 +156,7 @@ def noise(*words: object) -> float:
     return float(rng.generator(0, *map(repr, words)).normal())
 
 
-def noisy_score(params: TuneParams, fold: int) -> float:
+def noisy_score(params: Point, fold: int) -> float:
     return min(1.0, max(0.0, toy_score(params, 0) + 0.03 * noise(params, fold) + 0.02 * noise(fold)))
 
 
@@ -161,9 +164,9 @@ class Rising:
     """Each trial is better than all before it, whatever it drew."""
 
     def __init__(self) -> None:
-        self.points: list[TuneParams] = []
+        self.points: list[Point] = []
 
-    def __call__(self, params: TuneParams, fold: int) -> float:
+    def __call__(self, params: Point, fold: int) -> float:
         if params not in self.points:
             self.points.append(params)
         return 0.5 + 0.001 * self.points.index(params)
@@ -268,7 +271,7 @@ class Jumbled(Crew):
         return Done(method(*arguments), 1.0)
 
 
-def often_failing_score(params: TuneParams, fold: int) -> float:
+def often_failing_score(params: Point, fold: int) -> float:
     if noise("fails", params, fold) > 1.2:
         raise DivergedError(expected="a finite loss", got=f"nan in fold {fold}", fix="lower the learning rates")
     return noisy_score(params, fold)
@@ -334,15 +337,15 @@ def test_a_missing_trial_is_refused_and_deleted_last_ones_run_again(tmp_path: Pa
     assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(whole)
 
 
-@pytest.mark.parametrize("name", TUNED_APPROACHES)
+@pytest.mark.parametrize("name", APPROACHES)
 def test_only_parameters_with_an_effect_are_drawn_each_inside_its_range(name: str) -> None:
     study = optuna.create_study()
     for _ in range(30):
         trial = study.ask()
-        params = SearchSpace((name,), max_unfreeze=3).suggest(trial)
-        assert set(trial.params) == {"approach", *APPROACHES[name].searched}
-        assert APPROACHES[name].min_unfreeze <= params.unfreeze <= 3
-        assert 1e-6 <= params.backbone_lr <= 1e-3
+        params = SearchSpace((APPROACHES[name],), max_unfreeze=3).suggest(trial)
+        assert set(trial.params) == {"approach", *APPROACHES[name].space}
+        assert APPROACHES[name].space["unfreeze"].low <= params.unfreeze <= 3
+        assert 1e-6 <= params.rate("backbone_lr") <= 1e-3
         study.tell(trial, 0.0)
 
 

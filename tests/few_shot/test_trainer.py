@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import TUNED_APPROACHES
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import DivergedError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, TuneParams, approach
+from clip_fewshot.few_shot.approach import APPROACHES, Point, find_approach
 from clip_fewshot.few_shot.model import prepare_support
-from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, balanced_batches, tune
+from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, Tuned, balanced_batches, tune
 from clip_fewshot.optim.adamw import parameter_groups, warmup_cosine
 from clip_fewshot.runtime import rng
 
@@ -28,16 +27,20 @@ def data(tiny: Backbone, split: OpenWorldSplit) -> SupportData:
     return prepare_support(tiny, split.support, [0, 1, 2], views=1, seed=0)
 
 
-def params(name: str, **changes: float) -> TuneParams:
-    return TuneParams(**{**vars(approach(name).centre), "unfreeze": 1, "backbone_lr": 1e-3, **changes})  # type: ignore[arg-type]
+def params(name: str, **changes: float) -> Point:
+    return APPROACHES[name].at({"unfreeze": 1, "backbone_lr": 1e-3, **changes})
 
 
-@pytest.mark.parametrize("name", TUNED_APPROACHES)
+def train(backbone: Backbone, point: Point, data: SupportData, settings: TrainSettings, seed: int) -> Tuned:
+    return tune(backbone, APPROACHES[point.approach], point, data, settings, seed)
+
+
+@pytest.mark.parametrize("name", APPROACHES)
 def test_training_lowers_the_loss_and_leaves_the_backbone_bit_identical(
     name: str, tiny: Backbone, data: SupportData
 ) -> None:
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
-    tuned = tune(tiny, params(name), data, TrainSettings(epochs=30), seed=0)
+    tuned = train(tiny, params(name), data, TrainSettings(epochs=30), seed=0)
     assert np.mean(tuned.losses[-5:]) < np.mean(tuned.losses[:5])
     assert all(torch.equal(before[k], v) for k, v in tiny.state_dict().items())
     moved = [
@@ -47,11 +50,11 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_bit_identical(
     assert all(moved)
 
 
-@pytest.mark.parametrize("name", TUNED_APPROACHES)
+@pytest.mark.parametrize("name", APPROACHES)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     name: str, tiny: Backbone, data: SupportData
 ) -> None:
-    one, two, other = (tune(tiny, params(name), data, QUICK, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (train(tiny, params(name), data, QUICK, seed=seed) for seed in (3, 3, 4))
     assert all(torch.equal(p, q) for p, q in zip(one.suffix.parameters(), two.suffix.parameters(), strict=True))
     assert one.losses == two.losses
     assert one.losses != other.losses
@@ -61,45 +64,45 @@ def test_the_global_generator_is_left_alone(tiny: Backbone, data: SupportData) -
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    tune(tiny, params("mlp"), data, QUICK, seed=0)
+    train(tiny, params("mlp"), data, QUICK, seed=0)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_no_unfrozen_layer_leaves_the_suffix_as_it_was(tiny: Backbone, data: SupportData) -> None:
-    tuned = tune(tiny, params("mlp", unfreeze=0), data, QUICK, seed=0)
+    tuned = train(tiny, params("mlp", unfreeze=0), data, QUICK, seed=0)
     frozen = tiny.visual.suffix(0)
     assert all(torch.equal(p, q) for p, q in zip(tuned.suffix.parameters(), frozen.parameters(), strict=True))
 
 
 def test_the_trained_model_ignores_labels(tiny: Backbone, data: SupportData) -> None:
     """The originals fed margin logits, which depend on the label, onward: validation then read the answer."""
-    tuned = tune(tiny, params("mlp-arcface"), data, QUICK, seed=0)
+    tuned = train(tiny, params("mlp-arcface"), data, QUICK, seed=0)
     features = torch.randn(6, tiny.visual.out_features)
     assert tuned.head is not None
     labels = torch.arange(6) % data.n_classes
     assert torch.equal(tuned.head(features), tuned.head(features, labels))
 
 
-@pytest.mark.parametrize("name", TUNED_APPROACHES)
+@pytest.mark.parametrize("name", APPROACHES)
 def test_a_field_that_the_approach_does_not_search_has_no_effect(name: str, tiny: Backbone, data: SupportData) -> None:
     """The classifier's default margin once reached the approach that has none, and made it the one that has."""
     others = {"margin": 0.45, "scale": 50.0}
-    plain = tune(tiny, params(name), data, QUICK, seed=0).losses
+    plain = train(tiny, params(name), data, QUICK, seed=0).losses
     for field in others:
-        changed = tune(tiny, params(name, **{field: others[field]}), data, QUICK, seed=0).losses
-        assert (changed == plain) == (field not in approach(name).searched), field
+        changed = train(tiny, params(name, **{field: others[field]}), data, QUICK, seed=0).losses
+        assert (changed == plain) == (field not in APPROACHES[name].space), field
 
 
 def test_a_training_that_diverges_says_where(tiny: Backbone, data: SupportData) -> None:
     with pytest.raises(DivergedError, match="of 8"):
-        tune(tiny, params("mlp", backbone_lr=float("inf")), data, QUICK, seed=0)
+        train(tiny, params("mlp", backbone_lr=float("inf")), data, QUICK, seed=0)
 
 
 @pytest.mark.parametrize("lr", [1e-6, 1e-3, 10.0, 1e6])
 @pytest.mark.parametrize("name", ["mlp-arcface", "contrastive"])
 def test_any_learning_rate_ends_finite_or_as_diverged(name: str, lr: float, tiny: Backbone, data: SupportData) -> None:
     try:
-        tuned = tune(tiny, params(name, backbone_lr=lr, head_lr=lr), data, QUICK, seed=0)
+        tuned = train(tiny, params(name, backbone_lr=lr, head_lr=lr), data, QUICK, seed=0)
     except DivergedError:
         return
     assert np.isfinite(tuned.losses).all()
@@ -107,7 +110,7 @@ def test_any_learning_rate_ends_finite_or_as_diverged(name: str, lr: float, tiny
 
 def test_an_unknown_approach_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="contrastive-arcface"):
-        approach("mpl")
+        find_approach("mpl")
 
 
 @settings(deadline=None, max_examples=40)
@@ -153,10 +156,6 @@ def test_only_matrices_decay() -> None:
     kept = [p.ndim for g in groups for p in g.parameters if not g.weight_decay]
     assert decayed == [2]
     assert kept == [1, 1, 1]
-
-
-def test_every_approach_of_the_configuration_is_registered() -> None:
-    assert tuple(APPROACHES) == TUNED_APPROACHES
 
 
 @pytest.mark.parametrize(("counts", "batch"), [((4, 4, 4), 6), ((1, 5, 3), 4), ((2, 9), 32)])

@@ -34,7 +34,7 @@ def asked(six: OpenWorldSplit) -> ImageDataset:
 def world_of(backbone: Backbone, split: OpenWorldSplit, approach: str = "linear-probe", **options: object):
     options = {"unfreeze": 1, "backbone_lr": 1e-3, "epochs": 1} | options
     model = FewShotClassifier(backbone, approach, **options).fit(split.support)  # type: ignore[arg-type]
-    data = prepare_support(backbone, split.support, [model.params.unfreeze], 1, 0)
+    data = prepare_support(backbone, split.support, [model.point.unfreeze], 1, 0)
     frozen = frozen_features(data)
     choice = NoveltyChoice(Alternative("lof", "frozen", 3))
     rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)
@@ -50,7 +50,7 @@ def strangers(split: OpenWorldSplit, name: str, count: int = 8, start: int = 0) 
 def logits(world: OpenWorldClassifier, pictures: ImageDataset) -> np.ndarray:
     probe = world.model.model_.probe
     assert probe is not None
-    return np.ascontiguousarray(probe.logits(world.look(pictures).features[world.model.model_.params.approach]))
+    return np.ascontiguousarray(probe.logits(world.look(pictures).features[world.model.model_.point.approach]))
 
 
 def said(world: OpenWorldClassifier, pictures: ImageDataset) -> list[tuple[object, ...]]:

@@ -14,8 +14,10 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.classifier import FewShotClassifier, TrainSettings, TuneParams
+from clip_fewshot.few_shot.approach import OWN
+from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import Recipe, frozen_features, prepare_support
+from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, LOFDetector
 from clip_fewshot.open_world.alternatives import Alternative
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
@@ -38,7 +40,7 @@ def world(tiny: Backbone, eight: OpenWorldSplit) -> OpenWorldClassifier:
 
 
 def recipe(approach: str) -> Recipe:
-    return Recipe(TuneParams(approach, unfreeze=0 if approach == "linear-probe" else 1), QUICK, probe_c=1.0, seed=0)
+    return Recipe(OWN[approach], OWN[approach].point, QUICK, probe_c=1.0, seed=0)
 
 
 def test_answers_carry_decision_p_value_and_ranking(world: OpenWorldClassifier, eight: OpenWorldSplit) -> None:

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.evaluation.metrics import weighted_f1
-from clip_fewshot.few_shot.approach import APPROACHES, TuneParams
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, OWN, PROBE
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.protocol.refits import Task, fold_scores, image_steps, prepare, refit
 
 
 def trial(number: int, name: str, value: float, state: str = "COMPLETE", **params: float) -> TrialRecord:
-    point = TuneParams(name, **params)  # type: ignore[arg-type]
-    return TrialRecord(number, state, asdict(point), (value, value, value), seconds=1.0)
+    return TrialRecord(number, state, OWN[name].at(params).to_json(), (value, value, value), seconds=1.0)
 
 
 def test_the_probe_wins_unless_beaten_by_a_standard_error() -> None:
     """At 0.9 of 100 pictures the standard error is 0.030."""
     near = [trial(0, PROBE, 0.88), trial(1, "mlp", 0.90, unfreeze=2)]
     far = [trial(0, PROBE, 0.85), trial(1, "mlp", 0.90, unfreeze=2)]
-    assert select(near, ["mlp"], 100)[1] == PROBE
-    assert select(far, ["mlp"], 100)[1] == "mlp"
-    assert select(near, ["mlp"], 10_000)[1] == "mlp"
+    assert select(near, [APPROACHES["mlp"]], 100)[1] == PROBE
+    assert select(far, [APPROACHES["mlp"]], 100)[1] == "mlp"
+    assert select(near, [APPROACHES["mlp"]], 10_000)[1] == "mlp"
 
 
 def test_perfect_scores_do_not_make_the_error_zero() -> None:
-    assert select([trial(0, PROBE, 0.995), trial(1, "mlp", 1.0)], ["mlp"], 112)[1] == PROBE
-    assert select([trial(0, PROBE, 0.95), trial(1, "mlp", 1.0)], ["mlp"], 112)[1] == "mlp"
+    assert select([trial(0, PROBE, 0.995), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112)[1] == PROBE
+    assert select([trial(0, PROBE, 0.95), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112)[1] == "mlp"
 
 
 def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count() -> None:
@@ -44,16 +40,16 @@ def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count()
         trial(3, "mlp", 0.99, "PRUNED", unfreeze=3),
         trial(4, "contrastive", 0.6, "FAIL", unfreeze=1),
     ]
-    winners, best = select(trials, ["mlp", "contrastive"], 100)
+    winners, best = select(trials, [APPROACHES["mlp"], APPROACHES["contrastive"]], 100)
     assert winners["mlp"].unfreeze == 2
-    assert winners["contrastive"] == APPROACHES["contrastive"].centre
+    assert winners["contrastive"] == APPROACHES["contrastive"].point
     assert best == "mlp"
 
 
 def test_without_trials_every_approach_keeps_its_centre() -> None:
-    winners, best = select([], ["mlp", "contrastive"], 7)
+    winners, best = select([], [APPROACHES["mlp"], APPROACHES["contrastive"]], 7)
     assert best == PROBE
-    assert winners == {name: APPROACHES[name].centre for name in ("mlp", "contrastive")}
+    assert winners == {name: APPROACHES[name].point for name in ("mlp", "contrastive")}
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +78,17 @@ def test_a_fold_is_scored_by_a_model_that_never_saw_it(task: Task, split: OpenWo
 
     probe = LinearProbe(C=support.probe.C_).fit(support.frozen[train], support.data.labels[train])
     expected = weighted_f1(support.data.labels[validation], probe.predict(support.frozen[validation]))
-    assert fold_scores(task, support)(TuneParams(PROBE), 1) == pytest.approx(expected)
+    assert fold_scores(task, support)(LINEAR_PROBE.point, 1) == pytest.approx(expected)
 
 
 def test_steps_are_counted_fold_by_fold(task: Task, split: OpenWorldSplit) -> None:
     support = prepare(task, split.support, [0])
-    pruned = TrialRecord(2, "PRUNED", asdict(TuneParams("mlp")), (0.5,), 1.0)
+    pruned = TrialRecord(2, "PRUNED", APPROACHES["mlp"].point.to_json(), (0.5,), 1.0)
     (train, _), *_ = task.folds(support.data.labels)
     assert image_steps(task, support, [trial(0, PROBE, 0.5), pruned]) == 6 * min(32, len(train))
 
 
 def test_the_probe_is_always_among_the_refitted(task: Task) -> None:
-    fit = refit(task, {"mlp": TuneParams("mlp", unfreeze=1)}, draw=1)
+    fit = refit(task, {"mlp": APPROACHES["mlp"].at({"unfreeze": 1})}, draw=1)
     assert set(fit.models) == {PROBE, "mlp"}
     np.testing.assert_allclose(fit.models[PROBE].features(fit.support.data.images), fit.support.frozen, atol=1e-6)

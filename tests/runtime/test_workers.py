@@ -21,7 +21,7 @@ from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ClipFewShotError, DivergedError, ResourceError, UsageError
 from clip_fewshot.few_shot import cross_validation as workbench_module
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import APPROACHES
 from clip_fewshot.few_shot.cross_validation import last_layers_only
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.protocol.refits import Task, prepare, workbench
@@ -188,7 +188,7 @@ def test_a_workbench_that_went_through_a_pipe_trains_to_the_same_weights(
     task = Task(backbone, split.pool, shots=4, settings=TrainSettings(epochs=1, min_steps=3), views=1, seed=0)
     bench = workbench(task, prepare(task, split.support, range(3)))
     copy = pickle.loads(pickle.dumps(bench))
-    params = TuneParams("contrastive-arcface", unfreeze=2)
+    params = APPROACHES["contrastive-arcface"].at({"unfreeze": 2})
     assert copy.score(params, 1) == bench.score(params, 1)
     ours, theirs = bench.fit(params).suffix.state_dict(), copy.fit(params).suffix.state_dict()
     assert all(torch.equal(theirs[key], tensor) for key, tensor in ours.items())

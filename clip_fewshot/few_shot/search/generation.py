@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import optuna
 import torch
 
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.few_shot.approach import TuneParams
-from clip_fewshot.few_shot.model import PROBE
+from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.search.halving import Halving
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.runtime.workers import Crew, Done
 
-Evaluate = Callable[[TuneParams, int], float]  # (point, fold) -> validation score in [0, 1]
+Evaluate = Callable[[Point, int], float]  # (point, fold) -> validation score in [0, 1]
 ENDS_A_TRIAL = (DivergedError, MemoryError, torch.OutOfMemoryError)
 
 
@@ -32,7 +31,7 @@ class Drawn:
     """
 
     trial: optuna.Trial
-    params: TuneParams
+    point: Point
     record: TrialRecord | None = None
     values: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -48,7 +47,7 @@ class Drawn:
         return list(self.values if self.record is None else self.record.fold_values)[:1]
 
     def end(self, state: str, reason: str = "") -> TrialRecord:
-        self.record = TrialRecord(self.number, state, asdict(self.params), tuple(self.values), self.seconds, reason)
+        self.record = TrialRecord(self.number, state, self.point.to_json(), tuple(self.values), self.seconds, reason)
         return self.record
 
 
@@ -83,11 +82,11 @@ class Generation:
             if runs_on is False:
                 yield trial.end("COMPLETE" if len(trial.values) == self.halving.folds else "PRUNED")
             elif runs_on and self._may_start(trial, crew.slots):
-                trial.under_way = crew.submit(evaluate, trial.params, len(trial.values))
+                trial.under_way = crew.submit(evaluate, trial.point, len(trial.values))
 
     def _may_start(self, trial: Drawn, slots: int) -> bool:
         room = sum(t.under_way is not None for t in self.drawn) < slots
-        return room and (trial.params.approach == PROBE or not self.out_of_time())
+        return room and (trial.point.approach == PROBE or not self.out_of_time())
 
     def _collect(self) -> Iterator[TrialRecord]:
         for trial in self.drawn:
@@ -108,7 +107,7 @@ class Generation:
             return False
         if trial.number < rules.start:
             return True
-        if not rules.can_win(trial.params.approach, trial.values):
+        if not rules.can_win(trial.point.approach, trial.values):
             return False
         if len(trial.values) == 1:
             return self._promoted(place)
@@ -129,5 +128,5 @@ class Generation:
 
     def _deserves(self, trial: Drawn) -> bool:
         rules = self.halving
-        could_win = bool(trial.begun) and rules.can_win(trial.params.approach, trial.begun)
+        could_win = bool(trial.begun) and rules.can_win(trial.point.approach, trial.begun)
         return could_win and rules.promising(trial.begun)

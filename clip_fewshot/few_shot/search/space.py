@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
-from clip_fewshot.few_shot.approach import TuneParams, approach
-from clip_fewshot.few_shot.model import PROBE
-
-BACKBONE_LR = (1e-6, 1e-3)
-HEAD_LR = (1e-4, 1e-2)
-MARGIN = (0.0, 0.5)
-SCALE = (8.0, 64.0)
+from clip_fewshot.few_shot.approach import LINEAR_PROBE, PROBE, Approach, Point, Range, Value
 
 
 @dataclass(frozen=True)
@@ -22,40 +16,51 @@ class SearchSpace:
     """What the study may choose from.
 
     Attributes:
-        approaches: names of APPROACHES.
-        max_unfreeze: largest N.
+        approaches: each under a name of its own.
+        max_unfreeze: largest N of "the last N layers".
     """
 
-    approaches: tuple[str, ...]
+    approaches: tuple[Approach, ...]
     max_unfreeze: int
 
     def centres(self) -> list[dict[str, Any]]:
         """The known-good starting point of each approach, as Optuna parameters."""
-        points = []
-        for name in self.approaches:
-            centre = approach(name).centre
-            points.append({"approach": name} | {field: getattr(centre, field) for field in approach(name).searched})
-        return points
+        return [
+            {"approach": a.name} | {self.parameter(a, name): a.centre[name] for name in a.space}
+            for a in self.approaches
+        ]
 
     @property
     def start(self) -> int:
         """Number of trials that every study begins with: the frozen probe and the centres."""
         return 1 + len(self.approaches)
 
-    def suggest(self, trial: optuna.Trial) -> TuneParams:
-        """Draw a point, or none for the probe; a parameter without effect on the drawn approach is not drawn."""
+    def suggest(self, trial: optuna.Trial) -> Point:
+        """Draw a point, or none for the probe; an option without effect on the drawn approach is not drawn."""
         if PROBE in trial.user_attrs:
-            return TuneParams(PROBE)
-        name = trial.suggest_categorical("approach", list(self.approaches))
-        chosen = approach(name)
-        draws: dict[str, Callable[[], float]] = {
-            "unfreeze": lambda: trial.suggest_int("unfreeze", chosen.min_unfreeze, self.max_unfreeze),
-            "backbone_lr": lambda: trial.suggest_float("backbone_lr", *BACKBONE_LR, log=True),
-            "head_lr": lambda: trial.suggest_float("head_lr", *HEAD_LR, log=True),
-            "margin": lambda: trial.suggest_float("margin", *MARGIN),
-            "scale": lambda: trial.suggest_float("scale", *SCALE, log=True),
+            return LINEAR_PROBE.point
+        name = trial.suggest_categorical("approach", [a.name for a in self.approaches])
+        chosen = next(a for a in self.approaches if a.name == name)
+        drawn: Mapping[str, Value] = {
+            option: self._draw(trial, self.parameter(chosen, option), limits) for option, limits in chosen.space.items()
         }
-        return replace(chosen.centre, **{field: draws[field]() for field in chosen.searched})  # type: ignore[arg-type]
+        return Point(name, {**chosen.centre, **drawn})
+
+    def parameter(self, approach: Approach, option: str) -> str:
+        """Optuna's name for an option: its own, or with the approach before it where another approach means another
+        kind of number by it, which Optuna refuses under one name."""
+        first = next(a.space[option] for a in self.approaches if option in a.space)
+        return option if _kind(first) == _kind(approach.space[option]) else f"{approach.name}.{option}"
+
+    def _draw(self, trial: optuna.Trial, parameter: str, limits: Range) -> Value:
+        high = self.max_unfreeze if limits.high is None else limits.high
+        if isinstance(limits.low, int):
+            return trial.suggest_int(parameter, limits.low, int(high), log=limits.log)
+        return trial.suggest_float(parameter, limits.low, high, log=limits.log)
+
+
+def _kind(limits: Range) -> tuple[bool, bool]:
+    return isinstance(limits.low, int), limits.log
 
 
 def enqueue_start(study: optuna.Study, space: SearchSpace) -> None:

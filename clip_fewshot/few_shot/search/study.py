@@ -169,7 +169,7 @@ def _take_over(drawn: Sequence[Drawn], records: Mapping[int, TrialRecord], folde
     """What an interrupted run finished of a generation is not run again."""
     for trial in drawn:
         record = records.get(trial.number)
-        if record is not None and record.params != asdict(trial.params):
+        if record is not None and record.params != trial.point.to_json():
             raise foreign_trial(folder, trial.number)
         trial.record = record
 

@@ -162,8 +162,8 @@ def training_flops(backbone: Backbone, task: Task, prepared: Prepared, records: 
     pictures = [task.settings.steps(n) * task.settings.batch_of(n) for n in trained]
     total = 0.0
     for record in records:
-        if record.tuned.approach in APPROACHES and record.tuned.unfreeze:
-            total += step_flops(backbone, record.tuned.unfreeze) * sum(pictures[: len(record.fold_values)])
+        if record.point.unfreeze:
+            total += step_flops(backbone, record.point.unfreeze) * sum(pictures[: len(record.fold_values)])
     return total
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.data.read import read_dataset
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import MLP
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.protocol.refits import Task, prepare
 from experiments.benchmark.cases.study import workbench
@@ -45,4 +45,4 @@ def search(arch: str, folder: Path, sizes: Sizes, seed: int) -> None:
     settings = TrainSettings(epochs=1, min_steps=1)
     task = Task(random_backbone(arch, seed), read_dataset(folder), sizes.shots, settings, views=1, seed=seed)
     prepared = prepare(task, task.support(0), range(sizes.cuts + 1))
-    workbench(task, prepared).score(TuneParams("mlp", unfreeze=sizes.cuts), 0)
+    workbench(task, prepared).score(MLP.at({"unfreeze": sizes.cuts}), 0)

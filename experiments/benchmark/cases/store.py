@@ -15,8 +15,8 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import PROBE
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.sight import Sight

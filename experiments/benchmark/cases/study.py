@@ -16,7 +16,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.read import read_dataset
-from clip_fewshot.few_shot.approach import TuneParams
+from clip_fewshot.few_shot.approach import MLP, MLP_ARCFACE, Point
 from clip_fewshot.few_shot.cross_validation import Workbench
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.search.space import SearchSpace
@@ -32,7 +32,7 @@ from experiments.benchmark.synthetic import picture_folder
 from experiments.benchmark.timing import Spent, Times, now
 from experiments.benchmark.uncut import uncut
 
-APPROACHES = ("mlp-arcface", "mlp")  # those that train the image tower alone, as the steps do that are compared with
+APPROACHES = (MLP_ARCFACE, MLP)  # those that train the image tower alone, as the steps do that are compared with
 SIDES = ("naive", "ours")
 DIGITS = ("digits", "digits-wild")  # on plain digits scores near 1 are soon out of reach, which prunes more than usual
 
@@ -89,7 +89,7 @@ class Found:
     pictures: int
     prefix: Spent
     spent: dict[str, Spent] = field(default_factory=lambda: dict.fromkeys(SIDES, Spent(0.0, 0.0)))
-    points: list[TuneParams] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -97,7 +97,7 @@ class Found:
         """N of each trial that trained image layers."""
         return [point.unfreeze for point in self.points if point.unfreeze]
 
-    def score(self, benches: dict[str, Workbench], point: TuneParams, fold: int) -> float:
+    def score(self, benches: dict[str, Workbench], point: Point, fold: int) -> float:
         """Train and score a point on each side, the first one in turns; the search is told ours."""
         scores = {}
         for side in SIDES if len(self.points) % 2 else SIDES[::-1]:
@@ -128,8 +128,8 @@ def measured(backbone: Backbone, sizes: Sizes, options: Options) -> Found:
 
 def workbench(task: Task, prepared: Prepared) -> Workbench:
     """What trains and scores one trial."""
-    recipe = prepared.recipe(task, TuneParams(APPROACHES[0]))
-    return Workbench(task.backbone, prepared.data, recipe, task.folds(prepared.data.labels))
+    recipe = prepared.recipe(task, MLP_ARCFACE.point)
+    return Workbench(task.backbone, prepared.data, recipe, task.by_name, task.folds(prepared.data.labels))
 
 
 def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, plain: Original) -> Row:
@@ -142,7 +142,7 @@ def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, pla
         Check("validation scores apart", apart, 0.0),
         Check("best trials apart", float(plain_best != our_best), 0.0),
     )
-    drawn = ", ".join(str(point.unfreeze) for point in found.points if point.approach in APPROACHES)
+    drawn = ", ".join(str(point.unfreeze) for point in found.points if point.unfreeze)
     mean = fmean(steps[n]["naive"].cpu / steps[n]["ours"].cpu for n in found.depths) if found.depths else 0.0
     note = (
         f"Search: {sizes.epochs} epochs, one validation fold, N drawn: {drawn}; measured once, the sides in turns by "
@@ -165,7 +165,7 @@ def pruning(data: str, sizes: Sizes, options: Options) -> tuple[Row, float]:
     bench = workbench(task, prepared)
     folds = len(bench.folds)
 
-    def every_fold(point: TuneParams, fold: int) -> float:
+    def every_fold(point: Point, fold: int) -> float:
         return fmean(bench.score(point, i) for i in range(folds))
 
     def run(score: Evaluate, folds: int) -> tuple[Spent, Sequence[TrialRecord]]:

@@ -46,7 +46,7 @@ def make_world(tiny: Backbone, parted: OpenWorldSplit) -> MakeWorld:
     ) -> OpenWorldClassifier:
         model = FewShotClassifier(backbone, approach, epochs=1, backbone_lr=1e-3, **options)  # type: ignore[arg-type]
         model.fit(parted.support)
-        data = prepare_support(backbone, parted.support, [model.params.unfreeze, 1], 1, 0)
+        data = prepare_support(backbone, parted.support, [model.point.unfreeze, 1], 1, 0)
         frozen = frozen_features(data)
         choice = NoveltyChoice(Alternative("lof", space, 3))
         rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)

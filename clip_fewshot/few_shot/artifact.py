@@ -1,0 +1,114 @@
+"""A trained model as files and back. What a file names is never imported: see :mod:`clip_fewshot.runtime.parts`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_saved_backbone
+from clip_fewshot.errors import ArtifactError
+from clip_fewshot.few_shot.approach import Approach, Point, trusted_approach
+from clip_fewshot.few_shot.model import TunedModel, probe_kind
+from clip_fewshot.few_shot.objectives import build_head, tuned_layers
+from clip_fewshot.probes import Probe
+from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.parts import ForeignPart
+from clip_fewshot.tuning import last_layers
+from clip_fewshot.types import LabelSpace
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+def model_files(
+    backbone: Backbone, approach: Approach, model: TunedModel, labels: LabelSpace, training: Mapping[str, Any]
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """(files, meta) of the trained parts, for :func:`clip_fewshot.runtime.artifacts.save_artifact`."""
+    tensors: dict[str, Tensor] = {}
+    if model.point.unfreeze:
+        tensors |= {f"suffix.{k}": v for k, v in model.suffix.state_dict().items()}
+    if model.head is not None:
+        tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
+    if model.probe is not None:
+        tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    meta = {
+        "backbone": {"name": backbone.name, "digest": backbone.digest},
+        "classes": list(labels.names),
+        "params": model.point.to_json(),
+        "training": dict(training),
+    }
+    foreign = [list(part) for part in approach.foreign_parts()]
+    return {WEIGHTS_FILE: safetensors.torch.save(stored)}, meta | ({"foreign": foreign} if foreign else {})
+
+
+def read_backbone(
+    meta: Mapping[str, Any], backbone: Backbone | None, trusted: Mapping[str, Any], where: str
+) -> Backbone:
+    """The backbone that a model was trained on: the given one, or that of the saved name.
+
+    Raises:
+        ArtifactError: another backbone than then, or one that only code from outside the library makes.
+    """
+    name, digest = meta["backbone"]["name"], meta["backbone"]["digest"]
+    found = backbone or load_saved_backbone(name, trusted, where)
+    if found.digest != digest:
+        raise ArtifactError(
+            expected=f"backbone {name} {digest[:12]}...",
+            got=f"{found.name} with weights {found.digest[:12]}...",
+            fix="pass the backbone it was trained on as `backbone`",
+            where=where,
+        )
+    return found
+
+
+def read_model(
+    files: Mapping[str, bytes], meta: Mapping[str, Any], backbone: Backbone, trusted: Mapping[str, Any], where: str
+) -> tuple[Approach, TunedModel, LabelSpace]:
+    """What :func:`model_files` wrote.
+
+    Args:
+        trusted: foreign parts by the name that the file has for them.
+
+    Raises:
+        ArtifactError: a foreign approach that was not passed, or that has other code than then.
+    """
+    point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]))
+    foreign = [ForeignPart(*part) for part in meta.get("foreign", [])]
+    approach = trusted_approach(point.approach, foreign, trusted, where)
+    tensors = safetensors.torch.load(files[WEIGHTS_FILE])
+    kind = probe_kind(meta["training"].get("probe", "logistic"))
+    return approach, _rebuild(backbone, approach, point, len(labels), tensors, kind), labels
+
+
+def named_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The entries called ``name.*``, without that prefix."""
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
+def _rebuild(
+    backbone: Backbone,
+    approach: Approach,
+    point: Point,
+    n_classes: int,
+    tensors: Mapping[str, Tensor],
+    probe: type[Probe],
+) -> TunedModel:
+    if approach.towers == "none":
+        suffix = last_layers(backbone.visual, 0)
+    else:
+        suffix = tuned_layers(approach, backbone.visual, point.unfreeze)
+    if point.unfreeze:
+        suffix.load_state_dict(named_part(tensors, "suffix"))
+    suffix.eval().requires_grad_(False)
+    if approach.ends_in == "probe":
+        arrays = {k: v.numpy() for k, v in named_part(tensors, "probe").items()}
+        return TunedModel(point, suffix, None, probe.from_arrays(arrays))
+    with rng.torch_seeded(0, "blank head"):
+        head = build_head(backbone, approach, point, n_classes)
+    head.load_state_dict(named_part(tensors, "head"))
+    return TunedModel(point, suffix, head.to(backbone.device).eval().requires_grad_(False), None)

@@ -1,0 +1,192 @@
+"""What a training minimises: the loss of an approach on tuned image features, with the modules it trains besides."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
+from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.data.captions import CaptionGenerator
+from clip_fewshot.errors import UsageError
+from clip_fewshot.features.encode import text_prefix
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Approach, Point, Value
+from clip_fewshot.geometry import margin_logits
+from clip_fewshot.heads import HEADS, CentredHead
+from clip_fewshot.losses import LOSSES, same_caption
+from clip_fewshot.runtime.parts import find_part
+from clip_fewshot.tuning import TUNINGS
+
+Loss = Callable[..., Tensor]
+
+
+class Objective(Protocol):
+    """A loss on tuned image features, with the modules it trains besides the image suffix."""
+
+    @property
+    def head(self) -> nn.Module | None:
+        """What maps features to class logits; None between two towers."""
+        ...
+
+    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor: ...
+
+    def trained(self) -> list[tuple[nn.Module, float]]:
+        """(module, peak learning rate) of everything it trains."""
+        ...
+
+
+@runtime_checkable
+class StartsFromExamples(Protocol):
+    """A head that can begin better than at random."""
+
+    def init_from_examples(self, features: Tensor, labels: Tensor) -> None:
+        """Begin from (n, d) features with (n,) labels."""
+
+
+class HeadObjective:
+    """A loss on the logits of a head; its margin, where it has one, is on the true logit, in training only."""
+
+    def __init__(self, head: nn.Module, loss: Loss, rate: float) -> None:
+        self.head, self.loss, self.rate = head, loss, rate
+
+    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
+        return self.loss(self.head(features, labels), labels)
+
+    def trained(self) -> list[tuple[nn.Module, float]]:
+        return [(self.head, self.rate)]
+
+
+class CaptionBank:
+    """A few captions of each class, run through the frozen text layers once.
+
+    Attributes:
+        prefix: states of all captions entering each cut of the text tower; caption j of class i is item i * size + j.
+        size: captions per class.
+    """
+
+    def __init__(self, backbone: Backbone, class_names: Sequence[str], cuts: Sequence[int], seed: int, size: int = 8):
+        generator = CaptionGenerator(seed=seed)
+        captions = [caption for name in class_names for caption in generator.bank(name, size)]
+        self.size = size
+        self.prefix: Prefix = text_prefix(backbone, captions, cuts)
+
+
+class ContrastiveObjective(nn.Module):
+    """A contrastive loss between pictures and captions of their classes.
+
+    Each step draws one caption a class, so that pictures of one class share one caption and the targets share
+    their mass over them: a picture is never the negative of a caption that is true of it.
+    """
+
+    head = None
+
+    def __init__(
+        self, backbone: Backbone, text: Suffix, captions: CaptionBank, loss: Loss, margin: float, point: Point
+    ) -> None:
+        super().__init__()
+        self.depth = min(point.unfreeze, backbone.text.n_blocks)
+        self.text = text
+        self.log_scale = nn.Parameter(backbone.logit_scale.detach().float().clone())
+        self.captions, self.loss, self.margin, self.rate = captions, loss, margin, point.rate(BACKBONE_LR)
+
+    def forward(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
+        classes, place = torch.unique(labels, return_inverse=True)
+        chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
+        texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
+        cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1)[place].T
+        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+        logits = margin_logits(cosines, same_caption(labels), self.margin, scale)
+        return self.loss(logits, caption_ids=labels)
+
+    def trained(self) -> list[tuple[nn.Module, float]]:
+        return [(self, self.rate)]
+
+
+def text_cuts(backbone: Backbone, cuts: Sequence[int]) -> list[int]:
+    """The cuts of the text tower that go with ``cuts`` of the image tower, which may be deeper."""
+    return sorted({min(n, backbone.text.n_blocks) for n in cuts})
+
+
+def tuned_layers(approach: Approach, tower: Any, n: int) -> Suffix:
+    """The part of ``tower`` that trains, as the approach cuts it."""
+    tuning = approach.tuning
+    cut = find_part("tuning", tuning, TUNINGS) if isinstance(tuning, str) else tuning
+    suffix: Suffix = cut(tower, n)
+    return suffix
+
+
+def build_objective(
+    backbone: Backbone,
+    approach: Approach,
+    point: Point,
+    n_classes: int,
+    captions: CaptionBank,
+    features: Tensor,
+    labels: Tensor,
+) -> Objective:
+    """The loss of ``approach`` with the modules it trains, at their starting point.
+
+    Args:
+        features: (n, d) of the training pictures before any tuning; a head is centred on them and, where it can, starts
+            from them.
+        labels: (n,).
+    """
+    loss, options = _bound_loss(approach, point.part_options())
+    if approach.towers == "both":
+        margin = float(options.pop("margin", 0.0))
+        _refuse_options(options, approach)
+        text = tuned_layers(approach, backbone.text, min(point.unfreeze, backbone.text.n_blocks))
+        return ContrastiveObjective(backbone, text, captions, loss, margin, point)
+    mean = F.normalize(features, dim=-1).mean(dim=0)
+    head = build_head(backbone, approach, point, n_classes, mean)
+    if isinstance(head.head, StartsFromExamples):
+        head.head.init_from_examples(F.normalize(features, dim=-1) - mean, labels)
+    return HeadObjective(head, loss, point.rate(HEAD_LR))
+
+
+def build_head(
+    backbone: Backbone, approach: Approach, point: Point, n_classes: int, mean: Tensor | None = None
+) -> CentredHead:
+    """The head of ``approach``; ``mean`` None: centred on zeros, to be loaded over."""
+    if approach.head is None:
+        fix = "its classifier is a probe"
+        raise UsageError(expected="an approach with a head", got=repr(approach.name), fix=fix, where="approach")
+    make = find_part("heads", approach.head, HEADS) if isinstance(approach.head, str) else approach.head
+    width = backbone.visual.out_features
+    _, options = _bound_loss(approach, point.part_options())
+    try:
+        head = make(width, n_classes, **options)
+    except TypeError as error:
+        expected = f"a head that takes {', '.join(options) or 'no options'}"
+        fix = "name in `centre` and `options` what the head's constructor takes"
+        raise UsageError(expected=expected, got=str(error), fix=fix, where=f"approach {approach.name!r}") from error
+    return CentredHead(head, torch.zeros(width) if mean is None else mean)
+
+
+def _bound_loss(approach: Approach, options: Mapping[str, Value]) -> tuple[Loss, dict[str, Any]]:
+    """The loss with the options that it names, and the options that are left for the head."""
+    if approach.loss is None:
+        fix = "choose an approach that trains"
+        raise UsageError(expected="an approach with a loss", got=repr(approach.name), fix=fix, where="approach")
+    loss = find_part("losses", approach.loss, LOSSES) if isinstance(approach.loss, str) else approach.loss
+    named = list(inspect.signature(loss).parameters)[2:]  # behind logits and targets
+    own = {name: value for name, value in options.items() if name in named}
+    rest = {name: value for name, value in options.items() if name not in named}
+    return (partial(loss, **own) if own else loss), rest
+
+
+def _refuse_options(options: Mapping[str, Value], approach: Approach) -> None:
+    if options:
+        raise UsageError(
+            expected="options that the loss has",
+            got=f"{sorted(options)} besides",
+            fix="take them out of `centre`",
+            where=f"approach {approach.name!r}",
+        )

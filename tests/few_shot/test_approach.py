@@ -1,0 +1,146 @@
+"""An approach of the user's own: trained, searched, saved, loaded in a new process; other code is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from torch import Tensor, nn
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.pipeline import jobs_for
+
+ROOT = Path(__file__).parents[2]
+
+
+class CosineHead(nn.Module):
+    """Logits are scaled cosines with a direction per class."""
+
+    takes_tokens = False
+
+    def __init__(self, in_features: int, n_classes: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.in_features, self.n_classes, self.scale = in_features, n_classes, scale
+        self.weight = nn.Parameter(torch.randn(n_classes, in_features))
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """Lin et al., "Focal Loss for Dense Object Detection", 2017, eq. 4."""
+    log_p = torch.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+COSINE = Approach(
+    "cosine",
+    head=CosineHead,
+    loss=focal,
+    space={"unfreeze": Range(0, None), "scale": Range(1, 100), "gamma": Range(0.5, 4.0)},
+    centre={"unfreeze": 1, "scale": 16, "gamma": 2.0},
+)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny: Backbone, split: OpenWorldSplit) -> FewShotClassifier:
+    return FewShotClassifier(tiny, COSINE, head_lr=1e-2, options={"gamma": 1.0}, epochs=2).fit(split.support)
+
+
+def test_head_and_loss_are_given_their_options(fitted: FewShotClassifier, split: OpenWorldSplit) -> None:
+    inner = fitted.model_.head.head  # type: ignore[union-attr]
+    assert isinstance(inner, CosineHead)
+    assert inner.scale == 16
+    assert fitted.point.options == {"unfreeze": 1, "scale": 16, "gamma": 1.0, "head_lr": 1e-2}
+    other = FewShotClassifier(fitted.backbone, COSINE, head_lr=1e-2, options={"gamma": 4.0}, epochs=2)
+    assert not np.array_equal(other.fit(split.support).predict_proba(split.pool), fitted.predict_proba(split.pool))
+
+
+def test_saved_and_loaded_in_a_new_process_with_the_part_passed(
+    fitted: FewShotClassifier, split: OpenWorldSplit, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "m")
+    with pytest.raises(ArtifactError, match=r"trusted=\{'cosine'"):
+        FewShotClassifier.load(tmp_path / "m", fitted.backbone)
+    program = (
+        "import sys, numpy as np; from tests.few_shot.test_approach import COSINE; from tests.conftest import TINY\n"
+        "from clip_fewshot.backbones.backbone import build_backbone; from clip_fewshot import *\n"
+        "from clip_fewshot import FewShotClassifier, read_dataset, split_open_world\n"
+        "split = split_open_world(read_dataset('digits'), shots=4, unseen=3, seed=0)\n"
+        "backbone = build_backbone(TINY, seed=0, name='tiny')\n"
+        "model = FewShotClassifier.load(sys.argv[1], backbone, trusted={'cosine': COSINE})\n"
+        "np.save(sys.argv[2], model.predict(split.pool))"
+    )
+    run = [sys.executable, "-c", program, str(tmp_path / "m"), str(tmp_path / "answers.npy")]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "answers.npy").tolist() == fitted.predict(split.pool).tolist()
+
+
+def test_other_code_under_the_same_name_is_refused(fitted: FewShotClassifier, tmp_path: Path) -> None:
+    class Other(CosineHead):
+        """Looks the same and is not."""
+
+    fitted.save(tmp_path / "m")
+    changed = Approach("cosine", head=Other, loss=focal, centre=COSINE.centre)
+    with pytest.raises(ArtifactError, match="with other source text"):
+        FewShotClassifier.load(tmp_path / "m", fitted.backbone, trusted={"cosine": changed})
+
+
+def test_a_clone_has_the_settings_and_shares_the_backbone(fitted: FewShotClassifier) -> None:
+    copy = clone(fitted)
+    assert copy.backbone is fitted.backbone
+    assert copy.get_params(deep=False) == fitted.get_params(deep=False)
+    assert not hasattr(copy, "model_")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Approach("x", head=CosineHead), "a head and a loss"),
+        (lambda: Approach("x", loss=focal, towers="both"), "ends_in"),
+        (lambda: Approach("x", head="mlp", loss=focal, space={"margin": Range(0.0, 1.0)}), "centre"),
+        (lambda: find_approach("mpl"), "mlp-arcface"),
+        (lambda: find_approach(Approach("mlp", head=CosineHead, loss=focal)), "a name of its own"),
+        (lambda: find_approach(f"python:{__name__}:focal"), "an Approach"),
+        (lambda: APPROACHES["mlp"].at({"unfrozen": 2}), "unfrozen"),
+    ],
+)
+def test_mistakes_are_named(make: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        make()  # type: ignore[operator]
+
+
+def test_a_head_that_does_not_know_an_option_says_so(tiny: Backbone, split: OpenWorldSplit) -> None:
+    with pytest.raises(UsageError, match="sharpness"):
+        FewShotClassifier(tiny, COSINE, options={"sharpness": 3.0}).fit(split.support)
+
+
+@given(name=st.sampled_from([*OWN]), unfreeze=st.integers(0, 5), margin=st.floats(0, 0.5))
+def test_a_point_comes_back_from_the_form_that_files_hold(name: str, unfreeze: int, margin: float) -> None:
+    point = OWN[name].at({"unfreeze": unfreeze, "margin": margin})
+    assert Point.from_json(point.to_json()) == point
+    assert set(point.to_json()) >= {"approach", "unfreeze", "backbone_lr", "head_lr", "margin", "scale"}
+
+
+def test_what_cannot_travel_trains_in_one_process_and_says_why() -> None:
+    class Local(CosineHead):
+        """Is found by no other process."""
+
+    assert jobs_for([COSINE, *APPROACHES.values()], 2) == 2
+    local = Approach("local", head=Local, loss=focal)
+    with pytest.warns(RuntimeWarning, match="one process instead of 2: .*Local"):
+        assert jobs_for([local], 2) == 1
+    assert jobs_for([local], 1) == 1
