@@ -79,7 +79,7 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
     config = replace(config, approaches=tuple(approach.name for approach in approaches))
     out = output_folder(config)
     with run_lock(out), deterministic(resolve_device(config.device)):
-        dataset = read_dataset(config.data, decode=config.decode)
+        dataset = read_dataset(config.data)
         split = split_open_world(
             dataset,
             shots=config.shots,
