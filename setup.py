@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_fewshot", "clip_fewshot.*", "experiments", "experiments.*"]),
     package_data={
-        "clip_fewshot": ["py.typed"],
+        "clip_fewshot": ["py.typed", "*.pyi"],
         "clip_fewshot.open_world": ["words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
         "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
@@ -52,6 +52,7 @@ setup(
         "matplotlib>=3.8",
         "jinja2>=3.1.6",
         "tqdm>=4.66",
+        "lazy_loader>=0.4",
     ],
     extras_require={
         # Needed by nothing here: for those who pass OpenAI's own module to load_backbone.

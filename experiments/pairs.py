@@ -75,7 +75,7 @@ def build(name: str, options: Options) -> cf.Backbone:
 
 
 def read_architecture(path: Path) -> cf.CLIPConfig:
-    """The fields of :class:`clip_fewshot.CLIPConfig` as a JSON object."""
+    """The fields of :class:`CLIPConfig` as a JSON object."""
     if not path.is_file():
         raise cf.DataError(expected="a file", got="none", fix="check the path", where=str(path))
     fields: Any = cf.read_json(path)

@@ -125,7 +125,7 @@ class CrossConformal:
     with LOF on 4 to 16 shots of five classes it was .04 to .10 at alpha = .1. What lost: ranking the scores of one
     detector fitted on everything among out-of-fold scores. That detector has denser data than those of the folds and
     other odds; .10 to .20 false alarms there, .43 with one neighbour less than shots. Where the features are the
-    same in all folds, :attr:`LOFDetector.loo_scores_` with :func:`p_values` is sharper: .08 to .12.
+    same in all folds, ``LOFDetector.loo_scores_`` with :func:`p_values` is sharper: .08 to .12.
 
     Args:
         make_detector: called once per fold; returns an unfitted detector.

@@ -43,6 +43,14 @@ class ImageDataset:
         skipped: pictures that could not be read.
         warnings: what was decided on the way, one sentence each.
         origins: per row where the source says so, as ``captions.csv:17``, or None.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> digits: cf.ImageDataset = cf.read_dataset("digits")
+        >>> digits.subset([0, 1]).names
+        ('digits/0000', 'digits/0001')
+        >>> digits.label_space.decode(digits.labels[:2])
+        ['zero', 'one']
     """
 
     name: str

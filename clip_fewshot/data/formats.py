@@ -1,4 +1,10 @@
-"""The formats, and how a source is recognised as one of them."""
+"""The formats, and how a source is recognised as one of them.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> sorted(cf.FORMATS)
+    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'shards']
+"""
 
 from __future__ import annotations
 

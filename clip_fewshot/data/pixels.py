@@ -17,7 +17,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import resize_crop
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.row_cache import Batch, RowCache
-from clip_fewshot.types import BoolArray, IndexArray
+from clip_fewshot.types import IndexArray
 
 Pixels = NDArray[np.uint8]
 
@@ -80,28 +80,26 @@ class _Supply:
         """Begin to decode what is not held, but no picture that is on its way already."""
         digests = [self.images.digests[row] for row in rows]
         flying = {digest: future for order in waiting for digest, future in order.decoded.items()}
-        wanted = {*self.cache.missing(digests).tolist(), *np.flatnonzero(~self._are_files(rows)).tolist()}
         decoded: dict[str, Future[Pixels]] = {}
-        for i in sorted(wanted):
-            known = decoded.get(digests[i]) or flying.get(digests[i])
-            decoded[digests[i]] = known or self.pool.submit(self._decode, rows[i])
+        for i in self.cache.missing(digests).tolist():
+            decoded[digests[i]] = flying.get(digests[i]) or self.pool.submit(self._decode, rows[i])
         return _Order(rows, decoded)
 
     def deliver(self, order: _Order) -> Pixels:
         """The batch, once it is whole; what it decoded from files is in the cache then."""
         digests = [self.images.digests[row] for row in order.rows]
         pixels = np.empty((len(digests), self.size, self.size, 3), np.uint8)
-        are_files = self._are_files(order.rows)
-        for i in np.flatnonzero(~are_files):
+        # A picture in memory is not kept, but it may be one whose file was.
+        kept = np.array([self._is_file(row) or digests[i] not in order.decoded for i, row in enumerate(order.rows)])
+        for i in np.flatnonzero(~kept):
             pixels[i] = order.decoded[digests[i]].result()
-        files = [digests[i] for i in np.flatnonzero(are_files)]
+        files = [digests[i] for i in np.flatnonzero(kept)]
         if files:
-            pixels[are_files] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
+            pixels[kept] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
         return pixels
 
-    def _are_files(self, rows: range) -> BoolArray:
-        """The others are in memory, and nothing is kept of them."""
-        return np.array([isinstance(self.images.images[row], Path) for row in rows])
+    def _is_file(self, row: int) -> bool:
+        return isinstance(self.images.images[row], Path)
 
     def _decode(self, row: int) -> Pixels:
         return np.asarray(resize_crop(self.images.open(row), self.size))

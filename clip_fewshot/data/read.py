@@ -33,6 +33,11 @@ def read_dataset(
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
         UsageError: an unknown format.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.read_dataset("digits")
+        ImageDataset('digits', 1797 images, 10 classes)
     """
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 

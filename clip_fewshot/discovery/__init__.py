@@ -1,4 +1,10 @@
-"""Unknown images become candidate classes: how many, which, and how sure that is."""
+"""Unknown images become candidate classes: how many, which, and how sure that is.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.DISCOVERERS)
+    ['ward', 'average', 'semi-supervised']
+"""
 
 from clip_fewshot.discovery.base import Discovery as Discovery
 from clip_fewshot.discovery.discover import DISCOVERERS as DISCOVERERS

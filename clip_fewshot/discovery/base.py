@@ -55,10 +55,18 @@ class Parts:
     needed: tuple[float, ...] = ()
 
 
-class Method(Protocol):
+class Discoverer(Protocol):
     """A rule that parts unknown images, made once for given known classes.
 
-    Built as ``Method(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    Built as ``Discoverer(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> method: cf.Discoverer = cf.DISCOVERERS["ward"](None, 20, 0)
+        >>> rows = np.repeat(np.eye(2), 5, axis=0)
+        >>> len(set(method.part(rows).labels))
+        2
     """
 
     def __init__(self, known: Known | None, most: int, seed: int) -> None: ...
@@ -67,6 +75,6 @@ class Method(Protocol):
         """Parts of (n, d) rows of unit length, n >= 2."""
         ...
 
-    def resampled(self, rng: np.random.Generator) -> Method:
+    def resampled(self, rng: np.random.Generator) -> Discoverer:
         """The rule as other known classes of the same kind might have made it."""
         ...

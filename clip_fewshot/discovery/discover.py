@@ -23,7 +23,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.average import Average, can_cut
-from clip_fewshot.discovery.base import Discovery, Method
+from clip_fewshot.discovery.base import Discoverer, Discovery
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.discovery.parts import by_size, nearest_to_centre
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
@@ -32,7 +32,7 @@ from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray, LabelArray
 
-DISCOVERERS: dict[str, type[Method]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
+DISCOVERERS: dict[str, type[Discoverer]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
 SMALLEST = 4  # images in a class
 SMALLEST_SHARE = 0.05  # or this share of all, if more: a handful of false alarms of one known class is not a class
 
@@ -59,6 +59,14 @@ def discover_classes(
 
     Raises:
         UsageError: features that are not finite; an unknown method; known classes missing that the method needs.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, size=(60, 8))
+        >>> found = cf.discover_classes(np.repeat(np.eye(3, 8), 20, axis=0) + noise)
+        >>> found.n_clusters
+        3
     """
     n = len(X)
     known = None if reference is None else Known.of(*reference)

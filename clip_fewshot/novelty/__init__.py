@@ -3,6 +3,11 @@
 A detector is a scikit-learn outlier estimator: ``fit(X, y=None)``, ``score_samples``, ``predict``; see
 :class:`clip_fewshot.novelty.base.Detector`. What turns any score into p-values stands in ``conformal``, what chooses
 among detectors and features in ``selection``.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> "lof" in cf.DETECTORS, cf.DETECTORS["knn"]()
+    (True, KNNDetector())
 """
 
 from __future__ import annotations

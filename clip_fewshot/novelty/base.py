@@ -22,6 +22,14 @@ class Detector(Protocol):
         loo_scores_: (m,) score of each kept row under the detector fitted on the other kept rows: what a known image
             scores when it is new, hence fit to calibrate with.
         offset_: where :meth:`predict` decides, see :func:`own_offset`.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> known = np.random.default_rng(0).normal([8, 0, 0], 1, size=(50, 3))
+        >>> detector: cf.Detector = cf.DETECTORS["knn"]().fit(known)
+        >>> detector.predict(np.array([[8, 0, 0], [0, 0, 8.0]])).tolist()
+        [1, -1]
     """
 
     kept_: IndexArray

@@ -67,6 +67,15 @@ class OpenWorldClassifier:
         named_: the history, oldest first; :meth:`undo` takes the last entry back.
         shown_: digests of the pictures that were ever named. They are in no test set any more, also after an undo:
             somebody has looked at them to decide.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=8, unseen=3)
+        >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
+        >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
+        >>> answers = world.predict(split.novel)
+        >>> sum(answer.label is None for answer in answers) > len(answers) / 2
+        True
     """
 
     rejector_: Rejector | None

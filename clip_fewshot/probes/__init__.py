@@ -2,6 +2,11 @@
 
 A probe learns in ``fit(X, y)``, has ``classes_``, ``predict`` and ``predict_proba``, and passes scikit-learn's
 ``check_estimator``. Those of ``EXTENSIBLE`` can learn a further class without moving the logits of the others.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.PROBES)
+    ['logistic', 'prototype', 'cache', 'head']
 """
 
 from __future__ import annotations

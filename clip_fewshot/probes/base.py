@@ -18,6 +18,13 @@ class Probe(Protocol):
 
     Attributes:
         classes_: (c,) labels: those of the fit sorted, then each one that was added.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> probe: cf.Probe = cf.PROBES["prototype"]().fit(np.eye(4), np.array(["a", "a", "b", "b"]))
+        >>> probe.logits(np.eye(4)).shape
+        (4, 2)
     """
 
     classes_: NDArray[Any]

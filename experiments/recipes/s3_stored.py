@@ -29,7 +29,7 @@ Objective = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 class Projections(nn.Module):
-    """A linear layer behind each of two encoders; what :func:`clip_fewshot.contrastive_gradients` wants of a model."""
+    """A linear layer behind each of two encoders; what :func:`contrastive_gradients` wants of a model."""
 
     def __init__(self, visual: nn.Module, text: nn.Module, logit_scale: Tensor) -> None:
         super().__init__()

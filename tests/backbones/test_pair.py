@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import clip_fewshot as cf
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.data.sampling import OpenWorldSplit
@@ -90,7 +91,7 @@ def test_contrastive_training_moves_what_is_unfrozen_and_nothing_else(image: int
     both = pair(image, text)
     before, losses = weights(both), []
     batches = [PairBatch(colours(), both.tokenize(TEXTS))] * 30
-    options = cf.ContrastiveOptions(steps=30, learning_rate=3e-3, averaging=0.0)
+    options = ContrastiveOptions(steps=30, learning_rate=3e-3, averaging=0.0)
     cf.train_contrastive(both, batches, options, on_step=lambda report: losses.append(report.loss))
     assert losses[-1] < losses[0] - 0.2
     trained = {f"{side}.{name}" for side, n in (("visual", image), ("text", text)) for name in last(both, side, n)}

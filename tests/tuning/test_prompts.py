@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, UsageError
 from clip_fewshot.features.prefix import run_prefix
 from clip_fewshot.tuning.last_layers import describe_last_layers
@@ -192,8 +194,8 @@ def test_contrastive_training_trains_the_prompts_alone(plain: Backbone, recomput
     model = prompted(plain, 3)
     before, draws = copy.deepcopy(model.state_dict()), torch.Generator().manual_seed(0)
     tokens = plain.tokenize(["a bee", "an ant", "two bees"])
-    batches = [cf.PairBatch(torch.randn(3, *IMAGES.shape[1:], generator=draws), tokens) for _ in range(3)]
-    options = cf.ContrastiveOptions(steps=3, learning_rate=1e-2, chunk=2, checkpoint_gradients=recomputed)
+    batches = [PairBatch(torch.randn(3, *IMAGES.shape[1:], generator=draws), tokens) for _ in range(3)]
+    options = ContrastiveOptions(steps=3, learning_rate=1e-2, chunk=2, checkpoint_gradients=recomputed)
     losses: list[float] = []
     cf.train_contrastive(model, batches, options, on_step=lambda report: losses.append(report.loss))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

@@ -46,6 +46,14 @@ class Store:
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
         discovery_: what :meth:`discover` found last.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=8, unseen=3)
+        >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
+        >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
+        >>> with cf.Store.create("store/", world) as store:
+        ...     ingested = store.ingest(split.novel)
     """
 
     discovery_: Discovery
