@@ -198,8 +198,6 @@ from .optim.adamw import AdamW as AdamW
 from .optim.adamw import parameter_groups as parameter_groups
 from .optim.adamw import warmup_cosine as warmup_cosine
 from .pipeline import Progress as Progress
-from .pipeline import output_folder as output_folder
-from .pipeline import resumed as resumed
 from .plots import density_panels as density_panels
 from .plots import det_curves as det_curves
 from .plots import embedding_plot as embedding_plot
@@ -215,6 +213,8 @@ from .probes.prototype import PrototypeProbe as PrototypeProbe
 from .protocol.refits import Prepared as Prepared
 from .protocol.refits import Task as Task
 from .protocol.refits import prepare as prepare
+from .protocol.run_folder import output_folder as output_folder
+from .protocol.run_folder import resumed as resumed
 from .report.grid import GridCell as GridCell
 from .report.grid import picture_grid as picture_grid
 from .report.headline import headline_table as headline_table

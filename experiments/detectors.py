@@ -54,7 +54,7 @@ def compared(options: Options) -> dict[str, Any]:
     record = {
         "schema": 1,
         "data": options.data,
-        "model": options.config.model_name,
+        "model": options.config.data.model_name,
         "shots": options.shots,
         "seeds": options.seeds,
         "unseen": options.unseen or "3",
@@ -94,14 +94,14 @@ def staged(options: Options) -> Scene:
     """The sealed test pictures behind the frozen layers; they stay the same for all support sets."""
     import numpy as np
 
-    config, data = options.config, opening.dataset(options.data)
+    config, data = options.config.data, opening.dataset(options.data)
     data.required_labels()
     split = cf.split_open_world(
         data, shots=config.shots, unseen=config.unseen_classes, seed=config.seed, test_fraction=config.test_fraction
     )
     opening.warn(split.warnings)
-    backbone = opening.model(config.model_name, None, config.device)
-    task = cf.Task(backbone, split.pool, config.shots, cf.TrainSettings(config.epochs), 1, config.seed)
+    backbone = opening.model(config.model_name, None, options.device)
+    task = cf.Task(backbone, split.pool, config.shots, cf.TrainSettings(), 1, config.seed)
     known = split.test.open("novelty")
     novel = split.novel.open("novelty") if options.novel is None else opening.dataset(options.novel)
     if not len(novel):

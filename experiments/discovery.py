@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import clip_fewshot as cf
-from clip_fewshot.config import MODELS
+from clip_fewshot.config import MODELS, DataOptions
 from experiments import opening, tables
 from experiments.options import run
 
@@ -78,7 +78,7 @@ class Draw(NamedTuple):
 def main(options: Options) -> int:
     data = opening.dataset(options.data)
     data.required_labels()
-    name = cf.FewShotConfig(data=options.data, model=options.model).model_name
+    name = DataOptions(data=options.data, model=options.model).model_name
     backbone = opening.model(name, None, options.device)
     extra = None if options.background is None else opening.dataset(options.background)
     rows = [row for hidden in options.unseen for row in measured(options, backbone, data, extra, hidden.split("+"))]

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import clip_fewshot as cf
+from clip_fewshot.protocol.run_folder import output_folder, resumed
 from experiments.options import run
 from experiments.progress import show_progress
 
@@ -22,11 +23,12 @@ class Options(cf.FewShotConfig):
 
 
 def main(options: Options) -> int:
-    config = cf.FewShotConfig(**{f.name: getattr(options, f.name) for f in fields(cf.FewShotConfig)})
+    config = cf.FewShotConfig(options.data, options.search, options.run)
     command = cf.without_password(shlex.join([*PROG.split(), *sys.argv[1:]]))
     with show_progress() as progress:
         results = cf.run_few_shot(config, progress, command)
-    out = cf.output_folder(cf.resumed(config))
+    config = resumed(config)
+    out = output_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else cf.headline_table(results))
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

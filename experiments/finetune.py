@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import clip_fewshot as cf
-from clip_fewshot.config import MODELS
+from clip_fewshot.config import MODELS, DataOptions
 from experiments import opening, tables
 from experiments.options import run
 from experiments.progress import show_progress
@@ -104,7 +104,7 @@ def finetune(options: Options, world: cf.World) -> dict[str, Any]:
     """Measure, train, save, measure what was saved; each process calls this, and the first one does all but train."""
     started, leads = time.perf_counter(), world.rank == 0
     data = opening.dataset(options.data) if leads else cf.read_dataset(options.data)
-    name = cf.FewShotConfig(data=options.data, model=options.model).model_name
+    name = DataOptions(data=options.data, model=options.model).model_name
     pretrained = cf.load_backbone(name, device=options.device)
     kept, held = divided(data, pretrained, options)
     tuned = cf.tunable(pretrained, options.plan)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import clip_fewshot as cf
+from clip_fewshot.config import DataOptions
 from experiments import opening, tables
 from experiments.options import run
 
@@ -65,7 +66,7 @@ def main(options: Options) -> int:
     if options.grid is not None:
         cf.write_text(options.grid, sample(data, options.seed))
     material = draw(data, options)
-    names = options.models or (cf.FewShotConfig(data=options.data).model_name,)
+    names = options.models or (DataOptions(data=options.data).model_name,)
     found = [measure(PIXELS, cf.raw_pixels, material, options)]
     for name in names:
         found.append(measure(name, frozen(cf.load_backbone(name, device=options.device)), material, options))

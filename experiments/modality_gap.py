@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import clip_fewshot as cf
+from clip_fewshot.config import DataOptions
 from experiments import opening, tables
 from experiments.options import run
 
@@ -36,7 +37,7 @@ class Options:
 
 def main(options: Options) -> int:
     data = opening.dataset(options.data)
-    name = cf.FewShotConfig(data=options.data, model=options.model).model_name
+    name = DataOptions(data=options.data, model=options.model).model_name
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
     for when, tuned in {"before": None, **({} if options.tuned is None else {"after": options.tuned})}.items():
         view = embeddings(opening.model(name, tuned, options.device), data, when)

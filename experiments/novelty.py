@@ -46,7 +46,7 @@ class Options:
     @property
     def config(self) -> cf.FewShotConfig:
         """The same as options of the main job, which knows their ranges."""
-        return cf.FewShotConfig(
+        return cf.FewShotConfig.of(
             data=self.data,
             model=self.model,
             shots=self.shots,
@@ -60,7 +60,7 @@ class Options:
     @property
     def unseen_names(self) -> list[str]:
         """As names; none where none were given."""
-        named = [] if self.unseen is None else self.config.unseen_classes
+        named = [] if self.unseen is None else self.config.data.unseen_classes
         if isinstance(named, int):
             raise cf.UsageError(
                 expected="names of classes",

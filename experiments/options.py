@@ -22,7 +22,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,15 +71,33 @@ def run(
 def parse(options: type[T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
     """``argv`` (default: the command line) -> an instance of ``options``; exits 2 with one line on a mistake."""
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
-    hints = get_type_hints(options)
-    for field in fields(options):
-        if field.init:
-            _add(parser, field, hints[field.name])
+    _add_all(parser, options)
     given = vars(parser.parse_args(argv))
     try:
-        return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        return _filled(options, given)
     except cf.UsageError as error:  # the dataclass checks ranges by itself
         parser.error(str(error))
+
+
+def _add_all(parser: Any, options: type[Any]) -> None:
+    """The fields of ``options``; those of a field that is a dataclass itself as a group."""
+    hints = get_type_hints(options)
+    for field in fields(options):
+        if is_dataclass(hints[field.name]):
+            _add_all(parser.add_argument_group(field.name), hints[field.name])
+        elif field.init:
+            _add(parser, field, hints[field.name])
+
+
+def _filled(options: type[T], given: Mapping[str, Any]) -> T:
+    values, hints = {}, get_type_hints(options)
+    for field in fields(options):
+        if is_dataclass(hints[field.name]):
+            values[field.name] = _filled(hints[field.name], given)
+        elif field.name in given:
+            value = given[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return options(**values)
 
 
 def duration(text: str) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import clip_fewshot as cf
-from clip_fewshot.config import MODELS
+from clip_fewshot.config import MODELS, DataOptions
 from experiments.options import run
 
 PROG = "python -m experiments.replicate"
@@ -40,7 +40,7 @@ class Options:
 
     @property
     def model_name(self) -> str:
-        return cf.FewShotConfig(data=self.data, model=self.model).model_name
+        return DataOptions(data=self.data, model=self.model).model_name
 
 
 def main(options: Options) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import clip_fewshot as cf
-from clip_fewshot.config import MODELS
+from clip_fewshot.config import MODELS, DataOptions
 from experiments import opening, tables
 from experiments.options import run
 
@@ -49,7 +49,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    name = cf.FewShotConfig(data=options.data, model=options.model).model_name
+    name = DataOptions(data=options.data, model=options.model).model_name
     backbone = opening.model(name, options.tuned, options.device)
     found = texts_for(backbone, options) if options.text is None else pictures_for(backbone, options)
     found = {"schema": 1, "model": str(options.tuned or name), **found}

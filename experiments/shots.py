@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import clip_fewshot as cf
 from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.protocol.run_folder import output_folder
 from experiments import tables
 from experiments.options import run
 from experiments.progress import show_progress
@@ -41,7 +42,7 @@ class Options:
 
     def config(self, data: str, shots: int) -> cf.FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        return cf.FewShotConfig(
+        return cf.FewShotConfig.of(
             data=data,
             model=self.model,
             shots=shots,
@@ -81,19 +82,20 @@ def main(options: Options) -> int:
 
 def measured(config: cf.FewShotConfig, progress: cf.Progress, command: str) -> Results:
     """results.json of one run: as it is where the run is complete, else made, or gone on with."""
-    out = cf.output_folder(config)
+    out = output_folder(config.data, config.run.out)
     if (out / "results.json").is_file():
         results: Results = cf.read_json(out / "results.json")
-        if results["config"] == json.loads(json.dumps(asdict(config))) and same_input(config, out, results):
+        if results["config"] == json.loads(json.dumps(config.to_json())) and same_input(config, out, results):
             return results
     return cf.run_few_shot(config, progress, command)
 
 
 def same_input(config: cf.FewShotConfig, out: Path, results: Results) -> bool:
     """Whether pictures and weights are still those of the run."""
-    backbone = cf.load_backbone(config.model_name, pretrained=config.pretrained, device=config.device)
+    data = config.data
+    backbone = cf.load_backbone(data.model_name, pretrained=data.pretrained, device=config.run.device)
     same_weights = cf.read_json(out / "run.json")["key"]["backbone"] == backbone.digest
-    return bool(same_weights and results["dataset"]["fingerprint"] == cf.read_dataset(config.data).fingerprint())
+    return bool(same_weights and results["dataset"]["fingerprint"] == cf.read_dataset(data.data).fingerprint())
 
 
 def entry(runs: Sequence[Results]) -> dict[str, Any]:

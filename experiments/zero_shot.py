@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import clip_fewshot as cf
-from clip_fewshot.config import MODELS
+from clip_fewshot.config import MODELS, DataOptions
 from experiments import opening, tables
 from experiments.options import run
 
@@ -36,7 +36,7 @@ class Options:
 def main(options: Options) -> int:
     data = opening.dataset(options.data)
     data.required_labels()
-    name = cf.FewShotConfig(data=options.data, model=options.model).model_name
+    name = DataOptions(data=options.data, model=options.model).model_name
     backbone = opening.model(name, options.tuned, options.device)
     templates = cf.TEMPLATES[:1] if options.templates == "one" else cf.TEMPLATES
     if options.image is None:
