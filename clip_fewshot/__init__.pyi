@@ -37,6 +37,7 @@ from .features.encode import encode_texts as encode_texts
 from .few_shot.approach import APPROACHES as APPROACHES
 from .few_shot.approach import Approach as Approach
 from .few_shot.approach import Point as Point
+from .few_shot.approach import Range as Range
 from .few_shot.classifier import FewShotClassifier as FewShotClassifier
 from .heads import HEADS as HEADS
 from .heads.arcface import ArcFaceHead as ArcFaceHead
@@ -143,7 +144,7 @@ from .features.table import embed_files as embed_files
 from .features.table import not_embedded as not_embedded
 from .features.table import read_features as read_features
 from .features.table import write_features as write_features
-from .few_shot.approach import Range as Range
+from .features.texts import class_texts as class_texts
 from .few_shot.cross_validation import Workbench as Workbench
 from .few_shot.search.generation import Evaluate as Evaluate
 from .few_shot.search.space import SearchSpace as SearchSpace
@@ -161,8 +162,6 @@ from .losses.distillation import sinkhorn as sinkhorn
 from .losses.distillation import transport_targets as transport_targets
 from .losses.matched import matched_cross_entropy as matched_cross_entropy
 from .losses.matched import matched_floor as matched_floor
-from .novelty import CLASSFUL as CLASSFUL
-from .novelty import TEXTUAL as TEXTUAL
 from .novelty import EnergyDetector as EnergyDetector
 from .novelty import KNNDetector as KNNDetector
 from .novelty import MahalanobisDetector as MahalanobisDetector

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
-from clip_fewshot.data.formats import list_source
+from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import byte_order, shown
 from clip_fewshot.data.verify import Checked, check_listing
@@ -16,7 +16,7 @@ from clip_fewshot.types import LabelSpace
 def read_dataset(
     source: str | Path,
     *,
-    format: str | None = None,
+    format: str | Format | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
 ) -> ImageDataset:
@@ -24,7 +24,8 @@ def read_dataset(
 
     Args:
         source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``.
-        format: a name out of ``FORMATS``; None recognises it.
+        format: a key of ``FORMATS``, the name of an entry point, "python:MODULE:NAME" or a :class:`Format` of your own;
+            None recognises those of the library.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
