@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import TunedModel
@@ -52,3 +53,16 @@ def look(backbone: Backbone, images: ImageDataset, observers: Sequence[Observer]
     suffixes = [suffix for own, judges in plan for suffix in (*own.values(), *judges)]
     columns = iter(image_features(backbone, images, suffixes))
     return [Sight({name: next(columns) for name in own}, [next(columns) for _ in judges]) for own, judges in plan]
+
+
+def see_features(model: TunedModel, features: FloatArray, from_features: bool) -> Sight:
+    """What ``model`` sees of pictures of which (n, d) frozen features are all that is there.
+
+    Raises:
+        UsageError: it does not work ``from_features``.
+    """
+    if not from_features:
+        raise UsageError(
+            expected="a model on frozen features", got="one that looks further", fix="give the pictures", where="seen"
+        )
+    return Sight({PROBE: features, model.point.approach: features}, [])

@@ -12,7 +12,7 @@ import numpy as np
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import interval, paired_difference
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
@@ -89,9 +89,9 @@ def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) 
     if len(truth) > 1:
         _, labels = np.unique(list(truth), return_inverse=True)
         entry |= {
-            "ari": metrics.ari(labels, found.labels),
-            "nmi": metrics.nmi(labels, found.labels),
-            "accuracy": metrics.clustering_accuracy(labels, found.labels),
+            "ari": clustering.ari(labels, found.labels),
+            "nmi": clustering.nmi(labels, found.labels),
+            "accuracy": clustering.clustering_accuracy(labels, found.labels),
         }
     return entry
 
