@@ -16,6 +16,7 @@ MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
 APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
 HIDDEN = "***"
+AUTO = "auto"  # in the place of a detector's name: all of them, to choose among
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
@@ -155,6 +156,14 @@ class RunOptions:
         UsageError: a value outside its range.
     """
 
+    detector: Any = option(  # a name; in Python a class too
+        AUTO, 'what says "unknown": auto chooses; one by its name, or your own as python:MODULE:NAME', parse=str
+    )
+    discoverer: Any = option(  # a name; in Python a class too
+        None,
+        "what groups the unknown: ward, average, semi-supervised or python:MODULE:NAME (default: what fits)",
+        parse=str,
+    )
     trials: int | None = option(
         None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
     )
@@ -226,7 +235,8 @@ class FewShotConfig:
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
         storage = self.run.storage and without_password(self.run.storage)
-        return self.study_key() | _values(self.run) | {"storage": storage}
+        run = {name: value for name, value in _values(self.run).items() if (name, value) not in LATER.items()}
+        return self.study_key() | run | {"storage": storage}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
@@ -249,6 +259,7 @@ class FewShotConfig:
 
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
+LATER = {"detector": AUTO, "discoverer": None}  # written down where chosen: without them a run is one of schema 1
 
 
 def _values(part: Any) -> dict[str, Any]:

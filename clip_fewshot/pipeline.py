@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
@@ -43,6 +43,7 @@ from clip_fewshot.protocol.run_folder import (
     output_folder,
     resumed,
     study_name,
+    with_names,
 )
 from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import deterministic, resolve_device
@@ -81,7 +82,8 @@ def run_few_shot(
         ['mlp']
     """
     approaches, config, clock = chosen_approaches(config), resumed(config), Stopwatch()
-    config = replace(config, search=replace(config.search, approaches=tuple(one.name for one in approaches)))
+    detector, method = config.run.detector, config.run.discoverer
+    config = with_names(config, approaches)
     data, options, run = config.data, config.search, config.run
     out = output_folder(data, run.out)
     with run_lock(out), deterministic(resolve_device(run.device)):
@@ -120,7 +122,7 @@ def run_few_shot(
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
         recipe, known = saved.recipe(task, best), saved.support
-        choice = choose_novelty(backbone, recipe, known.data, known.frozen, names=split.seen.names)
+        choice = choose_novelty(backbone, recipe, known.data, known.frozen, detector=detector, names=split.seen.names)
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
         saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL)
@@ -128,7 +130,7 @@ def run_few_shot(
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + forward_seconds(task) * image_steps(task, support, trials)
-        met = meet(task, outcome, options.alpha)
+        met = meet(task, outcome, options.alpha, method)
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive)
         clock.lap("test")
         results = finished.results() | {

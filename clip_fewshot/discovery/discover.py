@@ -77,8 +77,7 @@ def discover_classes(
     n = len(X)
     known = None if reference is None else Known.of(*reference)
     usual = "average" if known is not None and can_cut(known) else "ward"
-    members: Mapping[str, DiscovererPart] = DISCOVERERS
-    name, part = chosen_part("discoverers", method or usual, members)
+    name, part = find_discoverer(method or usual)
     _check(X, max_clusters)
     if n < 2:
         return Discovery(
@@ -94,6 +93,16 @@ def discover_classes(
     exemplars = np.array([nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
     told = parts.rises, parts.needed, interval, stability, parts.cut, name
     return Discovery(labels, groups, parts.tree, exemplars, *told)
+
+
+def find_discoverer(method: str | DiscovererPart) -> tuple[str, DiscovererPart]:
+    """(name, class or function) of a method, as :func:`discover_classes` takes it.
+
+    Raises:
+        UsageError: no such method.
+    """
+    members: Mapping[str, DiscovererPart] = DISCOVERERS
+    return chosen_part("discoverers", method, members)
 
 
 def _check(X: FloatArray, max_clusters: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import AUTO as AUTO
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import replay
@@ -32,7 +33,6 @@ from clip_fewshot.open_world.text_features import Texts, texts_of, without_class
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-AUTO = "auto"  # all detectors, in the place of a name
 NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots a class's neighbours are other classes
 USUAL = 5  # neighbours, where nothing tells another number
 MAX_GROUPS = 4

@@ -14,7 +14,7 @@ from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
-from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import frozen_probe
 from clip_fewshot.heads import zero_shot_weights
@@ -129,8 +129,12 @@ class Encounter:
     found: Discovery | None
 
 
-def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
-    """Decide picture by picture, then look for groups among what was called unknown."""
+def meet(task: Task, outcome: Outcome, alpha: float, method: str | DiscovererPart | None = None) -> Encounter:
+    """Decide picture by picture, then look for groups among what was called unknown.
+
+    Args:
+        method: of discovery, as in :func:`~clip_fewshot.discovery.discover_classes`.
+    """
     images, names, order = _mixed(outcome.test, outcome.novel, task.seed)
     best, saved = outcome.best, outcome.fits[0]
     known, unseen = outcome.known[0].features, outcome.unseen[0].features
@@ -143,7 +147,7 @@ def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
     unknown = rejection.rejector.flags(p_values, alpha)
     # Frozen features: tuning pulls the known classes apart and the unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
-    found = discover_classes(both[PROBE][unknown], reference=reference, seed=task.seed)
+    found = discover_classes(both[PROBE][unknown], reference=reference, method=method, seed=task.seed)
     return Encounter(images, names, probabilities, p_values, unknown, found)
 
 

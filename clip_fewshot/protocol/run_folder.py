@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import HIDDEN, DataOptions, FewShotConfig, RunOptions
+from clip_fewshot.config import AUTO, HIDDEN, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, trusted_approach
+from clip_fewshot.novelty import DETECTORS, find_detector
 from clip_fewshot.runtime.files import read_json, remove_half_files, sha256_bytes, write_json
 from clip_fewshot.runtime.parts import PREFIX
 
@@ -47,13 +50,40 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
     return replace(began, run=_resumed_run(config.run, began.run))
 
 
+def with_names(config: FewShotConfig, approaches: Sequence[Approach]) -> FewShotConfig:
+    """``config`` as it is written down: the names of its parts in their place.
+
+    Raises:
+        UsageError: no such detector or method of discovery.
+    """
+    run = config.run
+    detector = AUTO if run.detector == AUTO else find_detector(run.detector)[0]
+    discoverer = None if run.discoverer is None else find_discoverer(run.discoverer)[0]
+    search = replace(config.search, approaches=tuple(approach.name for approach in approaches))
+    return replace(config, search=search, run=replace(run, detector=detector, discoverer=discoverer))
+
+
+def _resumed_part(name: str, run: RunOptions, began: RunOptions, members: Collection[str]) -> Any:
+    """The part that this call names, else that of the interrupted run; what a file names is not imported."""
+    given, held = getattr(run, name), getattr(began, name)
+    if given != getattr(RunOptions(), name):
+        return given
+    if held in (given, *members):
+        return held
+    fix = f"give --{name} again: what a file names is not imported"
+    raise ArtifactError(expected=f"a {name} of this library", got=repr(held), fix=fix, where="--resume")
+
+
 def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
-    """This call's limits and device; trials and database of the interrupted run where this call names none."""
+    """This call's limits and device; what else the interrupted run was given where this call names nothing."""
     if began.storage and HIDDEN in began.storage and run.storage is None:
         fix = "give --storage again; its password was not written down"
         raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="--storage")
     trials, storage = run.trials or began.trials, run.storage or began.storage
-    return replace(run, trials=trials, storage=storage, out=run.resume, resume=None)
+    detector = _resumed_part("detector", run, began, DETECTORS)
+    discoverer = _resumed_part("discoverer", run, began, DISCOVERERS)
+    parts = {"detector": detector, "discoverer": discoverer}
+    return replace(run, trials=trials, storage=storage, out=run.resume, resume=None, **parts)
 
 
 def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:

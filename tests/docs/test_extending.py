@@ -108,17 +108,26 @@ def test_it_keeps_its_contract(kind: str, mine: SimpleNamespace) -> None:
     CHECKED[kind](mine)
 
 
-def test_a_head_and_a_loss_run_in_the_main_job_and_stand_in_table_and_report(
-    mine: SimpleNamespace, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"model": BACKBONE, "shots": 2, "unseen": "0", "trials": 3, "seeds": 1, "epochs": 1}
-    approaches = (mine.head.COSINE, "python:my_loss:MLP_FOCAL")
-    config = FewShotConfig("digits", **options, approaches=approaches, jobs=1, device="cpu", out=str(tmp_path / "run"))
-    results = run_few_shot(config, lambda *_: None, "")
-    report = (tmp_path / "run" / "report.html").read_text("utf-8")
-    for name in ("cosine", "mlp-focal"):
-        assert name in results["approaches"]
-        assert name in report
+def test_the_main_job_takes_parts_of_one_s_own_and_shows_them_by_name(mine: SimpleNamespace, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"shots": 4, "unseen": "3", "trials": 3, "seeds": 1, "epochs": 1, "jobs": 1}
+    parts: dict[str, Any] = {
+        "model": BACKBONE,
+        "approaches": (mine.head.COSINE, "python:my_loss:MLP_FOCAL"),
+        "detector": mine.detector.NearestMeanDetector,
+        "discoverer": "python:my_discoverer:CompleteLinkage",
+    }
+    out = tmp_path / "run"
+    results = run_few_shot(FewShotConfig.of(**options, **parts, device="cpu", out=str(out)))
+    assert {"cosine", "mlp-focal"} <= results["approaches"].keys()
+    assert results["novelty"]["detector"] == "NearestMeanDetector"
+    report = (out / "report.html").read_text("utf-8")
+    assert {
+        name for name in ("cosine", "mlp-focal", "NearestMeanDetector", "CompleteLinkage") if name not in report
+    } == set()
+    for forgotten in ("detector", "discoverer"):
+        fewer = {name: part for name, part in parts.items() if name != forgotten}
+        with pytest.raises(ArtifactError, match=f"give --{forgotten} again: what a file names is not imported"):
+            run_few_shot(FewShotConfig.of(**fewer, resume=str(out)))
 
 
 def test_what_was_saved_is_loaded_in_a_new_process_that_is_given_the_parts(saved: Path, digits: ImageDataset) -> None:
