@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["clip_fewshot", "clip_fewshot.*"]),
     entry_points={"console_scripts": ["clip-fewshot = clip_fewshot.commands:main"]},
     package_data={
-        "clip_fewshot": ["py.typed"],
+        "clip_fewshot": ["py.typed", "*.pyi"],
         "clip_fewshot.open_world": ["words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
         "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
@@ -54,6 +54,7 @@ setup(
         "matplotlib>=3.8",
         "jinja2>=3.1.6",
         "tqdm>=4.66",
+        "lazy_loader>=0.4",
     ],
     extras_require={
         # Needed by nothing here: for those who pass OpenAI's own module to load_backbone.
@@ -65,6 +66,7 @@ setup(
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],
         "dev": [
+            "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

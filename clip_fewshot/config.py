@@ -79,6 +79,12 @@ class FewShotConfig:
 
     Raises:
         UsageError: a value outside its range.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> config = cf.FewShotConfig(data="photos/", shots=4, unseen="cat,dog", trials=20)
+        >>> config.alpha
+        0.05
     """
 
     data: str = option(

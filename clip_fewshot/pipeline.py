@@ -56,10 +56,17 @@ TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report
 
 
-def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dict[str, Any]:
+def _silent(stage: str, done: int, total: int, /) -> None:
+    """Progress that nobody watches."""
+
+
+def run_few_shot(
+    config: FewShotConfig, progress: Progress = _silent, command: str = "clip_fewshot.run_few_shot(config)"
+) -> dict[str, Any]:
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
+        progress: told after each unit of work; by default nobody is.
         command: how to repeat the run, for the report.
 
     Returns:
@@ -69,6 +76,13 @@ def run_few_shot(config: FewShotConfig, progress: Progress, command: str) -> dic
         DataError: the pictures cannot be used.
         ResourceError: no place to write to, no weights to be had, or another run holds the folder.
         ArtifactError: the folder holds another run, or pictures or weights are not those it began with.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> config = cf.FewShotConfig(data="digits", shots=1, unseen="0", seeds=1, approaches=("mlp",), out="run/")
+        >>> results = cf.run_few_shot(config)
+        >>> sorted(results["approaches"])
+        ['mlp']
     """
     approaches, config, clock = chosen_approaches(config), resumed(config), Stopwatch()
     config = replace(config, approaches=tuple(approach.name for approach in approaches))

@@ -29,7 +29,13 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The ordered class names; a label is an index into them."""
+    """The ordered class names; a label is an index into them.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.LabelSpace(("cat", "dog")).encode(["dog", "cat"]).tolist()
+        [1, 0]
+    """
 
     names: tuple[str, ...]
 
@@ -73,6 +79,13 @@ class FeatureSet:
         digests: (n,) content digests of the inputs.
         label_space: the class names, or None where there are no labels.
         backbone: digest of the weights that made the features.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> found = cf.FeatureSet(np.ones((3, 8), np.float32), digests=("x", "y", "z"), backbone="mini")
+        >>> found.subset(np.array([0, 2])).digests
+        ('x', 'z')
     """
 
     features: FloatArray

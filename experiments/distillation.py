@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import clip_fewshot as cf
 from clip_fewshot.commands.cli.run import run
+from clip_fewshot.config import option
 from clip_fewshot.report import tables
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from clip_fewshot.contrastive.options import ContrastiveOptions
+    from clip_fewshot.data.pairs.batch import PairBatch
     from experiments.glyphs.pool import Pool
     from experiments.glyphs.validation import ValidationSet
     from experiments.glyphs.vocabulary import Vocabulary
@@ -41,18 +44,18 @@ MARKS, FACES, TEST_HANDS, TEST_SEED = 4, 1, 40, 9
 class Options:
     """The command line."""
 
-    trainings: int = cf.option(3, "trainings of each kind")
-    start: int = cf.option(400, "optimiser steps before, on the right captions; 0 is from scratch")
-    length: int = cf.option(200, "optimiser steps of each")
-    pairs: int = cf.option(64, "per step")
-    hands: int = cf.option(60, "handwritten versions of each digit to draw from")
-    noise: tuple[float, ...] = cf.option((0.0, 0.4), "shares of the captions that belong to another picture")
-    share: float = cf.option(0.5, "share of the teacher's targets")
-    momentum: float = cf.option(0.99, "of the teacher")
-    temperature: float = cf.option(0.15, "of the transport")
-    within: float = cf.option(1.0, "weight of image-image and text-text cosines in the transport")
-    threads: int | None = cf.option(None, "processor threads (default: 1)")
-    json: bool = cf.option(False, "print JSON")
+    trainings: int = option(3, "trainings of each kind")
+    start: int = option(400, "optimiser steps before, on the right captions; 0 is from scratch")
+    length: int = option(200, "optimiser steps of each")
+    pairs: int = option(64, "per step")
+    hands: int = option(60, "handwritten versions of each digit to draw from")
+    noise: tuple[float, ...] = option((0.0, 0.4), "shares of the captions that belong to another picture")
+    share: float = option(0.5, "share of the teacher's targets")
+    momentum: float = option(0.99, "of the teacher")
+    temperature: float = option(0.15, "of the transport")
+    within: float = option(1.0, "weight of image-image and text-text cosines in the transport")
+    threads: int | None = option(None, "processor threads (default: 1)")
+    json: bool = option(False, "print JSON")
 
     def __post_init__(self) -> None:
         if self.start < 0 or min(self.trainings, self.length, self.pairs, self.hands, self.threads or 1) < 1:
@@ -76,19 +79,21 @@ class Glyphs:
     def steps(self) -> int:
         return self.length
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[cf.PairBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
+        from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
+        from clip_fewshot.runtime.rng import generator
         from experiments.glyphs.captions import Captioner
         from experiments.glyphs.scenes import SceneStyle, draw_scenes
         from experiments.glyphs.stream import pixels
 
         captioner = Captioner(self.pool.classes)
         for step in range(start, self.steps()):
-            rng = cf.generator(self.seed, "pairs", epoch, step)
+            rng = generator(self.seed, "pairs", epoch, step)
             style = SceneStyle(self.model.image_size, scans=1.0)
             scenes = draw_scenes(self.pool, self.pool.draw(self.chosen.pairs, rng), style, rng)
             texts = [_caption(captioner, row[None], rng) for row in scenes.attributes]
             tokens = self.vocabulary.encode(_displaced(texts, self.noise, rng))
-            yield cf.PairBatch(pixels(scenes.images, self.model), tokens, cf.caption_ids(tokens))
+            yield PairBatch(pixels(scenes.images, self.model), tokens, caption_ids(tokens))
 
 
 def _caption(captioner: Any, attributes: NDArray[np.int64], rng: np.random.Generator) -> str:
@@ -146,15 +151,18 @@ def compare(
     test: ValidationSet,
 ) -> dict[str, Any]:
     """Accuracy of both kinds over all seeds, and the paired difference; both see the same batches."""
+    from clip_fewshot.contrastive.distillation import SelfDistillation
+    from clip_fewshot.evaluation.intervals import paired_difference
+
     right: dict[bool, list[Correct]] = {False: [], True: []}
     for seed, start in enumerate(starts):
         for distilled, kept in right.items():
             model = copy.deepcopy(start)
             source = Glyphs(pool, vocabulary, model, chosen, chosen.trainings + seed, chosen.length, noise)
-            teacher = cf.SelfDistillation(model, chosen.share, chosen.momentum, chosen.temperature, chosen.within)
+            teacher = SelfDistillation(model, chosen.share, chosen.momentum, chosen.temperature, chosen.within)
             cf.train_contrastive(model, source, settings(chosen.length), objective=teacher if distilled else None)
             kept.append(correct(vocabulary.widen(model), test))
-    difference = cf.paired_difference(right[True], right[False])
+    difference = paired_difference(right[True], right[False])
     return {
         "noise": noise,
         "plain": cf.interval(right[False]).to_json(),
@@ -163,13 +171,18 @@ def compare(
     }
 
 
-def settings(steps: int) -> cf.ContrastiveOptions:
-    return cf.ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
+def settings(steps: int) -> ContrastiveOptions:
+    from clip_fewshot.contrastive.options import ContrastiveOptions
+
+    return ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
 
 
 def tiny(vocab_size: int, seed: int) -> cf.Backbone:
     """Two layers of width 32 on 32 pixels, fresh."""
-    config = cf.CLIPConfig(
+    from clip_fewshot.backbones.architectures import CLIPConfig
+    from clip_fewshot.backbones.backbone import build_backbone
+
+    config = CLIPConfig(
         embed_dim=32,
         image_size=32,
         vision_layers=2,
@@ -181,7 +194,7 @@ def tiny(vocab_size: int, seed: int) -> cf.Backbone:
         text_heads=2,
         vocab_size=vocab_size,
     )
-    return cf.build_backbone(config, seed, name="tiny")
+    return build_backbone(config, seed, name="tiny")
 
 
 def correct(model: cf.Backbone, test: ValidationSet) -> Correct:

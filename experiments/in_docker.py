@@ -23,6 +23,7 @@ import clip_fewshot as cf
 import experiments
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.runtime.files import cache_root
 
 WORK, CACHE, DATA = PurePosixPath("/app"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
 RUNS = "runs"
@@ -70,7 +71,7 @@ class Job:
 def plan(options: Options) -> Job:
     """Which container runs the experiment. Makes the folders it writes to: the engine would make them as root."""
     arguments, mounts = _rewrite(options.arguments, options.runs)
-    shared = (_written(options.runs, WORK / RUNS), _written(cf.cache_root(), CACHE))
+    shared = (_written(options.runs, WORK / RUNS), _written(cache_root(), CACHE))
     user = f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else None
     command = (f"experiments.{options.experiment}", *arguments)
     return Job(options.docker_image, command, shared + mounts, options.gpus, options.shm_size, user)

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.runtime.rng import generator
 from experiments.glyphs import captions, pool, scenes
 from experiments.glyphs.fields import BODY, FIELD, field_of_lines, field_of_mask
 from experiments.glyphs.presets import PRESETS
@@ -26,7 +29,7 @@ def glyphs() -> pool.Pool:
 
 
 def draw(glyphs: pool.Pool, seed: int, scans: float = 0.5, n: int = 24) -> scenes.Scenes:
-    rng = cf.generator(seed, "test")
+    rng = generator(seed, "test")
     return scenes.draw_scenes(glyphs, glyphs.draw(n, rng), scenes.SceneStyle(32, scans=scans), rng)
 
 
@@ -54,7 +57,7 @@ def test_a_field_of_a_mask_is_positive_inside() -> None:
 
 def test_scans_have_seventeen_levels_and_a_black_margin(glyphs: pool.Pool) -> None:
     style = scenes.SceneStyle(10, scans=1.0)
-    rng = cf.generator(3, "levels")
+    rng = generator(3, "levels")
     images = scenes.draw_scenes(glyphs, glyphs.draw(20, rng), style, rng).images[2:18]  # the ends have other margins
     assert torch.allclose(images * 16, (images * 16).round(), atol=1e-4)
     assert images[:, :, 0].abs().max() == 0
@@ -68,7 +71,7 @@ def test_pictures_stay_in_range(glyphs: pool.Pool) -> None:
 
 def test_every_picture_has_a_true_caption_and_truth_is_what_was_stated(glyphs: pool.Pool) -> None:
     drawn = draw(glyphs, 5, n=40)
-    texts, stated = captions.Captioner(glyphs.classes).write(drawn.attributes, 12, cf.generator(5, "captions"))
+    texts, stated = captions.Captioner(glyphs.classes).write(drawn.attributes, 12, generator(5, "captions"))
     truth = captions.true_of(drawn.attributes, stated)
     assert truth.shape == (40, len(texts))
     assert truth.any(axis=0).all()
@@ -94,7 +97,7 @@ def test_articles_agree() -> None:
 
 def test_widening_the_vocabulary_changes_no_feature_and_unknown_words_share_a_row(glyphs: pool.Pool) -> None:
     vocabulary = Vocabulary(glyphs.classes)
-    small = cf.build_backbone(cf.CLIPConfig(16, 16, 1, 32, 1, 8, 32, 1, 1, vocab_size=vocabulary.size), 0)
+    small = build_backbone(CLIPConfig(16, 16, 1, 32, 1, 8, 32, 1, 1, vocab_size=vocabulary.size), 0)
     wide = vocabulary.widen(small)
     texts = ["a photo of a seven.", "an image of the xylophone", "zero"]
     with torch.no_grad():
@@ -105,7 +108,7 @@ def test_widening_the_vocabulary_changes_no_feature_and_unknown_words_share_a_ro
 def test_forgetting_leaves_the_marks(glyphs: pool.Pool) -> None:
     vocabulary = Vocabulary(glyphs.classes)
     rows = vocabulary.encode(["a photo of a seven.", "zero"])
-    forgotten = vocabulary.forget(rows, 1.0, cf.generator(0, "forget"))
+    forgotten = vocabulary.forget(rows, 1.0, generator(0, "forget"))
     assert torch.equal(forgotten.argmax(dim=1), rows.argmax(dim=1))
     assert torch.equal(forgotten[:, 0], rows[:, 0])
     assert int((forgotten > 0).sum()) == 4

@@ -199,7 +199,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuse what the interpreter would obey before it calls :meth:`find_class`, such as a memo entry at 4 billion."""
+    """Refuse what the interpreter would obey before it calls ``find_class``, such as a memo entry at 4 billion."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in OPCODES:
             raise _RefusedError(f"one with the pickle instruction {opcode.name}")

@@ -41,6 +41,12 @@ class Backbone(nn.Module):
         image_size: side of the square that pictures are brought to, in pixels.
         mean, std: of each channel, taken out of pixels in [0, 1].
         activation_dtype: precision of activations in :meth:`autocast`; None chooses by the device.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> backbone: cf.Backbone = cf.load_backbone("mini")
+        >>> backbone.encode_text(backbone.tokenize(["a seven", "a photo of a two"])).shape
+        torch.Size([2, 128])
     """
 
     def __init__(self, config: CLIPConfig, name: str = "custom") -> None:

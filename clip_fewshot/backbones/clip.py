@@ -51,6 +51,12 @@ def load_backbone(
         UsageError: an unknown name or device, or a function of the user's that fails.
         DataError, ArtifactError: a missing, damaged or foreign file.
         ResourceError: weights that are neither here nor reachable, or a device that is not there.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> backbone = cf.load_backbone("mini", device="cpu")
+        >>> backbone.image_size, backbone.visual.out_features
+        (32, 128)
     """
     place = resolve_device(device)
     backbone = _load(name) if pretrained else _random(name)

@@ -36,6 +36,14 @@ class ImageEncoder:
         mean, std: of the channels, as the encoder was trained; default ImageNet's.
         parts: where to cut an encoder of another shape, so that some of its blocks can be trained.
         whole: take even a well-known shape as one block, its classifier included.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ReLU())
+        >>> tower = cf.ImageEncoder(layers, size=32).tower(out_features=16)
+        >>> tower(torch.zeros(5, 3, 32, 32)).shape
+        torch.Size([5, 16])
     """
 
     module: nn.Module

@@ -34,6 +34,13 @@ def save_backbone(
         used_token_ids: tokens whose rows of the embedding are stored one by one; all others share one row, the mean of
             theirs. A vocabulary that training hardly touched then takes no space. None stores every row.
         half: round the weights to float16, half the size; default True.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import clip_fewshot as cf
+        >>> cf.save_backbone(cf.load_backbone("mini"), Path("my-model"))
+        >>> cf.load_backbone("my-model").name
+        'my-model'
     """
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:

@@ -42,6 +42,20 @@ class PairBackbone(Backbone):
 
     Raises:
         UsageError: an encoder does not fit to its inputs, or has fewer blocks.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> from clip_fewshot.backbones.encoders import TextEncoder
+        >>> class Words(torch.nn.Embedding):
+        ...     def forward(self, ids, mask):
+        ...         return super().forward(ids)
+        >>> def letters(text):
+        ...     return [ord(letter) % 31 + 1 for letter in text]
+        >>> layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ReLU())
+        >>> pair = cf.PairBackbone(cf.ImageEncoder(layers, size=32), TextEncoder(Words(32, 8), letters), dim=16)
+        >>> pair.encode_text(pair.tokenize(["a bee", "two bees"])).shape
+        torch.Size([2, 16])
     """
 
     visual: EncoderTower

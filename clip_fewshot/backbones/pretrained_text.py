@@ -64,6 +64,18 @@ def load_text_encoder(folder: str | Path, pool: str = "mean", context_length: in
     Raises:
         ResourceError: transformers or tokenizers is not installed.
         DataError, ArtifactError: a file is missing or cannot be read.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import BertConfig, BertModel
+        >>> import clip_fewshot as cf
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        >>> BertModel(BertConfig(vocab_size=3, **sizes)).save_pretrained("tiny-bert/")
+        >>> words = Tokenizer(models.WordLevel({"a": 0, "bee": 1, "?": 2}, unk_token="?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> words.save("tiny-bert/tokenizer.json")
+        >>> cf.load_text_encoder("tiny-bert/").tokenizer("a bee")
+        [0, 1]
     """
     tokenizer = JsonTokenizer(Path(folder) / "tokenizer.json")
     try:

@@ -90,6 +90,26 @@ def train_paired(
         UsageError: a stem that trains.
         DataError: no captions, or fewer than two pictures.
         DivergedError: the loss stopped being finite.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> from clip_fewshot.backbones.encoders import TextEncoder
+        >>> from clip_fewshot.contrastive.paired import PairedOptions
+        >>> class Words(torch.nn.Embedding):
+        ...     def forward(self, ids, mask):
+        ...         return super().forward(ids)
+        >>> def letters(text):
+        ...     return [ord(letter) % 31 + 1 for letter in text]
+        >>> layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ReLU())
+        >>> pair = cf.PairBackbone(cf.ImageEncoder(layers, size=32), TextEncoder(Words(32, 8), letters), dim=16)
+        >>> digits = cf.read_dataset("digits").subset(range(50))
+        >>> pairs = replace(digits, captions=tuple(digits.label_space.decode(digits.labels)))
+        >>> losses = []
+        >>> trained = cf.train_paired(pair, pairs, PairedOptions(epochs=5), losses.append)
+        >>> losses[-1].loss < losses[0].loss
+        True
     """
     options = options or PairedOptions()
     stored = _store(pair, data)

@@ -92,6 +92,17 @@ def train_contrastive(
             the sources can tell, of other pairs.
         ArtifactError: a damaged checkpoint.
         DivergedError: a loss that is not finite; the checkpoint before it is kept.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> from clip_fewshot.contrastive.options import ContrastiveOptions
+        >>> digits, backbone = cf.read_dataset("digits").subset(range(8)), cf.load_backbone("mini")
+        >>> loader = [(list(digits.images), digits.label_space.decode(digits.labels))]
+        >>> steps = []
+        >>> options = ContrastiveOptions(steps=2)
+        >>> trained = cf.train_contrastive(backbone, cf.LoaderSource(loader, backbone), options, on_step=steps.append)
+        >>> [step.epoch for step in steps]
+        [0, 1]
     """
     if folder is None and (resume or tensorboard):
         raise UsageError(expected="a folder to resume from and to write to", got="none", fix="give one", where="folder")

@@ -65,6 +65,14 @@ class CaptionGenerator:
     Args:
         seed: any integer.
         adjectives, nouns, locations: the words; by default 16 x 5 x 12 = 960 captions per class.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> captions = cf.CaptionGenerator(seed=0)
+        >>> captions("bee")
+        'This is a clear image of the bee from the webpage'
+        >>> len(captions.bank("bee", 100))
+        100
     """
 
     def __init__(

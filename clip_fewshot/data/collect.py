@@ -92,6 +92,13 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
 
     Raises:
         DataError: nothing can be read, or a folder cannot be listed.
+
+    Example:
+        >>> from PIL import Image
+        >>> import clip_fewshot as cf
+        >>> Image.new("RGB", (40, 30)).save("black.png")
+        >>> cf.read_images(["black.png"])
+        ImageDataset('given pictures', 1 images, 0 classes)
     """
     pictures = readable(path for place in places for path in _pictures(Path(place)))
     if not len(pictures):

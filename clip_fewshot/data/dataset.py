@@ -44,6 +44,14 @@ class ImageDataset:
         warnings: what was decided on the way, one sentence each.
         decode: how pictures become pixels, see :mod:`clip_fewshot.data.pixels`.
         origins: per row where the source says so, as ``captions.csv:17``, or None.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> digits: cf.ImageDataset = cf.read_dataset("digits")
+        >>> digits.subset([0, 1]).names
+        ('digits/0000', 'digits/0001')
+        >>> digits.label_space.decode(digits.labels[:2])
+        ['zero', 'one']
     """
 
     name: str

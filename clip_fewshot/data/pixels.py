@@ -90,13 +90,17 @@ class _Supply:
         """The batch, once it is whole; what it decoded from files is in the cache then."""
         digests = [self.images.digests[row] for row in order.rows]
         pixels = np.empty((len(digests), self.size, self.size, 3), np.uint8)
-        is_file = np.array([isinstance(self.images.images[row], Path) for row in order.rows])
-        for i in np.flatnonzero(~is_file):
+        # A picture in memory is not kept, but it may be one whose file was.
+        kept = np.array([self._is_file(row) or digests[i] not in order.decoded for i, row in enumerate(order.rows)])
+        for i in np.flatnonzero(~kept):
             pixels[i] = order.decoded[digests[i]].result()
-        files = [digests[i] for i in np.flatnonzero(is_file)]
+        files = [digests[i] for i in np.flatnonzero(kept)]
         if files:
-            pixels[is_file] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
+            pixels[kept] = self.cache.rows(files, lambda missing: _decoded(order, files, missing))["pixels"].read()
         return pixels
+
+    def _is_file(self, row: int) -> bool:
+        return isinstance(self.images.images[row], Path)
 
     def _decode(self, row: int) -> Pixels:
         picture = self.images.open(row)

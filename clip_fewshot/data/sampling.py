@@ -68,6 +68,12 @@ class OpenWorldSplit:
         test: sealed images of the seen classes.
         novel: sealed images of the unseen classes: all of them, as none is ever used in training.
         warnings: what was left out or looks thin, one sentence each.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> split: cf.OpenWorldSplit = cf.split_open_world(cf.read_dataset("digits"), shots=4, unseen=("eight", "nine"))
+        >>> split.unseen.names, len(split.support)
+        (('eight', 'nine'), 32)
     """
 
     pool: ImageDataset
@@ -101,6 +107,12 @@ def split_open_world(
     Raises:
         DataError: too few images for ``shots`` (each class is listed), no labels, an empty test side.
         UsageError: an argument out of range.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=16, unseen=3, seed=0)
+        >>> len(split.seen), len(split.unseen), len(split.support)
+        (7, 3, 112)
     """
     if not 0 < test_fraction < 1:
         raise UsageError(
@@ -133,7 +145,14 @@ def split_open_world(
 
 
 def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
-    """``shots`` images of each class, drawn without replacement by ``seed``, in the order they have in ``pool``."""
+    """``shots`` images of each class, drawn without replacement by ``seed``, in the order they have in ``pool``.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> support = cf.draw_support(cf.read_dataset("digits"), shots=2, seed=0)
+        >>> len(support), set(support.counts().values())
+        (20, {2})
+    """
     if shots < 1:
         raise UsageError(expected="shots of 1 or more", got=str(shots), fix="ask for at least one image per class")
     counts = pool.counts()

@@ -38,7 +38,7 @@ class Average:
         self.cut = best_cut(average_tree(known.rows[fewer]), known.classes[fewer])
 
     def part(self, rows: FloatArray) -> Parts:
-        """See :class:`clip_fewshot.discovery.base.Method`."""
+        """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         tree = average_tree(rows)
         parts = fcluster(tree, self.cut, "distance").astype(np.int64)
         return Parts(without_known(parts, rows, self.means, NEARER), tree, self.cut)

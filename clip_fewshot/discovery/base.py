@@ -24,7 +24,7 @@ class Discovery:
         interval: (low, high) number of groups, 90 %, see :mod:`clip_fewshot.discovery.stability`.
         stability: in [0, 1] per group, how much of it is found again in half of the images.
         cut: height of the tree at which it was cut into parts; None where no height decided.
-        method: the key of DISCOVERERS that made it.
+        method: the key of DISCOVERERS, or the name of a foreign method, that made it.
     """
 
     labels: LabelArray
@@ -55,10 +55,19 @@ class Parts:
     needed: tuple[float, ...] = ()
 
 
-class Method(Protocol):
+class Discoverer(Protocol):
     """A rule that parts unknown images, made once for given known classes.
 
-    Built as ``Method(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    Built as ``Discoverer(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    Checked by :func:`clip_fewshot.testing.check_discoverer`.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> method: cf.Discoverer = cf.DISCOVERERS["ward"](None, 20, 0)
+        >>> rows = np.repeat(np.eye(2), 5, axis=0)
+        >>> len(set(method.part(rows).labels))
+        2
     """
 
     def __init__(self, known: Known | None, most: int, seed: int) -> None: ...
@@ -67,6 +76,6 @@ class Method(Protocol):
         """Parts of (n, d) rows of unit length, n >= 2."""
         ...
 
-    def resampled(self, rng: np.random.Generator) -> Method:
+    def resampled(self, rng: np.random.Generator) -> Discoverer:
         """The rule as other known classes of the same kind might have made it."""
         ...

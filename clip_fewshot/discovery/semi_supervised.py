@@ -36,7 +36,7 @@ class SemiSupervised:
         self.known, self.most, self.seed = known, most, seed
 
     def part(self, rows: FloatArray) -> Parts:
-        """See :class:`clip_fewshot.discovery.base.Method`."""
+        """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         labels = _numbered(rows, self.known, None, self.most, self.seed)
         return Parts(np.maximum(labels - self.known.n_classes, -1), average_tree(rows))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clip_fewshot.discovery.base import Method
+from clip_fewshot.discovery.base import Discoverer
 from clip_fewshot.discovery.parts import by_size
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
@@ -21,7 +21,7 @@ HALVES = 30
 MOST = 500  # images of a half
 
 
-def judged(found: LabelArray, groups: int, rows: FloatArray, method: Method, smallest: int, seed: int) -> Judgement:
+def judged(found: LabelArray, groups: int, rows: FloatArray, method: Discoverer, smallest: int, seed: int) -> Judgement:
     """(interval, stability of each group) of ``groups`` that a method found in (n, d) rows."""
     n, rng = len(rows), generator(seed, "halves")
     size = min(-(-n // 2), MOST)

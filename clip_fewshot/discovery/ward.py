@@ -40,7 +40,7 @@ class Ward:
         self.episodes = _episodes(known, seed)
 
     def part(self, rows: FloatArray) -> Parts:
-        """See :class:`clip_fewshot.discovery.base.Method`."""
+        """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         scaled = rows if self.scaling is None else rows @ self.scaling
         points = principal(scaled)
         tree = ward_tree(points)

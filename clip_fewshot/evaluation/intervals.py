@@ -84,6 +84,14 @@ def interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
     The interval is Wilson's with as many effective images as explain the two-level variance, and Student's quantile
     for the normal one: it stays in [0, 1], does not collapse where nothing went wrong, and is Wilson's own interval
     for one seed.
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> right = np.arange(100) < 90  # of 100 test images
+        >>> result = cf.interval([right, right])
+        >>> result.mean, [round(end, 2) for end in result.ci95]
+        (0.9, [0.82, 0.95])
     """
     table = _table(correct_per_seed)
     mean, (n_seeds, n) = float(table.mean()), table.shape

@@ -29,7 +29,13 @@ class ClassRow(NamedTuple):
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Fraction of (n,) predictions equal to their labels."""
+    """Fraction of (n,) predictions equal to their labels.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.accuracy(["cat", "dog", "cat", "cat"], ["cat", "dog", "dog", "cat"])
+        0.75
+    """
     truth, guess = _paired(labels, predictions)
     return float(np.mean(truth == guess))
 
@@ -98,6 +104,11 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bi
     """Mean gap between confidence and accuracy over equal-width bins of the top confidence, weighted by bin size.
 
     Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, eq. 3; bins are (low, high].
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
+        0.25
     """
     truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     confidence, hit = table.max(axis=1), table.argmax(axis=1) == truth
@@ -128,7 +139,13 @@ class Rates(NamedTuple):
 
 
 def auroc(is_novel: ArrayLike, scores: ArrayLike) -> float:
-    """Probability that a random novel image scores below a random known one; ties count one half."""
+    """Probability that a random novel image scores below a random known one; ties count one half.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.auroc(is_novel=[0, 0, 1, 1], scores=[0.9, 0.4, 0.5, 0.1])
+        0.75
+    """
     false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
     return float(np.sum(np.diff(false_alarm) * (detection[1:] + detection[:-1]) / 2))
 
@@ -161,6 +178,11 @@ def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
 
     This is OpenOOD's direction. Papers that take *known* as positive (MCM among them) report the share of novel
     images accepted when 95 % of the known are: another number under the same name.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.fpr95(is_novel=[0, 0, 1, 1], scores=[0.9, 0.4, 0.5, 0.1])
+        0.5
     """
     false_alarm, detection, _ = _roc(*_novelty(is_novel, scores))
     return float(false_alarm[np.argmax(detection >= 0.95)])

@@ -97,7 +97,15 @@ def image_features(
 
 
 def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
-    """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache."""
+    """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> digits = cf.read_dataset("digits").subset(range(5))
+        >>> found = cf.encode_images(cf.load_backbone("mini"), digits)
+        >>> found.features.shape, len(found.digests)
+        ((5, 128), 5)
+    """
     nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
         features=image_prefix(backbone, images, []).frozen().cpu().numpy() if len(images) else nothing,
@@ -113,5 +121,10 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
 
     Args:
         truncate: cut texts over the context length instead of refusing them.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.encode_texts(cf.load_backbone("mini"), ["a zero", "a one", "a two"]).shape
+        (3, 128)
     """
     return text_prefix(backbone, texts, [], truncate).frozen().cpu().numpy()

@@ -6,6 +6,11 @@ The four of the field of this library stand in ``APPROACHES``. An approach of yo
     Approach("cosine", head=CosineHead, loss=focal, space=space, centre={"scale": 16.0})
 
 Nothing heavy is imported here: heads and losses may be named by their keys in ``HEADS`` and ``LOSSES``.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.APPROACHES)
+    ['mlp-arcface', 'mlp', 'contrastive-arcface', 'contrastive']
 """
 
 from __future__ import annotations
@@ -28,6 +33,11 @@ class Range(NamedTuple):
         low, high: both ends belong to it. Whole numbers where ``low`` is an int. ``high`` None: the limit that the run
             sets, for "unfreeze".
         log: whether it is searched on a logarithmic scale.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.APPROACHES["mlp-arcface"].space["scale"] == cf.Range(8.0, 64.0, log=True)
+        True
     """
 
     low: float
@@ -46,7 +56,8 @@ class Point:
             of an approach without one.
 
     Example:
-        >>> Point("mlp", {"unfreeze": 2, "backbone_lr": 1e-4, "head_lr": 1e-3}).unfreeze
+        >>> import clip_fewshot as cf
+        >>> cf.Point("mlp", {"unfreeze": 2, "backbone_lr": 1e-4, "head_lr": 1e-3}).unfreeze
         2
     """
 
@@ -104,8 +115,8 @@ class Approach:
         UsageError: parts that do not fit each other.
 
     Example:
-        >>> from clip_fewshot import Approach
-        >>> Approach("wide-mlp", head="mlp", loss="cross-entropy", centre={"hidden_features": 512}).ends_in
+        >>> import clip_fewshot as cf
+        >>> cf.Approach("wide-mlp", head="mlp", loss="cross-entropy", centre={"hidden_features": 512}).ends_in
         'head'
     """
 

@@ -7,6 +7,13 @@ training mode alone. Initial weights come from torch's global generator: build i
 ``CentredHead`` goes around any of them and makes each better on features that share a large mean.
 
 Each entry of ``HEADS`` is called as ``(in_features, n_classes, **options)``.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.HEADS)
+    ['linear', 'mlp', 'arcface', 'mlp-arcface', 'attention', 'zero-shot']
+    >>> cf.HEADS["linear"](in_features=8, n_classes=3).n_classes
+    3
 """
 
 from __future__ import annotations

@@ -29,6 +29,15 @@ class ArcFaceHead(nn.Module):
         n_classes: c.
         margin: radians in [0, pi/2]; 0.5 is 28.6 degrees. 0 makes a scaled cosine classifier.
         scale: positive, the length given to every feature.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> head = cf.ArcFaceHead(in_features=8, n_classes=3, margin=0.5, scale=16.0)
+        >>> features, labels = torch.ones(4, 8), torch.tensor([0, 1, 2, 0])
+        >>> logits = head(features, labels)  # training: the margin is on
+        >>> head.eval()(features).shape
+        torch.Size([4, 3])
     """
 
     takes_tokens = False

@@ -28,6 +28,13 @@ class MLPHead(nn.Module):
         n_classes: c.
         hidden_features: width of the hidden layer; default the classifier's, else d, but 64 at the least.
         classifier: head on (n, hidden) with ``in_features`` and ``n_classes``; default LinearHead.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> head = cf.MLPHead(in_features=8, n_classes=3, classifier=cf.ArcFaceHead(64, 3))
+        >>> head(torch.ones(4, 8)).shape
+        torch.Size([4, 3])
     """
 
     takes_tokens = False

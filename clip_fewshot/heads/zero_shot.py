@@ -41,6 +41,12 @@ def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templat
 
     Returns:
         float32 or better, on the device of the encoder.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> backbone = cf.load_backbone("mini")
+        >>> cf.zero_shot_weights(backbone, ["zero", "one", "two"], ["a photo of a {}", "a small {}"]).shape
+        torch.Size([3, 128])
     """
     if not class_names or not templates:
         got = f"{len(class_names)} names and {len(templates)} templates"

@@ -1,4 +1,10 @@
-"""Losses: (logits, targets) -> scalar. Each states the least value it can take, and a test holds it."""
+"""Losses: (logits, targets) -> scalar. Each states the least value it can take, and a test holds it.
+
+Example:
+    >>> import clip_fewshot as cf
+    >>> list(cf.LOSSES)
+    ['cross-entropy', 'symmetric']
+"""
 
 from __future__ import annotations
 

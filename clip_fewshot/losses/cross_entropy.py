@@ -33,6 +33,12 @@ def cross_entropy(
 
     Returns:
         scalar, float32 or better.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> round(cf.cross_entropy(torch.zeros(5, 4), torch.tensor([0, 1, 2, 3, 0])).item(), 4)  # ln 4
+        1.3863
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = f"{tuple(logits.shape)} and {tuple(labels.shape)}"

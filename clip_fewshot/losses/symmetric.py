@@ -33,6 +33,13 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
 
     Returns:
         scalar, float32 or better.
+
+    Example:
+        >>> import torch
+        >>> import clip_fewshot as cf
+        >>> logits = 100 * torch.eye(3)
+        >>> round(cf.symmetric_cross_entropy(logits).item(), 4)
+        0.0
     """
     n = len(logits_per_image)
     if logits_per_image.shape != (n, n) or (caption_ids is not None and caption_ids.shape != (n,)):

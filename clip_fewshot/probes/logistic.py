@@ -35,7 +35,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.2 and
     appendix A.3, whose search for C (coarse, then halving steps around the best) this follows; ours is warm-started
-    and solves each fit to a stated gap (:mod:`old.solver`). The objective is that of scikit-learn's
+    and solves each fit to a stated gap (:mod:`clip_fewshot.probes.solver`). The objective is that of scikit-learn's
     ``LogisticRegression(C)``; binary problems have one row of coefficients, as there.
 
     Args:
@@ -50,7 +50,17 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C_: the value used. C_at_edge_: the search ended on 1e-6 or 1e6. search_: every value tried, by C.
         gradient_norm_: of the objective at the end; the coefficients are at most this far from the optimum.
         objective_: its value. note_: what a reader of the result should know, or "".
+
+    Example:
+        >>> import numpy as np
+        >>> import clip_fewshot as cf
+        >>> X, y = np.random.default_rng(0).normal(size=(40, 8)), np.repeat(["a", "b"], 20)
+        >>> X[:20, 0] += 4
+        >>> cf.LinearProbe().fit(X, y).score(X, y) > 0.9
+        True
     """
+
+    takes_c = True
 
     def __init__(self, C: float | None = None, folds: int | Folds = 5, seed: int = 0) -> None:
         self.C = C

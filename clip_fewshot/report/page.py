@@ -125,7 +125,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _read(name: str) -> str:
-    return files("clip_fewshot.report").joinpath(name).read_text("utf-8")
+    return files(__package__).joinpath(name).read_text("utf-8")
 
 
 @cache

@@ -10,7 +10,12 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.select_detector import choose_novelty
 from clip_fewshot.protocol import compare_detectors
+from clip_fewshot.protocol.refits import Task, prepare
+from clip_fewshot.runtime.files import read_json
 from tests.commands.conftest import PER_CLASS, UNKNOWN, Command, one_line
 
 USUAL = ("--model", "mini", "--unseen", ",".join(UNKNOWN), "--shots", "4", "--seeds", "2")
@@ -52,18 +57,18 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
     """The knn row, written down again with the classes of the library alone."""
     known, novel = split.test.open("test"), split.novel.open("test")
     backbone = cf.load_backbone("mini", device="cpu")
-    task = cf.Task(backbone, split.pool, 4, cf.TrainSettings(20), 1, 0)
+    task = Task(backbone, split.pool, 4, TrainSettings(20), 1, 0)
     row = next(row for row in found["rows"] if row["detector"] == "knn")
     frozen = np.concatenate([cf.encode_images(backbone, part).features for part in (known, novel)])
     is_novel = np.arange(len(frozen)) >= len(known)
     right, flags = [], []
     for place, draw in enumerate((1, 2)):
-        support = cf.prepare(task, task.support(draw), [])
+        support = prepare(task, task.support(draw), [])
         assert not set(support.images.digests) & set(known.digests)
         recipe = support.recipe(task, cf.Point("linear-probe"))
-        choice = cf.choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
+        choice = choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
         assert choice is not None
-        rejector = cf.fit_rejector(backbone, recipe, support.data, support.frozen, choice)
+        rejector = fit_rejector(backbone, recipe, support.data, support.frozen, choice)
         scores, p = rejector.verdict(frozen, [])
         assert row["auroc"]["per_seed"][place] == pytest.approx(roc_auc_score(is_novel, -scores))
         assert row["aupr"]["per_seed"][place] == pytest.approx(average_precision_score(is_novel, -scores))
@@ -99,7 +104,7 @@ def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
 ) -> None:
     chosen = ("--seeds", 1, "--novel", photos / "six", "--detectors", "knn", "--out", tmp_path, "--json")
     found = command("novelty", photos, *USUAL, *chosen).record
-    assert cf.read_json(tmp_path / "novelty.json") == found
+    assert read_json(tmp_path / "novelty.json") == found
     assert found["n_novel"] == PER_CLASS
     assert not set(found["classes"]) & set(UNKNOWN)
 

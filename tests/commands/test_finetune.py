@@ -19,8 +19,11 @@ import torch
 
 import clip_fewshot as cf
 from clip_fewshot.commands.finetune import Options
+from clip_fewshot.contrastive.tuned_files import load_tuned
 from clip_fewshot.protocol import fine_tuning_run
 from clip_fewshot.protocol.retrieval import measure_recall, picture_chance, ranks, text_chance
+from clip_fewshot.runtime.files import read_json
+from clip_fewshot.tuning.prompts import load_prompts
 from tests.commands.conftest import Command, one_line
 
 QUICK = ("--model", "mini", "--passes", 2, "--batch", 16, "--backbone-lr", 1e-4, "--held-out", 0.4)
@@ -58,7 +61,7 @@ def test_accuracy_does_not_fall_and_the_model_is_what_was_measured(
     assert after["n_test"] == found["pictures"]["test"]
     assert found["pictures"]["training"] + found["pictures"]["test"] == 7 * 16
     assert found["training"]["loss"] > found["training"]["floor"] > 0  # several pictures of a class in each batch
-    assert cf.read_json(tmp_path / "run" / "results.json")["after"] == found["after"]
+    assert read_json(tmp_path / "run" / "results.json")["after"] == found["after"]
     again = command("zero_shot", photos, "--model", tmp_path / "run" / "model", "--json")
     assert again.code == 0
 
@@ -68,7 +71,7 @@ def test_attention_heads_are_used_beside_the_model_they_were_trained_on(
 ) -> None:
     found = command("finetune", photos, "--out", tmp_path / "run", *QUICK, "--head", "attention", "--json").record
     model = ("--model", "mini", "--tuned", tmp_path / "run" / "model")
-    tuned = cf.load_tuned(tmp_path / "run" / "model", mini)
+    tuned = load_tuned(tmp_path / "run" / "model", mini)
     assert found["parameters"]["all"] == sum(p.numel() for p in tuned.parameters())
     data, held = cf.read_dataset(photos), found["after"]["zero-shot accuracy"]
     assert held["mean"] >= found["before"]["zero-shot accuracy"]["mean"]
@@ -124,7 +127,7 @@ def test_prompts_are_saved_alone(command: Command, photos: Path, mini: cf.Backbo
         "--json",
     )
     found = command("finetune", photos, "--out", tmp_path / "run", *chosen).record
-    prompted = cf.load_prompts(tmp_path / "run" / "model", mini)
+    prompted = load_prompts(tmp_path / "run" / "model", mini)
     assert found["parameters"]["trained"] == sum(p.numel() for p in prompted.parameters() if p.requires_grad)
     assert not torch.equal(features(prompted)[0], features(mini)[0])
 

@@ -11,8 +11,12 @@ import torch
 from PIL import Image
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.commands import pretrain
 from clip_fewshot.commands.cli.parser import parse
+from clip_fewshot.contrastive.distributed.world import Alone
+from clip_fewshot.contrastive.options import paper_options
+from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
 from tests.commands.conftest import Command, one_line
 
@@ -61,10 +65,10 @@ def test_trains_a_given_architecture_and_writes_a_model(photos: Path, capsys: py
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), cf.Alone()).state_dict()
+    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), Alone()).state_dict()
 
     def stop_at_four(total: int, say: object) -> object:
-        def on_step(report: cf.StepReport) -> None:
+        def on_step(report: StepReport) -> None:
             if report.step == 4:
                 raise KeyboardInterrupt
 
@@ -74,8 +78,8 @@ def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "_report_steps", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
-            pretraining.pretrain(chosen, cf.Alone())
-    resumed = pretraining.pretrain(chosen, cf.Alone()).state_dict()
+            pretraining.pretrain(chosen, Alone())
+    resumed = pretraining.pretrain(chosen, Alone()).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -83,8 +87,8 @@ def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch)
 def test_official_models_train_with_the_paper_s_numbers(name: str, photos: Path) -> None:
     chosen = options(photos, "--model", name)
     with torch.device("meta"):
-        model = cf.Backbone(cf.ARCHITECTURES[name.replace("-336", "@336")], name.replace("-336", "@336"))
-    settings, paper = pretraining.choose_options(chosen, model, per_epoch=100_000), cf.paper_options(name)
+        model = cf.Backbone(ARCHITECTURES[name.replace("-336", "@336")], name.replace("-336", "@336"))
+    settings, paper = pretraining.choose_options(chosen, model, per_epoch=100_000), paper_options(name)
     for field in ("learning_rate", "betas", "eps", "weight_decay", "warmup_steps"):
         assert getattr(settings, field) == getattr(paper, field)
     assert pretraining.choose_options(chosen, model, per_epoch=10).warmup_steps == 3

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.runtime.files import read_json
 from tests.commands.conftest import Command, one_line
 
 
@@ -93,6 +94,6 @@ def test_the_gap_is_that_of_the_means(command: Command, mini: cf.Backbone, capti
     assert found["after"]["gap"] == pytest.approx(found["before"]["gap"], abs=1e-5)
     assert (found["before"]["n_images"], found["before"]["n_texts"]) == (len(once), 14)
     assert "<svg" in (tmp_path / "gap" / "before.svg").read_text()
-    assert cf.read_json(tmp_path / "gap" / "gap.json")["models"] == found
+    assert read_json(tmp_path / "gap" / "gap.json")["models"] == found
     lines = command("modality_gap", captioned, "--model", "mini", "--out", tmp_path / "gap").out.splitlines()
     assert len(lines) == 2

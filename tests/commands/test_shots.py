@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.runtime.files import read_json
 from tests.commands.conftest import Command, Ended, one_line
 
 COUNTS = ("--shot-counts", "2", "--shot-counts", "1")
@@ -33,14 +34,14 @@ def test_every_method_at_every_number_of_shots(
 ) -> None:
     ended = ask(command, photos, model, tmp_path)
     assert ended.code == 0
-    record = cf.read_json(tmp_path / "shots.json")
+    record = read_json(tmp_path / "shots.json")
     item = record["data"][photos.name]
     assert list(item["methods"]) == sorted(METHODS)  # JSON keys are sorted
     for points in item["methods"].values():
         assert [point["shots"] for point in points] == [1, 2]
         assert all(point["ci95"][0] <= point["mean"] <= point["ci95"][1] for point in points)
     for shots, point in zip((1, 2), item["methods"]["mlp"], strict=True):
-        results = cf.read_json(tmp_path / f"{photos.name}-{shots}" / "results.json")
+        results = read_json(tmp_path / f"{photos.name}-{shots}" / "results.json")
         assert point["mean"] == results["approaches"]["mlp"]["test"]["mean"]
         assert results["dataset"]["unseen"] == []
     table = [line for line in ended.out.splitlines() if line.startswith("|")]

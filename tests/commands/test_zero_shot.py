@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.data.captions import TEMPLATES
 from tests.commands.conftest import KNOWN, PER_CLASS, UNKNOWN, Command, one_line
 
 
@@ -20,7 +21,7 @@ def right(mini: cf.Backbone, data: cf.ImageDataset, templates: tuple[str, ...]) 
     return float(((cf.encode_images(mini, data).features @ weights.T).argmax(axis=1) == data.labels).mean())
 
 
-@pytest.mark.parametrize(("flag", "templates"), [("one", cf.TEMPLATES[:1]), ("ensemble", cf.TEMPLATES)])
+@pytest.mark.parametrize(("flag", "templates"), [("one", TEMPLATES[:1]), ("ensemble", TEMPLATES)])
 def test_accuracy_equals_the_plain_computation(
     command: Command, mini: cf.Backbone, photos: Path, flag: str, templates: tuple[str, ...]
 ) -> None:
@@ -38,7 +39,7 @@ def test_accuracy_equals_the_plain_computation(
 
 def test_the_text_has_a_line_per_class(command: Command, photos: Path) -> None:
     lines = command("zero_shot", photos, "--model", "mini").out.splitlines()
-    assert f"{PER_CLASS * 7} pictures of 7 classes, mini, {len(cf.TEMPLATES)} prompts per class" in lines[0]
+    assert f"{PER_CLASS * 7} pictures of 7 classes, mini, {len(TEMPLATES)} prompts per class" in lines[0]
     assert lines[1].startswith("accuracy 0.")
     assert [line.split()[0] for line in lines[4:]] == sorted(KNOWN + UNKNOWN)
     assert {line.split()[-1] for line in lines[4:]} == {str(PER_CLASS)}

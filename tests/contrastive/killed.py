@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive import metrics_log
+from clip_fewshot.contrastive.distributed.world import World
+from clip_fewshot.contrastive.objectives import symmetric_objective
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.validation import Validation
+from clip_fewshot.data.pairs.batch import PairBatch
 from tests.contrastive.pairs import CONFIG, patterns
 
 STEPS, TIMES = 11, ("seconds", "data_seconds", "compute_seconds", "steps_per_second")
@@ -34,7 +40,7 @@ class Noisy(nn.Module):
         self.gain = nn.Parameter(torch.ones(()))
         self.register_buffer("seen", torch.zeros(()))
 
-    def prepare(self, batch: cf.PairBatch, world: cf.World, chunk: int | None) -> None:
+    def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
         pass
 
     def after_step(self, model: cf.Backbone) -> None:
@@ -42,7 +48,7 @@ class Noisy(nn.Module):
 
     def forward(self, images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
         noise = 0.1 * torch.randn_like(images) * (1 + 0.1 * self.seen)
-        return cf.symmetric_objective(self.gain * images + noise, texts, scale, ids) + self.gain**2
+        return symmetric_objective(self.gain * images + noise, texts, scale, ids) + self.gain**2
 
 
 class Source:
@@ -51,17 +57,17 @@ class Source:
     def steps(self) -> int:
         return 4
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[cf.PairBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         return itertools.islice(patterns(4, seed=epoch), start, None)
 
 
 def train(folder: Path) -> dict[str, Tensor]:
-    options = cf.ContrastiveOptions(
+    options = ContrastiveOptions(
         steps=STEPS, learning_rate=3e-3, save_every=3, averaging=0.9, state_dtype="bfloat16", chunk=5
     )
-    validation = cf.Validation(patterns(1, seed=9), every=2)
+    validation = Validation(patterns(1, seed=9), every=2)
     model = cf.train_contrastive(
-        cf.build_backbone(CONFIG),
+        build_backbone(CONFIG),
         Source(),
         options,
         objective=Noisy(),

@@ -6,18 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.data.pairs.batch import PairBatch
 
-CONFIG = cf.CLIPConfig(16, 16, 2, 32, 1, 8, 32, 1, 1, context_length=8, vocab_size=20)
-RESNET = cf.CLIPConfig(16, 32, (1, 1, 1, 1), 8, 4, None, 32, 1, 1, context_length=8, vocab_size=20)
+CONFIG = CLIPConfig(16, 16, 2, 32, 1, 8, 32, 1, 1, context_length=8, vocab_size=20)
+RESNET = CLIPConfig(16, 32, (1, 1, 1, 1), 8, 4, None, 32, 1, 1, context_length=8, vocab_size=20)
 
 
 class Double(nn.Module):
     """A backbone's towers in float64, which a Backbone rounds to float32 on its way out; with dropout on request."""
 
-    def __init__(self, config: cf.CLIPConfig = CONFIG, dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, config: CLIPConfig = CONFIG, dropout: float = 0.0, seed: int = 0) -> None:
         super().__init__()
-        backbone = cf.build_backbone(config, seed).double()
+        backbone = build_backbone(config, seed).double()
         self.visual, self.text, self.logit_scale = backbone.visual, backbone.text, backbone.logit_scale
         self.dropout = nn.Dropout(dropout)
 
@@ -34,12 +36,12 @@ class Double(nn.Module):
         return features
 
 
-def batch(pairs: int, seed: int = 0, size: int = 16, dtype: torch.dtype = torch.float64) -> cf.PairBatch:
+def batch(pairs: int, seed: int = 0, size: int = 16, dtype: torch.dtype = torch.float64) -> PairBatch:
     """Noise with one-word captions of four words."""
     draws = torch.Generator().manual_seed(seed)
     ids = torch.arange(pairs) % 4
     tokens = torch.stack([torch.tensor([17, int(i) + 1, 19, 0]) for i in ids]) if pairs else torch.zeros(0, 4).long()
-    return cf.PairBatch(torch.randn(pairs, 3, size, size, generator=draws, dtype=dtype), tokens, ids)
+    return PairBatch(torch.randn(pairs, 3, size, size, generator=draws, dtype=dtype), tokens, ids)
 
 
 def symmetric(images: Tensor, texts: Tensor, log_scale: Tensor, ids: Tensor | None) -> Tensor:
@@ -52,7 +54,7 @@ def symmetric(images: Tensor, texts: Tensor, log_scale: Tensor, ids: Tensor | No
     return -((target * rows).sum(1).mean() + (target * columns).sum(0).mean()) / 2
 
 
-def patterns(batches: int, seed: int = 1, ids: bool = True, size: int = 16) -> list[cf.PairBatch]:
+def patterns(batches: int, seed: int = 1, ids: bool = True, size: int = 16) -> list[PairBatch]:
     """Eight noisy pictures of four patterns a batch; pictures of a pattern share its one-word caption."""
     draws = torch.Generator().manual_seed(0)
     shapes = torch.randn(4, 3, size, size, generator=draws)
@@ -60,7 +62,7 @@ def patterns(batches: int, seed: int = 1, ids: bool = True, size: int = 16) -> l
     labels = torch.arange(8) % 4
     tokens = torch.stack([torch.tensor([17, int(label) + 1, 19, 0]) for label in labels])
     return [
-        cf.PairBatch(
+        PairBatch(
             shapes[labels] + 0.5 * torch.randn(8, 3, size, size, generator=draws), tokens, labels if ids else None
         )
         for _ in range(batches)

@@ -22,6 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.contrastive.distributed.torchrun import join_world
+from clip_fewshot.contrastive.distributed.world import World
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.batch import PairBatch
 from tests.cli.command import ENVIRONMENT, ROOT
 from tests.contrastive.pairs import CONFIG, Double, batch, symmetric
 
@@ -73,7 +79,7 @@ def cases(size: int) -> Iterator[tuple[str, tuple[int, ...], int | None, torch.d
                 yield f"{shards} {chunk} {dtype}", shards, chunk, dtype
 
 
-def model_and_pairs(dtype: torch.dtype) -> tuple[Double, cf.PairBatch]:
+def model_and_pairs(dtype: torch.dtype) -> tuple[Double, PairBatch]:
     """The same in every process."""
     pairs = batch(PAIRS, dtype=dtype)
     return (Double() if dtype == torch.float64 else Double().float()), pairs
@@ -82,33 +88,33 @@ def model_and_pairs(dtype: torch.dtype) -> tuple[Double, cf.PairBatch]:
 def gradients(folder: Path) -> None:
     """Gradients of every case over this process's part of the pairs."""
     found: dict[str, Tensor] = {}
-    with cf.join_world() as world:
+    with join_world() as world:
         for name, shards, chunk, dtype in cases(world.size):
             model, pairs = model_and_pairs(dtype)
             rows = torch.split(torch.arange(PAIRS), list(shards))[world.rank]
             assert pairs.caption_ids is not None
-            mine = cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
-            found[f"{name} loss"] = cf.contrastive_gradients(model, mine, symmetric, world=world, chunk=chunk)
+            mine = PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
+            found[f"{name} loss"] = contrastive_gradients(model, mine, symmetric, world=world, chunk=chunk)
             found |= {f"{name} {key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
         found |= exchanged(world) | {f"trained {key}": value for key, value in trained(world).items()}
         save_file(found, folder / f"{world.rank}.safetensors")
 
 
-def trained(world: cf.World) -> dict[str, Tensor]:
+def trained(world: World) -> dict[str, Tensor]:
     """Weights after a few steps on this process's parts of the batches."""
     steps = []
     for step, shards in zip(range(STEPS), cycle(SHARDS[world.size])):
         pairs = batch(PAIRS, seed=step, dtype=torch.float32)
         rows = torch.split(torch.arange(PAIRS), list(shards))[world.rank]
         assert pairs.caption_ids is not None
-        steps.append(cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows]))
+        steps.append(PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows]))
     # Each begins with weights of its own: rank 0's count.
-    model = cf.build_backbone(CONFIG, seed=world.rank)
-    options = cf.ContrastiveOptions(steps=STEPS, learning_rate=RATE, warmup_steps=0, averaging=0.5)
+    model = build_backbone(CONFIG, seed=world.rank)
+    options = ContrastiveOptions(steps=STEPS, learning_rate=RATE, warmup_steps=0, averaging=0.5)
     return dict(cf.train_contrastive(model, steps, options, world=world).state_dict())
 
 
-def exchanged(world: cf.World) -> dict[str, Tensor]:
+def exchanged(world: World) -> dict[str, Tensor]:
     """Rows of every kind, gathered, and a sum of many tensors."""
     rank = world.rank
     kinds = {
@@ -132,7 +138,7 @@ def exchanged(world: cf.World) -> dict[str, Tensor]:
 
 def die(folder: Path) -> None:
     """Rank 1 is killed in the middle of a step, the others wait for it."""
-    with cf.join_world() as world:
+    with join_world() as world:
         world.barrier()
         if world.rank == 1:
             (folder / "died").write_text(str(time.time()))
@@ -142,7 +148,7 @@ def die(folder: Path) -> None:
 
 def fail(folder: Path) -> None:
     """Rank 1 meets a mistake of the user's, alone."""
-    with cf.join_world() as world:
+    with join_world() as world:
         if world.rank == 1:
             raise cf.DataError(expected="a picture", got="a poem", fix="look at it", where="pictures/7.jpg")
         world.barrier()
@@ -150,7 +156,7 @@ def fail(folder: Path) -> None:
 
 def dawdle(folder: Path) -> None:
     """Rank 1 takes longer than the silence after which a rank counts as dead."""
-    with cf.join_world() as world:
+    with join_world() as world:
         if world.rank == 1:
             time.sleep(float((folder / "seconds").read_text()))
         world.barrier()

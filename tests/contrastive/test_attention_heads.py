@@ -8,23 +8,27 @@ import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
+from clip_fewshot.data.pairs.batch import PairBatch
 from tests.backbones.encoders import pair
 from tests.conftest import TINY
 from tests.contrastive.test_finetuning import RESNET, disturb_heads, features, inputs
 
-PLAN = cf.FineTuning(unfreeze=1, head="attention", backbone_lr=1e-3, head_lr=1e-2)
+PLAN = FineTuning(unfreeze=1, head="attention", backbone_lr=1e-3, head_lr=1e-2)
 
 
 @pytest.fixture(params=["vit", "resnet", "pair"])
 def plain(request: pytest.FixtureRequest) -> cf.Backbone:
     made: cf.Backbone = (
-        pair() if request.param == "pair" else cf.build_backbone(TINY if request.param == "vit" else RESNET)
+        pair() if request.param == "pair" else build_backbone(TINY if request.param == "vit" else RESNET)
     )
     return made
 
 
 def test_training_begins_at_the_zero_shot_model(plain: cf.Backbone) -> None:
-    tuned = cf.tunable(plain, PLAN)
+    tuned = tunable(plain, PLAN)
     for mine, base in zip(features(tuned), features(plain), strict=True):
         torch.testing.assert_close(mine, base, rtol=1e-5, atol=1e-6)
     trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
@@ -35,7 +39,7 @@ def test_training_begins_at_the_zero_shot_model(plain: cf.Backbone) -> None:
 
 
 def test_the_features_are_the_sum_of_both_paths_by_hand(plain: cf.Backbone) -> None:
-    tuned = cf.tunable(plain, PLAN)
+    tuned = tunable(plain, PLAN)
     disturb_heads(tuned)
     images, tokens = inputs(plain)
     with torch.no_grad():
@@ -51,7 +55,7 @@ def test_the_features_are_the_sum_of_both_paths_by_hand(plain: cf.Backbone) -> N
 
 
 def test_padding_would_be_read_if_it_were_not_hidden(plain: cf.Backbone) -> None:
-    tuned = cf.tunable(plain, PLAN)
+    tuned = tunable(plain, PLAN)
     disturb_heads(tuned)
     _, tokens = inputs(plain)
     tail = tuned.text.tail()
@@ -64,7 +68,7 @@ def test_padding_would_be_read_if_it_were_not_hidden(plain: cf.Backbone) -> None
 
 
 def test_a_cut_before_the_last_layers_gives_the_same(plain: cf.Backbone) -> None:
-    tuned = cf.tunable(plain, PLAN)
+    tuned = tunable(plain, PLAN)
     disturb_heads(tuned)
     images, _ = inputs(plain)
     tower = tuned.eval().visual
@@ -78,28 +82,28 @@ def test_a_cut_before_the_last_layers_gives_the_same(plain: cf.Backbone) -> None
 def test_what_was_trained_comes_back_beside_the_model_it_was_trained_on(
     plain: cf.Backbone, lock: str, tmp_path: Path
 ) -> None:
-    plan = cf.FineTuning(unfreeze=1, head="attention", lock=lock, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
-    tuned = cf.tunable(plain, plan)
-    cf.train_contrastive(tuned, [cf.PairBatch(*inputs(plain))], plan.options(steps=2))
-    cf.save_tuned(tuned, tmp_path)
-    again = cf.load_tuned(tmp_path, plain)
+    plan = FineTuning(unfreeze=1, head="attention", lock=lock, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
+    tuned = tunable(plain, plan)
+    cf.train_contrastive(tuned, [PairBatch(*inputs(plain))], plan.options(steps=2))
+    save_tuned(tuned, tmp_path)
+    again = load_tuned(tmp_path, plain)
     assert again.digest == tuned.digest != plain.digest
     for mine, saved in zip(features(again), features(tuned), strict=True):
         assert torch.equal(mine, saved)
     assert not torch.equal(features(again)[0], features(plain)[0])
     assert torch.equal(features(again)[1], features(plain)[1]) == (lock == "text")
     with pytest.raises(cf.UsageError, match="a linear head"):
-        cf.merged(tuned)
+        merged(tuned)
     with torch.no_grad():
         plain.logit_scale += 1
     with pytest.raises(cf.ArtifactError, match="trained on"):
-        cf.load_tuned(tmp_path, plain)
+        load_tuned(tmp_path, plain)
 
 
 def test_the_head_learns(tiny: cf.Backbone) -> None:
-    plan = cf.FineTuning(unfreeze=0, head="attention", head_lr=3e-3)
-    tuned, losses = cf.tunable(tiny, plan), []
+    plan = FineTuning(unfreeze=0, head="attention", head_lr=3e-3)
+    tuned, losses = tunable(tiny, plan), []
     cf.train_contrastive(
-        tuned, [cf.PairBatch(*inputs(tiny))] * 30, plan.options(steps=30), on_step=lambda r: losses.append(r.loss)
+        tuned, [PairBatch(*inputs(tiny))] * 30, plan.options(steps=30), on_step=lambda r: losses.append(r.loss)
     )
     assert losses[-1] < losses[0] - 0.5

@@ -15,9 +15,13 @@ import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.metrics_log import MetricsLog
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import StepReport
+from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
-from clip_fewshot.runtime.files import run_lock
+from clip_fewshot.runtime.files import read_json, run_lock
 from tests.backbones.conftest import openai_model
 from tests.conftest import TINY
 from tests.contrastive.pairs import CONFIG, patterns
@@ -27,8 +31,8 @@ FULL = replace(CONFIG, vision_width=64, text_width=64)  # heads as OpenAI's code
 
 
 def train(folder: Path, steps: int = 4, **changes: object) -> cf.Backbone:
-    options = cf.ContrastiveOptions(steps=steps, learning_rate=1e-3, **changes)  # type: ignore[arg-type]
-    return cf.train_contrastive(cf.build_backbone(FULL), patterns(2), options, folder=folder, resume=True)
+    options = ContrastiveOptions(steps=steps, learning_rate=1e-3, **changes)  # type: ignore[arg-type]
+    return cf.train_contrastive(build_backbone(FULL), patterns(2), options, folder=folder, resume=True)
 
 
 def equal(one: cf.Backbone, other: cf.Backbone) -> bool:
@@ -93,13 +97,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> cf.ImageDataset:
 def fed(folder: Path, data: cf.ImageDataset, stop: int | None = None, **changes: Any) -> cf.Backbone:
     """Trained for six steps on pairs of ``data``; by a KeyboardInterrupt for fewer."""
 
-    def on_step(report: cf.StepReport) -> None:
+    def on_step(report: StepReport) -> None:
         if report.step == stop:
             raise KeyboardInterrupt
 
-    model = cf.build_backbone(TINY)
-    pairs = cf.PairStream(data, model, **({"batch": 4, "seed": 0} | changes))
-    options = cf.ContrastiveOptions(steps=6, learning_rate=1e-3)
+    model = build_backbone(TINY)
+    pairs = PairStream(data, model, **({"batch": 4, "seed": 0} | changes))
+    options = ContrastiveOptions(steps=6, learning_rate=1e-3)
     return cf.train_contrastive(model, pairs, options, folder=folder, resume=True, on_step=on_step)
 
 
@@ -118,26 +122,26 @@ def test_other_pairs_are_refused_and_named(pictures: cf.ImageDataset, tmp_path: 
 
 
 def test_sources_that_say_nothing_are_not_compared(pictures: cf.ImageDataset, tmp_path: Path) -> None:
-    model, options = cf.build_backbone(TINY), cf.ContrastiveOptions(steps=4, learning_rate=1e-3)
-    pairs = cf.PairStream(pictures, model, batch=4, seed=0)
+    model, options = build_backbone(TINY), ContrastiveOptions(steps=4, learning_rate=1e-3)
+    pairs = PairStream(pictures, model, batch=4, seed=0)
     cf.train_contrastive(model, list(pairs.batches(0)), options, folder=tmp_path)
-    trained = cf.train_contrastive(cf.build_backbone(TINY, 1), pairs, options, folder=tmp_path, resume=True)
+    trained = cf.train_contrastive(build_backbone(TINY, 1), pairs, options, folder=tmp_path, resume=True)
     assert equal(trained, model)
-    assert cf.read_json(tmp_path / "checkpoint" / "manifest.json")["meta"]["pairs"] is None
+    assert read_json(tmp_path / "checkpoint" / "manifest.json")["meta"]["pairs"] is None
 
 
 def test_a_folder_in_use_and_one_with_a_training_are_refused(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(UsageError, match="resume"):
-        cf.train_contrastive(cf.build_backbone(FULL), patterns(2), cf.ContrastiveOptions(steps=1), folder=tmp_path)
+        cf.train_contrastive(build_backbone(FULL), patterns(2), ContrastiveOptions(steps=1), folder=tmp_path)
     with run_lock(tmp_path), pytest.raises(ResourceError, match="no other run"):
         train(tmp_path)
 
 
 def test_a_damaged_checkpoint_and_one_of_another_model_are_named(tmp_path: Path) -> None:
     train(tmp_path)
-    options = cf.ContrastiveOptions(steps=4, learning_rate=1e-3)
-    wider = cf.build_backbone(replace(FULL, embed_dim=24))
+    options = ContrastiveOptions(steps=4, learning_rate=1e-3)
+    wider = build_backbone(replace(FULL, embed_dim=24))
     with pytest.raises(ArtifactError, match="of this model"):
         cf.train_contrastive(wider, patterns(2), options, folder=tmp_path, resume=True)
     (path,) = (tmp_path / "checkpoint").glob("training-*.safetensors")
@@ -166,7 +170,7 @@ def test_tensorboard_shows_the_figures(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     cf.train_contrastive(
-        cf.build_backbone(CONFIG), patterns(2), cf.ContrastiveOptions(steps=3), folder=tmp_path, tensorboard=True
+        build_backbone(CONFIG), patterns(2), ContrastiveOptions(steps=3), folder=tmp_path, tensorboard=True
     )
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -180,5 +184,5 @@ def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ResourceError, match=r"clip-fewshot\[tracking\]"):
         cf.train_contrastive(
-            cf.build_backbone(CONFIG), patterns(2), cf.ContrastiveOptions(steps=3), folder=tmp_path, tensorboard=True
+            build_backbone(CONFIG), patterns(2), ContrastiveOptions(steps=3), folder=tmp_path, tensorboard=True
         )

@@ -13,22 +13,27 @@ import torch
 from torch import Tensor
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive import activation_memory
 from clip_fewshot.contrastive.activation_memory import LossScale
+from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.objectives import symmetric_objective
+from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport
-from clip_fewshot.contrastive.validation import validate
+from clip_fewshot.contrastive.validation import Validation, validate
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import DivergedError, UsageError
 from tests.contrastive.pairs import CONFIG, RESNET, patterns
 
 
-def options(steps: int, **changes: object) -> cf.ContrastiveOptions:
-    plain = cf.ContrastiveOptions(steps=steps, learning_rate=3e-3, weight_decay=0.05)
+def options(steps: int, **changes: object) -> ContrastiveOptions:
+    plain = ContrastiveOptions(steps=steps, learning_rate=3e-3, weight_decay=0.05)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def train(chosen: cf.ContrastiveOptions, ids: bool = True, **rest: object) -> tuple[cf.Backbone, list[StepReport]]:
+def train(chosen: ContrastiveOptions, ids: bool = True, **rest: object) -> tuple[cf.Backbone, list[StepReport]]:
     reports: list[StepReport] = []
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     batches = patterns(8, ids=ids)
     return cf.train_contrastive(backbone, batches, chosen, on_step=reports.append, **rest), reports  # type: ignore[arg-type]
 
@@ -67,7 +72,7 @@ def test_chunks_and_recomputed_blocks_change_rounding_alone() -> None:
 
 def test_the_result_is_the_running_mean() -> None:
     kept: list[Tensor] = []
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     mean = backbone.get_parameter("visual.proj").detach().double().clone()
     remember = lambda report: kept.append(backbone.get_parameter("visual.proj").detach().double().clone())  # noqa: E731
     cf.train_contrastive(backbone, patterns(4), options(4, averaging=0.2), on_step=remember)
@@ -78,7 +83,7 @@ def test_the_result_is_the_running_mean() -> None:
 
 
 def test_the_scale_stays_at_most_a_hundred() -> None:
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     with torch.no_grad():
         backbone.logit_scale.fill_(4.7)
     cf.train_contrastive(backbone, patterns(1), options(1))
@@ -86,7 +91,7 @@ def test_the_scale_stays_at_most_a_hundred() -> None:
 
 
 def test_no_decay_on_norms_biases_and_the_scale() -> None:
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
     nothing = lambda images, texts, scale, ids: 0 * (images.sum() + texts.sum() + scale)  # noqa: E731
     cf.train_contrastive(backbone, patterns(1), options(1, weight_decay=0.5), objective=nothing)
@@ -95,7 +100,7 @@ def test_no_decay_on_norms_biases_and_the_scale() -> None:
 
 
 def test_rates_of_parts_and_frozen_parts() -> None:
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
     backbone.text.requires_grad_(False)
     chosen = options(1, rates={"visual": 1e-9, "visual.proj": 1e-2}, weight_decay=0.0, warmup_steps=1)
@@ -105,11 +110,11 @@ def test_rates_of_parts_and_frozen_parts() -> None:
     assert moved["visual.conv1.weight"] < 1e-6
     assert all(moved[name] == 0 for name in moved if name.startswith("text."))
     with pytest.raises(UsageError, match="visul"):
-        cf.train_contrastive(cf.build_backbone(CONFIG), patterns(1), options(1, rates={"visul": 1.0}))
+        cf.train_contrastive(build_backbone(CONFIG), patterns(1), options(1, rates={"visul": 1.0}))
 
 
 def test_a_frozen_tower_keeps_its_batch_statistics() -> None:
-    backbone = cf.build_backbone(RESNET, seed=0)
+    backbone = build_backbone(RESNET, seed=0)
     backbone.visual.requires_grad_(False)
     before = {name: value.clone() for name, value in backbone.named_buffers()}
     cf.train_contrastive(backbone, patterns(2, size=32), options(2))
@@ -123,14 +128,14 @@ def test_an_objective_with_a_memory_is_trained_and_told() -> None:
             super().__init__()
             self.gain, self.told = torch.nn.Parameter(torch.ones(())), list[str]()
 
-        def prepare(self, batch: cf.PairBatch, world: cf.World, chunk: int | None) -> None:
+        def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
             self.told.append(f"batch of {len(batch.images)}")
 
         def after_step(self, model: cf.Backbone) -> None:
             self.told.append("step")
 
         def forward(self, images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-            return cf.symmetric_objective(self.gain * images, texts, scale, ids) + self.gain**2
+            return symmetric_objective(self.gain * images, texts, scale, ids) + self.gain**2
 
     objective = Scaled()
     train(options(2), objective=objective)
@@ -139,19 +144,19 @@ def test_an_objective_with_a_memory_is_trained_and_told() -> None:
 
 
 def test_the_paper_s_numbers() -> None:
-    vit, resnet = cf.paper_options("ViT-B/32"), cf.paper_options("RN50x64", steps=9)
+    vit, resnet = paper_options("ViT-B/32"), paper_options("RN50x64", steps=9)
     assert (vit.learning_rate, vit.betas, vit.eps, vit.weight_decay) == (5e-4, (0.9, 0.98), 1e-6, 0.2)
     assert (vit.epochs, vit.steps, vit.warmup_steps) == (32, None, 2000)
     assert (resnet.learning_rate, resnet.betas, resnet.eps) == (3.6e-4, (0.9, 0.999), 1e-8)
     assert (resnet.epochs, resnet.steps) == (None, 9)
-    assert cf.paper_options("ViT-L/14-336px").learning_rate == 2e-5
-    assert cf.paper_options("ViT-L/14").learning_rate == 4e-4
+    assert paper_options("ViT-L/14-336px").learning_rate == 2e-5
+    assert paper_options("ViT-L/14").learning_rate == 4e-4
     with pytest.raises(UsageError, match="ViT-B/32"):
-        cf.paper_options("ViT-B/33")
+        paper_options("ViT-B/33")
 
 
 def test_metrics_and_validation_are_written(tmp_path: Path) -> None:
-    validation = cf.Validation(patterns(3, seed=5), every=4)
+    validation = Validation(patterns(3, seed=5), every=4)
     seen: list[tuple[int, dict[str, float]]] = []
     remember = lambda step, figures: seen.append((step, figures))  # noqa: E731
     train(options(10), folder=tmp_path, validation=validation, on_validation=remember)
@@ -166,15 +171,15 @@ def test_metrics_and_validation_are_written(tmp_path: Path) -> None:
 
 
 def test_validation_equals_what_it_is_defined_as() -> None:
-    backbone = cf.build_backbone(replace(CONFIG, vocab_size=49_408, context_length=77), seed=0)
+    backbone = build_backbone(replace(CONFIG, vocab_size=49_408, context_length=77), seed=0)
     digits = cf.read_dataset("digits").subset(torch.arange(40).numpy())
     pairs = patterns(2, seed=5)
-    found = validate(backbone, cf.Validation(pairs, digits), cf.Alone())
+    found = validate(backbone, Validation(pairs, digits), Alone())
     losses = []
     with torch.no_grad():
         for part in pairs:
             images, texts = backbone.encode_image(part.images), backbone.encode_text(part.tokens)
-            losses.append(float(cf.symmetric_objective(images, texts, backbone.logit_scale, part.caption_ids)))
+            losses.append(float(symmetric_objective(images, texts, backbone.logit_scale, part.caption_ids)))
     assert found["loss"] == pytest.approx(sum(losses) / 2)
     assert 0 <= found["zero_shot_accuracy"] <= 1
     assert not backbone.training
@@ -183,15 +188,15 @@ def test_validation_equals_what_it_is_defined_as() -> None:
 @pytest.mark.parametrize("given", [{"steps": 0}, {"epochs": 3, "steps": 3}, {}, {"steps": 1, "averaging": 1.0}])
 def test_options_out_of_range(given: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        cf.ContrastiveOptions(**given)  # type: ignore[arg-type]
+        ContrastiveOptions(**given)  # type: ignore[arg-type]
 
 
 def test_says_what_is_wrong(tmp_path: Path) -> None:
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     with pytest.raises(UsageError, match=r"expected 3 batches, got 2"):
         cf.train_contrastive(backbone, iter(patterns(2)), options(3))
     with pytest.raises(UsageError, match="steps in place of epochs"):
-        cf.train_contrastive(backbone, iter(patterns(2)), cf.ContrastiveOptions(epochs=1))
+        cf.train_contrastive(backbone, iter(patterns(2)), ContrastiveOptions(epochs=1))
     with pytest.raises(UsageError, match="folder"):
         cf.train_contrastive(backbone, patterns(2), options(1), resume=True)
     broken = [replace(part, images=part.images * torch.nan) for part in patterns(1)]
@@ -204,7 +209,7 @@ def test_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_an_overflow_is_left_out_and_halves_the_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Float16 on a device; here its range is played by gradients that burst above a factor."""
-    backbone = cf.build_backbone(CONFIG, seed=0)
+    backbone = build_backbone(CONFIG, seed=0)
     burst = lambda grad: torch.where(grad.abs().max() > 1e3, torch.inf, 1.0) * grad  # noqa: E731
     backbone.get_parameter("visual.proj").register_hook(burst)
     monkeypatch.setattr("clip_fewshot.contrastive.state.activation_dtype", lambda model: torch.float16)
@@ -237,8 +242,8 @@ def test_the_factor_of_the_loss() -> None:
 
 
 def test_an_iterator_is_never_asked_for_more_than_it_needs() -> None:
-    def three() -> Iterator[cf.PairBatch]:
+    def three() -> Iterator[PairBatch]:
         yield from patterns(3)
         pytest.fail("one too many")
 
-    cf.train_contrastive(cf.build_backbone(CONFIG), three(), options(3))
+    cf.train_contrastive(build_backbone(CONFIG), three(), options(3))

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.distillation import SelfDistillation
 from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import StepReport
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
 from clip_fewshot.losses import (
     distillation_floor,
@@ -99,7 +103,9 @@ def test_chunks_give_the_gradient_of_the_whole_batch(chunk: int | None) -> None:
     ours = contrastive_gradients(model, pairs, distillation, chunk=chunk)
     assert abs(float(ours - loss.detach())) < 1e-12
     assert worst(gradients(model), right) < 1e-9
-    assert distillation.floor() == distillation_floor(targets, 0.4, pairs.caption_ids) < float(ours)
+    # Chunks multiply matrices of other shapes, so that the last bits of the teacher's features differ.
+    assert distillation.floor() == pytest.approx(distillation_floor(targets, 0.4, pairs.caption_ids), rel=1e-12)
+    assert distillation.floor() < float(ours)
 
 
 def test_without_a_teachers_share_it_is_the_contrastive_loss() -> None:
@@ -127,7 +133,7 @@ def test_processes_give_the_gradient_of_one(shards: tuple[int, ...]) -> None:
 
     def work(rank: int, rows: Tensor) -> None:
         assert pairs.caption_ids is not None
-        part = cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
+        part = PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
         model, distillation = copy.deepcopy(student), copy.deepcopy(alone)
         distillation.prepare(part, world.of(rank), chunk=2)
         contrastive_gradients(model, part, distillation, world=world.of(rank), chunk=2)
@@ -158,11 +164,11 @@ def test_targets_of_the_batch_before_are_never_used() -> None:
 
 
 def test_the_teacher_is_in_the_state_dict() -> None:
-    student = cf.build_backbone(CONFIG, seed=0)
+    student = build_backbone(CONFIG, seed=0)
     distillation = SelfDistillation(student)
     for by in (0.1, 0.2):
         distillation.after_step(moved(student, by))
-    again = SelfDistillation(cf.build_backbone(CONFIG, seed=1))
+    again = SelfDistillation(build_backbone(CONFIG, seed=1))
     again.load_state_dict(distillation.state_dict())
     assert int(again.updates) == 2
     for other in (distillation, again):
@@ -172,22 +178,22 @@ def test_the_teacher_is_in_the_state_dict() -> None:
 
 def test_a_training_that_was_stopped_goes_on_with_its_teacher(tmp_path: Path) -> None:
     batches = [batch(6, seed, dtype=torch.float32) for seed in range(5)]
-    options = cf.ContrastiveOptions(steps=5, learning_rate=1e-2, save_every=2)
+    options = ContrastiveOptions(steps=5, learning_rate=1e-2, save_every=2)
 
-    def stop(report: cf.StepReport) -> None:
+    def stop(report: StepReport) -> None:
         if report.step == 3:
             raise KeyboardInterrupt
 
     ends = []
     for folder in (tmp_path / "straight", tmp_path / "stopped"):
-        model = cf.build_backbone(CONFIG, seed=0)
+        model = build_backbone(CONFIG, seed=0)
         teacher = SelfDistillation(model)
         if folder.name == "stopped":
             with pytest.raises(KeyboardInterrupt):
                 cf.train_contrastive(model, batches, options, objective=teacher, folder=folder, on_step=stop)
-            model = cf.build_backbone(CONFIG, seed=1)
+            model = build_backbone(CONFIG, seed=1)
             teacher = SelfDistillation(model)
-        reports: list[cf.StepReport] = []
+        reports: list[StepReport] = []
         again = {"folder": folder, "resume": True, "on_step": reports.append}
         cf.train_contrastive(model, batches, options, objective=teacher, **again)
         assert int(teacher.updates) == 5

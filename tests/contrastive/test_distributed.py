@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.distributed import liveness
 from clip_fewshot.contrastive.distributed.liveness import Presence
-from clip_fewshot.contrastive.distributed.torchrun import _buckets
+from clip_fewshot.contrastive.distributed.torchrun import _buckets, join_world
+from clip_fewshot.contrastive.distributed.world import Alone
+from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.errors import ResourceError, UsageError
 from tests.contrastive.pairs import CONFIG, symmetric
 from tests.contrastive.processes import cases, finish, launch, load, model_and_pairs, trained
@@ -28,7 +30,7 @@ def check_against_one_process(folder: Path, size: int) -> None:
         assert all(torch.equal(rank[key], found[0][key]) for key in found[0])
     for name, _, _, dtype in cases(size):
         model, pairs = model_and_pairs(dtype)
-        loss = cf.contrastive_gradients(model, pairs, symmetric)
+        loss = contrastive_gradients(model, pairs, symmetric)
         bound = 1e-10 if dtype == torch.float64 else 1e-6
         assert float((found[0][f"{name} loss"] - loss).abs()) < bound
         right = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
@@ -36,8 +38,8 @@ def check_against_one_process(folder: Path, size: int) -> None:
         for key, gradient in right.items():
             assert float((found[0][f"{name} {key}"] - gradient).norm() / norm) < bound, f"{name} {key}"
 
-    alone = trained(cf.Alone())
-    first = cf.build_backbone(CONFIG, seed=0).state_dict()
+    alone = trained(Alone())
+    first = build_backbone(CONFIG, seed=0).state_dict()
     moved = max(float((alone[key] - first[key]).abs().max()) for key in alone)
     # Adam divides by the gradient's size, so that rounding in a gradient near 0 moves a weight as far as a large one.
     assert max(float((found[0][f"trained {key}"] - alone[key]).abs().max()) for key in alone) < moved / 100
@@ -101,10 +103,10 @@ def test_a_slow_process_is_waited_for(tmp_path: Path) -> None:
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with cf.join_world() as world:
+    with join_world() as world:
         assert (world.rank, world.size) == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun --nproc-per-node=1
-    with cf.join_world() as world:
+    with join_world() as world:
         assert world.size == 1
 
 
@@ -113,7 +115,7 @@ def test_half_an_environment_is_refused(name: str, value: str | None, monkeypatc
     whole = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "1"}
     for key, text in (whole | {name: value}).items():
         monkeypatch.delenv(key, raising=False) if text is None else monkeypatch.setenv(key, text)
-    with pytest.raises(UsageError, match=name), cf.join_world():
+    with pytest.raises(UsageError, match=name), join_world():
         pass
 
 

@@ -9,11 +9,18 @@ import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.contrastive import finetuning
+from clip_fewshot.contrastive.finetuning import FineTuning, tunable
+from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
+from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.data.pairs.captioned import CaptionedStream
 from tests.backbones.encoders import pair
 from tests.conftest import TINY
 
-RESNET = cf.CLIPConfig(
+RESNET = CLIPConfig(
     embed_dim=32,
     image_size=32,
     vision_layers=(1, 1, 1, 1),
@@ -45,14 +52,14 @@ def disturb_heads(model: cf.Backbone) -> None:
 
 
 @pytest.mark.parametrize("config", [TINY, RESNET], ids=["vit", "resnet"])
-def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: cf.CLIPConfig) -> None:
-    plain = cf.build_backbone(config)
-    tuned = cf.tunable(plain, cf.FineTuning(unfreeze=1, head="linear"))
+def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: CLIPConfig) -> None:
+    plain = build_backbone(config)
+    tuned = tunable(plain, FineTuning(unfreeze=1, head="linear"))
     for mine, base in zip(features(tuned), features(plain), strict=True):
         torch.testing.assert_close(mine, base, rtol=1e-5, atol=1e-6)
     disturb_heads(tuned)
     before = features(tuned)
-    one = cf.merged(tuned)
+    one = finetuning.merged(tuned)
     assert one.state_dict().keys() == plain.state_dict().keys()
     assert any(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(before, features(plain), strict=True))
     for mine, base in zip(features(one), before, strict=True):
@@ -64,34 +71,34 @@ def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: cf.CLIPConf
 @pytest.mark.parametrize(("unfreeze", "head"), [(0, "linear"), (1, "none"), (2, "linear")])
 def test_a_pair_of_encoders_is_tuned_merged_and_read_back(unfreeze: int, head: str, tmp_path: Path) -> None:
     plain = pair()
-    plan = cf.FineTuning(unfreeze=unfreeze, head=head, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
-    tuned = cf.tunable(plain, plan)
+    plan = FineTuning(unfreeze=unfreeze, head=head, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
+    tuned = tunable(plain, plan)
     before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
-    cf.train_contrastive(tuned, [cf.PairBatch(*inputs(tuned))], plan.options(steps=3, weight_decay=0.0))
+    cf.train_contrastive(tuned, [PairBatch(*inputs(tuned))], plan.options(steps=3, weight_decay=0.0))
     moved = {name for name, tensor in tuned.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved <= {name for name, p in tuned.named_parameters() if p.requires_grad}
     assert any(name.startswith("visual.") for name in moved)
-    cf.save_tuned(tuned, tmp_path)
-    again = cf.load_tuned(tmp_path, plain)
+    save_tuned(tuned, tmp_path)
+    again = load_tuned(tmp_path, plain)
     assert isinstance(again, PairBackbone)
     assert again.state_dict().keys() == plain.state_dict().keys()
     for mine, saved in zip(features(again), features(tuned), strict=True):
         torch.testing.assert_close(mine, saved, rtol=1e-4, atol=1e-5)
     with pytest.raises(cf.UsageError, match="a pair of encoders"):
-        cf.load_tuned(tmp_path, cf.build_backbone(TINY))
-    merged = cf.merged(tuned)
+        load_tuned(tmp_path, build_backbone(TINY))
+    merged = finetuning.merged(tuned)
     assert isinstance(merged, PairBackbone)
     assert merged.visual.unfrozen == unfreeze  # and what is locked stays so
     assert not any(p.requires_grad for p in merged.visual.stem.parameters())
 
 
 def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
-    plain = cf.build_backbone(TINY)
-    plan = cf.FineTuning(unfreeze=1, head="linear", lock="text", backbone_lr=1e-4, head_lr=1e-2)
-    tuned = cf.tunable(plain, plan)
+    plain = build_backbone(TINY)
+    plan = FineTuning(unfreeze=1, head="linear", lock="text", backbone_lr=1e-4, head_lr=1e-2)
+    tuned = tunable(plain, plan)
     images, tokens = inputs(tuned)
     start = {name: p.detach().clone() for name, p in tuned.named_parameters()}
-    cf.train_contrastive(tuned, [cf.PairBatch(images, tokens)], plan.options(steps=1, weight_decay=0.0))
+    cf.train_contrastive(tuned, [PairBatch(images, tokens)], plan.options(steps=1, weight_decay=0.0))
     moved = {name: float((p.detach() - start[name]).abs().max()) for name, p in tuned.named_parameters()}
     last = {f"visual.base.{name}" for name in plain.visual.last_parameters(1)}
     assert {name for name, size in moved.items() if size} <= last | {"visual.head.weight", "logit_scale"}
@@ -103,18 +110,18 @@ def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
 
 
 def test_batch_statistics_stay() -> None:
-    plan = cf.FineTuning(unfreeze=2)
-    tuned = cf.tunable(cf.build_backbone(RESNET), plan)
+    plan = FineTuning(unfreeze=2)
+    tuned = tunable(build_backbone(RESNET), plan)
     before = {name: tensor.clone() for name, tensor in tuned.named_buffers()}
     images, tokens = inputs(tuned)
-    cf.train_contrastive(tuned, [cf.PairBatch(images, tokens)], plan.options(steps=1))
+    cf.train_contrastive(tuned, [PairBatch(images, tokens)], plan.options(steps=1))
     assert before
     assert all(torch.equal(tensor, before[name]) for name, tensor in tuned.named_buffers())
 
 
 def test_captions_are_anew_in_each_epoch_and_classes_share_targets(digits: cf.ImageDataset, tiny: cf.Backbone) -> None:
     some = digits.subset(range(40))  # type: ignore[arg-type]
-    stream = cf.CaptionedStream(some, tiny, batch=10, seed=3)
+    stream = CaptionedStream(some, tiny, batch=10, seed=3)
     assert stream.steps() == 4
     first, second = stream.captions(0), stream.captions(1)
     assert first == stream.captions(0)
@@ -125,9 +132,7 @@ def test_captions_are_anew_in_each_epoch_and_classes_share_targets(digits: cf.Im
     seen = torch.cat([batch.caption_ids for batch in whole if batch.caption_ids is not None])
     assert sorted(seen.tolist()) == sorted(some.required_labels().tolist())
     late = next(iter(stream.batches(0, 3)))
-    halves = [
-        next(iter(cf.CaptionedStream(some, tiny, batch=10, seed=3, rank=r, world=2).batches(0, 3))) for r in (0, 1)
-    ]
+    halves = [next(iter(CaptionedStream(some, tiny, batch=10, seed=3, rank=r, world=2).batches(0, 3))) for r in (0, 1)]
     for field in ("images", "tokens", "caption_ids"):
         assert torch.equal(getattr(late, field), getattr(whole[3], field))
         assert torch.equal(torch.cat([getattr(half, field) for half in halves]), getattr(late, field))
@@ -145,4 +150,4 @@ def test_captions_are_anew_in_each_epoch_and_classes_share_targets(digits: cf.Im
 )
 def test_plans_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(cf.UsageError):
-        replace(cf.FineTuning(), **wrong)  # type: ignore[arg-type]
+        replace(FineTuning(), **wrong)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import clip_fewshot as cf
 from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import torch_seeded
 from tests.contrastive.pairs import RESNET, Double, batch, symmetric
@@ -20,7 +20,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def plain(model: Double, pairs: cf.PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+def plain(model: Double, pairs: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its gradients by plain backpropagation."""
     model.zero_grad()
     loss = symmetric(
@@ -41,7 +41,7 @@ def worst(ours: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("identity", [False, True])
 def test_chunks_give_the_gradient_of_the_whole_batch(chunk: int | None, identity: bool) -> None:
     model, pairs = Double(), batch(13)
-    pairs = cf.PairBatch(pairs.images, pairs.tokens, None) if identity else pairs
+    pairs = PairBatch(pairs.images, pairs.tokens, None) if identity else pairs
     expected, right = plain(model, pairs)
     loss = contrastive_gradients(model, pairs, symmetric, chunk=chunk)
     assert worst(gradients(model), right) < 1e-10
@@ -97,7 +97,8 @@ def test_batch_normalisations_count_each_chunk_once() -> None:
     for part in pairs.images.split(4):
         twin.encode_image(part)
     assert any("num_batches_tracked" in key for key in counted)
-    assert all(torch.equal(counted[key], value) for key, value in twin.named_buffers())
+    for key, value in twin.named_buffers():
+        torch.testing.assert_close(counted[key], value, rtol=1e-12, atol=1e-14)
 
 
 def test_a_frozen_tower_and_a_frozen_scale_stay_without_gradient() -> None:
@@ -122,12 +123,12 @@ def test_a_loss_scale_leaves_the_gradient_as_it_is() -> None:
     contrastive_gradients(model, pairs, symmetric, chunk=3)
     right = {name: gradient.clone() for name, gradient in gradients(model).items()}
     contrastive_gradients(model, pairs, symmetric, chunk=3, loss_scale=2.0**16)
-    assert all(torch.equal(right[name], gradient) for name, gradient in gradients(model).items())
+    assert worst(gradients(model), right) < 1e-10
 
 
 def test_more_texts_than_images() -> None:
     model, pairs = Double(), batch(5)
-    more = cf.PairBatch(pairs.images, batch(8).tokens, None)
+    more = PairBatch(pairs.images, batch(8).tokens, None)
 
     def every_picture_its_words(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
         return (scale.exp() * images @ texts.T).log_softmax(1)[:, ::2].mean()
@@ -188,7 +189,7 @@ def test_processes_with_uneven_and_empty_parts_give_the_gradient_of_the_whole(sh
     def work(rank: int, rows: Tensor) -> None:
         model = models[rank]
         assert pairs.caption_ids is not None
-        part = cf.PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
+        part = PairBatch(pairs.images[rows], pairs.tokens[rows], pairs.caption_ids[rows])
         results[rank] = contrastive_gradients(model, part, symmetric, world=world.of(rank), chunk=4), gradients(model)
 
     threads = [

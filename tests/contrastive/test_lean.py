@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.activation_memory import lean_text, recomputing
 from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.objectives import symmetric_objective
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.optim.adamw import AdamW, parameter_groups, stochastic_bfloat16
 from tests.contrastive.pairs import CONFIG, RESNET, Double, batch, patterns, symmetric
 
@@ -62,8 +67,9 @@ def held(optimizer: AdamW) -> int:
 
 
 def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() -> None:
-    plain, lean = (trained(state_dtype=kind) for kind in ("float32", "bfloat16"))
-    assert distance(lean, plain) < 0.05 * distance(plain, cf.build_backbone(CONFIG))
+    """On activations in float32: in bfloat16 a last bit of the first weights moves the end by 1 to 17 %."""
+    plain, lean = (trained(state_dtype=kind, activations=torch.float32) for kind in ("float32", "bfloat16"))
+    assert distance(lean, plain) < 0.05 * distance(plain, build_backbone(CONFIG))
     sizes = {
         kind: held(AdamW(parameter_groups([(plain, 1e-3)], 0.1), state_dtype=kind))
         for kind in (torch.float32, torch.bfloat16)
@@ -72,11 +78,13 @@ def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() ->
 
 
 @cache
-def trained(text: str = "float32", state_dtype: str = "float32") -> cf.Backbone:
-    """Forty steps on activations in bfloat16, which text weights in bfloat16 need."""
-    backbone = cf.build_backbone(CONFIG)
-    backbone.activation_dtype = torch.bfloat16
-    options = cf.ContrastiveOptions(steps=40, learning_rate=3e-3, text_weights=text, state_dtype=state_dtype, chunk=4)  # type: ignore[arg-type]
+def trained(
+    text: str = "float32", state_dtype: str = "float32", activations: torch.dtype = torch.bfloat16
+) -> cf.Backbone:
+    """Forty steps; text weights in bfloat16 need activations in bfloat16."""
+    backbone = build_backbone(CONFIG)
+    backbone.activation_dtype = activations
+    options = ContrastiveOptions(steps=40, learning_rate=3e-3, text_weights=text, state_dtype=state_dtype, chunk=4)  # type: ignore[arg-type]
     return cf.train_contrastive(backbone, patterns(8), options)
 
 
@@ -91,19 +99,19 @@ def loss(model: cf.Backbone) -> float:
     pairs = patterns(1, seed=7)[0]
     with torch.no_grad():
         features = model.encode_image(pairs.images), model.encode_text(pairs.tokens)
-        return float(cf.symmetric_objective(*features, model.logit_scale, pairs.caption_ids))
+        return float(symmetric_objective(*features, model.logit_scale, pairs.caption_ids))
 
 
 def test_text_weights_in_bfloat16_learn_without_a_float32_master() -> None:
     lean, plain = trained(text="bfloat16"), trained()
     assert all(p.dtype == torch.float32 for p in lean.parameters())
-    assert distance(lean, plain) < 0.3 * distance(plain, cf.build_backbone(CONFIG))
+    assert distance(lean, plain) < 0.3 * distance(plain, build_backbone(CONFIG))
     assert abs(loss(lean) - loss(plain)) < 0.05
-    assert loss(cf.build_backbone(CONFIG)) - loss(plain) > 0.5
+    assert loss(build_backbone(CONFIG)) - loss(plain) > 0.5
 
 
 def test_text_weights_in_bfloat16_take_half_and_come_back() -> None:
-    backbone = cf.build_backbone(CONFIG)
+    backbone = build_backbone(CONFIG)
     before = sum(p.numel() * p.element_size() for p in backbone.text.parameters())
     matrices = sum(p.numel() for n, p in backbone.text.named_parameters() if p.ndim == 2 and "positional" not in n)
     with lean_text(backbone.text, torch.bfloat16):
@@ -134,7 +142,7 @@ def test_equal_seeds_round_alike_and_a_restored_optimiser_goes_on() -> None:
     assert all(torch.equal(t, again.tensors()[name]) for name, t in other.tensors().items())
 
 
-def saved_bytes(model: Double, pairs: cf.PairBatch, recompute: bool) -> int:
+def saved_bytes(model: Double, pairs: PairBatch, recompute: bool) -> int:
     """What autograd keeps of a forward pass, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -153,7 +161,7 @@ def saved_bytes(model: Double, pairs: cf.PairBatch, recompute: bool) -> int:
 @pytest.mark.parametrize(("config", "size"), [(CONFIG, 16), (RESNET, 32)], ids=["vit", "resnet"])
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_recomputed_blocks_give_the_same_gradient_for_less_memory(
-    config: cf.CLIPConfig, size: int, chunk: int | None
+    config: CLIPConfig, size: int, chunk: int | None
 ) -> None:
     plain, lean, pairs = Double(config).train(), Double(config).train(), batch(6, size=size)
     contrastive_gradients(plain, pairs, symmetric, chunk=chunk)
@@ -162,6 +170,7 @@ def test_recomputed_blocks_give_the_same_gradient_for_less_memory(
     for name, parameter in plain.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(lean.get_parameter(name).grad, parameter.grad, rtol=1e-12, atol=1e-14)
-    assert all(torch.equal(value, lean.get_buffer(name)) for name, value in plain.named_buffers())
+    for name, value in plain.named_buffers():
+        torch.testing.assert_close(lean.get_buffer(name), value, rtol=1e-12, atol=1e-14)
     assert saved_bytes(lean, pairs, True) < 0.6 * saved_bytes(lean, pairs, False)
     assert all("forward" not in block.__dict__ for block in lean.visual.blocks)

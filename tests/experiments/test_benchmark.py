@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.backbones.tower import CutState
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.runtime.files import cache_root
 from experiments.benchmark import isolation, page, plain, uncut
 from experiments.benchmark.cases import (
     cluster,
@@ -105,9 +109,9 @@ def test_a_cache_of_ones_own_leaves_the_users_alone(monkeypatch: pytest.MonkeyPa
     for before in ("elsewhere", None):
         monkeypatch.setenv(CACHE, before) if before else monkeypatch.delenv(CACHE)
         with empty_cache():
-            assert cf.cache_root().is_dir()
-            assert not list(cf.cache_root().iterdir())
-            within = cf.cache_root()
+            assert cache_root().is_dir()
+            assert not list(cache_root().iterdir())
+            within = cache_root()
         assert os.environ.get(CACHE) == before
         assert not within.exists()
 
@@ -140,8 +144,8 @@ def test_openais_code_and_our_blocks_run_whole_agree(vision: dict[str, object]) 
         shape |= {"vision_width": 128, "vision_heads": 2}
     else:
         shape |= {"vision_width": 16}
-    config = cf.CLIPConfig(**shape | vision, text_width=64, text_layers=2, text_heads=1)  # type: ignore[arg-type]
-    backbone = cf.build_backbone(config)
+    config = CLIPConfig(**shape | vision, text_width=64, text_layers=2, text_heads=1)  # type: ignore[arg-type]
+    backbone = build_backbone(config)
     theirs = plain.original(backbone)
     if theirs.name != "OpenAI's code":
         pytest.skip("openai-clip is not installed")
@@ -185,7 +189,7 @@ def test_the_plain_search_runs_the_whole_network_on_pixels() -> None:
         trained = {name for name, p in plain.by_name(suffix.visual).items() if p.requires_grad}
         assert trained == set(backbone.visual.last_parameters(n))
         assert len(plain.by_name(suffix.visual)) == len(list(backbone.visual.parameters()))
-        features = suffix(cf.CutState(pixels, torch.zeros(2, dtype=torch.int64)))
+        features = suffix(CutState(pixels, torch.zeros(2, dtype=torch.int64)))
         torch.testing.assert_close(features, backbone.visual(pixels))
 
 
@@ -194,7 +198,7 @@ def test_a_large_search_is_its_steps_its_pass_and_what_pruning_left() -> None:
     steps = {1: {"naive": times(1.0), "ours": times(0.1)}, 2: {"naive": times(3.0), "ours": times(0.3)}}
     large = study.Large(classes=2, shots=60, trials=5, folds=3)
     row = study.extrapolated(found, steps, 0.5, large, QUICK)
-    settings = cf.TrainSettings()
+    settings = TrainSettings()
     pictures = 5 * 3 * settings.steps(80) * settings.batch_of(80)
     assert row.naive is not None
     assert row.ours is not None
@@ -222,7 +226,7 @@ def test_a_search_that_tells_its_memory_trains_the_deepest_cut(tmp_path: Path) -
     pictures(tmp_path, classes=2, per_class=3, seed=0, size=(60, 40))
     with empty_cache():
         memory.search("mini", tmp_path, memory.Sizes(classes=2, shots=3, cuts=1), seed=0)
-        assert any(cf.cache_root().rglob("*.bin"))
+        assert any(cache_root().rglob("*.bin"))
 
 
 def test_a_gpu_is_asked_for_by_name_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

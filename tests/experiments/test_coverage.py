@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.conformal.calibration import Calibrated
 from experiments import coverage
 from experiments.simulated import SHAPES, draw, stream
 from tests.commands.conftest import Command, one_line
@@ -47,7 +48,7 @@ def test_a_rate_and_its_error_over_draws() -> None:
 def test_shapes(shape: coverage.Shape) -> None:
     world, again = draw(shape, 3, 40, 4), draw(shape, 3, 40, 4)
     assert world.X.tobytes() == again.X.tobytes()
-    assert cf.Calibrated(cf.LOFDetector).fit(world.X, world.y).n_calibration_ == sum(shape.shots)
+    assert Calibrated(cf.LOFDetector).fit(world.X, world.y).n_calibration_ == sum(shape.shots)
     assert len(world.X) == sum(shape.shots) + shape.copies * len(range(0, sum(shape.shots), 3))
     assert len(world.known) == len(world.known_y) == 40
     assert not set(world.known_y) - set(range(len(shape.shots)))

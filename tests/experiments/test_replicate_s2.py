@@ -11,18 +11,23 @@ import torch
 from torch.nn import functional as F
 
 import clip_fewshot as cf
+from clip_fewshot.evaluation.metrics import eer, rates_at
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.losses.matched import matched_floor
+from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.runtime.rng import generator
 from experiments.recipes import s2, s2_unknown, s2_written
 from tests.commands.conftest import Command, one_line
 
 SHOTS = 4
-Begun = tuple[cf.Task, cf.Prepared]
+Begun = tuple[Task, Prepared]
 
 
 @pytest.fixture(scope="module")
 def begun(mini: cf.Backbone, digits: cf.ImageDataset) -> Begun:
     pool = cf.split_open_world(digits, shots=SHOTS, unseen=2, seed=0).pool
-    task = cf.Task(mini, pool, SHOTS, cf.TrainSettings(), views=1, seed=0)
-    return task, cf.prepare(task, task.support(0), [s2.UNFREEZE])
+    task = Task(mini, pool, SHOTS, TrainSettings(), views=1, seed=0)
+    return task, prepare(task, task.support(0), [s2.UNFREEZE])
 
 
 def test_the_softmax_floor_is_what_a_perfect_softmax_costs() -> None:
@@ -57,7 +62,7 @@ def test_pairs_of_a_class_are_negatives_as_written(begun: Begun) -> None:
     pairs = s2_written.WrittenPairs(task, support.data, 1, 0.0)
     features = torch.zeros(4, task.backbone.visual.out_features)  # equal logits
     assert float(pairs.loss(features, labels).detach()) == pytest.approx(log(4))
-    assert cf.matched_floor(labels[:, None] == labels) == pytest.approx(log(2))
+    assert matched_floor(labels[:, None] == labels) == pytest.approx(log(2))
     dealt = s2_written.batches(task, support.data)
     assert len(dealt) == task.settings.steps(len(support.data.labels))
     assert s2_written.pairs_floor(task, support.data) == pytest.approx(log(SHOTS))  # one batch is all pictures
@@ -72,13 +77,13 @@ def test_other_classes_has_each_row_once_and_never_its_own_class(labels: list[in
 
 
 def test_the_oracle_threshold_is_that_of_the_equal_error_rate() -> None:
-    rng = cf.generator(0, "oracle")
+    rng = generator(0, "oracle")
     is_novel = np.arange(400) >= 250
     scores = rng.normal(size=400) - is_novel
     flags = scores <= s2_unknown.oracle(is_novel, scores)
-    rates = cf.rates_at(is_novel, flags)
-    assert rates.false_alarm_rate == pytest.approx(cf.eer(is_novel, scores), abs=0.01)
-    assert 1 - (rates.detection_rate or 0) == pytest.approx(cf.eer(is_novel, scores), abs=0.01)
+    rates = rates_at(is_novel, flags)
+    assert rates.false_alarm_rate == pytest.approx(eer(is_novel, scores), abs=0.01)
+    assert 1 - (rates.detection_rate or 0) == pytest.approx(eer(is_novel, scores), abs=0.01)
 
 
 def test_a_split_per_trial_scores_one_configuration_differently(
@@ -96,7 +101,7 @@ def test_a_split_per_trial_scores_one_configuration_differently(
 def test_the_command_has_a_part_per_defect(command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s2, "SHOTS", SHOTS)
     monkeypatch.setattr(s2, "TRIALS", 2)
-    monkeypatch.setattr(s2, "SETTINGS", cf.TrainSettings(epochs=1, min_steps=2))
+    monkeypatch.setattr(s2, "SETTINGS", TrainSettings(epochs=1, min_steps=2))
     found = command("replicate", "s2", "--data", photos, "--model", "mini", "--seeds", 2, "--json").record
     assert [(row["approach"], row["kind"]) for row in found["approaches"]] == [
         (name, kind) for name in s2.APPROACHES for kind in s2.KINDS

@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiments.recall import candidates, unit
 
 import clip_fewshot as cf
+from clip_fewshot.contrastive.distillation import SelfDistillation
+from clip_fewshot.contrastive.gradients import contrastive_gradients
+from clip_fewshot.contrastive.objectives import identity_objective
+from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.geometry import unit_rows
+from clip_fewshot.losses.distillation import transport_targets
+from clip_fewshot.protocol.retrieval import find_candidates
+from clip_fewshot.runtime.rng import torch_seeded
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
 from tests.commands.conftest import Command, one_line
@@ -39,12 +46,12 @@ def test_as_written_the_scale_has_its_gradient_once_for_each_chunk_and_tower(
     model = copy.deepcopy(tiny).double()
     draw = torch.Generator().manual_seed(0)
     images = torch.randn((8, 3, 16, 16), generator=draw, dtype=torch.float64)
-    batch = cf.PairBatch(images, model.tokenize([f"a picture of {i}" for i in range(8)]))
-    cf.contrastive_gradients(model, batch, cf.identity_objective)
+    batch = PairBatch(images, model.tokenize([f"a picture of {i}" for i in range(8)]))
+    contrastive_gradients(model, batch, identity_objective)
     whole = gradients(model)
     s3_written.written_gradients(model, batch, chunk)
     written = gradients(model)
-    cf.contrastive_gradients(model, batch, cf.identity_objective, chunk=chunk)
+    contrastive_gradients(model, batch, identity_objective, chunk=chunk)
     ours = gradients(model)
     assert float(written["logit_scale"] / whole["logit_scale"]) == pytest.approx(passes, rel=1e-10)
     assert float(ours["logit_scale"] / whole["logit_scale"]) == pytest.approx(1, rel=1e-10)
@@ -58,7 +65,7 @@ def test_as_written_the_target_is_least_where_ours_is_largest() -> None:
     texts = images + 0.3 * torch.randn((30, 16), generator=draw)
     own = torch.arange(30)
     per_image, per_text = s3_written.written_targets(images, texts)
-    ours = cf.transport_targets(images, texts)
+    ours = transport_targets(images, texts)
     for wrong, right in ((per_image, ours.per_image), (per_text, ours.per_text)):
         torch.testing.assert_close(wrong.sum(1), torch.ones(30))
         assert (wrong.argmin(dim=1) == own).all()
@@ -70,7 +77,7 @@ def test_as_written_the_teacher_is_the_student_after_a_step(captioned: cf.ImageD
     data = s3_stored.stored(encoders, captioned)
     batch = next(data.batches(0))
     lags = []
-    for teaching in (s3_written.WrittenDistillation(start), cf.SelfDistillation(start)):
+    for teaching in (s3_written.WrittenDistillation(start), SelfDistillation(start)):
         student = copy.deepcopy(start)
         with torch.no_grad():
             next(student.visual.parameters()).add_(1)
@@ -85,10 +92,10 @@ def test_the_projections_are_the_model(captioned: cf.ImageDataset, mini: cf.Back
     model = pair(0, 0) if kind == "pair" else mini
     encoders, start = s3_stored.locked(model)
     test = s3_stored.held(encoders, captioned)
-    among = candidates(model, captioned)
+    among = find_candidates(model, captioned)
     pictures = cf.encode_images(model, among.pictures).features
     texts = cf.encode_texts(model, among.captions)
-    np.testing.assert_allclose(test.cosines(start), unit(pictures) @ unit(texts).T, atol=1e-5)
+    np.testing.assert_allclose(test.cosines(start), unit_rows(pictures) @ unit_rows(texts).T, atol=1e-5)
     np.testing.assert_array_equal(test.belongs, among.belongs)
 
 
@@ -117,7 +124,7 @@ def test_training_brings_the_encoders_together_and_as_written_less_so() -> None:
     rows = [np.array([i]) for i in range(60)]
     data = s3_stored.Stored(pictures, captions, torch.arange(60), rows)
     test = s3_stored.Held(pictures, captions, np.eye(60, dtype=bool))
-    with cf.torch_seeded(0, "two layers"):
+    with torch_seeded(0, "two layers"):
         layers = torch.nn.Linear(24, 32, bias=False), torch.nn.Linear(16, 32, bias=False)
     start = s3_stored.Projections(*layers, torch.tensor(1 / 0.07).log())
     found, lags = {}, {}

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import clip_fewshot as cf
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.captioned import CaptionedStream
 from experiments.recipes import s1
 from experiments.recipes import s1_trained as ways
 from tests.commands.conftest import Command
@@ -65,7 +67,7 @@ def test_the_head_is_trained_first_and_the_layers_then(
     monkeypatch.setattr(ways, "HEAD_EPOCHS", 2)
     seen: list[set[str]] = []
 
-    def descend(model: cf.Backbone, source: cf.CaptionedStream, options: cf.ContrastiveOptions) -> float:
+    def descend(model: cf.Backbone, source: CaptionedStream, options: ContrastiveOptions) -> float:
         seen.append({name for name, p in model.named_parameters() if p.requires_grad})
         return 0.0
 

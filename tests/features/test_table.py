@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.commands import embed
 from clip_fewshot.data.collect import picture_paths
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
@@ -77,7 +78,7 @@ def test_what_is_no_table_of_one_backbone_is_refused(photos: Path, tiny: cf.Back
     with pytest.raises(ArtifactError):
         read_features(photos)
     parts = list(embed_files(tiny, picture_paths(photos), 4))
-    other = cf.build_backbone(tiny.config, seed=1)
+    other = build_backbone(tiny.config, seed=1)
     parts += list(embed_files(other, picture_paths(photos), 4))
     write_features(tmp_path / "two.parquet", parts)
     with pytest.raises(ArtifactError, match="2 backbones"):

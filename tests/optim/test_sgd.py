@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.optim.adamw import parameter_groups
 from clip_fewshot.optim.sgd import SGD
 from tests.contrastive.pairs import CONFIG, patterns
@@ -29,9 +32,10 @@ def test_equals_torchs(clip_norm: float | None, momentum: float) -> None:
     start = [p.detach().clone() for p in ours.parameters()]
     for step in range(12):
         inputs = torch.randn(4, 7, generator=torch.Generator().manual_seed(step))
-        for module in (ours, theirs):
-            module.zero_grad()
-            module(inputs).square().sum().backward()
+        theirs.zero_grad()
+        theirs(inputs).square().sum().backward()
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = other.grad.clone()  # one gradient for both: the network would amplify what they round
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
         for group in reference.param_groups:
@@ -40,7 +44,7 @@ def test_equals_torchs(clip_norm: float | None, momentum: float) -> None:
         optimizer.step(0.9**step)
     for mine, other, before in zip(ours.parameters(), theirs.parameters(), start, strict=True):
         assert not torch.equal(mine, before)
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)  # 12 steps of float32
 
 
 def test_a_parameter_without_gradient_stays() -> None:
@@ -53,27 +57,27 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 
 def test_stopped_and_gone_on_with_it_ends_in_the_same_weights(tmp_path: Path) -> None:
-    options = cf.ContrastiveOptions(steps=6, learning_rate=0.1, optimizer="sgd", save_every=1)
+    options = ContrastiveOptions(steps=6, learning_rate=0.1, optimizer="sgd", save_every=1)
 
     class StoppedError(Exception):
         pass
 
-    def stop(report: cf.StepReport) -> None:
+    def stop(report: StepReport) -> None:
         if report.step == 3:
             raise StoppedError
 
-    whole = cf.train_contrastive(cf.build_backbone(CONFIG), patterns(2), options)
+    whole = cf.train_contrastive(build_backbone(CONFIG), patterns(2), options)
     with pytest.raises(StoppedError):
-        cf.train_contrastive(cf.build_backbone(CONFIG), patterns(2), options, folder=tmp_path, on_step=stop)
-    again = cf.train_contrastive(cf.build_backbone(CONFIG), patterns(2), options, folder=tmp_path, resume=True)
+        cf.train_contrastive(build_backbone(CONFIG), patterns(2), options, folder=tmp_path, on_step=stop)
+    again = cf.train_contrastive(build_backbone(CONFIG), patterns(2), options, folder=tmp_path, resume=True)
     assert equal(whole, again)
-    assert not equal(whole, cf.build_backbone(CONFIG))
-    other = cf.ContrastiveOptions(steps=6, learning_rate=0.1, optimizer="sgd", save_every=1, momentum=0.5)
+    assert not equal(whole, build_backbone(CONFIG))
+    other = ContrastiveOptions(steps=6, learning_rate=0.1, optimizer="sgd", save_every=1, momentum=0.5)
     with pytest.raises(cf.UsageError, match="momentum"):
-        cf.train_contrastive(cf.build_backbone(CONFIG), patterns(2), other, folder=tmp_path, resume=True)
+        cf.train_contrastive(build_backbone(CONFIG), patterns(2), other, folder=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"state_dtype": "bfloat16"}, {"text_weights": "bfloat16"}])
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(cf.UsageError, match=r"momentum|optimizer"):
-        cf.ContrastiveOptions(steps=1, optimizer="sgd", **wrong)  # type: ignore[arg-type]
+        ContrastiveOptions(steps=1, optimizer="sgd", **wrong)  # type: ignore[arg-type]

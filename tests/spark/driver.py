@@ -10,6 +10,8 @@ from pathlib import Path
 
 import clip_fewshot as cf
 from clip_fewshot.commands import embed, finetune, pretrain
+from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.torchrun import join_world
 
 ARCHITECTURE = "tiny.json"
 TABLE = "features.parquet"
@@ -52,7 +54,7 @@ def refuse() -> bytes:
 
 def die() -> bytes:
     """Rank 1 is killed while rank 0 waits for it."""
-    with cf.join_world() as world:
+    with join_world() as world:
         if world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         world.barrier()
@@ -62,7 +64,7 @@ def die() -> bytes:
 def broken(folder: Path, name: str, job: Callable[[], bytes], processes: int) -> None:
     """Write what the driver learns of a job that fails."""
     try:
-        cf.on_spark(job, processes=processes)
+        on_spark(job, processes=processes)
     except cf.ClipFewShotError as error:
         (folder / name).write_text(f"{type(error).__name__}: {error}")
 

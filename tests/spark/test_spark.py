@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import clip_fewshot as cf
+from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.commands import embed, finetune, pretrain
+from clip_fewshot.features.table import read_features
 from tests.cli.command import ENVIRONMENT, ROOT
 from tests.conftest import TINY
 from tests.spark.driver import ARCHITECTURE, TABLE, training, tuning
@@ -70,12 +71,12 @@ def check_weights(folder: Path, out: str) -> Weights:
     """Those of one process to rounding, and not those it began with (defect 8)."""
     got = load_file(folder / out / MODEL)
     assert distance(got, load_file(folder / "alone" / MODEL)) < STEP / 20
-    assert distance(got, cf.build_backbone(TINY, 0).state_dict()) > STEP
+    assert distance(got, build_backbone(TINY, 0).state_dict()) > STEP
     return got
 
 
 def check_table(folder: Path) -> None:
-    got, alone = (cf.read_features(folder / name / TABLE) for name in ("local", "alone"))
+    got, alone = (read_features(folder / name / TABLE) for name in ("local", "alone"))
     assert got.digests == alone.digests
     assert got.backbone == alone.backbone
     assert len(got) == PICTURES

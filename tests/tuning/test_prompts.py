@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, UsageError
 from clip_fewshot.features.prefix import run_prefix
 from clip_fewshot.tuning.last_layers import describe_last_layers
@@ -58,15 +60,15 @@ def test_features_are_those_of_the_equations(plain: Backbone, depth: int | None,
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [None, 1, 2])
-def test_no_prompts_change_no_bit(plain: Backbone, depth: int | None) -> None:
+def test_no_prompts_change_nothing(plain: Backbone, depth: int | None) -> None:
     model = prompted(plain, 0, depth)
-    assert torch.equal(model.encode_image(IMAGES), plain.encode_image(IMAGES))
+    torch.testing.assert_close(model.encode_image(IMAGES), plain.encode_image(IMAGES))
     tokens = plain.tokenize(["a bee", "two bees"])
-    assert torch.equal(model.encode_text(tokens), plain.encode_text(tokens))
+    torch.testing.assert_close(model.encode_text(tokens), plain.encode_text(tokens))
     for n in range(LAYERS + 1):
         state = plain.visual.advance(plain.visual.embed(IMAGES), 0, LAYERS - n)
         if n == 0 or n >= (depth or LAYERS):
-            assert torch.equal(model.visual.suffix(n)(state), plain.visual.suffix(n)(state))
+            torch.testing.assert_close(model.visual.suffix(n)(state), plain.visual.suffix(n)(state))
 
 
 def test_prompts_and_class_token_train_and_nothing_else(plain: Backbone) -> None:
@@ -145,7 +147,7 @@ def test_stored_states_in_front_of_the_prompts_stay_valid(plain: Backbone) -> No
         assert torch.equal(prefix.cuts[n].tokens.values, ordinary.cuts[n].tokens.values)
         suffix = model.visual.suffix(n)
         replayed = prefix.outputs(n, suffix, torch.arange(len(IMAGES)))
-        assert torch.equal(replayed, model.encode_image(IMAGES))
+        torch.testing.assert_close(replayed, model.encode_image(IMAGES))
         assert {name for name, p in suffix.named_parameters() if p.requires_grad} == {
             f"blocks.{i}.prompts" for i in range(n - depth, n)
         }
@@ -192,8 +194,8 @@ def test_contrastive_training_trains_the_prompts_alone(plain: Backbone, recomput
     model = prompted(plain, 3)
     before, draws = copy.deepcopy(model.state_dict()), torch.Generator().manual_seed(0)
     tokens = plain.tokenize(["a bee", "an ant", "two bees"])
-    batches = [cf.PairBatch(torch.randn(3, *IMAGES.shape[1:], generator=draws), tokens) for _ in range(3)]
-    options = cf.ContrastiveOptions(steps=3, learning_rate=1e-2, chunk=2, checkpoint_gradients=recomputed)
+    batches = [PairBatch(torch.randn(3, *IMAGES.shape[1:], generator=draws), tokens) for _ in range(3)]
+    options = ContrastiveOptions(steps=3, learning_rate=1e-2, chunk=2, checkpoint_gradients=recomputed)
     losses: list[float] = []
     cf.train_contrastive(model, batches, options, on_step=lambda report: losses.append(report.loss))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

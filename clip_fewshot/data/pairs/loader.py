@@ -40,6 +40,14 @@ class LoaderSource:
 
     Raises:
         UsageError: a loader that can be read only once, or of unknown length.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> digits, backbone = cf.read_dataset("digits").subset(range(8)), cf.load_backbone("mini")
+        >>> loader = [(list(digits.images), digits.label_space.decode(digits.labels))]  # or a torch DataLoader
+        >>> batch = next(iter(cf.LoaderSource(loader, backbone).batches(0)))
+        >>> batch.images.shape
+        torch.Size([8, 3, 32, 32])
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
+from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.answers import Unknown
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group, groups_of
@@ -46,6 +47,14 @@ class Store:
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
         discovery_: what :meth:`discover` found last.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=8, unseen=3)
+        >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
+        >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
+        >>> with cf.Store.create("store/", world) as store:
+        ...     ingested = store.ingest(split.novel)
     """
 
     discovery_: Discovery
@@ -63,18 +72,25 @@ class Store:
         return cls(Session.create(Path(folder), world))
 
     @classmethod
-    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
+    def open(
+        cls,
+        folder: str | Path,
+        backbone: Backbone | None = None,
+        check: bool | None = None,
+        trusted: Mapping[str, Any] = NOTHING,
+    ) -> Store:
         """Open a store. Its classifier is loaded when it is first needed.
 
         Args:
             backbone: the one it was made with; None loads it by its name.
             check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
                 of a million pictures took 26.
+            trusted: as of :meth:`OpenWorldClassifier.load`.
 
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
         """
-        return cls(Session.open(Path(folder), backbone, check))
+        return cls(Session.open(Path(folder), backbone, check, trusted))
 
     def close(self) -> None:
         """Give the files back."""
@@ -244,6 +260,4 @@ class Store:
             ArtifactError: damage, with the place of the first.
         """
         queries.check(self.database)
-        saved_classifiers.read_world(
-            self.database, saved_classifiers.current(self.database).state, self.world.model.backbone
-        )
+        self.session.read_world(saved_classifiers.current(self.database).state, self.world.model.backbone)

@@ -16,7 +16,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.open_world.store import rows
 from clip_fewshot.open_world.store.store import Store
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are of forked processes")
 
