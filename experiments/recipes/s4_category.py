@@ -32,6 +32,7 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     names, captions = held.label_space.names, held.captions or ()
     classes = unit_rows(encode_texts(model, [TEMPLATES[0].format(name) for name in names]))
     texts = unit_rows(encode_texts(model, captions, truncate=True))
+    images = unit_rows(encode_images(model, held).features)
     kinds = {
         "none": None,
         "predicted from the caption": (texts @ classes.T).argmax(axis=1),
