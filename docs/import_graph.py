@@ -20,10 +20,10 @@ Graph = Mapping[str, set[str]]
 
 
 def module_files(top: str = PACKAGE) -> dict[str, Path]:
-    """Dotted name -> file, of every module under a folder but its face."""
+    """Dotted name -> file, of every module under a folder but its face and its door, ``__main__``."""
     paths = sorted((ROOT / top).rglob("*.py"))
     names = (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
-    return {name: path for name, path in zip(names, paths, strict=True) if name != top}
+    return {name: path for name, path in zip(names, paths, strict=True) if name not in (top, f"{top}.__main__")}
 
 
 def module_graph(top: str = PACKAGE) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ from clip_fewshot.conformal.bags import Bag, Labels, checked
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, shots_needed
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import BoolArray, FloatArray
@@ -179,7 +180,7 @@ def uniform(seed: int, *purpose: str | int) -> float:
 
 def _ranks(members: FloatArray, own: FloatArray, shares: FloatArray) -> FloatArray:
     """(m,) share of the n members and the picture that are at least as strange; of those that tie, ``shares``."""
-    below = (members < own).sum(axis=1)
-    ties = (members == own).sum(axis=1)
+    least, greatest = tie_range(own)
+    below, at_most = (members < least).sum(axis=1), (members <= greatest).sum(axis=1)
     n = members.shape[1]
-    return np.asarray((below + shares * (ties + 1)) / (n + 1))
+    return np.asarray((below + shares * (at_most - below + 1)) / (n + 1))

@@ -6,6 +6,9 @@ for outliers with conformal p-values", 2023, eq. 2). "Calibration" images must n
 scores them: use held-out images, leave-one-out scores, or :class:`CrossConformal`.
 
 With n calibration images no p-value is below 1 / (n + 1): a smaller alpha can never flag anything, and is refused.
+
+Scores that differ by no more than rounding tie, see :func:`clip_fewshot.evaluation.ties.tie_range`: which of them is
+the larger depends on the processor, and no p-value may.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
 
-ROUNDING = 1e-9  # so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
+ROUNDING = 1e-9  # of scores, relatively; and so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
 
 
 class UnsupportedAlphaError(UsageError):
@@ -84,10 +88,11 @@ def p_values(
     """
     calibration, asked = _finite(calibration_scores), _finite(scores)
     ordered = np.sort(calibration)
-    at_most = np.searchsorted(ordered, asked, side="right")
+    least, greatest = tie_range(asked)
+    at_most = np.searchsorted(ordered, greatest, side="right")
     if not smoothed:
         return np.asarray((1 + at_most) / (len(ordered) + 1))
-    below = np.searchsorted(ordered, asked, side="left")
+    below = np.searchsorted(ordered, least, side="left")
     share = generator(seed, "smoothed p-values").random(len(asked))
     return np.asarray((below + share * (1 + at_most - below)) / (len(ordered) + 1))
 
@@ -163,7 +168,7 @@ class CrossConformal:
 def cross_p_values(calibration_scores: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
     """(m,) cross-conformal p-values from per-fold calibration scores and per-fold scores of the same m images."""
     counts = [
-        np.searchsorted(np.sort(_finite(calibration)), _finite(asked), side="right")
+        np.searchsorted(np.sort(_finite(calibration)), tie_range(_finite(asked))[1], side="right")
         for calibration, asked in zip(calibration_scores, scores, strict=True)
     ]
     n = sum(len(calibration) for calibration in calibration_scores)

@@ -27,6 +27,7 @@ import numpy as np
 
 from clip_fewshot.conformal.calibration import uniform
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.types import FloatArray, IndexArray
 
 SCHEMA = 1
@@ -58,7 +59,8 @@ class StreamRanks:
             UsageError: a score that is not finite; nothing has changed then.
         """
         value = _score(score)
-        below, at_most = bisect_left(self.scores_, value), bisect_right(self.scores_, value)
+        least, greatest = map(float, tie_range(np.asarray(value)))
+        below, at_most = bisect_left(self.scores_, least), bisect_right(self.scores_, greatest)
         share = uniform(self.seed, "stream p-value", self.t_)
         p = (below + share * (at_most - below + 1)) / (len(self.scores_) + 1)
         insort(self.scores_, value)

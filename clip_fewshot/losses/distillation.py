@@ -45,7 +45,7 @@ def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float =
         temperature: > 0, in the unit of the similarities; small ones give nearly a matching, large ones even masses.
         tolerance: largest relative error of a marginal at which it stops.
         rounds: at most this many; each scales all rows and all columns once. Enough for 1e-4 at temperatures of 0.05
-            and over; below, rows are exact and columns near.
+            and over in batches; below, or with a handful of rows, rows are exact and columns near.
 
     Returns:
         (n, m), float32 or better; rows sum to 1/n, columns to 1/m within ``tolerance``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
@@ -37,6 +38,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
+    parts: ClassVar[Mapping[str, type[Detector]]]  # the registry: names by which members are written down
     members_: tuple[Detector, ...]
 
     def __init__(self, members: Sequence[Detector] | None = None) -> None:
@@ -79,17 +81,18 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         arrays: dict[str, NDArray[Any]] = {"kept": self.kept_, "loo_scores": self.loo_scores_}
         for i, member in enumerate(self.members_):
-            arrays[f"{i}.kind"] = np.frombuffer(_kind(member).encode(), dtype=np.uint8).copy()
+            kind = next(name for name, part in self.parts.items() if part is type(member))
+            arrays[f"{i}.kind"] = np.frombuffer(kind.encode(), dtype=np.uint8).copy()
             arrays |= {f"{i}.{k}": v for k, v in member.to_arrays().items()}
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> RankAverageDetector:
         """The detector that :meth:`to_arrays` came from."""
-        members = []
+        members: list[Any] = []
         for i in range(sum(name.count(".") == 1 and name.endswith(".kind") for name in arrays)):
             own = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith(f"{i}.")}
-            members.append(_named(own.pop("kind").tobytes().decode()).from_arrays(own))
+            members.append(cls.parts[own.pop("kind").tobytes().decode()].from_arrays(own))
         detector = cls(members)
         detector.members_ = tuple(members)
         detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
@@ -109,7 +112,9 @@ def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
     Beyond its ends the rank goes on towards 0 and 1, by half of what is left at a distance of the yardstick's range:
     an image below all known ones still ranks above one far below, where plain ranks would tie.
     """
-    values, counts = np.unique(yardstick, return_counts=True)
+    ordered = np.sort(yardstick)
+    first = np.flatnonzero(np.append(True, ordered[1:] > tie_range(ordered[:-1])[1]))  # of each set of ties
+    values, counts = ordered[first], np.diff(first, append=len(ordered))
     ranks = (np.cumsum(counts) - (counts - 1) / 2) / (len(yardstick) + 1)  # of ties, the mean
     reach = values[-1] - values[0]
     reach = reach if reach > 0 else 1.0
@@ -121,17 +126,3 @@ def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
 
 def _fitted(members: Sequence[Detector], X: FloatArray, y: NDArray[Any] | None) -> tuple[Detector, ...]:
     return tuple(clone(member).fit(X, y) for member in members)
-
-
-def _registry() -> dict[str, Any]:
-    from clip_fewshot.novelty import DETECTORS  # the registry holds this class too
-
-    return DETECTORS
-
-
-def _kind(member: Detector) -> str:
-    return next(name for name, kind in _registry().items() if kind is type(member))
-
-
-def _named(name: str) -> Any:
-    return _registry()[name]

@@ -13,6 +13,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.p_values import shots_needed
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.nouns import nouns
@@ -134,7 +135,7 @@ def _suggestions(vocabulary: Sequence[str], scores: FloatArray, own: LabelArray,
     probabilities = np.exp(log_softmax(sharpness * scores[-1]))
     order = [i for i in np.argsort(-scores[-1], kind="stable")[:top] if np.isfinite(scores[-1, i])]
     best = scores.max(axis=1)
-    p_value = float((1 + np.sum(best[:-1] <= best[-1])) / (n + 1))
+    p_value = float((1 + np.sum(best[:-1] <= tie_range(best[-1])[1])) / (n + 1))
     return Suggestions(
         names=tuple((vocabulary[i], float(probabilities[i])) for i in order),
         none_fits=p_value <= alpha + 1e-9,

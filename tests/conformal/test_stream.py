@@ -56,6 +56,12 @@ def test_ranks_equal_counting() -> None:
         assert (scores[:t] < scores[t]).sum() / (t + 1) < p < (1 + (scores[:t] <= scores[t]).sum()) / (t + 1)
 
 
+def test_the_last_bit_of_a_score_moves_no_rank() -> None:
+    scores = np.random.default_rng(1).normal(size=20)
+    for factor in (1 - 1e-13, 1 + 1e-13):
+        assert all(StreamRanks(scores).update(s * factor) == StreamRanks(scores).update(s) for s in scores)
+
+
 def test_false_alarms_over_whole_streams_and_what_sharing_the_calibration_does() -> None:
     """Negative control: the p-values of one calibration set, each of them valid, raise alarms in most long streams."""
     runs, alpha = 400, 0.05

@@ -103,7 +103,9 @@ def test_chunks_give_the_gradient_of_the_whole_batch(chunk: int | None) -> None:
     ours = contrastive_gradients(model, pairs, distillation, chunk=chunk)
     assert abs(float(ours - loss.detach())) < 1e-12
     assert worst(gradients(model), right) < 1e-9
-    assert distillation.floor() == distillation_floor(targets, 0.4, pairs.caption_ids) < float(ours)
+    # Chunks multiply matrices of other shapes, so that the last bits of the teacher's features differ.
+    assert distillation.floor() == pytest.approx(distillation_floor(targets, 0.4, pairs.caption_ids), rel=1e-12)
+    assert distillation.floor() < float(ours)
 
 
 def test_without_a_teachers_share_it_is_the_contrastive_loss() -> None:

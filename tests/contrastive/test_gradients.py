@@ -97,7 +97,8 @@ def test_batch_normalisations_count_each_chunk_once() -> None:
     for part in pairs.images.split(4):
         twin.encode_image(part)
     assert any("num_batches_tracked" in key for key in counted)
-    assert all(torch.equal(counted[key], value) for key, value in twin.named_buffers())
+    for key, value in twin.named_buffers():
+        torch.testing.assert_close(counted[key], value, rtol=1e-12, atol=1e-14)
 
 
 def test_a_frozen_tower_and_a_frozen_scale_stay_without_gradient() -> None:
@@ -122,7 +123,7 @@ def test_a_loss_scale_leaves_the_gradient_as_it_is() -> None:
     contrastive_gradients(model, pairs, symmetric, chunk=3)
     right = {name: gradient.clone() for name, gradient in gradients(model).items()}
     contrastive_gradients(model, pairs, symmetric, chunk=3, loss_scale=2.0**16)
-    assert all(torch.equal(right[name], gradient) for name, gradient in gradients(model).items())
+    assert worst(gradients(model), right) < 1e-10
 
 
 def test_more_texts_than_images() -> None:

@@ -67,7 +67,8 @@ def held(optimizer: AdamW) -> int:
 
 
 def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() -> None:
-    plain, lean = (trained(state_dtype=kind) for kind in ("float32", "bfloat16"))
+    """On activations in float32: in bfloat16 a last bit of the first weights moves the end by 1 to 17 %."""
+    plain, lean = (trained(state_dtype=kind, activations=torch.float32) for kind in ("float32", "bfloat16"))
     assert distance(lean, plain) < 0.05 * distance(plain, build_backbone(CONFIG))
     sizes = {
         kind: held(AdamW(parameter_groups([(plain, 1e-3)], 0.1), state_dtype=kind))
@@ -77,10 +78,12 @@ def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() ->
 
 
 @cache
-def trained(text: str = "float32", state_dtype: str = "float32") -> cf.Backbone:
-    """Forty steps on activations in bfloat16, which text weights in bfloat16 need."""
+def trained(
+    text: str = "float32", state_dtype: str = "float32", activations: torch.dtype = torch.bfloat16
+) -> cf.Backbone:
+    """Forty steps; text weights in bfloat16 need activations in bfloat16."""
     backbone = build_backbone(CONFIG)
-    backbone.activation_dtype = torch.bfloat16
+    backbone.activation_dtype = activations
     options = ContrastiveOptions(steps=40, learning_rate=3e-3, text_weights=text, state_dtype=state_dtype, chunk=4)  # type: ignore[arg-type]
     return cf.train_contrastive(backbone, patterns(8), options)
 
@@ -167,6 +170,7 @@ def test_recomputed_blocks_give_the_same_gradient_for_less_memory(
     for name, parameter in plain.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(lean.get_parameter(name).grad, parameter.grad, rtol=1e-12, atol=1e-14)
-    assert all(torch.equal(value, lean.get_buffer(name)) for name, value in plain.named_buffers())
+    for name, value in plain.named_buffers():
+        torch.testing.assert_close(lean.get_buffer(name), value, rtol=1e-12, atol=1e-14)
     assert saved_bytes(lean, pairs, True) < 0.6 * saved_bytes(lean, pairs, False)
     assert all("forward" not in block.__dict__ for block in lean.visual.blocks)

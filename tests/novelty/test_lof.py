@@ -87,7 +87,7 @@ def test_thousands_of_rows_with_a_large_common_mean_equal_scikit_learn() -> None
 def test_leave_one_out_in_blocks_of_any_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LOFDetector(4).fit(draw(2)).loo_scores_
     monkeypatch.setattr(lof_module, "BLOCK", block)
-    assert LOFDetector(4).fit(draw(2)).loo_scores_.tobytes() == whole.tobytes()
+    assert np.allclose(LOFDetector(4).fit(draw(2)).loo_scores_, whole, rtol=1e-12)  # sums of k terms, each positive
 
 
 @pytest.mark.parametrize("copies", [2, 9, 30])

@@ -23,6 +23,12 @@ def test_ranks_are_those_that_counting_gives() -> None:
     assert np.allclose(rank(yardstick, yardstick), rankdata(yardstick) / 31)
 
 
+def test_known_images_that_only_rounding_tells_apart_share_their_rank() -> None:
+    yardstick = RNG.integers(1, 9, size=30).astype(float)
+    rounded = yardstick * (1 + 1e-13 * RNG.uniform(-1, 1, size=30))
+    assert np.allclose(rank(rounded, yardstick), rank(yardstick, yardstick), atol=1e-9)
+
+
 def test_ranks_grow_with_the_score_also_beyond_the_known_images() -> None:
     yardstick = RNG.normal(size=20)
     ranks = rank(yardstick, np.linspace(-50, 50, 2001))
@@ -60,6 +66,7 @@ def test_no_members_are_refused() -> None:
         RankAverageDetector([]).fit(draw(0))
 
 
+@pytest.mark.slow  # by default once a base class, in test_lof.py
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_passes_scikit_learns_own_checks() -> None:
     results = check_estimator(RankAverageDetector(), on_fail=None)

@@ -19,6 +19,12 @@ from tests.probes.synthetic import centred, features, objective, unit
 MANY = settings(max_examples=25, deadline=None)
 
 
+def sure(probe: LinearProbe, X: np.ndarray, off: float) -> np.ndarray:
+    """(n,) rows whose label stays when each logit moves by ``off``."""
+    second, first = np.sort(probe.logits(X), axis=1)[:, -2:].T
+    return first - second > 2 * off
+
+
 @pytest.mark.parametrize("c", [2, 3, 7])
 @pytest.mark.parametrize(("shots", "d"), [(1, 30), (6, 40), (30, 10), (40, 90)])
 @pytest.mark.parametrize("C", [1e-6, 1e-2, 1.0, 1e2, 1e4])
@@ -36,7 +42,8 @@ def test_reaches_the_optimum_of_a_float64_solve(c: int, shots: int, d: int, C: f
     if C <= 1:  # where the oracle converges
         assert np.linalg.norm(ours.coef_ - oracle.coef_) <= 1e-3 * np.linalg.norm(oracle.coef_)
     if 1e-2 <= C <= 1:  # at 1e-6 its tolerance is above the intercepts, which decide there
-        assert (ours.predict(X) == oracle.predict(centred(X))).all()
+        certain = sure(ours, X, 1e-3 * float(np.linalg.norm(oracle.coef_)))  # rows are no longer than 1
+        assert (ours.predict(X) == oracle.predict(centred(X)))[certain].all()
 
 
 @pytest.mark.parametrize("C", [1e-6, 1.0, 1e3, 1e6])
@@ -54,6 +61,16 @@ def test_unbalanced_classes_reach_it_too(counts: tuple[int, ...], C: float) -> N
     assert ours.score(X, y) >= oracle.score(centred(X), y)
 
 
+def apart(one: LinearProbe, other: LinearProbe) -> float:
+    """How far logits of two solutions of one problem may be apart; probabilities, half as far.
+
+    The objective is 1-strongly convex in the weights, so that each solution is within its gradient's norm of the
+    optimum; a row, with the 1 of the intercept and without the mean, is no longer than the root of 2 here. Rotations
+    and new orders are other roundings, and a solver that stops a step earlier is right too: seen, 2e-2 of this.
+    """
+    return 2**0.5 * (one.gradient_norm_ + other.gradient_norm_)
+
+
 @MANY
 @given(st.integers(0, 1000))
 def test_relations_that_must_leave_predictions_alone(seed: int) -> None:
@@ -69,11 +86,12 @@ def test_relations_that_must_leave_predictions_alone(seed: int) -> None:
         (LinearProbe(C=10.0).fit(X * factor, y), X),
         (LinearProbe(C=10.0).fit(X[order], y[order]), X),
     ):
-        assert np.allclose(other.decision_function(rows), probe.decision_function(X), atol=1e-4)
+        assert np.allclose(other.decision_function(rows), probe.decision_function(X), rtol=0, atol=apart(other, probe))
     names = np.array(["d", "a", "c", "b"])
     named = LinearProbe(C=10.0).fit(X, names[y])
-    assert (named.predict(X) == names[probe.predict(X)]).all()
-    assert np.allclose(named.predict_proba(X)[:, np.argsort(np.argsort(names))], probe.predict_proba(X), atol=1e-5)
+    assert (named.predict(X) == names[probe.predict(X)])[sure(probe, X, apart(named, probe))].all()
+    columns = named.predict_proba(X)[:, np.argsort(np.argsort(names))]
+    assert np.allclose(columns, probe.predict_proba(X), rtol=0, atol=apart(named, probe) / 2)
 
 
 def test_same_seed_same_bytes_and_the_seed_is_only_for_folds() -> None:
@@ -103,7 +121,7 @@ def test_mistakes_are_explained() -> None:
         LinearProbe(folds=1).fit(X, y)
     with pytest.raises(UsageError, match="at least 2 classes"):
         LinearProbe().fit(X, np.zeros(len(X), dtype=int))
-    with pytest.raises(UsageError, match=r"\['cache', 'head', .*\], got 'svm'"):
+    with pytest.raises(UsageError, match="one of logistic, prototype, cache, got 'svm'"):
         build_probe("svm")
 
 

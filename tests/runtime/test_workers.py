@@ -74,8 +74,10 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) 
 
 
 PARENT = """
+import signal
 from clip_fewshot.runtime import workers
 from tests.runtime.worker_tasks import Tasks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
 workers.PRICE = 0.0
 with workers.Crew(2) as crew:
     pids = {pid for pid, _ in crew.gather([(Tasks().size, ())] * 50)}
