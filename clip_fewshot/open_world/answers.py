@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.features.encode import image_features
 from clip_fewshot.open_world.add_class import Fitted
 from clip_fewshot.open_world.rejector import Verdict
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.types import FloatArray
 
 
@@ -33,14 +31,6 @@ class Answer(NamedTuple):
     top: tuple[tuple[str, float], ...]
 
 
-class Sight(NamedTuple):
-    """Pictures as a model sees them: (n, d) frozen features, tuned ones, and those of each judge's suffix."""
-
-    frozen: FloatArray
-    tuned: FloatArray
-    judged: list[FloatArray]
-
-
 class Unknown(NamedTuple):
     """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
 
@@ -49,19 +39,10 @@ class Unknown(NamedTuple):
     p_values: FloatArray
 
 
-def look(backbone: Backbone, fitted: Fitted, images: ImageDataset) -> Sight:
-    """Pictures as a model and its detector see them."""
-    model, rejector = fitted.model, fitted.rejector
-    judges = rejector.suffixes() if rejector is not None else []
-    suffixes = [(0, last_layers(backbone.visual, 0)), (model.point.unfreeze, model.suffix), *judges]
-    frozen, tuned, *judged = image_features(backbone, images, suffixes)
-    return Sight(frozen, tuned, judged)
-
-
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
     n, rejector = len(sight.frozen), fitted.rejector
-    probabilities = fitted.model.probabilities(sight.tuned) if n else np.empty((0, 1))
+    probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
     said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged)

@@ -16,6 +16,7 @@ from clip_fewshot.data.names import new_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import frozen_features, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
@@ -30,12 +31,13 @@ from clip_fewshot.open_world.add_class import (
     kept,
     needs_pictures,
 )
-from clip_fewshot.open_world.answers import Answer, Sight, Unknown, joined, judge, look, without
+from clip_fewshot.open_world.answers import Answer, Unknown, joined, judge, without
 from clip_fewshot.open_world.artifact import Saved, Step, read_world, world_files
 from clip_fewshot.open_world.feature_spaces import stored_depths
 from clip_fewshot.open_world.groups import Group, groups_of
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import AUTO, choose_novelty, chosen_detectors
+from clip_fewshot.open_world.sight import Observer, Sight, look
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.runtime.parts import trusted_part
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
@@ -167,7 +169,8 @@ class OpenWorldClassifier:
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
-        return look(self.model.backbone, self._fitted(), images)
+        model = self.model.model_
+        return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
 
     def seen(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone.
@@ -182,7 +185,7 @@ class OpenWorldClassifier:
                 fix="give the pictures",
                 where="seen",
             )
-        return Sight(features, features, [])
+        return Sight({PROBE: features, self.model.model_.point.approach: features}, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
