@@ -144,8 +144,10 @@ class EncoderTower(Tower):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> EncoderTower:
-        """As in torch, except that what is frozen does not drop out, and that batch normalisations keep their
-        statistics, as in :class:`Suffix`, unless the whole encoder trains."""
+        """Switch to training; frozen layers do not drop out.
+
+        Batch normalisations keep their statistics, as in :class:`Suffix`, unless the whole encoder trains.
+        """
         super().train(mode)
         if self._unfrozen is not None:
             frozen = self.layers[: self.n_blocks - self._unfrozen]

@@ -108,7 +108,7 @@ def user_code_error(name: str, expected: str, error: Exception) -> UsageError:
 
 
 class ForeignPart(NamedTuple):
-    """What a file keeps of a part from outside the library, so that another one is told from it.
+    """What a file keeps of a part from outside the library, so that another part is not taken for it.
 
     Attributes:
         kind: folder that it belongs to.

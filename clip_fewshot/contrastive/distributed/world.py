@@ -1,4 +1,4 @@
-"""Processes that train one model together. One process alone is the same thing with nobody to talk to."""
+"""Processes that train one model together. One process alone is a world of size 1."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Alone:
         return rows.detach()
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing: there is one summand."""
+        """Leave the tensors as they are: there is one summand."""
 
     def barrier(self) -> None:
-        """Nothing: there is nobody to wait for."""
+        """Return at once: there is no other process."""

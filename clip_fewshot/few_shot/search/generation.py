@@ -101,7 +101,7 @@ class Generation:
                 yield trial.end("FAIL", f"{type(error).__name__}: {error}")
 
     def _runs_on(self, place: int) -> bool | None:
-        """Whether a trial runs its next fold; None while that hangs on a trial before it."""
+        """Whether a trial runs its next fold; None while that depends on a trial before it that still runs."""
         trial, rules = self.drawn[place], self.halving
         if len(trial.values) == rules.folds:
             return False

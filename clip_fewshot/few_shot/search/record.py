@@ -33,7 +33,7 @@ class StoredTrial:
     distributions: dict[str, BaseDistribution]
 
     def told(self, state: TrialState, value: float | None) -> FrozenTrial:
-        """As Optuna has it when it was told that much."""
+        """The trial as Optuna keeps it, with this state and value."""
         return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
 
 
