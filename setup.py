@@ -64,6 +64,7 @@ setup(
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],
         "dev": [
+            "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

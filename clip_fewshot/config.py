@@ -8,15 +8,56 @@ from typing import Any, Literal
 
 from clip_fewshot.errors import UsageError
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
+MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
+APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
 HIDDEN = "***"
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field whose metadata describe it on the command line."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def check_least(options: Any, *names: str, least: int = 1) -> None:
+    """Refuse numbers below ``least`` in the named fields, alone or in a list; None is not one.
+
+    Raises:
+        UsageError: names the field in backquotes, which a command line shows as its flag.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and one < least:
+                raise UsageError(expected=f"{least} or more", got=str(one), fix=f"change `{name}`", where=f"`{name}`")
+
+
+def check_fractions(options: Any, *names: str) -> None:
+    """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
+
+    Raises:
+        UsageError: as in :func:`check_least`.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and not 0 < one < 1:
+                expected = "a fraction between 0 and 1"
+                raise UsageError(expected=expected, got=f"{one:g}", fix=f"change `{name}`", where=f"`{name}`")
+
+
+def model_for(data: str, model: str | None) -> str:
+    """``model``, or where none is named the usual one: mini for the pictures of the package, else ViT-B/32."""
+    return model or ("mini" if data in BUILTIN_DATA else "ViT-B/32")
+
+
+def count_or_names(text: str) -> int | list[str]:
+    """ "3" -> 3, "cat, dog" -> the names."""
+    text = text.strip()
+    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def without_password(text: str) -> str:
@@ -46,21 +87,26 @@ class FewShotConfig:
         0.05
     """
 
-    data: str = option("digits", "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild")
-    model: str | None = option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
+    data: str = option(
+        "digits",
+        "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild",
+        positional=True,
+        flag="--data",
+    )
+    model: str | None = option(None, MODEL_HELP)
     pretrained: bool = option(
         True, "load trained weights (--no-pretrained: the named architecture with random weights)"
     )
     shots: int = option(16, "labelled pictures per class, validation included")
     unseen: str | None = option(
-        None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)"
+        None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)", listed=True
     )
     trials: int | None = option(
         None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
     )
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
-        (), "approaches to search over, python:MODULE:NAME for your own (default: all)", parse=split_names
+        (), APPROACHES_HELP, parse=split_names
     )
     max_unfreeze: int = option(5, "largest N of 'the last N layers'")
     epochs: int = option(20, "passes over the support set in each training")
@@ -73,7 +119,7 @@ class FewShotConfig:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
     test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
     seed: int = option(0, "seed of everything random")
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option("auto", "where to compute", choices=DEVICES)
     jobs: int | None = option(
         None, "processes that train side by side (default: by cores and memory; 1 on a GPU or with --storage)"
     )
@@ -129,7 +175,7 @@ class FewShotConfig:
 
     @property
     def model_name(self) -> str:
-        return self.model or ("mini" if self.builtin else "ViT-B/32")
+        return model_for(self.data, self.model)
 
     @property
     def n_trials(self) -> int:
@@ -145,8 +191,7 @@ class FewShotConfig:
         """A count, or class names."""
         if self.unseen is None:
             return 3 if self.builtin else 0
-        text = self.unseen.strip()
-        return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+        return count_or_names(self.unseen)
 
     def to_json(self) -> dict[str, Any]:
         """The options as they may be written down."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -44,21 +44,16 @@ from clip_fewshot.protocol.refits import (
     refit,
 )
 from clip_fewshot.protocol.results import Run
-from clip_fewshot.report import write_report
+from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import resolve_device
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import read_json, remove_half_files, run_lock, sha256_bytes, sha256_file, write_json
 from clip_fewshot.runtime.parts import PREFIX
 from clip_fewshot.runtime.workers import Crew, refusal_to_travel
+from clip_fewshot.types import Progress
 
 TRIALS, MODEL, RUN = "trials", "model", "run.json"
 RESERVE = 0.15  # of a time budget: test and report
-
-
-class Progress(Protocol):
-    """Told after each unit of work; ``total`` units make a stage."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
 
 
 def _silent(stage: str, done: int, total: int, /) -> None:

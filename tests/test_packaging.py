@@ -23,7 +23,7 @@ import clip_fewshot as cf
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-RUN = "pip install -c constraints.txt -e . && python -m experiments.few_shot --trials 50"
+RUN = "pip install -c constraints.txt . && python -m experiments.few_shot --trials 50"
 TEST = "pip install -c constraints.txt -e '.[dev]' && pytest"
 
 

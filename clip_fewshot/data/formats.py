@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.data.caption_files import read_pairs, stems_shared
@@ -19,38 +20,61 @@ from clip_fewshot.data.names import shown
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
 from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.parts import find_part
 
-FORMATS: dict[str, Callable[[Path], Listing]] = {
-    "folder": read_folder,
-    "pairs": read_pairs,
-    "list": read_list,
-    "csv": read_csv,
-    "coop": read_coop,
-    "captions": read_captions,
-    "shards": read_shards,
+
+@dataclass(frozen=True)
+class Format:
+    """How the files, labels and captions of a source are listed, before any picture is opened.
+
+    A format of your own is passed as ``read_dataset(source, format=Format(my_listing, files=True))``.
+
+    Args:
+        read: source -> :class:`Listing`. Its entries stand in an order that depends on the content alone; all have
+            labels, or captions, or none; what cannot be used is refused with DataError, every offender named.
+        folders, files: which of them it reads.
+    """
+
+    read: Callable[[Path], Listing]
+    folders: bool = False
+    files: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "folder": Format(read_folder, folders=True),
+    "pairs": Format(read_pairs, folders=True),
+    "list": Format(read_list, files=True),
+    "csv": Format(read_csv, files=True),
+    "coop": Format(read_coop, files=True),
+    "captions": Format(read_captions, files=True),
+    "shards": Format(read_shards, folders=True, files=True),
 }
-FOLDERS, FILES = ("folder", "pairs", "shards"), ("list", "csv", "coop", "captions", "shards")
 BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
 
-def list_source(source: Path, format: str | None) -> Listing:
-    """The files of ``source``, read as ``format`` or as what it looks like."""
+def list_source(source: Path, format: str | Format | None) -> Listing:
+    """The files of ``source``, read as ``format`` or as what it looks like.
+
+    Raises:
+        UsageError: an unknown format. DataError: a source that it does not read, or that is not there.
+    """
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
         raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=shown(source))
-    name = recognise(source) if format is None else format
-    if name not in FORMATS:
-        raise UsageError(
-            expected=f"a format out of {', '.join(FORMATS)}", got=repr(name), fix="choose one of them", where="format"
-        )
-    if name not in (FOLDERS if source.is_dir() else FILES):
+    given = recognise(source) if format is None else format
+    found: object = find_part("formats", given, FORMATS) if isinstance(given, str) else given
+    name = given if isinstance(given, str) else getattr(getattr(given, "read", None), "__name__", "")
+    if not isinstance(found, Format):
+        fix = "name a Format(read, folders=..., files=...)"
+        raise UsageError(expected="a Format", got=f"a {type(found).__name__}", fix=fix, where="format")
+    if not (found.folders if source.is_dir() else found.files):
         kind = "a folder" if source.is_dir() else "a file"
         raise DataError(
             expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=shown(source)
         )
-    return FORMATS[name](source)
+    return found.read(source)
 
 
 def recognise(source: Path) -> str:

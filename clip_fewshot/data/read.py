@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
-from clip_fewshot.data.formats import list_source
+from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.image import Decode
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import byte_order, shown
@@ -20,7 +20,7 @@ from clip_fewshot.types import LabelSpace
 def read_dataset(
     source: str | Path,
     *,
-    format: str | None = None,
+    format: str | Format | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
     decode: Decode = "exact",
@@ -29,7 +29,8 @@ def read_dataset(
 
     Args:
         source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``.
-        format: a name out of ``FORMATS``; None recognises it.
+        format: a key of ``FORMATS``, the name of an entry point, "python:MODULE:NAME" or a :class:`Format` of your own;
+            None recognises those of the library.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one

@@ -8,5 +8,6 @@ Example:
 
 from clip_fewshot.discovery.base import Discovery as Discovery
 from clip_fewshot.discovery.discover import DISCOVERERS as DISCOVERERS
+from clip_fewshot.discovery.discover import DiscovererPart as DiscovererPart
 from clip_fewshot.discovery.discover import discover_classes as discover_classes
 from clip_fewshot.discovery.semi_supervised import semi_supervised_kmeans as semi_supervised_kmeans

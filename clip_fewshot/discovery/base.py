@@ -24,7 +24,7 @@ class Discovery:
         interval: (low, high) number of groups, 90 %, see :mod:`clip_fewshot.discovery.stability`.
         stability: in [0, 1] per group, how much of it is found again in half of the images.
         cut: height of the tree at which it was cut into parts; None where no height decided.
-        method: the key of DISCOVERERS that made it.
+        method: the key of DISCOVERERS, or the name of a foreign method, that made it.
     """
 
     labels: LabelArray
@@ -59,6 +59,7 @@ class Discoverer(Protocol):
     """A rule that parts unknown images, made once for given known classes.
 
     Built as ``Discoverer(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
+    Checked by :func:`clip_fewshot.testing.check_discoverer`.
 
     Example:
         >>> import numpy as np

@@ -8,6 +8,8 @@ class where Ward's method needs five: docs/figures/discovery.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from sklearn.preprocessing import normalize
 
@@ -19,7 +21,10 @@ from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.stability import judged
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.parts import check_contract, chosen_part
 from clip_fewshot.types import FloatArray, LabelArray
+
+DiscovererPart = Callable[[Known | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
 DISCOVERERS: dict[str, type[Discoverer]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
 SMALLEST = 4  # images in a class
@@ -30,7 +35,7 @@ def discover_classes(
     X: FloatArray,
     *,
     reference: tuple[FloatArray, LabelArray] | None = None,
-    method: str | None = None,
+    method: str | DiscovererPart | None = None,
     max_clusters: int = 20,
     min_cluster_size: int | None = None,
     seed: int = 0,
@@ -40,7 +45,8 @@ def discover_classes(
     Args:
         X: features, any number n from 0; their length does not matter. Memory grows with n, not with its square.
         reference: (m, d) features of known images by the same encoder, and their (m,) classes.
-        method: a key of DISCOVERERS; None: "average" with three known classes of two images or more, else "ward".
+        method: a key of DISCOVERERS, the name of an entry point, "python:MODULE:NAME", or a class of your own; None:
+            "average" with three known classes of two images or more, else "ward".
         max_clusters: most parts that a method cuts into, outliers among them, >= 1; "average" knows no limit.
         min_cluster_size: images a group must have; None: 4, or 5 % of n if that is more, or all if there are fewer.
         seed: of the random clouds, starts and halves.
@@ -58,13 +64,16 @@ def discover_classes(
     """
     n = len(X)
     known = None if reference is None else Known.of(*reference)
-    name = method or ("average" if known is not None and can_cut(known) else "ward")
-    _check(X, max_clusters, name)
+    usual = "average" if known is not None and can_cut(known) else "ward"
+    members: Mapping[str, DiscovererPart] = DISCOVERERS
+    name, part = chosen_part("discoverers", method or usual, members)
+    _check(X, max_clusters)
     if n < 2:
         return Discovery(
             np.zeros(n, np.int64), n, np.empty((0, 4)), np.arange(n), (), (), (n, n), (1.0,) * n, None, name
         )
-    rule, rows = DISCOVERERS[name](known, max_clusters, seed), normalize(X)
+    rule, rows = part(known, max_clusters, seed), normalize(X)
+    check_contract("discoverer", name, rule, Discoverer)
     parts = rule.part(rows)
     if min_cluster_size is None:
         min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
@@ -75,11 +84,7 @@ def discover_classes(
     return Discovery(labels, groups, parts.tree, exemplars, *told)
 
 
-def _check(X: FloatArray, max_clusters: int, method: str) -> None:
-    if method not in DISCOVERERS:
-        raise UsageError(
-            expected=f"one of {', '.join(DISCOVERERS)}", got=repr(method), fix="change method", where="discover_classes"
-        )
+def _check(X: FloatArray, max_clusters: int) -> None:
     if max_clusters < 1:
         raise UsageError(
             expected="max_clusters >= 1", got=str(max_clusters), fix="allow one group or more", where="discover_classes"

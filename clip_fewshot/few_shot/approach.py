@@ -33,6 +33,11 @@ class Range(NamedTuple):
         low, high: both ends belong to it. Whole numbers where ``low`` is an int. ``high`` None: the limit that the run
             sets, for "unfreeze".
         log: whether it is searched on a logarithmic scale.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.APPROACHES["mlp-arcface"].space["scale"] == cf.Range(8.0, 64.0, log=True)
+        True
     """
 
     low: float

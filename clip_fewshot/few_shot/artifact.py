@@ -13,11 +13,11 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_saved_backbone
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.few_shot.approach import Approach, Point, trusted_approach
-from clip_fewshot.few_shot.model import TunedModel, probe_kind
+from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.few_shot.objectives import build_head, tuned_layers
-from clip_fewshot.probes import Probe
+from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.parts import ForeignPart
+from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import LabelSpace
 
@@ -36,13 +36,15 @@ def model_files(
     if model.probe is not None:
         tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    name, probe = find_probe(training["probe"])
     meta = {
         "backbone": {"name": backbone.name, "digest": backbone.digest},
         "classes": list(labels.names),
         "params": model.point.to_json(),
-        "training": dict(training),
+        "training": {**training, "probe": name},
     }
-    foreign = [list(part) for part in approach.foreign_parts()]
+    parts = [*approach.foreign_parts(), *foreign_parts("probes", name, probe, PROBES)]
+    foreign = [list(part) for part in parts]
     return {WEIGHTS_FILE: safetensors.torch.save(stored)}, meta | ({"foreign": foreign} if foreign else {})
 
 
@@ -75,14 +77,29 @@ def read_model(
         trusted: foreign parts by the name that the file has for them.
 
     Raises:
-        ArtifactError: a foreign approach that was not passed, or that has other code than then.
+        ArtifactError: a foreign approach or probe that was not passed, or that has other code than then.
     """
     point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]))
-    foreign = [ForeignPart(*part) for part in meta.get("foreign", [])]
+    foreign = [part for part in _foreign(meta) if part.kind != "probes"]
     approach = trusted_approach(point.approach, foreign, trusted, where)
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])
-    kind = probe_kind(meta["training"].get("probe", "logistic"))
-    return approach, _rebuild(backbone, approach, point, len(labels), tensors, kind), labels
+    _, probe = find_probe(read_probe(meta, trusted, where))
+    return approach, _rebuild(backbone, approach, point, len(labels), tensors, probe), labels
+
+
+def read_probe(meta: Mapping[str, Any], trusted: Mapping[str, Any], where: str) -> str | type[Probe]:
+    """The name of the probe that a model was trained with, or the class of a foreign one.
+
+    Raises:
+        ArtifactError: a foreign probe that was not passed, or that has other code than then.
+    """
+    name: str = meta["training"].get("probe", "logistic")
+    part = stored_part("probes", name, _foreign(meta), PROBES, trusted, where)
+    return name if name in PROBES else part
+
+
+def _foreign(meta: Mapping[str, Any]) -> list[ForeignPart]:
+    return [ForeignPart(*part) for part in meta.get("foreign", [])]
 
 
 def named_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

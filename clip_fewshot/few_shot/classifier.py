@@ -16,7 +16,7 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
-from clip_fewshot.few_shot.artifact import model_files, read_backbone, read_model
+from clip_fewshot.few_shot.artifact import model_files, read_backbone, read_model, read_probe
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
@@ -24,10 +24,9 @@ from clip_fewshot.few_shot.model import (
     frozen_features,
     frozen_probe,
     prepare_support,
-    probe_kind,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.probes import LinearProbe
+from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.tuning.last_layers import check_depth
@@ -56,7 +55,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
-        probe: "logistic", "prototype" or "cache", what classifies where the approach has no head. On digits and
+        probe: "logistic", "prototype", "cache" or a class of your own, see :func:`find_probe`: what classifies where
+            the approach has no head. On digits and
             digits-wild (shipped model, 1, 4 and 16 shots, 5 seeds) the logistic one was the most accurate each time:
             .983 against .972 and .974 at 16 shots of digits, .825 against .816 and .810 at 4 of digits-wild.
 
@@ -84,7 +84,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: int = 20,
         views: int = 1,
         seed: int = 0,
-        probe: str = "logistic",
+        probe: str | type[Probe] = "logistic",
     ) -> None:
         self.backbone = backbone
         self.approach = approach
@@ -131,7 +131,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DivergedError: the training did not stay finite.
         """
         check_depth(self.backbone.visual, self.point.unfreeze)
-        probe_kind(self.probe)
+        find_probe(self.probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
@@ -207,6 +207,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         meta, files = load_artifact(Path(folder), KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
+    def foreign_parts(self) -> dict[str, Any]:
+        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
+        approach, (name, probe) = find_approach(self.approach), find_probe(self.probe)
+        foreign: dict[str, Any] = {} if OWN.get(approach.name) == approach else {approach.name: approach}
+        return foreign if name in PROBES else foreign | {name: probe}
+
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`clip_fewshot.runtime.artifacts.save_artifact`."""
         training = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe}
@@ -224,7 +230,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The inverse of :meth:`to_artifact`."""
         found = read_backbone(meta, backbone, trusted, where)
         approach, model, labels = read_model(files, meta, found, trusted, where)
-        return cls.from_model(found, approach, model, labels, **meta["training"])
+        training = {**meta["training"], "probe": read_probe(meta, trusted, where)}
+        return cls.from_model(found, approach, model, labels, **training)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):

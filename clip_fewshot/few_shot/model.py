@@ -18,7 +18,7 @@ from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
-from clip_fewshot.probes import EXTENSIBLE, LinearProbe, Probe
+from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -56,7 +56,7 @@ class Recipe:
     Attributes:
         probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
             the support set have seen its labels and would always ask for less regularisation.
-        probe: a key of EXTENSIBLE, what classifies where the approach has no head.
+        probe: what classifies where the approach has no head, as :func:`find_probe` takes it.
     """
 
     approach: Approach
@@ -64,12 +64,13 @@ class Recipe:
     settings: TrainSettings
     probe_c: float
     seed: int
-    probe: str = "logistic"
+    probe: str | type[Probe] = "logistic"
 
     def fit_probe(self, features: FloatArray, labels: LabelArray) -> Probe:
         """The recipe's probe on (n, d) features and their (n,) labels."""
-        options = {"C": self.probe_c} if self.probe == "logistic" else {}
-        return probe_kind(self.probe)(**options).fit(features, labels)
+        _, kind = find_probe(self.probe)
+        options = {"C": self.probe_c} if kind.takes_c else {}
+        return kind(**options).fit(features, labels)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
@@ -111,12 +112,3 @@ def frozen_features(data: SupportData) -> FloatArray:
 def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
     """The probe on frozen features, its C chosen on folds of the support set itself."""
     return LinearProbe(seed=seed).fit(features, labels)
-
-
-def probe_kind(name: str) -> type[Probe]:
-    """The probe called ``name`` in EXTENSIBLE."""
-    if name not in EXTENSIBLE:
-        raise UsageError(
-            expected=f"a probe out of {sorted(EXTENSIBLE)}", got=repr(name), fix="check the spelling", where="probe"
-        )
-    return EXTENSIBLE[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,20 @@ OWN_RATE = 0.05  # share of the training images that predict() would call novel 
 
 class Detector(Protocol):
     """Fitted on (n, d) features of known images alone; scores new ones.
+
+    A detector of your own is a class that takes its options as keywords, each with a default; the library's own begin
+    from :class:`OwnDecision`, which has the defaults of all that follows. Checked by
+    :func:`clip_fewshot.testing.check_detector`.
+
+    Class attributes:
+        needs_classes: ``fit`` refuses features without classes.
+        needs_texts: constructor arguments that are text features: "concepts" (of the class names), "negatives" (of
+            words for everything else), or none. Such a detector learns from no image.
+        neighbourly: the constructor takes ``n_neighbors``, an upper limit, which is chosen with the detector.
+        at_depth: it is also offered the features that enter the last blocks, and not only those of the whole tower.
+        scheme: how the images that it learns from calibrate it too, see :mod:`clip_fewshot.conformal.schemes`: "full"
+            (exact; a fit per new image and class), "leave-one-out" (a fit per known image), or None: neither is worth
+            its price, and folds are held out.
 
     Attributes:
         kept_: (m,) places in ``X`` of the distinct rows: the same picture twice counts once.
@@ -32,6 +46,11 @@ class Detector(Protocol):
         [1, -1]
     """
 
+    needs_classes: ClassVar[bool]
+    needs_texts: ClassVar[tuple[str, ...]]
+    neighbourly: ClassVar[bool]
+    at_depth: ClassVar[bool]
+    scheme: ClassVar[str | None]
     kept_: IndexArray
     offset_: float
 
@@ -56,8 +75,13 @@ class Detector(Protocol):
 
 
 class OwnDecision(OutlierMixin):  # type: ignore[misc]
-    """scikit-learn's two ways to decide, from ``score_samples`` and ``offset_``."""
+    """scikit-learn's two ways to decide, from ``score_samples`` and ``offset_``; and what is true of most detectors."""
 
+    needs_classes: ClassVar[bool] = False
+    needs_texts: ClassVar[tuple[str, ...]] = ()
+    neighbourly: ClassVar[bool] = False
+    at_depth: ClassVar[bool] = False
+    scheme: ClassVar[str | None] = None
     offset_: float
 
     def score_samples(self, X: FloatArray) -> FloatArray:

@@ -38,6 +38,9 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         means_: (c, d) class means, whitened. axes_, gains_: see :meth:`whitened`.
     """
 
+    at_depth = True
+    scheme = "leave-one-out"  # "full" takes a fit per image and class, 0.12 s for ten classes of 16
+
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage
 

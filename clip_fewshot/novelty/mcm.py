@@ -34,6 +34,8 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             same detector. offset_: see :func:`clip_fewshot.novelty.base.own_offset`. concepts_: of length 1.
     """
 
+    needs_texts = ("concepts",)
+
     def __init__(self, concepts: FloatArray | None = None, temperature: float = 1.0) -> None:
         self.concepts = concepts
         self.temperature = temperature

@@ -58,6 +58,8 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         concepts_, negatives_: of length 1, the negatives in the order of their groups.
     """
 
+    needs_texts = ("concepts", "negatives")
+
     def __init__(
         self,
         concepts: FloatArray | None = None,

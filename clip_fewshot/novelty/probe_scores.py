@@ -38,6 +38,8 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
+    needs_classes = True
+
     def __init__(self, C: float = 10.0) -> None:
         self.C = C
 

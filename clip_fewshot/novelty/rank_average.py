@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
+    parts: ClassVar[Mapping[str, type[Detector]]]  # the registry: names by which members are written down
     members_: tuple[Detector, ...]
 
     def __init__(self, members: Sequence[Detector] | None = None) -> None:
@@ -80,17 +81,18 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         arrays: dict[str, NDArray[Any]] = {"kept": self.kept_, "loo_scores": self.loo_scores_}
         for i, member in enumerate(self.members_):
-            arrays[f"{i}.kind"] = np.frombuffer(_kind(member).encode(), dtype=np.uint8).copy()
+            kind = next(name for name, part in self.parts.items() if part is type(member))
+            arrays[f"{i}.kind"] = np.frombuffer(kind.encode(), dtype=np.uint8).copy()
             arrays |= {f"{i}.{k}": v for k, v in member.to_arrays().items()}
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> RankAverageDetector:
         """The detector that :meth:`to_arrays` came from."""
-        members = []
+        members: list[Any] = []
         for i in range(sum(name.count(".") == 1 and name.endswith(".kind") for name in arrays)):
             own = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith(f"{i}.")}
-            members.append(_named(own.pop("kind").tobytes().decode()).from_arrays(own))
+            members.append(cls.parts[own.pop("kind").tobytes().decode()].from_arrays(own))
         detector = cls(members)
         detector.members_ = tuple(members)
         detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
@@ -124,17 +126,3 @@ def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
 
 def _fitted(members: Sequence[Detector], X: FloatArray, y: NDArray[Any] | None) -> tuple[Detector, ...]:
     return tuple(clone(member).fit(X, y) for member in members)
-
-
-def _registry() -> dict[str, Any]:
-    from clip_fewshot.novelty import DETECTORS  # the registry holds this class too
-
-    return DETECTORS
-
-
-def _kind(member: Detector) -> str:
-    return next(name for name, kind in _registry().items() if kind is type(member))
-
-
-def _named(name: str) -> Any:
-    return _registry()[name]

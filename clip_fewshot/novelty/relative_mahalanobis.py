@@ -32,6 +32,9 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         loo_scores_: (m,) the same as m refits. offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
+    needs_classes = True
+    scheme = MahalanobisDetector.scheme
+
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage
 

@@ -68,18 +68,23 @@ def read_world(
 ) -> tuple[FewShotClassifier, Saved]:
     """The inverse of :func:`world_files`. Files of releases that kept no history have none."""
     model = FewShotClassifier.from_artifact(files, meta, backbone, where, trusted)
+
+    def rejector(about: dict[str, Any] | None, prefix: str) -> Rejector | None:
+        if about is None:
+            return None
+        tensors = safetensors.torch.load(files[f"{prefix}{REJECTOR}"])
+        return Rejector.from_tensors(about, tensors, model.backbone, trusted, where)
+
     names, known = model.label_space_, _read_known(files)
-    now = Fitted(model.model_, names, _read_rejector(files, meta["rejector"], "", model.backbone), known)
+    now = Fitted(model.model_, names, rejector(meta["rejector"], ""), known)
     steps = []
     for i, record in enumerate(meta.get("namings", [])):
         kept, prefix = record["before"], f"before-{i}."
         space = LabelSpace(names.names[: kept["classes"]])
         own = {WEIGHTS: files[f"{prefix}{WEIGHTS}"]}
-        old = FewShotClassifier.from_artifact(
-            own, meta | {"classes": list(space.names)}, model.backbone, where, trusted
-        )
-        rejector = _read_rejector(files, kept["rejector"], prefix, model.backbone)
-        before = Fitted(old.model_, space, rejector, known.first(kept["known"]))
+        about = meta | {"classes": list(space.names)}
+        old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
+        before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known.first(kept["known"]))
         steps.append(Step(Naming.from_json(record), before, []))
     return model, Saved(now, steps, frozenset(meta.get("shown", [])))
 
@@ -93,15 +98,6 @@ def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tupl
         files[f"{prefix}{REJECTOR}"] = safetensors.torch.save(rejector.to_tensors())
         meta["rejector"] = rejector.about()
     return files, meta
-
-
-def _read_rejector(
-    files: dict[str, bytes], about: dict[str, Any] | None, prefix: str, backbone: Backbone
-) -> Rejector | None:
-    if about is None:
-        return None
-    tensors = safetensors.torch.load(files[f"{prefix}{REJECTOR}"])
-    return Rejector.from_tensors(about, tensors, backbone)
 
 
 def _read_known(files: dict[str, bytes]) -> KnownPictures:

@@ -13,11 +13,12 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images, join
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import new_class_name
-from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import (
     Extender,
     Extension,
@@ -29,14 +30,14 @@ from clip_fewshot.open_world.add_class import (
     kept,
     needs_pictures,
 )
-from clip_fewshot.open_world.alternatives import AUTO, known_detectors
 from clip_fewshot.open_world.answers import Answer, Sight, Unknown, joined, judge, look, without
 from clip_fewshot.open_world.artifact import Saved, Step, read_world, world_files
 from clip_fewshot.open_world.feature_spaces import stored_depths
 from clip_fewshot.open_world.groups import Group, groups_of
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
-from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.open_world.select_detector import AUTO, choose_novelty, chosen_detectors
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.parts import trusted_part
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
 KIND = "open-world classifier"
@@ -52,7 +53,8 @@ class OpenWorldClassifier:
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: a key of DETECTORS; "auto" (default) chooses among all of them by hiding known classes in turn.
+        detector: "auto" (default) chooses among all of DETECTORS by hiding known classes in turn. Else one of them, by
+            its key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1).
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
@@ -84,7 +86,11 @@ class OpenWorldClassifier:
     _steps: list[Step]
 
     def __init__(
-        self, model: FewShotClassifier, detector: str = AUTO, alpha: float = 0.05, per_class: bool = False
+        self,
+        model: FewShotClassifier,
+        detector: str | DetectorPart = AUTO,
+        alpha: float = 0.05,
+        per_class: bool = False,
     ) -> None:
         self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
 
@@ -109,7 +115,7 @@ class OpenWorldClassifier:
             DataError: no labels, or fewer than two classes.
             UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
         """
-        known_detectors(self.detector)  # an unknown name is refused before any training
+        chosen_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         depths = stored_depths(model.backbone.visual)
         data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
@@ -209,10 +215,13 @@ class OpenWorldClassifier:
         fresh = np.flatnonzero([digest not in self.shown_ for digest in images.digests])
         return (images, 0) if len(fresh) == len(images) else (images.subset(fresh), len(images) - len(fresh))
 
-    def discover(self) -> tuple[Group, ...]:
+    def discover(self, method: str | DiscovererPart | None = None) -> tuple[Group, ...]:
         """Group what was called unknown so far, the largest group first; outliers are in none.
 
         ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
+
+        Args:
+            method: as of :func:`discover_classes`.
         """
         if not any(len(part.pictures) for part in self.unknown_):
             raise UsageError(
@@ -222,7 +231,7 @@ class OpenWorldClassifier:
                 where="discover",
             )
         pictures, features, p = joined(self.unknown_)
-        self.discovery_ = discover_classes(features, reference=self.reference_, seed=self.model.seed)
+        self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
         return groups_of(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
 
     def name(self, pictures: Group | Images, name: str) -> Extension:
@@ -283,10 +292,19 @@ class OpenWorldClassifier:
         meta, files = load_artifact(Path(folder), KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
+    def foreign_parts(self) -> dict[str, Any]:
+        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
+        detectors = {} if self.detector == AUTO else dict([find_detector(self.detector)])
+        if self.rejector_ is not None:
+            detectors[self.rejector_.chosen.detector] = self.rejector_.chosen.part
+        foreign = {name: part for name, part in detectors.items() if name not in DETECTORS}
+        return self.model.foreign_parts() | foreign
+
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
         files, meta = world_files(self.model, Saved(self._fitted(), self._steps, self.shown_))
-        return files, meta | {"alpha": self.alpha, "detector": self.detector, "per_class": self.per_class}
+        detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
+        return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
 
     @classmethod
     def from_artifact(
@@ -299,7 +317,10 @@ class OpenWorldClassifier:
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
         model, saved = read_world(files, meta, backbone, where, trusted)
-        world = cls(model, meta["detector"], meta["alpha"], meta.get("per_class", False))
+        detector = meta["detector"]
+        if detector not in (AUTO, *DETECTORS):
+            detector = trusted_part("detectors", detector, {}, trusted, where)
+        world = cls(model, detector, meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
         world._steps, world.shown_ = saved.steps, saved.shown
         return world

@@ -1,4 +1,4 @@
-"""Choose detector and features without any unseen class: hide known classes in turn and see what finds them."""
+"""Rank detectors and features without any unseen class: hide known classes in turn and see what finds them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Round(NamedTuple):
     labels: LabelArray | None = None  # (n,) classes of ``fit``, for detectors that use them
 
 
-class Alternative(NamedTuple, Generic[Name]):
+class DetectorScore(NamedTuple, Generic[Name]):
     """What one candidate did: AUROC (novel = positive) in each round and their mean."""
 
     name: Name
@@ -49,10 +49,10 @@ class Selection(Generic[Name]):
 
     best: Name
     margin: float
-    table: tuple[Alternative[Name], ...]
+    table: tuple[DetectorScore[Name], ...]
 
 
-def select_detector(
+def rank_detectors(
     candidates: Mapping[Name, tuple[Sequence[Callable[[], Detector]], Sequence[Round]]],
 ) -> Selection[Name]:
     """Score every candidate, (a detector factory for each round, rounds in its features), by its mean AUROC.
@@ -81,7 +81,7 @@ def select_detector(
         except UsageError as error:
             refusals.append(error)
             continue
-        results.append(Alternative(name, float(np.mean(scores)), scores))
+        results.append(DetectorScore(name, float(np.mean(scores)), scores))
     if not results:
         raise refusals[0]
     table = tuple(sorted(results, key=lambda a: -a.auroc))

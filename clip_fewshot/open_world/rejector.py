@@ -6,7 +6,7 @@ it does, measured on known training pictures that neither the model nor the dete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,11 +22,11 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, 
 from clip_fewshot.few_shot.artifact import named_part
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
-from clip_fewshot.novelty import TEXTUAL, Detector
-from clip_fewshot.open_world.alternatives import SCHEMES, Alternative
+from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned
-from clip_fewshot.open_world.select_detector import NoveltyChoice, folds, own_features
+from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, folds, own_features
 from clip_fewshot.open_world.text_features import Texts, texts_of
+from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
 from clip_fewshot.tuning.last_layers import last_layers
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
@@ -173,7 +173,9 @@ class Rejector:
     def about(self) -> dict[str, Any]:
         """What :meth:`from_tensors` needs besides the tensors, as JSON."""
         chosen = {"detector": self.chosen.detector, "space": self.chosen.space, "n_neighbors": self.chosen.n_neighbors}
-        return chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class}
+        foreign = [list(one) for one in foreign_parts("detectors", self.chosen.detector, self.chosen.part, DETECTORS)]
+        about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class}
+        return about | ({"foreign": foreign} if foreign else {})
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What all judges know, as named tensors: detectors are fitted again when they are needed."""
@@ -187,9 +189,26 @@ class Rejector:
         return tensors
 
     @classmethod
-    def from_tensors(cls, about: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> Rejector:
-        """The inverse of :meth:`about` and :meth:`to_tensors`."""
-        chosen = Alternative(about["detector"], about["space"], about["n_neighbors"])
+    def from_tensors(
+        cls,
+        about: dict[str, Any],
+        tensors: dict[str, Tensor],
+        backbone: Backbone,
+        trusted: Mapping[str, Any],
+        where: str,
+    ) -> Rejector:
+        """The inverse of :meth:`about` and :meth:`to_tensors`.
+
+        Args:
+            trusted: the foreign detector by its name, if there is one.
+            where: the file, for messages.
+
+        Raises:
+            ArtifactError: a foreign detector that is not in ``trusted``, or has other code there.
+        """
+        name, held = about["detector"], [ForeignPart(*part) for part in about.get("foreign", [])]
+        part: DetectorPart = stored_part("detectors", name, held, DETECTORS, trusted, where)
+        chosen = Alternative(name, about["space"], about["n_neighbors"], None if DETECTORS.get(name) is part else part)
         texts = {name: rows.numpy() for name, rows in named_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
         judges = [_read_judge(chosen, about["unfreeze"], named_part(tensors, str(i)), backbone) for i in range(count)]
@@ -215,10 +234,9 @@ class Rejector:
     def _calibrated(self) -> Calibrated | None:
         """Where the same shots teach and calibrate a detector that learns from them."""
         (first, *others) = self.judges
-        if others or first.held_out is not None or self.chosen.detector in TEXTUAL:
+        if others or first.held_out is not None or self.chosen.scheme is None:
             return None
-        scheme = SCHEMES[self.chosen.detector]
-        calibrated = Calibrated(self.chosen.factory(self.texts), scheme, self.per_class)
+        calibrated = Calibrated(self.chosen.factory(self.texts), self.chosen.scheme, self.per_class)
         return calibrated.fit(first.known.rows, first.known.labels)
 
 
@@ -239,9 +257,9 @@ def fit_rejector(
         per_class: as in :func:`choose_novelty`, which must have been told the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
-    texts = texts_of(backbone, names or ()) if chosen.detector in TEXTUAL else None
+    texts = texts_of(backbone, names or ()) if chosen.needs_texts else None
     space = chosen.space
-    if not is_tuned(space) and (chosen.detector in SCHEMES or chosen.detector in TEXTUAL):
+    if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
         shots = Shots(in_space(space, frozen, own_features(space, data, frozen)), data.labels)
         return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
     judges = []

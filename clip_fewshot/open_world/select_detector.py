@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import replay
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
-from clip_fewshot.novelty import TEXTUAL
-from clip_fewshot.open_world.alternatives import (
-    AUTO,
-    NEIGHBOURLY,
-    PREFERRED,
-    SCHEMES,
-    USUAL,
-    Alternative,
-    alternatives,
-    known_detectors,
-)
+from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart, facts_of, find_detector
 from clip_fewshot.open_world.feature_spaces import (
     BOTH,
     DEPTHS,
@@ -36,13 +27,57 @@ from clip_fewshot.open_world.feature_spaces import (
     in_space,
     is_tuned,
 )
-from clip_fewshot.open_world.rank_detectors import Round, Selection, select_detector
-from clip_fewshot.open_world.text_features import texts_of, without_classes
+from clip_fewshot.open_world.rank_detectors import Round, Selection, rank_detectors
+from clip_fewshot.open_world.text_features import Texts, texts_of, without_classes
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
+AUTO = "auto"  # all detectors, in the place of a name
+NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots a class's neighbours are other classes
+USUAL = 5  # neighbours, where nothing tells another number
 MAX_GROUPS = 4
 CALIBRATION_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One thing that may be chosen.
+
+    Attributes:
+        detector: a key of DETECTORS, or the name of a foreign one.
+        space: the features it looks at, see :mod:`clip_fewshot.open_world.feature_spaces`.
+        n_neighbors: of detectors that have neighbours.
+        foreign: the class or factory of a detector that is not the library's own.
+    """
+
+    detector: str
+    space: str = FROZEN
+    n_neighbors: int | None = None
+    foreign: DetectorPart | None = None
+
+    def __str__(self) -> str:
+        k = "" if self.n_neighbors is None else f", k = {self.n_neighbors}"
+        return f"{self.detector}, {self.space} features{k}"
+
+    @property
+    def part(self) -> DetectorPart:
+        """What makes the detector."""
+        return self.foreign or DETECTORS[self.detector]
+
+    @property
+    def needs_texts(self) -> tuple[str, ...]:
+        """As of :class:`Detector`."""
+        return facts_of(self.part).needs_texts
+
+    @property
+    def scheme(self) -> str | None:
+        """As of :class:`Detector`; None where the features depend on the shots, which then cannot calibrate them."""
+        return None if is_tuned(self.space) else facts_of(self.part).scheme
+
+    def factory(self, texts: Texts | None = None) -> Callable[[], Detector]:
+        """What makes the unfitted detector; ``texts`` for those that read them."""
+        options: dict[str, Any] = {} if self.n_neighbors is None else {"n_neighbors": self.n_neighbors}
+        return partial(self.part, **options, **{name: (texts or {}).get(name) for name in self.needs_texts})
 
 
 @dataclass(frozen=True)
@@ -83,7 +118,7 @@ def choose_novelty(
     data: SupportData,
     frozen: FloatArray,
     *,
-    detector: str = AUTO,
+    detector: str | DetectorPart = AUTO,
     spaces: Collection[str] | None = None,
     names: Sequence[str] | None = None,
     per_class: bool = False,
@@ -94,24 +129,25 @@ def choose_novelty(
     was trained to separate them would not meet them as unknown.
 
     Args:
-        detector: a key of DETECTORS, or "auto" for all of them.
+        detector: as :func:`find_detector` takes it, or "auto" for all of DETECTORS. A foreign one is never among
+            those: it is used where it is given.
         spaces: the features that may be chosen; None: all that recipe and data have.
         names: of the classes, for detectors that read texts; None leaves those out.
         per_class: only what can be calibrated class by class: detectors with a scheme, on features not tuned.
 
     Raises:
-        UsageError: an unknown detector, or one that cannot be calibrated class by class.
+        UsageError: no such detector, or one that cannot be calibrated class by class.
 
     Returns:
         None where a class has one picture only: nothing is left to calibrate on.
     """
-    detectors = known_detectors(detector)
+    detectors = chosen_detectors(detector)
     if fewest_shots(data.labels) < 2:
         return None
     allowed = [space for space in _spaces(recipe, data) if spaces is None or space in spaces]
     offered = alternatives(detectors, allowed, fewest_shots(data.labels), names is not None)
     if per_class:
-        offered = _by_class(offered, detector)
+        offered = _by_class(offered, detectors)
     groups = _class_groups(data.labels, recipe.seed)
     if not groups or not offered:
         return NoveltyChoice(_plain(detectors, fewest_shots(data.labels)))
@@ -124,21 +160,66 @@ def choose_novelty(
         for space, found in rounds.items():
             X = in_space(space, frozen, own_features(space, data, tuned))
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
-    reads = any(one.detector in TEXTUAL for one in offered) and names is not None
+    reads = any(one.needs_texts for one in offered)
     texts = texts_of(backbone, names) if reads and names is not None else None
     hidden = [without_classes(texts, group) for group in groups]
-    selection = select_detector({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
+    selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
     return NoveltyChoice(selection.best, selection)
 
 
-def _by_class(offered: Sequence[Alternative], detector: str) -> list[Alternative]:
+def chosen_detectors(detector: str | DetectorPart) -> dict[str, DetectorPart]:
+    """The detectors to choose among: all of the library for "auto", else the one that is named or given.
+
+    Raises:
+        UsageError: see :func:`find_detector`.
+    """
+    return {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
+
+
+def alternatives(
+    detectors: Mapping[str, DetectorPart], spaces: Collection[str], fewest_shots: int, reads: bool
+) -> list[Alternative]:
+    """Every detector with every number of neighbours in every space where it makes sense, the preferred first.
+
+    Detectors that read texts look at the space that texts are in. Further down, where features tell less (of
+    LOF, nearest neighbours and both Mahalanobis on digits and photos), two detectors stand for all.
+
+    Args:
+        detectors: in the order of preference.
+        reads: whether there are texts to read.
+    """
+    found = []
+    for space in spaces:
+        for name, part in detectors.items():
+            facts = facts_of(part)
+            if facts.needs_texts and not (reads and space == FROZEN):
+                continue
+            if depth_of(space) is not None and not facts.at_depth:
+                continue
+            ks = neighbours(fewest_shots) if facts.neighbourly else [None]
+            found += [_alternative(name, part, space, k) for k in ks]
+    return found
+
+
+def _alternative(name: str, part: DetectorPart, space: str, k: int | None) -> Alternative:
+    return Alternative(name, space, k, None if DETECTORS.get(name) is part else part)
+
+
+def neighbours(fewest_shots: int) -> Sequence[int | None]:
+    """Those below the shots, the one nearest to the usual number first."""
+    return sorted((k for k in NEIGHBOURS if k < fewest_shots), key=lambda k: abs(k - USUAL))
+
+
+def _by_class(offered: Sequence[Alternative], detectors: Mapping[str, DetectorPart]) -> list[Alternative]:
     """Those that full conformal or leave-one-out can rank within each class."""
-    if detector not in (AUTO, *SCHEMES):
-        fix = f"choose one of {', '.join(SCHEMES)}, or leave it to {AUTO}"
+    if not any(facts_of(part).scheme for part in detectors.values()):
+        can = [name for name, part in DETECTORS.items() if part.scheme]
+        fix = f"choose one of {', '.join(can)}, or leave it to {AUTO}"
+        got = ", ".join(detectors)
         raise UsageError(
-            expected="a detector that can be calibrated per class", got=repr(detector), fix=fix, where="per_class"
+            expected="a detector that can be calibrated per class", got=repr(got), fix=fix, where="per_class"
         )
-    return [one for one in offered if one.detector in SCHEMES and not is_tuned(one.space)]
+    return [one for one in offered if one.scheme]
 
 
 def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
@@ -152,10 +233,10 @@ def own_features(space: str, data: SupportData, tuned: FloatArray) -> FloatArray
     return tuned if n is None else replay(data.images, n, TokenReader()).numpy()
 
 
-def _plain(detectors: tuple[str, ...], shots: int) -> Alternative:
-    """What is taken where nothing can be hidden."""
-    name = PREFERRED[0] if PREFERRED[0] in detectors else detectors[0]
-    return Alternative(name, FROZEN, min(USUAL, shots - 1) if name in NEIGHBOURLY else None)
+def _plain(detectors: Mapping[str, DetectorPart], shots: int) -> Alternative:
+    """What is taken where nothing can be hidden: the preferred one, on frozen features."""
+    name, part = next(iter(detectors.items()))
+    return _alternative(name, part, FROZEN, min(USUAL, shots - 1) if facts_of(part).neighbourly else None)
 
 
 def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,9 +36,3 @@ def without_classes(texts: Texts | None, hidden: LabelArray) -> Texts | None:
     Their names may now stand among the negatives, as the name of any unknown class may.
     """
     return None if texts is None else {**texts, "concepts": np.delete(texts["concepts"], hidden, axis=0)}
-
-
-def options_of(detector: str, texts: Texts | None) -> dict[str, Any]:
-    """What the constructor of a text detector takes."""
-    wanted = ("concepts",) if detector == "mcm" else ("concepts", "negatives")
-    return {name: (texts or {}).get(name) for name in wanted}

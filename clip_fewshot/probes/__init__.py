@@ -1,41 +1,44 @@
 """Probes: classifiers on fixed features. scikit-learn estimators: (n, d) arrays in, (n,) labels and probabilities out.
 
-A probe learns in ``fit(X, y)``, has ``classes_``, ``predict`` and ``predict_proba``, and passes scikit-learn's
-``check_estimator``. Those of ``EXTENSIBLE`` can learn a further class without moving the logits of the others.
+A probe learns in ``fit(X, y)``, has ``classes_``, ``predict`` and ``predict_proba``, and can learn a further class
+without moving the logits of the others; see :class:`clip_fewshot.probes.base.Probe`. ``HeadClassifier``, which trains a
+head on fixed features, cannot do that: it is an estimator beside them and no member.
 
 Example:
     >>> import clip_fewshot as cf
     >>> list(cf.PROBES)
-    ['logistic', 'prototype', 'cache', 'head']
+    ['logistic', 'prototype', 'cache']
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.base import Probe as Probe
 from clip_fewshot.probes.cache import CacheProbe as CacheProbe
 from clip_fewshot.probes.head import HeadClassifier as HeadClassifier
 from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
 from clip_fewshot.probes.penalty import SearchedC as SearchedC
 from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
+from clip_fewshot.runtime.parts import check_contract, chosen_part
 
-PROBES: dict[str, Callable[..., Any]] = {
-    "logistic": LinearProbe,
-    "prototype": PrototypeProbe,
-    "cache": CacheProbe,
-    "head": HeadClassifier,
-}
-
-EXTENSIBLE: dict[str, type[Probe]] = {"logistic": LinearProbe, "prototype": PrototypeProbe, "cache": CacheProbe}
+PROBES: dict[str, type[Probe]] = {"logistic": LinearProbe, "prototype": PrototypeProbe, "cache": CacheProbe}
 
 
-def build_probe(name: str, **options: Any) -> Any:
-    """The probe called ``name`` in ``PROBES``."""
-    if name not in PROBES:
-        raise UsageError(
-            expected=f"a probe out of {sorted(PROBES)}", got=repr(name), fix="check the spelling", where="probe"
-        )
-    return PROBES[name](**options)
+def find_probe(probe: str | type[Probe]) -> tuple[str, type[Probe]]:
+    """(name, class) of a probe.
+
+    Args:
+        probe: a key of ``PROBES``, the name of an entry point, "python:MODULE:NAME", or a class of your own.
+
+    Raises:
+        UsageError: no such probe, or a class that lacks something of :class:`Probe`.
+    """
+    name, part = chosen_part("probes", probe, PROBES)
+    check_contract("probe", name, part, Probe)
+    return name, part
+
+
+def build_probe(probe: str | type[Probe], **options: Any) -> Probe:
+    """The probe that :func:`find_probe` finds, with ``options``."""
+    return find_probe(probe)[1](**options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,13 @@ from clip_fewshot.types import BoolArray, FloatArray
 class Probe(Protocol):
     """A classifier on (n, d) features.
 
+    A probe of your own is a class that takes its options as keywords, each with a default; :class:`FromLogits` has the
+    rest where ``logits`` are there. Checked by :func:`clip_fewshot.testing.check_probe`.
+
+    Class attributes:
+        takes_c: the constructor takes ``C``, the inverse strength of a penalty; on tuned features it is given the one
+            that was best on frozen ones.
+
     Attributes:
         classes_: (c,) labels: those of the fit sorted, then each one that was added.
 
@@ -27,6 +34,7 @@ class Probe(Protocol):
         (4, 2)
     """
 
+    takes_c: ClassVar[bool]
     classes_: NDArray[Any]
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> Probe:
@@ -56,8 +64,9 @@ class Probe(Protocol):
 
 
 class FromLogits:
-    """scikit-learn's three ways to ask, from ``logits`` and ``classes_``."""
+    """scikit-learn's three ways to ask, from ``logits`` and ``classes_``; and what is true of most probes."""
 
+    takes_c: ClassVar[bool] = False
     classes_: NDArray[Any]
 
     def logits(self, X: FloatArray) -> FloatArray:

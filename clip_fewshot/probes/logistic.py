@@ -60,6 +60,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         True
     """
 
+    takes_c = True
+
     def __init__(self, C: float | None = None, folds: int | Folds = 5, seed: int = 0) -> None:
         self.C = C
         self.folds = folds

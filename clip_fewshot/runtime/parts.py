@@ -13,6 +13,7 @@ import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -45,6 +46,54 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
     known = ", ".join([*members, *installed])
     fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
     raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=SINGULAR.get(kind, kind[:-1]))
+
+
+def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[str, T]:
+    """(name, part) of what a person gave: a name, as :func:`find_part` takes it, or the part itself.
+
+    A part from outside the library goes by the name of its entry point, or else of its class or function: it stands
+    under that in tables and in files.
+
+    Raises:
+        UsageError: no such part, or one without a name of its own.
+    """
+    part = find_part(kind, given, members) if isinstance(given, str) else given
+    for name, member in members.items():
+        if member is part:
+            return name, part
+    if isinstance(given, str) and not given.startswith(PREFIX):
+        return given, part
+    name = getattr(part, "__name__", "")
+    if not name.isidentifier() or name in members:
+        fix = "give a class, or a function made with def, under another name than the library's own"
+        what = SINGULAR.get(kind, kind[:-1])
+        raise UsageError(expected=f"a {what} with a name of its own", got=repr(name or part), fix=fix, where=what)
+    return name, part
+
+
+def check_contract(what: str, name: str, part: object, contract: type) -> None:
+    """Refuse a part that lacks a method or class attribute of ``contract``, a protocol.
+
+    Args:
+        what: "detector", "probe", ..., for the message.
+        name: of the part, for the message.
+
+    Raises:
+        UsageError: names what is missing.
+    """
+    missing = missing_members(part, contract)
+    if missing:
+        fix = f"see {contract.__module__}.{contract.__qualname__}; clip_fewshot.testing.check_{what} checks the rest"
+        raise UsageError(expected=f"a {what}", got=f"{name}: {missing[0]}", fix=fix, where=what)
+
+
+def missing_members(part: object, contract: type) -> list[str]:
+    """ "method NAME is missing" or "attribute NAME is missing", for each of a protocol's that ``part`` has not."""
+    own = vars(contract)
+    methods = [k for k, v in own.items() if isinstance(v, FunctionType | classmethod) and not k.startswith("_")]
+    attributes = [k for k, v in inspect.get_annotations(contract).items() if str(v).startswith("ClassVar")]
+    absent = [f"method {name} is missing" for name in methods if not callable(getattr(part, name, None))]
+    return absent + [f"attribute {name} is missing" for name in attributes if not hasattr(part, name)]
 
 
 def trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
@@ -153,3 +202,29 @@ def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], w
                 fix="pass that code, or fit again with the present one",
                 where=where,
             )
+
+
+def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]) -> list[ForeignPart]:
+    """What a file keeps of a part besides its name: nothing of one of this library."""
+    return [] if members.get(name) is part else [ForeignPart.of(kind, name, part)]
+
+
+def stored_part(
+    kind: str,
+    name: str,
+    held: Iterable[ForeignPart],
+    members: Mapping[str, T],
+    trusted: Mapping[str, Any],
+    where: str,
+) -> T:
+    """The part that a file means by ``name``; see :func:`trusted_part`.
+
+    Args:
+        held: :func:`foreign_parts` of the file.
+
+    Raises:
+        ArtifactError: a foreign part that was not passed, or one with other code than the file was written with.
+    """
+    part = trusted_part(kind, name, members, trusted, where)
+    check_same_code([one for one in held if one.kind == kind], [ForeignPart.of(kind, name, part)], where)
+    return part

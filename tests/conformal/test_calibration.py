@@ -19,7 +19,7 @@ from clip_fewshot.conformal.calibration import Calibrated, _ranks
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.conformal.schemes import SCHEMES, halves
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import DETECTORS, TEXTUAL, KNNDetector, LOFDetector, build_detector
+from clip_fewshot.novelty import DETECTORS, KNNDetector, LOFDetector, build_detector
 
 SEVERAL = settings(max_examples=40, deadline=None)
 WAYS = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
@@ -180,7 +180,9 @@ def test_the_order_of_the_known_pictures_has_no_say(make: Callable[[], LOFDetect
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {*TEXTUAL, "rank-average"}))  # a second per picture
+@pytest.mark.parametrize(
+    "name", sorted(n for n, d in DETECTORS.items() if not d.needs_texts and n != "rank-average")
+)  # a second per picture
 def test_every_detector_is_calibrated(name: str, scheme: str) -> None:
     """Copies, three classes told by name, and pictures far from all; the order of nothing matters."""
     X, y, new = labelled(10)

@@ -322,7 +322,7 @@ def test_parsers_return_data_or_a_data_error(content: bytes, data: st.DataObject
     put(tmp_path / "0.png", b"")
     source = put(tmp_path / ("0.txt" if format == "pairs" else "manifest"), content)
     try:
-        listing = FORMATS[format](tmp_path if format == "pairs" else source)
+        listing = FORMATS[format].read(tmp_path if format == "pairs" else source)
     except DataError as error:
         str(error).encode("utf-8")  # printable everywhere
         return

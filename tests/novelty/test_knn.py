@@ -47,6 +47,7 @@ def test_neighbours_stay_within_the_smallest_class_and_the_rows() -> None:
         KNNDetector(0).fit(X)
 
 
+@pytest.mark.slow  # by default once a base class, in test_lof.py
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_passes_scikit_learns_own_checks() -> None:
     results = check_estimator(KNNDetector(), on_fail=None)

@@ -94,6 +94,7 @@ def test_too_few_images_are_refused() -> None:
         RelativeMahalanobisDetector().fit(X, np.zeros(len(X)))
 
 
+@pytest.mark.slow  # by default once a base class, in test_lof.py
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_passes_scikit_learns_own_checks() -> None:
     results = check_estimator(MahalanobisDetector(), on_fail=None)

@@ -66,6 +66,7 @@ def test_no_members_are_refused() -> None:
         RankAverageDetector([]).fit(draw(0))
 
 
+@pytest.mark.slow  # by default once a base class, in test_lof.py
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_passes_scikit_learns_own_checks() -> None:
     results = check_estimator(RankAverageDetector(), on_fail=None)

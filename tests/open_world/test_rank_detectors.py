@@ -6,7 +6,7 @@ import pytest
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty import EnergyDetector, LOFDetector
-from clip_fewshot.open_world.rank_detectors import Round, select_detector
+from clip_fewshot.open_world.rank_detectors import Round, rank_detectors
 
 
 def rounds(distance: float, seed: int = 0) -> list[Round]:
@@ -26,7 +26,7 @@ def test_the_features_that_tell_hidden_classes_apart_win() -> None:
         ("tuned", 4): ([lambda: LOFDetector(4)] * 3, rounds(0.0)),
         ("frozen", 4): ([lambda: LOFDetector(4)] * 3, rounds(1.5)),
     }
-    choice = select_detector(candidates)
+    choice = rank_detectors(candidates)
     assert choice.best == ("frozen", 4)
     assert [a.name for a in choice.table] == [("frozen", 4), ("tuned", 4)]
     assert choice.margin == pytest.approx(choice.table[0].auroc - choice.table[1].auroc)
@@ -35,7 +35,7 @@ def test_the_features_that_tell_hidden_classes_apart_win() -> None:
 
 def test_each_round_is_the_auroc_of_its_hidden_class() -> None:
     made = rounds(0.7)
-    table = select_detector({"only": ([lambda: LOFDetector(3)] * 3, made)}).table
+    table = rank_detectors({"only": ([lambda: LOFDetector(3)] * 3, made)}).table
     for one, expected in zip(made, table[0].per_round, strict=True):
         detector = LOFDetector(3).fit(one.fit)
         normal, novel = detector.score_samples(one.normal), detector.score_samples(one.novel)
@@ -47,16 +47,16 @@ def test_each_round_is_the_auroc_of_its_hidden_class() -> None:
 
 def test_of_equals_the_first_given_wins_and_the_margin_is_nothing() -> None:
     made = rounds(0.5)
-    choice = select_detector({name: ([lambda: LOFDetector(3)] * 3, made) for name in ("first", "second")})
+    choice = rank_detectors({name: ([lambda: LOFDetector(3)] * 3, made) for name in ("first", "second")})
     assert (choice.best, choice.margin) == ("first", 0.0)
 
 
 def test_candidates_must_hide_the_same_classes() -> None:
     made = rounds(0.5)
     with pytest.raises(UsageError, match=r"same number of rounds, >= 1, got \[3, 2\]"):
-        select_detector({"a": ([lambda: LOFDetector(3)] * 3, made), "b": ([lambda: LOFDetector(3)] * 2, made[:2])})
+        rank_detectors({"a": ([lambda: LOFDetector(3)] * 3, made), "b": ([lambda: LOFDetector(3)] * 2, made[:2])})
     with pytest.raises(UsageError, match=r"got \[0\]"):
-        select_detector({"a": ([], [])})
+        rank_detectors({"a": ([], [])})
 
 
 def test_what_was_given_first_stays_where_the_lead_is_noise() -> None:
@@ -79,7 +79,7 @@ def test_what_was_given_first_stays_where_the_lead_is_noise() -> None:
             name: ([lambda order=order: Scripted(order) for order in orders], [one] * 4)
             for name, orders in scripts.items()
         }
-        choice = select_detector(made)  # type: ignore[arg-type]
+        choice = rank_detectors(made)  # type: ignore[arg-type]
         assert choice.best == expected
         assert choice.table[0].name != "plain"
 
@@ -87,6 +87,6 @@ def test_what_was_given_first_stays_where_the_lead_is_noise() -> None:
 def test_a_candidate_that_refuses_a_round_is_out_and_when_all_do_the_first_says_why() -> None:
     made = rounds(0.5)
     choices = {"energy": ([EnergyDetector] * 3, made), "lof": ([lambda: LOFDetector(3)] * 3, made)}
-    assert [row.name for row in select_detector(choices).table] == ["lof"]
+    assert [row.name for row in rank_detectors(choices).table] == ["lof"]
     with pytest.raises(UsageError, match="classes"):
-        select_detector({"energy": ([EnergyDetector] * 3, made)})
+        rank_detectors({"energy": ([EnergyDetector] * 3, made)})

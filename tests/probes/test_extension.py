@@ -14,14 +14,14 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes import EXTENSIBLE, CacheProbe, LinearProbe, PrototypeProbe
+from clip_fewshot.probes import PROBES, CacheProbe, LinearProbe, PrototypeProbe
 from tests.probes.test_head import digits
 
-every = pytest.mark.parametrize("name", EXTENSIBLE)
+every = pytest.mark.parametrize("name", PROBES)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.parametrize("probe", [PrototypeProbe(), CacheProbe()], ids=["prototype", "cache"])
+@pytest.mark.parametrize("probe", [PrototypeProbe(), pytest.param(CacheProbe(), marks=pytest.mark.slow)])
 def test_passes_scikit_learns_own_checks(probe: PrototypeProbe | CacheProbe) -> None:
     results = check_estimator(probe, on_fail=None)
     count = Counter(result["status"] for result in results)
@@ -34,7 +34,7 @@ def test_passes_scikit_learns_own_checks(probe: PrototypeProbe | CacheProbe) -> 
 def test_the_logits_of_the_classes_before_are_the_same_bytes(name: str, known: int) -> None:
     X, y, X_test, _ = digits(8)
     old = y < known
-    probes = [EXTENSIBLE[name]().fit(X[old], y[old])]
+    probes = [PROBES[name]().fit(X[old], y[old])]
     for later in range(known, 10):
         probes.append(probes[-1].extend(X[y == later], later, X[y < later]))
     assert probes[-1].classes_.tolist() == list(range(10))
@@ -48,7 +48,7 @@ def test_the_logits_of_the_classes_before_are_the_same_bytes(name: str, known: i
 @every
 def test_what_was_added_is_recognised_and_little_else_is_lost(name: str) -> None:
     X, y, X_test, y_test = digits(16)
-    before = EXTENSIBLE[name]().fit(X[y < 9], y[y < 9])
+    before = PROBES[name]().fit(X[y < 9], y[y < 9])
     after = before.extend(X[y == 9], 9, X[y < 9])
     old, new = y_test < 9, y_test == 9
     assert (after.predict(X_test[new]) == 9).mean() > 0.5
@@ -60,8 +60,8 @@ def test_what_was_added_is_recognised_and_little_else_is_lost(name: str) -> None
 @every
 def test_an_extended_probe_survives_its_arrays(name: str) -> None:
     X, y, X_test, _ = digits(4)
-    probe = EXTENSIBLE[name]().fit(X[y < 8], y[y < 8]).extend(X[y == 8], 8, X[y < 8]).extend(X[y == 9], 9, X[y < 9])
-    again = EXTENSIBLE[name].from_arrays(probe.to_arrays())
+    probe = PROBES[name]().fit(X[y < 8], y[y < 8]).extend(X[y == 8], 8, X[y < 8]).extend(X[y == 9], 9, X[y < 9])
+    again = PROBES[name].from_arrays(probe.to_arrays())
     assert again.predict_proba(X_test).tobytes() == probe.predict_proba(X_test).tobytes()
     assert (again.predict(X_test) == probe.predict(X_test)).all()
 
@@ -69,7 +69,7 @@ def test_an_extended_probe_survives_its_arrays(name: str) -> None:
 @every
 def test_extending_leaves_the_probe_itself_alone_and_refuses_a_class_it_knows(name: str) -> None:
     X, y, X_test, _ = digits(4)
-    probe = EXTENSIBLE[name]().fit(X[y < 9], y[y < 9])
+    probe = PROBES[name]().fit(X[y < 9], y[y < 9])
     before = probe.logits(X_test).tobytes()
     probe.extend(X[y == 9], 9, X[y < 9])
     assert probe.logits(X_test).tobytes() == before
@@ -82,7 +82,7 @@ def test_extending_leaves_the_probe_itself_alone_and_refuses_a_class_it_knows(na
 def test_names_of_any_length_can_be_added(name: str) -> None:
     X, y, _, _ = digits(4)
     names = np.array(["ant", "bee"])[y[y < 2]]
-    probe = EXTENSIBLE[name]().fit(X[y < 2], names).extend(X[y == 2], "axolotl", X[y < 2])
+    probe = PROBES[name]().fit(X[y < 2], names).extend(X[y == 2], "axolotl", X[y < 2])
     assert probe.classes_.tolist() == ["ant", "bee", "axolotl"]
 
 

@@ -87,7 +87,7 @@ def undo(session: Session) -> Applied:
             fix="name something",
             where="undo",
         )
-    world = saved_classifiers.read_world(database, at.parent, session.world.model.backbone)
+    world = session.read_world(at.parent, session.world.model.backbone)
     number = at.number + 1
     with database.transaction():
         verdicts = rows.changed(database, at.state)

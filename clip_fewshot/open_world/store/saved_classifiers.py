@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -60,11 +61,13 @@ def add_revision(
         database.run("INSERT INTO model_file VALUES (?, ?, ?)", (number, name, digest))
 
 
-def read_world(database: Database, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
+def read_world(
+    database: Database, state: int, backbone: Backbone | None, trusted: Mapping[str, Any]
+) -> OpenWorldClassifier:
     """The classifier of a state.
 
     Raises:
-        ArtifactError: a damaged file, or another backbone than it was trained on.
+        ArtifactError: a damaged file, another backbone than it was trained on, or a foreign part not in ``trusted``.
     """
     meta = json.loads(database.value("SELECT meta FROM revision WHERE number = ?", (state,)))
     files: dict[str, bytes] = {}
@@ -76,7 +79,7 @@ def read_world(database: Database, state: int, backbone: Backbone | None) -> Ope
                 expected=f"SHA-256 {digest[:12]}...", got="other content", fix=fix, where=f"{database.path}: {name}"
             )
         files[name] = data
-    return OpenWorldClassifier.from_artifact(files, meta, backbone, str(database.path))
+    return OpenWorldClassifier.from_artifact(files, meta, backbone, str(database.path), trusted)
 
 
 def encoder(database: Database, number: int) -> tuple[str, str]:

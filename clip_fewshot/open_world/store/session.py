@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError, ResourceError
@@ -27,8 +28,8 @@ class Session:
         folder: where it lies. database: its tables.
     """
 
-    def __init__(self, folder: Path, database: Database, backbone: Backbone | None) -> None:
-        self.folder, self.database, self._backbone = folder, database, backbone
+    def __init__(self, folder: Path, database: Database, backbone: Backbone | None, trusted: Mapping[str, Any]) -> None:
+        self.folder, self.database, self._backbone, self._trusted = folder, database, backbone, {**trusted}
         self._loaded: tuple[int, OpenWorldClassifier] | None = None
         self._shown_at = -1  # the revision up to which the classifier knows what was shown
 
@@ -56,10 +57,10 @@ class Session:
         except BaseException:
             database.close()
             raise
-        return cls(folder, database, world.model.backbone)
+        return cls(folder, database, world.model.backbone, world.foreign_parts())
 
     @classmethod
-    def open(cls, folder: Path, backbone: Backbone | None, check: bool | None) -> Session:
+    def open(cls, folder: Path, backbone: Backbone | None, check: bool | None, trusted: Mapping[str, Any]) -> Session:
         """See :meth:`Store.open`."""
         database = Database(folder)
         try:
@@ -73,7 +74,7 @@ class Session:
         except BaseException:
             database.close()
             raise
-        return cls(folder, database, backbone)
+        return cls(folder, database, backbone, trusted)
 
     @property
     def id(self) -> str:
@@ -96,12 +97,16 @@ class Session:
         if self._loaded is None or self._loaded[0] != at.state:
             digest = saved_classifiers.encoder(self.database, at.encoder)[1]
             fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
-            world = saved_classifiers.read_world(self.database, at.state, self._backbone if fits else None)
+            world = self.read_world(at.state, self._backbone if fits else None)
             self._backbone, self._loaded, self._shown_at = world.model.backbone, (at.state, world), -1
         world = self._loaded[1]
         if self._shown_at != at.number:
             self._shown_at, world.shown_ = at.number, world.shown_ | saved_classifiers.shown(self.database)
         return at, world
+
+    def read_world(self, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
+        """The classifier of a state."""
+        return saved_classifiers.read_world(self.database, state, backbone, self._trusted)
 
     def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
@@ -109,6 +114,7 @@ class Session:
         self._shown_at = -1
         if world is not None:
             self._backbone = world.model.backbone
+            self._trusted |= world.foreign_parts()
 
     def features(self, held: Sequence[Held]) -> FloatArray:
         """(n, d) embeddings."""

@@ -13,6 +13,7 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
+from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.answers import Unknown
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group, groups_of
@@ -71,18 +72,25 @@ class Store:
         return cls(Session.create(Path(folder), world))
 
     @classmethod
-    def open(cls, folder: str | Path, backbone: Backbone | None = None, check: bool | None = None) -> Store:
+    def open(
+        cls,
+        folder: str | Path,
+        backbone: Backbone | None = None,
+        check: bool | None = None,
+        trusted: Mapping[str, Any] = NOTHING,
+    ) -> Store:
         """Open a store. Its classifier is loaded when it is first needed.
 
         Args:
             backbone: the one it was made with; None loads it by its name.
             check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
                 of a million pictures took 26.
+            trusted: as of :meth:`OpenWorldClassifier.load`.
 
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
         """
-        return cls(Session.open(Path(folder), backbone, check))
+        return cls(Session.open(Path(folder), backbone, check, trusted))
 
     def close(self) -> None:
         """Give the files back."""
@@ -252,6 +260,4 @@ class Store:
             ArtifactError: damage, with the place of the first.
         """
         queries.check(self.database)
-        saved_classifiers.read_world(
-            self.database, saved_classifiers.current(self.database).state, self.world.model.backbone
-        )
+        self.session.read_world(saved_classifiers.current(self.database).state, self.world.model.backbone)

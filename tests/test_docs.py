@@ -1,0 +1,51 @@
+"""What the pages for contributors say is true of the tree: picture, rooms, paths, links and commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_architecture import FLOORS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+INVENTED = {"clip_fewshot/heads/cosine.py", "tests/heads/test_cosine.py"}  # the example of CONTRIBUTING.md
+
+
+def ids(path: Path) -> str:
+    return path.name
+
+
+def test_the_picture_of_the_house_is_that_of_its_imports() -> None:
+    done = subprocess.run([sys.executable, "docs/draw_architecture.py", "--check"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_picture_of_another_house_is_stale(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'docs'); import draw_architecture as d; from import_graph import *; "
+        "new = d.drawn(room_graph(module_graph())); print(*(d.is_stale(old, new) for old in "
+        "(new, new.replace('>heads<', '>hats<'), new.replace(' lines', '0 lines'), new.replace('C', 'L', 1))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True"]
+
+
+def test_the_page_lists_every_room_in_the_order_of_the_imports() -> None:
+    table = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## The way of one picture")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.M) == FLOORS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_path_on_the_page_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert not [target for target in links if not (page.parent / target).exists()]
+    named = {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"[\w./]+/[\w./]*\w", code)}
+    named |= set(re.findall(r"\b(?:tests|docs|clip_fewshot|experiments)/[\w./]*\w", text))
+    here = (ROOT, ROOT / "clip_fewshot", page.parent)
+    assert not [name for name in named - INVENTED if not any((place / name).exists() for place in here)]
