@@ -55,7 +55,7 @@ def model_for(data: str, model: str | None) -> str:
 
 
 def count_or_names(text: str) -> int | list[str]:
-    """ "3" -> 3, "cat, dog" -> the names."""
+    """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
     text = text.strip()
     return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 
@@ -175,10 +175,12 @@ class FewShotConfig:
 
     @property
     def model_name(self) -> str:
+        """The model that is loaded, "auto" resolved."""
         return model_for(self.data, self.model)
 
     @property
     def n_trials(self) -> int:
+        """Trials of the study, the default where none was given."""
         return DEFAULT_TRIALS if self.trials is None else self.trials
 
     @property

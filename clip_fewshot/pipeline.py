@@ -301,8 +301,10 @@ def saved_model(
 
 @dataclass
 class Allowance:
-    """How long the search may go on for the whole run to end in time. What follows it costs about as many trainings
-    as can be counted beforehand, each about as long as those of the trials so far.
+    """How long the search may go on for the whole run to end in time.
+
+    What follows it costs about as many trainings as can be counted beforehand, each about as long as those of the
+    trials so far.
 
     Attributes:
         budget: seconds of the whole run.
@@ -317,10 +319,12 @@ class Allowance:
     seconds: list[float] = field(default_factory=list)
 
     def observe(self, record: TrialRecord) -> None:
+        """Learn from a finished trial what a training costs."""
         if record.number > 0 and record.fold_values:
             self.seconds.append(record.seconds / len(record.fold_values))
 
     def deadline(self) -> float:
+        """When the study must end so that the refits still fit into the budget, in monotonic seconds."""
         if len(self.seconds) < 3:  # the first training also pays for what is loaded when first used
             return self.began + 0.5 * self.budget
         return self.began + (1 - RESERVE) * self.budget - self.trainings * median(self.seconds)
@@ -334,6 +338,7 @@ class Stopwatch:
     laps: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str) -> None:
+        """End the part called ``name``, in seconds since the part before it."""
         self.laps[name] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)
 
 

@@ -41,6 +41,8 @@ ERRORS = 3  # standard errors that a rate may be above its level
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the simulation."""
+
     draws: int = option(2000, "support sets of each shape")
     batches: int = option(1000, "batches whose false discoveries are counted")
     streams: int = option(1000, "streams that are watched")
@@ -58,6 +60,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Simulate, print the tables, and fail where a guarantee is broken."""
     with show_progress() as update:
         rows = [row for shape in SHAPES for row in coverage(options, shape, update)]
         found = {"schema": 1, "coverage": rows, "discoveries": discoveries(options, update)}
@@ -67,6 +70,7 @@ def main(options: Options) -> int:
 
 
 def detector(options: Options) -> cf.LOFDetector:
+    """The detector under test, not fitted."""
     return cf.LOFDetector(options.neighbors)
 
 
@@ -122,6 +126,7 @@ def rate(flags: Any, asked: Any) -> dict[str, float]:
 
 
 def kept(measured: dict[str, float], level: float) -> bool:
+    """Whether a rate is at most its level, sampling error allowed for."""
     return measured["rate"] <= level + ERRORS * measured["se"] + 1e-9
 
 
@@ -193,6 +198,7 @@ def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
 
 
 def ranks(calibration: Any, scores: Any, seed: int) -> list[float]:
+    """The p-values of a stream, picture by picture."""
     follow = StreamRanks(calibration, seed)
     return [follow.update(score) for score in scores]
 

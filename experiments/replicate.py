@@ -36,6 +36,7 @@ class Options(PicturesOptions):
 
 
 def main(options: Options) -> int:
+    """Run the recipe and say whether its claims hold."""
     recipe = import_module(RECIPES[options.recipe])
     found = {"schema": 1, "recipe": options.recipe, "model": options.model_name} | recipe.run(options)
     print(json.dumps(found, indent=1) if options.json else recipe.table(found))

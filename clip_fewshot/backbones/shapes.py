@@ -28,6 +28,7 @@ class Chain(NamedTuple):
     finish: str | None = None
 
     def names(self) -> tuple[str, ...]:
+        """The attributes of the encoder in the order in which they run."""
         return (*self.stem, *self.blocks, *self.pool, *([self.finish] if self.finish else []))
 
 

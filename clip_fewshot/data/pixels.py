@@ -114,8 +114,11 @@ def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iter
 
 
 def preparation(decode: Decode) -> dict[str, Any]:
-    """What decides the pixels besides the file. Pillow's releases differ in their decoders and in their rounding: 13
-    resamples tall pictures in another order than 12."""
+    """What decides the pixels besides the file.
+
+    Pillow's releases differ in their decoders and in their rounding: 13 resamples tall pictures in another order than
+    12.
+    """
     about = {"version": VERSION, "decode": decode, "pillow": PIL.__version__}
     if decode == "fast":
         import torch

@@ -214,6 +214,7 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, factor: float, norm: Tensor | None = None) -> None:
+        """One update of every parameter that has a gradient; ``norm``: of the whole gradient, if known."""
         divisor = self._divisor(norm)
         for g, group in enumerate(self.groups):
             slots = group.reached()

@@ -18,10 +18,14 @@ class World(Protocol):
     """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
 
     def gather(self, rows: Tensor) -> Tensor:
         """(n_r, ...) of each rank r -> (sum n_r, ...), rank 0's first, without gradient; some may bring no rows."""

@@ -53,6 +53,7 @@ class StudyPlan:
     name: str = "few-shot"
 
     def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline()
 
 
