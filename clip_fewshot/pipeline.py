@@ -187,4 +187,5 @@ class Stopwatch:
     laps: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str) -> None:
+        """End the part called ``name``, in seconds since the part before it."""
         self.laps[name] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)

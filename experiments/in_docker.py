@@ -101,6 +101,7 @@ def container_arguments(job: Job, docker: Any) -> dict[str, Any]:
 
 
 def main(options: Options) -> int:
+    """Run the job in a container and return its exit code."""
     _check_experiment(options.experiment)
     _check_gpus(options.gpus)
     job = plan(options)

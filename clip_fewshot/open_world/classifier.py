@@ -227,9 +227,11 @@ class OpenWorldClassifier:
         return step.naming
 
     def save(self, folder: str | Path) -> None:
-        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step;
-        with the known pictures, as squares that whoever gets it can look at, unless the model works
-        :attr:`from_features`."""
+        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
+
+        Unless the model works :attr:`from_features`, the known pictures are in it as squares: who gets the folder can
+        look at them.
+        """
         save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod

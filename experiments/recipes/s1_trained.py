@@ -97,6 +97,7 @@ def rounded_adam(pretrained: Backbone, support: ImageDataset, seed: int) -> Trai
 
 
 def fill(live: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
+    """Copy ``values`` into the parameters."""
     import torch
 
     with torch.no_grad():

@@ -23,6 +23,7 @@ def table(found: Found) -> str:
 
 
 def estimate(result: Found) -> str:
+    """A mean with its interval, for a table."""
     return tables.estimate(result["mean"], result["ci95"])
 
 

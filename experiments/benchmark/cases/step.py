@@ -62,6 +62,7 @@ def settings(options: Options) -> list[Setting]:
 
 
 def rows(options: Options) -> Iterator[Row]:
+    """A training step of each setting, whole and cut."""
     chosen = settings(options)
     for arch in dict.fromkeys(setting.arch for setting in chosen):
         backbone = random_backbone(arch, options.seed)
@@ -142,6 +143,7 @@ class Whole:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
 
     def run(self, watch: Watch) -> None:
+        """Steps through the whole tower."""
         with watch(GRADIENTS):
             self.optimizer.zero_grad()
             self.task.loss(self.visual(self.task.pixels)).backward()  # type: ignore[no-untyped-call]
@@ -157,6 +159,7 @@ class Cut:
         self.optimizer = AdamW(parameter_groups([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
 
     def run(self, watch: Watch) -> None:
+        """Steps from the stored cut."""
         for _ in range(STEPS):
             with watch(GRADIENTS):
                 self.optimizer.zero_grad()

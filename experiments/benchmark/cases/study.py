@@ -62,6 +62,7 @@ class Large:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """A whole study the plain way and ours, and the large one by extrapolation."""
     sizes = sizes or Sizes()
     backbone = random_backbone(options.arch or "ViT-B/32", options.seed)
     plain = original(backbone)

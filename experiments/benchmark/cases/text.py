@@ -19,6 +19,7 @@ WORDS = ("amber", "barn", "cedar", "delta", "ember", "fern", "grey", "heron", "i
 
 
 def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
+    """Prompts through the text tower, at full context length and trimmed."""
     backbone = random_backbone(options.arch or "ViT-B/32", options.seed)
     plain = original(backbone)
     found: dict[str, dict[int, FloatArray]] = {"naive": {}, "ours": {}}
