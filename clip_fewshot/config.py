@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import ArtifactError, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
@@ -22,24 +24,25 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def check_least(options: Any, *names: str, least: int = 1) -> None:
-    """Refuse numbers below ``least`` in the named fields, alone or in a list; None is not one.
+def check_range(options: Any, *names: str, least: float = 1, most: float = math.inf) -> None:
+    """Refuse numbers outside [``least``, ``most``] in the named fields, alone or in a list; None is not one.
 
     Raises:
         UsageError: names the field in backquotes, which a command line shows as its flag.
     """
+    limit = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
     for name in names:
         value = getattr(options, name)
         for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and one < least:
-                raise UsageError(expected=f"{least} or more", got=str(one), fix=f"change `{name}`", where=f"`{name}`")
+            if one is not None and not least <= one <= most:
+                raise UsageError(expected=limit, got=str(one), fix=f"change `{name}`", where=f"`{name}`")
 
 
 def check_fractions(options: Any, *names: str) -> None:
     """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
 
     Raises:
-        UsageError: as in :func:`check_least`.
+        UsageError: as in :func:`check_range`.
     """
     for name in names:
         value = getattr(options, name)
@@ -74,17 +77,11 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class FewShotConfig:
-    """What ``run_few_shot`` does. Fractions are in [0, 1], durations in seconds.
+class DataOptions:
+    """What to learn from: pictures, and the model that looks at them.
 
     Raises:
         UsageError: a value outside its range.
-
-    Example:
-        >>> import clip_fewshot as cf
-        >>> config = cf.FewShotConfig(data="photos/", shots=4, unseen="cat,dog", trials=20)
-        >>> config.alpha
-        0.05
     """
 
     data: str = option(
@@ -101,9 +98,39 @@ class FewShotConfig:
     unseen: str | None = option(
         None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)", listed=True
     )
-    trials: int | None = option(
-        None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
-    )
+    test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
+    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        check_range(self, "shots")
+        check_fractions(self, "test_fraction")
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the data ships with the package."""
+        return self.data in BUILTIN_DATA
+
+    @property
+    def model_name(self) -> str:
+        """The model, or the usual one for such data."""
+        return model_for(self.data, self.model)
+
+    @property
+    def unseen_classes(self) -> int | list[str]:
+        """A count, or class names."""
+        if self.unseen is None:
+            return 3 if self.builtin else 0
+        return count_or_names(self.unseen)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search, to train and to judge.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
@@ -113,12 +140,26 @@ class FewShotConfig:
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
     )
-    decode: Literal["exact", "fast"] = option(
-        "exact", "how pictures become pixels: as CLIP's own preprocessing, or within one grey level of it"
-    )
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
-    test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
-    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        check_range(self, "seeds", "max_unfreeze", "epochs")
+        check_range(self, "views", most=2)
+        check_fractions(self, "alpha")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How long to go on, where to compute, and where the results go. What a trial means does not depend on it.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    trials: int | None = option(
+        None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
+    )
+    budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
     device: str = option("auto", "where to compute", choices=DEVICES)
     jobs: int | None = option(
         None, "processes that train side by side (default: by cores and memory; 1 on a GPU or with --storage)"
@@ -129,75 +170,85 @@ class FewShotConfig:
         unit="GiB",
     )
     storage: str | None = option(None, "database URL of a study that several workers share, e.g. postgresql://...")
-    budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
     out: str | None = option(None, "output folder (default: runs/<data>-<model>)")
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("shots", 1, None),
-            ("trials", 1, None),
-            ("seeds", 1, None),
-            ("max_unfreeze", 1, None),
-            ("epochs", 1, None),
-            ("views", 1, 2),
-            ("jobs", 1, None),
-            ("cache_memory", 0, None),
-        ):
-            value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value > high)):
-                limit = f"at least {low}" if high is None else f"{low} to {high}"
-                raise UsageError(
-                    expected=limit,
-                    got=str(value),
-                    fix=f"change --{name.replace('_', '-')}",
-                    where=f"--{name.replace('_', '-')}",
-                )
-        for name in ("alpha", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    expected="a fraction between 0 and 1",
-                    got=str(getattr(self, name)),
-                    fix=f"change {flag}",
-                    where=flag,
-                )
+        check_range(self, "trials", "jobs")
+        check_range(self, "cache_memory", least=0)
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
-            raise UsageError(
-                expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
-            )
-
-    @property
-    def builtin(self) -> bool:
-        """Whether the data ships with the package."""
-        return self.data in BUILTIN_DATA
-
-    @property
-    def model_name(self) -> str:
-        return model_for(self.data, self.model)
+            expected, got = "one process per worker of a shared study", f"{self.jobs} (`jobs`)"
+            raise UsageError(expected=expected, got=got, fix=fix, where="`jobs`")
 
     @property
     def n_trials(self) -> int:
+        """Trials, by default 50."""
         return DEFAULT_TRIALS if self.trials is None else self.trials
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """What ``run_few_shot`` does, in three parts. Fractions are in [0, 1], durations in seconds.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.FewShotConfig.of(data="digits", shots=4).data.model_name
+        'mini'
+    """
+
+    data: DataOptions = field(default_factory=DataOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    @classmethod
+    def of(cls, **options: Any) -> FewShotConfig:
+        """Each option to the part that has it.
+
+        Raises:
+            UsageError: a value outside its range.
+            TypeError: an option that no part has.
+        """
+        parts = {
+            name: part(**{f.name: options.pop(f.name) for f in fields(part) if f.name in options})
+            for name, part in PARTS.items()
+        }
+        if options:
+            raise TypeError(f"no such option: {', '.join(options)}")
+        return cls(**parts)
 
     @property
     def n_views(self) -> int:
         """Mirrored digits and letters are other digits and letters, so only photos get the second view."""
-        return self.views or (1 if self.builtin else 2)
-
-    @property
-    def unseen_classes(self) -> int | list[str]:
-        """A count, or class names."""
-        if self.unseen is None:
-            return 3 if self.builtin else 0
-        return count_or_names(self.unseen)
+        return self.search.views or (1 if self.data.builtin else 2)
 
     def to_json(self) -> dict[str, Any]:
-        """The options as they may be written down."""
-        return asdict(self) | {"storage": self.storage and without_password(self.storage)}
+        """All options side by side, as they may be written down."""
+        storage = self.run.storage and without_password(self.run.storage)
+        return self.study_key() | _values(self.run) | {"storage": storage}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            TypeError, KeyError: options of another release.
+            ArtifactError: pictures that were decoded in a way that is gone.
+        """
+        if any(record.get(name, value) != value for name, value in GONE.items()):
+            fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
+            raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
+        options = {name: value for name, value in record.items() if name not in GONE}
+        return cls.of(**options | {"approaches": tuple(record["approaches"])})
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
-        elsewhere = {"out", "resume", "trials", "budget", "storage", "device", "jobs", "cache_memory"}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+        return _values(self.data) | _values(self.search) | GONE
+
+
+PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
+GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
+
+
+def _values(part: Any) -> dict[str, Any]:
+    return {f.name: getattr(part, f.name) for f in fields(part)}

@@ -36,7 +36,7 @@ from clip_fewshot.types import FloatArray
 from experiments.recipes import s4_category, s4_processes
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 APART, BATCH, EPOCHS = 0.1, 64, 3  # share of the pictures kept out
 ADAM: dict[str, Any] = {"lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
