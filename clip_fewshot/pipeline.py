@@ -57,7 +57,7 @@ RESERVE = 0.15  # of a time budget: test and report
 
 
 def _silent(stage: str, done: int, total: int, /) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 def run_few_shot(
@@ -66,7 +66,7 @@ def run_few_shot(
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
-        progress: told after each unit of work; by default nobody is.
+        progress: called after each unit of work; by default nothing is.
         command: how to repeat the run, for the report.
 
     Returns:
@@ -139,7 +139,7 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         return config
     path = Path(config.resume) / RUN
     if not path.is_file():
-        fix = "check the path; a run that was hit before it wrote that is begun anew with its own --out"
+        fix = "check the path; a run that was hit before it wrote that is begun again with its own --out"
         raise ArtifactError(
             expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.resume
         )
