@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import ArtifactError, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
@@ -74,17 +75,11 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class FewShotConfig:
-    """What ``run_few_shot`` does. Fractions are in [0, 1], durations in seconds.
+class DataOptions:
+    """What to learn from: pictures, and the model that looks at them.
 
     Raises:
         UsageError: a value outside its range.
-
-    Example:
-        >>> import clip_fewshot as cf
-        >>> config = cf.FewShotConfig(data="photos/", shots=4, unseen="cat,dog", trials=20)
-        >>> config.alpha
-        0.05
     """
 
     data: str = option(
@@ -101,9 +96,39 @@ class FewShotConfig:
     unseen: str | None = option(
         None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)", listed=True
     )
-    trials: int | None = option(
-        None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
-    )
+    test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
+    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        _check_range(self, "shots", 1)
+        _check_fraction(self, "test_fraction")
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the data ships with the package."""
+        return self.data in BUILTIN_DATA
+
+    @property
+    def model_name(self) -> str:
+        """The model, or the usual one for such data."""
+        return model_for(self.data, self.model)
+
+    @property
+    def unseen_classes(self) -> int | list[str]:
+        """A count, or class names."""
+        if self.unseen is None:
+            return 3 if self.builtin else 0
+        return count_or_names(self.unseen)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search, to train and to judge.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
@@ -113,12 +138,27 @@ class FewShotConfig:
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
     )
-    decode: Literal["exact", "fast"] = option(
-        "exact", "how pictures become pixels: as CLIP's own preprocessing, or within one grey level of it"
-    )
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
-    test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
-    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "max_unfreeze", "epochs"):
+            _check_range(self, name, 1)
+        _check_range(self, "views", 1, 2)
+        _check_fraction(self, "alpha")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How long to go on, where to compute, and where the results go. What a trial means does not depend on it.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    trials: int | None = option(
+        None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
+    )
+    budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
     device: str = option("auto", "where to compute", choices=DEVICES)
     jobs: int | None = option(
         None, "processes that train side by side (default: by cores and memory; 1 on a GPU or with --storage)"
@@ -129,39 +169,13 @@ class FewShotConfig:
         unit="GiB",
     )
     storage: str | None = option(None, "database URL of a study that several workers share, e.g. postgresql://...")
-    budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
     out: str | None = option(None, "output folder (default: runs/<data>-<model>)")
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("shots", 1, None),
-            ("trials", 1, None),
-            ("seeds", 1, None),
-            ("max_unfreeze", 1, None),
-            ("epochs", 1, None),
-            ("views", 1, 2),
-            ("jobs", 1, None),
-            ("cache_memory", 0, None),
-        ):
-            value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value > high)):
-                limit = f"at least {low}" if high is None else f"{low} to {high}"
-                raise UsageError(
-                    expected=limit,
-                    got=str(value),
-                    fix=f"change --{name.replace('_', '-')}",
-                    where=f"--{name.replace('_', '-')}",
-                )
-        for name in ("alpha", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    expected="a fraction between 0 and 1",
-                    got=str(getattr(self, name)),
-                    fix=f"change {flag}",
-                    where=flag,
-                )
+        for name in ("trials", "jobs"):
+            _check_range(self, name, 1)
+        _check_range(self, "cache_memory", 0)
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
             raise UsageError(
@@ -169,37 +183,86 @@ class FewShotConfig:
             )
 
     @property
-    def builtin(self) -> bool:
-        """Whether the data ships with the package."""
-        return self.data in BUILTIN_DATA
-
-    @property
-    def model_name(self) -> str:
-        """The model that is loaded, "auto" resolved."""
-        return model_for(self.data, self.model)
-
-    @property
     def n_trials(self) -> int:
-        """Trials of the study, the default where none was given."""
+        """Trials, by default 50."""
         return DEFAULT_TRIALS if self.trials is None else self.trials
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """What ``run_few_shot`` does, in three parts. Fractions are in [0, 1], durations in seconds.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> cf.FewShotConfig.of(data="digits", shots=4).data.model_name
+        'mini'
+    """
+
+    data: DataOptions = field(default_factory=DataOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    @classmethod
+    def of(cls, **options: Any) -> FewShotConfig:
+        """Each option to the part that has it.
+
+        Raises:
+            UsageError: a value outside its range.
+            TypeError: an option that no part has.
+        """
+        parts = {
+            name: part(**{f.name: options.pop(f.name) for f in fields(part) if f.name in options})
+            for name, part in PARTS.items()
+        }
+        if options:
+            raise TypeError(f"no such option: {', '.join(options)}")
+        return cls(**parts)
 
     @property
     def n_views(self) -> int:
         """Mirrored digits and letters are other digits and letters, so only photos get the second view."""
-        return self.views or (1 if self.builtin else 2)
-
-    @property
-    def unseen_classes(self) -> int | list[str]:
-        """A count, or class names."""
-        if self.unseen is None:
-            return 3 if self.builtin else 0
-        return count_or_names(self.unseen)
+        return self.search.views or (1 if self.data.builtin else 2)
 
     def to_json(self) -> dict[str, Any]:
-        """The options as they may be written down."""
-        return asdict(self) | {"storage": self.storage and without_password(self.storage)}
+        """All options side by side, as they may be written down."""
+        storage = self.run.storage and without_password(self.run.storage)
+        return self.study_key() | _values(self.run) | {"storage": storage}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            TypeError, KeyError: options of another release.
+            ArtifactError: pictures that were decoded in a way that is gone.
+        """
+        if any(record.get(name, value) != value for name, value in GONE.items()):
+            fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
+            raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
+        options = {name: value for name, value in record.items() if name not in GONE}
+        return cls.of(**options | {"approaches": tuple(record["approaches"])})
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
-        elsewhere = {"out", "resume", "trials", "budget", "storage", "device", "jobs", "cache_memory"}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+        return _values(self.data) | _values(self.search) | GONE
+
+
+PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
+GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
+
+
+def _values(part: Any) -> dict[str, Any]:
+    return {f.name: getattr(part, f.name) for f in fields(part)}
+
+
+def _check_range(part: Any, name: str, low: float, high: float | None = None) -> None:
+    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
+    if value is not None and (value < low or (high is not None and value > high)):
+        limit = f"at least {low}" if high is None else f"{low} to {high}"
+        raise UsageError(expected=limit, got=str(value), fix=f"change {flag}", where=flag)
+
+
+def _check_fraction(part: Any, name: str) -> None:
+    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
+    if not 0 < value < 1:
+        raise UsageError(expected="a fraction between 0 and 1", got=str(value), fix=f"change {flag}", where=flag)

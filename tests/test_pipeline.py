@@ -21,14 +21,25 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.pipeline import resumed, run_few_shot
+from clip_fewshot.pipeline import run_few_shot
+from clip_fewshot.protocol.run_folder import resumed
 from clip_fewshot.report.headline import headline_table
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
 from tests.few_shot import test_approach
 from tests.few_shot.test_approach import COSINE
 
+OPTIONS_OF_SCHEMA_1 = (
+    "data model pretrained shots unseen trials seeds approaches max_unfreeze epochs views decode alpha test_fraction "
+    "seed device jobs cache_memory storage budget out resume"
+)
+
 COSINE_AT = "tests.few_shot.test_approach"
+
+
+def changed(config: FewShotConfig, **options: Any) -> FewShotConfig:
+    """``config`` with other values for some options."""
+    return FewShotConfig.from_json(config.to_json() | options)
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -54,13 +65,15 @@ def model(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def config(model: str) -> FewShotConfig:
     two = ("mlp-arcface", "contrastive")
-    return FewShotConfig(model=model, shots=4, trials=5, seeds=2, epochs=1, max_unfreeze=2, alpha=0.1, approaches=two)
+    return FewShotConfig.of(
+        model=model, shots=4, trials=5, seeds=2, epochs=1, max_unfreeze=2, alpha=0.1, approaches=two
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(config: FewShotConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("run")
-    return out, run_few_shot(replace(config, out=str(out)), silent, "the command")
+    return out, run_few_shot(changed(config, out=str(out)), silent, "the command")
 
 
 def study_and_model(out: Path) -> dict[str, Any]:
@@ -79,7 +92,7 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["search"]["test_looks"] == 1
     assert results["search"]["finished"] + results["search"]["pruned"] + results["search"]["failed"] == 5
-    assert set(results["approaches"]) == set(config.approaches)
+    assert set(results["approaches"]) == set(config.search.approaches)
     assert len(results["best"]["test"]["per_seed"]) == 2
     assert len(results["dataset"]["unseen"]) == 3
     page = (out / "report.html").read_text()
@@ -98,7 +111,7 @@ def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: 
 def test_the_same_command_gives_the_same_bytes(
     finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
 ) -> None:
-    again = run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    again = run_few_shot(changed(config, out=str(tmp_path)), silent, "the command")
     assert study_and_model(tmp_path) == study_and_model(finished[0])
     timeless = {"timing", "search", "config"}
     assert {k: v for k, v in again.items() if k not in timeless} == {
@@ -110,7 +123,7 @@ def test_two_processes_give_the_same_bytes_as_one(
     finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "PRICE", 0.0)
-    results = run_few_shot(replace(config, out=str(tmp_path), jobs=2), silent, "the command")
+    results = run_few_shot(changed(config, out=str(tmp_path), jobs=2), silent, "the command")
     assert study_and_model(tmp_path) == study_and_model(finished[0])
     assert results["approaches"] == finished[1]["approaches"]
 
@@ -136,7 +149,7 @@ def test_permuting_the_test_labels_changes_no_byte_of_study_or_model(
         return replace(split, test=Shuffled(test), novel=Shuffled(novel))
 
     monkeypatch.setattr(pipeline, "split_open_world", permuted)
-    results = run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    results = run_few_shot(changed(config, out=str(tmp_path)), silent, "the command")
     assert study_and_model(tmp_path) == study_and_model(finished[0])
     chance = results["linear_probe"]["mean"]
     assert chance < 0.4 < finished[1]["linear_probe"]["mean"] + 0.2
@@ -155,7 +168,7 @@ def test_replacing_the_test_images_by_noise_changes_no_byte_of_study_or_model(
         return replace(split, test=SealedSet(replace(test, images=pictures)))
 
     monkeypatch.setattr(pipeline, "split_open_world", poisoned)
-    run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    run_few_shot(changed(config, out=str(tmp_path)), silent, "the command")
     assert study_and_model(tmp_path) == study_and_model(finished[0])
 
 
@@ -171,7 +184,7 @@ def test_the_test_set_stays_sealed_until_model_and_study_are_on_disk(
         return opened(self, purpose)
 
     monkeypatch.setattr(SealedSet, "open", recorded)
-    run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+    run_few_shot(changed(config, out=str(tmp_path)), silent, "the command")
     assert order == ["open with 5 trials"] * 2
 
 
@@ -186,41 +199,58 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bytes(
         if (stage, done) in (("search", 3), ("refit", 1)):
             raise Killed
 
-    for options in (replace(config, out=str(tmp_path)), FewShotConfig(resume=str(tmp_path))):
+    for options in (changed(config, out=str(tmp_path)), FewShotConfig.of(resume=str(tmp_path))):
         with pytest.raises(Killed):
             run_few_shot(options, cut, "the command")
-    run_few_shot(FewShotConfig(resume=str(tmp_path)), silent, "the command")
+    run_few_shot(FewShotConfig.of(resume=str(tmp_path)), silent, "the command")
     assert study_and_model(tmp_path) == study_and_model(finished[0])
 
 
 def test_resuming_can_add_trials(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
-    assert resumed(FewShotConfig(resume=str(out))).n_trials == 5
-    more = resumed(FewShotConfig(resume=str(out), trials=9))
-    assert (more.n_trials, more.shots, more.out) == (9, 4, str(out))
+    assert resumed(FewShotConfig.of(resume=str(out))).run.n_trials == 5
+    more = resumed(FewShotConfig.of(resume=str(out), trials=9))
+    assert (more.run.n_trials, more.data.shots, more.run.out) == (9, 4, str(out))
 
 
 def test_a_second_run_on_one_folder_is_refused_and_told_who_holds_it(config: FewShotConfig, tmp_path: Path) -> None:
     def second(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("search", 1):
             with pytest.raises(ResourceError, match="pid"):
-                run_few_shot(replace(config, out=str(tmp_path)), silent, "the command")
+                run_few_shot(changed(config, out=str(tmp_path)), silent, "the command")
             raise Killed
 
     with pytest.raises(Killed):
-        run_few_shot(replace(config, out=str(tmp_path)), second, "the command")
+        run_few_shot(changed(config, out=str(tmp_path)), second, "the command")
+
+
+def test_a_run_begun_by_an_earlier_release_goes_on_unless_it_decoded_otherwise(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
+) -> None:
+    held = json.loads((finished[0] / "run.json").read_text())
+    assert set(held["config"]) == set(OPTIONS_OF_SCHEMA_1.split())
+    assert held["config"]["decode"] == "exact"
+    assert held["key"]["options"]["decode"] == "exact"
+    (tmp_path / "run.json").write_text(json.dumps({"config": held["config"] | {"decode": "fast"}}))
+    with pytest.raises(ArtifactError, match="in no other way"):
+        run_few_shot(FewShotConfig.of(resume=str(tmp_path)), silent, "the command")
+
+
+def test_an_option_that_no_part_has_is_no_option() -> None:
+    with pytest.raises(TypeError, match="no such option: sots"):
+        FewShotConfig.of(sots=4)
 
 
 def test_another_run_in_a_used_folder_is_refused_by_name_of_the_option(
     finished: tuple[Path, dict[str, Any]], config: FewShotConfig
 ) -> None:
     with pytest.raises(ArtifactError, match="other shots"):
-        run_few_shot(replace(config, shots=5, out=str(finished[0])), silent, "the command")
+        run_few_shot(changed(config, shots=5, out=str(finished[0])), silent, "the command")
 
 
 def test_resuming_what_never_began_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="interrupted run"):
-        run_few_shot(FewShotConfig(resume=str(tmp_path)), silent, "the command")
+        run_few_shot(FewShotConfig.of(resume=str(tmp_path)), silent, "the command")
 
 
 @pytest.fixture
@@ -239,7 +269,7 @@ def folder(tmp_path: Path) -> Path:
 def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model: str, tmp_path: Path) -> None:
     """Nothing to validate on, nothing to calibrate on, nothing novel: said, not crashed."""
     out = tmp_path / "run"
-    config = FewShotConfig(data=str(folder), model=model, shots=1, seeds=2, epochs=1, trials=5, out=str(out))
+    config = FewShotConfig.of(data=str(folder), model=model, shots=1, seeds=2, epochs=1, trials=5, out=str(out))
     results = run_few_shot(config, silent, "the command")
     check_results(results)
     assert results["best"]["approach"] == "linear_probe"
@@ -256,7 +286,7 @@ def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model:
 def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
     folder: Path, model: str, tmp_path: Path
 ) -> None:
-    config = FewShotConfig(
+    config = FewShotConfig.of(
         data=str(folder),
         model=model,
         shots=3,
@@ -275,7 +305,7 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
 
 def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--shots"):
-        run_few_shot(FewShotConfig(data=str(folder), model=model, shots=9, out=str(tmp_path / "r")), silent, "c")
+        run_few_shot(FewShotConfig.of(data=str(folder), model=model, shots=9, out=str(tmp_path / "r")), silent, "c")
 
 
 @pytest.mark.parametrize(
@@ -291,34 +321,34 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
 )
 def test_options_outside_their_range_name_the_flag(options: dict[str, Any], flag: str) -> None:
     with pytest.raises(UsageError, match=flag):
-        FewShotConfig(**options)
+        FewShotConfig.of(**options)
 
 
 def test_the_built_in_sets_are_known_to_the_configuration() -> None:
     assert set(builtin.BUILTIN) == {"digits", "digits-wild"}
-    assert FewShotConfig(data="digits-wild").builtin
-    assert FewShotConfig(data="digits").n_views == 1
-    assert FewShotConfig(data="photos").n_views == 2
-    assert FewShotConfig(data="photos").model_name == "ViT-B/32"
+    assert FewShotConfig.of(data="digits-wild").data.builtin
+    assert FewShotConfig.of(data="digits").n_views == 1
+    assert FewShotConfig.of(data="photos").n_views == 2
+    assert FewShotConfig.of(data="photos").data.model_name == "ViT-B/32"
 
 
 def test_an_approach_of_ones_own_stands_in_table_report_and_model(
     config: FewShotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "run")
-    own = replace(config, approaches=("mlp", f"python:{COSINE_AT}:COSINE"), trials=4, seeds=1, out=out)
+    own = changed(config, approaches=("mlp", f"python:{COSINE_AT}:COSINE"), trials=4, seeds=1, out=out)
     results = run_few_shot(own, silent, "the command")
     assert set(results["approaches"]) == {"mlp", "cosine"}
     assert "cosine" in headline_table(results)
     assert "cosine" in (tmp_path / "run" / "report.html").read_text()
     drawn = [json.loads(path.read_text())["record"]["params"] for path in sorted((tmp_path / "run/trials").iterdir())]
     assert {"approach": "cosine", "unfreeze": 1, "scale": 16, "gamma": 2.0} in drawn
-    again = FewShotConfig(resume=out, trials=5)
+    again = FewShotConfig.of(resume=out, trials=5)
     with pytest.raises(ArtifactError, match=r"'cosine', which a file must not import"):
         run_few_shot(again, silent, "")
-    named = replace(again, approaches=("mlp", COSINE))
+    named = changed(again, approaches=("mlp", COSINE))
     assert run_few_shot(named, silent, "")["search"]["finished"] >= 3
     monkeypatch.setattr(test_approach, "focal", lambda logits, labels, gamma: logits.sum())
     other = replace(COSINE, loss=test_approach.focal)
     with pytest.raises(ArtifactError, match="pictures, weights or code"):
-        run_few_shot(replace(again, approaches=("mlp", other)), silent, "")
+        run_few_shot(changed(again, approaches=("mlp", other)), silent, "")

@@ -14,7 +14,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.pipeline import RUN
+from clip_fewshot.protocol.run_folder import RUN
 from clip_fewshot.runtime.files import write_json
 from tests.conftest import TINY
 
@@ -23,8 +23,8 @@ LOADERS = {
     "classifier": "FewShotClassifier.load(folder / 'classifier')",
     "world": "OpenWorldClassifier.load(folder / 'world')",
     "store": "Store.open(folder / 'store').world",
-    "run": "run_few_shot(FewShotConfig(resume=str(folder / 'run')), print, '')",
-    "approach": "run_few_shot(FewShotConfig(resume=str(folder / 'approach')), print, '')",
+    "run": "run_few_shot(FewShotConfig.of(resume=str(folder / 'run')), print, '')",
+    "approach": "run_few_shot(FewShotConfig.of(resume=str(folder / 'approach')), print, '')",
 }
 PROGRAM = """
 import sys

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
@@ -23,13 +23,15 @@ class Options(FewShotConfig):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.pipeline import output_folder, resumed, run_few_shot
+    from clip_fewshot.pipeline import run_few_shot
+    from clip_fewshot.protocol.run_folder import output_folder, resumed
     from clip_fewshot.report.headline import headline_table
 
-    config = FewShotConfig(**{f.name: getattr(options, f.name) for f in fields(FewShotConfig)})
+    config = FewShotConfig(options.data, options.search, options.run)
     with show_progress() as progress:
         results = run_few_shot(config, progress, command_line())
-    out = output_folder(resumed(config))
+    config = resumed(config)
+    out = output_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

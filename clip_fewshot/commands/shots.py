@@ -40,7 +40,7 @@ class Options(DeviceOptions):
         """The main job at one point of one curve; every class is known, as in published curves."""
         same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
         out = str(Path(self.out or OUT) / f"{Path(data).name}-{shots}")
-        return FewShotConfig(data=data, shots=shots, unseen="0", trials=self.trials or TRIALS, out=out, **same)
+        return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or TRIALS, out=out, **same)
 
     def __post_init__(self) -> None:
         for shots in self.shot_counts:
@@ -73,6 +73,6 @@ def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Map
     from clip_fewshot.pipeline import run_few_shot
     from clip_fewshot.protocol.shot_curves import read_finished
 
-    place = f"{Path(config.data).name} at {config.shots}: "
+    place = f"{Path(config.data.data).name} at {config.data.shots}: "
     finished = read_finished(config)
     return finished or run_few_shot(config, lambda stage, *done: progress(place + stage, *done), command_line())

@@ -67,7 +67,7 @@ def _digest(picture: Path | Image.Image) -> str:
 
 
 def join(parts: Sequence[ImageDataset]) -> ImageDataset:
-    """The pictures of several sets, at least one, in one unlabelled row; decoded as those of the first."""
+    """The pictures of several sets, at least one, in one unlabelled row."""
     return ImageDataset(
         name=" + ".join(dict.fromkeys(part.name for part in parts)),
         images=tuple(chain.from_iterable(part.images for part in parts)),
@@ -77,7 +77,6 @@ def join(parts: Sequence[ImageDataset]) -> ImageDataset:
         captions=None,
         partition=tuple(chain.from_iterable(part.partition for part in parts)),
         digests=tuple(chain.from_iterable(part.digests for part in parts)),
-        decode=parts[0].decode,
     )
 
 

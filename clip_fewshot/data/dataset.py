@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
-from clip_fewshot.data.image import Decode, decode, read_regular
+from clip_fewshot.data.image import decode, read_regular
 from clip_fewshot.data.names import shown
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import sha256_bytes
@@ -42,7 +42,6 @@ class ImageDataset:
         digests: per row the SHA-256 of the file, or of the pixels of a picture in memory.
         skipped: pictures that could not be read.
         warnings: what was decided on the way, one sentence each.
-        decode: how pictures become pixels, see :mod:`clip_fewshot.data.pixels`.
         origins: per row where the source says so, as ``captions.csv:17``, or None.
 
     Example:
@@ -64,7 +63,6 @@ class ImageDataset:
     digests: tuple[str, ...]
     skipped: tuple[SkippedImage, ...] = ()
     warnings: tuple[str, ...] = ()
-    decode: Decode = "exact"
     origins: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

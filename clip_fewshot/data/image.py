@@ -11,7 +11,7 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,6 @@ from clip_fewshot.data.colour import ValueRangeError, to_rgb
 from clip_fewshot.data.names import shown
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
-
-Decode = Literal["exact", "fast"]  # equal to OpenAI's preprocessing to the bit, or within one grey level of it
 
 PIXEL_LIMIT = 50_000_000  # decoded at once; 200 MB of RGBX
 REDUCED_LIMIT = 250_000_000  # JPEG only: decoded at 1/2, 1/4 or 1/8, so that photos of 200-megapixel phones work

@@ -14,8 +14,7 @@ import PIL
 from numpy.typing import NDArray
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.fast import resize_crop_fast
-from clip_fewshot.data.image import Decode, resize_crop
+from clip_fewshot.data.image import resize_crop
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.row_cache import Batch, RowCache
 from clip_fewshot.types import IndexArray
@@ -31,7 +30,7 @@ def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator
     """(b, size, size, 3) bytes in the order of ``images``, b at most ``batch``: upright, resized, centre cropped.
 
     What was decoded from a file before, by any process, is read from the cache instead and the file is not opened;
-    what is decoded now is kept batch by batch. Pictures in memory are resized every time. ``images.decode`` says how.
+    what is decoded now is kept batch by batch. Pictures in memory are resized every time.
 
     Args:
         size: side of the square in pixels.
@@ -74,7 +73,7 @@ class _Supply:
 
     def __init__(self, images: ImageDataset, size: int) -> None:
         self.images, self.size = images, size
-        self.cache = RowCache("pixels", {"pixels": {"size": size, **preparation(images.decode)}})
+        self.cache = RowCache("pixels", {"pixels": {"size": size, **preparation()}})
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
 
     def order(self, rows: range, waiting: Iterable[_Order]) -> _Order:
@@ -103,25 +102,17 @@ class _Supply:
         return isinstance(self.images.images[row], Path)
 
     def _decode(self, row: int) -> Pixels:
-        picture = self.images.open(row)
-        if self.images.decode == "fast":
-            return resize_crop_fast(picture, self.size)
-        return np.asarray(resize_crop(picture, self.size))
+        return np.asarray(resize_crop(self.images.open(row), self.size))
 
 
 def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iterator[Batch[str]]:
     yield missing, {"pixels": np.stack([order.decoded[digests[i]].result() for i in missing])}
 
 
-def preparation(decode: Decode) -> dict[str, Any]:
+def preparation() -> dict[str, Any]:
     """What decides the pixels besides the file.
 
     Pillow's releases differ in their decoders and in their rounding: 13 resamples tall pictures in another order than
     12.
     """
-    about = {"version": VERSION, "decode": decode, "pillow": PIL.__version__}
-    if decode == "fast":
-        import torch
-
-        about["torch"] = torch.__version__
-    return about
+    return {"version": VERSION, "decode": "exact", "pillow": PIL.__version__}

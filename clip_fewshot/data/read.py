@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
-from clip_fewshot.data.image import Decode
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import byte_order, shown
 from clip_fewshot.data.verify import Checked, check_listing
-from clip_fewshot.errors import UsageError
 from clip_fewshot.types import LabelSpace
 
 
@@ -23,7 +19,6 @@ def read_dataset(
     format: str | Format | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
-    decode: Decode = "exact",
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
@@ -35,28 +30,23 @@ def read_dataset(
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
-        decode: "exact" equals OpenAI's preprocessing to the bit; "fast" is at most one grey level from it.
 
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
-        UsageError: an unknown format or way to decode.
+        UsageError: an unknown format.
 
     Example:
         >>> import clip_fewshot as cf
         >>> cf.read_dataset("digits")
         ImageDataset('digits', 1797 images, 10 classes)
     """
-    if decode not in get_args(Decode):
-        raise UsageError(
-            expected=" or ".join(get_args(Decode)), got=repr(decode), fix="choose one of them", where="decode"
-        )
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
     if str(source) in BUILTIN and format is None:
-        return replace(BUILTIN[str(source)](), decode=decode)
+        return BUILTIN[str(source)]()
     listing = list_source(Path(source), format)
     checked, warnings = check_listing(listing, strict, max_skipped)
-    return replace(_from_listing(listing, checked, tuple(warnings)), decode=decode)
+    return _from_listing(listing, checked, tuple(warnings))
 
 
 def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:

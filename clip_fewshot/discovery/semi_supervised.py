@@ -17,7 +17,7 @@ from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Parts
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -97,7 +97,7 @@ def estimated_groups(rows: FloatArray, known: Known, most: int, seed: int) -> in
         if new not in errors:
             state = derive_seed(seed, "number of groups", new) % 2**32
             fitted = KMeans(known.n_classes + new, n_init=COUNT_STARTS, random_state=state).fit(together)
-            errors[new] = 1 - metrics.clustering_accuracy(known.classes, fitted.labels_[: len(known.rows)])
+            errors[new] = 1 - clustering.clustering_accuracy(known.classes, fitted.labels_[: len(known.rows)])
         return errors[new]
 
     if most < 1:

@@ -1,4 +1,4 @@
-"""Pure functions on arrays: classification, calibration, novelty, clustering, retrieval.
+"""Pure functions on arrays: classification, calibration, novelty, retrieval.
 
 Every function takes the truth first and returns fractions in [0, 1]. Labels are any integers or strings that
 compare equal; none of them needs to be 0..c-1 except where ``n_classes`` is an argument.
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import BoolArray, FloatArray
@@ -36,20 +35,20 @@ def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
         >>> cf.accuracy(["cat", "dog", "cat", "cat"], ["cat", "dog", "dog", "cat"])
         0.75
     """
-    truth, guess = _paired(labels, predictions)
+    truth, guess = check_paired(labels, predictions)
     return float(np.mean(truth == guess))
 
 
 def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Mean recall over the classes that occur in ``labels``."""
-    table = _contingency(*_paired(labels, predictions), shared=True)
+    table = contingency_table(*check_paired(labels, predictions), shared=True)
     support = table.sum(axis=1)
     return float(np.mean(np.diag(table)[support > 0] / support[support > 0]))
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
     """(c, c) counts; row = true class, column = predicted class, both indices in 0..n_classes-1."""
-    truth, guess = _paired(labels, predictions)
+    truth, guess = check_paired(labels, predictions)
     both = np.concatenate([truth, guess])
     if both.min() < 0 or both.max() >= n_classes:
         got = f"{int(both.min())}..{int(both.max())}"
@@ -73,12 +72,12 @@ def per_class_table(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -
 
 def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Mean F1 over the classes that occur in labels or predictions, each counting the same."""
-    return float(np.mean(_f1(_contingency(*_paired(labels, predictions), shared=True))))
+    return float(np.mean(_f1(contingency_table(*check_paired(labels, predictions), shared=True))))
 
 
 def weighted_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Mean F1 over the classes, weighted by how often each occurs in ``labels``."""
-    table = _contingency(*_paired(labels, predictions), shared=True)
+    table = contingency_table(*check_paired(labels, predictions), shared=True)
     return float(np.average(_f1(table), weights=table.sum(axis=1)))
 
 
@@ -190,69 +189,8 @@ def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
 
 def rates_at(is_novel: ArrayLike, flagged: ArrayLike) -> Rates:
     """Share of known images flagged, and of novel images flagged."""
-    novel, flag = (np.asarray(a, dtype=bool) for a in _paired(is_novel, flagged))
+    novel, flag = (np.asarray(a, dtype=bool) for a in check_paired(is_novel, flagged))
     return Rates(*(float(flags.mean()) if flags.size else None for flags in (flag[~novel], flag[novel])))
-
-
-class OpenAccuracy(NamedTuple):
-    """Clustering accuracy over all points, those of old and those of new classes; None where there are none."""
-
-    all: float
-    old: float | None
-    new: float | None
-
-
-def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Accuracy under the best one-to-one match of clusters and classes (Hungarian); surplus ones match nothing."""
-    table = _contingency(*_paired(labels, clusters))
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / table.sum())
-
-
-def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccuracy:
-    """All/old/new accuracy by ONE match over all points, the "v2" metric of generalised category discovery.
-
-    Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
-    old and new separately lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
-    """
-    hit, known = gcd_hits(truth, found), np.asarray(old, dtype=bool)
-    sides = (hit[known], hit[~known])
-    return OpenAccuracy(float(hit.mean()), *(float(side.mean()) if len(side) else None for side in sides))
-
-
-def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
-    """(n,) which points the best one-to-one match puts right; none whose group is a negative number: it is in none."""
-    classes, groups = _paired(truth, found)
-    grouped = groups >= 0 if np.issubdtype(groups.dtype, np.number) else np.ones(len(groups), dtype=bool)
-    _, class_of = np.unique(classes, return_inverse=True)
-    _, group_of = np.unique(groups, return_inverse=True)
-    right = np.zeros((class_of.max() + 1, group_of.max() + 1), dtype=np.int64)
-    np.add.at(right, (class_of[grouped], group_of[grouped]), 1)
-    match = linear_sum_assignment(right, maximize=True)
-    right[:] = 0
-    right[match] = 1
-    return np.asarray(right[class_of, group_of].astype(bool) & grouped)
-
-
-def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Adjusted Rand index (Hubert and Arabie, "Comparing partitions", 1985): 1 equal, 0 on average by chance."""
-    table = _contingency(*_paired(labels, clusters)).astype(np.float64)
-    together = _pairs(table).sum()
-    in_class, in_cluster, total = _pairs(table.sum(1)).sum(), _pairs(table.sum(0)).sum(), _pairs(table.sum())
-    if in_class == in_cluster == together:  # equal partitions; also all in one, or each alone
-        return 1.0
-    expected = in_class * in_cluster / total
-    return float((together - expected) / ((in_class + in_cluster) / 2 - expected))
-
-
-def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Mutual information divided by the mean of the two entropies, in [0, 1]; 1 when both have one group."""
-    joint = _contingency(*_paired(labels, clusters)).astype(np.float64)
-    joint /= joint.sum()
-    entropy = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
-    if entropy == 0:
-        return 1.0
-    return float(np.clip(2 * (entropy - _entropy(joint.ravel())) / entropy, 0, 1))
 
 
 def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
@@ -270,7 +208,8 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
     return float(np.mean((ahead < k) & right.any(axis=1)))
 
 
-def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+def check_paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as (n,) arrays; raises UsageError unless they have one length of at least 1."""
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise UsageError(
@@ -281,7 +220,7 @@ def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[
     return a, b
 
 
-def _contingency(first: NDArray[Any], second: NDArray[Any], shared: bool = False) -> NDArray[np.int64]:
+def contingency_table(first: NDArray[Any], second: NDArray[Any], shared: bool = False) -> NDArray[np.int64]:
     """Counts of (first, second) value pairs; ``shared``: both axes run over the union of the values."""
     if shared:
         values, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
@@ -300,7 +239,7 @@ def _f1(table: NDArray[np.int64]) -> FloatArray:
 
 def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
     """The one place where scikit-learn's sign (higher = normal) becomes novelty (higher = novel)."""
-    novel, normality = _paired(is_novel, scores)
+    novel, normality = check_paired(is_novel, scores)
     novel = novel.astype(bool)
     if novel.all() or not novel.any():
         got = "novel ones only" if novel.all() else "known ones only"
@@ -328,12 +267,3 @@ def _roc(novel: BoolArray, novelty: FloatArray) -> tuple[FloatArray, FloatArray,
         np.concatenate([[0.0], hits / novel.sum()]),
         np.concatenate([[np.inf], novelty[order][ends]]),
     )
-
-
-def _pairs(counts: Any) -> Any:
-    return counts * (counts - 1) / 2
-
-
-def _entropy(share: FloatArray) -> float:
-    present = share[share > 0]
-    return float(-(present * np.log(present)).sum())

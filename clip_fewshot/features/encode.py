@@ -55,7 +55,7 @@ def image_prefix(
         position=torch.zeros(len(images), dtype=torch.int64),
         views=views,
         # On shelves of its own: what one training asked for must not change the numbers of another.
-        about=_about(backbone, "visual") | preparation(images.decode) | ({} if half else {"single": True}),
+        about=_about(backbone, "visual") | preparation() | ({} if half else {"single": True}),
         device=backbone.device,
     )
     with backbone.autocast():

@@ -5,24 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import FewShotConfig
-from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.few_shot.approach import Approach, Point
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
-from clip_fewshot.runtime.environment import usable_cores, usable_memory
 from clip_fewshot.types import IndexArray
-
-MEMORY_SHARE = 0.75  # of the machine's memory, for all workers
-BASE_BYTES = 420 << 20  # of a worker before it trains: torch, scikit-learn
-COPIES = 12  # of the trained layers, at most: weights, gradients, two moments, states between layers; 11 for ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -81,39 +74,3 @@ def last_layers_only(backbone: Backbone, n: int) -> Backbone:
 def _emptied(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-class Resources(NamedTuple):
-    """What the trainings of a run may use.
-
-    Attributes:
-        jobs: processes that train side by side.
-        threads: of each training.
-        memory: bytes of states in memory, as in :func:`prepare_support`; several processes map them from the disk and
-            share them.
-    """
-
-    jobs: int
-    threads: int
-    memory: int | None
-
-
-def resources(config: FewShotConfig, backbone: Backbone, n: int) -> Resources:
-    """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
-    alone = bool(config.storage) or backbone.device.type != "cpu"
-    if alone and (config.jobs or 1) > 1:
-        raise UsageError(
-            expected="one process on a GPU", got=f"--jobs {config.jobs}", fix="leave it out", where="--jobs"
-        )
-    room = room_for(backbone, n)
-    jobs = config.jobs or (1 if alone else room)
-    memory = 0 if jobs > 1 else None
-    if config.cache_memory is not None:
-        memory = int(config.cache_memory * 2**30)
-    return Resources(jobs, max(1, usable_cores() // room), memory)
-
-
-def room_for(backbone: Backbone, n: int) -> int:
-    """How many processes that train the last ``n`` layers the cores and the memory of this machine suffice for."""
-    trained = sum(p.numel() * p.element_size() for p in last_layers_only(backbone, n).parameters() if not p.is_meta)
-    return max(1, min(usable_cores(), int(MEMORY_SHARE * usable_memory()) // (BASE_BYTES + COPIES * trained)))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 
+from clip_fewshot.runtime.learned import LearnedArrays
 from clip_fewshot.types import FloatArray, IndexArray
 
 OWN_RATE = 0.05  # share of the training images that predict() would call novel if it had not seen them
@@ -18,7 +19,7 @@ class Detector(Protocol):
     """Fitted on (n, d) features of known images alone; scores new ones.
 
     A detector of your own is a class that takes its options as keywords, each with a default; the library's own begin
-    from :class:`OwnDecision`, which has the defaults of all that follows. Checked by
+    from :class:`OwnDecision`, which has defaults of all that follows but ``fit`` and ``score_samples``. Checked by
     :func:`clip_fewshot.testing.check_detector`.
 
     Class attributes:
@@ -76,7 +77,7 @@ class Detector(Protocol):
         """The detector that :meth:`to_arrays` came from, to the last bit."""
 
 
-class OwnDecision(OutlierMixin):  # type: ignore[misc]
+class OwnDecision(LearnedArrays, OutlierMixin):  # type: ignore[misc]
     """scikit-learn's two ways to decide, from ``score_samples`` and ``offset_``; and what is true of most detectors."""
 
     needs_classes: ClassVar[bool] = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, interval, paired_difference
@@ -25,7 +23,7 @@ from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.probes import Probe
-from clip_fewshot.types import BoolArray, EvalResult, FloatArray, IndexArray, LabelArray, LabelSpace
+from clip_fewshot.types import BoolArray, EvalResult, FloatArray, LabelArray, LabelSpace
 
 FOLDS = 4
 
@@ -55,13 +53,6 @@ class KnownPictures:
             pictures = join([self.pictures, more.pictures])
         frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
         return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
-
-
-def kept(pictures: ImageDataset) -> ImageDataset:
-    """``pictures`` to train on: those in memory go by what their pixels are, whatever file they were cut from."""
-    own = zip(pictures.images, pictures.digests, strict=True)
-    digests = tuple(digest if isinstance(image, Path) else pixel_digest(image) for image, digest in own)
-    return replace(pictures, digests=digests)
 
 
 class Fitted(NamedTuple):
@@ -100,55 +91,10 @@ class Extension:
         return {"pictures": dict(self.pictures), "refitted": self.refitted, **figures, "notes": list(self.notes)}
 
 
-@dataclass(frozen=True)
-class Naming:
-    """One entry of a model's history.
-
-    Attributes:
-        classes: name -> digests of the pictures it was given.
-        new: whether the classes began with it; False: the pictures joined classes that were there.
-    """
-
-    classes: Mapping[str, tuple[str, ...]]
-    new: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Naming:
-        """The inverse of :meth:`to_json`."""
-        return cls({name: tuple(digests) for name, digests in record["classes"].items()}, record["new"])
-
-
 def needs_pictures(point: Point, views: int, rejector: Rejector | None) -> bool:
     """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
     tuned = point.approach != PROBE and (point.unfreeze > 0 or views > 1)
     return tuned or (rejector is not None and bool(rejector.suffixes()))
-
-
-def first_of_each(pictures: ImageDataset, taken: Collection[str]) -> IndexArray:
-    """Rows of the pictures that have no name yet, each picture once.
-
-    Raises:
-        UsageError: there are none.
-    """
-    first = {digest: row for row, digest in reversed([*enumerate(pictures.digests)]) if digest not in taken}
-    if not first:
-        got = "none" if not len(pictures) else "pictures that have their class already"
-        raise UsageError(expected="pictures to make a class of", got=got, fix="choose others", where="extension")
-    return np.array(sorted(first.values()), dtype=np.int64)
-
-
-def each_once(digests: Mapping[str, Sequence[str]]) -> set[str]:
-    """The pictures of all classes, none of which is in two."""
-    every = [digest for part in digests.values() for digest in part]
-    if len(set(every)) < len(every):
-        raise UsageError(
-            expected="a picture in one class", got="one in several", fix="decide for one of them", where="extension"
-        )
-    return set(every)
 
 
 @dataclass(frozen=True)

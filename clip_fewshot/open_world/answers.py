@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.features.encode import image_features
+from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.open_world.add_class import Fitted
 from clip_fewshot.open_world.rejector import Verdict
-from clip_fewshot.tuning.last_layers import last_layers
-from clip_fewshot.types import FloatArray
+from clip_fewshot.open_world.sight import Sight
+from clip_fewshot.types import EvalResult, FloatArray
 
 
 class Answer(NamedTuple):
@@ -33,14 +34,6 @@ class Answer(NamedTuple):
     top: tuple[tuple[str, float], ...]
 
 
-class Sight(NamedTuple):
-    """Pictures as a model sees them: (n, d) frozen features, tuned ones, and those of each judge's suffix."""
-
-    frozen: FloatArray
-    tuned: FloatArray
-    judged: list[FloatArray]
-
-
 class Unknown(NamedTuple):
     """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
 
@@ -49,19 +42,10 @@ class Unknown(NamedTuple):
     p_values: FloatArray
 
 
-def look(backbone: Backbone, fitted: Fitted, images: ImageDataset) -> Sight:
-    """Pictures as a model and its detector see them."""
-    model, rejector = fitted.model, fitted.rejector
-    judges = rejector.suffixes() if rejector is not None else []
-    suffixes = [(0, last_layers(backbone.visual, 0)), (model.point.unfreeze, model.suffix), *judges]
-    frozen, tuned, *judged = image_features(backbone, images, suffixes)
-    return Sight(frozen, tuned, judged)
-
-
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
     n, rejector = len(sight.frozen), fitted.rejector
-    probabilities = fitted.model.probabilities(sight.tuned) if n else np.empty((0, 1))
+    probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
     said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged)
@@ -78,8 +62,44 @@ def _answer(
     return Answer(None if unknown else ranked[0][0], float(p_value), float(score), ranked)
 
 
+def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int) -> EvalResult:
+    """Share of answers that are the true class, in [0, 1]; "unknown" is wrong.
+
+    Args:
+        left_out: pictures that were not asked about, because a class was named on them: for the notes.
+
+    Raises:
+        UsageError: no answer.
+    """
+    if not answers:
+        raise UsageError(
+            expected="pictures that no class was named on", got=f"{left_out} that were", fix="add others", where="score"
+        )
+    right = np.array([answer.label == name for answer, name in zip(answers, truth, strict=True)])
+    notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
+    return replace(interval([right]), notes=notes)
+
+
+def unknown_among(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> Unknown:
+    """Those that were called unknown."""
+    rows = np.flatnonzero([answer.label is None for answer in answers])
+    p = np.array([answer.p_value for answer in answers])
+    return Unknown(pictures.subset(rows), frozen[rows], p[rows])
+
+
 def joined(parts: Sequence[Unknown]) -> Unknown:
-    """All of them, at least one."""
+    """All of them.
+
+    Raises:
+        UsageError: not one picture.
+    """
+    if not any(len(part.pictures) for part in parts):
+        raise UsageError(
+            expected="pictures that were called unknown",
+            got="none",
+            fix="predict some pictures first",
+            where="discover",
+        )
     pictures, features, p = zip(*parts, strict=True)
     return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
 

@@ -15,20 +15,15 @@ from clip_fewshot.data.squares import decode_squares, encode_squares
 from clip_fewshot.few_shot.approach import find_approach
 from clip_fewshot.few_shot.artifact import model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.open_world.add_class import Fitted, KnownPictures, Naming, needs_pictures
-from clip_fewshot.open_world.answers import Unknown
+from clip_fewshot.novelty import DETECTORS, DetectorPart
+from clip_fewshot.open_world.add_class import Fitted, KnownPictures, needs_pictures
+from clip_fewshot.open_world.history import Naming, Step
 from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.open_world.select_detector import AUTO
+from clip_fewshot.runtime.parts import trusted_part
 from clip_fewshot.types import LabelSpace
 
 WEIGHTS, REJECTOR, REFERENCE = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
-
-
-class Step(NamedTuple):
-    """A naming, the model before it, and the unknown pictures before it, which are not written."""
-
-    naming: Naming
-    before: Fitted
-    unknown: list[Unknown]
 
 
 class Saved(NamedTuple):
@@ -87,6 +82,14 @@ def read_world(
         before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known.first(kept["known"]))
         steps.append(Step(Naming.from_json(record), before, []))
     return model, Saved(now, steps, frozenset(meta.get("shown", [])))
+
+
+def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | DetectorPart:
+    """What a classifier was asked to detect with, by the ``name`` in its files."""
+    if name in (AUTO, *DETECTORS):
+        return name
+    part: DetectorPart = trusted_part("detectors", name, {}, trusted, where)
+    return part
 
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:

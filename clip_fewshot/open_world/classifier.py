@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import Images, collect_images, join
+from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import new_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
-from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import frozen_features, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
-from clip_fewshot.open_world.add_class import (
-    Extender,
-    Extension,
-    Fitted,
-    KnownPictures,
-    Naming,
-    each_once,
-    first_of_each,
-    kept,
-    needs_pictures,
-)
-from clip_fewshot.open_world.answers import Answer, Sight, Unknown, joined, judge, look, without
-from clip_fewshot.open_world.artifact import Saved, Step, read_world, world_files
+from clip_fewshot.open_world.add_class import Extender, Extension, Fitted, KnownPictures, needs_pictures
+from clip_fewshot.open_world.answers import Answer, Unknown, joined, judge, score_answers, unknown_among, without
+from clip_fewshot.open_world.artifact import Saved, read_detector, read_world, world_files
 from clip_fewshot.open_world.feature_spaces import stored_depths
+from clip_fewshot.open_world.fit_detector import fit_detector
 from clip_fewshot.open_world.groups import Group, groups_of
-from clip_fewshot.open_world.rejector import Rejector, fit_rejector
-from clip_fewshot.open_world.select_detector import AUTO, choose_novelty, chosen_detectors
+from clip_fewshot.open_world.history import History, Naming, Step
+from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.open_world.select_detector import AUTO, chosen_detectors
+from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
-from clip_fewshot.runtime.parts import trusted_part
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
 KIND = "open-world classifier"
@@ -83,7 +72,7 @@ class OpenWorldClassifier:
     discovery_: Discovery
     known_: KnownPictures
     shown_: frozenset[str]
-    _steps: list[Step]
+    _history: History
 
     def __init__(
         self,
@@ -121,23 +110,15 @@ class OpenWorldClassifier:
         data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
         frozen = frozen_features(data)
         model.fit_prepared(data, frozen, support.label_space)
-        names, per_class = support.label_space.names, self.per_class
-        choice = choose_novelty(
-            model.backbone, model.recipe_, data, frozen, detector=self.detector, names=names, per_class=per_class
-        )
-        if choice is None:
-            fix = "add pictures, or use FewShotClassifier, which never says unknown"
-            raise UsageError(
-                expected="two pictures of each class or more", got="one of some class", fix=fix, where="support set"
-            )
-        rejector = fit_rejector(model.backbone, model.recipe_, data, frozen, choice, names=names, per_class=per_class)
+        names = support.label_space.names
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         return self
 
     def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
         self.rejector_, self.known_ = rejector, known
-        self.unknown_, self._steps, self.shown_ = [], [], frozenset[str]()
+        self.unknown_, self._history, self.shown_ = [], History(), frozenset[str]()
 
     @property
     def reference_(self) -> tuple[FloatArray, LabelArray]:
@@ -147,7 +128,7 @@ class OpenWorldClassifier:
     @property
     def named_(self) -> tuple[Naming, ...]:
         """The history, oldest first."""
-        return tuple(step.naming for step in self._steps)
+        return self._history.namings
 
     @property
     def from_features(self) -> bool:
@@ -159,15 +140,14 @@ class OpenWorldClassifier:
         pictures = collect_images(images, purpose="predict")
         sight = self.look(pictures)
         answers = self.judge(sight, top)
-        unknown = np.flatnonzero([answer.label is None for answer in answers])
-        p = np.array([answer.p_value for answer in answers])
-        found = Unknown(pictures.subset(unknown), sight.frozen[unknown], p[unknown])
-        self.unknown_.append(without(found, self._with_a_name()))
+        found = unknown_among(pictures, sight.frozen, answers)
+        self.unknown_.append(without(found, self._history.with_a_name()))
         return answers
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
-        return look(self.model.backbone, self._fitted(), images)
+        model = self.model.model_
+        return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
 
     def seen(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone.
@@ -175,14 +155,7 @@ class OpenWorldClassifier:
         Raises:
             UsageError: the model does not work :attr:`from_features`.
         """
-        if not self.from_features:
-            raise UsageError(
-                expected="a model on frozen features",
-                got="one that looks further",
-                fix="give the pictures",
-                where="seen",
-            )
-        return Sight(features, features, [])
+        return see_features(self.model.model_, features, self.from_features)
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
@@ -199,16 +172,7 @@ class OpenWorldClassifier:
         test, left_out = self.without_named(collect_images(images, labels, "score"))
         truth = test.label_space.decode(test.required_labels())
         self.model.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
-        if not truth:
-            raise UsageError(
-                expected="pictures that no class was named on",
-                got=f"{left_out} that were",
-                fix="add others",
-                where="score",
-            )
-        right = [said.label == name for said, name in zip(self.judge(self.look(test)), truth, strict=True)]
-        notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
-        return replace(interval([np.array(right)]), notes=notes)
+        return score_answers(self.judge(self.look(test)) if truth else [], truth, left_out)
 
     def without_named(self, images: ImageDataset) -> tuple[ImageDataset, int]:
         """(the pictures on which no class was ever named, how many are left out)."""
@@ -223,13 +187,6 @@ class OpenWorldClassifier:
         Args:
             method: as of :func:`discover_classes`.
         """
-        if not any(len(part.pictures) for part in self.unknown_):
-            raise UsageError(
-                expected="pictures that were called unknown",
-                got="none",
-                fix="predict some pictures first",
-                where="discover",
-            )
         pictures, features, p = joined(self.unknown_)
         self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
         return groups_of(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
@@ -264,9 +221,7 @@ class OpenWorldClassifier:
         Raises:
             UsageError: nothing was named.
         """
-        if not self._steps:
-            raise UsageError(expected="a naming", got="none", fix="name something first", where="undo")
-        step = self._steps.pop()
+        step = self._history.take_back()
         self._become(step.before)
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
         return step.naming
@@ -304,7 +259,7 @@ class OpenWorldClassifier:
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
-        files, meta = world_files(self.model, Saved(self._fitted(), self._steps, self.shown_))
+        files, meta = world_files(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
         detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
         return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
 
@@ -319,42 +274,26 @@ class OpenWorldClassifier:
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
         model, saved = read_world(files, meta, backbone, where, trusted)
-        detector = meta["detector"]
-        if detector not in (AUTO, *DETECTORS):
-            detector = trusted_part("detectors", detector, {}, trusted, where)
+        detector = read_detector(meta["detector"], trusted, where)
         world = cls(model, detector, meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
-        world._steps, world.shown_ = saved.steps, saved.shown
+        world._history, world.shown_ = History(saved.steps), saved.shown
         return world
 
     def _learn(self, classes: Mapping[str, Group | Images], names: LabelSpace, new: bool) -> Extension:
-        parts = {name: self._fresh(pictures) for name, pictures in classes.items()}
-        digests = {name: pictures.digests for name, (pictures, _) in parts.items()}
-        shown = each_once(digests)
-        labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
-        features = np.concatenate([features for _, features in parts.values()])
-        given = None if self.from_features else join([kept(pictures) for pictures, _ in parts.values()])
-        more = KnownPictures(features, labels, given)
+        history, encode = self._history, lambda pictures: self.look(pictures).frozen
+        digests, more = history.gather(classes, names, encode, self.from_features)
+        shown = frozenset().union(*digests.values())
         before = self._fitted()
         extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
         after, report = extender.extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
-        self._steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
+        history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= shown
         self.unknown_ = [without(part, shown) for part in self.unknown_]
         return report
-
-    def _fresh(self, given: Group | Images) -> tuple[ImageDataset, FloatArray]:
-        """The pictures that no class was named on yet, each once, and their frozen features."""
-        pictures = given.pictures if isinstance(given, Group) else collect_images(given, purpose="name")
-        rows = first_of_each(pictures, self._with_a_name())
-        chosen = pictures.subset(rows)
-        return chosen, given.features[rows] if isinstance(given, Group) else self.look(chosen).frozen
-
-    def _with_a_name(self) -> set[str]:
-        return {digest for naming in self.named_ for digests in naming.classes.values() for digest in digests}
 
     def _fitted(self) -> Fitted:
         return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)

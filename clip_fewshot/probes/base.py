@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.learned import LearnedArrays
 from clip_fewshot.types import BoolArray, FloatArray
 
 
@@ -63,7 +64,7 @@ class Probe(Protocol):
         """The probe that :meth:`to_arrays` came from, to the last bit."""
 
 
-class FromLogits:
+class FromLogits(LearnedArrays):
     """scikit-learn's three ways to ask, from ``logits`` and ``classes_``; and what is true of most probes."""
 
     takes_c: ClassVar[bool] = False

@@ -17,8 +17,8 @@ from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, draw_support, split_open_world
 from clip_fewshot.discovery import Discovery, discover_classes, semi_supervised_kmeans
+from clip_fewshot.evaluation.clustering import gcd_hits
 from clip_fewshot.evaluation.intervals import interval, paired_difference
-from clip_fewshot.evaluation.metrics import gcd_hits
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from scipy.special import softmax
-from torch import nn
 
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
@@ -15,52 +15,15 @@ from clip_fewshot.data.collect import join
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery, discover_classes
-from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import frozen_probe
 from clip_fewshot.heads import zero_shot_weights
 from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.open_world.sight import Observer, Sight, look
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.protocol.refits import Fit, Task
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Some pictures as the models of one fit see them.
-
-    Attributes:
-        features: approach -> (n, d); the frozen features stand under the frozen probe.
-        judged: (n, d) under each judge of the fit's rejector.
-    """
-
-    features: Mapping[str, FloatArray]
-    judged: Sequence[FloatArray]
-
-
-def look(
-    task: Task, images: ImageDataset, fits: Sequence[Fit], rejectors: Sequence[Rejector], names: Collection[str]
-) -> list[Sight]:
-    """``images`` as every fit sees them, all in one pass through the frozen layers.
-
-    Args:
-        rejectors: of the first fits, or of all.
-        names: the approaches to look with; a fit that lacks one is skipped for it.
-    """
-    plan: list[tuple[int, str | None, tuple[int, nn.Module]]] = []
-    for i, fit in enumerate(fits):
-        plan += [(i, name, (m.point.unfreeze, m.suffix)) for name, m in fit.models.items() if name in names]
-        plan += [(i, None, suffix) for suffix in (rejectors[i].suffixes() if i < len(rejectors) else [])]
-    columns = image_features(task.backbone, images, [suffix for _, _, suffix in plan])
-    features: list[dict[str, FloatArray]] = [{} for _ in fits]
-    judged: list[list[FloatArray]] = [[] for _ in fits]
-    for (i, name, _), values in zip(plan, columns, strict=True):
-        if name is None:
-            judged[i].append(values)
-        else:
-            features[i][name] = values
-    return [Sight(f, j) for f, j in zip(features, judged, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +44,7 @@ class Rejection:
     @classmethod
     def of(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
         """Judge known and novel pictures in the same way."""
-        said = [rejector.verdict(sight.features[PROBE], sight.judged) for sight in (known, novel)]
+        said = [rejector.verdict(sight.frozen, sight.judged) for sight in (known, novel)]
         return cls(rejector, said[0].scores, said[1].scores, said[0].p, said[1].p)
 
 
@@ -124,12 +87,14 @@ def open_test(
 ) -> Outcome:
     """Open both sealed sets, once, when nothing is left to choose."""
     test, novel = split.test.open("final test"), split.novel.open("final test")
-    known = look(task, test, fits, rejectors, {name for fit in fits for name in fit.models})
-    unseen = look(task, novel, fits, rejectors, {PROBE, best})
+    observers = [Observer(*pair) for pair in zip_longest([fit.models for fit in fits], rejectors)]
+    known = look(task.backbone, test, observers)
+    best_only = [Observer({best: models[best]}, rejector) for models, rejector in observers]
+    unseen = look(task.backbone, novel, best_only)
     sights = zip(rejectors, known, unseen, strict=False)
     rejections = [Rejection.of(*sight) for sight in sights] if len(novel) else []
     texts = zero_shot_weights(task.backbone, split.seen.names, TEMPLATES).cpu().numpy()
-    zero_shot = _zero_shot(known[0].features[PROBE], texts, float(task.backbone.logit_scale.detach().exp()))
+    zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
     raw = raw_pixels(test)
     by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]
     return Outcome(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections)

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import interval, paired_difference
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
@@ -90,9 +89,9 @@ def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) 
     if len(truth) > 1:
         _, labels = np.unique(list(truth), return_inverse=True)
         entry |= {
-            "ari": metrics.ari(labels, found.labels),
-            "nmi": metrics.nmi(labels, found.labels),
-            "accuracy": metrics.clustering_accuracy(labels, found.labels),
+            "ari": clustering.ari(labels, found.labels),
+            "nmi": clustering.nmi(labels, found.labels),
+            "accuracy": clustering.clustering_accuracy(labels, found.labels),
         }
     return entry
 
@@ -162,9 +161,9 @@ def embedding_views(
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a finished run knows; what the two documents are made of."""
+    """Everything a finished run knows; what the two documents are made of. ``options``: as they are written down."""
 
-    config: FewShotConfig
+    options: Mapping[str, Any]
     dataset: ImageDataset
     split: OpenWorldSplit
     trials: Sequence[TrialRecord]
@@ -198,7 +197,7 @@ class Run:
         return {
             "schema": 1,
             "dataset": self._dataset(),
-            "config": self.config.to_json(),
+            "config": dict(self.options),
             "seeds": [fit.draw for fit in outcome.fits[1:]],
             "zero_shot": accuracy_entry(labels, [outcome.zero_shot.argmax(axis=1)]),
             "raw_pixels": accuracy_entry(labels, outcome.raw_pixels),
@@ -227,9 +226,9 @@ class Run:
             class_names=space.names,
             confusion=np.asarray(confusion),
             history=trial_rows(self.trials),
-            predictions=examples(self.met, space, self.config.seed),
+            predictions=examples(self.met, space, self.options["seed"]),
             embeddings=embedding_views(features, outcome.texts, labels, space),
-            novelty=novelty_view(outcome.rejections[0], self.config.alpha) if outcome.rejections else None,
+            novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
             discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,
         )
 
@@ -261,7 +260,7 @@ class Run:
         rejector = self.outcome.rejections[0].rejector
         choice = (self.choice or rejector.choice).to_json()
         # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
-        return novelty_entry(self.outcome.rejections[1:], self.config.alpha, rejector.chosen.detector) | choice
+        return novelty_entry(self.outcome.rejections[1:], self.options["alpha"], rejector.chosen.detector) | choice
 
     def _discovery(self) -> dict[str, Any] | None:
         found = self.met.found

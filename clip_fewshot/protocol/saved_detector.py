@@ -12,8 +12,9 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import shown
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
+from clip_fewshot.evaluation.clustering import ari, clustering_accuracy, nmi
 from clip_fewshot.evaluation.intervals import interval, statistic_interval
-from clip_fewshot.evaluation.metrics import ari, aupr, auroc, clustering_accuracy, eer, fpr95, nmi
+from clip_fewshot.evaluation.metrics import aupr, auroc, eer, fpr95
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector

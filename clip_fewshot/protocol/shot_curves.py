@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,20 @@ BASELINES = ("raw_pixels", "zero_shot", "linear_probe")
 
 def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     """results.json in the run's folder where that run is complete, on these pictures and weights; else None."""
-    out = Path(config.out or "")
+    out = Path(config.run.out or "")
     if not (out / "results.json").is_file():
         return None
     results: Mapping[str, Any] = read_json(out / "results.json")
-    names = [find_approach(approach).name for approach in config.approaches] or list(APPROACHES)
-    asked = json.loads(json.dumps(asdict(config) | {"approaches": names}))
+    names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
+    asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
     same = results["config"] == asked and _same_input(config, out, results)
     return results if same else None
 
 
 def _same_input(config: FewShotConfig, out: Path, results: Mapping[str, Any]) -> bool:
-    backbone = load_backbone(config.model_name, pretrained=config.pretrained, device=config.device)
+    backbone = load_backbone(config.data.model_name, pretrained=config.data.pretrained, device=config.run.device)
     same_weights = read_json(out / "run.json")["key"]["backbone"] == backbone.digest
-    return bool(same_weights and results["dataset"]["fingerprint"] == read_dataset(config.data).fingerprint())
+    return bool(same_weights and results["dataset"]["fingerprint"] == read_dataset(config.data.data).fingerprint())
 
 
 def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

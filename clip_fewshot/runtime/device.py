@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -50,3 +51,19 @@ def activations(device: torch.device, dtype: torch.dtype | None) -> AbstractCont
     if dtype in (None, torch.float32):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic CUDA kernels while the run lasts; those that have none warn and go on.
+
+    On a CPU the kernels used here are deterministic anyway, and the switch would import torch's compiler (2 s).
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(before)

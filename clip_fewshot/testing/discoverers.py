@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import is_valid_linkage
 from clip_fewshot.discovery import DiscovererPart, discover_classes
 from clip_fewshot.discovery.base import Discoverer, Parts
 from clip_fewshot.discovery.known import Known
-from clip_fewshot.evaluation.metrics import ari
+from clip_fewshot.evaluation.clustering import ari
 from clip_fewshot.testing.contract import checked, clusters, demand, demand_members, global_state
 from clip_fewshot.types import FloatArray
 

@@ -32,7 +32,7 @@ from clip_fewshot.report import tables
 from clip_fewshot.types import BoolArray
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 SHOTS, BATCH, EPOCHS, CAPTION = 5, 10, 20, "a photo of the number {}"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -35,7 +35,7 @@ from clip_fewshot.report import tables
 from experiments.recipes import s1_trained as ways
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 SHOTS, TOP = 16, 5
 SLOW, FAST = ways.LAYER_RATE, ways.HEAD_RATE

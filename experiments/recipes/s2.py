@@ -34,7 +34,7 @@ from experiments.recipes.s2_tables import table as table
 from experiments.recipes.s2_written import Trained, last_epoch, of_support, pairs_floor, written
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 KNOWN, SHOTS, UNFREEZE, TRIALS = 8, 16, 1, 20
 KINDS = ("as written", "ours")

@@ -13,8 +13,9 @@ from sklearn.neighbors import LocalOutlierFactor
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.ward_tree import ward_tree
+from clip_fewshot.evaluation.clustering import clustering_accuracy
 from clip_fewshot.evaluation.intervals import interval, statistic_interval
-from clip_fewshot.evaluation.metrics import clustering_accuracy, eer
+from clip_fewshot.evaluation.metrics import eer
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,21 +86,20 @@ def test_a_picture_of_many_rows_is_decoded_once(files: list[Path], opened: Count
     got = whole(pixel_batches(images, SIZE, batch=3))
     assert set(opened.values()) == {1}
     assert np.array_equal(got, np.repeat(whole(pixel_batches(collect_images(files[:4]), SIZE)), 5, axis=0))
-    shelf = Shelf("pixels", {"size": SIZE, **module.preparation("exact")}, (SIZE, SIZE, 3), np.uint8)
+    shelf = Shelf("pixels", {"size": SIZE, **module.preparation()}, (SIZE, SIZE, 3), np.uint8)
     assert Path(shelf.path).stat().st_size == 4 * shelf.row_bytes
 
 
-def test_sizes_ways_and_releases_of_pillow_do_not_mix(
+def test_sizes_and_releases_of_pillow_do_not_mix(
     files: list[Path], opened: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = collect_images(files)
-    exact, small = whole(pixel_batches(images, SIZE)), whole(pixel_batches(images, SIZE - 1))
-    fast = whole(pixel_batches(replace(images, decode="fast"), SIZE))
+    whole(pixel_batches(images, SIZE))
+    small = whole(pixel_batches(images, SIZE - 1))
     monkeypatch.setattr(PIL, "__version__", "0")
     whole(pixel_batches(images, SIZE))
-    assert set(opened.values()) == {4}
+    assert set(opened.values()) == {3}
     assert small.shape == (20, SIZE - 1, SIZE - 1, 3)
-    assert np.abs(exact.astype(int) - fast).max() == 1
 
 
 def test_a_file_that_changed_is_refused_and_not_kept(files: list[Path]) -> None:
@@ -113,9 +111,7 @@ def test_a_file_that_changed_is_refused_and_not_kept(files: list[Path]) -> None:
     with pytest.raises(DataError, match=files[17].name):
         next(batches)
     files[17].write_bytes(before)
-    held = Shelf("pixels", {"size": SIZE, **module.preparation("exact")}, (SIZE, SIZE, 3), np.uint8).find(
-        images.digests
-    )
+    held = Shelf("pixels", {"size": SIZE, **module.preparation()}, (SIZE, SIZE, 3), np.uint8).find(images.digests)
     assert np.array_equal(held >= 0, np.arange(20) < 16)
     expected = [preprocess(images.open(i), SIZE) for i in range(20)]
     assert np.array_equal(normalise(whole(pixel_batches(images, SIZE))), expected)
@@ -170,5 +166,3 @@ def test_nothing_in_nothing_out() -> None:
 def test_wrong_arguments_are_refused_at_once(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         pixel_batches(collect_images([]), **{"size": SIZE, **wrong})  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="exact or fast, got 'quick'"):
-        read_dataset("digits", decode="quick")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from sklearn.cluster import AgglomerativeClustering
 from clip_fewshot.discovery import ward_tree as tree_module
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.metrics import ari
+from clip_fewshot.evaluation.clustering import ari
 
 MANY = settings(max_examples=40, deadline=None)
 CUTS = (2, 3, 5, 10, 15)

@@ -20,7 +20,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.pipeline import jobs_for
+from clip_fewshot.few_shot.resources import jobs_for
 
 ROOT = Path(__file__).parents[2]
 

@@ -49,7 +49,7 @@ def strangers(split: OpenWorldSplit, name: str, count: int = 8, start: int = 0) 
 def logits(world: OpenWorldClassifier, pictures: ImageDataset) -> np.ndarray:
     probe = world.model.model_.probe
     assert probe is not None
-    return np.ascontiguousarray(probe.logits(world.look(pictures).tuned))
+    return np.ascontiguousarray(probe.logits(world.look(pictures).features[world.model.model_.point.approach]))
 
 
 def said(world: OpenWorldClassifier, pictures: ImageDataset) -> list[tuple[object, ...]]:

@@ -17,10 +17,10 @@ import torch
 
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.config import FewShotConfig
+from clip_fewshot.config import RunOptions
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ClipFewShotError, DivergedError, ResourceError, UsageError
-from clip_fewshot.few_shot import cross_validation as workbench_module
+from clip_fewshot.few_shot import resources as resources_module
 from clip_fewshot.few_shot.approach import APPROACHES
 from clip_fewshot.few_shot.cross_validation import last_layers_only
 from clip_fewshot.few_shot.trainer import TrainSettings
@@ -158,15 +158,15 @@ def test_threads_hang_on_the_machine_and_never_on_the_number_of_processes(
     tiny: Backbone,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workbench_module, "usable_cores", lambda: cores)
-    monkeypatch.setattr(workbench_module, "usable_memory", lambda: gigabytes << 30)
-    assert workbench_module.resources(FewShotConfig(**options), tiny, 2) == expected
+    monkeypatch.setattr(resources_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(resources_module, "usable_memory", lambda: gigabytes << 30)
+    assert resources_module.resources(RunOptions(**options), tiny, 2) == expected
 
 
 def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
     with pytest.raises(UsageError, match="--jobs"):
-        workbench_module.resources(FewShotConfig(jobs=2), tiny, 2)
+        resources_module.resources(RunOptions(jobs=2), tiny, 2)
 
 
 @pytest.mark.parametrize("kind", [ClipFewShotError, UsageError, ResourceError, DivergedError])

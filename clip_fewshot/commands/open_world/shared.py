@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
 from clip_fewshot.config import check_least, option
 
 if TYPE_CHECKING:
+    from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.store.ingesting import Ingested
     from clip_fewshot.open_world.store.store import Store
 
+TRANSACTION = 256  # pictures
 STORE = {"positional": True, "metavar": "STORE", "help": "folder of the store"}
 
 
@@ -66,3 +70,19 @@ def next_step(options: CommandOptions, sentence: str) -> None:
     """What to do now, on standard error."""
     if not options.json:
         print(sentence, file=sys.stderr)
+
+
+def ingest(store: Store, pictures: ImageDataset, transaction: int = TRANSACTION) -> Ingested:
+    """Judge and keep, with a bar on a terminal."""
+    with show_progress() as progress:
+
+        def acknowledged(done: Ingested) -> None:
+            progress("ingest", done.new + done.seen_before, len(pictures))
+
+        return store.ingest(pictures, transaction, acknowledged)
+
+
+def say_ingested(done: Ingested) -> str:
+    """What became of the pictures, in a sentence."""
+    parts = f"{done.known:,} known, {done.unknown:,} unknown"
+    return f"{number(done.new, 'new picture')} ({parts}); {done.seen_before:,} seen before"

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument
-from clip_fewshot.commands.open_world.ingest import ingest, say_ingested
-from clip_fewshot.commands.open_world.shared import StoreOptions, next_step, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import (
+    StoreOptions,
+    ingest,
+    next_step,
+    number,
+    open_store,
+    say_ingested,
+    tell,
+)
 from clip_fewshot.config import check_fractions, option
 
 if TYPE_CHECKING:

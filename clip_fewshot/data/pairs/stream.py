@@ -119,7 +119,7 @@ class PairStream:
             "batch": self.batch,
             "seed": self.seed,
             "augment": None if self._crop is None else self._crop.smallest,
-            "decode": self.dataset.decode,
+            "decode": "exact",  # the one way that is left; runs that were begun by another are refused
         }
 
     def rows(self, epoch: int) -> list[IndexArray]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster
 
 from clip_fewshot.discovery.ward_tree import ward_tree
-from clip_fewshot.evaluation.metrics import ari
+from clip_fewshot.evaluation.clustering import ari
 from experiments.benchmark.isolation import alone
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row

@@ -15,9 +15,11 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.open_world.answers import Answer, Sight
+from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.open_world.store.store import Store
 from clip_fewshot.runtime.rng import generator
 from experiments.benchmark.isolation import alone
@@ -51,7 +53,7 @@ class Drawn(OpenWorldClassifier):
         width = self.model.backbone.visual.out_features
         draws = clip_like(self.sizes.classes, -(-len(images) // self.sizes.classes), width, 0, f"batch {self.done}").X
         features = draws[generator(self.done, "order").permutation(len(draws))[: len(images)]]
-        return Sight(features, features, [])
+        return Sight({PROBE: features}, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """A drawn answer for each picture."""

@@ -16,7 +16,7 @@ from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
-from clip_fewshot.open_world.answers import Sight
+from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.store.store import Store

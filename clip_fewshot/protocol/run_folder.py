@@ -1,0 +1,125 @@
+"""The folder of a run: what it was begun with, and whether this call goes on with that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import HIDDEN, DataOptions, FewShotConfig, RunOptions
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, trusted_approach
+from clip_fewshot.runtime.files import read_json, remove_half_files, sha256_bytes, write_json
+from clip_fewshot.runtime.parts import PREFIX
+
+TRIALS, MODEL, RUN = "trials", "model", "run.json"
+
+
+def resumed(config: FewShotConfig) -> FewShotConfig:
+    """``config``, or under --resume the options of the interrupted run with this call's limits and device."""
+    if config.run.resume is None:
+        return config
+    path = Path(config.run.resume) / RUN
+    if not path.is_file():
+        fix = "check the path; a run that was hit before it wrote that is begun again with its own --out"
+        raise ArtifactError(
+            expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
+        )
+    began = options_of(path)
+    held, unset = began.study_key(), FewShotConfig().study_key()
+    ignored = [
+        f"--{name.replace('_', '-')}"
+        for name, value in config.study_key().items()
+        if name != "approaches" and value not in (held[name], unset[name])
+    ]
+    if ignored:
+        fix = "leave them out, or begin another run"
+        raise UsageError(
+            expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="--resume"
+        )
+    model = began.data.model
+    if str(model).startswith(PREFIX) and config.data.model != model:
+        fix = f"give --model {model} again: what a file names is not imported"
+        raise ArtifactError(expected="a backbone of this library", got=repr(model), fix=fix, where=str(path))
+    return replace(began, run=_resumed_run(config.run, began.run))
+
+
+def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
+    """This call's limits and device; trials and database of the interrupted run where this call names none."""
+    if began.storage and HIDDEN in began.storage and run.storage is None:
+        fix = "give --storage again; its password was not written down"
+        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="--storage")
+    trials, storage = run.trials or began.trials, run.storage or began.storage
+    return replace(run, trials=trials, storage=storage, out=run.resume, resume=None)
+
+
+def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
+    """The approaches to search over. A resumed run's file names its own, and what a file names is not imported."""
+    chosen = [find_approach(approach) for approach in config.search.approaches] or list(APPROACHES.values())
+    names = [approach.name for approach in chosen]
+    if len(set(names)) < len(names):
+        raise UsageError(expected="each approach once", got=", ".join(names), fix="drop one", where="--approaches")
+    path = Path(config.run.resume or "") / RUN
+    if config.run.resume is None or not path.is_file():
+        return tuple(chosen)
+    began = options_of(path).search.approaches
+    if config.search.approaches and sorted(names) != sorted(began):
+        fix = "leave them out, or begin another run"
+        expected = f"the approaches of the run, {', '.join(began)}"
+        raise UsageError(expected=expected, got=", ".join(names), fix=fix, where="--approaches")
+    return tuple(trusted_approach(name, (), dict(zip(names, chosen, strict=True)), str(path)) for name in began)
+
+
+def options_of(path: Path) -> FewShotConfig:
+    """The options that a run wrote down."""
+    try:
+        return FewShotConfig.from_json(read_json(path)["config"])
+    except (KeyError, TypeError) as error:
+        fix = "resume it with the release that began it, or begin another run"
+        raise ArtifactError(
+            expected="the options of a run", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
+        ) from error
+
+
+def output_folder(data: DataOptions, out: str | None) -> Path:
+    """``out``, or a name that says what ran."""
+    if out:
+        return Path(out)
+    model = data.model_name.replace("/", "-").replace(":", "-")
+    return Path("runs") / f"{Path(data.data).resolve().name if not data.builtin else data.data}-{model}"
+
+
+def claim(
+    out: Path, config: FewShotConfig, approaches: Sequence[Approach], dataset: ImageDataset, backbone: Backbone
+) -> None:
+    """Write down what this run is, or make sure that it is the one that the folder holds already."""
+    key = {
+        "options": config.study_key(),
+        "fingerprint": dataset.fingerprint(),
+        "backbone": backbone.digest,
+    }
+    foreign = [part for approach in approaches for part in approach.foreign_parts()]
+    key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
+    path = out / RUN
+    if path.is_file():
+        held = read_json(path)["key"]
+        if held != key:
+            changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
+            what = (
+                f"one with other {', '.join(changed)}" if changed else "one begun with other pictures, weights or code"
+            )
+            fix = "choose another --out, or --resume it under its own options"
+            raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
+    for folder in (out, out / TRIALS):
+        remove_half_files(folder)
+    write_json(path, {"key": key, "config": config.to_json()})
+
+
+def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:
+    """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
+    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
+    same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
+    return sha256_bytes(same.encode())[:16]
