@@ -58,7 +58,7 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One container, as both the SDK and the command line can be told."""
+    """One container, in a form for both the SDK and the command line."""
 
     image: str
     command: tuple[str, ...]

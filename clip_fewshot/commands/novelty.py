@@ -1,4 +1,4 @@
-"""How well the unknown is told: `clip-fewshot novelty digits` of all detectors, `--saved` of one model."""
+"""How well unknown pictures are recognised: `clip-fewshot novelty digits` of all detectors, `--saved` of one model."""
 
 from __future__ import annotations
 

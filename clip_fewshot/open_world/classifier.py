@@ -55,7 +55,7 @@ class OpenWorldClassifier:
         discovery_: what :meth:`discover` found last.
         named_: the history, oldest first; :meth:`undo` takes the last entry back.
         shown_: digests of the pictures that were ever named. They are in no test set any more, also after an undo:
-            somebody has looked at them to decide.
+            a person has looked at them to decide.
 
     Example:
         >>> import clip_fewshot as cf
@@ -122,12 +122,12 @@ class OpenWorldClassifier:
 
     @property
     def reference_(self) -> tuple[FloatArray, LabelArray]:
-        """See above."""
+        """(n, d) frozen features of the known pictures, and their (n,) classes."""
         return self.known_.frozen, self.known_.labels
 
     @property
     def named_(self) -> tuple[Naming, ...]:
-        """See above."""
+        """The history, oldest first."""
         return self._history.namings
 
     @property
@@ -167,7 +167,7 @@ class OpenWorldClassifier:
         Pictures on which a class was named are left out and counted in ``notes``. To open a sealed set is a look.
 
         Raises:
-            UsageError: pictures of a class that the model does not know, or none that nobody named.
+            UsageError: pictures of a class that the model does not know, or only pictures that were named.
         """
         test, left_out = self.without_named(collect_images(images, labels, "score"))
         truth = test.label_space.decode(test.required_labels())
@@ -204,7 +204,7 @@ class OpenWorldClassifier:
         return self.extend({name: pictures})
 
     def extend(self, classes: Mapping[str, Group | Images]) -> Extension:
-        """As :meth:`name` for several classes at once: one training, one entry of the history, one undo."""
+        """Name several classes at once, see :meth:`name`: one training, one entry of the history, one undo."""
         taken = list(self.model.label_space_.names)
         for name in classes:
             taken.append(new_class_name(name, taken))

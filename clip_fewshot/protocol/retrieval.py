@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         pictures: the distinct pictures.
-        captions: those that the model can tell apart.
+        captions: those that are different inputs to the model.
         belongs: (pictures, captions) which caption was written for which picture.
     """
 

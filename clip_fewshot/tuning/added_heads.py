@@ -49,7 +49,7 @@ class HeadedTower(TextTower):
         return self.base.tail() if self.head is None else _HeadedTail(self.base.tail(), self.head)
 
     def train(self, mode: bool = True) -> HeadedTower:
-        """As in torch, except that batch normalisations stay in evaluation mode."""
+        """Switch to training; batch normalisations stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -85,7 +85,7 @@ class PromptedTransformer(VisionTransformer):
     foundation: str = ""
 
     def __init__(self, base: VisionTransformer, n_prompts: int, blocks: Sequence[int]) -> None:
-        nn.Module.__init__(self)  # the parent's would build the parts anew
+        nn.Module.__init__(self)  # the parent's would build the parts again
         self.out_features, self.token_features = base.out_features, base.token_features
         for name, part in [*base.named_parameters(recurse=False), *base.named_children()]:
             setattr(self, name, part)

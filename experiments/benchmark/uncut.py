@@ -1,7 +1,7 @@
 """The library's own search without its shortcut: every "suffix" is the whole plain network, and reads pixels.
 
 Batches, seeds, heads, losses and optimiser are then the same on both sides by construction, and the difference is what
-is measured: the frozen layers, and the tokens of the last block that nobody reads, computed in every step.
+is measured: the frozen layers, and the tokens of the last block that no step reads, computed in every step.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def open_data(source: str) -> ImageDataset:
-    """The pictures of ``source``; warnings, and unreadable pictures by reason, are said.
+    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error.
 
     Raises:
         UsageError: an empty name, which would mean the current folder.

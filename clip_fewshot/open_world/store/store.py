@@ -227,10 +227,10 @@ class Store:
             return decisions.undo(self.session)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
-        """Let another backbone in: embed every picture anew, then change over in one transaction.
+        """Change the backbone: embed every picture again, then change over in one transaction.
 
         What was embedded before a kill is not embedded again. The classes that were named are named again in
-        ``world``, all else is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
+        ``world``, all else is judged again; decisions from before cannot be undone afterwards. Returns the revision.
 
         Args:
             world: fitted on the new backbone, with the classes that the store began with.

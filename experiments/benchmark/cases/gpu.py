@@ -74,7 +74,7 @@ def rows(options: Options, sizes: Sizes | None = None, device: str = "cuda") -> 
 
 
 def search(options: Options, sizes: Sizes, device: str) -> Iterator[Row]:
-    """Decoding, the pass through the frozen layers and the trials apart, and what share of the peak each reached."""
+    """Decoding, the pass through the frozen layers, and the trials, each with the share of the peak that it reached."""
     arch = options.arch or "ViT-B/32"
     backbone = random_backbone(arch, options.seed).to(device)
     peak = product_rate(sizes.gemm, device)

@@ -35,7 +35,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
-    """The search for C, against a probe fitted anew for every C and fold."""
+    """The search for C, against a probe fitted again for every C and fold."""
     sizes = sizes or Sizes()
     task = Task(sizes, options.seed)
     sides = {"naive": Side(task.naive), "ours": Side(task.ours)}
