@@ -9,15 +9,56 @@ from typing import Any
 
 from clip_fewshot.errors import ArtifactError, UsageError
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
+MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
+APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
 HIDDEN = "***"
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field whose metadata describe it on the command line."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def check_least(options: Any, *names: str, least: int = 1) -> None:
+    """Refuse numbers below ``least`` in the named fields, alone or in a list; None is not one.
+
+    Raises:
+        UsageError: names the field in backquotes, which a command line shows as its flag.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and one < least:
+                raise UsageError(expected=f"{least} or more", got=str(one), fix=f"change `{name}`", where=f"`{name}`")
+
+
+def check_fractions(options: Any, *names: str) -> None:
+    """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
+
+    Raises:
+        UsageError: as in :func:`check_least`.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and not 0 < one < 1:
+                expected = "a fraction between 0 and 1"
+                raise UsageError(expected=expected, got=f"{one:g}", fix=f"change `{name}`", where=f"`{name}`")
+
+
+def model_for(data: str, model: str | None) -> str:
+    """``model``, or where none is named the usual one: mini for the pictures of the package, else ViT-B/32."""
+    return model or ("mini" if data in BUILTIN_DATA else "ViT-B/32")
+
+
+def count_or_names(text: str) -> int | list[str]:
+    """ "3" -> 3, "cat, dog" -> the names."""
+    text = text.strip()
+    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def without_password(text: str) -> str:
@@ -41,21 +82,26 @@ class DataOptions:
         UsageError: a value outside its range.
     """
 
-    data: str = option("digits", "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild")
-    model: str | None = option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
+    data: str = option(
+        "digits",
+        "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild",
+        positional=True,
+        flag="--data",
+    )
+    model: str | None = option(None, MODEL_HELP)
     pretrained: bool = option(
         True, "load trained weights (--no-pretrained: the named architecture with random weights)"
     )
     shots: int = option(16, "labelled pictures per class, validation included")
     unseen: str | None = option(
-        None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)"
+        None, "number of classes to hold out as unknown, or their names (default: 0; 3 for digits)", listed=True
     )
     test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
     seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
-        _check_range(self, "shots", 1)
-        _check_fraction(self, "test_fraction")
+        check_least(self, "shots")
+        check_fractions(self, "test_fraction")
 
     @property
     def builtin(self) -> bool:
@@ -65,15 +111,14 @@ class DataOptions:
     @property
     def model_name(self) -> str:
         """The model, or the usual one for such data."""
-        return self.model or ("mini" if self.builtin else "ViT-B/32")
+        return model_for(self.data, self.model)
 
     @property
     def unseen_classes(self) -> int | list[str]:
         """A count, or class names."""
         if self.unseen is None:
             return 3 if self.builtin else 0
-        text = self.unseen.strip()
-        return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+        return count_or_names(self.unseen)
 
 
 @dataclass(frozen=True)
@@ -86,7 +131,7 @@ class SearchOptions:
 
     seeds: int = option(5, "fresh support sets on which the best of each approach is refitted")
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
-        (), "approaches to search over, python:MODULE:NAME for your own (default: all)", parse=split_names
+        (), APPROACHES_HELP, parse=split_names
     )
     max_unfreeze: int = option(5, "largest N of 'the last N layers'")
     epochs: int = option(20, "passes over the support set in each training")
@@ -96,10 +141,10 @@ class SearchOptions:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "max_unfreeze", "epochs"):
-            _check_range(self, name, 1)
-        _check_range(self, "views", 1, 2)
-        _check_fraction(self, "alpha")
+        check_least(self, "seeds", "max_unfreeze", "epochs", "views")
+        check_fractions(self, "alpha")
+        if self.views is not None and self.views > 2:
+            raise UsageError(expected="1 or 2", got=str(self.views), fix="change `views`", where="`views`")
 
 
 @dataclass(frozen=True)
@@ -114,7 +159,7 @@ class RunOptions:
         None, f"total trials of the study, interrupted runs included (default: {DEFAULT_TRIALS})"
     )
     budget: float | None = option(None, "stop searching in time, e.g. 90s, 10min, 2h", duration=True)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option("auto", "where to compute", choices=DEVICES)
     jobs: int | None = option(
         None, "processes that train side by side (default: by cores and memory; 1 on a GPU or with --storage)"
     )
@@ -128,14 +173,11 @@ class RunOptions:
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        for name in ("trials", "jobs"):
-            _check_range(self, name, 1)
-        _check_range(self, "cache_memory", 0)
+        check_least(self, "trials", "jobs")
+        check_least(self, "cache_memory", least=0)
         if self.storage and (self.jobs or 1) > 1:
-            fix = "start more runs on that database instead"
-            raise UsageError(
-                expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
-            )
+            expected, fix = "one process per worker of a shared study", "start more runs on that database instead"
+            raise UsageError(expected=expected, got=f"{self.jobs} `jobs`", fix=fix, where="`jobs`")
 
     @property
     def n_trials(self) -> int:
@@ -148,9 +190,10 @@ class FewShotConfig:
     """What ``run_few_shot`` does, in three parts. Fractions are in [0, 1], durations in seconds.
 
     Example:
-        >>> from clip_fewshot import FewShotConfig
-        >>> FewShotConfig.of(data="digits", shots=4).data.model_name
-        'mini'
+        >>> import clip_fewshot as cf
+        >>> config = cf.FewShotConfig.of(data="photos/", shots=4, unseen="cat,dog", trials=20)
+        >>> config.data.unseen_classes
+        ['cat', 'dog']
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -208,16 +251,3 @@ GONE = {"decode": "exact"}  # what is left of an option of earlier releases, who
 
 def _values(part: Any) -> dict[str, Any]:
     return {f.name: getattr(part, f.name) for f in fields(part)}
-
-
-def _check_range(part: Any, name: str, low: float, high: float | None = None) -> None:
-    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
-    if value is not None and (value < low or (high is not None and value > high)):
-        limit = f"at least {low}" if high is None else f"{low} to {high}"
-        raise UsageError(expected=limit, got=str(value), fix=f"change {flag}", where=flag)
-
-
-def _check_fraction(part: Any, name: str) -> None:
-    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
-    if not 0 < value < 1:
-        raise UsageError(expected="a fraction between 0 and 1", got=str(value), fix=f"change {flag}", where=flag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
@@ -44,17 +44,12 @@ from clip_fewshot.protocol.run_folder import (
     resumed,
     study_name,
 )
-from clip_fewshot.report import write_report
+from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import deterministic, resolve_device
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import run_lock, sha256_file
 from clip_fewshot.runtime.workers import Crew
-
-
-class Progress(Protocol):
-    """Told after each unit of work; ``total`` units make a stage."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+from clip_fewshot.types import Progress
 
 
 def _silent(stage: str, done: int, total: int, /) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ FloatArray = NDArray[np.floating[Any]]  # (n, d) features, (n, c) probabilities,
 LabelArray = NDArray[np.int64]  # (n,) class indices into a LabelSpace
 IndexArray = NDArray[np.int64]  # (n,) row numbers
 BoolArray = NDArray[np.bool_]  # (n,)
+
+
+class Progress(Protocol):
+    """Called after each unit of work; ``total`` units make a stage."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
 
 
 @dataclass(frozen=True)

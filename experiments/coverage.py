@@ -16,9 +16,14 @@ from typing import Any
 import numpy as np
 
 import clip_fewshot as cf
-from experiments import tables
-from experiments.options import run
-from experiments.progress import show_progress
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.config import option
+from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.conformal.false_discoveries import benjamini_hochberg, storey
+from clip_fewshot.conformal.stream import StreamRanks, first_alarms
+from clip_fewshot.report import tables
+from clip_fewshot.types import Progress
 from experiments.simulated import SHAPES, Draw, Shape, draw, stream
 
 PROG = "python -m experiments.coverage"
@@ -36,13 +41,13 @@ ERRORS = 3  # standard errors that a rate may be above its level
 
 @dataclass(frozen=True)
 class Options:
-    draws: int = cf.option(2000, "support sets of each shape")
-    batches: int = cf.option(1000, "batches whose false discoveries are counted")
-    streams: int = cf.option(1000, "streams that are watched")
-    neighbors: int = cf.option(5, "LOF's n_neighbors")
-    level: float = cf.option(0.05, "of the watch, over a whole stream")
-    seed: int = cf.option(0, "of everything drawn")
-    json: bool = cf.option(False, "print JSON")
+    draws: int = option(2000, "support sets of each shape")
+    batches: int = option(1000, "batches whose false discoveries are counted")
+    streams: int = option(1000, "streams that are watched")
+    neighbors: int = option(5, "LOF's n_neighbors")
+    level: float = option(0.05, "of the watch, over a whole stream")
+    seed: int = option(0, "of everything drawn")
+    json: bool = option(False, "print JSON")
 
     def __post_init__(self) -> None:
         for name in ("draws", "batches", "streams"):
@@ -65,7 +70,7 @@ def detector(options: Options) -> cf.LOFDetector:
     return cf.LOFDetector(options.neighbors)
 
 
-def coverage(options: Options, shape: Shape, update: cf.Progress) -> list[dict[str, Any]]:
+def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
     """A row for each scheme, pooled and per class."""
     ways = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
     refused: dict[Any, list[dict[str, Any]]] = {}
@@ -76,7 +81,7 @@ def coverage(options: Options, shape: Shape, update: cf.Progress) -> list[dict[s
         world = draw(shape, options.seed + i, KNOWN, NOVEL)
         truth.append(world.known_y)
         for way in ways:
-            calibrated = cf.Calibrated(partial(detector, options), *way, seed=i).fit(world.X, world.y)
+            calibrated = Calibrated(partial(detector, options), *way, seed=i).fit(world.X, world.y)
             refused[way] = [
                 {"alpha": alpha, "refused": calibrated.refusal(alpha), "needed": calibrated.shots_needed(alpha)}
                 for alpha in ALPHAS
@@ -120,16 +125,16 @@ def kept(measured: dict[str, float], level: float) -> bool:
     return measured["rate"] <= level + ERRORS * measured["se"] + 1e-9
 
 
-def discoveries(options: Options, update: cf.Progress) -> list[dict[str, Any]]:
+def discoveries(options: Options, update: Progress) -> list[dict[str, Any]]:
     """The expected share of false discoveries in batches of which a quarter is new, and the share found."""
     shape, levels = Shape("batches", (32,) * 5), (0.1, 0.2)
-    methods = {"Benjamini-Hochberg": cf.benjamini_hochberg, "Storey": cf.storey}
+    methods = {"Benjamini-Hochberg": benjamini_hochberg, "Storey": storey}
     shares: dict[Any, list[tuple[float, float]]] = defaultdict(list)
     for i in range(options.batches):
         update("batches", i + 1, options.batches)
         world = draw(shape, options.seed + i, BATCH - BATCH_NOVEL, BATCH_NOVEL)
         for scheme in SCHEMES:
-            calibrated = cf.Calibrated(partial(detector, options), scheme, seed=i).fit(world.X, world.y)
+            calibrated = Calibrated(partial(detector, options), scheme, seed=i).fit(world.X, world.y)
             p = calibrated.p_values(np.concatenate([world.known, world.novel]))
             for name, method in methods.items():
                 for q in levels:
@@ -145,13 +150,13 @@ def discoveries(options: Options, update: cf.Progress) -> list[dict[str, Any]]:
     return rows
 
 
-def watched(options: Options, update: cf.Progress) -> list[dict[str, Any]]:
+def watched(options: Options, update: Progress) -> list[dict[str, Any]]:
     """Alarms on streams of known pictures, and how long after a new category began, by what the p-values are."""
     shapes = (Shape("5 x 16 shots", (16,) * 5), Shape("5 x 64 shots", (64,) * 5))
     return [row for shape in shapes for row in _watched(options, shape, update)]
 
 
-def _watched(options: Options, shape: Shape, update: cf.Progress) -> list[dict[str, Any]]:
+def _watched(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
     p: dict[tuple[str, bool], list[Any]] = defaultdict(list)
     for i in range(options.streams):
         update(f"streams, {shape.name}", i + 1, options.streams)
@@ -162,7 +167,7 @@ def _watched(options: Options, shape: Shape, update: cf.Progress) -> list[dict[s
                 p[name, changes].append(found(pictures))
     rows = []
     for name in dict.fromkeys(name for name, _ in p):
-        null, late = (cf.first_alarms(np.array(p[name, changes]), options.level) for changes in (False, True))
+        null, late = (first_alarms(np.array(p[name, changes]), options.level) for changes in (False, True))
         after = late[(late == 0) | (late > BEGINS)]
         alarms = rate((null > 0)[:, None], np.ones((len(null), 1), dtype=bool))
         delays = np.where(after > 0, after - BEGINS, np.inf)
@@ -176,7 +181,7 @@ def _watched(options: Options, shape: Shape, update: cf.Progress) -> list[dict[s
 
 def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
     """Three ways to the p-values of a stream; only the first is valid."""
-    split = cf.Calibrated(partial(detector, options), "split", smoothed=True, seed=seed).fit(world.X, world.y)
+    split = Calibrated(partial(detector, options), "split", smoothed=True, seed=seed).fit(world.X, world.y)
     held_out, whole = split.held_out(), detector(options).fit(world.X, world.y)
     return {
         "ranks, half of the shots calibrate": lambda X: ranks(
@@ -188,7 +193,7 @@ def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
 
 
 def ranks(calibration: Any, scores: Any, seed: int) -> list[float]:
-    follow = cf.StreamRanks(calibration, seed)
+    follow = StreamRanks(calibration, seed)
     return [follow.update(score) for score in scores]
 
 

@@ -2,7 +2,7 @@
 
 Not here: with the defaults zero-shot accuracy is .512 without and .487 with it on right captions (difference -.026,
 95 % interval [-.050, -.001]), .421 and .401 where 40 % are another picture's (-.020 [-.060, +.020]); from scratch
-(``--start 0 --steps 400``) .393 and .310, .182 and .199, both within their intervals. The authors start from
+(``--start 0 --length 400``) .393 and .310, .182 and .199, both within their intervals. The authors start from
 pretrained encoders, whose similarities know what the captions leave out; those of a model this small do not yet.
 """
 
@@ -17,8 +17,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clip_fewshot as cf
-from experiments import tables
-from experiments.options import run
+from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.config import option
+from clip_fewshot.contrastive.distillation import SelfDistillation
+from clip_fewshot.contrastive.options import ContrastiveOptions
+from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
+from clip_fewshot.evaluation.intervals import paired_difference
+from clip_fewshot.report import tables
+from clip_fewshot.runtime.rng import generator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,21 +49,21 @@ MARKS, FACES, TEST_HANDS, TEST_SEED = 4, 1, 40, 9
 class Options:
     """The command line."""
 
-    seeds: int = cf.option(3, "trainings of each kind")
-    start: int = cf.option(400, "optimiser steps before, on the right captions; 0 is from scratch")
-    steps: int = cf.option(200, "optimiser steps of each")
-    pictures: int = cf.option(64, "pairs per step")
-    hands: int = cf.option(60, "handwritten versions of each digit to draw from")
-    noise: tuple[float, ...] = cf.option((0.0, 0.4), "shares of the captions that belong to another picture")
-    alpha: float = cf.option(0.5, "share of the teacher's targets")
-    momentum: float = cf.option(0.99, "of the teacher")
-    temperature: float = cf.option(0.15, "of the transport")
-    within: float = cf.option(1.0, "weight of image-image and text-text cosines in the transport")
-    threads: int = cf.option(1, "processor threads")
-    json: bool = cf.option(False, "print JSON")
+    trainings: int = option(3, "trainings of each kind")
+    start: int = option(400, "optimiser steps before, on the right captions; 0 is from scratch")
+    length: int = option(200, "optimiser steps of each")
+    pairs: int = option(64, "per step")
+    hands: int = option(60, "handwritten versions of each digit to draw from")
+    noise: tuple[float, ...] = option((0.0, 0.4), "shares of the captions that belong to another picture")
+    share: float = option(0.5, "share of the teacher's targets")
+    momentum: float = option(0.99, "of the teacher")
+    temperature: float = option(0.15, "of the transport")
+    within: float = option(1.0, "weight of image-image and text-text cosines in the transport")
+    threads: int | None = option(None, "processor threads (default: 1)")
+    json: bool = option(False, "print JSON")
 
     def __post_init__(self) -> None:
-        if self.start < 0 or min(self.seeds, self.steps, self.pictures, self.hands, self.threads) < 1:
+        if self.start < 0 or min(self.trainings, self.length, self.pairs, self.hands, self.threads or 1) < 1:
             raise cf.UsageError(expected="counts of 1 or more", got=f"{self}", fix="change them")
         if not all(0 <= share <= 1 for share in self.noise):
             raise cf.UsageError(expected="shares in [0, 1]", got=f"{self.noise}", fix="change them", where="--noise")
@@ -76,19 +84,19 @@ class Glyphs:
     def steps(self) -> int:
         return self.length
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[cf.PairBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         from experiments.glyphs.captions import Captioner
         from experiments.glyphs.scenes import SceneStyle, draw_scenes
         from experiments.glyphs.stream import pixels
 
         captioner = Captioner(self.pool.classes)
         for step in range(start, self.steps()):
-            rng = cf.generator(self.seed, "pairs", epoch, step)
+            rng = generator(self.seed, "pairs", epoch, step)
             style = SceneStyle(self.model.image_size, scans=1.0)
-            scenes = draw_scenes(self.pool, self.pool.draw(self.chosen.pictures, rng), style, rng)
+            scenes = draw_scenes(self.pool, self.pool.draw(self.chosen.pairs, rng), style, rng)
             texts = [_caption(captioner, row[None], rng) for row in scenes.attributes]
             tokens = self.vocabulary.encode(_displaced(texts, self.noise, rng))
-            yield cf.PairBatch(pixels(scenes.images, self.model), tokens, cf.caption_ids(tokens))
+            yield PairBatch(pixels(scenes.images, self.model), tokens, caption_ids(tokens))
 
 
 def _caption(captioner: Any, attributes: NDArray[np.int64], rng: np.random.Generator) -> str:
@@ -110,12 +118,12 @@ def main(chosen: Options) -> int:
     from experiments.glyphs.validation import validation_set
     from experiments.glyphs.vocabulary import Vocabulary
 
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(chosen.threads or 1)
     started = time.perf_counter()
     pool = training_pool(0, chosen.hands, MARKS, FACES)
     test = validation_set(unseen_hands(TEST_SEED, TEST_HANDS), 32, "scan", TEST_SEED)
     vocabulary = Vocabulary(pool.classes)
-    starts = [begun(chosen, pool, vocabulary, seed) for seed in range(chosen.seeds)]
+    starts = [begun(chosen, pool, vocabulary, seed) for seed in range(chosen.trainings)]
     found = {
         "schema": 1,
         "classes": len(test.names),
@@ -150,11 +158,11 @@ def compare(
     for seed, start in enumerate(starts):
         for distilled, kept in right.items():
             model = copy.deepcopy(start)
-            source = Glyphs(pool, vocabulary, model, chosen, chosen.seeds + seed, chosen.steps, noise)
-            teacher = cf.SelfDistillation(model, chosen.alpha, chosen.momentum, chosen.temperature, chosen.within)
-            cf.train_contrastive(model, source, settings(chosen.steps), objective=teacher if distilled else None)
+            source = Glyphs(pool, vocabulary, model, chosen, chosen.trainings + seed, chosen.length, noise)
+            teacher = SelfDistillation(model, chosen.share, chosen.momentum, chosen.temperature, chosen.within)
+            cf.train_contrastive(model, source, settings(chosen.length), objective=teacher if distilled else None)
             kept.append(correct(vocabulary.widen(model), test))
-    difference = cf.paired_difference(right[True], right[False])
+    difference = paired_difference(right[True], right[False])
     return {
         "noise": noise,
         "plain": cf.interval(right[False]).to_json(),
@@ -163,13 +171,13 @@ def compare(
     }
 
 
-def settings(steps: int) -> cf.ContrastiveOptions:
-    return cf.ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
+def settings(steps: int) -> ContrastiveOptions:
+    return ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
 
 
 def tiny(vocab_size: int, seed: int) -> cf.Backbone:
     """Two layers of width 32 on 32 pixels, fresh."""
-    config = cf.CLIPConfig(
+    config = CLIPConfig(
         embed_dim=32,
         image_size=32,
         vision_layers=2,
@@ -181,7 +189,7 @@ def tiny(vocab_size: int, seed: int) -> cf.Backbone:
         text_heads=2,
         vocab_size=vocab_size,
     )
-    return cf.build_backbone(config, seed, name="tiny")
+    return build_backbone(config, seed, name="tiny")
 
 
 def correct(model: cf.Backbone, test: ValidationSet) -> Correct:
@@ -213,8 +221,8 @@ def table(chosen: Options, found: dict[str, Any]) -> str:
     images = found["rows"][0]["plain"]["n_test"]
     return "\n".join(
         [
-            f"zero-shot accuracy, {found['classes']} classes, {images:,} pictures, {chosen.seeds} seeds, "
-            f"{chosen.steps} steps of {chosen.pictures} pairs, alpha {chosen.alpha:g}: {found['seconds']:.0f} s",
+            f"zero-shot accuracy, {found['classes']} classes, {images:,} pictures, {chosen.trainings} seeds, "
+            f"{chosen.length} steps of {chosen.pairs} pairs, alpha {chosen.share:g}: {found['seconds']:.0f} s",
             f"before: {tables.estimate(found['start']['mean'], found['start']['ci95'])}, after {chosen.start} steps",
             "",
             tables.plain([head, *lines]),

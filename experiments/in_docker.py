@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import clip_fewshot as cf
 import experiments
+from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import BUILTIN_DATA
-from experiments.options import run
+from clip_fewshot.runtime.files import cache_root
 
 WORK, CACHE, DATA = PurePosixPath("/app"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
 RUNS = "runs"
@@ -33,14 +34,14 @@ BUILD = "docker build -f docker/Dockerfile -t clip-fewshot ."
 
 
 @dataclass(frozen=True)
-class DockerOptions:
+class Options:
     """What to run in which image; everything behind the experiment's name is the experiment's own."""
 
     experiment: str = field(metadata={"positional": True, "help": "few_shot, novelty, ...: any module of experiments"})
     arguments: tuple[str, ...] = field(
         default=(), metadata={"positional": True, "nargs": "...", "help": "its arguments"}
     )
-    image: str = field(default="clip-fewshot", metadata={"help": "image to run"})
+    docker_image: str = field(default="clip-fewshot", metadata={"help": "image to run"})
     gpus: str = field(default="all", metadata={"help": "all, none, a number of GPUs, or device=0,2"})
     shm_size: str = field(default="8g", metadata={"help": "shared memory, through which workers hand over images"})
     runs: Path = field(default=Path(RUNS), metadata={"help": "folder of results on this machine"})
@@ -67,13 +68,13 @@ class Job:
     user: str | None
 
 
-def plan(options: DockerOptions) -> Job:
+def plan(options: Options) -> Job:
     """Which container runs the experiment. Makes the folders it writes to: the engine would make them as root."""
     arguments, mounts = _rewrite(options.arguments, options.runs)
-    shared = (_written(options.runs, WORK / RUNS), _written(cf.cache_root(), CACHE))
+    shared = (_written(options.runs, WORK / RUNS), _written(cache_root(), CACHE))
     user = f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else None
     command = (f"experiments.{options.experiment}", *arguments)
-    return Job(options.image, command, shared + mounts, options.gpus, options.shm_size, user)
+    return Job(options.docker_image, command, shared + mounts, options.gpus, options.shm_size, user)
 
 
 def docker_run_line(job: Job) -> list[str]:
@@ -99,7 +100,7 @@ def container_arguments(job: Job, docker: Any) -> dict[str, Any]:
     }
 
 
-def main(options: DockerOptions) -> int:
+def main(options: Options) -> int:
     _check_experiment(options.experiment)
     _check_gpus(options.gpus)
     job = plan(options)
@@ -234,4 +235,4 @@ def _check_experiment(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, DockerOptions, "python -m experiments.in_docker", __doc__ or ""))
+    sys.exit(run(main, Options, "python -m experiments.in_docker", __doc__ or ""))

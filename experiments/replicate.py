@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 
-import clip_fewshot as cf
-from clip_fewshot.config import MODELS, DataOptions
-from experiments.options import run
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.commands.cli.shared_options import PICTURES, PicturesOptions, seeds_option
+from clip_fewshot.config import check_least, option
 
 PROG = "python -m experiments.replicate"
 DESCRIPTION = "Run a published recipe as it was written and as this package does it, on the same pictures."
@@ -23,24 +23,16 @@ RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line."""
+@dataclass(frozen=True, kw_only=True)
+class Options(PicturesOptions):
+    """The command line. DATA is given as --data: the recipe has the one place."""
 
-    recipe: str = cf.option("s0", "which", positional=True, choices=tuple(RECIPES))
-    data: str = cf.option("digits", "labelled pictures; or digits, digits-wild")
-    model: str | None = cf.option(None, f"{MODELS} (default: ViT-B/32; mini for digits)")
-    seeds: int = cf.option(5, "draws of the training pictures")
-    device: str = cf.option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    json: bool = cf.option(False, "print JSON")
+    recipe: str = option("s0", "which", positional=True, choices=tuple(RECIPES))
+    data: str = option("digits", PICTURES)
+    seeds: int = seeds_option()
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise cf.UsageError(expected="1 or more", got=str(self.seeds), fix="change it", where="--seeds")
-
-    @property
-    def model_name(self) -> str:
-        return DataOptions(data=self.data, model=self.model).model_name
+        check_least(self, "seeds")
 
 
 def main(options: Options) -> int:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import clip_fewshot as cf
+from clip_fewshot.runtime.rng import generator
+from clip_fewshot.types import FloatArray
 
 DIMENSIONS = 16
 NEW = -1  # the class of new pictures
@@ -41,20 +42,20 @@ SHAPES = (
 class Draw(NamedTuple):
     """(n, d) known pictures and their (n,) classes; further known ones, in the same proportions; new ones."""
 
-    X: cf.FloatArray
+    X: FloatArray
     y: Any
-    known: cf.FloatArray
+    known: FloatArray
     known_y: Any
-    novel: cf.FloatArray
+    novel: FloatArray
 
 
 def draw(shape: Shape, seed: int, n_known: int, n_novel: int) -> Draw:
     """One world, one support set, and pictures to judge."""
-    random = cf.generator(seed, "simulated", shape.name)
+    random = generator(seed, "simulated", shape.name)
     classes = np.arange(len(shape.shots))
     centres = random.normal(size=(len(classes) + 1, DIMENSIONS))  # the last is that of the new category, number -1
 
-    def pictures(y: Any) -> cf.FloatArray:
+    def pictures(y: Any) -> FloatArray:
         noise = random.normal(size=(len(y), DIMENSIONS))
         if shape.uneven:
             noise *= (0.3 + 0.4 * y / len(classes))[:, None] / np.sqrt(random.chisquare(4, len(y)) / 4)[:, None]
@@ -70,8 +71,8 @@ def draw(shape: Shape, seed: int, n_known: int, n_novel: int) -> Draw:
     return Draw(np.concatenate([X, X[again] + jitter]), np.concatenate([y, y[again]]), known, known_y, novel)
 
 
-def stream(world: Draw, begins: int, share: float, seed: int) -> cf.FloatArray:
+def stream(world: Draw, begins: int, share: float, seed: int) -> FloatArray:
     """The known pictures in the order they have, a ``share`` of those after ``begins`` replaced by new ones."""
-    change = cf.generator(seed, "simulated stream").random(len(world.known)) < share
+    change = generator(seed, "simulated stream").random(len(world.known)) < share
     change &= np.arange(len(world.known)) >= begins
     return np.where(change[:, None], world.novel[: len(world.known)], world.known)

@@ -16,7 +16,7 @@ import docker
 import pytest
 
 import clip_fewshot as cf
-from experiments.in_docker import DockerOptions, container_arguments, docker_run_line, main, plan
+from experiments.in_docker import Options, container_arguments, docker_run_line, main, plan
 from tests.fake_engine import FakeEngine
 
 ROOT = Path(__file__).parent.parent
@@ -36,12 +36,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def planned(*arguments: str) -> tuple[list[str], list[tuple[str, str, bool]]]:
     """The experiment's arguments, and the mounts besides runs and weights."""
-    job = plan(DockerOptions("few_shot", arguments))
+    job = plan(Options("few_shot", arguments))
     return list(job.command[1:]), [tuple(mount) for mount in job.mounts[2:]]
 
 
 def test_runs_weights_and_user_are_the_hosts_own(here: Path) -> None:
-    job = plan(DockerOptions("few_shot"))
+    job = plan(Options("few_shot"))
     assert job.command == ("experiments.few_shot",)
     assert [tuple(mount) for mount in job.mounts] == [
         (str(here / "runs"), "/app/runs", False),
@@ -90,12 +90,12 @@ def test_written_folders_are_writable_and_runs_stay_runs(here: Path) -> None:
 
 
 JOBS = [
-    DockerOptions("few_shot", ("--data", "photos/", "--trials", "50")),
-    DockerOptions(
-        "few_shot", ("--data", "old photos, best", "--out", "o"), image="me/it:1", gpus="none", shm_size="512m"
+    Options("few_shot", ("--data", "photos/", "--trials", "50")),
+    Options(
+        "few_shot", ("--data", "old photos, best", "--out", "o"), docker_image="me/it:1", gpus="none", shm_size="512m"
     ),
-    DockerOptions("predict", ("runs/first", "photos/a.jpg", "--json"), gpus="2"),
-    DockerOptions("few_shot", ("--no-pretrained",), gpus="device=0,2"),
+    Options("predict", ("runs/first", "photos/a.jpg", "--json"), gpus="2"),
+    Options("few_shot", ("--no-pretrained",), gpus="device=0,2"),
 ]
 
 
@@ -119,15 +119,13 @@ def asked(engine: FakeEngine) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("options", JOBS, ids=lambda options: options.gpus)
-def test_the_sdk_asks_the_engine_for_the_planned_container(
-    here: Path, engine: FakeEngine, options: DockerOptions
-) -> None:
+def test_the_sdk_asks_the_engine_for_the_planned_container(here: Path, engine: FakeEngine, options: Options) -> None:
     job = plan(options)
     client = docker.from_env()
     client.containers.create(**container_arguments(job, docker))
     client.close()
     got = asked(engine)
-    assert (got["Image"], got["Cmd"], got["User"]) == (options.image, list(job.command), job.user)
+    assert (got["Image"], got["Cmd"], got["User"]) == (options.docker_image, list(job.command), job.user)
     assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in got["mounts"]] == [tuple(mount) for mount in job.mounts]
     wanted = {
         "none": [],
@@ -142,7 +140,7 @@ def test_the_sdk_asks_the_engine_for_the_planned_container(
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="needs the docker command (no engine)")
 @pytest.mark.parametrize("options", JOBS, ids=lambda options: options.gpus)
-def test_the_printed_line_asks_for_the_same_container(here: Path, engine: FakeEngine, options: DockerOptions) -> None:
+def test_the_printed_line_asks_for_the_same_container(here: Path, engine: FakeEngine, options: Options) -> None:
     job = plan(options)
     client = docker.from_env()
     client.containers.create(**container_arguments(job, docker))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -109,6 +110,12 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
             where=", ".join(map(shown, places[:3])),
         )
     return pictures
+
+
+def list_warnings(pictures: ImageDataset) -> list[str]:
+    """What a reader should know: the warnings of the source, and by reason how many pictures could not be read."""
+    reasons = Counter(skipped.reason for skipped in pictures.skipped)
+    return [*pictures.warnings, *(f"{n} unreadable pictures: {reason}" for reason, n in sorted(reasons.items()))]
 
 
 def readable(paths: Iterable[Path]) -> ImageDataset:

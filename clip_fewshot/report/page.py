@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -22,6 +23,27 @@ from clip_fewshot.report import sections
 from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
+from clip_fewshot.report.schema import check_results
+from clip_fewshot.runtime.files import write_json, write_text
+
+
+def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
+    """Write ``folder/report.html`` and ``folder/results.json``.
+
+    The page is written first: where results.json exists, the run is complete.
+
+    Args:
+        folder: created where it is missing; files of an earlier report are replaced.
+        results: a dict of schema 1.
+        record: pictures and arrays of the same run.
+
+    Raises:
+        ArtifactError: a field of ``results`` is missing or ill-typed; nothing is written then.
+        ResourceError: the folder cannot be written to.
+    """
+    check_results(results)
+    write_text(folder / "report.html", render_page(results, record))
+    write_json(folder / "results.json", results)
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:

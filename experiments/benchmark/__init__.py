@@ -1,4 +1,4 @@
-"""What the shortcuts save: `python -m experiments.benchmark [CASE ...] [--json FILE]`.
+"""What the shortcuts save: `python -m experiments.benchmark [CASE ...] [--record FILE]`.
 
 Each case does one thing the plain way and ours, in turns in one process, and prints the medians, the ratio, and beside
 it the figure that shows that both computed the same. `cases` is an open folder: a module with a function ``rows`` and

@@ -30,7 +30,7 @@ def main(options: Options) -> int:
     command = shlex.join([*PROG.split(), *sys.argv[1:]])
     print(f"`{command}`", flush=True)
     measured = {}
-    with threads(options.threads), empty_cache():
+    with threads(options.n_threads), empty_cache():
         for name in options.cases or CASES:
             case = import_module(f"experiments.benchmark.cases.{name}")
             missing = case.missing() if hasattr(case, "missing") else ""
@@ -40,8 +40,8 @@ def main(options: Options) -> int:
                 print(f"{name}: skipped, as there is not {missing}", file=sys.stderr)
             else:
                 measured[name] = measure(name, case.rows(options), options)
-    if options.json is not None:
-        write_json(options.json, record(options, command, measured))
+    if options.record is not None:
+        write_json(options.record, record(options, command, measured))
     broken = [check for case in measured.values() for row in case["rows"] for check in row["checks"]]
     return 0 if all(check["holds"] for check in broken) else 1
 
@@ -63,7 +63,7 @@ def record(options: Options, command: str, measured: dict[str, Any]) -> dict[str
     """Everything, for the file."""
     import torch
 
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("json", "cases")}
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("record", "cases")}
     machine = describe_environment(torch.device("cpu")) | {"cores": os.cpu_count() or 1}
     return {"schema": 1, "command": command, "options": chosen, "machine": machine, "cases": measured}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import tables
+from clip_fewshot.report import tables
 from experiments.benchmark.row import Row
 from experiments.benchmark.timing import Times
 

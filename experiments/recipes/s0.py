@@ -18,6 +18,7 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.data.captions import TEMPLATES
@@ -26,9 +27,9 @@ from clip_fewshot.data.pairs.batch import PairBatch, PairSource, caption_ids
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.sampling import draw_support, split_open_world
 from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
+from clip_fewshot.report import tables
 from clip_fewshot.types import BoolArray
-from experiments import opening, tables
-from experiments.zero_shot import probabilities
 
 if TYPE_CHECKING:
     from experiments.replicate import Options
@@ -42,7 +43,7 @@ Pairs = PairSource | list[PairBatch]
 
 def run(options: Options) -> dict[str, Any]:
     """Both namings of the classes, all recipes, all seeds; the sealed pictures are the same throughout."""
-    data = opening.dataset(options.data)
+    data = opening.open_data(options.data)
     split = split_open_world(data, shots=SHOTS, seed=0)
     test, model = split.test.open("S0"), load_backbone(options.model_name, device=options.device)
     rows: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ def in_order(support: ImageDataset, model: Backbone) -> list[PairBatch]:
 
 def right(model: Backbone, held: ImageDataset) -> BoolArray:
     """(n,) whether the nearest class name is the true one."""
-    guesses = probabilities(model, held, held.label_space.names, TEMPLATES).argmax(dim=1).numpy()
+    guesses = zero_shot_probabilities(model, held, held.label_space.names, TEMPLATES).argmax(dim=1).numpy()
     return np.asarray(guesses == held.required_labels())
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters
 from clip_fewshot.contrastive.replayed import replayed_pictures
 from clip_fewshot.data.captions import TEMPLATES
@@ -29,8 +30,8 @@ from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
 from clip_fewshot.plots.views import EmbeddingView
-from experiments import opening, tables
-from experiments.modality_gap import figures
+from clip_fewshot.protocol.embedding_gap import measure_gap
+from clip_fewshot.report import tables
 from experiments.recipes import s1_trained as ways
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ WAYS: dict[str, Train] = {
 
 def run(options: Options) -> dict[str, Any]:
     """All ways, all seeds; the sealed pictures are the same throughout."""
-    data = opening.dataset(options.data)
+    data = opening.open_data(options.data)
     split = split_open_world(data, shots=1, seed=0)
     shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
     test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)
@@ -103,7 +104,7 @@ def measured(model: Backbone, pretrained: Backbone, blocks: int | None, test: Im
         if len(names) > TOP:
             found[f"{prompts}, top {TOP}"] = (order[:, :TOP] == labels[:, None]).any(axis=1)
     texts = encode_texts(model, [TEMPLATES[0].format(name) for name in names])
-    return found | {"gap": figures(EmbeddingView("", images, labels, texts, names))["gap"]}
+    return found | {"gap": measure_gap(EmbeddingView("", images, labels, texts, names))["gap"]}
 
 
 def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.evaluation.intervals import interval, statistic_interval
@@ -28,7 +29,6 @@ from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.protocol.refits import Prepared, Task, prepare
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import IndexArray
-from experiments import opening
 from experiments.recipes import s2_unknown
 from experiments.recipes.s2_tables import table as table
 from experiments.recipes.s2_written import Trained, last_epoch, of_support, pairs_floor, written
@@ -43,7 +43,7 @@ SETTINGS = TrainSettings()
 
 def run(options: Options) -> dict[str, Any]:
     """All four parts; the sealed pictures are the same throughout."""
-    data = opening.dataset(options.data)
+    data = opening.open_data(options.data)
     hidden = min(s2_unknown.GIVEN, max(1, len(data.label_space) - KNOWN))
     split = split_open_world(data, shots=SHOTS, unseen=hidden, seed=0)
     test, novel = split.test.open("S2"), split.novel.open("S2")

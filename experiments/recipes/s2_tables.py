@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments import tables
+from clip_fewshot.report import tables
 
 Found = dict[str, Any]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.contrastive.distillation import SelfDistillation
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective, symmetric_objective
@@ -25,8 +26,8 @@ from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.losses.distillation import transport_targets
-from experiments import opening, tables
-from experiments.recall import recalled
+from clip_fewshot.protocol.retrieval import recall_of
+from clip_fewshot.report import tables
 from experiments.recipes.s3_stored import Held, Projections, Stored, held, locked, stored, train
 from experiments.recipes.s3_written import WrittenDistillation, written_gradients, written_targets
 
@@ -39,15 +40,15 @@ KINDS = ("contrastive", "distilled, as written", "distilled, ours")
 
 def run(options: Options) -> dict[str, Any]:
     """Gradients, targets, running means, and what they make of recall."""
-    data = opening.dataset(options.data)
+    data = opening.open_data(options.data)
     pictures = len(set(data.digests))
     kept, apart = split_pairs(data, max(1, round(APART * pictures)), seed=0)
     model = load_backbone(options.model_name, device=options.device)
     encoders, start = locked(model)
     pairs, test = stored(encoders, kept), held(encoders, apart)
     trained = {kind: [ended(kind, start, pairs, seed) for seed in range(options.seeds)] for kind in KINDS}
-    rows = {"before": recalled([test.cosines(start)], test.belongs)}
-    rows |= {kind: recalled([test.cosines(end) for end, _ in ends], test.belongs) for kind, ends in trained.items()}
+    rows = {"before": recall_of([test.cosines(start)], test.belongs)}
+    rows |= {kind: recall_of([test.cosines(end) for end, _ in ends], test.belongs) for kind, ends in trained.items()}
     return {
         "data": data.name,
         "pictures": {"training": len(pairs.rows), "test": len(test.pictures)},

@@ -19,9 +19,9 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.protocol.retrieval import find_candidates, unit
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
-from experiments.recall import candidates, unit
 from experiments.recipes.s3_written import WrittenDistillation
 
 EPOCHS, BATCH, RATE, DECAY, WARMUP, CLIP_NORM = 20, 512, 3e-3, 0.1, 0.1, 1.0  # those of train_paired
@@ -115,7 +115,7 @@ def stored(encoders: Backbone, data: ImageDataset) -> Stored:
 
 def held(encoders: Backbone, data: ImageDataset) -> Held:
     """The same of what is kept out."""
-    among = candidates(encoders, data)
+    among = find_candidates(encoders, data)
     pictures = torch.from_numpy(encode_images(encoders, among.pictures).features)
     captions = torch.from_numpy(encode_texts(encoders, among.captions))
     return Held(pictures.to(encoders.device), captions.to(encoders.device), among.belongs)

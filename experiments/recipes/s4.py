@@ -19,6 +19,7 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective
@@ -28,9 +29,9 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.protocol.retrieval import Candidates, find_candidates, recall_of, unit
+from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
-from experiments import opening, tables
-from experiments.recall import Candidates, candidates, recalled, unit
 from experiments.recipes import s4_category, s4_processes
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ KINDS = (*WRITTEN, "ours")
 
 def run(options: Options) -> dict[str, Any]:
     """What training makes of recall, Spark of a model, a kill of a training, and a category of a caption."""
-    data = opening.dataset(options.data)
+    data = opening.open_data(options.data)
     pictures = len(set(data.digests))
     kept, held = split_pairs(data, max(1, round(APART * pictures)), seed=0)
     model = load_backbone(options.model_name, device=options.device)
-    among = candidates(model, held, truncate=True)
+    among = find_candidates(model, held, truncate=True)
     cosines, ends = {"before": [similarities(model, among)]}, {}
     for kind in KINDS:
         trained = [ended(kind, model, kept, seed) for seed in range(options.seeds)]
@@ -60,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
         "seeds": options.seeds,
         "decay_to_gradient": decay_to_gradient(model, kept),
         "change": ends,
-        "recall": {kind: recalled(found, among.belongs) for kind, found in cosines.items()},
+        "recall": {kind: recall_of(found, among.belongs) for kind, found in cosines.items()},
         "best_texts": best_texts(cosines["ours"][0], among),
         "processes": s4_processes.compared(kept),
         "category": s4_category.compared(model, held),

@@ -18,8 +18,8 @@ from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.features.encode import encode_images, encode_texts
-from experiments import tables
-from experiments.recall import recalls, unit
+from clip_fewshot.protocol.retrieval import measure_recall, unit
+from clip_fewshot.report import tables
 
 SHOWN = ("image to text, recall@5", "text to image, recall@5")
 
@@ -41,7 +41,7 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     for kind, labels in kinds.items():
         written = captions if labels is None else headed(captions, [names[int(i)] for i in labels])
         right = None if labels is None else interval([np.asarray(labels == held.required_labels())]).to_json()
-        rows[kind] = {"right": right, **recalls(model, replace(held, captions=tuple(written)), truncate=True)}
+        rows[kind] = {"right": right, **measure_recall(model, replace(held, captions=tuple(written)), truncate=True)}
     return {"classes": len(names), "rows": rows}
 
 

@@ -27,8 +27,8 @@ from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.errors import ResourceError
+from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import read_json
-from experiments import tables
 
 SMALL = CLIPConfig(32, 32, 2, 64, 1, 8, 32, 1, 1)
 PICTURES, BATCH, EPOCHS, RATE, PROCESSES = 48, 15, 4, 5e-5, 2  # batches of 15 make uneven parts

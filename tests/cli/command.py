@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PRELOADED = ["experiments.options", "experiments.progress", "clip_fewshot.pipeline", "torch._dynamo", __name__]
+PRELOADED = ["clip_fewshot.commands.few_shot", "clip_fewshot.pipeline", "torch._dynamo", __name__]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 

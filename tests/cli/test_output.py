@@ -1,21 +1,19 @@
-"""Streams, formats, the time budget, and how fast --help is."""
+"""Streams, formats and the time budget."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from experiments.progress import show_progress
-from tests.cli.command import ENVIRONMENT, ROOT, call, fork
+from clip_fewshot.commands.cli.progress import show_progress
+from tests.cli.command import call, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and fork are POSIX")
@@ -69,25 +67,3 @@ def test_a_budget_ends_the_run_in_time_with_results(whole: Whole, options: list[
     assert 0 < search["finished"] + search["pruned"] < 10_000
     # What follows the search took this long a moment ago; a busy machine may make it twice as long.
     assert seconds < 5 + 2 * (whole.seconds - whole.search_seconds)
-
-
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
-
-
-def processor_seconds(command: list[str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=os.environ | ENVIRONMENT)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_help_answers_at_once(experiment: str) -> None:
-    command = ["-m", f"experiments.{experiment}", "--help"]
-    traced = subprocess.run(
-        [sys.executable, "-X", "importtime", *command], check=True, capture_output=True, text=True, cwd=ROOT
-    )
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in traced.stderr.splitlines()}
-    assert not imported & {"torch", "sklearn", "scipy", "optuna", "pandas", "matplotlib", "PIL"}
-    assert traced.stdout.startswith(f"usage: python -m experiments.{experiment}")
-    assert min(processor_seconds([sys.executable, *command]) for _ in range(2)) < 0.5

@@ -38,7 +38,7 @@ from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
 from experiments.benchmark.synthetic import pictures
 from experiments.benchmark.timing import WHOLE, Side, Spent, Times, Watch, interleave
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 Rows = Iterator[Row]
 QUICK = Options(arch="mini", repeats=2)
@@ -118,7 +118,7 @@ def test_a_cache_of_ones_own_leaves_the_users_alone(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("unfreeze", [1, 2])
 def test_a_step_of_the_cut_has_the_gradients_of_the_whole(unfreeze: int) -> None:
-    quick = Options(arch="mini", unfreeze=(unfreeze,), batch=4, repeats=2)
+    quick = Options(arch="mini", depths=(unfreeze,), batch=4, repeats=2)
     found = list(step.rows(quick))
     assert [row.what.split(": ")[1] for row in found] == [step.GRADIENTS, "step with AdamW"]
     assert len(found[0].checks) == 2
@@ -160,7 +160,7 @@ def test_the_table_is_what_was_promised() -> None:
     asked = {(s.arch, s.unfreeze, s.batch): s.asked for s in step.settings(Options())}
     assert asked["ViT-B/32", 1, 16] == 50
     assert asked["ViT-B/16", 1, 4] == 80
-    chosen = step.settings(Options(arch="ViT-B/32", unfreeze=(1, 6), batch=64))
+    chosen = step.settings(Options(arch="ViT-B/32", depths=(1, 6), batch=64))
     assert chosen == [step.Setting("ViT-B/32", 1, 64, None), step.Setting("ViT-B/32", 6, 64, None)]
 
 
@@ -279,7 +279,7 @@ def test_both_sides_of_a_case_agree(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_prints_a_page_and_writes_every_repeat(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     before = torch.get_num_threads()
-    ended = command("benchmark", "step", "text", "--arch", "mini", "--batch", 2, "--repeats", 3, "--json", file)
+    ended = command("benchmark", "step", "text", "--arch", "mini", "--batch", 2, "--repeats", 3, "--record", file)
     assert ended.code == 0, ended
     assert torch.get_num_threads() == before
     for words in ("**step**", "**text**", "3 repeats", "1 thread,", "load average"):

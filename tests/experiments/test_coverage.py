@@ -9,7 +9,7 @@ import clip_fewshot as cf
 from clip_fewshot.conformal.calibration import Calibrated
 from experiments import coverage
 from experiments.simulated import SHAPES, draw, stream
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 
 def test_a_small_run(command: Command) -> None:

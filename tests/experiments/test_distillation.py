@@ -14,7 +14,7 @@ from experiments.distillation import Glyphs, Options, _displaced, main, table, t
 from experiments.glyphs.pool import training_pool
 from experiments.glyphs.vocabulary import Vocabulary
 
-SMALL = Options(seeds=2, start=1, steps=1, pictures=8, hands=2, noise=(0.5,))
+SMALL = Options(trainings=2, start=1, length=1, pairs=8, hands=2, noise=(0.5,))
 
 
 def test_prints_both_accuracies_and_their_difference(
@@ -49,7 +49,7 @@ def test_displaced_captions_are_the_same_captions() -> None:
         assert sum(a != b for a, b in zip(after, texts, strict=True)) == moved
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"start": -1}, {"noise": (1.5,)}])
+@pytest.mark.parametrize("wrong", [{"trainings": 0}, {"length": 0}, {"start": -1}, {"noise": (1.5,)}])
 def test_numbers_outside_their_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(cf.UsageError):
         Options(**wrong)

@@ -10,7 +10,7 @@ import torch
 
 import clip_fewshot as cf
 from experiments.recipes import s0
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 
 def test_as_written_the_loss_ends_at_ln_5_and_ours_says_so(mini: cf.Backbone, digits: cf.ImageDataset) -> None:

@@ -17,7 +17,7 @@ from clip_fewshot.losses.matched import matched_floor
 from clip_fewshot.protocol.refits import Prepared, Task, prepare
 from clip_fewshot.runtime.rng import generator
 from experiments.recipes import s2, s2_unknown, s2_written
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 SHOTS = 4
 Begun = tuple[Task, Prepared]

@@ -17,11 +17,11 @@ from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.losses.distillation import transport_targets
+from clip_fewshot.protocol.retrieval import find_candidates, unit
 from clip_fewshot.runtime.rng import torch_seeded
-from experiments.recall import candidates, unit
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 CAPTIONS = ("a {} in white", "somebody wrote the {}")
 
@@ -91,7 +91,7 @@ def test_the_projections_are_the_model(captioned: cf.ImageDataset, mini: cf.Back
     model = pair(0, 0) if kind == "pair" else mini
     encoders, start = s3_stored.locked(model)
     test = s3_stored.held(encoders, captioned)
-    among = candidates(model, captioned)
+    among = find_candidates(model, captioned)
     pictures = cf.encode_images(model, among.pictures).features
     texts = cf.encode_texts(model, among.captions)
     np.testing.assert_allclose(test.cosines(start), unit(pictures) @ unit(texts).T, atol=1e-5)

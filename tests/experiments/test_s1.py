@@ -13,7 +13,7 @@ from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from experiments.recipes import s1
 from experiments.recipes import s1_trained as ways
-from tests.experiments.conftest import Command
+from tests.commands.conftest import Command
 
 
 @pytest.fixture(scope="module")

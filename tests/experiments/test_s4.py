@@ -14,7 +14,7 @@ import torch
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
 from experiments.recipes import s4, s4_category, s4_processes
-from tests.experiments.conftest import Command, one_line
+from tests.commands.conftest import Command, one_line
 
 RESUMED = {"stopped_after": 8, "went_on_after": 6, "epoch": 2, "position": 0, "loss": 2.5, "from_one": 0.0}
 WORDS = ("a red one", "some blue", "green and old", "the last")

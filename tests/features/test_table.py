@@ -14,10 +14,10 @@ from PIL import Image
 
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.commands import embed
 from clip_fewshot.data.collect import picture_paths
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features.table import embed_files, not_embedded, read_features, write_features
-from experiments import embed
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_pictures_are_named_by_folders_tables_and_lists(photos: Path) -> None:
 def test_the_command_says_what_it_left_out(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow")
     out = tmp_path / "t.parquet"
-    assert embed.main(embed.Options(data=str(photos), out=out, device="cpu", json=True)) == 0
+    assert embed.main(embed.Options(data=str(photos), model="mini", out=str(out), device="cpu", json=True)) == 0
     said = capsys.readouterr()
     assert json.loads(said.out) | {"seconds": 0} == {
         "schema": 1,
@@ -151,4 +151,4 @@ def test_the_command_says_what_it_left_out(photos: Path, tmp_path: Path, capsys:
     assert "1 unreadable pictures: not-image" in said.err
     assert len(read_features(out)) == 7
     with pytest.raises(UsageError):
-        embed.Options()
+        embed.Options(data="")

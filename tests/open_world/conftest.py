@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.commands import run_command
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from experiments.open_world import command
+
+
+def command(argv: Sequence[str]) -> int:
+    """`clip-fewshot open-world ...` in this process."""
+    return run_command("open_world", argv, "clip-fewshot open-world")
 
 
 class Bench(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from clip_fewshot.commands import STORE_COMMANDS
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.store.store import Store
-from experiments.open_world import COMMANDS, command
-from tests.open_world.conftest import Bench
+from tests.open_world.conftest import Bench, command
 
 Said = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def test_a_week_from_init_to_undo(bench: Bench, tmp_path: Path, said: Said) -> N
     store = tmp_path / "shop"
     made = said("init", store, bench.model, "--json")
     assert (made["revision"], len(made["classes"])) == (0, 7)
-    first = said("ingest", store, bench.known, bench.strange, "--batch", "64", "--json")
+    first = said("ingest", store, bench.known, bench.strange, "--transaction", "64", "--json")
     assert (first["new"], first["seen_before"]) == (210, 0)
     again = said("ingest", store, bench.strange, "--json")
     assert (again["new"], again["seen_before"]) == (0, 150)
@@ -130,29 +130,31 @@ def test_pictures_that_cannot_be_read_are_listed_and_the_rest_is_done(
         ("init STORE MODEL", "expected a folder without a store"),
         ("ingest STORE missing.png", "cannot be read"),
         ("ingest STORE", "PICTURES"),
-        ("ingest STORE x --batch 0", "1 or more"),
+        ("ingest STORE x --transaction 0", "1 or more"),
         ("discover STORE --words missing.txt", "a text file of names"),
         ("discover STORE", "expected unknown pictures, got none"),
         ("review STORE --shown 0", "1 or more"),
         ("apply STORE missing.json", "a review that can be read"),
+        ("apply STORE PAGE", "give the review.json that it saves"),
         ("undo STORE", "expected a decision to take back"),
-        ("watch STORE --alpha 2", "between 0 and 1"),
+        ("watch STORE --stream-alpha 2", "between 0 and 1"),
         ("dance STORE", "one of init, ingest"),
     ],
 )
 def test_mistakes_are_one_line(
-    bench: Bench, empty: Path, capsys: pytest.CaptureFixture[str], words: str, why: str
+    bench: Bench, empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, why: str
 ) -> None:
-    places = {"STORE": empty, "MODEL": bench.model}
-    code = 4 if words.startswith("init") else 2
-    assert why in refused(capsys, *(places.get(word, word) for word in words.split()), code=code)
+    page = tmp_path / "review.html"
+    page.write_text("<!doctype html>")
+    places = {"STORE": empty, "MODEL": bench.model, "PAGE": page}
+    assert why in refused(capsys, *(places.get(word, word) for word in words.split()))
 
 
 def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f"\n  {name}" in listed for name in COMMANDS)
-    for name in COMMANDS:
+    assert all(f"\n  {name}" in listed for name in STORE_COMMANDS)
+    for name in STORE_COMMANDS:
         with pytest.raises(SystemExit) as end:
             command([name, "--help"])
         assert end.value.code == 0

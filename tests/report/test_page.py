@@ -17,8 +17,7 @@ from PIL import Image
 
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.plots.views import EmbeddingView
-from clip_fewshot.report import write_report
-from clip_fewshot.report.page import render_page
+from clip_fewshot.report.page import render_page, write_report
 from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import PredictionExample
 from tests.report import sample

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import clip_fewshot as cf
+from clip_fewshot.commands import embed, finetune, pretrain
 from clip_fewshot.contrastive.distributed.spark import on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
-from experiments import embed, finetune, pretrain
 
 ARCHITECTURE = "tiny.json"
 TABLE = "features.parquet"
@@ -21,7 +21,7 @@ def training(folder: Path, out: str, spark: bool) -> pretrain.Options:
     """Four steps of a tiny model; ``folder`` holds the architecture and, in pairs/, the pictures."""
     return pretrain.Options(
         data=str(folder / "pairs"),
-        out=folder / out,
+        out=str(folder / out),
         model=str(folder / ARCHITECTURE),
         steps=4,
         batch=7,
@@ -36,11 +36,11 @@ def tuning(folder: Path, out: str, spark: bool) -> finetune.Options:
     """Four steps on the model that one process pretrained."""
     return finetune.Options(
         data=str(folder / "pairs"),
-        out=folder / out,
+        out=str(folder / out),
         model=str(folder / "alone"),
         head="linear",
         backbone_lr=5e-4,
-        epochs=4,
+        passes=4,
         batch=7,
         device="cpu",
         spark=spark,
@@ -74,7 +74,9 @@ def others(folder: Path, out: str) -> None:
     from tests.spark.driver import die, refuse  # not those of __main__, which no other process can import
 
     finetune.main(tuning(folder, out, spark=True))
-    embed.main(embed.Options(data=str(folder / "pairs"), out=folder / out / TABLE, spark=True, device="cpu"))
+    embed.main(
+        embed.Options(data=str(folder / "pairs"), out=str(folder / out / TABLE), model="mini", spark=True, device="cpu")
+    )
     broken(folder, "refused", refuse, processes=1)
     broken(folder, "died", die, processes=2)
 

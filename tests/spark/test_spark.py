@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.commands import embed, finetune, pretrain
 from clip_fewshot.features.table import read_features
-from experiments import embed, finetune, pretrain
 from tests.cli.command import ENVIRONMENT, ROOT
 from tests.conftest import TINY
 from tests.spark.driver import ARCHITECTURE, TABLE, training, tuning
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / ARCHITECTURE).write_text(json.dumps(dataclasses.asdict(TINY)))
     pretrain.main(training(place, "alone", spark=False))
     finetune.main(tuning(place, "tuned alone", spark=False))
-    embed.main(embed.Options(data=str(pairs), out=place / "alone" / TABLE, device="cpu"))
+    embed.main(embed.Options(data=str(pairs), out=str(place / "alone" / TABLE), model="mini", device="cpu"))
     return place
 
 

@@ -85,7 +85,7 @@ class Database:
     def make_tables(self) -> None:
         """Turn an empty file into a store, inside of a transaction."""
         if self.value("SELECT count(*) FROM sqlite_master"):
-            raise ResourceError(
+            raise UsageError(
                 expected="a folder without a store",
                 got="one that has one",
                 fix="open it, or choose another",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.runtime.files import read_json, sha256_bytes
 
@@ -96,6 +96,9 @@ class Review:
             raise DataError(
                 expected="a review that can be read", got=str(error), fix="check the path", where=str(path)
             ) from error
+        except ArtifactError as error:  # most often the page itself
+            fix = "open the page in a browser, press Save review, and give the review.json that it saves"
+            raise DataError(expected="saved decisions", got="no JSON", fix=fix, where=str(path)) from error
 
     def token(self) -> str:
         """The same for the same decisions: applied twice, a review is applied once."""

@@ -49,7 +49,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
     note = "Plain way: scikit-learn's AgglomerativeClustering(linkage='ward'), both cut into as many groups as classes."
     what = f"Ward's tree, {len(X):,} x {sizes.width}"
     yield Row(what, "tree", times["ours"][WHOLE], times["naive"][WHOLE], 4, checks, note)
-    large = alone(options.threads, large_tree, sizes, options.seed)
+    large = alone(options.n_threads, large_tree, sizes, options.seed)
     what = f"Ward's tree, {sizes.classes * sizes.large_per_class:,} x {sizes.width}, once, in a process of its own"
     yield Row(what, "tree", large.times, checks=(Check("peak memory", large.peak_gib, MEMORY, "GiB"),))
 

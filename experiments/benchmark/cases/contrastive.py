@@ -37,8 +37,8 @@ class Sizes:
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
     sizes, arch = sizes or Sizes(), options.arch or "ViT-B/32"
     with freeing():
-        fitted = {at: alone(options.threads, step, arch, *at, options.seed) for at in sizes.fitted}
-        found = alone(options.threads, step, arch, *sizes.tested, options.seed)
+        fitted = {at: alone(options.n_threads, step, arch, *at, options.seed) for at in sizes.fitted}
+        found = alone(options.n_threads, step, arch, *sizes.tested, options.seed)
     law = np.linalg.solve([terms(at) for at in fitted], [one.peak_gib for one in fitted.values()])
     for at, measured in (fitted | {sizes.tested: found}).items():
         yield row(arch, at, measured)

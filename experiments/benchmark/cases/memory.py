@@ -33,7 +33,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
     sizes = sizes or Sizes()
     arch = options.arch or "ViT-B/32"
     with picture_folder(sizes.classes, sizes.shots, options.seed) as folder:
-        found = alone(options.threads, search, arch, folder, sizes, options.seed)
+        found = alone(options.n_threads, search, arch, folder, sizes, options.seed)
     check = Check("peak memory", found.peak_gib, LIMIT, "GiB")
     note = "Decoding, the pass through the frozen layers, and one epoch of one trial at the deepest cut, once."
     n = sizes.classes * sizes.shots

@@ -63,7 +63,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         Check("pictures per second on 1", 1 / one[0].wall),
         Check(f"on {sizes.processes}", 1 / many[0].wall),
     )
-    note = f"Plain way: one process of {options.threads} thread; ours: {sizes.processes}; all times are wall times."
+    note = f"Plain way: one process of {options.n_threads} thread; ours: {sizes.processes}; all times are wall times."
     yield Row(f"{sizes.processes} processes, batch {sizes.batch}", "picture", many[0], one[0], None, checks, note)
 
 
@@ -74,9 +74,9 @@ def times(folder: Path, processes: int, sizes: Sizes, options: Options) -> tuple
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
         *("-m", "experiments.pretrain", str(folder / "pairs"), "--model", str(folder / "architecture.json")),
         *("--out", str(out), "--epochs", str(sizes.epochs), "--batch", str(sizes.batch), "--validation", "0"),
-        *("--threads", str(options.threads), "--seed", str(options.seed), "--device", "cpu"),
+        *("--threads", str(options.n_threads), "--seed", str(options.seed), "--device", "cpu"),
     ]
-    limits = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    limits = {"OMP_NUM_THREADS": str(options.n_threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
     if done.returncode:
         raise ResourceError(

@@ -54,7 +54,7 @@ def settings(options: Options) -> list[Setting]:
     chosen = []
     for arch in [options.arch] if options.arch else dict.fromkeys(setting.arch for setting in TABLE):
         known = {setting.unfreeze: setting for setting in TABLE if setting.arch == arch}
-        for n in options.unfreeze or known or (1,):
+        for n in options.depths or known or (1,):
             usual = known.get(n, Setting(arch, n, 16, None))
             batch = options.batch or usual.batch
             chosen.append(Setting(arch, n, batch, usual.asked if batch == usual.batch else None))

@@ -60,10 +60,10 @@ class Drawn(OpenWorldClassifier):
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
-    sizes = sizes or (Sizes() if options.pictures is None else Sizes(options.pictures))
+    sizes = sizes or (Sizes() if options.stored is None else Sizes(options.stored))
     with TemporaryDirectory() as folder:
         place, n = Path(folder) / "store", sizes.pictures
-        filled = alone(options.threads, fill, place, sizes)
+        filled = alone(options.n_threads, fill, place, sizes)
         size = sum(file.stat().st_size for file in place.iterdir()) / n
         checks = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
         note = "Features and answers are drawn: of network and detector, only their making is in the first line."
@@ -76,7 +76,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
             (f"group the {-(-n // sizes.one_unknown_in):,} unknown of {n:,}", discover),
         )
         for what, job in jobs:
-            asked = alone(options.threads, job, place, sizes)
+            asked = alone(options.n_threads, job, place, sizes)
             yield Row(what, "store", asked.times, checks=(Check("peak memory", asked.peak_gib, MEMORY, "GiB"),))
 
 

@@ -1,0 +1,135 @@
+"""Open what a command names, and say on standard error what was passed over on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from clip_fewshot.backbones.backbone import Backbone
+    from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.classifier import OpenWorldClassifier
+
+BARE = "few-shot classifier"  # the kind of a saved model without a detector
+DONE, SOME_SKIPPED = 0, 3
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Each on a line of standard error."""
+    from clip_fewshot.data.names import shown
+
+    for sentence in sentences:
+        print(f"warning: {shown(sentence)}", file=sys.stderr)
+
+
+def open_data(source: str) -> ImageDataset:
+    """The pictures of ``source``; warnings, and unreadable pictures by reason, are said.
+
+    Raises:
+        UsageError: an empty name, which would mean the current folder.
+    """
+    from clip_fewshot.data.collect import list_warnings
+    from clip_fewshot.data.read import read_dataset
+
+    if not source:
+        fix = "name a folder or a table; . is the current folder"
+        raise UsageError(expected="pictures", got="an empty name", fix=fix, where="DATA")
+    pictures = read_dataset(source)
+    warn(list_warnings(pictures))
+    return pictures
+
+
+def open_pictures(places: Sequence[Path]) -> ImageDataset:
+    """The pictures, or those of a data set in the package; each that cannot be read is listed on standard error."""
+    from clip_fewshot.data.collect import join, read_images
+    from clip_fewshot.data.names import shown
+
+    names = {str(place) for place in places}
+    if names & set(BUILTIN_DATA):
+        return join([open_data(name) for name in sorted(names)])
+    pictures = read_images(places)
+    for path, reason, detail in pictures.skipped:
+        print(f"skipped {shown(path)}: [{reason}] {shown(detail)}", file=sys.stderr)
+    return pictures
+
+
+def open_picture(path: Path) -> ImageDataset:
+    """One picture, without a class.
+
+    Raises:
+        UsageError: a folder, whose name says nothing about a picture.
+    """
+    from clip_fewshot.data.collect import read_images
+
+    if path.is_dir():
+        fix = "name one picture, or take predict for a folder"
+        raise UsageError(expected="a picture", got="a folder", fix=fix, where=f"--image {path}")
+    return read_images([path])
+
+
+def exit_code(pictures: ImageDataset) -> int:
+    """Of a command that has done what it could."""
+    return SOME_SKIPPED if pictures.skipped else DONE
+
+
+def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
+    """The backbone of that name, or what a fine-tuning made of it."""
+    from clip_fewshot.backbones.clip import load_backbone
+    from clip_fewshot.contrastive.tuned_files import load_tuned
+
+    backbone = load_backbone(name, device=device)
+    return backbone if tuned is None else load_tuned(tuned, backbone)
+
+
+def open_saved(folder: Path, model: str | None, device: str) -> OpenWorldClassifier:
+    """The model in ``folder``. A bare classifier comes back as one that never says unknown.
+
+    Args:
+        model: the backbone it was trained on, where its saved name no longer leads to it.
+    """
+    import numpy as np
+
+    from clip_fewshot.backbones.clip import load_backbone
+    from clip_fewshot.few_shot.classifier import FewShotClassifier
+    from clip_fewshot.open_world.classifier import OpenWorldClassifier
+    from clip_fewshot.runtime.artifacts import artifact_kind
+
+    kind = artifact_kind(folder)
+    backbone = None if model is None else load_backbone(model, device=device)
+    try:
+        if kind == BARE:
+            classifier = FewShotClassifier.load(folder, backbone)
+            no_reference = np.empty((0, 0)), np.empty(0, dtype=np.int64)  # for groups among the unknown: there are none
+            return OpenWorldClassifier.from_fit(classifier, None, 0.05, no_reference)
+        return OpenWorldClassifier.load(folder, backbone)
+    except UsageError as error:
+        if backbone is not None:
+            raise
+        expected, fix = "a backbone that can be loaded by its saved name", "name the backbone with --model"
+        raise UsageError(expected=expected, got=error.got, fix=fix, where=str(folder)) from error
+
+
+def warn_if_blind(world: OpenWorldClassifier) -> None:
+    """Say so where the detector was calibrated on too few pictures to call any unknown."""
+    refusal = world.rejector_ and world.rejector_.refusal(world.alpha)
+    warn([f"no picture will be called unknown: {refusal}"] if refusal else [])
+
+
+def read_words(path: Path | None) -> list[str] | None:
+    """The names in a text file; None for the shipped list."""
+    if path is None:
+        return None
+    try:
+        words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            expected="a text file of names", got=str(error), fix="check --words", where=str(path)
+        ) from error
+    if not words:
+        raise DataError(expected="a name a line", got="an empty file", fix="check --words", where=str(path))
+    return words

@@ -1,0 +1,61 @@
+"""New classes among test pictures: `clip-fewshot discovery digits --hide seven+eight --shot-counts 4,16`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_option, shot_counts_option
+from clip_fewshot.config import check_fractions, check_least, option
+
+DESCRIPTION = (
+    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
+    "the semi-supervised k-means of generalised category discovery, which sees all test pictures at once. One match of "
+    "groups and classes for all pictures; the same test pictures for each of the support sets."
+)
+EXAMPLES = ("digits --shot-counts 4,16", "photos/ --hide cat+dog --hide bird --background noise/")
+SHOT_COUNTS = (4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(PicturesOptions):
+    hide: tuple[str, ...] = option(
+        ("seven+eight+nine", "zero+three+six", "one+four+five", "two+five+eight"), "hidden classes, with + between them"
+    )
+    background: str | None = option(None, "pictures of no class, mixed in: they should end in no group")
+    alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
+    method: str | None = option(None, "ward, average or semi-supervised (default: what fits the known classes)")
+    shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
+    seeds: int = seeds_option()
+
+    def __post_init__(self) -> None:
+        check_least(self, "seeds", least=2)
+        check_least(self, "shot_counts")
+        check_fractions(self, "alpha")
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.protocol.compare_discovery import compare_discovery, describe_discovery, pool_rows
+
+    data = opening.open_data(options.data)
+    data.required_labels()
+    background = None if options.background is None else opening.open_data(options.background)
+    backbone = opening.open_model(options.model_name, None, options.device)
+    counts = options.shot_counts or SHOT_COUNTS
+    chosen: dict[str, Any] = {
+        "shot_counts": counts,
+        "seeds": options.seeds,
+        "alpha": options.alpha,
+        "method": options.method,
+    }
+    rows = [
+        row
+        for hidden in options.hide
+        for row in compare_discovery(backbone, data, background, hidden.split("+"), **chosen)
+    ]
+    found = {"schema": 1, "model": options.model_name, "data": data.name, "alpha": options.alpha}
+    found |= {"rows": rows, "pooled": pool_rows(rows)}
+    print(json.dumps(found, indent=1) if options.json else describe_discovery(found))
+    return 0

@@ -1,0 +1,37 @@
+"""The main job: `clip-fewshot few-shot photos/ --trials 50`. From a few labelled pictures to a classifier that can
+say "unknown", with a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.run import command_line
+from clip_fewshot.config import FewShotConfig, option
+
+DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
+EXAMPLES = ("--trials 50", "photos/ --shots 16 --unseen 3 --model ViT-B/32")
+
+
+@dataclass(frozen=True)
+class Options(FewShotConfig):
+    json: bool = option(False, "print JSON on standard output", group="output")
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.pipeline import run_few_shot
+    from clip_fewshot.protocol.run_folder import output_folder, resumed
+    from clip_fewshot.report.headline import headline_table
+
+    config = FewShotConfig(options.data, options.search, options.run)
+    with show_progress() as progress:
+        results = run_few_shot(config, progress, command_line())
+    config = resumed(config)
+    out = output_folder(config.data, config.run.out)
+    print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
+    for warning in results["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
+    return 0

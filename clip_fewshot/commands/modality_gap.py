@@ -1,0 +1,60 @@
+"""Where pictures and texts lie: `clip-fewshot modality-gap pairs/ --tuned runs/tuned/model --out gap/`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.shared_options import TunedModelOptions
+from clip_fewshot.config import option
+
+DESCRIPTION = (
+    "Distance between the mean picture and the mean text (the modality gap), and both on two principal components, "
+    "for a model and, with --tuned, the same model after training."
+)
+EXAMPLES = ("photos/ --model ViT-B/32", "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/")
+OUT = "runs/modality_gap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TunedModelOptions):
+    out: str | None = option(None, f"folder for gap.json and a plot per model (default: {OUT})", group="output")
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.plots import embedding_plot
+    from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
+    from clip_fewshot.runtime.files import write_json, write_text
+
+    data, out = opening.open_data(options.data), Path(options.out or OUT)
+    found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
+    for when, tuned in {"before": None, "after": options.tuned}.items():
+        if when == "after" and tuned is None:
+            continue
+        view = embed_both(opening.open_model(options.model_name, tuned, options.device), data, when)
+        plot = out / f"{when}.svg"
+        write_text(plot, embedding_plot(view).svg)
+        name = str(tuned or options.model_name)
+        found["models"][when] = {"name": name, "plot": str(plot), **measure_gap(view)}
+    write_json(out / "gap.json", found)
+    print(json.dumps(found, indent=1) if options.json else table(found))
+    return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """A line per model."""
+    from clip_fewshot.report import tables
+
+    rows = [
+        [
+            f"{when} ({model['name']})",
+            tables.fraction(model["gap"]),
+            *(tables.fraction(model["spread"][what]) for what in ("images", "texts")),
+            model["plot"],
+        ]
+        for when, model in found["models"].items()
+    ]
+    return tables.plain([["model", "gap", "spread of images", "spread of texts", "plot"], *rows])

@@ -1,0 +1,80 @@
+"""How well the unknown is told: `clip-fewshot novelty digits` of all detectors, `--saved` of one model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle
+from clip_fewshot.config import check_fractions, count_or_names, option
+
+DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same
+sealed test pictures, or with --saved measure the detector of a saved model, on the test side of DATA that was sealed
+when the model was trained on the same data under the same seed."""
+EXAMPLES = ("photos/ --unseen cat,dog --out runs/novelty", "photos/ --saved runs/photos-ViT-B-32/model")
+OF_SAVED, OF_DETECTORS = ("fresh", "discover", "split_seed"), ("shots", "seeds", "seed", "detectors", "out")
+COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
+SAVED: dict[str, Any] = {"group": "with --saved"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SupportSetOptions):
+    unseen: str | None = option(
+        None, "number of classes to hide, or their names (default: 3; with --saved all it does not know)", listed=True
+    )
+    novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
+    alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
+    detectors: tuple[str, ...] = option((), "detectors to compare (default: all)")
+    out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
+    saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
+    fresh: bool = option(False, "no picture of DATA was used in training, so take all of them", **SAVED)
+    discover: bool = option(True, "group what was called unknown at the model's own false-alarm rate", **SAVED)
+    split_seed: int | None = option(None, "seed under which DATA was split (default: the model's)", **SAVED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fractions(self, "alphas")
+        refuse_idle(self, OF_DETECTORS if self.saved else OF_SAVED, f"with{'out' if self.saved else ''} --saved")
+
+
+def main(options: Options) -> int:
+    data = opening.open_data(options.data)
+    data.required_labels()
+    novel = None if options.novel is None else opening.open_data(options.novel)
+    found, text = (compare if options.saved is None else measure)(options, data, novel)
+    print(json.dumps(found, indent=1) if options.json else text)
+    return 0
+
+
+def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
+    """All detectors; what was found is also written to a folder, and drawn, where one is given."""
+    from clip_fewshot.protocol import compare_detectors as protocol
+
+    protocol.check_detectors(options.detectors)
+    backbone = opening.open_model(options.model_name, None, options.device)
+    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(options.unseen or "3")}
+    with show_progress() as progress:
+        done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
+    opening.warn(done.warnings)
+    found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": options.unseen or "3"}
+    found |= done.record
+    if options.out is not None:
+        protocol.save_comparison(done, found, Path(options.out))
+    return found, protocol.describe_comparison(found)
+
+
+def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
+    """One saved model."""
+    from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
+
+    world = opening.open_saved(options.saved or Path(), options.model, options.device)
+    asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
+    sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
+    found = measure_saved(world, sides, options.alphas, options.discover)
+    n = found["n_left_out"]
+    opening.warn([f"{n} pictures on which a class was named are left out"] if n else [])
+    return found, describe_saved(found)

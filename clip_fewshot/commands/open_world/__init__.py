@@ -1,0 +1,1 @@
+"""A store of pictures, week by week: `clip-fewshot open-world COMMAND STORE ...`."""

@@ -1,0 +1,72 @@
+"""Groups among the unknown pictures: `clip-fewshot open-world discover store/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.open_world.shared import NamingOptions, number, open_store, tell
+
+if TYPE_CHECKING:
+    from clip_fewshot.discovery import Discovery
+    from clip_fewshot.open_world.groups import Group
+    from clip_fewshot.open_world.name_suggestions import Suggestions
+
+DESCRIPTION = "Group the unknown pictures and suggest a name for each group."
+EXAMPLES = ("store/", "store/ --names 5 --words animals.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(NamingOptions):
+    pass
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.report.review import suggestions_for
+
+    words = opening.read_words(options.words)
+    with open_store(options.store, options) as store:
+        groups = store.discover()
+        found = store.discovery_
+        said = suggestions_for(store, groups, options.names, words)
+    outliers = int((found.labels < 0).sum())
+    record = {
+        "unknown": len(found.labels),
+        "groups": [_record(group, found, names) for group, names in zip(groups, said, strict=True)],
+        "interval": list(found.interval),
+        "in_no_group": outliers,
+    }
+    tell(options, record, _table(groups, found, said, outliers))
+    return 0
+
+
+def _record(group: Group, found: Discovery, said: Suggestions | None) -> dict[str, Any]:
+    pictures = zip(group.pictures.names, group.pictures.digests, strict=True)
+    return {
+        "number": group.number,
+        "pictures": [{"image": name, "digest": digest} for name, digest in pictures],
+        "stability": found.stability[group.number] if found.stability else None,
+        "nearest": group.nearest and {"class": group.nearest[0], "cosine": group.nearest[1]},
+        "names": [] if said is None else [{"name": word, "probability": p} for word, p in said.names],
+        "none_fits": None if said is None else said.none_fits,
+        "note": "" if said is None else said.note,
+    }
+
+
+def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions | None], outliers: int) -> str:
+    from clip_fewshot.report import tables
+
+    low, high = found.interval
+    unknown, grouped = number(len(found.labels), "unknown picture"), number(len(groups), "group")
+    head = f"{unknown}: {grouped} (90 % [{low}, {high}])" + (f", {outliers:,} in no group" if outliers else "")
+    rows = [["group", "pictures", "stability", "nearest known class", "cosine", "might be called"]]
+    for group, names in zip(groups, said, strict=True):
+        nearest, cosine = group.nearest or ("-", float("nan"))
+        stable = tables.fraction(found.stability[group.number]) if found.stability else "-"
+        words = ", ".join(f"{word} {p:.2f}" for word, p in names.names) if names else "-"
+        words = f"none of: {words}" if names and names.none_fits else words
+        rows.append([str(group.number), f"{len(group):,}", stable, nearest, tables.fraction(cosine), words])
+    notes = sorted({names.note for names in said if names and names.note})
+    return "\n".join([head, *([tables.plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])

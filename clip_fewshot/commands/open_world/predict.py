@@ -1,0 +1,35 @@
+"""What the newest classifier makes of pictures: `clip-fewshot open-world predict store/ photos/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.shared_options import pictures_argument, top_option
+from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, tell
+from clip_fewshot.config import check_least
+
+DESCRIPTION = "Say what the newest classifier makes of pictures; nothing is stored."
+EXAMPLES = ("store/ new_pictures/", "store/ a.jpg b.jpg --top 3 --json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StoreOptions):
+    pictures: tuple[Path, ...] = pictures_argument()
+    top: int = top_option()
+
+    def __post_init__(self) -> None:
+        check_least(self, "top")
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.report.answer_tables import answers_record, answers_table
+
+    pictures = opening.open_pictures(options.pictures)
+    with open_store(options.store, options) as store:
+        world = store.world
+    opening.warn_if_blind(world)
+    answers = world.predict(pictures, options.top)
+    tell(options, answers_record(world, pictures, answers), answers_table(world, pictures, answers))
+    return opening.exit_code(pictures)

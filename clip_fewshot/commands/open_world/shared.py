@@ -1,0 +1,68 @@
+"""What the commands over a store share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
+from clip_fewshot.config import check_least, option
+
+if TYPE_CHECKING:
+    from clip_fewshot.open_world.store.store import Store
+
+STORE = {"positional": True, "metavar": "STORE", "help": "folder of the store"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(SavedModelOptions):
+    """Of commands that need the classifier in the store."""
+
+    store: Path = field(metadata=STORE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamingOptions(StoreOptions):
+    """Of commands that suggest names for groups."""
+
+    names: int = option(3, "names to suggest per group; 0 for none", group="names")
+    words: Path | None = option(
+        None, "a text file of names to choose from, one a line, instead of the shipped list", group="names"
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self, "names", least=0)
+
+
+@contextmanager
+def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterator[Store]:
+    """The store, closed afterwards."""
+    from clip_fewshot.backbones.clip import load_backbone
+    from clip_fewshot.open_world.store.store import Store
+
+    backbone = None
+    if options is not None and options.model is not None:
+        backbone = load_backbone(options.model, device=options.device)
+    with Store.open(folder, backbone) as store:
+        yield store
+
+
+def tell(options: CommandOptions, record: Mapping[str, Any], text: str) -> None:
+    """The answer, for machines or for people."""
+    print(json.dumps({"schema": 1, **record}, indent=1) if options.json else text)
+
+
+def number(n: int, noun: str, plural: str | None = None) -> str:
+    """1 picture, 1,797 pictures."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def next_step(options: CommandOptions, sentence: str) -> None:
+    """What to do now, on standard error."""
+    if not options.json:
+        print(sentence, file=sys.stderr)

@@ -1,0 +1,29 @@
+"""Take the last decision back: `clip-fewshot open-world undo store/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, tell
+
+DESCRIPTION = "Take the last decision back, to the last bit."
+EXAMPLES = ("store/", "store/ --json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StoreOptions):
+    pass
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.data.names import shown
+
+    with open_store(options.store, options) as store:
+        before = store.world.model.label_space_.names
+        done = store.undo()
+        after = store.world.model.label_space_.names
+    gone = [name for name in before if name not in after]
+    text = f"revision {done.revision}: {number(len(after), 'class', 'classes')} as before"
+    text += f"; {', '.join(map(shown, gone))} taken back" if gone else ""
+    tell(options, {"revision": done.revision, "classes": list(after), "taken_back": gone}, text)
+    return 0

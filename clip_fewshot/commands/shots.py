@@ -1,0 +1,78 @@
+"""Accuracy by shots per class: `clip-fewshot shots` makes the table and the plot of the README."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.run import command_line
+from clip_fewshot.commands.cli.shared_options import DeviceOptions, seed_option, seeds_option, shot_counts_option
+from clip_fewshot.config import APPROACHES_HELP, BUILTIN_DATA, MODEL_HELP, FewShotConfig, option, split_names
+
+DESCRIPTION = (
+    "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
+    "shots.svg and a Markdown table on standard output. Each run has its own folder and is never done twice."
+)
+EXAMPLES = ("digits --shot-counts 1,4,16", "photos/ flowers/ --model ViT-B/32 --trials 50 --out runs/curves")
+SHOT_COUNTS, TRIALS, OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DeviceOptions):
+    sets: tuple[str, ...] = option(
+        BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
+    )
+    model: str | None = option(None, MODEL_HELP, group="model")
+    approaches: tuple[Any, ...] = option((), APPROACHES_HELP, parse=split_names)
+    trials: int | None = option(None, f"total trials of each study (default: {TRIALS})")
+    epochs: int = option(20, "passes over the support set in each training")
+    shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
+    seeds: int = seeds_option()
+    seed: int = seed_option()
+    out: str | None = option(None, f"output folder (default: {OUT})", group="output")
+
+    def config(self, data: str, shots: int) -> FewShotConfig:
+        """The main job at one point of one curve; every class is known, as in published curves."""
+        same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
+        out = str(Path(self.out or OUT) / f"{Path(data).name}-{shots}")
+        return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or TRIALS, out=out, **same)
+
+    def __post_init__(self) -> None:
+        for shots in self.shot_counts:
+            self.config(self.sets[0], shots)  # refuses what is out of range before anything runs
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.few_shot.approach import find_approach
+    from clip_fewshot.plots import shots_panels
+    from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
+    from clip_fewshot.runtime.files import write_json, write_text
+
+    for approach in options.approaches:
+        find_approach(approach)  # refuses an unknown name before anything runs
+    counts, found = sorted(set(options.shot_counts or SHOT_COUNTS)), {}
+    with show_progress() as progress:
+        for data in options.sets:
+            found[Path(data).name] = collect_curves([run(options.config(data, n), progress) for n in counts])
+    record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or TRIALS}
+    table, plot = (Path(options.out or OUT) / name for name in ("shots.json", "shots.svg"))
+    write_json(table, record | {"data": found})
+    write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
+    print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
+    print(f"plot: {plot}   figures: {table}", file=sys.stderr)
+    return 0
+
+
+def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Mapping[str, Any]:
+    """results.json of one run: as it is where the run is complete, else made, or gone on with."""
+    from clip_fewshot.pipeline import run_few_shot
+    from clip_fewshot.protocol.shot_curves import read_finished
+
+    place = f"{Path(config.data.data).name} at {config.data.shots}: "
+    finished = read_finished(config)
+    return finished or run_few_shot(config, lambda stage, *done: progress(place + stage, *done), command_line())

@@ -1,0 +1,68 @@
+"""Class names in place of training pictures: `clip-fewshot zero-shot photos/ --model ViT-B/32`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.shared_options import TunedModelOptions
+from clip_fewshot.config import option
+
+DESCRIPTION = (
+    "Zero-shot accuracy on a set of pictures, or with --image the most probable of its classes for one picture."
+)
+EXAMPLES = ("photos/ --model ViT-B/32", "photos/ --image holiday.jpg")
+TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TunedModelOptions):
+    templates: Literal["one", "ensemble"] = option("ensemble", "one prompt per class, or the mean of several")
+    image: Path | None = option(None, f"a picture: show the top {TOP} of the classes for it instead")
+
+
+def main(options: Options) -> int:
+    from clip_fewshot.data.captions import TEMPLATES
+    from clip_fewshot.protocol.zero_shot_accuracy import measure_zero_shot, rank_classes
+
+    picture = None if options.image is None else opening.open_picture(options.image)
+    data = opening.open_data(options.data)
+    data.required_labels()
+    backbone = opening.open_model(options.model_name, options.tuned, options.device)
+    templates = TEMPLATES[:1] if options.templates == "one" else TEMPLATES
+    if picture is None:
+        found, text = measure_zero_shot(backbone, data, templates), summary
+    else:
+        top = rank_classes(backbone, picture, data.label_space.names, templates, TOP)
+        found, text = {"image": str(options.image), "top": top}, ranking
+    name = str(options.tuned or options.model_name)
+    found |= {"schema": 1, "model": name, "data": data.name, "templates": list(templates)}
+    print(json.dumps(found, indent=1) if options.json else text(found))
+    return 0
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Accuracy, then a line per class."""
+    from clip_fewshot.report import tables
+
+    head = ["class", "precision", "recall", "F1", "n"]
+    rows = [
+        [name, *(tables.fraction(row[key]) for key in ("precision", "recall", "f1")), str(row["support"])]
+        for name, row in found["classes"].items()
+    ]
+    result, prompts = found["accuracy"], len(found["templates"])
+    how = f"{found['model']}, {prompts} prompt{'s' if prompts > 1 else ''} per class"
+    accuracy, macro_f1 = tables.estimate(result["mean"], result["ci95"]), tables.fraction(found["macro_f1"])
+    first = f"{found['data']}: {result['n_test']:,} pictures of {len(rows)} classes, {how}"
+    return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", "", tables.plain([head, *rows])])
+
+
+def ranking(found: dict[str, Any]) -> str:
+    """A line per class, most probable first."""
+    from clip_fewshot.report import tables
+
+    rows = [[row["class"], tables.fraction(row["probability"])] for row in found["top"]]
+    return tables.plain([[found["image"], "probability"], *rows])

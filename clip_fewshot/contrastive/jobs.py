@@ -1,0 +1,139 @@
+"""The options of the two training jobs over both towers, free of torch so that a command line answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_least, model_for, option
+from clip_fewshot.errors import UsageError
+
+if TYPE_CHECKING:
+    from clip_fewshot.contrastive.finetuning import FineTuning
+
+PRETRAINING_PASSES, FINE_TUNING_PASSES = 32, 10
+CAPTIONED = "captioned pictures: pairs of files, table, list or tar shards"
+LAYERS, TRAINING, MEMORY = ({"group": title} for title in ("what trains", "training", "memory"))
+MEASURED, PROCESSES, OUTPUT = ({"group": title} for title in ("what is measured", "processes", "output"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What both jobs take.
+
+    Raises:
+        UsageError: a value outside its range; neither or both of ``out`` and ``resume``.
+    """
+
+    device: str = option("auto", "where to compute", choices=DEVICES, group="model")
+    batch: int | None = option(
+        None, "pairs in a step, of all processes together (default: all, at most 256; 64 to fine-tune)", **TRAINING
+    )
+    weight_decay: float = option(0.2, "on matrices", **TRAINING)
+    seed: int = option(0, "seed of everything random", **TRAINING)
+    chunk: int | None = option(
+        None, "pairs in one pass: memory falls with it, the gradient stays (default: all)", **MEMORY
+    )
+    truncate: bool = option(False, "cut texts that are too long for the model instead of refusing them")
+    spark: bool = option(
+        False, "compute in processes that Spark starts (on this machine, if it has no other master)", **PROCESSES
+    )
+    processes: int = option(2, "how many, with --spark", **PROCESSES)
+    out: str | None = option(None, "new folder for the model, its checkpoint and its figures", **OUTPUT)
+    resume: str | None = option(None, "go on with the training in this folder", **OUTPUT)
+
+    def __post_init__(self) -> None:
+        if (self.out is None) == (self.resume is None):
+            got = "neither" if self.out is None else "both"
+            raise UsageError(expected="`out` or `resume`", got=got, fix="name one folder", where="`out`")
+        check_least(self, "batch", "chunk", "processes")
+
+    @property
+    def folder(self) -> Path:
+        """Where the training is, or will be."""
+        return Path(self.out or self.resume or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(TrainingJob):
+    """A CLIP from scratch on image-caption pairs."""
+
+    data: str = field(metadata={"help": CAPTIONED, "positional": True, "flag": "--data"})
+    model: str | None = option(
+        None, "official CLIP name or a JSON file of an architecture (default: ViT-B/32)", group="model"
+    )
+    passes: int | None = option(None, f"over the pictures (default: {PRETRAINING_PASSES})", **TRAINING)
+    steps: int | None = option(None, "optimiser steps, in place of passes", **TRAINING)
+    learning_rate: float | None = option(None, "peak (default: the paper's for the model)", **TRAINING)
+    warmup: int | None = option(None, "steps of rising rate (default: 2000, at most a tenth of all)", **TRAINING)
+    averaging: float = option(
+        0.0, "decay per step of the mean of the weights that is kept in the end; 0: the last", **TRAINING
+    )
+    identity_targets: bool = option(False, "take equal captions of a batch for wrong ones, as CLIP does", **TRAINING)
+    augment: float | None = option(
+        None, "least share of the area of random crops, in (0, 1] (default: none)", **TRAINING
+    )
+    checkpoint_gradients: bool = option(False, "compute blocks twice in place of keeping their activations", **MEMORY)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY)
+    state_dtype: Literal["float32", "bfloat16"] = option("float32", "of the optimiser's moments", **MEMORY)
+    text_weights: Literal["float32", "bfloat16"] = option("float32", "of the text tower while it is trained", **MEMORY)
+    validation: int = option(100, "pictures kept out of training to measure loss and recall on; 0: none", **MEASURED)
+    labelled: str | None = option(None, "pictures with classes to measure zero-shot accuracy on", **MEASURED)
+    tensorboard: bool = option(False, "show the figures in TensorBoard too", **MEASURED)
+    save_every: int | None = option(None, "steps between checkpoints (default: one an epoch)", **OUTPUT)
+    threads: int | None = option(None, "processor threads (default: torch's)", **PROCESSES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.passes is not None:
+            fix = "leave one of them out"
+            raise UsageError(expected="`steps` or `passes`", got="both", fix=fix, where="`steps`")
+        check_least(self, "passes", "steps", "threads", "save_every")
+        check_least(self, "validation", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningJob(TrainingJob):
+    """A pretrained CLIP on captioned pictures, or on pictures with classes."""
+
+    data: str = option(
+        "digits", "captioned or labelled pictures; or digits, digits-wild", positional=True, flag="--data"
+    )
+    model: str | None = option(None, MODEL_HELP, group="model")
+    unfreeze: int = option(1, "last layers of each tower that train", **LAYERS)
+    lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS)
+    head: Literal["none", "linear", "attention"] = option(
+        "none",
+        "added to each tower: linear is merged into it at the end, attention reads all tokens and stays",
+        **LAYERS,
+    )
+    prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS)
+    backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING)
+    head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING)
+    distil: float = option(0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING)
+    passes: int | None = option(
+        None, f"over the pictures, each with other captions (default: {FINE_TUNING_PASSES})", **TRAINING
+    )
+    per_class: int | None = option(None, "training pictures per class (default: all)", **TRAINING)
+    held_out: float = option(0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "passes", "per_class")
+        check_fractions(self, "held_out")
+        _ = self.plan  # checks the rest
+
+    @property
+    def model_name(self) -> str:
+        """The model that was named, or the usual one for the pictures."""
+        return model_for(self.data, self.model)
+
+    @property
+    def plan(self) -> FineTuning:
+        """What trains."""
+        from clip_fewshot.contrastive.finetuning import FineTuning
+
+        names = ("unfreeze", "lock", "head", "prompts", "backbone_lr", "head_lr", "seed")
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return FineTuning(**chosen)

@@ -1,0 +1,281 @@
+"""Every novelty detector on one model, over fresh support sets, against the choice of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
+from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.intervals import interval, statistic_difference, statistic_interval
+from clip_fewshot.evaluation.metrics import aupr, auroc, det_curve, eer, fpr95
+from clip_fewshot.features.encode import image_prefix
+from clip_fewshot.features.prefix import Prefix, replay
+from clip_fewshot.few_shot.approach import Point
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.open_world.feature_spaces import DEPTHS
+from clip_fewshot.open_world.rejector import Rejector, fit_rejector
+from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.plots import density_panels, det_curves
+from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.report import tables
+from clip_fewshot.runtime.files import write_json, write_text
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
+
+AUTO, FROZEN, MODEL = "auto", "frozen", "linear-probe"
+STATISTICS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "eer": "EER"}
+MEASURES = {"auroc": auroc, "aupr": aupr, "fpr95": fpr95, "eer": eer}
+EPOCHS = 20  # of a task that trains nothing: the probe is fitted on frozen features
+
+
+class Scene(NamedTuple):
+    """What all support sets share.
+
+    Attributes:
+        labels: (k,) of the known test pictures.
+        seen: the known and the novel test pictures behind the frozen layers.
+        is_novel: (n,) of all of them, the known ones first.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    labels: LabelArray
+    seen: tuple[Prefix, Prefix]
+    is_novel: BoolArray
+
+
+class Said(NamedTuple):
+    """What a detector, calibrated on one support set, says of the n test pictures: higher = more normal."""
+
+    rejector: Rejector
+    scores: FloatArray
+    p: FloatArray
+
+
+Opinions = Mapping[str, Sequence[Said]]
+
+
+class Comparison(NamedTuple):
+    """Figures of every detector, the best first; what :func:`save_comparison` draws; what the split has to say."""
+
+    record: dict[str, Any]
+    scene: Scene
+    opinions: Opinions
+    warnings: Sequence[str]
+
+
+def compare_detectors(
+    backbone: Backbone,
+    data: ImageDataset,
+    novel: ImageDataset | None = None,
+    *,
+    progress: Progress,
+    unseen: int | Sequence[str] = 3,
+    shots: int = 16,
+    seeds: int = 5,
+    seed: int = 0,
+    test_fraction: float = 0.5,
+    alphas: Sequence[float] = (0.01, 0.05, 0.1),
+    detectors: Sequence[str] = (),
+) -> Comparison:
+    """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
+
+    Args:
+        data: labelled pictures.
+        novel: pictures of unknown classes in place of the hidden ones.
+        unseen, shots, seed, test_fraction: as in :func:`~clip_fewshot.data.sampling.split_open_world`.
+        alphas: false-alarm rates to try, in (0, 1).
+        detectors: names; empty for all.
+
+    Raises:
+        UsageError: an unknown name, no unknown pictures, or too few shots for the choice among all detectors.
+    """
+    check_detectors(detectors)
+    split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
+    scene = _stage(backbone, split, novel, shots, seed)
+    right, opinions, refused = _ask_all(scene, seeds, detectors or tuple(DETECTORS), progress)
+    record = {
+        "shots": shots,
+        "seeds": seeds,
+        "classes": list(scene.names),
+        "n_known": len(scene.labels),
+        "n_novel": int(np.sum(scene.is_novel)),
+        "accuracy": interval(right).to_json(),
+        "rows": sorted(_rows(scene, opinions, alphas), key=lambda row: -row["auroc"]["mean"]),
+        "refused": refused,
+    }
+    return Comparison(record, scene, opinions, split.warnings)
+
+
+def check_detectors(names: Sequence[str]) -> None:
+    """Refuse what is no detector before anything is computed.
+
+    Raises:
+        UsageError: lists what there is.
+    """
+    for name in names:
+        if name not in DETECTORS:
+            expected = f"some of {', '.join(DETECTORS)}"
+            raise UsageError(expected=expected, got=name, fix="check the spelling", where="`detectors`")
+
+
+def _ask_all(
+    scene: Scene, seeds: int, detectors: Sequence[str], progress: Progress
+) -> tuple[list[BoolArray], Opinions, dict[str, str]]:
+    """Per support set which known pictures the probe had right; what each detector says; why some could not."""
+    task, right = scene.task, []
+    refused: dict[str, str] = {}
+    opinions: dict[str, list[Said]] = {name: [] for name in (AUTO, *detectors)}
+    for draw in range(1, seeds + 1):
+        support = prepare(task, task.support(draw), _depths(task))
+        right.append(support.probe.predict(_frozen(scene)[~scene.is_novel]) == scene.labels)
+        for name in [name for name in opinions if name not in refused]:
+            answer = _ask_or_refused(scene, support, name)
+            if isinstance(answer, str):
+                refused[name] = answer
+            else:
+                opinions[name].append(answer)
+        progress("support sets", draw, seeds)
+    return right, {name: all_of for name, all_of in opinions.items() if name not in refused}, refused
+
+
+def _stage(backbone: Backbone, split: OpenWorldSplit, novel: ImageDataset | None, shots: int, seed: int) -> Scene:
+    """The sealed test pictures behind the frozen layers; they stay the same for all support sets."""
+    task = Task(backbone, split.pool, shots, TrainSettings(EPOCHS), 1, seed)
+    known = split.test.open("novelty")
+    novel = split.novel.open("novelty") if novel is None else novel
+    if not len(novel):
+        fix = "change `unseen`, or give pictures of unknown classes (`novel`)"
+        raise UsageError(expected="one class or more to hide", got="none", fix=fix, where="`unseen`")
+    seen = (image_prefix(backbone, known, _depths(task)), image_prefix(backbone, novel, _depths(task)))
+    is_novel = np.arange(len(known) + len(novel)) >= len(known)
+    return Scene(task, split.seen.names, known.required_labels(), seen, is_novel)
+
+
+def _depths(task: Task) -> list[int]:
+    """The numbers of last blocks before which features are looked at too."""
+    return [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
+
+
+def _frozen(scene: Scene) -> FloatArray:
+    """(n, d) features of the test pictures."""
+    return np.concatenate([part.frozen().cpu().numpy() for part in scene.seen])
+
+
+def _ask_or_refused(scene: Scene, support: Prepared, name: str) -> Said | str:
+    """What a detector says, or why it cannot; without "auto" there is nothing to compare with."""
+    try:
+        return ask_detector(scene, support, name)
+    except UsageError as error:
+        if name == AUTO:
+            raise
+        return " ".join(str(error).split())
+
+
+def ask_detector(scene: Scene, support: Prepared, name: str) -> Said:
+    """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
+    task, recipe = scene.task, support.recipe(scene.task, Point(MODEL))
+    spaces = None if name == AUTO else (FROZEN,)
+    choice = choose_novelty(
+        task.backbone, recipe, support.data, support.frozen, detector=name, spaces=spaces, names=scene.names
+    )
+    if choice is None:
+        raise UsageError(expected="two pictures of each class or more", got="one", fix="raise `shots`", where="`shots`")
+    rejector = fit_rejector(task.backbone, recipe, support.data, support.frozen, choice, names=scene.names)
+    own = [
+        np.concatenate([replay(part, n, suffix).numpy() for part in scene.seen]) for n, suffix in rejector.suffixes()
+    ]
+    return Said(rejector, *rejector.verdict(_frozen(scene), own))
+
+
+def _rows(scene: Scene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:
+    """A row per detector."""
+    reference = [one.scores for one in opinions[AUTO]]
+    found = []
+    for name, all_of in opinions.items():
+        scores = [one.scores for one in all_of]
+        difference = statistic_difference(auroc, scene.is_novel, scores, reference).to_json()
+        found.append(
+            {
+                "detector": name,
+                **{key: statistic_interval(f, scene.is_novel, scores).to_json() for key, f in MEASURES.items()},
+                "auroc_minus_auto": None if name == AUTO else difference,
+                "rates": [_rates(scene, all_of, alpha) for alpha in alphas],
+                "chosen": dict(Counter(str(one.rejector.chosen) for one in all_of).most_common()),
+            }
+        )
+    return found
+
+
+def _rates(scene: Scene, all_of: Sequence[Said], alpha: float) -> dict[str, Any]:
+    """Share of known and of novel pictures flagged at ``alpha``; or why that alpha is refused."""
+    refusals = [one.rejector.refusal(alpha) for one in all_of]
+    refused = next((refusal for refusal in refusals if refusal), None)
+    if refused:
+        return {"alpha": alpha, "refused": refused}
+    flags = [one.rejector.flags(one.p, alpha) for one in all_of]
+    false_alarms, detected = (
+        interval([flag[side] for flag in flags]).to_json() for side in (~scene.is_novel, scene.is_novel)
+    )
+    return {"alpha": alpha, "refused": None, "false_alarm_rate": false_alarms, "detection_rate": detected}
+
+
+def save_comparison(comparison: Comparison, found: Mapping[str, Any], folder: Path) -> None:
+    """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
+    write_json(folder / "novelty.json", found)
+    is_novel, opinions = comparison.scene.is_novel, comparison.opinions
+    curves = {name: [det_curve(is_novel, one.scores) for one in all_of] for name, all_of in opinions.items()}
+    first = {name: all_of[0].scores for name, all_of in opinions.items()}
+    write_text(folder / "det.svg", det_curves(curves).svg)
+    write_text(folder / "densities.svg", density_panels(first, is_novel).svg)
+
+
+def describe_comparison(found: Mapping[str, Any]) -> str:
+    """What was compared, and two tables: how well novel pictures are told, and what was decided at each alpha."""
+    lines = [
+        f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
+        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
+        f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
+        "",
+        tables.plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
+        "",
+        tables.plain([_head(found["rows"][0]["rates"]), *map(_decided, found["rows"])]),
+        "",
+    ]
+    refusals = {(one["alpha"], one["refused"]) for row in found["rows"] for one in row["rates"] if one["refused"]}
+    lines += [f"alpha {alpha:g} refused: {why}" for alpha, why in sorted(refusals)]
+    auto = next(row for row in found["rows"] if row["detector"] == AUTO)
+    lines += [f"auto chose {', '.join(f'{what} ({n})' for what, n in auto['chosen'].items())}"]
+    lines += [f"{name} refused: {why}" for name, why in found["refused"].items()]
+    return "\n".join(lines)
+
+
+def _told(row: Mapping[str, Any]) -> list[str]:
+    difference = row["auroc_minus_auto"]
+    cells = [tables.estimate_of(row[key]) for key in STATISTICS]
+    if difference is None:
+        return [row["detector"], *cells, "-"]
+    low, high = difference["ci95"]
+    return [row["detector"], *cells, f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"]
+
+
+def _head(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return ["detector", *(f"{what} at {one['alpha']:g}" for one in found for what in ("false alarms", "detected"))]
+
+
+def _decided(row: Mapping[str, Any]) -> list[str]:
+    cells = [row["detector"]]
+    for one in row["rates"]:
+        cells += (
+            ["refused"] * 2
+            if one["refused"]
+            else [tables.estimate_of(one["false_alarm_rate"]), tables.estimate_of(one["detection_rate"])]
+        )
+    return cells

@@ -1,0 +1,136 @@
+"""Texts for a picture and pictures for a text; how often each finds the other, with intervals and beside chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.pairs.batch import caption_ids
+from clip_fewshot.evaluation.intervals import interval, statistic_interval
+from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray
+
+PLACES = (1, 5, 10)
+
+
+def rank_texts(
+    backbone: Backbone, picture: ImageDataset, texts: Sequence[str], top: int = 5, truncate: bool = False
+) -> list[dict[str, Any]]:
+    """The ``top`` nearest of ``texts`` for one picture, each with its cosine and its probability among all of them."""
+    row = unit(encode_images(backbone, picture).features)
+    cosines = unit(encode_texts(backbone, texts, truncate=truncate)) @ row[0]
+    probabilities = _softmax(float(backbone.logit_scale.detach().exp()) * cosines)
+    return [
+        {"text": texts[i], "cosine": float(cosines[i]), "probability": float(probabilities[i])}
+        for i in np.argsort(-cosines, kind="stable")[:top].tolist()
+    ]
+
+
+def rank_pictures(
+    backbone: Backbone, text: str, pictures: ImageDataset, top: int = 5, truncate: bool = False
+) -> list[dict[str, Any]]:
+    """The ``top`` nearest of distinct ``pictures`` for a text, each with its cosine."""
+    row = unit(encode_texts(backbone, [text], truncate=truncate))
+    cosines = unit(encode_images(backbone, pictures).features) @ row[0]
+    best = np.argsort(-cosines, kind="stable")[:top].tolist()
+    return [{"image": pictures.names[i], "cosine": float(cosines[i])} for i in best]
+
+
+def distinct_pictures(data: ImageDataset) -> ImageDataset:
+    """Each picture once, however many captions it has."""
+    return data.subset(np.unique(data.digests, return_index=True)[1])
+
+
+def texts_of(data: ImageDataset) -> list[str]:
+    """The distinct captions of a set; of one with classes, a sentence per class."""
+    if data.captions is not None:
+        return list(dict.fromkeys(data.captions))
+    return [TEMPLATES[0].format(name) for name in data.label_space.names]
+
+
+class Candidates(NamedTuple):
+    """What is looked for, each once.
+
+    Attributes:
+        pictures: the distinct pictures.
+        captions: those that the model can tell apart.
+        belongs: (pictures, captions) which caption was written for which picture.
+    """
+
+    pictures: ImageDataset
+    captions: list[str]
+    belongs: BoolArray
+
+
+def measure_recall(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> dict[str, dict[str, Any]]:
+    """Recall of one model on captioned pictures."""
+    among = find_candidates(backbone, data, truncate)
+    pictures = unit(encode_images(backbone, among.pictures).features)
+    texts = unit(encode_texts(backbone, among.captions, truncate=truncate))
+    return recall_of([pictures @ texts.T], among.belongs)
+
+
+def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> Candidates:
+    """Captions that are one input to the model count once, and answer every picture they were written for."""
+    captions = data.captions or ()
+    _, first, picture_of = np.unique(data.digests, return_index=True, return_inverse=True)
+    ids = caption_ids(backbone.tokenize(list(captions), truncate)).numpy()
+    _, first_text, text_of = np.unique(ids, return_index=True, return_inverse=True)
+    belongs = np.zeros((len(first), len(first_text)), np.bool_)
+    belongs[picture_of, text_of] = True
+    return Candidates(data.subset(first), [captions[i] for i in first_text], belongs)
+
+
+def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, dict[str, Any]]:
+    """ "image to text, recall@k" and "text to image, recall@k" -> mean, 95 % interval over pictures and seeds, chance.
+
+    A picture asks once; of the other way, a picture's value is the share of its captions that find it, so that captions
+    of one picture are not taken for independent.
+
+    Args:
+        cosines: (pictures, captions) by the model of each seed.
+    """
+    found = {}
+    for k in PLACES:
+        hits = [ranks(each, belongs) < k for each in cosines]
+        found[f"image to text, recall@{k}"] = interval(hits).to_json() | {"chance": text_chance(belongs, k)}
+    for k in PLACES:
+        hits = [ranks(each.T, belongs.T) < k for each in cosines]
+        shares = [belongs @ hit.astype(np.float64) / belongs.sum(axis=1) for hit in hits]
+        result = statistic_interval(lambda _, values: float(values.mean()), np.zeros(len(belongs)), shares)
+        found[f"text to image, recall@{k}"] = result.to_json() | {"chance": picture_chance(belongs, k)}
+    return found
+
+
+def ranks(cosines: FloatArray, right: BoolArray) -> IndexArray:
+    """(queries, candidates) -> (queries,) how many wrong candidates are at least as near as the nearest right one."""
+    near = np.where(np.isnan(cosines), -np.inf, cosines)
+    best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
+    return np.asarray(((near >= best) & ~right).sum(axis=1))
+
+
+def text_chance(belongs: BoolArray, k: int) -> float:
+    """Expected recall@k of pictures that order the captions at random."""
+    m = belongs.shape[1]
+    return float(np.mean([1 - comb(m - own, min(k, m)) / comb(m, min(k, m)) for own in belongs.sum(axis=1).tolist()]))
+
+
+def picture_chance(belongs: BoolArray, k: int) -> float:
+    """The same of captions that order the pictures at random."""
+    by_text = np.array([text_chance(column[None], k) for column in belongs.T])
+    return float(((belongs @ by_text) / belongs.sum(axis=1)).mean())
+
+
+def unit(rows: FloatArray) -> FloatArray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,89 @@
+"""Accuracy by shots per class: results of the main job at several numbers of shots, as curves and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.read import read_dataset
+from clip_fewshot.few_shot.approach import APPROACHES, find_approach
+from clip_fewshot.plots.methods import display_name, ordered
+from clip_fewshot.plots.views import ShotPoint
+from clip_fewshot.report import tables
+from clip_fewshot.runtime.files import read_json
+
+BASELINES = ("raw_pixels", "zero_shot", "linear_probe")
+
+
+def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
+    """results.json in the run's folder where that run is complete, on these pictures and weights; else None."""
+    out = Path(config.run.out or "")
+    if not (out / "results.json").is_file():
+        return None
+    results: Mapping[str, Any] = read_json(out / "results.json")
+    names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
+    asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
+    same = results["config"] == asked and _same_input(config, out, results)
+    return results if same else None
+
+
+def _same_input(config: FewShotConfig, out: Path, results: Mapping[str, Any]) -> bool:
+    data = config.data
+    backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=config.run.device)
+    same_weights = read_json(out / "run.json")["key"]["backbone"] == backbone.digest
+    return bool(same_weights and results["dataset"]["fingerprint"] == read_dataset(data.data).fingerprint())
+
+
+def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All that is reported of one set of pictures, out of ``runs``, contents of results.json by ascending shots."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for results in runs:
+        tests = {name: results[name] for name in BASELINES}
+        tests |= {name: approach["test"] for name, approach in results["approaches"].items()}
+        for name, test in tests.items():
+            point = {key: test[key] for key in ("mean", "ci95", "per_seed")}
+            methods.setdefault(name, []).append({"shots": results["config"]["shots"], **point})
+    return {
+        "n_classes": len(runs[0]["dataset"]["classes"]),
+        "n_test": runs[0]["dataset"]["counts"]["test"],
+        "fingerprint": runs[0]["dataset"]["fingerprint"],
+        "methods": {name: methods[name] for name in ordered(set(methods))},
+    }
+
+
+def curve_points(item: Mapping[str, Any]) -> dict[str, list[ShotPoint]]:
+    """What :func:`collect_curves` returns, as points of a plot."""
+    return {
+        name: [ShotPoint(point["shots"], point["mean"], *point["ci95"]) for point in points]
+        for name, points in item["methods"].items()
+    }
+
+
+def describe_curves(found: Mapping[str, Any]) -> str:
+    """A Markdown table per set of pictures; the best of each column is bold."""
+    return "\n\n".join(f"{_caption(name, item)}\n\n{tables.markdown(_rows(item))}" for name, item in found.items())
+
+
+def _caption(name: str, item: Mapping[str, Any]) -> str:
+    return f"**{name}**, {item['n_classes']} classes, {item['n_test']} sealed test pictures, 95 % intervals:"
+
+
+def _rows(item: Mapping[str, Any]) -> list[list[str]]:
+    columns = zip(*item["methods"].values(), strict=True)
+    best = [max(point["mean"] for point in column) for column in columns]
+    rows = [
+        [display_name(name), *(_cell(point, top) for point, top in zip(points, best, strict=True))]
+        for name, points in item["methods"].items()
+    ]
+    shots = [str(point["shots"]) for point in next(iter(item["methods"].values()))]
+    return [["shots per class", *shots], *rows]
+
+
+def _cell(point: Mapping[str, Any], best: float) -> str:
+    text = tables.estimate_of(point)
+    mean, _, bounds = text.partition(" ")
+    return f"**{mean}** {bounds}" if point["mean"] == best else text

@@ -1,0 +1,59 @@
+"""What an open-world model says of pictures: as a table, for machines, and beside the pictures themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.open_world.answers import Answer
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.report import tables
+from clip_fewshot.report.grid import GridCell, picture_grid
+
+
+def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> str:
+    """One line per picture: answer, share of known pictures that look as strange (p), most probable classes."""
+    places = range(len(answers[0].top))
+    head = ["image", "answer", "p", *(f"top {place + 1}" for place in places)]
+    rows = [
+        [
+            name,
+            answer.label or "unknown",
+            "-" if world.rejector_ is None else tables.fraction(answer.p_value),
+            *(f"{label} {tables.fraction(probability)}" for label, probability in answer.top),
+        ]
+        for name, answer in zip(pictures.names, answers, strict=True)
+    ]
+    return tables.plain([head, *rows])
+
+
+def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The same for machines; the label of an unknown picture is null, as is p where the model has no detector."""
+    return {
+        "schema": 1,
+        "alpha": None if world.rejector_ is None else world.alpha,
+        "answers": [
+            {
+                "image": name,
+                "label": answer.label,
+                "p_value": None if world.rejector_ is None else answer.p_value,
+                "top": [{"class": label, "probability": probability} for label, probability in answer.top],
+            }
+            for name, answer in zip(pictures.names, answers, strict=True)
+        ],
+        "skipped": [skipped._asdict() for skipped in pictures.skipped],
+    }
+
+
+def answers_grid(pictures: ImageDataset, answers: Sequence[Answer]) -> str:
+    """The pictures with their answers, as SVG."""
+    return picture_grid([_cell(pictures, i, answer) for i, answer in enumerate(answers)])
+
+
+def _cell(pictures: ImageDataset, i: int, answer: Answer) -> GridCell:
+    label, probability = answer.top[0]
+    likely = f"{label} {probability:.2f}"
+    lines = (likely,) if answer.label else ("unknown", f"({likely})")
+    return GridCell(pictures.open(i), (*lines, Path(pictures.names[i]).name), answer.label is None)

@@ -1,0 +1,134 @@
+"""All detectors compared: the same pictures for every support set, figures of named libraries, paired differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import clip_fewshot as cf
+from clip_fewshot.few_shot.approach import LINEAR_PROBE
+from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.protocol import compare_detectors
+from clip_fewshot.protocol.refits import Task, prepare
+from clip_fewshot.runtime.files import read_json
+from tests.commands.conftest import PER_CLASS, UNKNOWN, Command, one_line
+
+USUAL = ("--model", "mini", "--unseen", ",".join(UNKNOWN), "--shots", "4", "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compared")
+
+
+@pytest.fixture(scope="module")
+def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
+    """Three detectors and the choice among all."""
+    done = compare(mini, photos, seeds=2, detectors=("knn", "mahalanobis", "mcm"))
+    compare_detectors.save_comparison(done, done.record, folder)
+    return {"data": str(photos), "model": "mini", **done.record}
+
+
+def compare(mini: cf.Backbone, photos: Path, **chosen: Any) -> compare_detectors.Comparison:
+    data, common = cf.read_dataset(photos), {"unseen": list(UNKNOWN), "shots": 4, "progress": lambda *done: None}
+    return compare_detectors.compare_detectors(mini, data, **common, **chosen)
+
+
+def test_every_row_is_there_sorted_and_paired_with_auto(found: Any, split: Any) -> None:
+    rows = {row["detector"]: row for row in found["rows"]}
+    assert set(rows) == {"auto", "knn", "mahalanobis", "mcm"}
+    means = [row["auroc"]["mean"] for row in found["rows"]]
+    assert means == sorted(means, reverse=True)
+    assert (found["n_known"], found["n_novel"]) == (split.test.n, 2 * PER_CLASS)
+    assert rows["auto"]["auroc_minus_auto"] is None
+    for name in ("knn", "mahalanobis", "mcm"):
+        lead = np.subtract(rows[name]["auroc"]["per_seed"], rows["auto"]["auroc"]["per_seed"])
+        assert rows[name]["auroc_minus_auto"]["per_seed"] == pytest.approx(lead)
+        assert sum(rows[name]["chosen"].values()) == found["seeds"] == 2
+        assert all("frozen features" in what for what in rows[name]["chosen"])
+
+
+def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, photos: Path, split: Any) -> None:
+    """The knn row, written down again with the classes of the library alone."""
+    known, novel = split.test.open("test"), split.novel.open("test")
+    backbone = cf.load_backbone("mini", device="cpu")
+    task = Task(backbone, split.pool, 4, TrainSettings(20), 1, 0)
+    row = next(row for row in found["rows"] if row["detector"] == "knn")
+    frozen = np.concatenate([cf.encode_images(backbone, part).features for part in (known, novel)])
+    is_novel = np.arange(len(frozen)) >= len(known)
+    right, flags = [], []
+    for place, draw in enumerate((1, 2)):
+        support = prepare(task, task.support(draw), [])
+        assert not set(support.images.digests) & set(known.digests)
+        recipe = support.recipe(task, LINEAR_PROBE.point)
+        choice = choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
+        assert choice is not None
+        rejector = fit_rejector(backbone, recipe, support.data, support.frozen, choice)
+        scores, p = rejector.verdict(frozen, [])
+        assert row["auroc"]["per_seed"][place] == pytest.approx(roc_auc_score(is_novel, -scores))
+        assert row["aupr"]["per_seed"][place] == pytest.approx(average_precision_score(is_novel, -scores))
+        right.append(np.mean(support.probe.predict(frozen[~is_novel]) == known.required_labels()))
+        flags.append(p <= 0.1 + 1e-9)
+    assert found["accuracy"]["per_seed"] == pytest.approx(right)
+    refused, own, loose = row["rates"]
+    assert "it takes 99 known images" in refused["refused"]
+    assert own["refused"] is None
+    assert loose["false_alarm_rate"]["per_seed"] == pytest.approx([flag[~is_novel].mean() for flag in flags])
+    assert loose["detection_rate"]["per_seed"] == pytest.approx([flag[is_novel].mean() for flag in flags])
+
+
+def test_auto_is_the_choice_over_all_features(found: Any) -> None:
+    auto = next(row for row in found["rows"] if row["detector"] == "auto")
+    assert sum(auto["chosen"].values()) == 2
+
+
+def test_text_record_and_figures_agree(found: Any, folder: Path) -> None:
+    said = compare_detectors.describe_comparison(found)
+    lines = said.splitlines()
+    assert "4 shots a class, 2 support sets" in lines[0]
+    assert lines[4].split()[0] == found["rows"][0]["detector"]
+    assert "alpha 0.01 refused: it takes 99 known images" in said
+    assert "auto chose" in said
+    for figure in ("det.svg", "densities.svg"):
+        drawn = (folder / figure).read_text()
+        assert all(row["detector"] in drawn for row in found["rows"])
+
+
+def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    chosen = ("--seeds", 1, "--novel", photos / "six", "--detectors", "knn", "--out", tmp_path, "--json")
+    found = command("novelty", photos, *USUAL, *chosen).record
+    assert read_json(tmp_path / "novelty.json") == found
+    assert found["n_novel"] == PER_CLASS
+    assert not set(found["classes"]) & set(UNKNOWN)
+
+
+def test_a_detector_that_refuses_is_a_line_and_not_the_end(
+    monkeypatch: pytest.MonkeyPatch, mini: cf.Backbone, photos: Path
+) -> None:
+    whole = compare_detectors.ask_detector
+
+    def refusing(scene: Any, support: Any, name: str) -> Any:
+        if name == "knn":
+            raise cf.UsageError(expected="more rows", got="few", fix="add some", where="knn")
+        return whole(scene, support, name)
+
+    monkeypatch.setattr(compare_detectors, "ask_detector", refusing)
+    found = {"data": "", "model": "", **compare(mini, photos, seeds=1, detectors=("knn",)).record}
+    assert [row["detector"] for row in found["rows"]] == ["auto"]
+    assert "knn refused: knn" in compare_detectors.describe_comparison(found)
+
+
+def test_mistakes_are_one_line(command: Command, photos: Path) -> None:
+    one_line(command("novelty", photos, "--detectors", "oracle"), 2, "rank-average")
+    one_line(command("novelty", photos, *USUAL[:4], "--shots", "1"), 2, "two pictures of each class")
+    one_line(command("novelty", photos, *USUAL[:4], "--shots", "99"), 2, "need 99")
+    one_line(command("novelty", photos, *USUAL[:2], "--unseen", "0", "--shots", "2"), 2, "--novel")
+    one_line(command("novelty", photos, "--fresh"), 2, "--fresh with --saved")

@@ -1,0 +1,116 @@
+"""A CLIP from scratch by its command: trained, stopped, gone on with, loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clip_fewshot as cf
+from clip_fewshot.backbones.architectures import ARCHITECTURES
+from clip_fewshot.commands import pretrain
+from clip_fewshot.commands.cli.parser import parse
+from clip_fewshot.contrastive.distributed.world import Alone
+from clip_fewshot.contrastive.options import paper_options
+from clip_fewshot.contrastive.trainer import StepReport
+from clip_fewshot.protocol import pretraining
+from tests.commands.conftest import Command, one_line
+
+CONFIG = {
+    "embed_dim": 16,
+    "image_size": 16,
+    "vision_layers": 1,
+    "vision_width": 64,
+    "vision_heads": 1,
+    "patch_size": 8,
+    "text_width": 64,
+    "text_layers": 1,
+    "text_heads": 1,
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures, each with a text file of two captions beside it."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture number {i}\nthe {i}. one\n")
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def options(photos: Path, *more: str, folder: tuple[str, str] = ("--out", "out")) -> pretrain.Options:
+    typed = [str(photos), "--model", str(photos.parent / "tiny.json"), folder[0], str(photos.parent / folder[1])]
+    short = ["--batch", "4", "--passes", "3", "--validation", "4", "--device", "cpu"]
+    return parse(pretrain.Options, "pretrain", pretrain.DESCRIPTION, [*typed, *short, *more])
+
+
+def test_trains_a_given_architecture_and_writes_a_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain.main(options(photos, "--chunk", "3")) == 0
+    said = capsys.readouterr().out
+    assert "16 captions, 4 pictures a step, 6 steps" in said
+    assert "floor 0.000" in said
+    assert "image_to_text_recall@1" in said
+    loaded = cf.load_backbone(photos.parent / "out", device="cpu")
+    (checkpoint,) = (photos.parent / "out" / "checkpoint").glob("model-*.safetensors")
+    of_checkpoint = cf.load_backbone(checkpoint, device="cpu").state_dict()
+    assert all(torch.equal(tensor, of_checkpoint[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), Alone()).state_dict()
+
+    def stop_at_four(total: int, say: object) -> object:
+        def on_step(report: StepReport) -> None:
+            if report.step == 4:
+                raise KeyboardInterrupt
+
+        return on_step
+
+    chosen = options(photos, "--augment", "0.5", folder=("--resume", "again"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "_report_steps", stop_at_four)
+        with pytest.raises(KeyboardInterrupt):
+            pretraining.pretrain(chosen, Alone())
+    resumed = pretraining.pretrain(chosen, Alone()).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("name", ["ViT-B/32", "RN50", "ViT-L/14-336px"])
+def test_official_models_train_with_the_paper_s_numbers(name: str, photos: Path) -> None:
+    chosen = options(photos, "--model", name)
+    with torch.device("meta"):
+        model = cf.Backbone(ARCHITECTURES[name.replace("-336", "@336")], name.replace("-336", "@336"))
+    settings, paper = pretraining.choose_options(chosen, model, per_epoch=100_000), paper_options(name)
+    for field in ("learning_rate", "betas", "eps", "weight_decay", "warmup_steps"):
+        assert getattr(settings, field) == getattr(paper, field)
+    assert pretraining.choose_options(chosen, model, per_epoch=10).warmup_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--out", "x", "--chunk", "4"], "DATA"),
+        (["photos", "--out", "x", "--steps", "3", "--passes", "1"], "--steps or --passes"),
+        (["photos", "--out", "x", "--batch", "0"], "--batch"),
+        (["photos"], "--out"),
+    ],
+)
+def test_mistakes_are_one_line(typed: list[str], message: str, command: Command) -> None:
+    one_line(command("pretrain", *typed), 2, message)
+
+
+def test_an_unknown_model_and_a_wrong_file_are_named(photos: Path) -> None:
+    with pytest.raises(cf.UsageError, match="ViT-B/33"):
+        pretrain.main(options(photos, "--model", "ViT-B/33"))
+    odd = photos.parent / "odd.json"
+    odd.write_text('{"vision_layers": 3}')
+    with pytest.raises(cf.DataError, match="embed_dim"):
+        pretrain.main(options(photos, "--model", str(odd)))
