@@ -309,18 +309,18 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
 
 
 @pytest.mark.parametrize(
-    ("options", "flag"),
+    ("options", "name"),
     [
-        ({"shots": 0}, "--shots"),
-        ({"alpha": 1.0}, "--alpha"),
-        ({"seeds": -1}, "--seeds"),
-        ({"jobs": 0}, "--jobs"),
-        ({"jobs": 2, "storage": "sqlite:///study.db"}, "--jobs"),
-        ({"cache_memory": -1.0}, "--cache-memory"),
+        ({"shots": 0}, "shots"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"seeds": -1}, "seeds"),
+        ({"jobs": 0}, "jobs"),
+        ({"jobs": 2, "storage": "sqlite:///study.db"}, "jobs"),
+        ({"cache_memory": -1.0}, "cache_memory"),
     ],
 )
-def test_options_outside_their_range_name_the_flag(options: dict[str, Any], flag: str) -> None:
-    with pytest.raises(UsageError, match=flag):
+def test_options_outside_their_range_are_named(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
         FewShotConfig.of(**options)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_option, shot_counts_option
-from clip_fewshot.config import check_fractions, check_least, option
+from clip_fewshot.config import check_fractions, check_range, option
 
 DESCRIPTION = (
     "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
@@ -26,13 +26,15 @@ class Options(PicturesOptions):
     )
     background: str | None = option(None, "pictures of no class, mixed in: they should end in no group")
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
-    method: str | None = option(None, "ward, average or semi-supervised (default: what fits the known classes)")
+    method: str | None = option(
+        None, "ward, average, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
+    )
     shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
     seeds: int = seeds_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "seeds", least=2)
-        check_least(self, "shot_counts")
+        check_range(self, "seeds", least=2)
+        check_range(self, "shot_counts")
         check_fractions(self, "alpha")
 
 

@@ -28,7 +28,9 @@ class Options(SupportSetOptions):
     )
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
     alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
-    detectors: tuple[str, ...] = option((), "detectors to compare (default: all)")
+    detectors: tuple[str, ...] = option(
+        (), "detectors to compare, python:MODULE:NAME for your own (default: all of the library)"
+    )
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
     saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
     fresh: bool = option(False, "no picture of DATA was used in training, so take all of them", **SAVED)

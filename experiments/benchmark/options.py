@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 CASES = (
     "step",
@@ -41,8 +41,8 @@ class Options:
     record: Path | None = option(None, "write every repeat to this file")
 
     def __post_init__(self) -> None:
-        check_least(self, "repeats", "threads", "batch", "stored")
-        check_least(self, "depths", least=0)
+        check_range(self, "repeats", "threads", "batch", "stored")
+        check_range(self, "depths", least=0)
 
     @property
     def n_threads(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import seed_option
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 from clip_fewshot.errors import UsageError
 from experiments.glyphs.presets import PRESETS
 
@@ -26,7 +26,7 @@ class Options:
     out: str | None = option(None, "folder for the model (required)", group="output")
 
     def __post_init__(self) -> None:
-        check_least(self, "steps", "threads")
+        check_range(self, "steps", "threads")
         if self.out is None:
             raise UsageError(expected="a folder", got="none", fix="give --out DIR", where="--out")
 

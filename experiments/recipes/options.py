@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clip_fewshot.commands.cli.shared_options import PICTURES, PicturesOptions, seeds_option
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 RECIPES = ("s0", "s1", "s2", "s3", "s4")  # modules with run(options) -> results as JSON, and table(results) -> text
 
@@ -19,4 +19,4 @@ class Options(PicturesOptions):
     seeds: int = seeds_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "seeds")
+        check_range(self, "seeds")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_least, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
@@ -111,7 +111,7 @@ class SupportSetOptions(PicturesOptions):
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "shots", "seeds")
+        check_range(self, "shots", "seeds")
         check_fractions(self, "test_fraction")
 
 

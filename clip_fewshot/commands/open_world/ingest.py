@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument
 from clip_fewshot.commands.open_world.shared import TRANSACTION, StoreOptions, ingest, open_store, say_ingested, tell
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 DESCRIPTION = "Judge pictures and keep them. Each is stored once; the same command goes on with a run that was stopped."
 EXAMPLES = ("store/ new_pictures/", "store/ digits --transaction 64")
@@ -20,7 +20,7 @@ class Options(StoreOptions):
     transaction: int = option(TRANSACTION, "pictures that are written at once: what a kill loses at most")
 
     def __post_init__(self) -> None:
-        check_least(self, "transaction")
+        check_range(self, "transaction")
 
 
 def main(options: Options) -> int:

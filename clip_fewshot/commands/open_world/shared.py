@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
@@ -40,7 +40,7 @@ class NamingOptions(StoreOptions):
     )
 
     def __post_init__(self) -> None:
-        check_least(self, "names", least=0)
+        check_range(self, "names", least=0)
 
 
 @contextmanager
