@@ -26,7 +26,9 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["clip_fewshot", "clip_fewshot.*", "experiments", "experiments.*"]),
+    # Not experiments/: installed, it would take the place of a folder of that name in the user's own project.
+    packages=find_packages(include=["clip_fewshot", "clip_fewshot.*"]),
+    entry_points={"console_scripts": ["clip-fewshot = clip_fewshot.commands:main"]},
     package_data={
         "clip_fewshot": ["py.typed", "*.pyi"],
         "clip_fewshot.open_world": ["words/*"],

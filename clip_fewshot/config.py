@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,24 +25,25 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def check_least(options: Any, *names: str, least: int = 1) -> None:
-    """Refuse numbers below ``least`` in the named fields, alone or in a list; None is not one.
+def check_range(options: Any, *names: str, least: float = 1, most: float = math.inf) -> None:
+    """Refuse numbers outside [``least``, ``most``] in the named fields, alone or in a list; None is not one.
 
     Raises:
         UsageError: names the field in backquotes, which a command line shows as its flag.
     """
+    limit = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
     for name in names:
         value = getattr(options, name)
         for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and one < least:
-                raise UsageError(expected=f"{least} or more", got=str(one), fix=f"change `{name}`", where=f"`{name}`")
+            if one is not None and not least <= one <= most:
+                raise UsageError(expected=limit, got=str(one), fix=f"change `{name}`", where=f"`{name}`")
 
 
 def check_fractions(options: Any, *names: str) -> None:
     """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
 
     Raises:
-        UsageError: as in :func:`check_least`.
+        UsageError: as in :func:`check_range`.
     """
     for name in names:
         value = getattr(options, name)
@@ -57,7 +59,7 @@ def model_for(data: str, model: str | None) -> str:
 
 
 def count_or_names(text: str) -> int | list[str]:
-    """ "3" -> 3, "cat, dog" -> the names."""
+    """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
     text = text.strip()
     return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 
@@ -101,8 +103,8 @@ class DataOptions:
     seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
-        _check_range(self, "shots", 1)
-        _check_fraction(self, "test_fraction")
+        check_range(self, "shots")
+        check_fractions(self, "test_fraction")
 
     @property
     def builtin(self) -> bool:
@@ -142,10 +144,9 @@ class SearchOptions:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "max_unfreeze", "epochs"):
-            _check_range(self, name, 1)
-        _check_range(self, "views", 1, 2)
-        _check_fraction(self, "alpha")
+        check_range(self, "seeds", "max_unfreeze", "epochs")
+        check_range(self, "views", most=2)
+        check_fractions(self, "alpha")
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,12 @@ class RunOptions:
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        for name in ("trials", "jobs"):
-            _check_range(self, name, 1)
-        _check_range(self, "cache_memory", 0)
+        check_range(self, "trials", "jobs")
+        check_range(self, "cache_memory", least=0)
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
-            raise UsageError(
-                expected="one process per worker of a shared study", got=f"--jobs {self.jobs}", fix=fix, where="--jobs"
-            )
+            expected, got = "one process per worker of a shared study", f"{self.jobs} (`jobs`)"
+            raise UsageError(expected=expected, got=got, fix=fix, where="`jobs`")
 
     @property
     def n_trials(self) -> int:
@@ -264,16 +263,3 @@ LATER = {"detector": AUTO, "discoverer": None}  # written down where chosen: wit
 
 def _values(part: Any) -> dict[str, Any]:
     return {f.name: getattr(part, f.name) for f in fields(part)}
-
-
-def _check_range(part: Any, name: str, low: float, high: float | None = None) -> None:
-    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
-    if value is not None and (value < low or (high is not None and value > high)):
-        limit = f"at least {low}" if high is None else f"{low} to {high}"
-        raise UsageError(expected=limit, got=str(value), fix=f"change {flag}", where=flag)
-
-
-def _check_fraction(part: Any, name: str) -> None:
-    value, flag = getattr(part, name), f"--{name.replace('_', '-')}"
-    if not 0 < value < 1:
-        raise UsageError(expected="a fraction between 0 and 1", got=str(value), fix=f"change {flag}", where=flag)

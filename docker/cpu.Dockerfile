@@ -13,7 +13,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" ".[postgres]"
 
 COPY clip_fewshot clip_fewshot
-COPY experiments experiments
 # Any uid may run the image (`--user`), so what it writes to is open to all, as /tmp is.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-deps --force-reinstall . \
@@ -27,6 +26,8 @@ ENV CLIP_FEWSHOT_CACHE=/cache \
     PYTHONUNBUFFERED=1 \
     USER=clip
 WORKDIR /app
+# Beside the package and not in it: an image has no project of the user's whose folder of that name it could hide.
+COPY experiments experiments
 VOLUME ["/cache", "/app/runs"]
 USER 1000:1000
 ENTRYPOINT ["python", "-m"]

@@ -19,16 +19,16 @@ PACKAGE = "clip_fewshot"
 Graph = Mapping[str, set[str]]
 
 
-def module_files() -> dict[str, Path]:
-    """Dotted name -> file, of every module of the package but its face."""
-    paths = sorted((ROOT / PACKAGE).rglob("*.py"))
+def module_files(top: str = PACKAGE) -> dict[str, Path]:
+    """Dotted name -> file, of every module under a folder but its face and its door, ``__main__``."""
+    paths = sorted((ROOT / top).rglob("*.py"))
     names = (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
-    return {name: path for name, path in zip(names, paths, strict=True) if name != PACKAGE}
+    return {name: path for name, path in zip(names, paths, strict=True) if name not in (top, f"{top}.__main__")}
 
 
-def module_graph() -> dict[str, set[str]]:
-    """Each module with the modules it imports, however it does."""
-    files = module_files()
+def module_graph(top: str = PACKAGE) -> dict[str, set[str]]:
+    """Each module with the modules under the same folder that it imports, however it does."""
+    files = module_files(top)
     return {name: _targets(path, files) - {name} for name, path in files.items()}
 
 
@@ -40,7 +40,7 @@ def _targets(path: Path, files: Mapping[str, Path]) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE}(\.\w+)+", str(node.value)):
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"\w+(\.\w+)+", str(node.value)):
             names = [str(node.value)]
         for name in names:
             known = next((n for n in _prefixes(name) if n in files), None)
@@ -56,6 +56,7 @@ def _prefixes(name: str) -> Iterable[str]:
 
 
 def room_of(module: str) -> str:
+    """The first name below the package."""
     return module.split(".")[1]
 
 
@@ -117,6 +118,7 @@ def without_implied(rooms: Graph) -> dict[str, set[str]]:
 
 
 def main() -> int:
+    """Print the counts, and fail where there is a circle."""
     modules = module_graph()
     rooms, closed = room_graph(modules), circles(modules)
     for circle in closed:

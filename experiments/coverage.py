@@ -19,9 +19,6 @@ import clip_fewshot as cf
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import option
-from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.false_discoveries import benjamini_hochberg, storey
-from clip_fewshot.conformal.stream import StreamRanks, first_alarms
 from clip_fewshot.report import tables
 from clip_fewshot.types import Progress
 from experiments.simulated import SHAPES, Draw, Shape, draw, stream
@@ -41,6 +38,8 @@ ERRORS = 3  # standard errors that a rate may be above its level
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the simulation."""
+
     draws: int = option(2000, "support sets of each shape")
     batches: int = option(1000, "batches whose false discoveries are counted")
     streams: int = option(1000, "streams that are watched")
@@ -58,6 +57,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Simulate, print the tables, and fail where a guarantee is broken."""
     with show_progress() as update:
         rows = [row for shape in SHAPES for row in coverage(options, shape, update)]
         found = {"schema": 1, "coverage": rows, "discoveries": discoveries(options, update)}
@@ -67,11 +67,14 @@ def main(options: Options) -> int:
 
 
 def detector(options: Options) -> cf.LOFDetector:
+    """The detector under test, not fitted."""
     return cf.LOFDetector(options.neighbors)
 
 
 def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
     """A row for each scheme, pooled and per class."""
+    from clip_fewshot.conformal.calibration import Calibrated
+
     ways = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
     refused: dict[Any, list[dict[str, Any]]] = {}
     p: dict[Any, list[Any]] = defaultdict(list)
@@ -122,11 +125,15 @@ def rate(flags: Any, asked: Any) -> dict[str, float]:
 
 
 def kept(measured: dict[str, float], level: float) -> bool:
+    """Whether a rate is at most its level, sampling error allowed for."""
     return measured["rate"] <= level + ERRORS * measured["se"] + 1e-9
 
 
 def discoveries(options: Options, update: Progress) -> list[dict[str, Any]]:
     """The expected share of false discoveries in batches of which a quarter is new, and the share found."""
+    from clip_fewshot.conformal.calibration import Calibrated
+    from clip_fewshot.conformal.false_discoveries import benjamini_hochberg, storey
+
     shape, levels = Shape("batches", (32,) * 5), (0.1, 0.2)
     methods = {"Benjamini-Hochberg": benjamini_hochberg, "Storey": storey}
     shares: dict[Any, list[tuple[float, float]]] = defaultdict(list)
@@ -157,6 +164,8 @@ def watched(options: Options, update: Progress) -> list[dict[str, Any]]:
 
 
 def _watched(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
+    from clip_fewshot.conformal.stream import first_alarms
+
     p: dict[tuple[str, bool], list[Any]] = defaultdict(list)
     for i in range(options.streams):
         update(f"streams, {shape.name}", i + 1, options.streams)
@@ -181,6 +190,8 @@ def _watched(options: Options, shape: Shape, update: Progress) -> list[dict[str,
 
 def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
     """Three ways to the p-values of a stream; only the first is valid."""
+    from clip_fewshot.conformal.calibration import Calibrated
+
     split = Calibrated(partial(detector, options), "split", smoothed=True, seed=seed).fit(world.X, world.y)
     held_out, whole = split.held_out(), detector(options).fit(world.X, world.y)
     return {
@@ -193,6 +204,9 @@ def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
 
 
 def ranks(calibration: Any, scores: Any, seed: int) -> list[float]:
+    """The p-values of a stream, picture by picture."""
+    from clip_fewshot.conformal.stream import StreamRanks
+
     follow = StreamRanks(calibration, seed)
     return [follow.update(score) for score in scores]
 

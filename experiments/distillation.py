@@ -17,21 +17,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clip_fewshot as cf
-from clip_fewshot.backbones.architectures import CLIPConfig
-from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import option
-from clip_fewshot.contrastive.distillation import SelfDistillation
-from clip_fewshot.contrastive.options import ContrastiveOptions
-from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
-from clip_fewshot.evaluation.intervals import paired_difference
 from clip_fewshot.report import tables
-from clip_fewshot.runtime.rng import generator
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from clip_fewshot.contrastive.options import ContrastiveOptions
+    from clip_fewshot.data.pairs.batch import PairBatch
     from experiments.glyphs.pool import Pool
     from experiments.glyphs.validation import ValidationSet
     from experiments.glyphs.vocabulary import Vocabulary
@@ -82,9 +77,13 @@ class Glyphs:
     noise: float = 0.0
 
     def steps(self) -> int:
+        """Batches in an epoch."""
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
+        """The batches of ``epoch`` from step ``start`` on, drawn by their numbers."""
+        from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
+        from clip_fewshot.runtime.rng import generator
         from experiments.glyphs.captions import Captioner
         from experiments.glyphs.scenes import SceneStyle, draw_scenes
         from experiments.glyphs.stream import pixels
@@ -112,6 +111,7 @@ def _displaced(texts: list[str], share: float, rng: np.random.Generator) -> list
 
 
 def main(chosen: Options) -> int:
+    """Train with and without a teacher on noisy captions, and compare."""
     import torch
 
     from experiments.glyphs.pool import training_pool, unseen_hands
@@ -154,6 +154,9 @@ def compare(
     test: ValidationSet,
 ) -> dict[str, Any]:
     """Accuracy of both kinds over all seeds, and the paired difference; both see the same batches."""
+    from clip_fewshot.contrastive.distillation import SelfDistillation
+    from clip_fewshot.evaluation.intervals import paired_difference
+
     right: dict[bool, list[Correct]] = {False: [], True: []}
     for seed, start in enumerate(starts):
         for distilled, kept in right.items():
@@ -172,11 +175,17 @@ def compare(
 
 
 def settings(steps: int) -> ContrastiveOptions:
+    """Options of the training, by its length."""
+    from clip_fewshot.contrastive.options import ContrastiveOptions
+
     return ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)
 
 
 def tiny(vocab_size: int, seed: int) -> cf.Backbone:
     """Two layers of width 32 on 32 pixels, fresh."""
+    from clip_fewshot.backbones.architectures import CLIPConfig
+    from clip_fewshot.backbones.backbone import build_backbone
+
     config = CLIPConfig(
         embed_dim=32,
         image_size=32,

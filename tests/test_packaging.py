@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -89,10 +91,9 @@ def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
 
 
 def test_every_module_belongs_to_a_package_that_is_shipped(metadata: dict[str, Any]) -> None:
-    for top in ("clip_fewshot", "experiments"):
-        folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / top).rglob("*.py")}
-        assert folders <= set(metadata["packages"]), "a folder without __init__.py"
-    assert not [name for name in metadata["packages"] if name.startswith("tests")]
+    files = (ROOT / "clip_fewshot").rglob("*.py")
+    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in files}
+    assert folders == set(metadata["packages"]), "a folder without __init__.py, or one that is not ours alone"
 
 
 def test_every_data_file_is_shipped(metadata: dict[str, Any]) -> None:
@@ -147,17 +148,61 @@ def test_hooks_are_local_and_name_files_that_exist() -> None:
         assert all((ROOT / path).is_file() for path in paths), hook["id"]
 
 
-@pytest.mark.slow
-def test_a_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
-    copy = tmp_path / "tree"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in filter(None, listed.split("\0")):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(copy)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the files that git has, so that nothing of an earlier build is in it."""
+    place = tmp_path_factory.mktemp("wheel")
+    for name in tracked():
+        (place / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "tree" / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", place, place / "tree"]
     subprocess.run(build, capture_output=True, check=True, timeout=200)
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = place.glob("*.whl")
+    return built
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """Folder of the programs of an environment with the wheel; what it requires is found in this environment."""
+    place = wheel.parent / "environment"
+    venv.create(place, with_pip=False)
+    (libraries,) = place.glob("[Ll]ib/**/site-packages")
+    # A line of a .pth file adds a folder; the .pth files in that folder, those of an editable install, stay asleep.
+    (libraries / "outer.pth").write_text("\n".join(dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))))
+    programs = place / ("Scripts" if os.name == "nt" else "bin")
+    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, capture_output=True, check=True, timeout=200)
+    return programs
+
+
+def test_a_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {n for n in listed.split("\0") if n.startswith(("clip_fewshot/", "experiments/"))}
-    assert inside == wanted
+    assert inside == {name for name in tracked() if name.startswith("clip_fewshot/")}
+
+
+@pytest.mark.parametrize("package", [False, True], ids=["a plain folder", "a package"])
+def test_a_users_own_experiments_and_ours_run_side_by_side(installed: Path, tmp_path: Path, package: bool) -> None:
+    own = tmp_path / "experiments"
+    own.mkdir()
+    (own / "few_shot.py").write_text("import clip_fewshot\nfrom experiments import mine\nprint(mine.NAME)\n")
+    (own / "mine.py").write_text("NAME = 'my own'\n")
+    if package:
+        (own / "__init__.py").touch()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def say(*command: str | Path) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert say(installed / "python", "-m", "experiments.few_shot") == "my own\n"
+    assert say(installed / "clip-fewshot", "--version") == f"clip-fewshot {cf.__version__}\n"
+    said = say(installed / "clip-fewshot", "zero-shot", "digits", "--model", "mini") if package else "digits"
+    assert said.startswith("digits")
+    assert say(installed / "python", "-m", "clip_fewshot", "few-shot", "--help").startswith("usage: python -m clip_few")

@@ -304,23 +304,23 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
 
 
 def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--shots"):
+    with pytest.raises(DataError, match="shots"):
         run_few_shot(FewShotConfig.of(data=str(folder), model=model, shots=9, out=str(tmp_path / "r")), silent, "c")
 
 
 @pytest.mark.parametrize(
-    ("options", "flag"),
+    ("options", "name"),
     [
-        ({"shots": 0}, "--shots"),
-        ({"alpha": 1.0}, "--alpha"),
-        ({"seeds": -1}, "--seeds"),
-        ({"jobs": 0}, "--jobs"),
-        ({"jobs": 2, "storage": "sqlite:///study.db"}, "--jobs"),
-        ({"cache_memory": -1.0}, "--cache-memory"),
+        ({"shots": 0}, "shots"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"seeds": -1}, "seeds"),
+        ({"jobs": 0}, "jobs"),
+        ({"jobs": 2, "storage": "sqlite:///study.db"}, "jobs"),
+        ({"cache_memory": -1.0}, "cache_memory"),
     ],
 )
-def test_options_outside_their_range_name_the_flag(options: dict[str, Any], flag: str) -> None:
-    with pytest.raises(UsageError, match=flag):
+def test_options_outside_their_range_are_named(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
         FewShotConfig.of(**options)
 
 

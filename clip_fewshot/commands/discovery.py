@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_option, shot_counts_option
-from clip_fewshot.config import check_fractions, check_least, option
+from clip_fewshot.config import check_fractions, check_range, option
 
 DESCRIPTION = (
     "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
@@ -33,8 +33,8 @@ class Options(PicturesOptions):
     seeds: int = seeds_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "seeds", least=2)
-        check_least(self, "shot_counts")
+        check_range(self, "seeds", least=2)
+        check_range(self, "shot_counts")
         check_fractions(self, "alpha")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import SavedModelOptions, pictures_argument, top_option
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = (
@@ -26,7 +26,7 @@ class Options(SavedModelOptions):
     grid: Path | None = option(None, "write the pictures with their answers to this .svg file", group="output")
 
     def __post_init__(self) -> None:
-        check_least(self, "top")
+        check_range(self, "top")
         if self.grid is not None and self.grid.suffix != ".svg":
             raise UsageError(
                 expected="a name that ends in .svg", got=self.grid.name, fix="change --grid", where="--grid"
@@ -38,7 +38,7 @@ def main(options: Options) -> int:
     from clip_fewshot.runtime.files import write_text
 
     pictures = opening.open_pictures(options.pictures)
-    world = opening.open_saved(options.saved, options.model, options.device)
+    world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     opening.warn_if_blind(world)
     answers = world.predict(pictures, options.top)
     record = answers_record(world, pictures, answers)

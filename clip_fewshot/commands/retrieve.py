@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions, top_option, truncate_option
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = (
@@ -33,7 +33,7 @@ class Options(TunedModelOptions):
     truncate: bool = truncate_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "top")
+        check_range(self, "top")
         if (self.image is None) == (self.text is None):
             got = "neither" if self.image is None else "both"
             raise UsageError(expected="one of --image and --text", got=got, fix="give one of them", where="--image")

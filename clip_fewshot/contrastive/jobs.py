@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_least, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TrainingJob:
         if (self.out is None) == (self.resume is None):
             got = "neither" if self.out is None else "both"
             raise UsageError(expected="`out` or `resume`", got=got, fix="name one folder", where="`out`")
-        check_least(self, "batch", "chunk", "processes")
+        check_range(self, "batch", "chunk", "processes")
 
     @property
     def folder(self) -> Path:
@@ -89,8 +89,8 @@ class Pretraining(TrainingJob):
         if self.steps is not None and self.passes is not None:
             fix = "leave one of them out"
             raise UsageError(expected="`steps` or `passes`", got="both", fix=fix, where="`steps`")
-        check_least(self, "passes", "steps", "threads", "save_every")
-        check_least(self, "validation", least=0)
+        check_range(self, "passes", "steps", "threads", "save_every")
+        check_range(self, "validation", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class FineTuningJob(TrainingJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, "passes", "per_class")
+        check_range(self, "passes", "per_class")
         check_fractions(self, "held_out")
         _ = self.plan  # checks the rest
 

@@ -17,6 +17,7 @@ from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.few_shot.objectives import build_head, tuned_layers
 from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.artifacts import named_part
 from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
 from clip_fewshot.tuning import last_layers
 from clip_fewshot.types import LabelSpace
@@ -100,11 +101,6 @@ def read_probe(meta: Mapping[str, Any], trusted: Mapping[str, Any], where: str) 
 
 def _foreign(meta: Mapping[str, Any]) -> list[ForeignPart]:
     return [ForeignPart(*part) for part in meta.get("foreign", [])]
-
-
-def named_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries called ``name.*``, without that prefix."""
-    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
 def _rebuild(

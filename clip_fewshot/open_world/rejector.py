@@ -19,13 +19,13 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
-from clip_fewshot.few_shot.artifact import named_part
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned
 from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, folds, own_features
 from clip_fewshot.open_world.text_features import Texts, texts_of
+from clip_fewshot.runtime.artifacts import named_part
 from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
 from clip_fewshot.tuning.last_layers import last_layers
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
@@ -254,7 +254,7 @@ def fit_rejector(
 
     Args:
         names: of the classes; a detector that reads texts needs them.
-        per_class: as in :func:`choose_novelty`, which must have been told the same.
+        per_class: as in :func:`choose_novelty`; both must have the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
     texts = texts_of(backbone, names or ()) if chosen.needs_texts else None

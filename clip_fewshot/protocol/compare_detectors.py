@@ -235,7 +235,7 @@ def save_comparison(comparison: Comparison, found: Mapping[str, Any], folder: Pa
 
 
 def describe_comparison(found: Mapping[str, Any]) -> str:
-    """What was compared, and two tables: how well novel pictures are told, and what was decided at each alpha."""
+    """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",

@@ -101,7 +101,7 @@ def build_untrained(name: str, job: Pretraining) -> Backbone:
 
 
 def read_architecture(path: Path) -> CLIPConfig:
-    """The fields of :class:`clip_fewshot.backbones.architectures.CLIPConfig` as a JSON object."""
+    """The fields of :class:`CLIPConfig` as a JSON object."""
     if not path.is_file():
         raise DataError(expected="a file", got="none", fix="check the path", where=str(path))
     fields: Any = read_json(path)

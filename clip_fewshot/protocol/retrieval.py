@@ -14,6 +14,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import caption_ids
 from clip_fewshot.evaluation.intervals import interval, statistic_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 PLACES = (1, 5, 10)
@@ -23,8 +24,8 @@ def rank_texts(
     backbone: Backbone, picture: ImageDataset, texts: Sequence[str], top: int = 5, truncate: bool = False
 ) -> list[dict[str, Any]]:
     """The ``top`` nearest of ``texts`` for one picture, each with its cosine and its probability among all of them."""
-    row = unit(encode_images(backbone, picture).features)
-    cosines = unit(encode_texts(backbone, texts, truncate=truncate)) @ row[0]
+    row = unit_rows(encode_images(backbone, picture).features)
+    cosines = unit_rows(encode_texts(backbone, texts, truncate=truncate)) @ row[0]
     probabilities = _softmax(float(backbone.logit_scale.detach().exp()) * cosines)
     return [
         {"text": texts[i], "cosine": float(cosines[i]), "probability": float(probabilities[i])}
@@ -36,8 +37,8 @@ def rank_pictures(
     backbone: Backbone, text: str, pictures: ImageDataset, top: int = 5, truncate: bool = False
 ) -> list[dict[str, Any]]:
     """The ``top`` nearest of distinct ``pictures`` for a text, each with its cosine."""
-    row = unit(encode_texts(backbone, [text], truncate=truncate))
-    cosines = unit(encode_images(backbone, pictures).features) @ row[0]
+    row = unit_rows(encode_texts(backbone, [text], truncate=truncate))
+    cosines = unit_rows(encode_images(backbone, pictures).features) @ row[0]
     best = np.argsort(-cosines, kind="stable")[:top].tolist()
     return [{"image": pictures.names[i], "cosine": float(cosines[i])} for i in best]
 
@@ -59,7 +60,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         pictures: the distinct pictures.
-        captions: those that the model can tell apart.
+        captions: those that are different inputs to the model.
         belongs: (pictures, captions) which caption was written for which picture.
     """
 
@@ -71,8 +72,8 @@ class Candidates(NamedTuple):
 def measure_recall(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> dict[str, dict[str, Any]]:
     """Recall of one model on captioned pictures."""
     among = find_candidates(backbone, data, truncate)
-    pictures = unit(encode_images(backbone, among.pictures).features)
-    texts = unit(encode_texts(backbone, among.captions, truncate=truncate))
+    pictures = unit_rows(encode_images(backbone, among.pictures).features)
+    texts = unit_rows(encode_texts(backbone, among.captions, truncate=truncate))
     return recall_of([pictures @ texts.T], among.belongs)
 
 
@@ -88,7 +89,9 @@ def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = Fal
 
 
 def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, dict[str, Any]]:
-    """ "image to text, recall@k" and "text to image, recall@k" -> mean, 95 % interval over pictures and seeds, chance.
+    """Recall by direction and k: its mean, its 95 % interval over pictures and seeds, and chance.
+
+    Keys are "image to text, recall@k" and "text to image, recall@k".
 
     A picture asks once; of the other way, a picture's value is the share of its captions that find it, so that captions
     of one picture are not taken for independent.
@@ -125,10 +128,6 @@ def picture_chance(belongs: BoolArray, k: int) -> float:
     """The same of captions that order the pictures at random."""
     by_text = np.array([text_chance(column[None], k) for column in belongs.T])
     return float(((belongs @ by_text) / belongs.sum(axis=1)).mean())
-
-
-def unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
 
 
 def _softmax(logits: FloatArray) -> FloatArray:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.files import LOCK, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+T = TypeVar("T")
 
 
 def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
@@ -122,3 +123,8 @@ def _remove_unlisted(folder: Path, listed: set[str]) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in listed | {MANIFEST, LOCK}:
             path.unlink(missing_ok=True)
+
+
+def named_part(entries: Mapping[str, T], name: str) -> dict[str, T]:
+    """The entries called ``name.*``, without that prefix."""
+    return {k.removeprefix(f"{name}."): v for k, v in entries.items() if k.startswith(f"{name}.")}

@@ -92,7 +92,10 @@ def resumable(path: Path) -> Iterator[BinaryIO]:
             except OSError:
                 fix = "wait for it and run again"
                 raise ResourceError(
-                    expected="a file that nobody else writes", got="another process at it", fix=fix, where=str(path)
+                    expected="a file that no other process writes",
+                    got="another process writes it",
+                    fix=fix,
+                    where=str(path),
                 ) from None
             with partial.open("ab") as file:
                 yield file
@@ -155,7 +158,7 @@ def remove_half_files(folder: Path) -> None:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; a second holder is refused and told who has it.
+    """Hold ``folder`` for this process alone; a second holder is refused, with a message that says who has it.
 
     The kernel frees the lock when the process ends in any way, so a lock is never stale.
     """
@@ -170,7 +173,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise ResourceError(
                 expected="a folder that no other run writes to",
                 got=f"one held by {owner or 'another process'}",
-                fix="wait for it, or choose another --out",
+                fix="wait for it, or choose another folder (`out`)",
                 where=str(folder),
             ) from None
         owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"

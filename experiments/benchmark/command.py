@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -15,7 +14,7 @@ from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import write_json
 from experiments.benchmark import page
-from experiments.benchmark.isolation import empty_cache
+from experiments.benchmark.isolation import empty_cache, limit_threads
 from experiments.benchmark.options import CASES, Options
 from experiments.benchmark.row import Row
 
@@ -27,10 +26,11 @@ DESCRIPTION = (
 
 
 def main(options: Options) -> int:
+    """Measure, print, and fail where a figure is out of its bounds."""
     command = shlex.join([*PROG.split(), *sys.argv[1:]])
     print(f"`{command}`", flush=True)
     measured = {}
-    with threads(options.n_threads), empty_cache():
+    with limit_threads(options.n_threads), empty_cache():
         for name in options.cases or CASES:
             case = import_module(f"experiments.benchmark.cases.{name}")
             missing = case.missing() if hasattr(case, "missing") else ""
@@ -55,7 +55,10 @@ def measure(name: str, rows: Iterable[Row], options: Options) -> dict[str, Any]:
         print(page.line(row), flush=True)
     load = before, load_average()
     notes = dict.fromkeys(row.note for row in found if row.note)
-    print("\n" + " ".join([page.circumstances(asdict(options), load), *notes]), flush=True)
+    print(
+        "\n" + " ".join([page.circumstances(asdict(options) | {"threads": options.n_threads}, load), *notes]),
+        flush=True,
+    )
     return {"rows": [row.to_json() for row in found], "load": load}
 
 
@@ -66,21 +69,6 @@ def record(options: Options, command: str, measured: dict[str, Any]) -> dict[str
     chosen = {name: value for name, value in asdict(options).items() if name not in ("record", "cases")}
     machine = describe_environment(torch.device("cpu")) | {"cores": os.cpu_count() or 1}
     return {"schema": 1, "command": command, "options": chosen, "machine": machine, "cases": measured}
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    """torch, BLAS and OpenMP on ``n`` threads while the block lasts."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        with threadpool_limits(n):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_average() -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""A cache of one's own, and a process of one's own."""
+"""A cache, threads and a process of one's own."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def empty_cache() -> Iterator[None]:
                 os.environ[CACHE] = before
 
 
+@contextmanager
+def limit_threads(n: int) -> Iterator[None]:
+    """torch, BLAS and OpenMP on ``n`` threads while the block lasts."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with threadpool_limits(n):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Alone(NamedTuple):
     """What a piece of work took in a process that did nothing else."""
 
@@ -46,9 +61,7 @@ def alone(threads: int, work: Callable[Args, object], *args: Args.args, **kwargs
 
 
 def _measured(threads: int, work: Callable[Args, object], /, *args: Args.args, **kwargs: Args.kwargs) -> Alone:
-    from experiments.benchmark.command import threads as limited
-
-    with limited(threads):
+    with limit_threads(threads):
         began = now()
         work(*args, **kwargs)
         spent = now() - began

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 CASES = (
     "step",
@@ -26,6 +26,8 @@ CASES = (
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the benchmark."""
+
     cases: tuple[str, ...] = option((), "what to measure (default: all)", positional=True, choices=CASES)
     arch: str | None = option(None, "architecture of the cases that have one (default: those of the table)")
     depths: tuple[int, ...] = option((), "step: last layers that train (default: those of the table)")
@@ -39,9 +41,10 @@ class Options:
     record: Path | None = option(None, "write every repeat to this file")
 
     def __post_init__(self) -> None:
-        check_least(self, "repeats", "threads", "batch", "stored")
-        check_least(self, "depths", least=0)
+        check_range(self, "repeats", "threads", "batch", "stored")
+        check_range(self, "depths", least=0)
 
     @property
     def n_threads(self) -> int:
+        """Threads of each library, 1 where none were asked for."""
         return self.threads or 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import seed_option
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 from clip_fewshot.errors import UsageError
 from experiments.glyphs.presets import PRESETS
 
@@ -17,6 +17,8 @@ DESCRIPTION = "Train the small model of this package on rendered glyphs, and say
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """Options of the training of a built-in model."""
+
     preset: str = option("mini", "which model", choices=tuple(PRESETS))
     steps: int | None = option(None, "optimiser steps (default: the preset's)")
     seed: int = seed_option()
@@ -24,12 +26,13 @@ class Options:
     out: str | None = option(None, "folder for the model (required)", group="output")
 
     def __post_init__(self) -> None:
-        check_least(self, "steps", "threads")
+        check_range(self, "steps", "threads")
         if self.out is None:
             raise UsageError(expected="a folder", got="none", fix="give --out DIR", where="--out")
 
 
 def main(options: Options) -> int:
+    """Train the model, check it, and write it."""
     import torch
 
     from experiments.glyphs.recipe import run_preset

@@ -32,7 +32,7 @@ from experiments.recipes.s3_stored import Held, Projections, Stored, held, locke
 from experiments.recipes.s3_written import WrittenDistillation, written_gradients, written_targets
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 APART, PAIRS, CHUNKS = 0.1, 32, (2, 4, 8)  # share of the pictures kept out; pairs and chunks of the gradient's check
 KINDS = ("contrastive", "distilled, as written", "distilled, ours")

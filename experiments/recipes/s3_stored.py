@@ -18,8 +18,9 @@ from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
 from clip_fewshot.features.encode import encode_images, encode_texts
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
-from clip_fewshot.protocol.retrieval import find_candidates, unit
+from clip_fewshot.protocol.retrieval import find_candidates
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 from experiments.recipes.s3_written import WrittenDistillation
@@ -48,6 +49,7 @@ class Projections(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.logit_scale.device
 
 
@@ -62,7 +64,7 @@ class Held(NamedTuple):
     def cosines(self, model: Projections) -> FloatArray:
         """(pictures, captions)."""
         pictures, captions = model.encode_image(self.pictures), model.encode_text(self.captions)
-        return np.asarray(unit(pictures.cpu().numpy()) @ unit(captions.cpu().numpy()).T)
+        return np.asarray(unit_rows(pictures.cpu().numpy()) @ unit_rows(captions.cpu().numpy()).T)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ As written, Adam's weight decay of 0.2 is part of the gradient. Adam divides wha
 that the loss hardly asks to move goes to zero at the full learning rate, and the gradient of a pretrained model is
 small beside a fifth of its weights. Decoupled, the same 0.2 takes a hundred-thousandth of a weight per step. On 900
 photos it was 23 times the first gradient, and 42 steps took 0.6 % of the weights' norm; recall was the same within its
-interval. And as written, Spark's processes train copies of the model, and the driver saves its own, which nobody has
-trained.
+interval. And as written, Spark's processes train copies of the model, and the driver saves its own, which no process
+has trained.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.features.encode import encode_images, encode_texts
-from clip_fewshot.protocol.retrieval import Candidates, find_candidates, recall_of, unit
+from clip_fewshot.geometry import unit_rows
+from clip_fewshot.protocol.retrieval import Candidates, find_candidates, recall_of
 from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
 from experiments.recipes import s4_category, s4_processes
 
 if TYPE_CHECKING:
-    from experiments.replicate import Options
+    from experiments.recipes.options import Options
 
 APART, BATCH, EPOCHS = 0.1, 64, 3  # share of the pictures kept out
 ADAM: dict[str, Any] = {"lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
@@ -125,8 +126,8 @@ def change(model: Backbone, trained: Backbone) -> dict[str, float]:
 
 def similarities(model: Backbone, among: Candidates) -> FloatArray:
     """(pictures, captions) cosines."""
-    texts = unit(encode_texts(model, among.captions, truncate=True))
-    return unit(encode_images(model, among.pictures).features) @ texts.T
+    texts = unit_rows(encode_texts(model, among.captions, truncate=True))
+    return unit_rows(encode_images(model, among.pictures).features) @ texts.T
 
 
 def best_texts(cosines: FloatArray, among: Candidates, top: int = 5) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.evaluation.intervals import interval
 from clip_fewshot.features.encode import encode_images, encode_texts
-from clip_fewshot.protocol.retrieval import measure_recall, unit
+from clip_fewshot.geometry import unit_rows
+from clip_fewshot.protocol.retrieval import measure_recall
 from clip_fewshot.report import tables
 
 SHOWN = ("image to text, recall@5", "text to image, recall@5")
@@ -29,12 +30,13 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     if held.labels is None:
         return None
     names, captions = held.label_space.names, held.captions or ()
-    classes = unit(encode_texts(model, [TEMPLATES[0].format(name) for name in names]))
-    texts = unit(encode_texts(model, captions, truncate=True))
+    classes = unit_rows(encode_texts(model, [TEMPLATES[0].format(name) for name in names]))
+    texts = unit_rows(encode_texts(model, captions, truncate=True))
+    images = unit_rows(encode_images(model, held).features)
     kinds = {
         "none": None,
         "predicted from the caption": (texts @ classes.T).argmax(axis=1),
-        "predicted from its picture (leaks)": (unit(encode_images(model, held).features) @ classes.T).argmax(axis=1),
+        "predicted from its picture (leaks)": (images @ classes.T).argmax(axis=1),
         "given": held.required_labels(),
     }
     rows = {}
@@ -46,7 +48,7 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
 
 
 def headed(captions: Sequence[str], categories: Sequence[str]) -> list[str]:
-    """ "dog: it runs in the snow" """
+    """Captions with the category before each: "dog: it runs in the snow"."""
     return [f"{category}: {caption}" for category, caption in zip(categories, captions, strict=True)]
 
 

@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
-from clip_fewshot.few_shot.approach import LINEAR_PROBE
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.rejector import fit_rejector
@@ -68,7 +67,7 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
     for place, draw in enumerate((1, 2)):
         support = prepare(task, task.support(draw), [])
         assert not set(support.images.digests) & set(known.digests)
-        recipe = support.recipe(task, LINEAR_PROBE.point)
+        recipe = support.recipe(task, cf.Point("linear-probe"))
         choice = choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
         assert choice is not None
         rejector = fit_rejector(backbone, recipe, support.data, support.frozen, choice)

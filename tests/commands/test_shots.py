@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import pytest
 
 import clip_fewshot as cf
-from clip_fewshot import pipeline
 from clip_fewshot.runtime.files import read_json
 from tests.commands.conftest import Command, Ended, one_line
 
@@ -58,7 +57,7 @@ def test_every_method_at_every_number_of_shots(
         raise AssertionError("a complete run was done again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run_few_shot", never)
+        patch.setattr("clip_fewshot.pipeline.run_few_shot", never)
         assert ask(command, photos, model, tmp_path).out == ended.out
         with pytest.raises(AssertionError):  # asked for more: gone on with
             ask(command, photos, model, tmp_path, "--trials", 3)

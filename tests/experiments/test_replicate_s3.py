@@ -16,8 +16,9 @@ from clip_fewshot.contrastive.distillation import SelfDistillation
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective
 from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.losses.distillation import transport_targets
-from clip_fewshot.protocol.retrieval import find_candidates, unit
+from clip_fewshot.protocol.retrieval import find_candidates
 from clip_fewshot.runtime.rng import torch_seeded
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
@@ -94,7 +95,7 @@ def test_the_projections_are_the_model(captioned: cf.ImageDataset, mini: cf.Back
     among = find_candidates(model, captioned)
     pictures = cf.encode_images(model, among.pictures).features
     texts = cf.encode_texts(model, among.captions)
-    np.testing.assert_allclose(test.cosines(start), unit(pictures) @ unit(texts).T, atol=1e-5)
+    np.testing.assert_allclose(test.cosines(start), unit_rows(pictures) @ unit_rows(texts).T, atol=1e-5)
     np.testing.assert_array_equal(test.belongs, among.belongs)
 
 

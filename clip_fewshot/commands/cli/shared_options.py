@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_least, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
@@ -22,6 +22,12 @@ def pictures_argument(**more: Any) -> Any:
 def required_data(text: str) -> Any:
     """DATA of commands that have no pictures of their own to show what they do."""
     return field(metadata={"help": text, "positional": True, "flag": "--data"})
+
+
+def trust_option() -> Any:
+    """The field of commands that read saved models: a name in a file imports nothing by itself."""
+    text = "your own code that the saved files name"
+    return option((), text, metavar="NAME=python:MODULE:OBJECT", group="model")
 
 
 def spark_option() -> Any:
@@ -77,6 +83,7 @@ class SavedModelOptions(DeviceOptions):
     """Of commands over a saved model or a store."""
 
     model: str | None = option(None, "the backbone, if its saved name cannot be loaded", group="model")
+    trust: tuple[str, ...] = trust_option()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +118,7 @@ class SupportSetOptions(PicturesOptions):
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "shots", "seeds")
+        check_range(self, "shots", "seeds")
         check_fractions(self, "test_fraction")
 
 

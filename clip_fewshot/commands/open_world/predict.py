@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument, top_option
 from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, tell
-from clip_fewshot.config import check_least
+from clip_fewshot.config import check_range
 
 DESCRIPTION = "Say what the newest classifier makes of pictures; nothing is stored."
 EXAMPLES = ("store/ new_pictures/", "store/ a.jpg b.jpg --top 3 --json")
@@ -20,7 +20,7 @@ class Options(StoreOptions):
     top: int = top_option()
 
     def __post_init__(self) -> None:
-        check_least(self, "top")
+        check_range(self, "top")
 
 
 def main(options: Options) -> int:

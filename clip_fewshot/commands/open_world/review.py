@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, tell
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 DESCRIPTION = "Write a page on which to name, merge, split, move and reject; it saves review.json."
 EXAMPLES = ("store/", "store/ --out week-3.html --words animals.txt")
@@ -21,7 +21,7 @@ class Options(NamingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, "shown")
+        check_range(self, "shown")
 
 
 def main(options: Options) -> int:

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
-from clip_fewshot.config import check_least, option
+from clip_fewshot.config import check_range, option
 
 if TYPE_CHECKING:
+    from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.store.ingesting import Ingested
     from clip_fewshot.open_world.store.store import Store
 
+TRANSACTION = 256  # pictures
 STORE = {"positional": True, "metavar": "STORE", "help": "folder of the store"}
 
 
@@ -36,7 +41,7 @@ class NamingOptions(StoreOptions):
     )
 
     def __post_init__(self) -> None:
-        check_least(self, "names", least=0)
+        check_range(self, "names", least=0)
 
 
 @contextmanager
@@ -45,10 +50,10 @@ def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterat
     from clip_fewshot.backbones.clip import load_backbone
     from clip_fewshot.open_world.store.store import Store
 
-    backbone = None
+    backbone, trusted = None, opening.open_trusted(options.trust if options is not None else ())
     if options is not None and options.model is not None:
         backbone = load_backbone(options.model, device=options.device)
-    with Store.open(folder, backbone) as store:
+    with Store.open(folder, backbone, trusted=trusted) as store:
         yield store
 
 
@@ -66,3 +71,19 @@ def next_step(options: CommandOptions, sentence: str) -> None:
     """What to do now, on standard error."""
     if not options.json:
         print(sentence, file=sys.stderr)
+
+
+def ingest(store: Store, pictures: ImageDataset, transaction: int = TRANSACTION) -> Ingested:
+    """Judge and keep, with a bar on a terminal."""
+    with show_progress() as progress:
+
+        def acknowledged(done: Ingested) -> None:
+            progress("ingest", done.new + done.seen_before, len(pictures))
+
+        return store.ingest(pictures, transaction, acknowledged)
+
+
+def say_ingested(done: Ingested) -> str:
+    """What became of the pictures, in a sentence."""
+    parts = f"{done.known:,} known, {done.unknown:,} unknown"
+    return f"{number(done.new, 'new picture')} ({parts}); {done.seen_before:,} seen before"

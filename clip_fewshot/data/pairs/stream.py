@@ -76,7 +76,7 @@ class PairStream:
             raise UsageError(
                 expected="a rank in [0, world)",
                 got=f"rank {rank}, world {world}",
-                fix="start the processes anew",
+                fix="start the processes again",
                 where="rank",
             )
         if not world <= batch <= n:
@@ -111,7 +111,7 @@ class PairStream:
         return ahead(self._read(epoch, start))
 
     def identity(self) -> dict[str, Told]:
-        """What the batches follow from. Of captions that is their tokens, so cut ones are told from whole ones."""
+        """What decides the batches. Captions count by their tokens, so that cut ones differ from whole ones."""
         order = "\n".join(self.dataset.digests).encode()
         return {
             "pictures": digest_of(self._pictures.n, order),
@@ -186,7 +186,7 @@ def _tokenized(dataset: ImageDataset, model: PairReader, truncate: bool) -> tupl
         origins = dataset.origins or dataset.names
         rows = [(origins[i], too_long[caption]) for i, caption in enumerate(captions) if caption in too_long]
         got = f"{len(rows)} with more:{first_of(f'{shown(origin)}: {reason}' for origin, reason in rows)}\n"
-        fix = "shorten them, or let them be cut: truncate=True, --truncate"
+        fix = "shorten them, or let them be cut (`truncate`)"
         raise DataError(expected=f"captions of {error.expected}", got=got, fix=fix, where=dataset.name) from error
 
 

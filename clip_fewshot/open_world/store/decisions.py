@@ -47,7 +47,7 @@ def apply(session: Session, review: Review, token: str | None = None) -> Applied
         if reports:
             late = [one for one in rows.unknown(database, last) if one.seq not in verdicts]
             verdicts |= judged_again(database, world, late, number)
-        saved_classifiers.add_revision(database, world, number, at.state, at.encoder, token)
+        saved_classifiers.add_revision(database, world.to_artifact(), number, at.state, at.encoder, token)
         rows.change(database, number, verdicts)
         _write_history(database, number, review)
     session.changed_to(number, world)
@@ -83,7 +83,7 @@ def undo(session: Session) -> Applied:
     if at.parent is None:
         raise UsageError(
             expected="a decision to take back",
-            got="none since it was made or embedded anew",
+            got="none since it was made or embedded again",
             fix="name something",
             where="undo",
         )

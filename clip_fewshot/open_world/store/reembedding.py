@@ -1,4 +1,4 @@
-"""Another backbone for a store: every picture is embedded anew beside the old embeddings, then all change at once."""
+"""Another backbone for a store: every picture is embedded again beside the old embeddings, then all change at once."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _judge(
 
 
 def _change_over(database: Database, world: OpenWorldClassifier, number: int, encoder: int, anew: Anew) -> None:
-    saved_classifiers.add_revision(database, world, number, None, encoder)
+    saved_classifiers.add_revision(database, world.to_artifact(), number, None, encoder)
     database.run("UPDATE image SET judged = ?", (number,))
     rows.set_verdicts(database, anew.verdicts)
     database.run("DELETE FROM square")

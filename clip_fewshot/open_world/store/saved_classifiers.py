@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.runtime.files import sha256_bytes
 
@@ -45,14 +44,14 @@ def current(database: Database) -> Revision:
 
 def add_revision(
     database: Database,
-    world: OpenWorldClassifier,
+    artifact: tuple[Mapping[str, bytes], Mapping[str, Any]],
     number: int,
     parent: int | None,
     encoder: int,
     token: str | None = None,
 ) -> None:
-    """Write a state of the classifier."""
-    files, meta = world.to_artifact()
+    """Write a state of the classifier, as files and JSON."""
+    files, meta = artifact
     values = (number, number, parent, encoder, json.dumps(meta), token, now())
     database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     for name, data in files.items():
@@ -61,13 +60,11 @@ def add_revision(
         database.run("INSERT INTO model_file VALUES (?, ?, ?)", (number, name, digest))
 
 
-def read_world(
-    database: Database, state: int, backbone: Backbone | None, trusted: Mapping[str, Any]
-) -> OpenWorldClassifier:
-    """The classifier of a state.
+def read_artifact(database: Database, state: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The classifier of a state, as files and JSON.
 
     Raises:
-        ArtifactError: a damaged file, another backbone than it was trained on, or a foreign part not in ``trusted``.
+        ArtifactError: a damaged file.
     """
     meta = json.loads(database.value("SELECT meta FROM revision WHERE number = ?", (state,)))
     files: dict[str, bytes] = {}
@@ -79,7 +76,7 @@ def read_world(
                 expected=f"SHA-256 {digest[:12]}...", got="other content", fix=fix, where=f"{database.path}: {name}"
             )
         files[name] = data
-    return OpenWorldClassifier.from_artifact(files, meta, backbone, str(database.path), trusted)
+    return files, meta
 
 
 def encoder(database: Database, number: int) -> tuple[str, str]:

@@ -22,7 +22,7 @@ CHECKED = 1 << 28  # bytes
 
 
 class Session:
-    """What decisions, ingesting and embedding anew need of a store.
+    """What decisions, ingesting and embedding again need of a store.
 
     Attributes:
         folder: where it lies. database: its tables.
@@ -50,7 +50,7 @@ class Session:
                 database.make_tables()
                 database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
                 encoder = saved_classifiers.encoder_number(database, world.model.backbone)
-                saved_classifiers.add_revision(database, world, 0, None, encoder)
+                saved_classifiers.add_revision(database, world.to_artifact(), 0, None, encoder)
                 saved_classifiers.add_event(
                     database, 0, "create", None, {"classes": list(world.model.label_space_.names)}
                 )
@@ -105,8 +105,13 @@ class Session:
         return at, world
 
     def read_world(self, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
-        """The classifier of a state."""
-        return saved_classifiers.read_world(self.database, state, backbone, self._trusted)
+        """The classifier of a state.
+
+        Raises:
+            ArtifactError: a damaged file, another backbone than it was trained on, or an untrusted foreign part.
+        """
+        files, meta = saved_classifiers.read_artifact(self.database, state)
+        return OpenWorldClassifier.from_artifact(files, meta, backbone, str(self.database.path), self._trusted)
 
     def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
