@@ -128,7 +128,7 @@ def test_an_unknown_name_lists_the_known_ones(method: str) -> None:
 
 def test_a_class_without_the_methods_is_refused_by_the_name_of_the_first(method: str) -> None:
     class Renamed(DISCOVERERS[method]):  # type: ignore[misc]
-        resampled = None
+        resample = None
 
-    with pytest.raises(UsageError, match="Renamed: method resampled is missing"):
+    with pytest.raises(UsageError, match="Renamed: method resample is missing"):
         discover_classes(X, reference=REFERENCE, method=Renamed)

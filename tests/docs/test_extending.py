@@ -126,7 +126,7 @@ def test_the_main_job_takes_parts_of_one_s_own_and_shows_them_by_name(mine: Simp
     } == set()
     for forgotten in ("detector", "discoverer"):
         fewer = {name: part for name, part in parts.items() if name != forgotten}
-        with pytest.raises(ArtifactError, match=f"give --{forgotten} again: what a file names is not imported"):
+        with pytest.raises(ArtifactError, match=f"give `{forgotten}` again: what a file names is not imported"):
             run_few_shot(FewShotConfig.of(**fewer, resume=str(out)))
 
 
