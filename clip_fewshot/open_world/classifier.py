@@ -16,16 +16,19 @@ from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import frozen_features, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
-from clip_fewshot.open_world.add_class import Extender, Extension, Fitted, KnownPictures, needs_pictures
-from clip_fewshot.open_world.answers import Answer, Unknown, joined, judge, score_answers, unknown_among, without
+from clip_fewshot.open_world.add_class import Extender, Extension
+from clip_fewshot.open_world.alternatives import AUTO
+from clip_fewshot.open_world.answers import Answer, judge, score_answers, unknown_among
 from clip_fewshot.open_world.artifact import Saved, read_detector, read_world, world_files
 from clip_fewshot.open_world.feature_spaces import stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
+from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.groups import Group, groups_of
-from clip_fewshot.open_world.history import History, Naming, Step
+from clip_fewshot.open_world.history import History
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import AUTO, chosen_detectors
+from clip_fewshot.open_world.select_detector import chosen_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
+from clip_fewshot.open_world.unknown import Unknown, joined, without
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 

@@ -22,8 +22,8 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, 
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
-from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, folds, own_features
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, folds
+from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned, own_features
 from clip_fewshot.open_world.text_features import Texts, texts_of
 from clip_fewshot.runtime.artifacts import named_part
 from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
@@ -260,7 +260,7 @@ def fit_rejector(
     texts = texts_of(backbone, names or ()) if chosen.needs_texts else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
-        shots = Shots(in_space(space, frozen, own_features(space, data, frozen)), data.labels)
+        shots = Shots(in_space(space, frozen, own_features(space, data.images, frozen)), data.labels)
         return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
     judges = []
     for fit, held_out in folds(data.labels, recipe.seed):
@@ -269,7 +269,7 @@ def fit_rejector(
             model = fit_model(backbone, recipe, data.subset(fit))
             suffix, own = model.suffix, model.features(data.images)
         else:
-            own = own_features(space, data, frozen)
+            own = own_features(space, data.images, frozen)
         shots = Shots(in_space(space, frozen, own), data.labels)
         judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)
