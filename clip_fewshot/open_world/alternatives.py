@@ -93,11 +93,11 @@ class NoveltyChoice:
         return {str(row.name): row.auroc for row in self.selection.table} if self.selection else {}
 
 
-def folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
+def split_folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
     """(rows to fit on, rows held out), stratified, as many as the shots allow."""
-    return stratified_folds(labels, min(CALIBRATION_FOLDS, fewest_shots(labels)), seed)
+    return stratified_folds(labels, min(CALIBRATION_FOLDS, count_fewest_shots(labels)), seed)
 
 
-def fewest_shots(labels: LabelArray) -> int:
+def count_fewest_shots(labels: LabelArray) -> int:
     """Pictures of the smallest class."""
     return int(np.unique(labels, return_counts=True)[1].min())

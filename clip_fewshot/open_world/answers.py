@@ -10,11 +10,11 @@ import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.open_world.fitted import Fitted
-from clip_fewshot.open_world.rejector import Verdict
+from clip_fewshot.open_world.rejector import NoveltyScores
 from clip_fewshot.open_world.sight import Sight
-from clip_fewshot.open_world.unknown import Unknown
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import EvalResult, FloatArray
 
 
@@ -38,7 +38,7 @@ def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
     n, rejector = len(sight.frozen), fitted.rejector
     probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
-    said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
+    said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged)
         unknown = rejector.flags(said.p, alpha)
@@ -69,11 +69,11 @@ def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int
         )
     right = np.array([answer.label == name for answer, name in zip(answers, truth, strict=True)])
     notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
-    return replace(interval([right]), notes=notes)
+    return replace(accuracy_interval([right]), notes=notes)
 
 
-def unknown_among(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> Unknown:
+def select_unknown(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> UnknownPictures:
     """Those that were called unknown."""
     rows = np.flatnonzero([answer.label is None for answer in answers])
     p = np.array([answer.p_value for answer in answers])
-    return Unknown(pictures.subset(rows), frozen[rows], p[rows])
+    return UnknownPictures(pictures.subset(rows), frozen[rows], p[rows])

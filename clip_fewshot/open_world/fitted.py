@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.unknown import Unknown
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
 
@@ -35,11 +35,11 @@ class KnownPictures:
         pictures = None if self.pictures is None else self.pictures.subset(np.arange(n))
         return KnownPictures(self.frozen[:n], self.labels[:n], pictures)
 
-    def joined(self, more: KnownPictures) -> KnownPictures:
+    def join(self, more: KnownPictures) -> KnownPictures:
         """These and then ``more``."""
         pictures = None
         if self.pictures is not None and more.pictures is not None:
-            pictures = join([self.pictures, more.pictures])
+            pictures = join_images([self.pictures, more.pictures])
         frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
         return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
 
@@ -80,7 +80,7 @@ class Step(NamedTuple):
 
     naming: Naming
     before: Fitted
-    unknown: list[Unknown]
+    unknown: list[UnknownPictures]
 
 
 def needs_pictures(point: Point, views: int, rejector: Rejector | None) -> bool:

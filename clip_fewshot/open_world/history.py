@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_fewshot.data.collect import Images, collect_images, join
+from clip_fewshot.data.collect import Images, collect_images, join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.errors import UsageError
@@ -63,7 +63,7 @@ class History:
         _refuse_doubles(digests)
         labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
         features = np.concatenate([features for _, features in parts.values()])
-        given = None if from_features else join([_kept(pictures) for pictures, _ in parts.values()])
+        given = None if from_features else join_images([_kept(pictures) for pictures, _ in parts.values()])
         return digests, KnownPictures(features, labels, given)
 
     def _fresh(

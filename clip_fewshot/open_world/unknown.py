@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray
 
 
-class Unknown(NamedTuple):
+class UnknownPictures(NamedTuple):
     """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
 
     pictures: ImageDataset
@@ -21,7 +21,7 @@ class Unknown(NamedTuple):
     p_values: FloatArray
 
 
-def joined(parts: Sequence[Unknown]) -> Unknown:
+def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
     """All of them.
 
     Raises:
@@ -35,10 +35,10 @@ def joined(parts: Sequence[Unknown]) -> Unknown:
             where="discover",
         )
     pictures, features, p = zip(*parts, strict=True)
-    return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
+    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p))
 
 
-def without(part: Unknown, digests: Collection[str]) -> Unknown:
+def drop_pictures(part: UnknownPictures, digests: Collection[str]) -> UnknownPictures:
     """Those of other pictures."""
     rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
-    return Unknown(part.pictures.subset(rows), part.features[rows], part.p_values[rows])
+    return UnknownPictures(part.pictures.subset(rows), part.features[rows], part.p_values[rows])
