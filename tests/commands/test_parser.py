@@ -196,6 +196,16 @@ def test_debug_shows_the_traceback_as_well(capsys: pytest.CaptureFixture[str], m
     assert text.endswith("error: expected a, got b; c\n")
 
 
+def test_advice_of_the_library_is_given_in_the_words_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cf.UsageError, match=r"^`max_unfreeze`: expected 1 or more, got 0; change `max_unfreeze`$"):
+        FewShotConfig.of(max_unfreeze=0)
+    assert "--max-unfreeze: expected 1 or more, got 0; change --max-unfreeze" in refused(
+        capsys, FewShotConfig, "--max-unfreeze", "0"
+    )
+    error = cf.DataError(expected="more", got="`data` alone", fix="change `other`", where="`data`")
+    assert end_of(raiser(error), capsys)[1] == "error: DATA: expected more, got DATA alone; change `other`\n"
+
+
 def test_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(raiser(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
     assert end_of(lambda options: 3, capsys) == (3, "")
