@@ -10,7 +10,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -42,13 +41,12 @@ from clip_fewshot.protocol.retrieval import measure_recall
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import read_json, write_bytes, write_json
-from clip_fewshot.types import Progress
+from clip_fewshot.types import Progress, Say
 
 BATCH, CLIP_NORM = 64, 1.0
 TRAINING, MODEL, TASK, RESULTS = "training", "model", "task.json", "results.json"
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
-Say = Callable[[str], None]
 
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:

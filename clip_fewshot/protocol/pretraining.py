@@ -27,11 +27,11 @@ from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
+from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
 BATCH, VALIDATION_BATCH = 256, 256
-Say = Callable[[str], None]
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

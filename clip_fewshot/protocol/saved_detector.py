@@ -22,7 +22,6 @@ from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
 
 STATISTICS = {"auroc": "AUROC", "aupr": "AUPR ", "eer": "EER  ", "fpr95": "FPR95"}
-MEASURES = {"auroc": auroc, "aupr": aupr, "eer": eer, "fpr95": fpr95}
 
 
 class Meeting(NamedTuple):
@@ -132,6 +131,7 @@ def _measure(met: Meeting, rejector: Rejector, alphas: Sequence[float]) -> dict[
     """Threshold-free figures, and at each alpha the realised rates, all with 95 % intervals."""
     scores = np.array([answer.score for part in met.answers for answer in part])
     is_novel = np.arange(len(scores)) >= len(met.known)
+    measures = zip(STATISTICS, (auroc, aupr, eer, fpr95), strict=True)
     p = [np.array([answer.p_value for answer in part]) for part in met.answers]
     return {
         "schema": 1,
@@ -141,7 +141,7 @@ def _measure(met: Meeting, rejector: Rejector, alphas: Sequence[float]) -> dict[
         "detector": rejector.chosen.detector,
         "features": rejector.chosen.space,
         "n_neighbors": rejector.n_neighbors,
-        **{name: statistic_interval(f, is_novel, [scores]).to_json() for name, f in MEASURES.items()},
+        **{name: statistic_interval(f, is_novel, [scores]).to_json() for name, f in measures},
         "rates": [_rates(rejector, p, alpha) for alpha in alphas],
     }
 

@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from clip_fewshot.config import DEVICES
 from clip_fewshot.errors import ResourceError, UsageError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
