@@ -93,7 +93,7 @@ def _download(weights: WeightsFile, partial: BinaryIO) -> None:
             raise ResourceError(
                 expected=f"the weights {weights.file} from {weights.url}",
                 got=f"no connection, or a broken one ({error})",
-                fix=f"put that file at {weights.path}, or use --model mini, which ships with the package",
+                fix=f"put that file at {weights.path}, or use the model mini (`model`), which ships with the package",
             ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
-from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle
+from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, trust_option
 from clip_fewshot.config import check_fractions, count_or_names, option
 
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same
@@ -33,6 +33,7 @@ class Options(SupportSetOptions):
     )
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
     saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
+    trust: tuple[str, ...] = trust_option()
     fresh: bool = option(False, "no picture of DATA was used in training, so take all of them", **SAVED)
     discover: bool = option(True, "group what was called unknown at the model's own false-alarm rate", **SAVED)
     split_seed: int | None = option(None, "seed under which DATA was split (default: the model's)", **SAVED)
@@ -73,10 +74,9 @@ def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     """One saved model."""
     from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
 
-    world = opening.open_saved(options.saved or Path(), options.model, options.device)
+    world = opening.open_saved(options.saved or Path(), options.model, options.device, options.trust)
     asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
     sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
     found = measure_saved(world, sides, options.alphas, options.discover)
-    n = found["n_left_out"]
-    opening.warn([f"{n} pictures on which a class was named are left out"] if n else [])
+    opening.warn(f"{n} pictures on which a class was named are left out" for n in [found["n_left_out"]] if n)
     return found, describe_saved(found)

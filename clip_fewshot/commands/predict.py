@@ -38,7 +38,7 @@ def main(options: Options) -> int:
     from clip_fewshot.runtime.files import write_text
 
     pictures = opening.open_pictures(options.pictures)
-    world = opening.open_saved(options.saved, options.model, options.device)
+    world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     opening.warn_if_blind(world)
     answers = world.predict(pictures, options.top)
     record = answers_record(world, pictures, answers)

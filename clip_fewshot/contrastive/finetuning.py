@@ -56,18 +56,18 @@ class FineTuning:
             got = f"{self.unfreeze}, {self.prompts}, {self.backbone_lr:g} and {self.head_lr:g}"
             expected = "unfreeze and prompts of 0 or more, learning rates over 0"
             raise UsageError(
-                expected=expected, got=got, fix="change them", where="--unfreeze, --prompts, --backbone-lr, --head-lr"
+                expected=expected, got=got, fix="change them", where="`unfreeze`, `prompts`, `backbone_lr`, `head_lr`"
             )
         if self.prompts and (self.unfreeze or self.head != "none" or self.lock == "image"):
-            got = f"--unfreeze {self.unfreeze}, --head {self.head}, --lock {self.lock}"
-            fix = "add --unfreeze 0, leave the others out"
+            got = f"`unfreeze`={self.unfreeze}, `head`={self.head}, `lock`={self.lock}"
+            fix = "set `unfreeze`=0, leave the others out"
             raise UsageError(
-                expected="prompts as all that trains in the image tower", got=got, fix=fix, where="--prompts"
+                expected="prompts as all that trains in the image tower", got=got, fix=fix, where="`prompts`"
             )
         if not (self.prompts or self.unfreeze or self.head != "none"):
-            fix = "give --unfreeze 1, --head linear or --prompts 8"
+            fix = "set `unfreeze`=1, `head`=linear or `prompts`=8"
             raise UsageError(
-                expected="something that trains", got="neither layers, head nor prompts", fix=fix, where="--unfreeze"
+                expected="something that trains", got="neither layers, head nor prompts", fix=fix, where="`unfreeze`"
             )
 
     @property

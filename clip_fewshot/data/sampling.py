@@ -159,7 +159,7 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
     if min(counts.values()) < shots:
         lines = [f"{shown(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
         largest = min(counts.values())
-        fix = f"use --shots {largest}" if largest else "add images to the classes that have none, or leave them out"
+        fix = f"use `shots`={largest}" if largest else "add images to the classes that have none, or leave them out"
         raise DataError(
             expected=f"{shots} training images per class",
             got=f"too few in{first_of(lines)}\n",

@@ -74,7 +74,7 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
     """
     arrow, parquet = _pyarrow()
     if out.is_dir():
-        raise ResourceError(expected="a file to write", got="a folder", fix="choose another --out", where=str(out))
+        raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
     types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
     schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
     skipped: list[SkippedImage] = []

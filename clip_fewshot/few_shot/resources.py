@@ -38,7 +38,9 @@ def resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
     """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
     alone = bool(run.storage) or backbone.device.type != "cpu"
     if alone and (run.jobs or 1) > 1:
-        raise UsageError(expected="one process on a GPU", got=f"--jobs {run.jobs}", fix="leave it out", where="--jobs")
+        raise UsageError(
+            expected="one process on a GPU", got=f"{run.jobs} (`jobs`)", fix="leave it out", where="`jobs`"
+        )
     room = room_for(backbone, n)
     jobs = run.jobs or (1 if alone else room)
     memory = 0 if jobs > 1 else None

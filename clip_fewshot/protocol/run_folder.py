@@ -24,25 +24,25 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         return config
     path = Path(config.run.resume) / RUN
     if not path.is_file():
-        fix = "check the path; a run that was hit before it wrote that is begun again with its own --out"
+        fix = "check the path; a run that was hit before it wrote that is begun again in a folder of its own (`out`)"
         raise ArtifactError(
             expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
         )
     began = options_of(path)
     held, unset = began.study_key(), FewShotConfig().study_key()
     ignored = [
-        f"--{name.replace('_', '-')}"
+        f"`{name}`"
         for name, value in config.study_key().items()
         if name != "approaches" and value not in (held[name], unset[name])
     ]
     if ignored:
         fix = "leave them out, or begin another run"
         raise UsageError(
-            expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="--resume"
+            expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="`resume`"
         )
     model = began.data.model
     if str(model).startswith(PREFIX) and config.data.model != model:
-        fix = f"give --model {model} again: what a file names is not imported"
+        fix = f"give the model {model} again (`model`): what a file names is not imported"
         raise ArtifactError(expected="a backbone of this library", got=repr(model), fix=fix, where=str(path))
     return replace(began, run=_resumed_run(config.run, began.run))
 
@@ -50,8 +50,8 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
 def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
     """This call's limits and device; trials and database of the interrupted run where this call names none."""
     if began.storage and HIDDEN in began.storage and run.storage is None:
-        fix = "give --storage again; its password was not written down"
-        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="--storage")
+        fix = "give `storage` again; its password was not written down"
+        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="`storage`")
     trials, storage = run.trials or began.trials, run.storage or began.storage
     return replace(run, trials=trials, storage=storage, out=run.resume, resume=None)
 
@@ -61,7 +61,7 @@ def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
     chosen = [find_approach(approach) for approach in config.search.approaches] or list(APPROACHES.values())
     names = [approach.name for approach in chosen]
     if len(set(names)) < len(names):
-        raise UsageError(expected="each approach once", got=", ".join(names), fix="drop one", where="--approaches")
+        raise UsageError(expected="each approach once", got=", ".join(names), fix="drop one", where="`approaches`")
     path = Path(config.run.resume or "") / RUN
     if config.run.resume is None or not path.is_file():
         return tuple(chosen)
@@ -69,7 +69,7 @@ def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
     if config.search.approaches and sorted(names) != sorted(began):
         fix = "leave them out, or begin another run"
         expected = f"the approaches of the run, {', '.join(began)}"
-        raise UsageError(expected=expected, got=", ".join(names), fix=fix, where="--approaches")
+        raise UsageError(expected=expected, got=", ".join(names), fix=fix, where="`approaches`")
     return tuple(trusted_approach(name, (), dict(zip(names, chosen, strict=True)), str(path)) for name in began)
 
 
@@ -111,7 +111,7 @@ def claim(
             what = (
                 f"one with other {', '.join(changed)}" if changed else "one begun with other pictures, weights or code"
             )
-            fix = "choose another --out, or --resume it under its own options"
+            fix = "choose another folder (`out`), or go on with it under its own options (`resume`)"
             raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
     for folder in (out, out / TRIALS):
         remove_half_files(folder)

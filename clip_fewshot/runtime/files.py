@@ -173,7 +173,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise ResourceError(
                 expected="a folder that no other run writes to",
                 got=f"one held by {owner or 'another process'}",
-                fix="wait for it, or choose another --out",
+                fix="wait for it, or choose another folder (`out`)",
                 where=str(folder),
             ) from None
         owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"

@@ -166,9 +166,9 @@ class _Worker:
     def _died(self) -> ResourceError:
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        fix = "it may have lacked memory: go on with --resume and fewer --jobs; what was finished is kept"
+        fix = "it may have lacked memory: `resume` the run with fewer `jobs`; what was finished is kept"
         return ResourceError(
-            expected="workers that live as long as the run", got=f"one that ended by {how}", fix=fix, where="--jobs"
+            expected="workers that live as long as the run", got=f"one that ended by {how}", fix=fix, where="`jobs`"
         )
 
 

@@ -159,5 +159,5 @@ def _follow(tail: Tail, weight: Tensor) -> None:
     else:
         fix = "train without a head"
         raise UsageError(
-            expected="a tower that ends in a linear projection", got=type(tail).__name__, fix=fix, where="--head linear"
+            expected="a tower that ends in a linear projection", got=type(tail).__name__, fix=fix, where="`head`"
         )

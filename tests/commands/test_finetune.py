@@ -181,7 +181,7 @@ def test_mistakes_are_one_line(command: Command, photos: Path, captioned: Path, 
     one_line(command("finetune", photos), 2, "--out")
     one_line(command("finetune", photos, *out, "--spark", "--processes", 0), 2, "--processes")
     one_line(command("finetune", photos, *out, "--unfreeze", 0), 2, "something that trains")
-    one_line(command("finetune", photos, *out, "--prompts", 3), 2, "--unfreeze 0")
+    one_line(command("finetune", photos, *out, "--prompts", 3), 2, "--unfreeze=0")
     one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers to unfreeze")
     one_line(command("finetune", photos, *out, "--model", "mini", "--batch", 9999), 2, "batch")
     one_line(command("finetune", captioned, *out, "--model", "mini", "--per-class", 3), 2, "--per-class")

@@ -120,7 +120,7 @@ def test_a_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_range_checked_by_the_dataclass_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--alpha: expected a fraction between 0 and 1, got 2.0" in refused(capsys, FewShotConfig, "--alpha", "2")
+    assert "--alpha: expected a fraction between 0 and 1, got 2" in refused(capsys, FewShotConfig, "--alpha", "2")
 
 
 def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +194,16 @@ def test_debug_shows_the_traceback_as_well(capsys: pytest.CaptureFixture[str], m
     assert code == 2
     assert "Traceback (most recent call last)" in text
     assert text.endswith("error: expected a, got b; c\n")
+
+
+def test_advice_of_the_library_is_given_in_the_words_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cf.UsageError, match=r"^`max_unfreeze`: expected 1 or more, got 0; change `max_unfreeze`$"):
+        FewShotConfig.of(max_unfreeze=0)
+    assert "--max-unfreeze: expected 1 or more, got 0; change --max-unfreeze" in refused(
+        capsys, FewShotConfig, "--max-unfreeze", "0"
+    )
+    error = cf.DataError(expected="more", got="`data` alone", fix="change `other`", where="`data`")
+    assert end_of(raiser(error), capsys)[1] == "error: DATA: expected more, got DATA alone; change `other`\n"
 
 
 def test_other_endings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,3 +108,19 @@ def test_mistakes_are_one_line(command: Command, world: Path, photos: Path, tmp_
 
 def test_the_support_is_as_small_as_it_says(split: Any) -> None:
     assert np.all(np.bincount(split.support.labels) == SHOTS)
+
+
+def test_code_of_ones_own_is_imported_where_it_is_trusted_by_name(
+    command: Command, split: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "python:its_pair:build"
+    (tmp_path / "its_pair.py").write_text(
+        "from tests.backbones.encoders import pair\n\n\ndef build():\n    return pair()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    classifier = cf.FewShotClassifier(cf.load_backbone(name, device="cpu"), approach="linear-probe", seed=0)
+    classifier.fit(split.support).save(tmp_path / "model")
+    asked = ("predict", tmp_path / "model", photos / "six", "--json")
+    one_line(command(*asked), 2, name)
+    one_line(command(*asked, "--trust", "build"), 2, "--trust: expected NAME=python:MODULE:OBJECT, got build")
+    assert command(*asked, "--trust", f"{name}={name}").code == 0

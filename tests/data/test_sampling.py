@@ -145,7 +145,7 @@ def test_too_few_images_are_listed_with_the_largest_shots_that_work() -> None:
     assert "class-1: have 4, need 8" in str(caught.value)
     assert "class-2: have 6, need 8" in str(caught.value)
     assert "class-0" not in str(caught.value)
-    assert "--shots 4" in str(caught.value)
+    assert "`shots`=4" in str(caught.value)
     assert len(draw_support(pool, 4, seed=0)) == 12
     with pytest.raises(DataError, match="add images"):
         draw_support(plain([0, 0], classes=2), 1, seed=0)

@@ -351,7 +351,7 @@ def test_only_parameters_with_an_effect_are_drawn_each_inside_its_range(name: st
 
 def test_an_unreachable_database_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with pytest.raises(ResourceError, match="--storage"):
+    with pytest.raises(ResourceError, match="storage"):
         run_study(SPACE, toy_score, plan(tmp_path, storage="sqlite:////nonexistent/folder/study.db"))
 
 

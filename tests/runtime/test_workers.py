@@ -69,7 +69,7 @@ def test_workers_answer_as_this_process_does_and_are_gone_afterwards(at_once: No
 
 @pytest.mark.parametrize("how", ["lack_memory", "answer_with_half"])
 def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) -> None:
-    with Crew(2) as crew, pytest.raises(ResourceError, match="fewer --jobs"):
+    with Crew(2) as crew, pytest.raises(ResourceError, match="fewer `jobs`"):
         crew.gather([(getattr(Tasks(), how), ())] * 3)
 
 
@@ -165,7 +165,7 @@ def test_threads_hang_on_the_machine_and_never_on_the_number_of_processes(
 
 def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
-    with pytest.raises(UsageError, match="--jobs"):
+    with pytest.raises(UsageError, match="jobs"):
         resources_module.resources(RunOptions(jobs=2), tiny, 2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.errors import DataError, UsageError
@@ -86,11 +86,24 @@ def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
     return backbone if tuned is None else load_tuned(tuned, backbone)
 
 
-def open_saved(folder: Path, model: str | None, device: str) -> OpenWorldClassifier:
+def open_trusted(trust: Sequence[str]) -> dict[str, Any]:
+    """As "NAME=python:MODULE:OBJECT" as typed -> the objects by name, for files that name code of the user's own."""
+    from clip_fewshot.runtime.parts import PREFIX, import_part
+
+    pairs = [one.partition("=") for one in trust]
+    for one, (name, _, part) in zip(trust, pairs, strict=True):
+        if not name or not part.startswith(PREFIX):
+            fix = "name what the files say, and where it is"
+            raise UsageError(expected="NAME=python:MODULE:OBJECT", got=one, fix=fix, where="--trust")
+    return {name: import_part(part) for name, _, part in pairs}
+
+
+def open_saved(folder: Path, model: str | None, device: str, trust: Sequence[str] = ()) -> OpenWorldClassifier:
     """The model in ``folder``. A bare classifier comes back as one that never says unknown.
 
     Args:
         model: the backbone it was trained on, where its saved name no longer leads to it.
+        trust: as of :func:`open_trusted`.
     """
     import numpy as np
 
@@ -99,14 +112,14 @@ def open_saved(folder: Path, model: str | None, device: str) -> OpenWorldClassif
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
     from clip_fewshot.runtime.artifacts import artifact_kind
 
-    kind = artifact_kind(folder)
+    kind, trusted = artifact_kind(folder), open_trusted(trust)
     backbone = None if model is None else load_backbone(model, device=device)
     try:
         if kind == BARE:
-            classifier = FewShotClassifier.load(folder, backbone)
+            classifier = FewShotClassifier.load(folder, backbone, trusted)
             no_reference = np.empty((0, 0)), np.empty(0, dtype=np.int64)  # for groups among the unknown: there are none
             return OpenWorldClassifier.from_fit(classifier, None, 0.05, no_reference)
-        return OpenWorldClassifier.load(folder, backbone)
+        return OpenWorldClassifier.load(folder, backbone, trusted)
     except UsageError as error:
         if backbone is not None:
             raise

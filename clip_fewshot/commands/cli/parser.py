@@ -104,13 +104,15 @@ def _filled(options: type[T], given: Mapping[str, Any]) -> T:
 
 
 def as_typed(error: ClipFewShotError, options: type[Any]) -> str:
-    """The message in the words of the command line: ```max_unfreeze``` becomes --max-unfreeze."""
-    names = {field.name for field, _, _ in flat_fields(options)}
+    """The message in the words of the command line, where the library names a parameter in backquotes.
 
-    def flag(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')}" if match[1] in names else match[0]
-
-    return re.sub(r"`(\w+)`", flag, " ".join(str(error).split()))
+    Of a command with such options, `` `max_unfreeze` `` becomes --max-unfreeze and `` `data` `` DATA.
+    """
+    typed = {
+        field.name: _metavar_of(field) if field.metadata.get("positional") else f"--{field.name.replace('_', '-')}"
+        for field, _, _ in flat_fields(options)
+    }
+    return re.sub(r"`(\w+)`", lambda match: typed.get(match[1], match[0]), " ".join(str(error).split()))
 
 
 class _Parser(argparse.ArgumentParser):

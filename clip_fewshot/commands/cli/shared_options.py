@@ -24,6 +24,12 @@ def required_data(text: str) -> Any:
     return field(metadata={"help": text, "positional": True, "flag": "--data"})
 
 
+def trust_option() -> Any:
+    """The field of commands that read saved models: a name in a file imports nothing by itself."""
+    text = "your own code that the saved files name"
+    return option((), text, metavar="NAME=python:MODULE:OBJECT", group="model")
+
+
 def spark_option() -> Any:
     """The field of commands that may run on a cluster."""
     text = "compute in processes that Spark starts (on this machine, if it has no other master)"
@@ -77,6 +83,7 @@ class SavedModelOptions(DeviceOptions):
     """Of commands over a saved model or a store."""
 
     model: str | None = option(None, "the backbone, if its saved name cannot be loaded", group="model")
+    trust: tuple[str, ...] = trust_option()
 
 
 @dataclass(frozen=True, kw_only=True)

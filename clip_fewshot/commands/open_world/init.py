@@ -24,7 +24,7 @@ def main(options: Options) -> int:
     from clip_fewshot.data.names import shown
     from clip_fewshot.open_world.store.store import Store
 
-    world = opening.open_saved(options.saved, options.model, options.device)
+    world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     if world.rejector_ is None:
         fix = 'save one that can say "unknown", as few-shot does'
         raise UsageError(expected="a model with a detector", got="one without", fix=fix, where=str(options.saved))

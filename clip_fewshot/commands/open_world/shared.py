@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
 from clip_fewshot.config import check_range, option
@@ -49,10 +50,10 @@ def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterat
     from clip_fewshot.backbones.clip import load_backbone
     from clip_fewshot.open_world.store.store import Store
 
-    backbone = None
+    backbone, trusted = None, opening.open_trusted(options.trust if options is not None else ())
     if options is not None and options.model is not None:
         backbone = load_backbone(options.model, device=options.device)
-    with Store.open(folder, backbone) as store:
+    with Store.open(folder, backbone, trusted=trusted) as store:
         yield store
 
 

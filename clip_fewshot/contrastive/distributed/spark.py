@@ -123,7 +123,7 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         raise ResourceError(
             expected="a new place",
             got="one that is there already",
-            fix="remove it, or choose another --out",
+            fix="remove it, or choose another place (`out`)",
             where=str(out),
         )
     names = [(_text(path),) for path in paths]
@@ -147,8 +147,8 @@ def _text(path: Path) -> str:
     try:
         return str(path).encode("utf-8").decode()
     except UnicodeEncodeError as error:
-        fix = "rename it, or embed without --spark"
-        raise DataError(expected="file names in UTF-8", got=f"{str(path)!r}", fix=fix, where="--spark") from error
+        fix = "rename it, or embed without Spark"
+        raise DataError(expected="file names in UTF-8", got=f"{str(path)!r}", fix=fix, where="Spark") from error
 
 
 def _embed(frames: Iterator[Any], model: str, device: str, digest: str) -> Iterator[Any]:

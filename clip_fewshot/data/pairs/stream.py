@@ -186,7 +186,7 @@ def _tokenized(dataset: ImageDataset, model: PairReader, truncate: bool) -> tupl
         origins = dataset.origins or dataset.names
         rows = [(origins[i], too_long[caption]) for i, caption in enumerate(captions) if caption in too_long]
         got = f"{len(rows)} with more:{first_of(f'{shown(origin)}: {reason}' for origin, reason in rows)}\n"
-        fix = "shorten them, or let them be cut: truncate=True, --truncate"
+        fix = "shorten them, or let them be cut (`truncate`)"
         raise DataError(expected=f"captions of {error.expected}", got=got, fix=fix, where=dataset.name) from error
 
 

@@ -53,7 +53,7 @@ def _database(url: str, attempts: int) -> optuna.storages.RDBStorage:
         return _database(url, attempts - 1)
     except ImportError as error:
         fix = "for PostgreSQL: pip install 'clip-fewshot[postgres]'"
-        raise ResourceError(expected="a driver of that database", got=str(error), fix=fix, where="--storage") from error
+        raise ResourceError(expected="a driver of that database", got=str(error), fix=fix, where="`storage`") from error
 
 
 @contextmanager
@@ -62,11 +62,11 @@ def _errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         expected = "an address such as postgresql://user@host/database"
-        raise UsageError(expected=expected, got=str(error), fix="correct it", where="--storage") from error
+        raise UsageError(expected=expected, got=str(error), fix="correct it", where="`storage`") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         fix = "check address and server, then run again: the study goes on"
         raise ResourceError(
-            expected="a database to share the study in", got=str(_first(error)), fix=fix, where="--storage"
+            expected="a database to share the study in", got=str(_first(error)), fix=fix, where="`storage`"
         ) from error
 
 
