@@ -12,7 +12,15 @@ from typing import Any
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.cli.shared_options import DeviceOptions, seed_option, seeds_option, shot_counts_option
-from clip_fewshot.config import APPROACHES_HELP, BUILTIN_DATA, MODEL_HELP, FewShotConfig, option, split_names
+from clip_fewshot.config import (
+    APPROACHES_HELP,
+    BUILTIN_DATA,
+    MODEL_HELP,
+    FewShotConfig,
+    check_range,
+    option,
+    split_names,
+)
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -43,6 +51,7 @@ class Options(DeviceOptions):
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
 
     def __post_init__(self) -> None:
+        check_range(self, "shot_counts")
         for shots in self.shot_counts:
             self.config(self.sets[0], shots)  # refuses what is out of range before anything runs
 

@@ -287,9 +287,8 @@ class OpenWorldClassifier:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
         digests, more = history.gather(classes, names, encode, self.from_features)
         shown = frozenset().union(*digests.values())
-        before = self._fitted()
-        extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
-        after, report = extender.extend(before, more, names)
+        before, model = self._fitted(), self.model
+        after, report = Extender(model.backbone, model.recipe(), model.views).extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))

@@ -17,5 +17,5 @@ class CompleteLinkage:
         tree = linkage(rows, "complete")
         return Partition(fcluster(tree, self.height, "distance").astype(np.int64), tree, self.height)
 
-    def resampled(self, rng):
+    def resample(self, rng):
         return self  # nothing in it is drawn
