@@ -58,7 +58,7 @@ def model_for(data: str, model: str | None) -> str:
 
 
 def count_or_names(text: str) -> int | list[str]:
-    """ "3" -> 3, "cat, dog" -> the names."""
+    """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
     text = text.strip()
     return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 

@@ -53,7 +53,7 @@ from clip_fewshot.types import Progress
 
 
 def _silent(stage: str, done: int, total: int, /) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 def run_few_shot(
@@ -62,7 +62,7 @@ def run_few_shot(
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
-        progress: told after each unit of work; by default nobody is.
+        progress: called after each unit of work; by default nothing is.
         command: how to repeat the run, for the report.
 
     Returns:
@@ -187,4 +187,5 @@ class Stopwatch:
     laps: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str) -> None:
+        """End the part called ``name``, in seconds since the part before it."""
         self.laps[name] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)

@@ -24,7 +24,9 @@ BoolArray = NDArray[np.bool_]  # (n,)
 class Progress(Protocol):
     """Called after each unit of work; ``total`` units make a stage."""
 
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Called while ``stage`` runs, after ``done`` of ``total`` steps."""
+        ...
 
 
 @dataclass(frozen=True)

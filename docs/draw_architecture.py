@@ -47,6 +47,7 @@ class Drawing:
         self._settle()
 
     def is_room(self, node: Node) -> bool:
+        """Whether a node is a room and not a place where an arrow passes a floor."""
         return self.height[node[0]] == node[1]
 
     def _settle(self) -> None:
@@ -183,6 +184,7 @@ def is_stale(old: str, new: str) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Write the picture, or with --check fail where the written one is another."""
     picture = drawn(room_graph(module_graph()))
     if "--check" in arguments:
         stale = not PICTURE.exists() or is_stale(PICTURE.read_text("utf-8"), picture)

@@ -56,6 +56,7 @@ def _prefixes(name: str) -> Iterable[str]:
 
 
 def room_of(module: str) -> str:
+    """The first name below the package."""
     return module.split(".")[1]
 
 
@@ -117,6 +118,7 @@ def without_implied(rooms: Graph) -> dict[str, set[str]]:
 
 
 def main() -> int:
+    """Print the counts, and fail where there is a circle."""
     modules = module_graph()
     rooms, closed = room_graph(modules), circles(modules)
     for circle in closed:

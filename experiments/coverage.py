@@ -38,6 +38,8 @@ ERRORS = 3  # standard errors that a rate may be above its level
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the simulation."""
+
     draws: int = option(2000, "support sets of each shape")
     batches: int = option(1000, "batches whose false discoveries are counted")
     streams: int = option(1000, "streams that are watched")
@@ -55,6 +57,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Simulate, print the tables, and fail where a guarantee is broken."""
     with show_progress() as update:
         rows = [row for shape in SHAPES for row in coverage(options, shape, update)]
         found = {"schema": 1, "coverage": rows, "discoveries": discoveries(options, update)}
@@ -64,6 +67,7 @@ def main(options: Options) -> int:
 
 
 def detector(options: Options) -> cf.LOFDetector:
+    """The detector under test, not fitted."""
     return cf.LOFDetector(options.neighbors)
 
 
@@ -121,6 +125,7 @@ def rate(flags: Any, asked: Any) -> dict[str, float]:
 
 
 def kept(measured: dict[str, float], level: float) -> bool:
+    """Whether a rate is at most its level, sampling error allowed for."""
     return measured["rate"] <= level + ERRORS * measured["se"] + 1e-9
 
 
@@ -185,7 +190,6 @@ def _watched(options: Options, shape: Shape, update: Progress) -> list[dict[str,
 
 def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
     """Three ways to the p-values of a stream; only the first is valid."""
-
     from clip_fewshot.conformal.calibration import Calibrated
 
     split = Calibrated(partial(detector, options), "split", smoothed=True, seed=seed).fit(world.X, world.y)
@@ -200,6 +204,7 @@ def judges(options: Options, world: Draw, seed: int) -> dict[str, Any]:
 
 
 def ranks(calibration: Any, scores: Any, seed: int) -> list[float]:
+    """The p-values of a stream, picture by picture."""
     from clip_fewshot.conformal.stream import StreamRanks
 
     follow = StreamRanks(calibration, seed)

@@ -77,9 +77,11 @@ class Glyphs:
     noise: float = 0.0
 
     def steps(self) -> int:
+        """Batches in an epoch."""
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
+        """The batches of ``epoch`` from step ``start`` on, drawn by their numbers."""
         from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
         from clip_fewshot.runtime.rng import generator
         from experiments.glyphs.captions import Captioner
@@ -109,6 +111,7 @@ def _displaced(texts: list[str], share: float, rng: np.random.Generator) -> list
 
 
 def main(chosen: Options) -> int:
+    """Train with and without a teacher on noisy captions, and compare."""
     import torch
 
     from experiments.glyphs.pool import training_pool, unseen_hands
@@ -172,6 +175,7 @@ def compare(
 
 
 def settings(steps: int) -> ContrastiveOptions:
+    """Options of the training, by its length."""
     from clip_fewshot.contrastive.options import ContrastiveOptions
 
     return ContrastiveOptions(steps=steps, learning_rate=RATE, weight_decay=0.05, clip_norm=1.0)

@@ -58,7 +58,7 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One container, as both the SDK and the command line can be told."""
+    """One container, in a form for both the SDK and the command line."""
 
     image: str
     command: tuple[str, ...]
@@ -101,6 +101,7 @@ def container_arguments(job: Job, docker: Any) -> dict[str, Any]:
 
 
 def main(options: Options) -> int:
+    """Run the job in a container and return its exit code."""
     _check_experiment(options.experiment)
     _check_gpus(options.gpus)
     job = plan(options)

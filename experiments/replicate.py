@@ -14,6 +14,7 @@ DESCRIPTION = "Run a published recipe as it was written and as this package does
 
 
 def main(options: Options) -> int:
+    """Run the recipe and say whether its claims hold."""
     recipe = import_module(f"experiments.recipes.{options.recipe}")
     found = {"schema": 1, "recipe": options.recipe, "model": options.model_name} | recipe.run(options)
     print(json.dumps(found, indent=1) if options.json else recipe.table(found))

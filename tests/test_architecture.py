@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,16 @@ RESERVED = {
 }
 ARRAY_ONLY = {"novelty", "conformal", "neighbors", "discovery", "evaluation"}
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load", "torch.jit.load", "yaml.load"}
+
+
+LONGEST = 22  # files in a chain of imports; a shorter house is a better one: lower it when you can
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, Any]:
+    """The functions of docs/import_graph.py, and the modules with what each imports."""
+    functions = runpy.run_path(str(ROOT / "docs/import_graph.py"))
+    return functions | {"modules": functions["module_graph"]()}
 
 
 def module_files() -> list[Path]:
@@ -121,7 +132,19 @@ def test_no_code_is_loaded_from_files(path: Path) -> None:
         assert not isinstance(node, ast.Assert), f"{place(path)}:{node.lineno} assert in library code"
 
 
-def test_the_graph_counts_lazy_imports_names_in_strings_and_what_only_type_checkers_import(tmp_path: Path) -> None:
+def test_no_module_imports_itself_by_way_of_others(graph: dict[str, Any]) -> None:
+    assert graph["circles"](graph["modules"]) == []
+    assert graph["circles"](graph["module_graph"]("experiments")) == []
+
+
+def test_the_longest_way_down_grows_no_longer(graph: dict[str, Any]) -> None:
+    chain = graph["longest_chain"](graph["modules"])
+    assert len(chain) <= LONGEST, "\n".join(chain)
+
+
+def test_the_graph_counts_lazy_imports_names_in_strings_and_what_only_type_checkers_import(
+    graph: dict[str, Any], tmp_path: Path
+) -> None:
     source = """
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
@@ -131,11 +154,10 @@ def late():
     import_module("clip_fewshot.data.read")
 """
     (tmp_path / "example.py").write_text(source)
-    found = runpy.run_path(str(ROOT / "docs/import_graph.py"))
-    targets = found["_targets"](tmp_path / "example.py", found["module_files"]())
+    targets = graph["_targets"](tmp_path / "example.py", graph["module_files"]())
     assert targets == {"clip_fewshot.heads.mlp", "clip_fewshot.pipeline", "clip_fewshot.data.read"}
-    assert found["circles"]({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
-    assert found["longest_chain"]({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
+    assert graph["circles"]({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    assert graph["longest_chain"]({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
 
 
 WRITES = {"write_text", "write_bytes", "savefig", "save_file", "to_csv", "to_json", "savez", "np.save", "torch.save"}

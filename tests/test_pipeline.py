@@ -309,7 +309,7 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
 
 
 @pytest.mark.parametrize(
-    ("options", "flag"),
+    ("options", "name"),
     [
         ({"shots": 0}, "shots"),
         ({"alpha": 1.0}, "alpha"),
@@ -319,8 +319,8 @@ def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: st
         ({"cache_memory": -1.0}, "cache_memory"),
     ],
 )
-def test_options_outside_their_range_are_named(options: dict[str, Any], flag: str) -> None:
-    with pytest.raises(UsageError, match=flag):
+def test_options_outside_their_range_are_named(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
         FewShotConfig.of(**options)
 
 

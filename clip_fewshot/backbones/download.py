@@ -29,6 +29,7 @@ class WeightsFile(NamedTuple):
 
     @property
     def url(self) -> str:
+        """Where the file is downloaded from."""
         return f"{SOURCE}/{self.sha256}/{self.file}"
 
     @property

@@ -84,10 +84,12 @@ class PooledTail(Tail):
         self.pool, self.projection = pool, projection
 
     def forward(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, out) features, not normalised."""
         features: Tensor = self.projection(self.pool(state.tokens, state.position))
         return features
 
     def tokens(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, l, d) tokens as the pooling sees them."""
         return self.pool.tokens(state.tokens)
 
 
@@ -113,6 +115,7 @@ class EncoderTower(Tower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
         return list(self.layers)
 
     @property
@@ -121,9 +124,11 @@ class EncoderTower(Tower):
         return self._unfrozen
 
     def embed(self, inputs: Tensor) -> CutState:
+        """Inputs -> what enters the first block; position 0 for each."""
         return CutState(self.stem(inputs), torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device))
 
     def tail(self) -> PooledTail:
+        """Pooling and projection, on the tower's own parameters."""
         return PooledTail(self.pool, self.projection)
 
     def trunk(self) -> EncoderTower:
@@ -144,8 +149,10 @@ class EncoderTower(Tower):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> EncoderTower:
-        """As in torch, except that what is frozen does not drop out, and that batch normalisations keep their
-        statistics, as in :class:`Suffix`, unless the whole encoder trains."""
+        """Switch to training; frozen layers do not drop out.
+
+        Batch normalisations keep their statistics, as in :class:`Suffix`, unless the whole encoder trains.
+        """
         super().train(mode)
         if self._unfrozen is not None:
             frozen = self.layers[: self.n_blocks - self._unfrozen]
@@ -165,6 +172,7 @@ class TextEncoderTower(EncoderTower, TextTower):
         self.pad = pad
 
     def ends(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids -> (b,) index of the last token that is not padding."""
         return ((tokens != self.pad) * torch.arange(tokens.shape[1], device=tokens.device)).argmax(1)
 
     def embed(self, inputs: Tensor) -> CutState:

@@ -17,7 +17,7 @@ from clip_fewshot.errors import UsageError
 
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
-TOLERANCE = 1e-5  # relative, between an encoder and its parts, which round alike
+TOLERANCE = 1e-5  # relative, between an encoder and its parts, which round in the same way
 SAMPLES = ("a", "The quick brown fox jumps over the lazy dog, 1234567890 times!", "Öl, naïve café \u2014 東京")
 
 Encoder = TypeVar("Encoder", bound=EncoderTower)
@@ -112,8 +112,8 @@ class TextEncoder:
     """An encoder of texts; a pair takes its modules over.
 
     Args:
-        module: a model of transformers, or (ids, mask) -> tokens (b, l, d) or vectors (b, d). BERT and its kin are cut
-            into their layers, any other is one block.
+        module: a model of transformers, or (ids, mask) -> tokens (b, l, d) or vectors (b, d). BERT and models of its
+            shape are cut into their layers, any other is one block.
         tokenizer: text -> token ids with their marks, not padded; a :class:`JsonTokenizer` for Hugging Face's.
         pool: "mean" over a text's tokens (default), "first", "end" (its last token), or "pooler" (the encoder's own).
         context_length: most tokens of a text, marks among them.
@@ -142,7 +142,7 @@ class TextEncoder:
         return Rows(self.tokenizer, self.context_length, pad)
 
     def tower(self, out_features: int) -> TextEncoderTower:
-        """As :meth:`ImageEncoder.tower`."""
+        """The encoder in its parts, behind a projection that is drawn from torch's global generator."""
         module, pooler = self.module.float().eval(), self.pool == "pooler"
         found = None if self.whole or self.parts else cut_text(module, self.pool)
         whole = Parts(nn.Identity(), [WholeText(module, pooler)], Pool("mean" if pooler else self.pool))

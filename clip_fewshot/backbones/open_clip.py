@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # relative; a variant that we do not build differs by far more
 
 
 def load(name: str) -> Backbone:
-    """ "open_clip:NAME" or "open_clip:NAME/PRETRAINED" -> backbone; without PRETRAINED the weights are random.
+    """Load "open_clip:NAME" or "open_clip:NAME/PRETRAINED"; without PRETRAINED the weights are random.
 
     Raises:
         ResourceError: open_clip is not installed, or cannot be imported beside this torch.

@@ -92,7 +92,7 @@ class PairBackbone(Backbone):
         )
 
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
-        """Choose anew what trains; the weights stay as they are."""
+        """Choose again which layers train; the weights stay as they are."""
         for tower, n in ((self.visual, image_layers), (self.text, text_layers)):
             tower.unfreeze(n)
 

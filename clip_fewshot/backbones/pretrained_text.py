@@ -48,6 +48,7 @@ class JsonTokenizer:
         self.pad = next((i for i in known if i is not None and i not in marks[-1:]), -1)
 
     def __call__(self, text: str) -> list[int]:
+        """Text -> token ids with their marks."""
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 

@@ -66,6 +66,7 @@ class AttentionPool(Tail):
             nn.init.normal_(parameter, std=width**-0.5)
 
     def forward(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, out) features, not normalised."""
         tokens = self.tokens(state)
         query = self.q_proj(tokens[:, 0]).reshape(len(tokens), self.heads, -1)
         key, value = (layer.weight.reshape(self.heads, -1, tokens.shape[2]) for layer in (self.k_proj, self.v_proj))
@@ -104,6 +105,7 @@ class ModifiedResNet(Tower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The bottlenecks of all four stages, first to last."""
         return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
 
     def embed(self, inputs: Tensor) -> CutState:
@@ -114,6 +116,7 @@ class ModifiedResNet(Tower):
         return CutState(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
     def tail(self) -> AttentionPool:
+        """The attention pooling, not a copy."""
         return self.attnpool
 
 

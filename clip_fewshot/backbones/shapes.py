@@ -28,6 +28,7 @@ class Chain(NamedTuple):
     finish: str | None = None
 
     def names(self) -> tuple[str, ...]:
+        """The attributes of the encoder in the order in which they run."""
         return (*self.stem, *self.blocks, *self.pool, *([self.finish] if self.finish else []))
 
 
@@ -67,7 +68,7 @@ def cut_image(encoder: nn.Module) -> Parts | None:
 
 
 def cut_text(encoder: nn.Module, pool: str) -> Parts | None:
-    """The parts of BERT and its kin (``embeddings``, ``encoder.layer``); None for others.
+    """The parts of BERT and models of its shape (``embeddings``, ``encoder.layer``); None for others.
 
     Args:
         pool: as :class:`Pool` takes it, or "pooler" for the encoder's own.
@@ -90,7 +91,7 @@ def with_parameters(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 class Masked(Placed):
-    """A layer of BERT: attention is told by what to add to its scores which tokens are padding."""
+    """A layer of BERT. Its attention takes a mask that is added to the scores: -inf at padding."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ def _named(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def _units(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Lists of modules, and plain sequences in them, taken apart."""
+    """The modules one by one, with lists and plain sequences opened."""
     units = []
     for module in modules:
         inner = isinstance(module, nn.ModuleList) or type(module) is nn.Sequential

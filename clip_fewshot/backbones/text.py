@@ -54,6 +54,7 @@ class TextTransformer(TextTower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
         return self.transformer.blocks
 
     def embed(self, inputs: Tensor) -> CutState:
@@ -71,7 +72,9 @@ class TextTransformer(TextTower):
         return CutState(tokens, self.ends(inputs))
 
     def ends(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids -> (b,) index of the end mark, which has the highest id."""
         return tokens.argmax(dim=-1)
 
     def tail(self) -> TokenTail:
+        """Final norm and projection of the token at the end mark."""
         return TokenTail(self.ln_final, self.text_projection)

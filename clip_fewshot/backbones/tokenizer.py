@@ -27,8 +27,10 @@ _PIECE = regex.compile(
 
 
 class Tokenizer:
-    """Byte-pair encoding (Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016) over
-    UTF-8 bytes, with the vocabulary of CLIP. Ids: 256 bytes, 256 bytes that end a word, the merges, the two marks.
+    """Byte-pair encoding over UTF-8 bytes with the vocabulary of CLIP.
+
+    Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016. Ids: 256 bytes, 256 bytes that
+    end a word, the merges, the two marks.
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:

@@ -83,11 +83,11 @@ class Suffix(nn.Module):
         return features
 
     def tokens(self, state: CutState) -> Tensor:
-        """State at the cut -> (b, l, d) normed tokens before pooling, for heads that pool by themselves."""
+        """State at the cut -> (b, l, d) normed tokens before pooling, for heads that have a pooling of their own."""
         return self.tail.tokens(advance(self.blocks, state))
 
     def train(self, mode: bool = True) -> Suffix:
-        """As in torch, except that batch normalisations stay in evaluation mode."""
+        """Switch to training; batch normalisations stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

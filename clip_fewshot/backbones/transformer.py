@@ -17,6 +17,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation of GELU that OpenAI trained with (Hendrycks and Gimpel, 2016, sec. 2)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x sigmoid(1.702 x), elementwise."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -124,6 +125,7 @@ class Transformer(nn.Module):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
         return list(self.resblocks)
 
 
@@ -135,9 +137,11 @@ class TokenTail(Tail):
         self.norm, self.projection = norm, projection
 
     def forward(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, out) features, not normalised."""
         token: Tensor = self.norm(row_at(state.tokens, state.position))  # (b, d)
         return token @ self.projection
 
     def tokens(self, state: CutState) -> Tensor:
+        """State after the last block -> (b, l, d) normed tokens."""
         normed: Tensor = self.norm(state.tokens)
         return normed

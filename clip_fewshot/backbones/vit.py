@@ -35,6 +35,7 @@ class VisionTransformer(Tower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
         return self.transformer.blocks
 
     def embed(self, inputs: Tensor) -> CutState:
@@ -45,4 +46,5 @@ class VisionTransformer(Tower):
         return CutState(tokens, torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device))
 
     def tail(self) -> TokenTail:
+        """Final norm and projection of the class token."""
         return TokenTail(self.ln_post, self.proj)

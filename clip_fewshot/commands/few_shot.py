@@ -1,5 +1,7 @@
-"""The main job: `clip-fewshot few-shot photos/ --trials 50`. From a few labelled pictures to a classifier that can
-say "unknown", with a report."""
+"""The main job: `clip-fewshot few-shot photos/ --trials 50`.
+
+From a few labelled pictures to a classifier that can say "unknown", with a report.
+"""
 
 from __future__ import annotations
 

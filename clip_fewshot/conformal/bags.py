@@ -1,7 +1,7 @@
 """Known pictures as a bag: each once, in an order that depends on the pictures alone.
 
 Full conformal prediction is exact because the scores of the bag do not depend on the order of its members. No detector
-promises that to the last bit: equal distances are told apart by row number, sums are rounded in row order, and of
+promises that to the last bit: equal distances are ordered by row number, sums are rounded in row order, and of
 near-copies the first one stays. Here the order itself is a function of the bag, so that all of this is too, whatever
 the detector.
 
@@ -9,8 +9,8 @@ A picture that is there twice counts once, and a picture that is a copy of a kno
 That is valid whether the copies are an accident of the collection or of the world. Where they are an accident, the
 distinct pictures are the exchangeable ones. Where new pictures come with copies as well, a picture without a copy is
 flagged when it is among the alpha D strangest of D distinct members, and no other is: at most alpha D of the n + 1.
-What lost: to count each copy. Nineteen pictures and a hundred copies of an ordinary one let the strangest of twenty
-have p = 1/120, where it is 1/20.
+We rejected counting each copy: nineteen pictures and a hundred copies of an ordinary one give the strangest of twenty
+p = 1/120, where it is 1/20.
 """
 
 from __future__ import annotations

@@ -32,9 +32,8 @@ class Calibrated:
 
     ``full`` is exact, P(p <= alpha) <= alpha, for 1 to 64 shots and any detector; ``leave-one-out`` is at most 2 alpha
     in theory and costs one fit per known picture, not per new one; ``split`` is exact and costs one fit but half of the
-    shots. False alarms measured by ``python -m experiments.coverage``, LOF, six shapes of data, where the shots support
-    alpha: .024 to .052 at .05, .043 to .106 at .1; twelve single shots, hardly any; per class .016 to .030 and .013 to
-    .072.
+    shots. ``python -m experiments.coverage`` measures the false alarms: .024 to .052 at alpha = .05 with LOF on six
+    shapes of data, see docs/figures/calibration.md.
 
     A picture counts once, however many copies of it there are, and a copy of a known picture has p = 1: see
     :mod:`clip_fewshot.conformal.bags`. The order of the known pictures has no say, nor have the other new ones.
@@ -43,8 +42,8 @@ class Calibrated:
         make_detector: called for each fit; returns an unfitted detector.
         scheme: a key of ``SCHEMES``: "full", "leave-one-out", "split".
         per_class: False: pooled, valid for pictures that come as the known ones came, class and all. Shots of a fixed
-            number are no such draw: a new picture's class has one member more than it would have had. Measured:
-            .070 for 1/16 with 3 shots of 5 classes, .103 for .099 with 16 (drawn alike: .062 and .099).
+            number are not such a draw: a new picture's class has one member more than it would have had. With 3
+            shots of 5 classes the rate is .070 in place of 1/16.
             True: ranked within each class, and the largest p-value holds (Vovk, "Conditional validity of inductive
             conformal predictors", 2012): valid for the pictures of each class, whatever the proportions,
             at the price of as many shots of each class as the other takes in all.

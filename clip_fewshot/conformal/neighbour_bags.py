@@ -1,8 +1,7 @@
 """Leave-one-out scores of neighbour detectors in many bags that differ by one picture, without a fit for each.
 
-A new picture takes a place in the neighbours of some rows; all else about the known rows stays. Equal to fits on each
-bag, in the full bags to the last bit. CPU time a picture, 640 x 512 in five classes: LOF 6 ms where fits take 88,
-nearest neighbours 0.6 ms where they take 49.
+A new picture becomes a neighbour of some rows; everything else about the known rows stays. The scores are those of a
+fit on each bag, in the full bags to the last bit, in 1/15 to 1/80 of the time: docs/figures/calibration.md.
 """
 
 from __future__ import annotations
@@ -58,6 +57,7 @@ class NeighbourBags:
 
     def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
         """(m, n) leave-one-out scores of the members in the bag with each picture, and (m,) of the picture itself."""
+        # The bags of several pictures are scored at a time: n + 1 rows each, one bag below the other.
         n, places = len(self.rows), self.bag.places(X)
         far, scores = self._squared(X), np.empty((len(X), n + 1))
         size = max(1, STACKED // (n + 1))
@@ -65,6 +65,7 @@ class NeighbourBags:
             block = slice(start, start + size)
             table = self._with(far[block], places[block], k)
             scores[block] = self.of_members(table).reshape(-1, n + 1)
+        # In each bag the picture stands at its place in the bag's order; members from there on moved down by one.
         members = np.arange(n) + (np.arange(n) >= places[:, None])
         return np.take_along_axis(scores, members, axis=1), scores[np.arange(len(X)), places]
 
@@ -75,22 +76,25 @@ class NeighbourBags:
         far, order = _first(
             self._squared(X), np.broadcast_to(np.arange(len(self.rows)), pictures.shape), self.limit + 1
         )
+        # One row left out may lower k where k depends on the smallest class, so rows are taken by the k they leave.
         for k, left_out in self._left_out_by_k():
             table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
             if k not in alone:
                 alone[k] = self.of_members(table)
             members[left_out] = alone[k][left_out]
             has = _has(table, left_out)
+            # One neighbour more than k is known, so that k are left when the row left out is among them.
             for i in range(len(X)):
                 near = _drop(KNN(np.sqrt(far[i, : k + 1]), order[i, : k + 1]), left_out)
                 pictures[i, left_out] = self.of_picture(left_out, has, table, near)
         return members, pictures
 
     def _left_out_by_k(self) -> Iterator[tuple[int, IndexArray]]:
-        """Each k there is when one row is left out, and rows, not too many, without which it is that one."""
+        """Each k that occurs when one row is left out, with the rows that leave it, in blocks of limited size."""
         n, labels = len(self.rows), self.bag.labels
         classes = [None] if labels is None else self.bag.classes()
         kinds = np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+        # k depends on the class of the row alone, so one row of each class is tried.
         first = [int(np.argmax(kinds == c)) for c in range(len(classes))]
         k = [self.k_of(n - 1, None if labels is None else np.delete(labels, i)) for i in first]
         per_row = np.array(k)[kinds]
@@ -107,15 +111,19 @@ class NeighbourBags:
         """(m (n + 1), k + 1) nearest others of each row of m bags that stand below each other."""
         m, n = far.shape
         at = places[:, None]
-        numbers = np.arange(n) + (np.arange(n) >= at)  # (m, n) of the members in the bag
+        # Numbers in the bag: the picture stands at its place, and members from there on move down by one.
+        numbers = np.arange(n) + (np.arange(n) >= at)  # (m, n)
         own = np.broadcast_to(at[:, :, None], (m, n, 1))
         known = self.neighbours[:, : k + 1]
+        # Each member's neighbours are those it had, and the picture as one more to choose from.
         squared = np.concatenate([np.broadcast_to(self.squared[:, : k + 1], (m, *known.shape)), far[..., None]], 2)
         neighbours = np.concatenate([known + (known >= at[:, None]), own], axis=2)
         table = KNN(np.empty((m, n + 1, k + 1)), np.empty((m, n + 1, k + 1), dtype=np.int64))
+        # Members choose among k + 2, the picture among all members.
         for rows, part in ((numbers, _first(squared, neighbours, k + 1)), (at, _first(far, numbers, k + 1))):
             for whole, values in zip(table, part, strict=True):
                 np.put_along_axis(whole, rows[..., None], values.reshape(*rows.shape, k + 1), axis=1)
+        # Row numbers of bag i start at i (n + 1).
         below = (np.arange(m) * (n + 1))[:, None, None]
         return KNN(np.sqrt(table.distances).reshape(-1, k + 1), (table.neighbours + below).reshape(-1, k + 1))
 
@@ -124,15 +132,15 @@ class LOFBags(NeighbourBags):
     """Those of the local outlier factor."""
 
     def k_of(self, n: int, labels: Labels | None) -> int:
-        """As in :class:`NeighbourBags`."""
+        """LOF's k for n distinct rows and their classes."""
         return n_neighbors_for(self.limit, n, labels)
 
     def of_members(self, table: KNN) -> FloatArray:
-        """As in :class:`NeighbourBags`."""
+        """(n,) LOF scores of rows without themselves, from the (n, k + 1) nearest others of each."""
         return leave_one_out(*table)
 
     def of_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
-        """As in :class:`NeighbourBags`."""
+        """(b,) LOF scores of a picture without each of b rows."""
         return scores_without(left_out, has, table, near)
 
 
@@ -144,18 +152,18 @@ class KNNBags(NeighbourBags):
         self.mean = mean
 
     def k_of(self, n: int, labels: Labels | None) -> int:
-        """As in :class:`NeighbourBags`."""
+        """The k of n distinct rows: at most n - 2, and below the size of the smallest class."""
         k = min(self.limit, max(1, n - 2))
         if labels is None:
             return k
         return max(1, min(k, int(np.unique(labels, return_counts=True)[1].min()) - 1))
 
     def of_members(self, table: KNN) -> FloatArray:
-        """As in :class:`NeighbourBags`."""
+        """(n,) minus the distance of each row to its neighbours, from the (n, k + 1) nearest others of each."""
         return self._normality(table.distances[:, :-1])
 
     def of_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
-        """As in :class:`NeighbourBags`."""
+        """(b,) minus the distance of a picture to its neighbours without each of b rows."""
         return self._normality(near.distances)
 
     def _normality(self, far: FloatArray) -> FloatArray:
@@ -163,7 +171,7 @@ class KNNBags(NeighbourBags):
 
 
 def shortcut(detector: Detector, bag: Bag, fewest: int) -> NeighbourBags | None:
-    """The way without a fit for each bag, where there is one; what it cannot do is left to the detector to refuse."""
+    """The bags of a detector that needs no fit for each; None: fit it, and let it refuse what it cannot do."""
     if len(bag) < fewest:
         return None
     if type(detector) is LOFDetector and detector.n_neighbors >= 1:
@@ -181,6 +189,7 @@ def _first(distances: FloatArray, numbers: IndexArray, k: int) -> KNN:
 
 def _has(table: KNN, left_out: IndexArray) -> BoolArray:
     """(b, n) whether row j has the i-th of b rows among its k nearest, at [i, j]."""
+    # Each entry of the table that names a row left out marks the pair (that row, the owner of the list).
     number = np.full(len(table.neighbours), -1)
     number[left_out] = np.arange(len(left_out))
     which = number[table.neighbours[:, :-1]]
@@ -192,6 +201,7 @@ def _has(table: KNN, left_out: IndexArray) -> BoolArray:
 def _drop(near: KNN, left_out: IndexArray) -> KNN:
     """(b, k) nearest of a picture, from its (k + 1,), without each of b rows."""
     k = len(near.neighbours) - 1
+    # Where the row left out is not among the first k, the (k + 1)-th goes instead.
     stays = near.neighbours != left_out[:, None]
     stays[:, k] &= ~stays[:, :k].all(axis=1)
     which = np.nonzero(stays)[1].reshape(len(left_out), k)

@@ -127,9 +127,9 @@ class CrossConformal:
 
     Vovk, "Cross-conformal predictors", 2015, eq. 3: an image is scored by each fold's detector and ranked among that
     fold's held-out images; the counts add up over folds. P(p <= alpha) is at most about 2 alpha in theory; measured
-    with LOF on 4 to 16 shots of five classes it was .04 to .10 at alpha = .1. What lost: ranking the scores of one
-    detector fitted on everything among out-of-fold scores. That detector has denser data than those of the folds and
-    other odds; .10 to .20 false alarms there, .43 with one neighbour less than shots. Where the features are the
+    with LOF on 4 to 16 shots of five classes it was .04 to .10 at alpha = .1. We rejected ranking the scores of one
+    detector, fitted on everything, among out-of-fold scores: that detector sees denser data than those of the folds,
+    which gives .10 to .20 false alarms, and .43 with one neighbour less than shots. Where the features are the
     same in all folds, ``LOFDetector.loo_scores_`` with :func:`p_values` is sharper: .08 to .12.
 
     Args:

@@ -49,10 +49,10 @@ class Full:
     """The picture joins the bag; every member is scored by the detector of all others.
 
     Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005, chapter 2: P(p <= alpha) <= alpha for a
-    picture exchangeable with the known ones, since nothing tells it from the other members. All known pictures teach
-    and all calibrate. Where the detector is told classes, the picture joins as a member of each class in turn and the
-    largest p-value holds, which is no less than that of its own class. A fit per picture and class, but for LOF
-    and nearest neighbours.
+    picture exchangeable with the known ones, because nothing separates it from the other members. All known pictures
+    fit the detector and all calibrate. Where the detector uses classes, the picture joins as a member of each class in
+    turn and the largest p-value holds, which is no less than that of its own class. A fit per picture and class, but
+    for LOF and nearest neighbours.
     """
 
     per_shot, asks_class = 1.0, True
@@ -62,7 +62,7 @@ class Full:
         self.shortcut = shortcut(make_detector(), bag, FEWEST)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
-        """As in :class:`Scheme`."""
+        """Scores of the picture and of all members, each under the detector of the full bag without itself."""
         if self.shortcut is None:
             return {label: self._fits(X, label) for label in labels}
         k = {label: self.shortcut.n_neighbors(label) for label in labels}
@@ -76,7 +76,7 @@ class Full:
         return Comparison(scores[:, 1:], scores[:, :1])
 
     def _fit(self, row: FloatArray, place: int, label: Hashable | None) -> FloatArray:
-        """(n + 1,) the picture's score, and those of the members; of a copy, by the detector's lights, infinite."""
+        """(n + 1,) scores of the picture and of the members; infinite for a row that the detector counts as a copy."""
         rows, labels = np.insert(self.bag.rows, place, row, axis=0), self.bag.labels
         y = None if labels is None else np.insert(labels, place, np.array([label], dtype=labels.dtype))
         detector = self.make_detector().fit(rows, y)
@@ -102,7 +102,7 @@ class LeaveOneOut:
         self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
-        """As in :class:`Scheme`."""
+        """Scores of the members under the detector of the others, and of each picture under the same detectors."""
         if self.shortcut is None:
             pairs = list(zip(self.bag.rows[:, None], self.detectors, strict=True))
             scores = np.stack([detector.score_samples(np.concatenate([row, X])) for row, detector in pairs])
@@ -116,9 +116,9 @@ class Split:
     """Half of the known pictures teach the detector, the others calibrate it.
 
     Bates et al., 2023, eq. 2. One fit; valid given the split, also for several pictures at once, whose p-values are
-    positively dependent. Cards are dealt class by class, so that a class of odd size favours either half in turn; with
-    classes of fixed size P(p <= alpha) <= alpha (n + 1) / n for pictures that come in their proportions, and exactly
-    alpha within a class.
+    positively dependent. Members are shared out class by class, so that a class of odd size favours either half in
+    turn; with classes of fixed size P(p <= alpha) <= alpha (n + 1) / n for pictures that come in their proportions, and
+    exactly alpha within a class.
 
     Attributes:
         detector, scores: fitted on one half; (n,) what it says of the other.
@@ -137,7 +137,7 @@ class Split:
         self.scores = self.detector.score_samples(bag.rows[calibrate])
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
-        """As in :class:`Scheme`."""
+        """Scores of the calibrating half and of each picture, under the detector of the other half."""
         own = self.detector.score_samples(X)[:, None]
         return dict.fromkeys(labels, Comparison(np.broadcast_to(self.scores, (len(X), len(self.scores))), own))
 

@@ -32,7 +32,8 @@ from clip_fewshot.types import FloatArray, IndexArray
 
 SCHEMA = 1
 # A bet (cut, stake) multiplies its capital by 1 - stake + stake / cut where p <= cut and by 1 - stake elsewhere: 1 on
-# average. Bets on powers of p lost: where a fifth of the pictures is new, the four known ones between them cost more.
+# average. We rejected bets on powers of p: where a fifth of the pictures is new, the four known ones between two
+# new ones cost more than a new one brings.
 BETS = np.array(list(product((0.01, 0.03, 0.1, 0.25), (0.1, 0.25, 0.5))))
 
 
@@ -199,8 +200,11 @@ def _weight(t: int) -> float:
 
 
 def _later(t: int) -> float:
-    """What is left after t pictures for beginnings to come. 1 / (t + 1) lost: it notices a change after a hundred
-    pictures a third later (86 pictures against 65), and one from the first picture on little more often."""
+    """Weight that is left after t pictures for changes that begin later.
+
+    We rejected 1 / (t + 1): it notices a change after a hundred pictures a third later (86 pictures against 65), and a
+    change at the first picture only a little more often.
+    """
     return float((t + 1) ** -0.5)
 
 

@@ -89,8 +89,10 @@ PATIENCE = 2000  # steps without overflow before the factor is doubled
 
 @dataclass
 class LossScale:
-    """The factor on gradients that keeps small ones above float16's least number (Paulius Micikevicius et al., "Mixed
-    Precision Training", 2018, section 3.2): halved at each overflow, whose step is left out, doubled after a long rest.
+    """The factor on gradients that keeps small ones above float16's least number.
+
+    Paulius Micikevicius et al., "Mixed Precision Training", 2018, section 3.2: halved at each overflow, whose step is
+    left out, and doubled after many steps without one.
 
     Attributes:
         factor: a power of two; 1 where nothing is scaled.

@@ -44,7 +44,7 @@ class Checkpoints:
             save_artifact(self.folder, KIND, files, meta)
 
     def exists(self) -> bool:
-        """Whether there is one, told to all processes."""
+        """Whether there is a checkpoint; the same answer in all processes."""
         here = self._world.rank == 0 and (self.folder / MANIFEST).exists()
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
@@ -54,7 +54,7 @@ class Checkpoints:
         """The checkpoint's meta and tensors, the same in all processes, which need not share a disk.
 
         Args:
-            tensors: the training as it stands, for names, shapes and precisions.
+            tensors: those of the training now; they give names, shapes and precisions.
             identity: its options; what the checkpoint's meta has under "identity" must be equal.
             pairs: what it trains on, against "pairs" in the meta; None on either side: not known, not compared.
 

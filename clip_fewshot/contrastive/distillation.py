@@ -36,7 +36,7 @@ class SelfDistillation(nn.Module):
             (1 + t) / (10 + t), or a short training would be taught by its first weights to the end.
         temperature: of the transport, in cosines.
         within: weight of the image-image and text-text cosines in it, >= 0; they cost nothing but presuppose
-            features that tell pictures apart.
+            features that separate pictures.
 
     Attributes:
         teacher: a copy of the student in evaluation mode, without gradient.
@@ -68,7 +68,7 @@ class SelfDistillation(nn.Module):
         self._floor = math.nan
 
     def train(self, mode: bool = True) -> SelfDistillation:
-        """As in torch, except that the teacher stays in evaluation mode."""
+        """Switch the student to training; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self

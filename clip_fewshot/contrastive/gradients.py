@@ -29,7 +29,9 @@ Objective = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 class HasModules(Protocol):
     """Anything made of modules."""
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules of the model."""
+        ...
 
 
 class PairModel(HasModules, Protocol):
@@ -38,19 +40,31 @@ class PairModel(HasModules, Protocol):
     logit_scale: nn.Parameter
 
     @property
-    def visual(self) -> nn.Module: ...
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        ...
 
     @property
-    def text(self) -> nn.Module: ...
+    def text(self) -> nn.Module:
+        """The text tower."""
+        ...
 
-    def encode_image(self, images: Tensor) -> Tensor: ...
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) -> (b, d), not normalised."""
+        ...
 
-    def encode_text(self, tokens: Tensor) -> Tensor: ...
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids -> (b, d), not normalised."""
+        ...
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """All parameters, of which some may be frozen."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
 
 
 def contrastive_gradients(

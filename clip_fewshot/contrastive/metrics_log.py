@@ -15,8 +15,9 @@ Figures = Mapping[str, float | int | None]
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, {"step": steps taken, "kind": "train", "validation" or
-    "checkpoint", figures ...}.
+    """``metrics.jsonl``, one JSON object a line.
+
+    A line is {"step": steps taken, "kind": "train", "validation" or "checkpoint", figures ...}.
 
     Args:
         folder: where it lies.

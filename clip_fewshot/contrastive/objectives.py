@@ -42,7 +42,9 @@ class Prepared(Protocol):
 class Floored(Protocol):
     """An objective that knows the least value it can take on the batch that was prepared."""
 
-    def floor(self) -> float: ...
+    def floor(self) -> float:
+        """The least value, in nats, of the loss on the batch that was prepared."""
+        ...
 
 
 class Recipe(nn.Module):
@@ -53,14 +55,17 @@ class Recipe(nn.Module):
         self.objective = objective  # registered as a part, and saved, where it is a module
 
     def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
+        """Let an objective with a memory look at the next batch."""
         watching: object = self.objective
         if isinstance(watching, Prepared):
             watching.prepare(batch, world, chunk)
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
+        """The objective's loss, scalar."""
         return self.objective(images, texts, log_scale, caption_ids)
 
     def after_step(self, model: PairModel) -> None:
+        """Let an objective with a memory look at the new weights."""
         watching: object = self.objective
         if isinstance(watching, Prepared):
             watching.after_step(model)

@@ -81,7 +81,7 @@ def train_paired(
     targets shared by equal captions. Where a whole encoder trains there is nothing to store: see ``train_contrastive``.
 
     Args:
-        pair: how many of its layers train was said when it was built.
+        pair: the number of its layers that train was set when it was built.
         data: pictures with captions, a row per caption.
         options: default :class:`PairedOptions`.
         on_epoch: called after each epoch.

@@ -31,8 +31,8 @@ def replayed_pictures(model: Backbone, pretrained: Backbone, pictures: ImageData
 
     Their states before the last ``n`` blocks are computed once, or found in the cache; a step costs what is behind
     them. They are stored in single precision: half of it would move gradients by 1e-3, and the weights of several
-    processes, which store nothing, would no longer be those of one (1.6e-4 apart after 15 steps on digits, where the
-    same steps from pixels are 6e-8 apart).
+    processes, which store nothing, would differ from those of one process (by 1.6e-4 after 15 steps on digits, where
+    the same steps from pixels differ by 6e-8).
 
     Args:
         model: from :func:`tunable`.

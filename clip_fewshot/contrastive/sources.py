@@ -53,7 +53,7 @@ def epoch_length(source: PairSource) -> int:
 
 
 def identity_of(source: PairSource) -> dict[str, Told] | None:
-    """What a source says of itself; None for one that says nothing, such as a list or somebody's own loader."""
+    """What a source says of itself; None for one that says nothing, such as a list or a loader of the caller."""
     return dict(source.identity()) if isinstance(source, Identified) else None
 
 

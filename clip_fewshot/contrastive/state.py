@@ -25,8 +25,10 @@ from clip_fewshot.runtime.rng import torch_seeded
 
 
 class Outcome(NamedTuple):
-    """What a step found: its loss, the norm of the gradient before clipping, the peak rates' factor, whether the step
-    was taken."""
+    """What a step found.
+
+    Its loss, the norm of the gradient before clipping, the factor on the peak rates, whether the step was taken.
+    """
 
     loss: float
     gradient_norm: float

@@ -126,7 +126,7 @@ def train_contrastive(
         share(list(model.buffers()), world)  # batch statistics, of each process's own pictures until here
     for parameter in model.parameters():
         parameter.grad = None
-    world.barrier()  # nobody returns before the last checkpoint is on the disk
+    world.barrier()  # no process returns before the last checkpoint is on the disk
     return model.eval()
 
 

@@ -37,8 +37,11 @@ def digits() -> ImageDataset:
 
 @lru_cache(maxsize=1)
 def digits_wild() -> ImageDataset:
-    """The same scans on 32 x 32 colour pictures: place, size, polarity, colours and background vary, each by a
-    generator of its own, so that a single pixel says nothing about the digit while a person still reads it."""
+    """The same scans on 32 x 32 colour pictures.
+
+    Place, size, polarity, colours and background vary, each by a generator of its own, so that a single pixel says
+    nothing about the digit while a person still reads it.
+    """
     ink, labels = _scans()
     pictures = [_in_the_wild(scan, generator(WILD_SEED, "digits-wild", i)) for i, scan in enumerate(ink)]
     return _in_memory("digits-wild", pictures, labels)

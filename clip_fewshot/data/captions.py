@@ -38,10 +38,11 @@ _SPELLED_VOWEL = "AEFHILMNORSX"  # letters whose names start with a vowel
 
 
 def article(phrase: str) -> str:
-    """ "a" or "an", by the sound the phrase starts with: an hour, a unicorn, an X-ray, a one-off, an 8-bit image.
+    """The article "a" or "an", by the sound the phrase starts with.
 
-    Spelling rules with the usual exceptions, not a pronouncing dictionary; abbreviations of up to three capitals, or
-    without a vowel, are taken as spelled out (an MRI scan, a UFO).
+    An hour, a unicorn, an X-ray, a one-off, an 8-bit image. Spelling rules with the usual exceptions, not a pronouncing
+    dictionary; abbreviations of up to three capitals, or without a vowel, are taken as spelled out (an MRI scan, a
+    UFO).
     """
     match = re.search(r"[0-9]+|[^\W_]+", phrase)
     word = match.group() if match else ""

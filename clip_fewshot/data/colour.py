@@ -45,7 +45,7 @@ def _unit_floats(values: FloatArray) -> FloatArray:
 
 
 def _unit_integers(image: Image.Image) -> FloatArray:
-    """Integers of the declared depth -> [0, 1]. ``I;16*`` is always unsigned; mode ``I`` is told by the TIFF tags."""
+    """Integers of the declared depth -> [0, 1]. ``I;16*`` is always unsigned; for mode ``I`` the TIFF tags decide."""
     if image.mode != "I":
         return np.asarray(image).astype(np.float64) / 65535
     tags = getattr(image, "tag_v2", {})

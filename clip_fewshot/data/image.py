@@ -87,8 +87,11 @@ class ImageError(DataError):
 
 
 class Decoded(NamedTuple):
-    """An RGB picture and what had to be decided to get it: ``wrong-extension``, ``first-frame``, ``reduced`` (decoded
-    at a fraction of its size), ``exif-unreadable`` (taken as it is stored)."""
+    """An RGB picture and what had to be decided to get it.
+
+    Notes: ``wrong-extension``, ``first-frame``, ``reduced`` (decoded at a fraction of its size), ``exif-unreadable``
+    (taken as it is stored).
+    """
 
     image: Image.Image
     notes: tuple[str, ...]
@@ -268,8 +271,10 @@ class Frame(NamedTuple):
 
 
 def frame(width: int, height: int, size: int) -> Frame:
-    """Short side to ``size``, centre square of it. The roundings are torchvision's: the long side is cut to an
-    integer, the margin rounded half to even."""
+    """Short side to ``size``, centre square of it.
+
+    The roundings are torchvision's: the long side is cut to an integer, the margin rounded half to even.
+    """
     short = min(width, height)
     wide, high = int(size * width / short), int(size * height / short)
     return Frame(wide, high, round((wide - size) / 2), round((high - size) / 2))

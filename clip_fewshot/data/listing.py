@@ -1,4 +1,4 @@
-"""What a format yields before any picture is opened: which files, with which labels or captions, said where."""
+"""What a format yields before any picture is opened: which files, with which labels, and where that is written."""
 
 from __future__ import annotations
 

@@ -110,6 +110,9 @@ def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iter
 
 
 def preparation() -> dict[str, Any]:
-    """What decides the pixels besides the file. Pillow's releases differ in their decoders and in their rounding: 13
-    resamples tall pictures in another order than 12."""
+    """What decides the pixels besides the file.
+
+    Pillow's releases differ in their decoders and in their rounding: 13 resamples tall pictures in another order than
+    12.
+    """
     return {"version": VERSION, "decode": "exact", "pillow": PIL.__version__}

@@ -20,7 +20,7 @@ from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace
 
 
 class SealedSet:
-    """Images that nobody may look at unawares. ``open`` hands them out and remembers what for."""
+    """Images that no code can look at by accident. ``open`` returns them and records the purpose."""
 
     __slots__ = ("_contents", "_purposes", "n")
 

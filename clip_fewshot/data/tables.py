@@ -28,7 +28,7 @@ BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs
 
 
 def read_text(path: Path) -> str:
-    """A text file as the byte-order mark says, else strictly as UTF-8; line ends become ``\\n``."""
+    """A text file as the byte-order mark says, else strictly as UTF-8; line ends become line feeds."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -50,8 +50,11 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def read_list(source: Path) -> Listing:
-    """Lines ``path label``: the last field is the label. Labels with spaces stand in double quotes (doubled inside)
-    or behind a tab. Empty lines and lines that start with ``#`` are passed over."""
+    """Lines ``path label``: the last field is the label.
+
+    Labels with spaces stand in double quotes (doubled inside) or behind a tab. Empty lines and lines that start with
+    ``#`` are passed over.
+    """
     return _read_lines(source, lambda where, line: Row(where, *_fields(line)))
 
 

@@ -1,8 +1,8 @@
 """Files inside tar archives, read where they lie: ``photos.tar/dog.jpg`` is a path like any other.
 
-An archive is listed once, and a file is then one read at its place. Nothing is extracted. Streaming an archive from
-end to end, as the ``webdataset`` package does, lost: its order is that of the files but for a shuffle in a buffer, so
-an epoch is no function of a seed, and a resumed run reads up to its place again.
+An archive is listed once, and a file is then one read at its place. Nothing is extracted. We rejected
+streaming an archive from end to end, as the ``webdataset`` package does: its order is that of the files, shuffled only
+within a buffer, so an epoch is not a function of a seed, and a resumed run reads again up to its place.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Average:
         return Parts(without_known(parts, rows, self.means, NEARER), tree, self.cut)
 
     def resampled(self, rng: np.random.Generator) -> Average:
-        """The height as half of the known classes tell it; all of them still say what is no new class."""
+        """The height that half of the known classes give. All of them still decide what is not a new class."""
         chosen = rng.permutation(self.known.n_classes)[: max(CLASSES, -(-self.known.n_classes // 2))]
         other = Average(self.known.subset(np.isin(self.known.classes, chosen)), 0, 0)
         other.known, other.means = self.known, self.means

@@ -3,7 +3,7 @@
 The mean cosine distance between two groups of unit rows is one minus the dot product of their means (Sokal and
 Michener, "A statistical method for evaluating systematic relationships", 1958, for the linkage). So groups can stand
 for their rows, and above DENSE_ROWS the lowest mergers are Ward's, which needs no table of pairs: where rows are as
-near as that, either tree joins the same few. Their heights are told in cosine distance all the same.
+near as that, either tree joins the same few. Their heights are given in cosine distance too.
 """
 
 from __future__ import annotations

@@ -1,20 +1,9 @@
-"""Group unknown images into candidate classes. The number of groups is estimated; no label of theirs can be given.
+"""Group unknown images into candidate classes. The number of groups is estimated; no label of the images is used.
 
-Average linkage, cut where known classes come out best, is the default; without known classes, Ward's method. Mean
-error of the count / share within one of the truth / share of 90 % intervals that hold it, 40 draws each of 1 to 8 new
-classes, 8 to 120 images in each, 5 to 15 % false alarms, 16 shots of each known class:
-
-| data | average | Ward |
-|---|---|---|
-| digits, features of mini | .30 / .97 / .97 | .25 / .97 / .97 |
-| digits in the wild, the same | .93 / .78 / .95 | .70 / .80 / .72 |
-| digits, pixels | 1.18 / .68 / .88 | 1.40 / .70 / .57 |
-| photos, ImageNet features | .17 / 1.00 / .97 | .68 / .90 / .70 |
-| three simulations | .54 / .92 / .82 | .46 / .93 / .77 |
-| all | .60 / .89 / .89 | .63 / .88 / .75 |
-
-In all the two are equal on the count. Average is the default because its interval says what it should, because Ward's
-errs on photos, and because it needs two shots where Ward needs five.
+The default is average linkage, cut at the height that recovers the known classes best; without known classes it is
+Ward's method. Both find the number of classes about equally well. Average linkage is the default because its interval
+holds the truth as often as it says, because Ward's method errs on photos, and because it needs two shots of a known
+class where Ward's method needs five: docs/figures/discovery.md.
 """
 
 from __future__ import annotations
@@ -54,8 +43,7 @@ def discover_classes(
     """Group (n, d) features of unknown images.
 
     Args:
-        X: features, any number n from 0; their length does not matter. Memory grows with n: 50,000 x 512 in float32
-            peaked at 1.5 GB (the process had .7 before) after 10 CPU seconds by average, 18 by Ward, interval and all.
+        X: features, any number n from 0; their length does not matter. Memory grows with n, not with its square.
         reference: (m, d) features of known images by the same encoder, and their (m,) classes.
         method: a key of DISCOVERERS, the name of an entry point, "python:MODULE:NAME", or a class of your own; None:
             "average" with three known classes of two images or more, else "ward".

@@ -43,6 +43,7 @@ class Known:
 
     @property
     def n_classes(self) -> int:
+        """How many known classes there are."""
         return int(self.classes.max()) + 1
 
     @property
@@ -55,6 +56,7 @@ class Known:
         return np.array([self.rows[self.classes == c].mean(axis=0) for c in range(self.n_classes)])
 
     def subset(self, chosen: BoolArray) -> Known:
+        """The rows where (m,) ``chosen`` is true, their classes numbered again without gaps."""
         return Known.of(self.rows[chosen], self.classes[chosen])
 
     def scaling(self) -> FloatArray:

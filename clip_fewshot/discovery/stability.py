@@ -2,7 +2,7 @@
 
 The interval holds the numbers of groups that were found, less the extreme twentieth at either end, and the one found
 in all images. Halves without replacement, because the copies of a bootstrap are groups of their own (Politis, Romano,
-Wolf, "Subsampling", 1999); the known classes are resampled as well, for they decide as much. A group's stability is
+Wolf, "Subsampling", 1999); the known classes are resampled too, because they decide as much. A group's stability is
 the mean overlap (Jaccard) with the part of the half that is most like it (Hennig, "Cluster-wise assessment of cluster
 stability", 2007): above .85 it is sure, below .6 do not trust it.
 """

@@ -1,13 +1,11 @@
 """Ward's tree, cut where further splits stop being worth it.
 
-A split counts by how much it raises the gap statistic. How much is enough, the known classes tell: the k-th split
-needs 1.5 standard errors, and half of the rise that the k-th known class brings. Taken are as many groups as put the
-sum of rises furthest above the sum of needs. The known classes also say which directions vary within a class; those
-are scaled down first, as in linear discriminant analysis.
+A split counts by how much it raises the gap statistic. The known classes say how much is enough: the k-th split needs
+1.5 standard errors and half of the rise that the k-th known class brings. The number of groups is the one at which the
+sum of rises is furthest above the sum of needs. The known classes also show which directions vary within a class;
+those are scaled down first, as in linear discriminant analysis.
 
-What lost to this rule: silhouette, which cannot say "one class"; prediction strength; the gap statistic's own rule,
-the first k within one error of the next; a fixed height of Ward's tree learned from the known classes, which stops
-above them because Ward's heights grow with the size of groups.
+We rejected the silhouette, because it cannot answer "one class", and three other rules: docs/figures/discovery.md.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ class Ward:
         return Parts(parts, tree, rises=tuple(rises.tolist()), needed=tuple(needed.tolist()))
 
     def resampled(self, rng: np.random.Generator) -> Ward:
-        """Other draws out of the same known classes; the scaling stays, for it wants all of them."""
+        """Other draws of the same known classes. The scaling stays, because it needs all of them."""
         other = object.__new__(Ward)
         other.known, other.most, other.scaling = self.known, self.most, self.scaling
         other.seed = int(rng.integers(2**31))

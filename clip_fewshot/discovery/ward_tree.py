@@ -1,10 +1,10 @@
 """Ward's tree of any number of rows, exact, in memory that grows with the rows and not with their pairs.
 
 Ward, "Hierarchical grouping to optimize an objective function", 1963. Ward's distance is reducible (Bruynooghe, 1977):
-a merger never lies nearer to a third group than the nearer of its parents did. Two things follow. Groups that are
-each other's nearest will be merged whatever happens elsewhere, so all such pairs are merged at once, in rounds. And
-the list of near groups that the neighbour pass gives each row stays of use: what is not on it is at least as far as
-its bound, now and after any merger. Only a group whose nearest on the list lies beyond the bound is searched for again.
+a merger is never nearer to a third group than the nearer of its parents was. Two things follow. Groups that are each
+other's nearest are merged whatever happens elsewhere, so all such pairs are merged at once, in rounds. And the list of
+near groups that the neighbour pass gives each row stays valid: what is not on it is at least as far as its bound, now
+and after any merger. A group is searched for again only when its nearest on the list lies beyond the bound.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clip_fewshot.types import FloatArray, IndexArray
 
 DENSE_ROWS = 2_000  # up to here SciPy's tree of all pairs takes no longer
 NEAR = 16  # groups on a list
-FEW = 0.05  # pairs to merge, per group to be searched for, below which the search can wait no longer
+FEW = 0.05  # pairs to merge, per group to be searched for; below this share the search is done first
 BLOCK = 1 << 17  # numbers held at a time where distances are taken
 
 
@@ -29,19 +29,8 @@ def ward_tree(X: FloatArray) -> FloatArray:
 
     The same merges as ``scipy.cluster.hierarchy.linkage(X, "ward")``, heights equal to 1e-9 relatively (seen: 1e-14);
     where several pairs are equally near, any of the trees they allow. Memory beyond ``X``: 24 n d + 1,000 n bytes and
-    40 MB at most (no limit is needed, for pairs of rows are never held); time n^2 d. Measured on 2 busy cores, 50
-    overlapping classes:
-
-    | n x d | CPU seconds | peak of the process | scikit-learn |
-    |---|---|---|---|
-    | 5,000 x 512 | 0.85 | 0.28 GB | 4.4 s, in turns with ours |
-    | 20,000 x 512 | 7.4 | 0.46 GB | |
-    | 50,000 x 512 | 50 | 0.95 GB | would need 10 GB |
-    | 50,000 x 15 | 6.3 | | would need 10 GB |
-
-    What lost: SciPy's linkage of distances from one matrix product, 1.4 s at 5,000 (product 0.9, tree 0.5; the package
-    fastcluster needs 0.2 to 0.5 for the tree), and it ends at 4 n^2 bytes. Not tried, because they give another tree:
-    the nearest-neighbour graph as connectivity, k-means before the tree.
+    40 MB at most, because pairs of rows are never held; time n^2 d: 50,000 x 512 takes 50 CPU seconds. We rejected
+    SciPy's linkage and fastcluster's ``linkage_vector``: docs/figures/ward_tree.md has the figures.
 
     Raises:
         UsageError: a value that is not finite.
@@ -119,11 +108,13 @@ class _Groups:
 
     def _pairs(self) -> tuple[IndexArray, IndexArray, IndexArray]:
         """Groups that are each other's nearest, the lower number first, and groups whose nearest is not known."""
+        # The nearest on each list. It is the nearest of all groups if it is not beyond the list's bound.
         column = self.squared[self.alive].argmin(axis=1)
         distance, neighbour = self.squared[self.alive, column], self.near[self.alive, column]
         known = distance <= self.bound[self.alive]
         nearest = np.full(len(self.centres), -1)
         nearest[self.alive[known]] = neighbour[known]
+        # A pair is merged when each is the other's nearest; the lower number asks, so that it comes once.
         asked, offered = self.alive[known], neighbour[known]
         mutual = (nearest[offered] == asked) & (asked < offered)
         if known.all() and not mutual.any():  # a ring of equal distances: any pair at the least of all will do
@@ -133,11 +124,12 @@ class _Groups:
         return asked[mutual], offered[mutual], self.alive[~known]
 
     def _search(self, asked: IndexArray) -> None:
-        """New lists, out of all groups; float64, and then all differences, for what float32 cannot tell apart."""
+        """New lists out of all groups. What float32 cannot separate is searched in float64, then by all differences."""
         place = np.empty(len(self.centres), dtype=np.int64)
         place[self.alive] = np.arange(len(self.alive))
         others, sizes = self.centres[self.alive], self.sizes[self.alive]
         k = min(self.near.shape[1], len(self.alive) - 1)
+        # Only groups whose new list does not reach below its own bound go on to the next precision.
         for precision in (np.float32, np.float64):
             weights = sizes, self.sizes[asked]
             found = candidates(others, self.centres[asked], k, own=place[asked], sizes=weights, precision=precision)
@@ -150,7 +142,7 @@ class _Groups:
             self._search_in_full(group, k)
 
     def _search_in_full(self, group: int, k: int) -> None:
-        """One new list from the differences themselves: for more near-copies than a list holds, 1e-7 apart or less."""
+        """One new list from the differences themselves: for more near-copies (within 1e-7) than a list holds."""
         others = self.alive[self.alive != group]
         squared = self._between(np.full(len(others), group), others)
         order = np.argsort(squared, kind="stable")[:k]
@@ -177,6 +169,7 @@ class _Groups:
         """Merge pairs that are each other's nearest."""
         squared = self.squared[stays].min(axis=1)
         height = np.maximum(squared, np.maximum(self.height[stays], self.height[goes]))  # rounding must not turn them
+        # The bound reads sizes and bounds of both parents, so it comes before they change.
         bound = self._bound_of_mergers(stays, goes, squared)
         a, b = self.sizes[stays], self.sizes[goes]
         self.centres[stays] += (b / (a + b))[:, None] * (self.centres[goes] - self.centres[stays])
@@ -189,7 +182,7 @@ class _Groups:
         return stays, goes, np.sqrt(height)
 
     def _bound_of_mergers(self, a: IndexArray, b: IndexArray, squared: FloatArray) -> FloatArray:
-        """(p,) what groups on neither list are at least away from the mergers of a and b, which are ``squared`` apart.
+        """(p,) lower bound of the squared distance from the merger of a and b to groups on neither list.
 
         By the formula of Lance and Williams, "A general theory of classificatory sorting strategies", 1967, which is
         monotone in the size of the third group: the bound is the lesser of those for one point and for infinitely many.
@@ -200,14 +193,17 @@ class _Groups:
 
     def _join_lists(self, stays: IndexArray, goes: IndexArray, into: IndexArray, bound: FloatArray) -> None:
         """A merger's list is the best of both parents'; what does not fit on it lowers its bound."""
+        # Both parents' lists side by side, each entry renamed to the group it is in now; empty places name their owner.
         both = np.concatenate([stays, goes])
         listed = np.where(np.isinf(self.squared[both]), both[:, None], self.near[both])
         joint = np.sort(into[np.concatenate(np.split(listed, 2), axis=1)], axis=1)
+        # An entry counts once, and the merger itself does not count.
         wanted = joint != stays[:, None]
         wanted[:, 1:] &= joint[:, 1:] != joint[:, :-1]
         squared = np.full(joint.shape, np.inf)
         row, column = np.nonzero(wanted)
         squared[row, column] = self._between(stays[row], joint[row, column])
+        # The nearest stay on the list. The first that does not fit bounds all that are off the list.
         order, length = np.argsort(squared, axis=1), self.near.shape[1]
         squared, joint = np.take_along_axis(squared, order, axis=1), np.take_along_axis(joint, order, axis=1)
         self.near[stays], self.squared[stays] = joint[:, :length], squared[:, :length]
@@ -219,10 +215,13 @@ class _Groups:
         is_merged[merged] = True
         others = self.alive[~is_merged[self.alive]]
         near, filled = self.near[others], np.isfinite(self.squared[others])
+        # Entries that name a parent of a merger.
         row, column = np.nonzero(is_merged[into[near]] & filled)
         parent, merger = near[row, column], into[near[row, column]]
+        # Both parents stood on the list: the entry of the one that is gone is emptied.
         twice = (parent != merger) & ((near[row] == merger[:, None]) & filled[row]).any(axis=1)
         self.squared[others[row[twice]], column[twice]] = np.inf
+        # The other entries name the merger now, at its own distance.
         row, column, merger = row[~twice], column[~twice], merger[~twice]
         self.near[others[row], column] = merger
         self.squared[others[row], column] = self._between(others[row], merger)

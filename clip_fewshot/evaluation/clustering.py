@@ -31,7 +31,7 @@ def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccu
     """All/old/new accuracy by ONE match over all points, the "v2" metric of generalised category discovery.
 
     Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
-    old and new apart lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
+    old and new separately lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
     """
     hit, known = gcd_hits(truth, found), np.asarray(old, dtype=bool)
     sides = (hit[known], hit[~known])
@@ -57,7 +57,7 @@ def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
     table = contingency_table(*check_paired(labels, clusters)).astype(np.float64)
     together = _pairs(table).sum()
     in_class, in_cluster, total = _pairs(table.sum(1)).sum(), _pairs(table.sum(0)).sum(), _pairs(table.sum())
-    if in_class == in_cluster == together:  # equal partitions, all-in-one and all-apart among them
+    if in_class == in_cluster == together:  # equal partitions; also all in one, or each alone
         return 1.0
     expected = in_class * in_cluster / total
     return float((together - expected) / ((in_class + in_cluster) / 2 - expected))

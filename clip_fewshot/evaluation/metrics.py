@@ -209,6 +209,7 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
 
 
 def check_paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as (n,) arrays; raises UsageError unless they have one length of at least 1."""
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise UsageError(

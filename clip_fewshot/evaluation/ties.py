@@ -13,7 +13,7 @@ def tie_range(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The least and the greatest score that each of ``scores`` ties with.
 
     Distances of unit rows are exact to some 1e-16 and, between rows that are not copies, above 1e-5: what is made of
-    them is exact to some 1e-11. Scores further apart than 1e-9 of themselves are different.
+    them is exact to some 1e-11. Scores that differ by more than 1e-9 of themselves are different.
     """
     ends = scores * (1 - TIE), scores * (1 + TIE)  # products, so that infinite scores have a range too
     return np.minimum(*ends), np.maximum(*ends)

@@ -45,6 +45,7 @@ class InMemory:
     device: torch.device
 
     def take(self, rows: Tensor) -> Tensor:
+        """The chosen rows as float32, on the device they are computed with."""
         return self.values[rows.to(self.values.device)].to(self.device).float()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class OnDisk:
     device: torch.device
 
     def take(self, rows: Tensor) -> Tensor:
+        """The chosen rows, read from the file, as float32 on the device they are computed with."""
         if "mapped" not in self.__dict__:
             count = int(self.places.max()) + 1 if len(self.places) else 0
             mapped = np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
@@ -97,6 +99,7 @@ class Cut:
     token: Rows | None
 
     def at(self, rows: Tensor) -> CutState:
+        """The state at this cut for the chosen rows."""
         tokens = self.tokens.take(rows)
         token = None if self.token is None else self.token.take(rows)
         return CutState(tokens, self.position[rows].to(tokens.device), token)

@@ -119,8 +119,11 @@ def _computed(
 
 
 def _padded(inputs: Inputs, batch: Tensor) -> Tensor:
-    """A whole batch: matrix kernels round otherwise for other numbers of rows, and what a row holds must not depend
-    on which others were missing with it, or the same command would end in other bytes."""
+    """The batch, filled up with copies of its first input.
+
+    Matrix kernels round in another way for another number of rows. A stored row must not depend on which others were
+    missing with it, or the same command would write other bytes.
+    """
     lacking = inputs.batch * inputs.views - len(batch)
     return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
 

@@ -38,7 +38,7 @@ class Workbench:
         """Weighted F1 in [0, 1] on one validation fold: the study's objective.
 
         Many trials tie on folds of a few dozen pictures; the earlier trial then wins, which is the simpler one or the
-        known-good centre. Breaking ties by log loss lost: it preferred large logit scales, not better features.
+        known-good centre. We rejected breaking ties by log loss: it prefers large logit scales, not better features.
         """
         train, validation = self.folds[fold]
         model = self._fit(point, self.data.subset(train))

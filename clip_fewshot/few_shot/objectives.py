@@ -35,7 +35,9 @@ class Objective(Protocol):
         """What maps features to class logits; None between two towers."""
         ...
 
-    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor: ...
+    def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Features and labels of a batch -> scalar loss at that step."""
+        ...
 
     def trained(self) -> list[tuple[nn.Module, float]]:
         """(module, peak learning rate) of everything it trains."""
@@ -57,9 +59,11 @@ class HeadObjective:
         self.head, self.loss, self.rate = head, loss, rate
 
     def __call__(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
+        """(b, d) features and (b,) labels -> scalar loss of the head's logits."""
         return self.loss(self.head(features, labels), labels)
 
     def trained(self) -> list[tuple[nn.Module, float]]:
+        """The head and its rate."""
         return [(self.head, self.rate)]
 
 
@@ -97,6 +101,7 @@ class ContrastiveObjective(nn.Module):
         self.captions, self.loss, self.margin, self.rate = captions, loss, margin, point.rate(BACKBONE_LR)
 
     def forward(self, features: Tensor, labels: Tensor, step: int) -> Tensor:
+        """(b, d) features and (b,) labels -> scalar loss against the captions of the batch."""
         classes, place = torch.unique(labels, return_inverse=True)
         chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
         texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
@@ -106,6 +111,7 @@ class ContrastiveObjective(nn.Module):
         return self.loss(logits, caption_ids=labels)
 
     def trained(self) -> list[tuple[nn.Module, float]]:
+        """The text suffix with the logit scale, and their rate."""
         return [(self, self.rate)]
 
 

@@ -36,6 +36,7 @@ class TrialRecord:
 
     @property
     def point(self) -> Point:
+        """The point that the trial evaluated."""
         return Point.from_json(self.params)
 
 

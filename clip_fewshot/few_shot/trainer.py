@@ -50,7 +50,8 @@ class TrainSettings:
     def batch_of(self, n: int) -> int:
         """Pictures per step of a training on n pictures: one in 32 of them, within ``batch`` and four times that.
 
-        A sixteenth lost: activations of five trained blocks took the peak of a large study from 3.0 to 3.3 GiB.
+        We rejected one in 16: the activations of five trained blocks raised the peak of a large study from 3.0 to 3.3
+        GiB.
         """
         return min(max(self.batch, n // 32), 4 * self.batch)
 
@@ -125,12 +126,12 @@ def balanced_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """``steps`` batches of (items, views) in which every class comes equally often, however many pictures it has.
 
-    Classes take turns; each class deals its pictures in shuffled order and reshuffles when they run out. An
-    item's view advances each time it is dealt.
+    Classes take turns; each class gives its pictures in shuffled order and shuffles again when they run out. An
+    item's view advances each time it is used.
     """
     batch = min(batch, len(labels))
     dealt = _rounds(labels, batch * steps, seed)
-    passes = np.zeros_like(dealt)  # how often each item was dealt before
+    passes = np.zeros_like(dealt)  # how often each item was used before
     order = np.argsort(dealt, kind="stable")
     first = np.searchsorted(dealt[order], dealt[order])
     passes[order] = np.arange(len(dealt)) - first

@@ -16,10 +16,8 @@ class CentredHead(nn.Module):
     """Brings features to length 1, takes a fixed mean off, and passes them to ``head``.
 
     Features of one encoder lie in a narrow cone: the direction they share is most of their length and says nothing of
-    the class. A cosine classifier has no bias to take it off with and a hidden layer spends its first steps on it.
-    Measured on 256 random nonlinear features of scikit-learn's digits with a common offset, 16 shots, 100 epochs of
-    AdamW, 5 seeds, accuracy without -> with centring: mlp .914 -> .928, mlp-arcface .914 -> .931 (lr 1e-3) and
-    .715 -> .927 (lr 1e-2), arcface .841 -> .911 (lr 1e-2), linear .899 -> .914 (lr 1e-2).
+    the class. A cosine classifier has no bias to subtract it with, and a hidden layer spends its first steps on it.
+    Centring adds one to seven points of accuracy on digits: docs/figures/centred_head.md.
 
     The mean is a buffer: it is saved with the head and does not train. It comes from training features alone.
 
@@ -45,7 +43,7 @@ class CentredHead(nn.Module):
         self.register_buffer("mean", mean.detach().to(torch.promote_types(mean.dtype, torch.float32)).clone())
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """As the head inside."""
+        """(n, d) features, and labels where the head inside reads them -> (n, c) logits of that head."""
         require_width(features, self.in_features)
         unit = F.normalize(features.to(torch.promote_types(features.dtype, self.mean.dtype)), dim=-1)
         logits: Tensor = self.head(unit - self.mean, labels)

@@ -24,7 +24,7 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(in_features, n_classes)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(n, d) -> (n, c). ``labels`` are taken so that all heads are called alike; they change nothing."""
+        """(n, d) -> (n, c). ``labels`` are accepted so that all heads are called in one way; they change nothing."""
         require_width(features, self.in_features)
         logits: Tensor = self.linear(rms_rows(features, self.linear.weight.dtype))
         return logits

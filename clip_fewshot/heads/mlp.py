@@ -84,7 +84,7 @@ class MLPHead(nn.Module):
 
 
 def default_width(in_features: int) -> int:
-    """Width of a hidden layer nobody chose: as wide as the features; a handful of units would learn nothing."""
+    """Default width of the hidden layer: as wide as the features, at least 64, because a few units learn nothing."""
     return max(in_features, 64)
 
 

@@ -33,8 +33,9 @@ class SoftTargets(NamedTuple):
 
 
 def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float = 1e-4, rounds: int = 200) -> Tensor:
-    """The plan P that carries equal masses 1/n of the rows to equal masses 1/m of the columns and has the largest
-    <P, similarities> + temperature * entropy(P).
+    """The plan P that moves equal masses 1/n of the rows to equal masses 1/m of the columns at the best value.
+
+    The value is <P, similarities> + temperature * entropy(P).
 
     Marco Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013, algorithm 1, on logarithms:
     at temperature 0.01 the numbers of the original recurrence leave the range of float32. Similarities, not costs: the
@@ -133,8 +134,10 @@ def distillation_loss(
 
 
 def distillation_floor(targets: SoftTargets, alpha: float = 0.5, caption_ids: Tensor | None = None) -> float:
-    """A bound under the loss, in nats: the mean entropy of the mixed targets. Reached only where one matrix of logits
-    can meet the targets of both directions."""
+    """A lower bound of the loss, in nats: the mean entropy of the mixed targets.
+
+    The loss reaches it only where one matrix of logits can meet the targets of both directions.
+    """
     check_alpha(alpha)
     ids = torch.arange(len(targets.per_image)) if caption_ids is None else caption_ids
     own = _shared(ids.to(targets.per_image.device), targets.per_image)

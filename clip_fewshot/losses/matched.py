@@ -10,8 +10,9 @@ from clip_fewshot.errors import UsageError
 
 
 def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
-    """Mean of the cross-entropies image -> caption (rows) and caption -> image (columns), each target shared equally
-    by all that match.
+    """Mean of the cross-entropies image -> caption (rows) and caption -> image (columns), with shared targets.
+
+    Each target is shared equally by all that match.
 
     ``symmetric_cross_entropy`` is the case where "match" is an equivalence ("same caption"). Here it need not be: "a
     digit" is true of every picture that "a red seven" is true of, and not the other way round, so the rows and the

@@ -19,11 +19,11 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
     CLIP takes every other pair of the batch as wrong. With few classes captions repeat, and a repeated caption is not
     wrong: with ``caption_ids`` the target of a row is shared equally by all pairs of the same id.
 
-    The loss cannot fall below the mean entropy of its targets, ``symmetric_floor``: the mean over pairs of
-    ln(copies of its caption), 0 when all are distinct, ln 5 with 5 of each. The excess over that floor is the number
-    that goes to 0 when training is done. Equal captions that also have equal columns give identity targets the same
-    gradient and the same bound of ln 5, only unannounced; where the columns can differ (ids coarser than the text, such
-    as the class; dropout in the text tower) identity targets push true pairs apart and shared targets do not.
+    The loss cannot fall below the mean entropy of its targets, ``symmetric_floor``: the mean over pairs of ln(copies of
+    its caption), 0 when all are distinct, ln 5 with 5 of each. The excess over that floor is the number that goes to 0
+    when training is done. Equal captions that also have equal columns give identity targets the same gradient and the
+    same bound of ln 5, only unannounced; where the columns can differ (ids coarser than the text, such as the class;
+    dropout in the text tower) identity targets push true pairs away from each other and shared targets do not.
 
     For an angular margin, pass the logits of ``margin_logits`` with ``same_caption(caption_ids)`` as the matched pairs.
 

@@ -1,18 +1,17 @@
-"""Few rows among which the nearest must be, and a distance that no other row is nearer than: float32 at full speed.
+"""A few rows among which the nearest must be, and a lower bound on the distance of all others: float32 at full speed.
 
 -|q - r|^2 / 2 = q.r - |q|^2 / 2 - |r|^2 / 2 is one matrix product once the norms are appended to the rows. Rounding
 moves it by at most (d + 8) u (|q|^2 + |r|^2), u the unit round-off, in whatever order the product is summed. So the
-norms are shrunk by more than that: what comes out is never below the truth, and what is left out is proven to be far.
+norms are shrunk by more than that: the result is never below the truth, and what is left out is proven to be far.
 Rows are centred first, because the bound is relative to their length, and scaled, so that nothing overflows.
 
-Of the distances only those above a running floor, the k-th best of their row so far, are looked at again: one
-comparison per pair. Rows come in random order, so that the floor rises at once even when a class stands together; the
-first floor is the k-th best of the maxima of groups. Where rows look for neighbours among themselves a tile serves
-both its sides, which halves the product. At 16,000 x 512 the product is 2.1 CPU seconds and the selection 0.6.
-np.argpartition of whole rows takes 0.8, but needs whole rows, and so all of the product: 2 seconds more.
+A value is looked at again only above a running floor, the k-th best of its row so far: one comparison a pair. Rows come
+in random order, so that the floor rises at once even when the rows of a class are neighbours in the table; the first
+floor is the k-th best of the maxima of groups. Where rows look for neighbours among themselves, a tile serves both its
+sides, which halves the product. We rejected ``np.argpartition`` of whole rows, because it needs the whole product.
 
-Tiles are shared out to as many threads as BLAS would use, each with a BLAS of one: on two busy cores BLAS's own
-threads did 35 to 90 GFLOP per CPU second, for they wait for each other; a BLAS of one did 105.
+Tiles are shared among as many threads as BLAS would use, each with a BLAS of one thread, because BLAS's own threads
+wait for each other: docs/figures/nearest_neighbours.md.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Task = TypeVar("Task")
 
 
 class Candidates(NamedTuple):
-    """(m, k) row numbers, and the squared distances, ascending, that they are at least away; all others, the last."""
+    """(m, k) row numbers, and lower bounds of their squared distances, ascending; the last bounds all other rows."""
 
     rows: IndexArray
     bounds: FloatArray
@@ -59,7 +58,7 @@ def candidates(
         own: (m,) the row to leave out for each query, None: none.
         sizes: (n,) and (m,) points that rows and queries are the centres of; distances are then Ward's,
             |q - r|^2 2 a b / (a + b). None: all are 1.
-        precision: float32, or float64 for what float32 cannot tell apart.
+        precision: float32, or float64 for rows that float32 cannot separate.
     """
     mean = rows.mean(axis=0, dtype=np.float64)
     longest = max(_longest(points, mean) for points in (rows, queries) if points is not None)
@@ -101,6 +100,7 @@ class _Side(NamedTuple):
         sizes: FloatArray | None,
     ) -> _Side:
         n, d = points.shape
+        # More than the rounding of the product, so that a distance comes out too short and never too long.
         shrink = 1 - 2.1 * (d + 16) * float(np.finfo(precision).epsneg)
         extended = np.empty((n, d + 2), dtype=precision)
         for start in range(0, n, TILE):  # a whole centred copy in float64 would be the peak of memory
@@ -112,6 +112,7 @@ class _Side(NamedTuple):
 
     def times(self, left: slice, other: _Side, right: slice) -> FloatArray:
         """(a, b) minus half of the squared distances between two blocks, or more."""
+        # (r, 1, -|r|^2/2) times (q, -|q|^2/2, 1) is the whole sum in one product.
         swapped = self.points[left].copy()
         swapped[:, -2:] = swapped[:, :-3:-1]
         tile: FloatArray = swapped @ other.points[right].T
@@ -138,31 +139,34 @@ class _Best:
         return Candidates(order[np.take_along_axis(self.rows[place], best, axis=1)], bounds)
 
     def offer(self, block: slice, tile: FloatArray, first: int, axis: int) -> None:
-        """Take what is good enough of a tile, along ``axis`` of which stand the rows from number ``first`` on."""
+        """Keep the values of a tile that may be among the k best; rows from number ``first`` on lie along ``axis``."""
         k = self.values.shape[1]
         floor = self.floor[block]
         if np.isneginf(floor[0]):
             floor = _first_floor(tile, k, axis)
+        # One comparison for each pair; few values pass.
         hits = np.flatnonzero(tile > (floor[:, None] if axis else floor))
         values, (asked, found) = tile.ravel()[hits], np.divmod(hits, tile.shape[1])
-        if not axis:
+        if not axis:  # hits come row by row, and the rows that ask are the columns here
             order = np.argsort(found.astype(np.uint16), kind="stable")  # radix sort
             values, asked, found = values[order], found[order], asked[order]
         with self.lock:
             self._merge(block, asked, first + found, values)
 
     def _merge(self, block: slice, asked: IndexArray, found: IndexArray, values: FloatArray) -> None:
-        """Keep the k largest of the old and of new ones, which come sorted by the row of the block they are for."""
+        """Keep the k largest of the old and the new values; the new ones come sorted by the row they belong to."""
         if not len(asked):
             return
         old = self.values[block]
         n, k = old.shape
+        # The j-th new value of a row goes to column k + j of that row, behind the k old ones.
         count = np.bincount(asked, minlength=n)
         column = k + np.arange(len(asked)) - (np.cumsum(count) - count)[asked]
         most = int(count.max())
         pool, numbers = np.full((n, k + most), -np.inf, dtype=old.dtype), np.zeros((n, k + most), dtype=np.int32)
         pool[:, :k], numbers[:, :k] = old, self.rows[block]
         pool[asked, column], numbers[asked, column] = values, found
+        # The k largest of each row; the least of them is the new floor.
         best = np.argpartition(pool, most, axis=1)[:, most:]
         self.values[block] = kept = np.take_along_axis(pool, best, axis=1)
         self.rows[block] = np.take_along_axis(numbers, best, axis=1)
@@ -172,6 +176,7 @@ class _Best:
 def _first_floor(tile: FloatArray, k: int, axis: int) -> FloatArray:
     """Just below the k-th largest of the maxima of groups along ``axis``: at least k values lie above it."""
     length = tile.shape[axis]
+    # k groups have a maximum that is at least the k-th largest of the maxima, so k values reach it.
     groups = max(1, length // (4 * k))  # values in a group; three maxima in four are below the floor
     width = length // groups
     if width < k:
@@ -192,11 +197,11 @@ def _scan(left: _Side, right: _Side, own: IndexArray | None, k: int, *, both: bo
     def work(corner: tuple[int, int]) -> None:
         asked, offered = slice(corner[0], min(corner[0] + TILE, m)), slice(corner[1], min(corner[1] + TILE, n))
         tile = left.times(asked, right, offered)
-        if own is not None:
+        if own is not None:  # a row is not its own neighbour
             inside = np.flatnonzero((own[asked] >= offered.start) & (own[asked] < offered.stop))
             tile[inside, own[asked][inside] - offered.start] = -np.inf
         best.offer(asked, tile, offered.start, axis=1)
-        if both and asked != offered:
+        if both and asked != offered:  # the same tile read by columns
             best.offer(offered, tile, asked.start, axis=0)
 
     starts = range(0, m, TILE), range(0, n, TILE)
@@ -205,7 +210,7 @@ def _scan(left: _Side, right: _Side, own: IndexArray | None, k: int, *, both: bo
 
 
 def in_threads(work: Callable[[Task], None], tasks: Sequence[Task]) -> None:
-    """``work`` on each task, in as many threads as BLAS has, each with a BLAS of one thread."""
+    """Run ``work`` on each task, in as many threads as BLAS has, each with a BLAS of one thread."""
     workers = min(_blas_threads(), len(tasks)) if len(tasks) > 1 else 1
     if workers == 1:
         for task in tasks:

@@ -56,7 +56,9 @@ class Detector(Protocol):
     offset_: float
 
     @property
-    def loo_scores_(self) -> FloatArray: ...
+    def loo_scores_(self) -> FloatArray:
+        """(m,) leave-one-out scores of the kept rows."""
+        ...
 
     def fit(self, X: FloatArray, y: NDArray[np.generic] | None = None) -> Detector:
         """Learn what is normal; ``y`` are the known classes, for detectors that use them."""

@@ -33,8 +33,8 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         members_: the fitted detectors. kept_: (m,) places of the distinct rows in ``X``.
-        loo_scores_: (m,) score of each kept row under members and ranks without it: m refits, for ranks too are
-            learned from the row. Above 64 rows 20 refits, each without a twentieth of every class.
+        loo_scores_: (m,) score of each kept row under members and ranks without it: m refits, because ranks too
+            are learned from the row. Above 64 rows 20 refits, each without a twentieth of every class.
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 

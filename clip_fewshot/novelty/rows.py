@@ -59,7 +59,7 @@ def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
 
 
 def left_out_parts(labels: LabelArray, alone: int) -> list[IndexArray]:
-    """Which rows to leave out together: up to ``alone`` rows each by itself, above a deal of every class over 20."""
+    """Which rows to leave out together: up to ``alone`` rows one by one, else 20 parts that share each class."""
     if len(labels) <= alone:
         return list(np.arange(len(labels))[:, None])
     dealt = np.empty(len(labels), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What an open-world classifier is told of pictures, and what it says of them."""
+"""How an open-world classifier sees pictures, and what it answers."""
 
 from __future__ import annotations
 

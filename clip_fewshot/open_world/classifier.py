@@ -55,7 +55,7 @@ class OpenWorldClassifier:
         discovery_: what :meth:`discover` found last.
         named_: the history, oldest first; :meth:`undo` takes the last entry back.
         shown_: digests of the pictures that were ever named. They are in no test set any more, also after an undo:
-            somebody has looked at them to decide.
+            a person has looked at them to decide.
 
     Example:
         >>> import clip_fewshot as cf
@@ -122,12 +122,12 @@ class OpenWorldClassifier:
 
     @property
     def reference_(self) -> tuple[FloatArray, LabelArray]:
-        """See above."""
+        """(n, d) frozen features of the known pictures, and their (n,) classes."""
         return self.known_.frozen, self.known_.labels
 
     @property
     def named_(self) -> tuple[Naming, ...]:
-        """See above."""
+        """The history, oldest first."""
         return self._history.namings
 
     @property
@@ -167,7 +167,7 @@ class OpenWorldClassifier:
         Pictures on which a class was named are left out and counted in ``notes``. To open a sealed set is a look.
 
         Raises:
-            UsageError: pictures of a class that the model does not know, or none that nobody named.
+            UsageError: pictures of a class that the model does not know, or only pictures that were named.
         """
         test, left_out = self.without_named(collect_images(images, labels, "score"))
         truth = test.label_space.decode(test.required_labels())
@@ -204,7 +204,7 @@ class OpenWorldClassifier:
         return self.extend({name: pictures})
 
     def extend(self, classes: Mapping[str, Group | Images]) -> Extension:
-        """As :meth:`name` for several classes at once: one training, one entry of the history, one undo."""
+        """Name several classes at once, see :meth:`name`: one training, one entry of the history, one undo."""
         taken = list(self.model.label_space_.names)
         for name in classes:
             taken.append(new_class_name(name, taken))
@@ -227,9 +227,11 @@ class OpenWorldClassifier:
         return step.naming
 
     def save(self, folder: str | Path) -> None:
-        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step;
-        with the known pictures, as squares that whoever gets it can look at, unless the model works
-        :attr:`from_features`."""
+        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
+
+        Unless the model works :attr:`from_features`, the known pictures are in it as squares: who gets the folder can
+        look at them.
+        """
         save_artifact(Path(folder), KIND, *self.to_artifact())
 
     @classmethod

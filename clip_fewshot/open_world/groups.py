@@ -14,7 +14,7 @@ from clip_fewshot.types import FloatArray, IndexArray, LabelArray, LabelSpace
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Unknown pictures that look alike: a candidate class.
+    """Unknown pictures that are similar: a candidate class.
 
     Attributes:
         number: place among the groups, 0 the largest.

@@ -66,10 +66,10 @@ def suggest_names(
     """Rank words by how well they tell a group of pictures from the known classes.
 
     The score of a word is a cosine between two differences: the group's mean picture less the mean of the known
-    classes, and the word less the mean word. Pictures and texts lie apart in CLIP's space, and some words are near all
-    pictures (hubs); both go out with the means. With the shipped model and 12,952 words, each digit held out in turn,
-    the right word came first for 9 of 10, where plain cosines had 2, and 1 on digits in the wild; the mean word taken
-    out alone had none. Names of known classes are not suggested.
+    classes, and the word less the mean word. Pictures and texts lie in different parts of CLIP's space, and some words
+    are near all pictures (hubs); subtracting the means removes both. With the shipped model and 12,952 words, each
+    digit held out in turn, the right word came first for 9 of 10, where plain cosines had 2, and 1 on digits in the
+    wild; the mean word taken out alone had none. Names of known classes are not suggested.
 
     Every known class is put in the group's place, with its own name on the list: an exact conformal test, as the group
     counts among the others then. It takes no pictures of new classes, and 9 known classes at the default alpha.
@@ -80,7 +80,7 @@ def suggest_names(
         known: a (features, labels, names) triple of one class or more.
         words: the list; None: :func:`clip_fewshot.open_world.nouns.nouns`.
         top: names to give.
-        alpha: share of groups with a right name on the list for which ``none_fits`` may be said, in (0, 1).
+        alpha: share of groups with a right name on the list for which ``none_fits`` may be true, in (0, 1).
         templates: captions with one "{}"; more of them cost as much again, the first time.
 
     Raises:

@@ -254,7 +254,7 @@ def fit_rejector(
 
     Args:
         names: of the classes; a detector that reads texts needs them.
-        per_class: as in :func:`choose_novelty`, which must have been told the same.
+        per_class: as in :func:`choose_novelty`; both must have the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
     texts = texts_of(backbone, names or ()) if chosen.needs_texts else None

@@ -240,7 +240,7 @@ def _plain(detectors: Mapping[str, DetectorPart], shots: int) -> Alternative:
 
 
 def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:
-    """The classes dealt into at most MAX_GROUPS groups, each to be hidden once; none with fewer than three classes."""
+    """The classes in at most MAX_GROUPS groups, each to be hidden once; no groups if there are under three classes."""
     classes = np.unique(labels)
     if len(classes) < 3:
         return []

@@ -183,8 +183,8 @@ class AdamW(Optimizer):
 
     The step of a folded last block is as short as the optimiser's pass over its weights, so this is one pass: torch's
     fused kernel, a quarter of the time of the loop over tensors, which also divides the gradient when its norm is
-    clipped. ``torch.optim.AdamW(fused=True)`` has the same kernel and lost because making one imports torch's
-    compiler, two seconds in every process.
+    clipped. We rejected ``torch.optim.AdamW(fused=True)``, which has the same kernel, because making one imports
+    torch's compiler: two seconds in every process.
 
     Moments and weights stored in bfloat16 become float32 a piece at a time, take the same step, and are rounded
     stochastically (Radford et al., 2021, section 2.5: half-precision Adam statistics and stochastically rounded text
@@ -214,6 +214,7 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, factor: float, norm: Tensor | None = None) -> None:
+        """One update of every parameter that has a gradient; ``norm``: of the whole gradient, if known."""
         divisor = self._divisor(norm)
         for g, group in enumerate(self.groups):
             slots = group.reached()

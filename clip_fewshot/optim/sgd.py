@@ -32,6 +32,7 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self, factor: float, norm: Tensor | None = None) -> None:
+        """One update of every parameter that has a gradient; ``norm``: of the whole gradient, if known."""
         divisor = self._divisor(norm)
         for group in self.groups:
             paired = zip(group.parameters, group.first, strict=True)

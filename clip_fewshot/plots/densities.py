@@ -70,7 +70,7 @@ def density_panels(scores: Mapping[str, FloatArray], is_novel: BoolArray) -> Plo
 def _paint_histogram(
     axes: Axes, scores: FloatArray, bins: list[float], colour: str, name: str, hatch: str | None = None
 ) -> None:
-    """A tinted area and its outline; the hatch tells the two apart without colour."""
+    """A tinted area and its outline; the hatch shows which is which without colour."""
     area: Any = {"histtype": "stepfilled", "alpha": 0.25, "hatch": hatch, "lw": 0}
     axes.hist(scores, bins=bins, density=True, color=colour, label=f"{name} (n = {len(scores):,})", **area)
     axes.hist(scores, bins=bins, density=True, histtype="step", color=colour)

@@ -116,7 +116,7 @@ def _mean_miss(curves: Sequence[DetCurve], rates: FloatArray) -> FloatArray:
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Of a line: the first is strong; colour and dashes together tell the others apart, 7 x 7 of them."""
+    """Style of a line: the first is strong; the others differ in colour and dashes, 7 x 7 of them."""
     if place == 0:
         return {"color": INK, "lw": 2.6, "zorder": 3}
     i, n = place - 1, len(SERIES)

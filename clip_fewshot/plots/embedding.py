@@ -66,7 +66,7 @@ def _evenly(n: int) -> IndexArray:
 
 
 def _look(label_: int, n_names: int) -> tuple[str, str]:
-    """Colour and marker of a class; beyond what colours can tell apart all classes look alike."""
+    """Colour and marker of a class; one neutral marker for all where there are more classes than styles."""
     if label_ < 0 or n_names > len(SERIES) * len(MARKERS):
         return SOFT, "."
     return SERIES[label_ % len(SERIES)], MARKERS[label_ // len(SERIES)]

@@ -14,7 +14,7 @@ from clip_fewshot.plots.views import ShotPoint
 
 
 def shots_plot(curves: Mapping[str, Sequence[ShotPoint]], title: str = "") -> Plot:
-    """One line per method over a logarithmic shots axis; bars are 95 % intervals, set apart so that none hides another.
+    """One line per method over a logarithmic shots axis; bars are 95 % intervals, shifted so that none hides another.
 
     Args:
         curves: method -> its points; methods may miss some shots.

@@ -111,7 +111,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self.scale_ * votes
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
-        """As :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
+        """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)

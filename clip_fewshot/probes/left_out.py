@@ -15,10 +15,10 @@ BLOCK = 1 << 20  # numbers of the refits solved at a time, 8 MiB; 160 refits of 
 
 
 def left_out_logits(X: FloatArray, labels: LabelArray, C: float, parts: Sequence[IndexArray]) -> FloatArray:
-    """(n, c) logits of each row under ``LinearProbe(C)`` fitted without the part it is in; -inf for a class that
-    thereby has no rows.
+    """(n, c) logits of each row under ``LinearProbe(C)`` fitted without the part it is in.
 
-    Each refit begins from the weights for all rows, and is solved to the same gap as a probe's own fit.
+    A class that has no rows then has -inf. Each refit begins from the weights for all rows, and is solved to the same
+    gap as a probe's own fit.
 
     Args:
         X: (n, d) features. labels: (n,) in 0..c-1, each of which occurs; two must be left without any part.

@@ -161,7 +161,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         logits = unit @ self.coef_[:k].T + self.intercept_[:k]
         if k == 1:
             logits = np.hstack([-logits / 2, logits / 2])
-        # A row that was added is multiplied by itself: in one product with the others it could round them anew.
+        # A row that was added is multiplied by itself: one product with the others could change how they round.
         later = [unit @ self.coef_[i : i + 1].T + self.intercept_[i] for i in range(k, len(self.coef_))]
         return np.asarray(np.hstack([logits, *later]) if later else logits)
 

@@ -107,22 +107,22 @@ def search_penalty(problem: SoftmaxProblem, folds: Folds) -> Search:
 def chosen(search: Sequence[SearchedC]) -> SearchedC:
     """The smallest C (``search`` is sorted by it) whose held-out loss is within WORTHLESS of the best.
 
-    Accuracy lost as the criterion: on 7 x 16 digit scans it picked equally accurate probes with a test loss of .23
-    against .16, and ended on an end of the range in 3 runs of 10 where this did in none.
+    We rejected accuracy as the criterion: on 7 x 16 digit scans it picked equally accurate probes with a test loss of
+    .23 against .16, and it ended at an end of the range in 3 runs of 10 where this did in none.
     """
     best = min(s.nll for s in search)
     return next(s for s in search if s.nll <= best + WORTHLESS)
 
 
 def stratified(labels: LabelArray, n_folds: int, seed: int) -> Folds:
-    """``n_folds`` folds, at most as many as the largest class has rows; each class is dealt out in turn."""
+    """``n_folds`` folds, at most as many as the largest class has rows; each class is shared out in turn."""
     if n_folds < 2:
         raise UsageError(expected="at least 2 folds", got=str(n_folds), fix="raise it, or give C", where="LinearProbe")
     n_folds = min(n_folds, int(np.bincount(labels).max()))
     order = generator(seed, "probe folds").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), dtype=np.int64)
-    fold[order] = np.arange(len(labels)) % n_folds  # one deal over all classes keeps the folds equally large
+    fold[order] = np.arange(len(labels)) % n_folds  # one round over all classes keeps the folds equally large
     return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 
 

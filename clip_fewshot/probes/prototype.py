@@ -71,12 +71,12 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows, k = unit_rows(unit_rows(X) - self.centre_), self.together_
-        # A class that came later is multiplied by itself: in one product with the others it could round them anew.
+        # A class that came later is multiplied by itself: one product with the others could change how they round.
         later = [rows @ self.means_[i : i + 1].T for i in range(k, len(self.means_))]
         return np.asarray(self.scale_ * np.hstack([rows @ self.means_[:k].T, *later]))
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> PrototypeProbe:
-        """As :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
+        """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)

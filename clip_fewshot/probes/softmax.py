@@ -121,6 +121,7 @@ class SoftmaxProblem:
         return self.point(weights, logits, self.softmax(logits), C)
 
     def point(self, weights: FloatArray, logits: FloatArray, told: Softmax, C: float) -> Point:
+        """The objective at weights whose logits and losses are known."""
         gradient = told.residuals.swapaxes(1, 2) @ self.rows
         gradient *= C
         gradient[:, :, :-1] += weights[:, :, :-1]

@@ -6,10 +6,8 @@ half of the features they are written in an orthonormal basis of their span (W h
 Newton's method does the rest, each step by conjugate gradients on products with the Hessian, preconditioned class by
 class (:mod:`clip_fewshot.probes.preconditioner`). All of it runs in float32 until float64 has the last word: residuals
 are formed as minus the sum of the other probabilities, not as p - 1, so that they keep their digits where p is near 1.
-What lost, at 100 classes x 16 shots x 512 features and C = 1e3 to 1e5, from the next smaller decade: L-BFGS scaled by
-the diagonal of the Hessian, 400 to 800 evaluations to a certified 1e-9, where this needs 5, and 70 to 120 products of
-the same price; L-BFGS with the blocks as first guess, 30 to 60, each with an exponential and two passes over its
-memory; Newton-Cholesky (a dense Hessian of 21 GB).
+We rejected L-BFGS, because it needs 30 to 800 evaluations where this needs 5, and Newton-Cholesky, because its Hessian
+is dense: docs/figures/logistic_probe.md.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ ROUNDS, STEPS, LENGTHS = 100, 200, 20
 FORCING = 0.1  # what is left of the error of a Newton system, in its energy; 0.02 took as many steps in all
 LONGEST = 4.0  # times the Newton step
 FLAT = 0.25  # a step is long enough where the slope along it has fallen to this share
-FAR = 0.01  # relative decrement above which the curvature has moved on and the blocks are built anew
+FAR = 0.01  # relative decrement above which the curvature has moved on and the blocks are built again
 NEAR = 10.0  # factor on C over which blocks still serve
 FEW, MANY = 32, 64  # rows per block: for a rough solution, and for the last digits
 

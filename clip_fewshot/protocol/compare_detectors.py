@@ -19,7 +19,7 @@ from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import Point
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.feature_spaces import DEPTHS
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import choose_novelty
@@ -83,7 +83,7 @@ def compare_detectors(
     seed: int = 0,
     test_fraction: float = 0.5,
     alphas: Sequence[float] = (0.01, 0.05, 0.1),
-    detectors: Sequence[str] = (),
+    detectors: Sequence[str | DetectorPart] = (),
 ) -> Comparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
@@ -92,15 +92,15 @@ def compare_detectors(
         novel: pictures of unknown classes in place of the hidden ones.
         unseen, shots, seed, test_fraction: as in :func:`~clip_fewshot.data.sampling.split_open_world`.
         alphas: false-alarm rates to try, in (0, 1).
-        detectors: names; empty for all.
+        detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
 
     Raises:
-        UsageError: an unknown name, no unknown pictures, or too few shots for the choice among all detectors.
+        UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
     """
-    check_detectors(detectors)
+    asked = check_detectors(detectors)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
     scene = _stage(backbone, split, novel, shots, seed)
-    right, opinions, refused = _ask_all(scene, seeds, detectors or tuple(DETECTORS), progress)
+    right, opinions, refused = _ask_all(scene, seeds, asked, progress)
     record = {
         "shots": shots,
         "seeds": seeds,
@@ -114,20 +114,17 @@ def compare_detectors(
     return Comparison(record, scene, opinions, split.warnings)
 
 
-def check_detectors(names: Sequence[str]) -> None:
-    """Refuse what is no detector before anything is computed.
+def check_detectors(detectors: Sequence[str | DetectorPart]) -> dict[str, DetectorPart]:
+    """The detectors to compare, by name; what is none is refused before anything is computed.
 
     Raises:
         UsageError: lists what there is.
     """
-    for name in names:
-        if name not in DETECTORS:
-            expected = f"some of {', '.join(DETECTORS)}"
-            raise UsageError(expected=expected, got=name, fix="check the spelling", where="`detectors`")
+    return dict(map(find_detector, detectors)) or {**DETECTORS}
 
 
 def _ask_all(
-    scene: Scene, seeds: int, detectors: Sequence[str], progress: Progress
+    scene: Scene, seeds: int, detectors: Mapping[str, DetectorPart], progress: Progress
 ) -> tuple[list[BoolArray], Opinions, dict[str, str]]:
     """Per support set which known pictures the probe had right; what each detector says; why some could not."""
     task, right = scene.task, []
@@ -137,7 +134,7 @@ def _ask_all(
         support = prepare(task, task.support(draw), _depths(task))
         right.append(support.probe.predict(_frozen(scene)[~scene.is_novel]) == scene.labels)
         for name in [name for name in opinions if name not in refused]:
-            answer = _ask_or_refused(scene, support, name)
+            answer = _ask_or_refused(scene, support, detectors.get(name, AUTO))
             if isinstance(answer, str):
                 refused[name] = answer
             else:
@@ -169,22 +166,22 @@ def _frozen(scene: Scene) -> FloatArray:
     return np.concatenate([part.frozen().cpu().numpy() for part in scene.seen])
 
 
-def _ask_or_refused(scene: Scene, support: Prepared, name: str) -> Said | str:
+def _ask_or_refused(scene: Scene, support: Prepared, detector: str | DetectorPart) -> Said | str:
     """What a detector says, or why it cannot; without "auto" there is nothing to compare with."""
     try:
-        return ask_detector(scene, support, name)
+        return ask_detector(scene, support, detector)
     except UsageError as error:
-        if name == AUTO:
+        if detector == AUTO:
             raise
         return " ".join(str(error).split())
 
 
-def ask_detector(scene: Scene, support: Prepared, name: str) -> Said:
+def ask_detector(scene: Scene, support: Prepared, detector: str | DetectorPart) -> Said:
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
     task, recipe = scene.task, support.recipe(scene.task, Point(MODEL))
-    spaces = None if name == AUTO else (FROZEN,)
+    spaces = None if detector == AUTO else (FROZEN,)
     choice = choose_novelty(
-        task.backbone, recipe, support.data, support.frozen, detector=name, spaces=spaces, names=scene.names
+        task.backbone, recipe, support.data, support.frozen, detector=detector, spaces=spaces, names=scene.names
     )
     if choice is None:
         raise UsageError(expected="two pictures of each class or more", got="one", fix="raise `shots`", where="`shots`")
@@ -238,7 +235,7 @@ def save_comparison(comparison: Comparison, found: Mapping[str, Any], folder: Pa
 
 
 def describe_comparison(found: Mapping[str, Any]) -> str:
-    """What was compared, and two tables: how well novel pictures are told, and what was decided at each alpha."""
+    """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",

@@ -31,7 +31,7 @@ SIDES = ("all", "old", "new")
 
 
 class Scene(NamedTuple):
-    """Pictures as features: of the pool, and known, hidden and background ones to be told apart.
+    """Pictures as features: of the pool, and known, hidden and background ones to be separated.
 
     Attributes:
         test: (n, d) features of ``pictures``.

@@ -43,7 +43,7 @@ class Rejection:
 
     @classmethod
     def of(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
-        """Both kinds are judged alike."""
+        """Judge known and novel pictures in the same way."""
         said = [rejector.verdict(sight.frozen, sight.judged) for sight in (known, novel)]
         return cls(rejector, said[0].scores, said[1].scores, said[0].p, said[1].p)
 
@@ -106,7 +106,7 @@ def _zero_shot(features: FloatArray, texts: FloatArray, scale: float) -> FloatAr
 
 
 def _pixel_probe(task: Task, support: ImageDataset) -> LinearProbe:
-    """The baseline that every pretrained feature must beat: the same probe, its C searched alike, on raw pixels."""
+    """The baseline that pretrained features must beat: the same probe and the same search for C, on raw pixels."""
     return frozen_probe(raw_pixels(support), support.required_labels(), task.seed)
 
 
@@ -141,7 +141,7 @@ def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
     rejection = outcome.rejections[0]
     p_values = np.concatenate([rejection.p_known, rejection.p_novel])[order]
     unknown = rejection.rejector.flags(p_values, alpha)
-    # Frozen features: tuning pulls the known classes apart and the unseen ones into each other.
+    # Frozen features: tuning moves known classes away from each other and unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
     found = discover_classes(both[PROBE][unknown], reference=reference, seed=task.seed)
     return Encounter(images, names, probabilities, p_values, unknown, found)

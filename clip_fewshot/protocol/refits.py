@@ -85,6 +85,7 @@ class Prepared:
     probe: LinearProbe
 
     def recipe(self, task: Task, point: Point) -> Recipe:
+        """How a model of that point is trained on this support set."""
         return Recipe(task.by_name[point.approach], point, task.settings, self.probe.C_, task.seed)
 
 

@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         pictures: the distinct pictures.
-        captions: those that the model can tell apart.
+        captions: those that are different inputs to the model.
         belongs: (pictures, captions) which caption was written for which picture.
     """
 
@@ -89,7 +89,9 @@ def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = Fal
 
 
 def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, dict[str, Any]]:
-    """ "image to text, recall@k" and "text to image, recall@k" -> mean, 95 % interval over pictures and seeds, chance.
+    """Recall by direction and k: its mean, its 95 % interval over pictures and seeds, and chance.
+
+    Keys are "image to text, recall@k" and "text to image, recall@k".
 
     A picture asks once; of the other way, a picture's value is the share of its captions that find it, so that captions
     of one picture are not taken for independent.

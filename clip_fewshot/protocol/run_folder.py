@@ -24,7 +24,7 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         return config
     path = Path(config.run.resume) / RUN
     if not path.is_file():
-        fix = "check the path; a run that was hit before it wrote that is begun anew in a folder of its own (`out`)"
+        fix = "check the path; a run that was hit before it wrote that is begun again in a folder of its own (`out`)"
         raise ArtifactError(
             expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
         )

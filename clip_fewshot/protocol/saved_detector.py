@@ -172,7 +172,7 @@ def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
 
 
 def _true_names(pictures: ImageDataset) -> list[str]:
-    """What each picture shows; one name for all where nobody says."""
+    """What each picture shows; one name for all where it is not known."""
     return ["?"] * len(pictures) if pictures.labels is None else pictures.label_space.decode(pictures.labels)
 
 

@@ -24,7 +24,7 @@ class PredictionExample(NamedTuple):
 
     Attributes:
         picture: any size and mode; the page shrinks it.
-        true_name: the class it shows, None where nobody knows.
+        true_name: the class it shows, None where that is not known.
         top: (class name, probability in [0, 1]), most probable first.
         unknown: whether the novelty detector flagged it; None where none ran.
         p_value: conformal p-value of "shows a known class", in (0, 1].

@@ -92,7 +92,10 @@ def resumable(path: Path) -> Iterator[BinaryIO]:
             except OSError:
                 fix = "wait for it and run again"
                 raise ResourceError(
-                    expected="a file that nobody else writes", got="another process at it", fix=fix, where=str(path)
+                    expected="a file that no other process writes",
+                    got="another process writes it",
+                    fix=fix,
+                    where=str(path),
                 ) from None
             with partial.open("ab") as file:
                 yield file
@@ -155,7 +158,7 @@ def remove_half_files(folder: Path) -> None:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; a second holder is refused and told who has it.
+    """Hold ``folder`` for this process alone; a second holder is refused, with a message that says who has it.
 
     The kernel frees the lock when the process ends in any way, so a lock is never stale.
     """

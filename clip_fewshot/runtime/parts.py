@@ -88,7 +88,7 @@ def check_contract(what: str, name: str, part: object, contract: type) -> None:
 
 
 def missing_members(part: object, contract: type) -> list[str]:
-    """ "method NAME is missing" or "attribute NAME is missing", for each of a protocol's that ``part`` has not."""
+    """What a protocol asks and ``part`` lacks: "method NAME is missing" or "attribute NAME is missing"."""
     own = vars(contract)
     methods = [k for k, v in own.items() if isinstance(v, FunctionType | classmethod) and not k.startswith("_")]
     attributes = [k for k, v in inspect.get_annotations(contract).items() if str(v).startswith("ClassVar")]
@@ -157,7 +157,7 @@ def user_code_error(name: str, expected: str, error: Exception) -> UsageError:
 
 
 class ForeignPart(NamedTuple):
-    """What a file keeps of a part from outside the library, so that another one is told from it.
+    """What a file keeps of a part from outside the library, so that another part is not taken for it.
 
     Attributes:
         kind: folder that it belongs to.

@@ -2,9 +2,9 @@
 
 A shelf is a folder of two files that only grow: ``rows.bin``, rows of one size, and ``index.bin``, a record of two
 SHA-256 per row (of its key and of its bytes). A row counts once its record is whole and its bytes agree with it, so
-a kill, a full disk or a power cut leaves rows that are not there, never rows that are wrong; nothing needs to be
-flushed to the disk in time. One file per row lost: sixteen thousand pictures at six depths are a hundred thousand
-files; so did one file per set of pictures: half of it is lost with a kill, and sets overlap.
+a kill, a full disk or a power cut can lose rows but never makes a row wrong; nothing needs to be flushed to the disk.
+We rejected one file per row, because sixteen thousand pictures at six depths are a hundred thousand files. We rejected
+one file per set of pictures, because a kill loses half of it and because sets overlap.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RowCache(Generic[C]):
         return np.array(sorted(first.values()), dtype=np.int64)
 
     def _shelf(self, column: C) -> Shelf | None:
-        """None where nobody has begun it; another process may since the last time."""
+        """None where no process has begun it; another one may have begun it since the last time."""
         if column not in self._shelves:
             shelf = Shelf.existing(self.kind, self.columns[column])
             if shelf is None:
@@ -149,7 +149,7 @@ class Shelf:
         try:
             content = read_json(path) if path.is_file() else None
             return None if content is None else cls(kind, about, content["shape"], content["dtype"])
-        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun anew
+        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun again
             return None
 
     @property

@@ -1,15 +1,15 @@
 """Processes that work side by side, of one thread each unless memory allows fewer of them than there are cores.
 
-A training of a few layers is thousands of small matrix products. Two threads on one product lose to two processes of
-one thread: the threads wait for each other at every product (on two busy cores the same study took seven times as
-long). How many threads a call gets hangs on machine and model, not on the number of processes or on where it runs, so
-that the number of processes changes no bit of any result.
+A training of a few layers is thousands of small matrix products. Two threads on one product are slower than two
+processes of one thread, because the threads wait for each other at every product (on two busy cores the same study took
+seven times as long). The number of threads of a call depends on machine and model, not on the number of processes or on
+where the call runs, so that the number of processes changes no bit of any result.
 
 A worker is a new interpreter that knows nothing but what passes through its pipes, pickled, as in `multiprocessing`.
-That module's own processes lost: they run the caller's script again, which breaks one without a ``__main__`` guard;
-they leave a helper process; and torch hands them tensors through /dev/shm, which in docker holds 64 MB. A forked
-process lost because OpenMP hangs in it. A worker ends when its pipe does, which the kernel closes however the parent
-ends.
+We rejected the processes of that module: they run the caller's script again, which breaks a script without a
+``__main__`` guard; they leave a helper process; and torch passes tensors to them through /dev/shm, which in docker
+holds 64 MB. We rejected forked processes, because OpenMP hangs in them. A worker ends when its pipe is closed; the
+kernel closes it whatever ends the parent.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def features_lie_in_one_space(backbone: Backbone) -> None:
         demand(features.shape[1] == backbone.visual.out_features, f"{name} features have another width")
         demand(features.dtype == torch.float32, f"{name} features are in {features.dtype}, not in float32")
         demand(features.isfinite().all(), f"{name} features are not finite")
-        demand(not torch.allclose(features[0], features[1]), f"all {name} features are alike")
+        demand(not torch.allclose(features[0], features[1]), f"all {name} features are the same")
 
 
 def an_input_s_features_are_its_own(backbone: Backbone) -> None:

@@ -136,7 +136,7 @@ def _scores(part: DetectorPart, rows: FloatArray, labels: LabelArray | None, ask
     except UsageError:
         return False
     finite = np.isfinite(detector.score_samples(asked)).all() and np.isfinite(detector.loo_scores_).all()
-    demand(finite, f"a score for which {len(rows)} pictures are too few, or too much alike, is not finite")
+    demand(finite, f"a score for which {len(rows)} pictures are too few, or too similar, is not finite")
     return True
 
 

@@ -46,7 +46,7 @@ def demand_parts(found: Parts, n: int) -> None:
 
 
 def parts_any_rows(part: DiscovererPart) -> None:
-    """Two and more, and rows that are all alike."""
+    """Two and more, and rows that are all the same."""
     rule = part(KNOWN, MOST, 0)
     for rows in (UNIT, UNIT[:2], UNIT[:3], np.repeat(UNIT[:1], 9, axis=0)):
         demand_parts(rule.part(rows), len(rows))

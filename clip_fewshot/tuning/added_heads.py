@@ -33,6 +33,7 @@ class HeadedTower(TextTower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """Those of the base."""
         return self.base.blocks
 
     def embed(self, inputs: Tensor) -> CutState:
@@ -40,13 +41,15 @@ class HeadedTower(TextTower):
         return self.base.embed(inputs)
 
     def ends(self, tokens: Tensor) -> Tensor:
+        """(b, l) token ids -> (b,) index of the end of each text."""
         return cast(TextTower, self.base).ends(tokens)
 
     def tail(self) -> Tail:
+        """The tail of the base, and the head behind it."""
         return self.base.tail() if self.head is None else _HeadedTail(self.base.tail(), self.head)
 
     def train(self, mode: bool = True) -> HeadedTower:
-        """As in torch, except that batch normalisations stay in evaluation mode."""
+        """Switch to training; batch normalisations stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -99,6 +102,7 @@ class AttentiveTower(HeadedTower):
     foundation: str = ""
 
     def tail(self) -> Tail:
+        """The tail of the base with the attention head in place of its pooling."""
         return _AttentiveTail(self.base.tail(), cast(nn.Module, self.head), isinstance(self.base, TextTower))
 
     def reads_one_row(self, n: int) -> bool:

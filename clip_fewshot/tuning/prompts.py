@@ -43,13 +43,16 @@ class PromptedBlock(OneRow):
         self.block, self.prompts = block, prompts
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, l, d) -> (b, l, d): the prompts stand behind the class token and are dropped again."""
         out = self.block(_behind_first(x, self.prompts))
         return torch.cat([out[:, :1], out[:, 1 + len(self.prompts) :]], dim=1)
 
     def normalised(self, state: CutState) -> CutState:
+        """The state of the block inside; the prompts join later."""
         return self.block.normalised(state)
 
     def at(self, state: CutState) -> Tensor:
+        """One row of the output for each input, with the prompts among the tokens."""
         first = torch.zeros(1, dtype=torch.int64, device=self.prompts.device)
         prompts = self.block.normalised(CutState(self.prompts[None], first)).tokens[0] if len(self.prompts) else None
         return self.block.at(state if prompts is None else state._replace(tokens=_behind_first(state.tokens, prompts)))
@@ -82,7 +85,7 @@ class PromptedTransformer(VisionTransformer):
     foundation: str = ""
 
     def __init__(self, base: VisionTransformer, n_prompts: int, blocks: Sequence[int]) -> None:
-        nn.Module.__init__(self)  # the parent's would build the parts anew
+        nn.Module.__init__(self)  # the parent's would build the parts again
         self.out_features, self.token_features = base.out_features, base.token_features
         for name, part in [*base.named_parameters(recurse=False), *base.named_children()]:
             setattr(self, name, part)
@@ -100,6 +103,7 @@ class PromptedTransformer(VisionTransformer):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, those with prompts wrapped."""
         return [self._prompted.get(i, block) for i, block in enumerate(self.transformer.blocks)]
 
     def cut(self, state: CutState, n: int) -> CutState:

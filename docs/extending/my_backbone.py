@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from clip_fewshot import ImageEncoder, PairBackbone, TextEncoder
+from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
+from clip_fewshot.backbones.pair import PairBackbone
 
 
 class Words(nn.Module):

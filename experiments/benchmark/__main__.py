@@ -1,3 +1,5 @@
+"""Entry of ``python -m experiments.benchmark``."""
+
 import sys
 
 from clip_fewshot.commands.cli.run import run

@@ -26,6 +26,7 @@ DESCRIPTION = (
 
 
 def main(options: Options) -> int:
+    """Measure, print, and fail where a figure is out of its bounds."""
     command = shlex.join([*PROG.split(), *sys.argv[1:]])
     print(f"`{command}`", flush=True)
     measured = {}

@@ -26,6 +26,8 @@ CASES = (
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the benchmark."""
+
     cases: tuple[str, ...] = option((), "what to measure (default: all)", positional=True, choices=CASES)
     arch: str | None = option(None, "architecture of the cases that have one (default: those of the table)")
     depths: tuple[int, ...] = option((), "step: last layers that train (default: those of the table)")
@@ -44,4 +46,5 @@ class Options:
 
     @property
     def n_threads(self) -> int:
+        """Threads of each library, 1 where none were asked for."""
         return self.threads or 1

@@ -23,6 +23,7 @@ def line(row: Row) -> str:
 
 
 def cells(row: Row) -> Sequence[str]:
+    """The cells of a line."""
     asked = "" if row.asked is None else f"≥ {row.asked:.3g}x"
     checks = "; ".join(map(str, row.checks))
     named = f"{row.what}, per {row.per}" if row.per else row.what

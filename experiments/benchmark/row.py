@@ -64,6 +64,7 @@ class Row:
         return self.naive.wall / self.ours.wall if self.naive and self.ours else None
 
     def to_json(self) -> dict[str, Any]:
+        """The form it has in the file of all repeats."""
         return {
             "what": self.what,
             "per": self.per,

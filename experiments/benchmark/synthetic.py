@@ -32,7 +32,7 @@ def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "
     """A mean that all rows share, classes around it, noise; the variance of both falls as 1 / i along some axes.
 
     With 100 classes of 16 rows of width 512 a probe gets about .96 right, and scikit-learn's solver needs up to 50
-    steps, as on photos; with variance alike along all axes it needs 15, and any penalty does.
+    steps, as on photos; with equal variance along all axes it needs 15, and any penalty does.
 
     Args:
         part: names a draw; classes and axes of all draws under one seed are the same.

@@ -63,6 +63,7 @@ class Watch:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        """Add what the block takes to the time of ``part``."""
         began = now()
         try:
             yield

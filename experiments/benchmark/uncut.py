@@ -1,7 +1,7 @@
 """The library's own search without its shortcut: every "suffix" is the whole plain network, and reads pixels.
 
 Batches, seeds, heads, losses and optimiser are then the same on both sides by construction, and the difference is what
-is measured: the frozen layers, and the tokens of the last block that nobody reads, computed in every step.
+is measured: the frozen layers, and the tokens of the last block that no step reads, computed in every step.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class UncutTower(Tower):
 
     @property
     def n_blocks(self) -> int:
+        """How many blocks the tower is said to have."""
         return self.depth
 
     def suffix(self, n: int) -> Suffix:
@@ -60,11 +61,13 @@ class Pixels(Prefix):
     pixels: Tensor
 
     def outputs(self, n: int, suffix: nn.Module, items: Tensor, view: int | Tensor = 0) -> Tensor:
+        """Features of the chosen pictures through the whole tower."""
         rows = self.order[items]
         features: Tensor = suffix(CutState(self.pixels[rows], torch.zeros(len(rows), dtype=torch.int64)))
         return features
 
     def subset(self, items: IndexArray) -> Pixels:
+        """The chosen pictures."""
         return replace(self, order=self.order[torch.as_tensor(items)])
 
 

@@ -35,7 +35,7 @@ PLACES = (
 
 
 def article(word: str) -> str:
-    """ "an" before a vowel sound, else "a"."""
+    """The article: "an" before a vowel sound, else "a"."""
     return "an" if word[:1].lower() in "aeiou8" and not word.startswith(("one", "u", "eu")) else "a"
 
 
@@ -48,9 +48,11 @@ class Captioner:
     def write(
         self, attributes: NDArray[np.int64], detailed: int, rng: np.random.Generator
     ) -> tuple[list[str], NDArray[np.int64]]:
-        """Captions for (b, a) pictures: one for each class among them, stating no more than the class, so that every
-        picture has a true one, and ``detailed`` more that state details of one picture each. One plain caption a class
-        instead of one a picture makes the text tower's work small and is the same target.
+        """Captions for (b, a) pictures.
+
+        One for each class among them that states no more than the class, so that every picture has a true one, and
+        ``detailed`` more that state details of one picture each. One plain caption a class instead of one a picture
+        makes the text tower's work small and is the same target.
 
         Returns:
             k captions and what each states: (k, a), UNSTATED where it is silent.

@@ -17,6 +17,8 @@ DESCRIPTION = "Train the small model of this package on rendered glyphs, and say
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """Options of the training of a built-in model."""
+
     preset: str = option("mini", "which model", choices=tuple(PRESETS))
     steps: int | None = option(None, "optimiser steps (default: the preset's)")
     seed: int = seed_option()
@@ -30,6 +32,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Train the model, check it, and write it."""
     import torch
 
     from experiments.glyphs.recipe import run_preset

@@ -72,6 +72,7 @@ class Guided(nn.Module):
         return matched_floor(self._seen().matches)
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
+        """The contrastive loss, and the classifier's share of it."""
         batch = self._seen()
         logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T  # (b, k)
         contrast = matched_cross_entropy(logits, batch.matches.to(logits.device))

@@ -156,7 +156,7 @@ _FAR_APART = np.abs(_PALETTE[:, None] - _PALETTE[None]).sum(axis=2) > 0.75
 
 
 def _two_colours(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ink and paper colours that can be told apart; half of the time both are white, black or grey."""
+    """Ink and paper colours that differ enough to read; half of the time both are white, black or grey."""
     ink = np.where(rng.random(n) < 0.5, rng.integers(0, 3, n), rng.integers(0, len(COLOURS), n))
     allowed = _FAR_APART[ink] & ((np.arange(len(COLOURS)) < 3) | (rng.random((n, 1)) < 0.5))
     return ink, np.argmax(allowed * rng.random(allowed.shape), axis=1)

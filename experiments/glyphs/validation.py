@@ -43,8 +43,10 @@ def validation_set(pool: Pool, image_size: int, style: str, seed: int) -> Valida
 
 
 def validate(backbone: Backbone, seed: int = 9, hands: int = 60) -> dict[str, float]:
-    """Zero-shot accuracy on digits in unseen ways of writing, and few-shot accuracy on ten letters never trained
-    (nearest class mean of K), as scans and in the wild; means over DRAWS support sets."""
+    """Accuracy on digits in unseen ways of writing and on ten letters never trained, as scans and in the wild.
+
+    Zero-shot for the digits, nearest class mean of K shots for the letters; means over DRAWS support sets.
+    """
     figures = {}
     digits, letters = unseen_hands(seed, hands), unseen_letters(seed, hands)
     for style in STYLES:

@@ -4,7 +4,7 @@ As written, the pictures come class by class with one caption per class, so a ba
 and each copy counts as a wrong answer to the other four. That loss cannot fall below ln 5, which nothing says: a curve
 that ends at 1.61 looks like a training that failed. Ours shares the target among equal captions. Where the captions are
 equal to the letter that is the same gradient and the same floor, but a floor that is known, so that what is left above
-it tells how far the training came. The third row also removes the cause: captions drawn anew, in mixed batches.
+it tells how far the training came. The third row also removes the cause: captions drawn again, in mixed batches.
 """
 
 from __future__ import annotations

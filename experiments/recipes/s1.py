@@ -3,7 +3,7 @@
 As written, all weights train by Adam in the half precision in which CLIP's loader leaves them on a GPU: Adam's squared
 gradients and its epsilon underflow, and the weights become NaN. Rounding the weights to half precision after a step in
 float32, as the usual mend does, freezes those whose step is smaller than half their spacing. Ours are float32
-throughout. The linear layer behind each frozen tower is as written drawn at random, and has to learn anew what the
+throughout. The linear layer behind each frozen tower is as written drawn at random, and has to learn again what the
 towers know; ours begins as the identity. The rest are ways to share rates between what is pretrained and what is added.
 
 S1 trained on all 244 photos of ants and bees; here each seed draws 16 of each class, so that the intervals hold the

@@ -97,6 +97,7 @@ def rounded_adam(pretrained: Backbone, support: ImageDataset, seed: int) -> Trai
 
 
 def fill(live: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
+    """Copy ``values`` into the parameters."""
     import torch
 
     with torch.no_grad():
@@ -139,7 +140,7 @@ def linear_as_written(pretrained: Backbone, support: ImageDataset, seed: int) ->
 
 
 def planned(plan: FineTuning, optimizer: str = "adamw") -> Callable[..., Trained]:
-    """Ours: a head that begins at the zero-shot model, captions anew in each epoch, targets shared by class."""
+    """Ours: a head that begins at the zero-shot model, new captions in each epoch, targets shared by class."""
 
     def train(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
         tuned = tunable(pretrained, plan)
@@ -180,7 +181,7 @@ def on_states(
 
 
 def pairs(support: ImageDataset, model: Backbone, seed: int, numbered: bool = False) -> CaptionedStream:
-    """Batches of labelled pictures with captions drawn anew."""
+    """Batches of labelled pictures with captions drawn again."""
     batch = min(BATCH, len(support))
     return CaptionedStream(support, model, batch=batch, seed=seed, numbered=numbered)
 

@@ -98,7 +98,7 @@ def ours(task: Task, support: Prepared, point: Point) -> Trained:
 
 @torch.no_grad()
 def classes(end: Trained, pictures: Prefix, labels: IndexArray | None = None) -> IndexArray:
-    """(n,) what the model says of the pictures, when it is told their labels or not."""
+    """(n,) what the model says of the pictures, with or without their labels."""
     features = pictures.outputs(UNFREEZE, end.suffix, torch.arange(len(pictures))).float()
     told = None if labels is None else torch.as_tensor(labels, device=features.device)
     return np.asarray(end.classify(features, told).cpu().numpy())
@@ -132,7 +132,7 @@ def other_classes(labels: IndexArray) -> IndexArray:
 
 
 def splits(tasks: list[Task], supports: list[Prepared], test: ImageDataset) -> list[dict[str, Any]]:
-    """The score of one configuration, the probe, in trials that each split the support set anew or do not."""
+    """The score of one configuration, the probe, in trials that each split the support set again or do not."""
     rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     sealed = encode_images(tasks[0].backbone, test).features
     for task, support in zip(tasks, supports, strict=True):

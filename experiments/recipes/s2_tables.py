@@ -23,6 +23,7 @@ def table(found: Found) -> str:
 
 
 def estimate(result: Found) -> str:
+    """A mean with its interval, for a table."""
     return tables.estimate(result["mean"], result["ci95"])
 
 
@@ -76,7 +77,7 @@ def novelty(row: Found) -> str:
 
 
 def groups(found: Found) -> str:
-    """A number of groups that was told, and one that was estimated."""
+    """A number of groups that was given, and one that was estimated."""
     rows = []
     for way, row in found["novelty"]["groups"].items():
         counts = row["counts"]

@@ -1,4 +1,4 @@
-"""S2's unknown pictures: a threshold from test labels beside one from known pictures; groups told and estimated."""
+"""S2's unknown pictures: a threshold from test labels beside one from known pictures; groups given and estimated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.protocol.refits import Prepared, Task
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
-GIVEN, ALPHA = 3, 0.05  # new classes that S2 was told of; false alarms that ours is asked for
+GIVEN, ALPHA = 3, 0.05  # new classes that S2 was given; false alarms that ours is asked for
 
 
 class Draw(NamedTuple):

@@ -49,6 +49,7 @@ class Projections(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.logit_scale.device
 
 

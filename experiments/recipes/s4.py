@@ -4,8 +4,8 @@ As written, Adam's weight decay of 0.2 is part of the gradient. Adam divides wha
 that the loss hardly asks to move goes to zero at the full learning rate, and the gradient of a pretrained model is
 small beside a fifth of its weights. Decoupled, the same 0.2 takes a hundred-thousandth of a weight per step. On 900
 photos it was 23 times the first gradient, and 42 steps took 0.6 % of the weights' norm; recall was the same within its
-interval. And as written, Spark's processes train copies of the model, and the driver saves its own, which nobody has
-trained.
+interval. And as written, Spark's processes train copies of the model, and the driver saves its own, which no process
+has trained.
 """
 
 from __future__ import annotations

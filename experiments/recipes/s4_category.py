@@ -48,7 +48,7 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
 
 
 def headed(captions: Sequence[str], categories: Sequence[str]) -> list[str]:
-    """ "dog: it runs in the snow" """
+    """Captions with the category before each: "dog: it runs in the snow"."""
     return [f"{category}: {caption}" for category, caption in zip(categories, captions, strict=True)]
 
 

@@ -80,7 +80,6 @@ def by_spark(data: ImageDataset, start: Weights, alone: Weights) -> dict[str, An
 
 def resumed(data: ImageDataset, alone: Weights) -> dict[str, Any]:
     """A training that is stopped between two checkpoints, and goes on from the first."""
-
     steps = len(data) // min(BATCH, len(data))
     last = EPOCHS // 2 * steps + steps // 2
 

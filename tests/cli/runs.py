@@ -39,7 +39,7 @@ def trial_files(out: Path) -> dict[str, bytes]:
 
 
 def again(out: Path, options: list[str]) -> list[str]:
-    """How to go on with a run; one that was hit before it wrote anything is begun anew."""
+    """How to go on with a run; one that was hit before it wrote anything is begun again."""
     return ["--resume", str(out)] if (out / "run.json").exists() else [*options, "--out", str(out)]
 
 

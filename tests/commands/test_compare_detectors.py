@@ -11,11 +11,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
 from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import choose_novelty
 from clip_fewshot.protocol import compare_detectors
 from clip_fewshot.protocol.refits import Task, prepare
 from clip_fewshot.runtime.files import read_json
+from clip_fewshot.types import FloatArray
 from tests.commands.conftest import PER_CLASS, UNKNOWN, Command, one_line
 
 USUAL = ("--model", "mini", "--unseen", ",".join(UNKNOWN), "--shots", "4", "--seeds", "2")
@@ -109,20 +111,20 @@ def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
     assert not set(found["classes"]) & set(UNKNOWN)
 
 
-def test_a_detector_that_refuses_is_a_line_and_not_the_end(
-    monkeypatch: pytest.MonkeyPatch, mini: cf.Backbone, photos: Path
-) -> None:
-    whole = compare_detectors.ask_detector
+def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini: cf.Backbone, photos: Path) -> None:
+    class Farthest(KNNDetector):
+        def score_samples(self, X: FloatArray) -> FloatArray:
+            return 2 * super().score_samples(X)
 
-    def refusing(scene: Any, support: Any, name: str) -> Any:
-        if name == "knn":
-            raise cf.UsageError(expected="more rows", got="few", fix="add some", where="knn")
-        return whole(scene, support, name)
+    class Picky(KNNDetector):
+        def fit(self, X: FloatArray, y: Any = None) -> KNNDetector:
+            raise cf.UsageError(expected="more rows", got="few", fix="add some", where="Picky")
 
-    monkeypatch.setattr(compare_detectors, "ask_detector", refusing)
-    found = {"data": "", "model": "", **compare(mini, photos, seeds=1, detectors=("knn",)).record}
-    assert [row["detector"] for row in found["rows"]] == ["auto"]
-    assert "knn refused: knn" in compare_detectors.describe_comparison(found)
+    found = {"data": "", "model": "", **compare(mini, photos, seeds=1, detectors=(Farthest, Picky)).record}
+    assert sorted(row["detector"] for row in found["rows"]) == ["Farthest", "auto"]
+    described = compare_detectors.describe_comparison(found)
+    assert "Farthest " in described
+    assert "Picky refused: Picky: expected more rows" in described
 
 
 def test_mistakes_are_one_line(command: Command, photos: Path) -> None:

@@ -15,7 +15,7 @@ from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.average import best_cut
 from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
 
 
@@ -45,7 +45,7 @@ def test_many_rows_are_grouped_as_few_are(monkeypatch: pytest.MonkeyPatch) -> No
     assert is_valid_linkage(found.linkage)
     assert is_monotonic(found.linkage)
     assert found.n_clusters == plain.n_clusters == 3
-    assert metrics.ari(plain.labels, found.labels) > 0.95
+    assert clustering.ari(plain.labels, found.labels) > 0.95
     # The height of the top is the mean distance between its two sides, whatever made the lower mergers.
     unit, sides = normalize(X), fcluster(found.linkage, 2, "maxclust")
     apart = 1 - unit[sides == 1] @ unit[sides == 2].T
@@ -58,8 +58,8 @@ def test_the_height_is_the_best_of_all(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     X, classes = rows(n, seed), np.append([0, 1], rng.integers(0, 3, n - 2))
     tree = average_tree(X)
-    got = metrics.ari(classes, fcluster(tree, best_cut(tree, classes), "distance"))
-    assert got == pytest.approx(max(metrics.ari(classes, fcluster(tree, h, "distance")) for h in tree[:, 2]))
+    got = clustering.ari(classes, fcluster(tree, best_cut(tree, classes), "distance"))
+    assert got == pytest.approx(max(clustering.ari(classes, fcluster(tree, h, "distance")) for h in tree[:, 2]))
 
 
 def test_a_copy_does_not_split_the_height() -> None:
@@ -77,7 +77,7 @@ def test_it_finds_as_many_as_there_are() -> None:
         assert found.n_clusters == len(sizes)
         assert found.interval[0] <= len(sizes) <= found.interval[1]
         new = labels < len(sizes)
-        assert metrics.clustering_accuracy(labels[new], found.labels[new]) > 0.95
+        assert clustering.clustering_accuracy(labels[new], found.labels[new]) > 0.95
 
 
 def test_pictures_that_have_nothing_in_common_are_outliers() -> None:

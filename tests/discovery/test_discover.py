@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import is_valid_linkage
 
 from clip_fewshot.discovery import DISCOVERERS, Discovery, discover_classes, stability
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
 
 pytestmark = pytest.mark.parametrize("method", DISCOVERERS)
@@ -26,7 +26,7 @@ def found(method: str, rows: np.ndarray = X, **options: object) -> Discovery:
 
 def test_it_finds_the_planted_classes_and_is_consistent(method: str) -> None:
     groups = found(method)
-    assert metrics.clustering_accuracy(LABELS, groups.labels) > 0.85
+    assert clustering.clustering_accuracy(LABELS, groups.labels) > 0.85
     assert groups.method == method
     assert is_valid_linkage(groups.linkage)
     sizes = [int((groups.labels == k).sum()) for k in range(groups.n_clusters)]

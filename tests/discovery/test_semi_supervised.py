@@ -11,7 +11,7 @@ from clip_fewshot.discovery import semi_supervised_kmeans
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.discovery.semi_supervised import assigned, estimated_groups
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
 
 
@@ -25,7 +25,7 @@ def test_old_and_new_are_put_right() -> None:
     X, truth, reference = both()
     for groups, least in ((None, 0.6), (2, 0.9)):
         found = semi_supervised_kmeans(X, reference, groups)
-        assert min(metrics.gcd_accuracy(truth, found, truth < 6)) > least
+        assert min(clustering.gcd_accuracy(truth, found, truth < 6)) > least
         assert (found[truth < 6] == truth[truth < 6]).mean() > 0.9  # a known class keeps its own number
 
 

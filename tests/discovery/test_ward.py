@@ -17,7 +17,7 @@ from clip_fewshot.discovery import gap, ward_tree
 from clip_fewshot.discovery.gap import gap_rises, log_scatter, worthwhile
 from clip_fewshot.discovery.known import Known
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation import metrics
+from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
 
 FEW = settings(max_examples=15, deadline=None)
@@ -32,7 +32,7 @@ def test_finds_the_planted_classes_among_strays(sizes: list[int]) -> None:
         found = discover_classes(X, reference=reference, seed=seed)
         new = labels < len(sizes)
         errors.append(abs(found.n_clusters - len(sizes)))
-        agreement.append(metrics.clustering_accuracy(labels[new], found.labels[new]))
+        agreement.append(clustering.clustering_accuracy(labels[new], found.labels[new]))
     assert max(errors) <= 1
     assert np.mean(agreement) > 0.85
 
@@ -46,7 +46,7 @@ def test_real_digits_two_unseen_classes() -> None:
     rows = np.concatenate([unseen, strays])
     found = discover_classes(pixels[rows], reference=(pixels[shots], digit[shots]))
     assert found.n_clusters == 2
-    assert metrics.ari(digit[unseen], found.labels[: len(unseen)]) > 0.9
+    assert clustering.ari(digit[unseen], found.labels[: len(unseen)]) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -127,8 +127,8 @@ def test_relations_that_must_leave_the_groups_alone(seed: int) -> None:
     plain = discover_classes(X, reference=(known, classes))
     names = np.array(["f", "b", "c", "a", "e", "d"])
     assert (discover_classes(3 * X, reference=(0.5 * known, classes)).labels == plain.labels).all()
-    assert metrics.ari(discover_classes(X @ turn, reference=(known @ turn, classes)).labels, plain.labels) == 1
-    assert metrics.ari(discover_classes(X[order], reference=(known, classes)).labels, plain.labels[order]) == 1
+    assert clustering.ari(discover_classes(X @ turn, reference=(known @ turn, classes)).labels, plain.labels) == 1
+    assert clustering.ari(discover_classes(X[order], reference=(known, classes)).labels, plain.labels[order]) == 1
     again = discover_classes(X, reference=(known, np.sort(names)[classes]))
     assert again.labels.tobytes() == plain.labels.tobytes()
 
@@ -197,7 +197,7 @@ def test_many_images_are_grouped_from_a_sample_of_gaps(monkeypatch: pytest.Monke
     monkeypatch.setattr(gap, "GAP_ROWS", 120)
     found = discover_classes(X, reference=reference)
     assert found.n_clusters == 3
-    assert metrics.ari(labels, found.labels) > 0.9
+    assert clustering.ari(labels, found.labels) > 0.9
 
 
 def test_mistakes_are_explained() -> None:

@@ -28,7 +28,7 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def open_data(source: str) -> ImageDataset:
-    """The pictures of ``source``; warnings, and unreadable pictures by reason, are said.
+    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error.
 
     Raises:
         UsageError: an empty name, which would mean the current folder.
@@ -87,7 +87,7 @@ def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
 
 
 def open_trusted(trust: Sequence[str]) -> dict[str, Any]:
-    """ "NAME=python:MODULE:OBJECT" as typed -> the objects by name, for files that name code of the user's own."""
+    """The objects by name of NAME=python:MODULE:OBJECT as typed, for files that name code of the user's own."""
     from clip_fewshot.runtime.parts import PREFIX, import_part
 
     pairs = [one.partition("=") for one in trust]

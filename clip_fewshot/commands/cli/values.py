@@ -17,6 +17,7 @@ SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def get_converter(arms: tuple[Any, ...], meta: Mapping[str, Any], many: bool) -> Convert:
+    """What turns the text of an option into its value."""
     if "parse" in meta:
         parse_value: Convert = meta["parse"]
         return parse_value
@@ -90,15 +91,16 @@ def duration(text: str) -> float:
 
 
 def arms_of(hint: Any) -> tuple[Any, ...]:
-    """int | None -> (int,)"""
+    """int | None -> (int,)."""
     arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return tuple(arm for arm in arms if arm is not NoneType)
 
 
 def item_of(arm: Any) -> Any:
-    """tuple[int, ...] -> int"""
+    """tuple[int, ...] -> int."""
     return get_args(arm)[0] if get_origin(arm) is tuple else arm
 
 
 def choices_of(arm: Any, meta: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values that an option may have; empty where any will do."""
     return tuple(meta.get("choices") or (get_args(item_of(arm)) if get_origin(item_of(arm)) is Literal else ()))

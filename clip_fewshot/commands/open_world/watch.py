@@ -59,7 +59,7 @@ def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
     from clip_fewshot.data.names import shown
 
-    begun = "the known classes have changed, and the watch has begun anew; " if seen.begun_anew else ""
+    begun = "the known classes have changed, and the watch has begun again; " if seen.begun_anew else ""
     looked = f"{begun}looked at {number(seen.looked_at, 'new picture')}, {seen.pictures:,} since the watch began"
     if seen.raised_at is None or seen.since is None:
         strength = f"evidence {seen.capital:.2g} of the {1 / seen.alpha:g} that raise an alarm"

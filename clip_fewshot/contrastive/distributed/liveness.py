@@ -3,8 +3,8 @@
 A collective operation cannot tell: to it a dead process is a closed connection, seen by its neighbours alone, or
 nothing at all when its machine is gone. So every process writes a counter into the store that they met in, every
 second, and reads those of the others; a counter that stands still belongs to a dead process, one that moves to a slow
-one, however long it takes. ``torch.distributed.monitored_barrier`` lost: it tells rank 0 alone, between two operations,
-and takes slow for dead.
+one, however long it takes. We rejected ``torch.distributed.monitored_barrier``: it informs rank 0 alone, only
+between two operations, and treats slow as dead.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Presence:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
             try:
                 self._store.set(self._keys[self._rank], LEFT + text)
-            except RuntimeError:  # the store went first: nobody is left to read
+            except RuntimeError:  # the store ended first: no process is left to read
                 return
 
     def _all_present(self) -> bool:

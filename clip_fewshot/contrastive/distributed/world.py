@@ -1,4 +1,4 @@
-"""Processes that train one model together. One process alone is the same thing with nobody to talk to."""
+"""Processes that train one model together. One process alone is a world of size 1."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ class World(Protocol):
     """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
 
     def gather(self, rows: Tensor) -> Tensor:
         """(n_r, ...) of each rank r -> (sum n_r, ...), rank 0's first, without gradient; some may bring no rows."""
@@ -48,7 +52,7 @@ class Alone:
         return rows.detach()
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing: there is one summand."""
+        """Leave the tensors as they are: there is one summand."""
 
     def barrier(self) -> None:
-        """Nothing: there is nobody to wait for."""
+        """Return at once: there is no other process."""

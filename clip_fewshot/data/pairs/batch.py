@@ -22,8 +22,8 @@ class PairBatch:
     Attributes:
         images: (b, 3, h, w) float32, preprocessed.
         tokens: (b, l) token ids.
-        caption_ids: (b,) int64, equal for captions that the model cannot tell apart; they are then no negatives of
-            each other. None: every caption is taken for another.
+        caption_ids: (b,) int64, equal for captions that are the same input to the model; they are then not negatives
+            of each other. None: every caption counts as a different one.
     """
 
     images: Tensor
@@ -79,7 +79,7 @@ def caption_ids(tokens: Tensor) -> Tensor:
     """(n, l) token ids -> (n,) int64, equal for equal rows, the same in every process: 63 bits of a SHA-256.
 
     Tokens and not texts are compared: captions that differ only by case, or behind the point where they were cut, are
-    one input to the model, and no training could tell them apart.
+    one input to the model, so no training can separate them.
     """
     rows = tokens.cpu().to(torch.int64).contiguous().numpy()
     ids = [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows]

@@ -1,4 +1,4 @@
-"""Labelled pictures as pairs: captions from class names, drawn anew in every epoch."""
+"""Labelled pictures as pairs: captions from class names, drawn again in every epoch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class CaptionedStream:
         dataset: labelled pictures.
         model: gives the size of pictures and the tokenizer.
         batch, seed, rank, world, truncate, numbered: see :class:`PairStream`.
-        shared: pairs that share their targets: those of a class, or only those of equal captions. A picture then has to
-            tell its caption from others that fit it as well, and the loss stops at about ln(pairs per class): accuracy
-            came out the same (digits, 16 shots: .979 and .980), but nothing told that training was done.
+        shared: pairs that share their targets: those of a class, or only those of equal captions. With the
+            second, a picture must prefer its caption to others that fit as well, and the loss stops at about
+            ln(pairs per class): the accuracy is the same (digits, 16 shots: .979 and .980), but nothing shows when
+            training is done.
 
     Raises:
         DataError: no labels, or class names too long for a caption.

@@ -32,7 +32,7 @@ class LoaderSource:
     With several processes each one's loader yields its own share; a sampler's ``set_epoch`` is called.
 
     Args:
-        loader: read anew in each epoch.
+        loader: read from its beginning in each epoch.
         model: tokenizes and prepares.
         seed: of what the loader draws.
         steps: of an epoch; None: ``len(loader)``.
@@ -61,7 +61,7 @@ class LoaderSource:
     ) -> None:
         if isinstance(loader, Iterator):
             raise UsageError(
-                expected="an iterable that can be read anew",
+                expected="an iterable that can be read more than once",
                 got="an iterator",
                 fix="pass the DataLoader itself",
                 where="loader",

@@ -76,7 +76,7 @@ class PairStream:
             raise UsageError(
                 expected="a rank in [0, world)",
                 got=f"rank {rank}, world {world}",
-                fix="start the processes anew",
+                fix="start the processes again",
                 where="rank",
             )
         if not world <= batch <= n:
@@ -111,7 +111,7 @@ class PairStream:
         return ahead(self._read(epoch, start))
 
     def identity(self) -> dict[str, Told]:
-        """What the batches follow from. Of captions that is their tokens, so cut ones are told from whole ones."""
+        """What decides the batches. Captions count by their tokens, so that cut ones differ from whole ones."""
         order = "\n".join(self.dataset.digests).encode()
         return {
             "pictures": digest_of(self._pictures.n, order),

@@ -1,12 +1,12 @@
 """The Optuna study: which approach, how many layers, which learning rates.
 
-It sees support features and their labels and nothing else. Every finished trial is one file, written before
-Optuna hears of it; the study in memory is rebuilt from those files. Optuna's own files lost that comparison: its
-journal cannot be read again after a torn write, and a resumed study repeats or forgets trials. Here a kill loses
-at most the trials under way. What a trial may do hangs on earlier generations and on the trials before it in its own,
-and its sampler is seeded by its number. So a resumed run draws the very parameters that the killed one was working
-on, and the study is the same however many processes run its folds, whichever of them is done first. A study that
-several workers share lives in a database; the files then are one worker's copies.
+It sees support features and their labels and nothing else. Every finished trial is one file, written before Optuna
+hears of it; the study in memory is rebuilt from those files. We rejected Optuna's own files, because its journal cannot
+be read after an incomplete write, and a resumed study repeats or forgets trials. Here a kill loses at most the trials
+that are running. What a trial may do depends on earlier generations and on the trials before it in its own generation,
+and its sampler is seeded by its number. So a resumed run draws the very parameters that the killed one was working on,
+and the study is the same however many processes run its folds, whichever of them is done first. A study that several
+workers share lives in a database; the files then are one worker's copies.
 """
 
 from __future__ import annotations

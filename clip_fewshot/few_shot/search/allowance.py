@@ -13,8 +13,10 @@ RESERVE = 0.15  # of a time budget: test and report
 
 @dataclass
 class Allowance:
-    """How long the search may go on for the whole run to end in time. What follows it costs about as many trainings
-    as can be counted beforehand, each about as long as those of the trials so far.
+    """How long the search may go on for the whole run to end in time.
+
+    What follows it costs about as many trainings as can be counted beforehand, each about as long as those of the
+    trials so far.
 
     Attributes:
         budget: seconds of the whole run; None: the search ends with its last trial.

@@ -71,6 +71,6 @@ def _errors() -> Iterator[None]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What the driver said, below the layers that wrapped it or stumbled over it."""
+    """The driver's own error, below the errors that wrap it."""
     inner = error.__cause__ or error.__context__
     return error if inner is None else _first(inner)

@@ -39,6 +39,7 @@ class Drawn:
 
     @property
     def number(self) -> int:
+        """Number of the trial in its study."""
         return int(self.trial.number)
 
     @property
@@ -47,6 +48,7 @@ class Drawn:
         return list(self.values if self.record is None else self.record.fold_values)[:1]
 
     def end(self, state: str, reason: str = "") -> TrialRecord:
+        """Close the trial in this state and keep its record."""
         self.record = TrialRecord(self.number, state, self.point.to_json(), tuple(self.values), self.seconds, reason)
         return self.record
 
@@ -101,7 +103,7 @@ class Generation:
                 yield trial.end("FAIL", f"{type(error).__name__}: {error}")
 
     def _runs_on(self, place: int) -> bool | None:
-        """Whether a trial runs its next fold; None while that hangs on a trial before it."""
+        """Whether a trial runs its next fold; None while that depends on a trial before it that still runs."""
         trial, rules = self.drawn[place], self.halving
         if len(trial.values) == rules.folds:
             return False
@@ -114,8 +116,10 @@ class Generation:
         return not trial.values or rules.promising(trial.values)
 
     def _promoted(self, place: int) -> bool | None:
-        """Whether a trial goes on after its first fold. Only trials before it count, so that a study that ends within
-        a generation begins like a longer one."""
+        """Whether a trial goes on after its first fold.
+
+        Only trials before it count, so that a study that ends within a generation begins like a longer one.
+        """
         before = self.drawn[:place]
         if any(trial.record is None and not trial.values for trial in before):
             return None

@@ -19,6 +19,7 @@ RECORD = "record"  # user attribute that marks a trial as finished
 
 
 def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
+    """Write a finished trial to its file in ``folder``."""
     distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     content = {"record": asdict(record), "params": trial.params, "distributions": distributions}
     write_json(folder / _file_name(record.number), content)
@@ -33,7 +34,7 @@ class StoredTrial:
     distributions: dict[str, BaseDistribution]
 
     def told(self, state: TrialState, value: float | None) -> FrozenTrial:
-        """As Optuna has it when it was told that much."""
+        """The trial as Optuna keeps it, with this state and value."""
         return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
 
 

@@ -47,8 +47,11 @@ class SearchSpace:
         return Point(name, {**chosen.centre, **drawn})
 
     def parameter(self, approach: Approach, option: str) -> str:
-        """Optuna's name for an option: its own, or with the approach before it where another approach means another
-        kind of number by it, which Optuna refuses under one name."""
+        """Optuna's name for an option.
+
+        Its own, or with the approach before it where another approach means another kind of number by it, which
+        Optuna refuses under one name.
+        """
         first = next(a.space[option] for a in self.approaches if option in a.space)
         return option if _kind(first) == _kind(approach.space[option]) else f"{approach.name}.{option}"
 

@@ -53,6 +53,7 @@ class StudyPlan:
     name: str = "few-shot"
 
     def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline()
 
 
@@ -61,7 +62,7 @@ class Search:
     """What every part of a study needs.
 
     Attributes:
-        progress: told (finished trials, the one that just ended).
+        progress: called with the number of finished trials and the trial that just ended.
         crew: where folds are evaluated.
     """
 
@@ -79,7 +80,7 @@ class Search:
         return Drawn(trial, self.space.suggest(trial))
 
     def finish(self, drawn: Sequence[Drawn], told: Sequence[TrialRecord], finished: int) -> bool:
-        """Run to their end those that have not ended, write each as it ends, and tell its progress.
+        """Run the trials that have not ended, write each one when it ends, and report the progress.
 
         Args:
             told: the trials that were known when these were drawn.
@@ -154,7 +155,7 @@ def _run_alone(search: Search) -> list[TrialRecord]:
 
 
 def _news(records: Mapping[int, TrialRecord], number: int, search: Search) -> tuple[TrialState, float | None]:
-    """What the sampler is told of a trial: one that stopped early counts as much as one that did not."""
+    """What the sampler learns of a trial: one that stopped early counts as much as one that did not."""
     start = [records[n] for n in range(search.space.start)]
     value = worth(records[number], start, search.plan.folds)
     return TrialState[records[number].state] if value is None else TrialState.COMPLETE, value

@@ -1,4 +1,4 @@
-"""What an open-world classifier has seen and been told, for weeks: one SQLite file, see :class:`Store`."""
+"""What an open-world classifier has seen over weeks, and every decision: one SQLite file, see :class:`Store`."""
 
 from clip_fewshot.open_world.store.decisions import Applied as Applied
 from clip_fewshot.open_world.store.ingesting import Ingested as Ingested

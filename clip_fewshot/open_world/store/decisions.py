@@ -83,7 +83,7 @@ def undo(session: Session) -> Applied:
     if at.parent is None:
         raise UsageError(
             expected="a decision to take back",
-            got="none since it was made or embedded anew",
+            got="none since it was made or embedded again",
             fix="name something",
             where="undo",
         )

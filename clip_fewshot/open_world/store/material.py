@@ -1,4 +1,4 @@
-"""Pictures of a store, for those who want to look at them or to learn from them."""
+"""Pictures of a store, to look at or to learn from."""
 
 from __future__ import annotations
 

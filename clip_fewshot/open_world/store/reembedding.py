@@ -1,4 +1,4 @@
-"""Another backbone for a store: every picture is embedded anew beside the old embeddings, then all change at once."""
+"""Another backbone for a store: every picture is embedded again beside the old embeddings, then all change at once."""
 
 from __future__ import annotations
 

@@ -45,8 +45,11 @@ class Review:
             raise UsageError(expected="a decision", got="none", fix="name, assign or reject something", where="review")
 
     def to_json(self) -> dict[str, Any]:
-        """``{"schema": 1, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
-        "pictures": [digest, ...]}, ...], "rejected": [digest, ...], "steps": [...]}``."""
+        """The review as JSON.
+
+        ``{"schema": 1, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
+        "pictures": [digest, ...]}, ...], "rejected": [digest, ...], "steps": [...]}``.
+        """
         groups = [
             {"name": name, "existing": existing, "pictures": list(pictures)}
             for existing, part in ((False, self.named), (True, self.assigned))

@@ -153,6 +153,7 @@ def changed(database: Database, revision: int) -> dict[int, Verdict]:
 
 
 def as_held(row: Any) -> Held:
+    """A row of the database as what it means."""
     seq, digest, name, place, *verdict = row
     return Held(seq, digest.hex(), name, place, Verdict(*verdict))
 

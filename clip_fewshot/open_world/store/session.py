@@ -22,7 +22,7 @@ CHECKED = 1 << 28  # bytes
 
 
 class Session:
-    """What decisions, ingesting and embedding anew need of a store.
+    """What decisions, ingesting and embedding again need of a store.
 
     Attributes:
         folder: where it lies. database: its tables.

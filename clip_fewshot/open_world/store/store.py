@@ -169,8 +169,9 @@ class Store:
         return {digest: data[held.seq] for digest, held in found.items()}
 
     def name(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
-        """Make a class of pictures of the store, see :meth:`OpenWorldClassifier.name`; all other unknown ones are
-        judged again.
+        """Make a class of pictures of the store, see :meth:`OpenWorldClassifier.name`.
+
+        All other unknown pictures are judged again.
 
         Args:
             pictures: a group, or digests.
@@ -215,20 +216,21 @@ class Store:
             )
 
     def undo(self) -> Applied:
-        """Take the last decision back: the classifier before it returns to the last bit, and every picture that it
-        changed to what was held of it.
+        """Take the last decision back.
+
+        The classifier before it returns to the last bit, and every picture that it changed to what was held of it.
 
         Raises:
-            UsageError: nothing to take back since the store was made, or embedded anew.
+            UsageError: nothing to take back since the store was made, or embedded again.
         """
         with file_lock(self.folder / LOCK):
             return decisions.undo(self.session)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
-        """Let another backbone in: embed every picture anew, then change over in one transaction.
+        """Change the backbone: embed every picture again, then change over in one transaction.
 
         What was embedded before a kill is not embedded again. The classes that were named are named again in
-        ``world``, all else is judged anew; decisions from before cannot be undone afterwards. Returns the revision.
+        ``world``, all else is judged again; decisions from before cannot be undone afterwards. Returns the revision.
 
         Args:
             world: fitted on the new backbone, with the classes that the store began with.

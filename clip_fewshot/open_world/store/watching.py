@@ -65,7 +65,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
     another camera is a change, too. Measured on digits that go on as they were shown, over 60 support sets of 6 shots
     of 7 classes with LOF: 0.5 % of streams raise an alarm at an alpha of 1 %, 1.2 % at 5 %.
 
-    A naming changes what is known, and the watch begins anew with the next picture. Its state lies beside the store in
+    A naming changes what is known, and the watch begins again with the next picture. Its state lies beside the store in
     one file, replaced whole; a kill loses nothing.
 
     Args:
@@ -83,7 +83,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         if eye is None or eye.known != known or restart:
             eye = _begun(known, held_out, alpha, before)
         elif alpha not in (None, eye.watch.alpha):
-            fix = "leave it out, or begin anew with restart"
+            fix = "leave it out, or begin again with restart"
             raise UsageError(
                 expected=f"alpha {eye.watch.alpha:g}, that of the watch that is on",
                 got=f"{alpha:g}",
@@ -158,7 +158,7 @@ def _read(store: Store) -> _Eye | None:
             raise ArtifactError(
                 expected=f"schema {SCHEMA}",
                 got=f"schema {record['schema']}",
-                fix="delete it to begin anew",
+                fix="delete it to begin again",
                 where=str(path),
             )
         ranks, eye = StreamRanks.from_json(json.dumps(record["ranks"])), Watch.from_json(json.dumps(record["watch"]))
@@ -167,5 +167,5 @@ def _read(store: Store) -> _Eye | None:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(
-            expected="the state of a watch", got=repr(error), fix="delete it to begin anew", where=str(path)
+            expected="the state of a watch", got=repr(error), fix="delete it to begin again", where=str(path)
         ) from error

@@ -22,6 +22,8 @@ MEMORY = 4.0  # GiB
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rows to cluster."""
+
     classes: int = 100
     per_class: int = 50
     width: int = 512
@@ -29,6 +31,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """Both trees at a size where all distances fit, ours alone beyond."""
     sizes = sizes or Sizes()
     X = clip_like(sizes.classes, sizes.per_class, sizes.width, options.seed).unit()
     groups: dict[str, NDArray[np.int64]] = {}

@@ -35,6 +35,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """Steps of several batches, each in a process of its own; memory and time as lines in the batch."""
     sizes, arch = sizes or Sizes(), options.arch or "ViT-B/32"
     with freeing():
         fitted = {at: alone(options.n_threads, step, arch, *at, options.seed) for at in sizes.fitted}
@@ -69,10 +70,12 @@ def freeing() -> Iterator[None]:
 
 
 def terms(at: Step) -> tuple[float, float, float]:
+    """What the cost of a step is linear in: 1, its chunk, its batch."""
     return 1.0, float(at[0]), float(at[1])
 
 
 def row(arch: str, at: Step, found: Alone) -> Row:
+    """The measured step of one batch."""
     batch, chunk = at
     checks = (Check("peak memory", found.peak_gib, unit="GiB"),)
     return Row(f"{arch}, {batch} pairs in chunks of {chunk}", "pair", found.times.scaled(1 / batch), checks=checks)

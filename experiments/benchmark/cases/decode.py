@@ -31,12 +31,14 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """Pictures of several sizes: Pillow alone, the exact way, the fast way, the cache."""
     for width, height, count in (sizes or Sizes()).shapes:
         with picture_folder(1, count, options.seed, (width, height)) as folder:
             yield from measure(read_dataset(folder), f"JPEG {height} x {width}", options)
 
 
 def measure(images: ImageDataset, what: str, options: Options) -> Iterator[Row]:
+    """All ways on one folder of pictures, in turns."""
     found: dict[str, Pixels] = {}
     paths = [path for path in images.images if isinstance(path, Path)]
 

@@ -22,6 +22,7 @@ BATCH = 16  # the plain way's: the fastest on CPUs lie between 8 and 32
 
 
 def rows(options: Options, pictures: int = 32) -> Iterator[Row]:
+    """Features of pictures through each architecture, the plain way and ours."""
     arch = options.arch or "ViT-B/32"
     backbone = random_backbone(arch, options.seed)
     with picture_folder(2, pictures // 2, options.seed) as folder:
@@ -29,6 +30,7 @@ def rows(options: Options, pictures: int = 32) -> Iterator[Row]:
 
 
 def measure(backbone: Backbone, plain: Original, images: ImageDataset, arch: str, options: Options) -> Iterator[Row]:
+    """One architecture: the plain model, ours for the first time, and from the cache."""
     found: dict[str, Tensor] = {}
 
     def naive(watch: Watch) -> None:

@@ -64,6 +64,7 @@ def missing() -> str:
 
 
 def rows(options: Options, sizes: Sizes | None = None, device: str = "cuda") -> Iterator[Row]:
+    """Training and embedding on a GPU, beside the processor's results."""
     sizes = sizes or Sizes()
     yield from search(options, sizes, device)
     with picture_folder(4, 5, options.seed) as folder:
@@ -73,7 +74,7 @@ def rows(options: Options, sizes: Sizes | None = None, device: str = "cuda") -> 
 
 
 def search(options: Options, sizes: Sizes, device: str) -> Iterator[Row]:
-    """Decoding, the pass through the frozen layers and the trials apart, and what share of the peak each reached."""
+    """Decoding, the pass through the frozen layers, and the trials, each with the share of the peak that it reached."""
     arch = options.arch or "ViT-B/32"
     backbone = random_backbone(arch, options.seed).to(device)
     peak = product_rate(sizes.gemm, device)
@@ -122,6 +123,7 @@ class Clock:
 
     @property
     def times(self) -> Times:
+        """The time between the events, as one repeat."""
         return Times((self.spent,))
 
     def _now(self) -> Spent:
@@ -197,4 +199,5 @@ def stays_finite(arch: str, pictures: ImageDataset, sizes: Sizes, device: str) -
 
 
 def name_of(device: str) -> str:
+    """The name of the device as the page shows it."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -21,6 +21,8 @@ FIT, SCORE = "fit", "score"
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rows and queries, and how wide."""
+
     classes: int = 100
     per_class: int = 160
     width: int = 512
@@ -28,6 +30,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """Exact neighbours and LOF scores, against scikit-learn's."""
     sizes = sizes or Sizes()
     known = clip_like(sizes.classes, sizes.per_class, sizes.width, options.seed).unit()
     asked = clip_like(sizes.classes, sizes.queries_per_class, sizes.width, options.seed, "queries").unit()

@@ -30,6 +30,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """The peak of a run over more pictures than memory holds."""
     sizes = sizes or Sizes()
     arch = options.arch or "ViT-B/32"
     with picture_folder(sizes.classes, sizes.shots, options.seed) as folder:

@@ -35,6 +35,7 @@ class Sizes:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """The search for C, against a probe fitted again for every C and fold."""
     sizes = sizes or Sizes()
     task = Task(sizes, options.seed)
     sides = {"naive": Side(task.naive), "ours": Side(task.ours)}
@@ -73,6 +74,7 @@ class Task:
         self.split = np.arange(len(train.y)), len(train.y) + np.arange(len(held.y))
 
     def naive(self, watch: Watch) -> None:
+        """Fit scikit-learn's cross-validated regression."""
         train, held = self.split
         tried = GRID[np.linspace(0, len(GRID) - 1, self.sizes.measured).round().astype(int)]
         scores = []
@@ -85,6 +87,7 @@ class Task:
         self.accuracy["naive"] = float(probe.score(self.test.X, self.test.y))
 
     def ours(self, watch: Watch) -> None:
+        """Fit our probe, which finds its own C."""
         self.probe = LinearProbe(folds=[self.split]).fit(self.X, self.y)
         self.accuracy["ours"] = float(self.probe.score(self.test.X, self.test.y))
 

@@ -49,6 +49,7 @@ def missing() -> str:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """One process against several on the same pairs."""
     sizes = sizes or Sizes()
     with TemporaryDirectory() as place:
         folder = Path(place)

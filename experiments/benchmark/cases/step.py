@@ -62,6 +62,7 @@ def settings(options: Options) -> list[Setting]:
 
 
 def rows(options: Options) -> Iterator[Row]:
+    """A training step of each setting, whole and cut."""
     chosen = settings(options)
     for arch in dict.fromkeys(setting.arch for setting in chosen):
         backbone = random_backbone(arch, options.seed)
@@ -113,7 +114,7 @@ class Task:
         return last_layers(self.tower, self.unfreeze).requires_grad_(True)
 
     def stored(self, half: bool) -> Callable[[], CutState]:
-        """Reads what enters the last layers out of the store; each call reads it anew, as a step does."""
+        """Reads what enters the last layers out of the store; each call reads it again, as a step does."""
         if self.unfreeze == 0:  # the library keeps features there and trains no tail; the table asks for its step
             with torch.no_grad():
                 state = self.tower.advance(self.tower.embed(self.pixels), 0, self.tower.n_blocks)
@@ -142,6 +143,7 @@ class Whole:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
 
     def run(self, watch: Watch) -> None:
+        """Steps through the whole tower."""
         with watch(GRADIENTS):
             self.optimizer.zero_grad()
             self.task.loss(self.visual(self.task.pixels)).backward()  # type: ignore[no-untyped-call]
@@ -157,6 +159,7 @@ class Cut:
         self.optimizer = AdamW(parameter_groups([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
 
     def run(self, watch: Watch) -> None:
+        """Steps from the stored cut."""
         for _ in range(STEPS):
             with watch(GRADIENTS):
                 self.optimizer.zero_grad()
@@ -167,7 +170,8 @@ class Cut:
 def parity(task: Task, plain: Original) -> Iterator[Check]:
     """The largest difference of a gradient between the two ways, as a share of the largest gradient.
 
-    Tensor by tensor lost as the measure: where random weights attend to all places alike, the gradients of query and
+    We rejected a measure tensor by tensor: where random weights attend to all places equally, the gradients of query
+        and
     key are what is left of sums that cancel, and in RN50's pool the plain way itself is 6e-5 from float64 there.
     """
     expected = _without_key_bias(whole_gradients(task, plain))

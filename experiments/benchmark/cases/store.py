@@ -34,6 +34,8 @@ ASKED = 1000  # pictures fetched by their digests
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many pictures the store holds."""
+
     pictures: int = 20_000
     one_unknown_in: int = 20
     classes: int = 20  # among the unknown
@@ -47,12 +49,14 @@ class Drawn(OpenWorldClassifier):
     done: int = 0
 
     def look(self, images: ImageDataset) -> Sight:
+        """Random features for each picture, the same for the same digest."""
         width = self.model.backbone.visual.out_features
         draws = clip_like(self.sizes.classes, -(-len(images) // self.sizes.classes), width, 0, f"batch {self.done}").X
         features = draws[generator(self.done, "order").permutation(len(draws))[: len(images)]]
         return Sight({PROBE: features}, [])
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+        """A drawn answer for each picture."""
         name, places = self.model.label_space_.names[0], range(self.done, self.done + len(sight.frozen))
         self.done += len(sight.frozen)
         strange = [place % self.sizes.one_unknown_in == 0 for place in places]
@@ -60,6 +64,7 @@ class Drawn(OpenWorldClassifier):
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """What a large store takes to fill, open, read and group."""
     sizes = sizes or (Sizes() if options.stored is None else Sizes(options.stored))
     with TemporaryDirectory() as folder:
         place, n = Path(folder) / "store", sizes.pictures
@@ -96,6 +101,7 @@ def fill(place: Path, sizes: Sizes) -> None:
 
 
 def digest(number: int) -> str:
+    """A digest for picture ``number``."""
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
@@ -105,20 +111,24 @@ def encoder(sizes: Sizes) -> Backbone:
 
 
 def check(place: Path, sizes: Sizes) -> None:
+    """Open the store and read all of it."""
     Store.open(place, check=True).close()
 
 
 def fetch(place: Path, sizes: Sizes) -> None:
+    """Read some pictures by digest."""
     with Store.open(place, check=False) as store:
         numbers = generator(0, "asked").integers(0, sizes.pictures, ASKED).tolist()
         store.thumbnails(map(digest, numbers))
 
 
 def count(place: Path, sizes: Sizes) -> None:
+    """Read the status."""
     with Store.open(place, check=False) as store:
         store.status()
 
 
 def discover(place: Path, sizes: Sizes) -> None:
+    """Group all unknown pictures."""
     with Store.open(place, encoder(sizes), check=False) as store:
         store.discover()

@@ -62,6 +62,7 @@ class Large:
 
 
 def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
+    """A whole study the plain way and ours, and the large one by extrapolation."""
     sizes = sizes or Sizes()
     backbone = random_backbone(options.arch or "ViT-B/32", options.seed)
     plain = original(backbone)
@@ -98,7 +99,7 @@ class Found:
         return [point.unfreeze for point in self.points if point.unfreeze]
 
     def score(self, benches: dict[str, Workbench], point: Point, fold: int) -> float:
-        """Train and score a point on each side, the first one in turns; the search is told ours."""
+        """Train and score a point on each side, the first one in turns; the search learns ours."""
         scores = {}
         for side in SIDES if len(self.points) % 2 else SIDES[::-1]:
             began = now()
@@ -190,7 +191,7 @@ def pruning(data: str, sizes: Sizes, options: Options) -> tuple[Row, float]:
 
 
 def extrapolated(found: Found, steps: dict[int, dict[str, Times]], share: float, large: Large, options: Options) -> Row:
-    """What the measured steps, the measured pass and the measured share add up to for a search nobody waits for."""
+    """What the measured steps, pass and share add up to for a search that is too long to wait for."""
     n = large.classes * large.shots
     trained = n - n // large.folds
     settings = TrainSettings()

@@ -19,6 +19,7 @@ WORDS = ("amber", "barn", "cedar", "delta", "ember", "fern", "grey", "heron", "i
 
 
 def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
+    """Prompts through the text tower, at full context length and trimmed."""
     backbone = random_backbone(options.arch or "ViT-B/32", options.seed)
     plain = original(backbone)
     found: dict[str, dict[int, FloatArray]] = {"naive": {}, "ours": {}}
@@ -40,7 +41,7 @@ def rows(options: Options, prompts: int = 100) -> Iterator[Row]:
 
 
 def prompts_of(repeat: int, count: int, seed: int) -> Sequence[str]:
-    """Prompts of classes called by one to three words; other ones in each repeat, lest a memory answers."""
+    """Prompts of classes called by one to three words; other prompts in each repeat, so that no cache answers."""
     draw = generator(seed, "prompts", repeat)
     names = [" ".join(draw.choice(WORDS, 1 + i % 3)) + f" {repeat + 1}" for i in range(count)]
     return [f"a photo of a {name}." for name in names]

@@ -360,7 +360,7 @@ def test_another_backbone_is_let_in_by_reembedding_alone(
             rtol=1e-4,
             atol=1e-5,
         )
-        with pytest.raises(UsageError, match="embedded anew"):
+        with pytest.raises(UsageError, match="embedded again"):
             store.undo()
         store.check()
     with pytest.raises(ArtifactError, match="backbone other"):
