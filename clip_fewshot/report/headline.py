@@ -98,8 +98,8 @@ def verdict(results: Mapping[str, Any]) -> str:
     best = results["best"]
     name, test = display_name(best["approach"]), best["test"]
     images = text.count(test["n_test"], "sealed test image")
-    first = f"{name} was chosen: accuracy {text.fraction(test['mean'])} {text.interval(test['ci95'])} on {images}."
-    return f"{first} {_against_probe(best, results['linear_probe'])}"
+    reached = f"accuracy {text.fraction(test['mean'])} {text.interval(test['ci95'])} on {images}"
+    return f"{name} was chosen: {reached}. {_against_probe(best, results['linear_probe'])}"
 
 
 def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
@@ -150,8 +150,8 @@ def selection(results: Mapping[str, Any]) -> str:
     opened = "once, after the last choice" if looks == 1 else f"{looks} times"
     chosen = (
         "Approach, layers, learning rates, margins and C were chosen on validation folds cut out of the support "
-        f"images. Each method was then refitted on {text.count(seeds, 'fresh support set')}, and the sealed test "
-        f"images were opened {opened}."
+        f"images. Each method was then refitted on {text.count(seeds, 'fresh support set')}, "
+        f"and the sealed test images were opened {opened}."
     )
     if results["novelty"] is None:
         return chosen
