@@ -27,7 +27,7 @@ from .errors import DataError as DataError
 from .errors import DivergedError as DivergedError
 from .errors import ResourceError as ResourceError
 from .errors import UsageError as UsageError
-from .evaluation.intervals import interval as interval
+from .evaluation.intervals import accuracy_interval as accuracy_interval
 from .evaluation.metrics import accuracy as accuracy
 from .evaluation.metrics import auroc as auroc
 from .evaluation.metrics import expected_calibration_error as expected_calibration_error

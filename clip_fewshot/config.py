@@ -63,7 +63,7 @@ def count_or_names(text: str) -> int | list[str]:
     return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def without_password(text: str) -> str:
+def hide_passwords(text: str) -> str:
     """``text`` with ``***`` for the password of each address in it."""
     return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
 
@@ -224,7 +224,7 @@ class FewShotConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
-        storage = self.run.storage and without_password(self.run.storage)
+        storage = self.run.storage and hide_passwords(self.run.storage)
         return self.study_key() | _values(self.run) | {"storage": storage}
 
     @classmethod

@@ -85,7 +85,7 @@ def require_width(features: Tensor, in_features: int) -> None:
         )
 
 
-def rms_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
+def scale_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of root mean square 1 (length sqrt(d)), in ``dtype``; a zero row stays zero.
 
     Encoders differ by a factor of ten in the length of their features. Without this, one learning rate would mean
@@ -105,7 +105,7 @@ def cosines(features: Tensor, directions: Tensor) -> Tensor:
         return F.linear(F.normalize(features.to(precise), dim=-1), F.normalize(directions.to(precise), dim=-1))
 
 
-def checked_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
+def check_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
     """Unit rows of (c, d) ``prototypes``, with the shape, dtype and device of ``like``."""
     if prototypes.shape != like.shape:
         fix = "give one row per class, as wide as the features"

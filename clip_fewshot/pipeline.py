@@ -13,7 +13,7 @@ from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.few_shot.approach import Point
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.resources import jobs_for, resources
+from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.search.allowance import Allowance
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
@@ -21,34 +21,34 @@ from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import CALIBRATION_FOLDS, choose_novelty
-from clip_fewshot.protocol.final_test import meet, open_test
+from clip_fewshot.open_world.select_detector import CALIBRATION_FOLDS, select_detector
+from clip_fewshot.protocol.final_test import open_test, run_open_world_test
 from clip_fewshot.protocol.refits import (
     Fit,
-    Prepared,
+    PreparedSupport,
     Task,
+    build_evaluate,
     calibrate,
-    fold_scores,
-    forward_seconds,
-    image_steps,
+    count_image_steps,
     prepare,
     refit,
+    time_forward,
 )
 from clip_fewshot.protocol.results import Run
 from clip_fewshot.protocol.run_folder import (
-    MODEL,
-    TRIALS,
-    chosen_approaches,
+    MODEL_FOLDER,
+    TRIALS_FOLDER,
+    choose_approaches,
+    choose_folder,
     claim,
-    output_folder,
-    resumed,
+    resume_config,
     study_name,
 )
 from clip_fewshot.report.page import write_report
-from clip_fewshot.runtime.device import deterministic, resolve_device
+from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernels
 from clip_fewshot.runtime.environment import describe_environment
-from clip_fewshot.runtime.files import run_lock, sha256_file
-from clip_fewshot.runtime.workers import Crew
+from clip_fewshot.runtime.files import hash_file, hold_folder
+from clip_fewshot.runtime.workers import WorkerPool
 from clip_fewshot.types import Progress
 
 
@@ -80,11 +80,11 @@ def run_few_shot(
         >>> sorted(results["approaches"])
         ['mlp']
     """
-    approaches, config, clock = chosen_approaches(config), resumed(config), Stopwatch()
+    approaches, config, clock = choose_approaches(config), resume_config(config), Stopwatch()
     config = replace(config, search=replace(config.search, approaches=tuple(one.name for one in approaches)))
     data, options, run = config.data, config.search, config.run
-    out = output_folder(data, run.out)
-    with run_lock(out), deterministic(resolve_device(run.device)):
+    out = choose_folder(data, run.out)
+    with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
         dataset = read_dataset(data.data)
         split = split_open_world(
             dataset,
@@ -97,18 +97,18 @@ def run_few_shot(
         claim(out, config, approaches, dataset, backbone)
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
-        jobs, threads, memory = resources(run, backbone, depth)
+        jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs)
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
-        with Crew(jobs_for(approaches, jobs), threads) as crew:
+        with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
             plan = StudyPlan(
                 trials=run.n_trials,
                 folds=len(task.folds(support.data.labels)),
                 seed=data.seed,
-                folder=out / TRIALS,
+                folder=out / TRIALS_FOLDER,
                 storage=run.storage,
                 deadline=allowance.deadline,
                 name=study_name(config, split.pool, backbone),
@@ -120,21 +120,21 @@ def run_few_shot(
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
         recipe, known = saved.recipe(task, best), saved.support
-        choice = choose_novelty(backbone, recipe, known.data, known.frozen, names=split.seen.names)
+        choice = select_detector(backbone, recipe, known.data, known.frozen, names=split.seen.names)
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
-        saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL)
+        build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
         clock.lap("novelty")
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
-        naive = sum(t.seconds for t in trials) + forward_seconds(task) * image_steps(task, support, trials)
-        met = meet(task, outcome, options.alpha)
+        naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
+        met = run_open_world_test(task, outcome, options.alpha)
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive)
         clock.lap("test")
         results = finished.results() | {
             "environment": describe_environment(backbone.device),
             "timing": clock.laps,
-            "artifacts": {f"{MODEL}/{p.name}": sha256_file(p) for p in sorted((out / MODEL).iterdir())},
+            "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
         }
         write_report(out, results, finished.record(command))
     return results
@@ -143,11 +143,11 @@ def run_few_shot(
 def search(
     space: SearchSpace,
     task: Task,
-    support: Prepared,
+    support: PreparedSupport,
     plan: StudyPlan,
     allowance: Allowance,
     progress: Progress,
-    crew: Crew,
+    crew: WorkerPool,
 ) -> list[TrialRecord]:
     """The study on the validation folds of the support set; none at one shot a class."""
     if plan.folds == 0:
@@ -157,10 +157,12 @@ def search(
         progress("search", done, plan.trials)
         allowance.observe(record)
 
-    return run_study(space, fold_scores(task, support), plan, told, crew)
+    return run_study(space, build_evaluate(task, support), plan, told, crew)
 
 
-def refit_fresh(task: Task, winners: Mapping[str, Point], seeds: int, progress: Progress, crew: Crew) -> list[Fit]:
+def refit_fresh(
+    task: Task, winners: Mapping[str, Point], seeds: int, progress: Progress, crew: WorkerPool
+) -> list[Fit]:
     """The winners on ``seeds`` support sets that the search never saw."""
     fits = []
     for draw in range(1, seeds + 1):
@@ -169,7 +171,9 @@ def refit_fresh(task: Task, winners: Mapping[str, Point], seeds: int, progress: 
     return fits
 
 
-def saved_model(task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float) -> OpenWorldClassifier:
+def build_saved_model(
+    task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float
+) -> OpenWorldClassifier:
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space
     options = {"epochs": task.settings.epochs, "views": task.views, "seed": task.seed}

@@ -6,7 +6,7 @@ Angles are radians, accuracies are fractions in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,6 +19,9 @@ FloatArray = NDArray[np.floating[Any]]  # (n, d) features, (n, c) probabilities,
 LabelArray = NDArray[np.int64]  # (n,) class indices into a LabelSpace
 IndexArray = NDArray[np.int64]  # (n,) row numbers
 BoolArray = NDArray[np.bool_]  # (n,)
+
+
+Say = Callable[[str], None]  # is given a line for the person at the screen
 
 
 class Progress(Protocol):

@@ -238,12 +238,12 @@ def text(found: dict[str, Any], options: Options) -> str:
     ]
     parts = [
         f"False alarms of LOF, {options.draws:,} draws, {KNOWN} known and {NOVEL} new pictures each, +- standard error",
-        tables.plain([head, *rows]),
+        tables.format_plain([head, *rows]),
         f"\nFalse discoveries, {options.batches:,} batches of {BATCH}, {BATCH_NOVEL} of them new",
-        tables.plain([["scheme, method", "q", "false", "found"], *batches]),
+        tables.format_plain([["scheme, method", "q", "false", "found"], *batches]),
         f"\nWatch at {options.level:g}, {options.streams:,} streams of {STREAM} pictures; without a change, and with "
         f"{SHARE:.0%} new ones after {BEGINS}",
-        tables.plain([["shape, p-values", "false alarms", "noticed", "median delay", "90 %"], *watches]),
+        tables.format_plain([["shape, p-values", "false alarms", "noticed", "median delay", "90 %"], *watches]),
     ]
     return "\n".join(parts)
 

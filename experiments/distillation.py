@@ -127,7 +127,7 @@ def main(chosen: Options) -> int:
     found = {
         "schema": 1,
         "classes": len(test.names),
-        "start": cf.interval([correct(vocabulary.widen(start), test) for start in starts]).to_json(),
+        "start": cf.accuracy_interval([correct(vocabulary.widen(start), test) for start in starts]).to_json(),
         "rows": [compare(chosen, noise, starts, pool, vocabulary, test) for noise in chosen.noise],
         "seconds": time.perf_counter() - started,
     }
@@ -168,8 +168,8 @@ def compare(
     difference = paired_difference(right[True], right[False])
     return {
         "noise": noise,
-        "plain": cf.interval(right[False]).to_json(),
-        "distilled": cf.interval(right[True]).to_json(),
+        "plain": cf.accuracy_interval(right[False]).to_json(),
+        "distilled": cf.accuracy_interval(right[True]).to_json(),
         "difference": {"mean": difference.mean, "ci95": list(difference.ci95), "p_value": difference.p_value},
     }
 
@@ -234,7 +234,7 @@ def table(chosen: Options, found: dict[str, Any]) -> str:
             f"{chosen.length} steps of {chosen.pairs} pairs, alpha {chosen.share:g}: {found['seconds']:.0f} s",
             f"before: {tables.estimate(found['start']['mean'], found['start']['ci95'])}, after {chosen.start} steps",
             "",
-            tables.plain([head, *lines]),
+            tables.format_plain([head, *lines]),
         ]
     )
 

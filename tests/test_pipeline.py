@@ -22,7 +22,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import run_few_shot
-from clip_fewshot.protocol.run_folder import resumed
+from clip_fewshot.protocol.run_folder import resume_config
 from clip_fewshot.report.headline import headline_table
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
@@ -208,8 +208,8 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bytes(
 
 def test_resuming_can_add_trials(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
-    assert resumed(FewShotConfig.of(resume=str(out))).run.n_trials == 5
-    more = resumed(FewShotConfig.of(resume=str(out), trials=9))
+    assert resume_config(FewShotConfig.of(resume=str(out))).run.n_trials == 5
+    more = resume_config(FewShotConfig.of(resume=str(out), trials=9))
     assert (more.run.n_trials, more.data.shots, more.run.out) == (9, 4, str(out))
 
 

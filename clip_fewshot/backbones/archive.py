@@ -22,14 +22,14 @@ from torch import Tensor
 
 from clip_fewshot.errors import ArtifactError
 
-MAX_BYTES = 4 << 30
+MAX_ARCHIVE_BYTES = 4 << 30
 MAX_MEMBERS = 20_000
 MAX_PICKLE_BYTES = 64 << 20
 MAX_NODES = 100_000
 MAX_KEY = 1_000  # characters
 MAX_SHARING = 2  # tensors may overlap in a file (tied weights), but not blow it up
 
-DTYPES = {
+STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -126,8 +126,8 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "__torch__" or module.startswith("__torch__."):
             return _Inert
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
         if module == "torch.jit._pickle" and name.startswith("build_"):
             return _identity
         known = _CALLABLES.get((module, name))
@@ -181,7 +181,7 @@ _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
 def _check_members(archive: zipfile.ZipFile) -> str:
     """The folder inside the archive, after the checks that need no content."""
     members = archive.infolist()
-    if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
+    if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_ARCHIVE_BYTES:
         raise _RefusedError("one beyond 20,000 members or 4 GiB")
     pickles = [
         member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")

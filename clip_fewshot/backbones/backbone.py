@@ -19,7 +19,7 @@ from clip_fewshot.backbones.tokenizer import tokenize
 from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.data import image as pictures
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.device import activations
+from clip_fewshot.runtime.device import autocast_activations
 
 LOGIT_SCALE_START = log(1 / 0.07)  # Radford et al., 2021, sec. 2.5
 MAX_LOG_SCALE = log(100)  # the same: larger ones made training unstable
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of forward passes on this device; enter it around towers and suffixes that you run yourself."""
-        return activations(self.device, self.activation_dtype)
+        return autocast_activations(self.device, self.activation_dtype)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) preprocessed pixels -> (b, d) float32 features, not normalised."""
@@ -118,7 +118,7 @@ class Backbone(nn.Module):
 
 def build_backbone(config: CLIPConfig, seed: int = 0, name: str = "custom") -> Backbone:
     """A freshly initialised model in evaluation mode, by OpenAI's scheme, from its own seeded generator."""
-    with rng.torch_seeded(seed, "backbone"):
+    with rng.seed_torch(seed, "backbone"):
         return Backbone(config, name).eval()
 
 

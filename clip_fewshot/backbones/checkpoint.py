@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from clip_fewshot.backbones.architectures import CLIPConfig, infer_config
 from clip_fewshot.backbones.archive import read_archive
 from clip_fewshot.backbones.backbone import NOT_WEIGHTS, Backbone
-from clip_fewshot.backbones.huggingface import to_openai
+from clip_fewshot.backbones.huggingface import rename_to_openai
 from clip_fewshot.errors import ArtifactError, DataError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
@@ -52,7 +52,7 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
     Raises:
         ArtifactError: keys or shapes are not the architecture's, or a number is not finite.
     """
-    weights = {key: tensor for key, tensor in to_openai(state, where).items() if not _is_constant(key)}
+    weights = {key: tensor for key, tensor in rename_to_openai(state, where).items() if not _is_constant(key)}
     config = config or infer_config(weights, where)
     with _Uninitialised():
         backbone = Backbone(config, name)

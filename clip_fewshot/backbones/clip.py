@@ -77,7 +77,7 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
     if name in trusted:
         given = trusted[name]
         return load_backbone(given if isinstance(given, nn.Module) else given())
-    if name.startswith(parts.PREFIX) or name in _installed():
+    if name.startswith(parts.PYTHON_PREFIX) or name in _installed():
         raise ArtifactError(
             expected="a backbone of this library",
             got=f"{name!r}, which a file must not import",
@@ -104,9 +104,9 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return assemble(read_state(path), name, str(path), ARCHITECTURES[name])
         if name == MINI:
             return load_folder(SHIPPED, MINI)
-        if name.startswith(open_clip.PREFIX):
+        if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
-        if name.startswith(parts.PREFIX) or (name in _installed() and not Path(name).exists()):
+        if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not Path(name).exists()):
             built = _load(builder.build(name)).eval()
             built.name = name  # leads a saved classifier back here
             return built
@@ -141,5 +141,5 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI])
-    expected = f"one of {known}, a path, {open_clip.PREFIX}NAME or {parts.PREFIX}MODULE:FUNCTION"
+    expected = f"one of {known}, a path, {open_clip.OPEN_CLIP_PREFIX}NAME or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
     return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

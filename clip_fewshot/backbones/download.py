@@ -12,13 +12,13 @@ from typing import BinaryIO, NamedTuple
 from tqdm import tqdm
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import cache_root, resumable, sha256_file
+from clip_fewshot.runtime.files import cache_root, hash_file, open_resumable
 
 SOURCE = "https://openaipublic.azureedge.net/clip/models"
-PIECE = 1 << 20
+DOWNLOAD_PIECE = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 5  # a dropped connection is taken up again where it ended
-MAX_BYTES = 4 << 30
+MAX_DOWNLOAD_BYTES = 4 << 30
 
 
 class WeightsFile(NamedTuple):
@@ -64,7 +64,7 @@ def fetch(weights: WeightsFile) -> Path:
     if path.exists():
         _check(path, weights, "delete the file and run again")
         return path
-    with resumable(path) as partial:
+    with open_resumable(path) as partial:
         _download(weights, partial)
         partial.flush()
         try:
@@ -76,7 +76,7 @@ def fetch(weights: WeightsFile) -> Path:
 
 
 def _check(path: Path, weights: WeightsFile, fix: str) -> None:
-    digest = sha256_file(path)
+    digest = hash_file(path)
     if digest != weights.sha256:
         raise ArtifactError(expected=f"SHA-256 {weights.sha256}", got=digest, fix=fix, where=str(weights.path))
 
@@ -115,7 +115,7 @@ def _append_rest(weights: WeightsFile, partial: BinaryIO) -> None:
         total = have + int(response.headers.get("Content-Length") or 0)
         quiet = not sys.stderr.isatty()
         with tqdm(initial=have, total=total, unit="B", unit_scale=True, desc=weights.file, disable=quiet) as bar:
-            while have <= MAX_BYTES and (piece := response.read(PIECE)):
+            while have <= MAX_DOWNLOAD_BYTES and (piece := response.read(DOWNLOAD_PIECE)):
                 have += partial.write(piece)
                 bar.update(len(piece))
     if have < total:

@@ -9,14 +9,14 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.one_query import row_at
+from clip_fewshot.backbones.one_query import select_row
 from clip_fewshot.backbones.tower import CutState, Tail, TextTower, Tower
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def _mean(tokens: Tensor, position: Tensor) -> Tensor:
-    inside = upto(position, tokens.shape[1])[..., None].to(tokens)
+    inside = mask_up_to(position, tokens.shape[1])[..., None].to(tokens)
     return (tokens * inside).sum(1) / inside.sum(1)
 
 
@@ -24,7 +24,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "all": lambda tokens, position: tokens.mean(1),  # of pictures; those that are maps never come here
     "mean": _mean,
     "first": lambda tokens, position: tokens[:, 0],
-    "end": row_at,
+    "end": select_row,
 }
 
 
@@ -60,12 +60,12 @@ class Pool(nn.Module):
         return normed
 
 
-class Parts(NamedTuple):
+class EncoderParts(NamedTuple):
     """How an encoder is cut.
 
     Attributes:
         stem: inputs -> what enters the first block: tokens (b, l, d), a map (b, c, h, w), or the inputs as they are.
-        blocks: one after the other; those of a text that must not see the padding are :class:`Placed`.
+        blocks: one after the other; those of a text that must not see the padding are :class:`PositionedBlock`.
         pool: what leaves the last block -> (b, width).
         halves: whether states between the blocks may be stored in half precision: not behind rectified units.
     """
@@ -102,7 +102,7 @@ class EncoderTower(Tower):
         out_features: of the projection, drawn from torch's global generator; None: there is none.
     """
 
-    def __init__(self, parts: Parts, width: int, out_features: int | None) -> None:
+    def __init__(self, parts: EncoderParts, width: int, out_features: int | None) -> None:
         super().__init__()
         self.stem, self.layers, self.pool = parts.stem, nn.ModuleList(parts.blocks), parts.pool
         self.halves, self.token_features = parts.halves, width
@@ -133,7 +133,7 @@ class EncoderTower(Tower):
 
     def trunk(self) -> EncoderTower:
         """This tower without its projection, on the same parameters."""
-        bare = with_modules(self, projection=nn.Identity())
+        bare = replace_modules(self, projection=nn.Identity())
         bare.out_features = self.token_features
         return bare
 
@@ -167,7 +167,7 @@ class EncoderTower(Tower):
 class TextEncoderTower(EncoderTower, TextTower):
     """An encoder of texts behind a projection; token ids of ``pad`` do not count."""
 
-    def __init__(self, parts: Parts, width: int, out_features: int | None, pad: int) -> None:
+    def __init__(self, parts: EncoderParts, width: int, out_features: int | None, pad: int) -> None:
         super().__init__(parts, width, out_features)
         self.pad = pad
 
@@ -180,7 +180,7 @@ class TextEncoderTower(EncoderTower, TextTower):
         return CutState(self.stem(inputs.clamp(min=0)), self.ends(inputs))
 
 
-def with_modules(module: Module, **changed: nn.Module | None) -> Module:
+def replace_modules(module: Module, **changed: nn.Module | None) -> Module:
     """A copy with other submodules (None: without them) that shares all parameters with ``module``."""
     other = copy.copy(module)
     kept = {name: child for name, child in module._modules.items() if name not in changed}
@@ -188,6 +188,6 @@ def with_modules(module: Module, **changed: nn.Module | None) -> Module:
     return other
 
 
-def upto(position: Tensor, length: int) -> Tensor:
+def mask_up_to(position: Tensor, length: int) -> Tensor:
     """(b,) ends -> (b, length) bool: the tokens of each text, its end among them."""
     return torch.arange(length, device=position.device) <= position[:, None]

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.encoder_tower import EncoderTower, Parts, Pool, TextEncoderTower
-from clip_fewshot.backbones.shapes import WholeText, cut_image, cut_text, headless
+from clip_fewshot.backbones.encoder_tower import EncoderParts, EncoderTower, Pool, TextEncoderTower
+from clip_fewshot.backbones.shapes import WholeText, cut_image, cut_text, strip_classifier
 from clip_fewshot.data.image import Colour
 from clip_fewshot.errors import UsageError
 
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
-TOLERANCE = 1e-5  # relative, between an encoder and its parts, which round in the same way
+PARTS_TOLERANCE = 1e-5  # relative, between an encoder and its parts, which round in the same way
 SAMPLES = ("a", "The quick brown fox jumps over the lazy dog, 1234567890 times!", "Öl, naïve café \u2014 東京")
 
 Encoder = TypeVar("Encoder", bound=EncoderTower)
@@ -50,7 +50,7 @@ class ImageEncoder:
     size: int = 224
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
-    parts: Parts | None = None
+    parts: EncoderParts | None = None
     whole: bool = False
 
     def tower(self, out_features: int) -> EncoderTower:
@@ -61,14 +61,14 @@ class ImageEncoder:
         """
         module = self.module.float().eval()
         found = None if self.whole or self.parts else cut_image(module)
-        whole = Parts(nn.Identity(), [module if found is None else headless(module)], Pool())
+        whole = EncoderParts(nn.Identity(), [module if found is None else strip_classifier(module)], Pool())
         pictures = torch.linspace(-2, 2, 6 * self.size**2, device=_device(module)).reshape(2, 3, self.size, self.size)
         parts, width = _chosen(EncoderTower, pictures, self.parts or found or whole, whole if found else None)
         return _evaluating(EncoderTower(parts, width, out_features))
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Texts as rows of token ids, all of one length.
 
     Attributes:
@@ -126,7 +126,7 @@ class TextEncoder:
     pool: str = "mean"
     context_length: int = 77
     pad: int | None = None
-    parts: Parts | None = None
+    parts: EncoderParts | None = None
     whole: bool = False
 
     def __post_init__(self) -> None:
@@ -136,16 +136,16 @@ class TextEncoder:
             )
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> TokenRows:
         """What makes its inputs."""
         pad = int(getattr(self.tokenizer, "pad", -1)) if self.pad is None else self.pad
-        return Rows(self.tokenizer, self.context_length, pad)
+        return TokenRows(self.tokenizer, self.context_length, pad)
 
     def tower(self, out_features: int) -> TextEncoderTower:
         """The encoder in its parts, behind a projection that is drawn from torch's global generator."""
         module, pooler = self.module.float().eval(), self.pool == "pooler"
         found = None if self.whole or self.parts else cut_text(module, self.pool)
-        whole = Parts(nn.Identity(), [WholeText(module, pooler)], Pool("mean" if pooler else self.pool))
+        whole = EncoderParts(nn.Identity(), [WholeText(module, pooler)], Pool("mean" if pooler else self.pool))
         rows = self.rows
         tokens = rows(SAMPLES, truncate=True)
         longest = tokens[1][tokens[1] != rows.pad].repeat(rows.length)[: rows.length]
@@ -156,8 +156,11 @@ class TextEncoder:
 
 
 def _chosen(
-    build: Callable[[Parts, int, int | None], EncoderTower], inputs: Tensor, parts: Parts, whole: Parts | None
-) -> tuple[Parts, int]:
+    build: Callable[[EncoderParts, int, int | None], EncoderTower],
+    inputs: Tensor,
+    parts: EncoderParts,
+    whole: EncoderParts | None,
+) -> tuple[EncoderParts, int]:
     """``parts``, or ``whole`` where that computes something else from trial inputs; and the width of the features.
 
     A shape is known by names alone. MPNet has BERT's and adds a bias, VGG has EfficientNet's and does not average.
@@ -166,7 +169,7 @@ def _chosen(
     if whole is not None:
         expected = _tried(build(whole, 0, None), inputs)
         same = features.shape == expected.shape
-        if not same or not bool((features - expected).abs().max() <= TOLERANCE * expected.abs().max()):
+        if not same or not bool((features - expected).abs().max() <= PARTS_TOLERANCE * expected.abs().max()):
             return whole, expected.shape[1]
     return parts, features.shape[1]
 

@@ -16,10 +16,10 @@ from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.runtime.files import read_json, sha256_bytes, write_bytes, write_json
+from clip_fewshot.runtime.files import hash_bytes, read_json, write_bytes, write_json
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
+BACKBONE_WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
 SHIPPED = Path(__file__).parent / "mini"
 
 
@@ -44,7 +44,7 @@ def save_backbone(
     """
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:
-        state[EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[EMBEDDING], sorted(set(used_token_ids)))
+        state[TOKEN_EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[TOKEN_EMBEDDING], sorted(set(used_token_ids)))
     if half:
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     infinite = sorted(key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
@@ -55,8 +55,8 @@ def save_backbone(
             fix="save with half=False",
         )
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
-    config = asdict(backbone.config) | {"sha256": sha256_bytes(data)}
-    write_bytes(folder / WEIGHTS, data)
+    config = asdict(backbone.config) | {"sha256": hash_bytes(data)}
+    write_bytes(folder / BACKBONE_WEIGHTS, data)
     write_json(folder / CONFIG, config)
 
 
@@ -67,20 +67,20 @@ def load_folder(folder: Path, name: str) -> Backbone:
         ArtifactError: a file is missing, damaged or of another kind.
     """
     config, digest = read_config(folder)
-    path = folder / WEIGHTS
+    path = folder / BACKBONE_WEIGHTS
     try:
         data = path.read_bytes()
         state = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise ArtifactError(
-            expected=f"a readable {WEIGHTS}", got=str(error), fix="restore the folder", where=str(path)
+            expected=f"a readable {BACKBONE_WEIGHTS}", got=str(error), fix="restore the folder", where=str(path)
         ) from error
-    if sha256_bytes(data) != digest:
+    if hash_bytes(data) != digest:
         raise ArtifactError(
             expected="the weights that config.json names", got="others", fix="restore the folder", where=str(path)
         )
     if TOKEN_ROWS in state:
-        state[EMBEDDING] = _spread_rows(state[EMBEDDING], state.pop(TOKEN_ROWS), str(path))
+        state[TOKEN_EMBEDDING] = _spread_rows(state[TOKEN_EMBEDDING], state.pop(TOKEN_ROWS), str(path))
     return assemble(state, name, str(path), config)
 
 
@@ -89,7 +89,10 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     path = folder / CONFIG
     if not path.is_file():
         raise ArtifactError(
-            expected=f"a folder with {CONFIG} and {WEIGHTS}", got="none", fix="check the path", where=str(folder)
+            expected=f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}",
+            got="none",
+            fix="check the path",
+            where=str(folder),
         )
     fields: dict[str, Any] = read_json(path)
     try:

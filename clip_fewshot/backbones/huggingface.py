@@ -25,7 +25,7 @@ PREFIXES = {
     "vision_model.post_layernorm.": "visual.ln_post.",
     "logit_scale": "logit_scale",
 }
-PARTS = {
+RENAMED_PARTS = {
     ".self_attn.out_proj.": ".attn.out_proj.",
     ".layer_norm1.": ".ln_1.",
     ".layer_norm2.": ".ln_2.",
@@ -36,7 +36,7 @@ PROJECTIONS = {"visual_projection.weight": "visual.proj", "text_projection.weigh
 QUERY = ".self_attn.q_proj."
 
 
-def to_openai(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def rename_to_openai(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The same tensors under OpenAI's keys; a state with other keys comes back as it is.
 
     Raises:
@@ -59,7 +59,7 @@ def _rename(key: str, where: str) -> str:
     for there, here in PREFIXES.items():
         if key.startswith(there):
             key = here + key.removeprefix(there)
-            for part, ours in PARTS.items():
+            for part, ours in RENAMED_PARTS.items():
                 key = key.replace(part, ours)
             return key
     raise ArtifactError(

@@ -46,7 +46,7 @@ def one_query_attention(
     return (torch.einsum("bhd,hed->bhe", mixed, value) + value_bias).flatten(1)
 
 
-def row_at(tokens: Tensor, position: Tensor) -> Tensor:
+def select_row(tokens: Tensor, position: Tensor) -> Tensor:
     """(b, l, d) and (b,) -> (b, d), the token at ``position`` of each input."""
     if tokens.ndim != 3:
         raise UsageError(

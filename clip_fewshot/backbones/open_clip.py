@@ -14,9 +14,9 @@ from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 
-PREFIX = "open_clip:"
+OPEN_CLIP_PREFIX = "open_clip:"
 VOCABULARY = 49_408  # another size is another tokenizer
-TOLERANCE = 1e-3  # relative; a variant that we do not build differs by far more
+CONVERSION_TOLERANCE = 1e-3  # relative; a variant that we do not build differs by far more
 
 
 def load(name: str) -> Backbone:
@@ -27,7 +27,7 @@ def load(name: str) -> Backbone:
         UsageError: open_clip knows no such model.
         ArtifactError: a model of another architecture than OpenAI's.
     """
-    model, _, tag = name.removeprefix(PREFIX).partition("/")
+    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
     try:
         import open_clip
     except Exception as error:  # a torchvision that does not fit to torch raises RuntimeError
@@ -57,7 +57,7 @@ def convert(model: nn.Module, name: str) -> Backbone:
     state = {key.removeprefix("text."): tensor for key, tensor in model.state_dict().items()}
     backbone = assemble(state, name, name, config)
     difference = _difference(backbone, model)
-    if not difference <= TOLERANCE:
+    if not difference <= CONVERSION_TOLERANCE:
         raise _foreign(name, f"features that differ by {difference:.2g} of their size")
     return backbone
 

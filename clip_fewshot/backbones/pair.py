@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower, with_modules
+from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower, replace_modules
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 
-KIND = "pair of encoders"
-WEIGHTS = "weights.safetensors"
+PAIR_KIND = "pair of encoders"
+PAIR_WEIGHTS = "weights.safetensors"
 NO_ARCHITECTURE = {"training", "name_or_path"}  # attributes of modules that change no feature
 
 
@@ -73,7 +73,7 @@ class PairBackbone(Backbone):
         name: str = "pair",
     ) -> None:
         nn.Module.__init__(self)
-        with rng.torch_seeded(seed, "pair"):
+        with rng.seed_torch(seed, "pair"):
             visual, words = image.tower(dim), text.tower(dim)
         self._assemble(name, visual, words, image.size)
         self.mean, self.std, self.context_length = image.mean, image.std, text.context_length
@@ -109,7 +109,7 @@ class PairBackbone(Backbone):
 
         What training leaves as it is: their stored features stay good while the projections change.
         """
-        bare = with_modules(self, visual=self.visual.trunk(), text=self.text.trunk())
+        bare = replace_modules(self, visual=self.visual.trunk(), text=self.text.trunk())
         bare.__dict__["_parameters"] = {"logit_scale": nn.Parameter(torch.zeros_like(self.logit_scale))}
         bare._shape = {"visual": _architecture(bare.visual), "text": _architecture(bare.text), **self._rows.about()}
         bare._digest = None
@@ -120,7 +120,7 @@ class PairBackbone(Backbone):
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.state_dict().items()}
         unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
         meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
-        save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
+        save_artifact(Path(folder), PAIR_KIND, {PAIR_WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
 
     @classmethod
     def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:
@@ -132,17 +132,17 @@ class PairBackbone(Backbone):
         Raises:
             ArtifactError: damaged files, or encoders of another architecture, preprocessing or tokenizer.
         """
-        meta, files = load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), PAIR_KIND)
         layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
         return cls(image, text, meta["dim"], **layers, name=meta["name"])._filled(folder, meta, files)
 
-    def with_weights(self, folder: str | Path) -> PairBackbone:
+    def load_weights(self, folder: str | Path) -> PairBackbone:
         """A copy with the weights that :meth:`save` wrote of a pair of the same encoders.
 
         Raises:
             ArtifactError: as :meth:`load`.
         """
-        meta, files = load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), PAIR_KIND)
         return copy.deepcopy(self)._filled(folder, meta, files)
 
     def _filled(self, folder: str | Path, meta: dict[str, Any], files: dict[str, bytes]) -> PairBackbone:
@@ -154,7 +154,7 @@ class PairBackbone(Backbone):
             raise ArtifactError(
                 expected="the encoders it was saved with", got=f"another {', '.join(other)}", fix=fix, where=str(folder)
             )
-        self.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
+        self.load_state_dict(safetensors.torch.load(files[PAIR_WEIGHTS]))
         if self.digest != meta["digest"]:
             raise ArtifactError(
                 expected=f"digest {meta['digest'][:12]}...", got="another", fix="restore the folder", where=str(folder)
@@ -172,7 +172,7 @@ def _architecture(tower: nn.Module) -> str:
         [name, f"{type(module).__module__}.{type(module).__qualname__}", _plain(vars(module))]
         for name, module in tower.named_modules()
     ]
-    return sha256_bytes(json.dumps(parts, sort_keys=True).encode())
+    return hash_bytes(json.dumps(parts, sort_keys=True).encode())
 
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_fewshot.backbones.encoders import TextEncoder
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 
 EXTRA = "pip install clip-fewshot[text]"
 
@@ -43,7 +43,7 @@ class JsonTokenizer:
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.digest, marks = sha256_bytes(data), self("")
+        self.digest, marks = hash_bytes(data), self("")
         known = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
         self.pad = next((i for i in known if i is not None and i not in marks[-1:]), -1)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.encoder_tower import Parts, Pool, upto, with_modules
-from clip_fewshot.backbones.tower import Placed
+from clip_fewshot.backbones.encoder_tower import EncoderParts, Pool, mask_up_to, replace_modules
+from clip_fewshot.backbones.tower import PositionedBlock
 
 CLASSIFIERS = ("fc", "_fc", "classifier", "heads", "head")
 
@@ -43,20 +43,20 @@ CHAINS = (
 )
 
 
-def headless(encoder: nn.Module) -> nn.Module:
+def strip_classifier(encoder: nn.Module) -> nn.Module:
     """``encoder`` without its classifier, which is no part of the features; on the same parameters."""
     for name in CLASSIFIERS:
         head = encoder._modules.get(name)
         if head is not None:
             inner = isinstance(head._modules.get("fc"), nn.Module)
-            return with_modules(encoder, **{name: headless(head) if inner else nn.Identity()})
+            return replace_modules(encoder, **{name: strip_classifier(head) if inner else nn.Identity()})
     return encoder
 
 
-def cut_image(encoder: nn.Module) -> Parts | None:
+def cut_image(encoder: nn.Module) -> EncoderParts | None:
     """The parts of an encoder of pictures whose shape is known; None for others."""
     if isinstance(encoder, nn.Sequential):
-        return Parts(nn.Identity(), with_parameters(encoder), Pool())
+        return EncoderParts(nn.Identity(), group_modules(encoder), Pool())
     if _has(encoder, "conv_proj", "encoder", "heads"):
         return _torchvision_vit(encoder)
     if _has(encoder, "patch_embed", "blocks", "norm", "head") and hasattr(encoder, "_pos_embed"):
@@ -67,7 +67,7 @@ def cut_image(encoder: nn.Module) -> Parts | None:
     return None
 
 
-def cut_text(encoder: nn.Module, pool: str) -> Parts | None:
+def cut_text(encoder: nn.Module, pool: str) -> EncoderParts | None:
     """The parts of BERT and models of its shape (``embeddings``, ``encoder.layer``); None for others.
 
     Args:
@@ -77,10 +77,12 @@ def cut_text(encoder: nn.Module, pool: str) -> Parts | None:
         return None
     layers = _units([encoder.get_submodule("encoder.layer")])
     reduce = encoder.get_submodule("pooler") if pool == "pooler" else pool
-    return Parts(encoder.get_submodule("embeddings"), [Masked(layer) for layer in layers], Pool(reduce), halves=True)
+    return EncoderParts(
+        encoder.get_submodule("embeddings"), [Masked(layer) for layer in layers], Pool(reduce), halves=True
+    )
 
 
-def with_parameters(modules: Iterable[nn.Module]) -> list[nn.Module]:
+def group_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """``modules`` in groups that each hold parameters: activations and poolings go with what stands before them."""
     groups: list[list[nn.Module]] = [[]]
     for module in modules:
@@ -90,7 +92,7 @@ def with_parameters(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
 
 
-class Masked(Placed):
+class Masked(PositionedBlock):
     """A layer of BERT. Its attention takes a mask that is added to the scores: -inf at padding."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -99,7 +101,7 @@ class Masked(Placed):
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """(b, l, d) and (b,) ends -> (b, l, d)."""
-        hidden = ~upto(position, tokens.shape[1])[:, None, None]  # (b, 1, 1, l)
+        hidden = ~mask_up_to(position, tokens.shape[1])[:, None, None]  # (b, 1, 1, l)
         out = self.layer(
             tokens, torch.zeros_like(hidden, dtype=tokens.dtype).masked_fill(hidden, torch.finfo(tokens.dtype).min)
         )
@@ -107,7 +109,7 @@ class Masked(Placed):
         return states
 
 
-class WholeText(Placed):
+class WholeText(PositionedBlock):
     """A whole encoder of texts as one block, which is called with the token ids and their mask.
 
     Args:
@@ -122,7 +124,7 @@ class WholeText(Placed):
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """(b, l) ids and (b,) ends -> (b, l, d) or (b, d)."""
-        ids, mask = tokens.long(), upto(position, tokens.shape[1]).long()  # a stored state comes back as float32
+        ids, mask = tokens.long(), mask_up_to(position, tokens.shape[1]).long()  # a stored state comes back as float32
         if not hasattr(self.encoder, "config"):
             out: Tensor = self.encoder(ids, mask)
             return out
@@ -153,7 +155,7 @@ class TimmStem(nn.Module):
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
-        self.vit = with_modules(vit, blocks=None, norm=None, fc_norm=None, head=None, head_drop=None, attn_pool=None)
+        self.vit = replace_modules(vit, blocks=None, norm=None, fc_norm=None, head=None, head_drop=None, attn_pool=None)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) -> (b, l, d)."""
@@ -168,7 +170,7 @@ class TimmPool(nn.Module):
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
         gone = ("patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "head")
-        self.vit = with_modules(vit, **dict.fromkeys(gone))
+        self.vit = replace_modules(vit, **dict.fromkeys(gone))
         self.vit.__dict__["_parameters"] = {}  # class token and positions are the stem's
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -178,24 +180,26 @@ class TimmPool(nn.Module):
         return vector
 
 
-def _chained(encoder: nn.Module, chain: Chain) -> Parts:
+def _chained(encoder: nn.Module, chain: Chain) -> EncoderParts:
     stem, units, before = (
         _named(encoder, chain.stem),
         _units(_named(encoder, chain.blocks)),
         _named(encoder, chain.pool),
     )
-    finish = "all" if chain.finish is None else headless(encoder).get_submodule(chain.finish)
-    return Parts(nn.Sequential(*stem), with_parameters(units), Pool(finish, nn.Sequential(*before) if before else None))
+    finish = "all" if chain.finish is None else strip_classifier(encoder).get_submodule(chain.finish)
+    return EncoderParts(
+        nn.Sequential(*stem), group_modules(units), Pool(finish, nn.Sequential(*before) if before else None)
+    )
 
 
-def _torchvision_vit(vit: nn.Module) -> Parts:
+def _torchvision_vit(vit: nn.Module) -> EncoderParts:
     layers = _units([vit.get_submodule("encoder.layers")])
-    return Parts(PatchStem(vit), layers, Pool("first", vit.get_submodule("encoder.ln")), halves=True)
+    return EncoderParts(PatchStem(vit), layers, Pool("first", vit.get_submodule("encoder.ln")), halves=True)
 
 
-def _timm_vit(vit: nn.Module) -> Parts:
+def _timm_vit(vit: nn.Module) -> EncoderParts:
     blocks = _units([vit.get_submodule("blocks")])
-    return Parts(TimmStem(vit), blocks, Pool(TimmPool(vit), vit.get_submodule("norm")), halves=True)
+    return EncoderParts(TimmStem(vit), blocks, Pool(TimmPool(vit), vit.get_submodule("norm")), halves=True)
 
 
 def _has(module: nn.Module, *names: str) -> bool:

@@ -33,16 +33,16 @@ class CutState(NamedTuple):
 class OneRow(nn.Module):
     """A block that can compute the one row of its output that the tail reads."""
 
-    def normalised(self, state: CutState) -> CutState:
+    def normalise(self, state: CutState) -> CutState:
         """The part of the block that has no parameters, done ahead: what a cut before the last block stores."""
         raise NotImplementedError
 
-    def at(self, state: CutState) -> Tensor:
-        """:meth:`normalised` state -> (b, d), row ``position`` of the output."""
+    def forward_row(self, state: CutState) -> Tensor:
+        """:meth:`normalise` state -> (b, d), row ``position`` of the output."""
         raise NotImplementedError
 
 
-class Placed(nn.Module):
+class PositionedBlock(nn.Module):
     """A block that must know where each input ends: ``forward(tokens, position)``. CLIP's causal blocks need not."""
 
 
@@ -75,7 +75,7 @@ class Suffix(nn.Module):
         *earlier, last = self.blocks or [nn.Identity()]
         state = advance(earlier, state)
         if isinstance(last, OneRow):  # the tail reads one token, so the last block computes no other
-            row = last.at(state if state.token is not None else last.normalised(state))
+            row = last.forward_row(state if state.token is not None else last.normalise(state))
             state = CutState(row[:, None], torch.zeros_like(state.position))
         else:
             state = advance([last], state)
@@ -104,7 +104,7 @@ def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
             raise UsageError(
                 expected="tokens as the block before left them", got="normalised ones", fix=fix, where="advance"
             )
-        tokens = block(tokens, state.position) if isinstance(block, Placed) else block(tokens)
+        tokens = block(tokens, state.position) if isinstance(block, PositionedBlock) else block(tokens)
     return state._replace(tokens=tokens)
 
 
@@ -153,7 +153,7 @@ class Tower(nn.Module):
     def cut(self, state: CutState, n: int) -> CutState:
         """The state before the last n blocks as a cut stores it: ready for the last block where that is next."""
         last = self.blocks[-1]
-        return last.normalised(state) if self.reads_one_row(n) and isinstance(last, OneRow) else state
+        return last.normalise(state) if self.reads_one_row(n) and isinstance(last, OneRow) else state
 
     def reads_one_row(self, n: int) -> bool:
         """Whether :meth:`cut` before the last ``n`` blocks normalises."""

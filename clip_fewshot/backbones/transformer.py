@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clip_fewshot.backbones.one_query import one_query_attention, row_at
+from clip_fewshot.backbones.one_query import one_query_attention, select_row
 from clip_fewshot.backbones.tower import CutState, OneRow, Tail
 from clip_fewshot.errors import UsageError
 
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def at(self, tokens: Tensor, token: Tensor, position: Tensor, norm: nn.LayerNorm) -> Tensor:
+    def forward_row(self, tokens: Tensor, token: Tensor, position: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The output row of one token per input, without keys or values of the others.
 
         Args:
@@ -98,20 +98,20 @@ class Block(OneRow):
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
-    def normalised(self, state: CutState) -> CutState:
-        """Tokens less mean and spread; gain and shift of ``ln_1`` are folded into :meth:`at`."""
+    def normalise(self, state: CutState) -> CutState:
+        """Tokens less mean and spread; gain and shift of ``ln_1`` are folded into :meth:`forward_row`."""
         width = self.ln_1.normalized_shape
         tokens = functional.layer_norm(state.tokens, width, eps=self.ln_1.eps)
-        return CutState(tokens, state.position, row_at(state.tokens, state.position))
+        return CutState(tokens, state.position, select_row(state.tokens, state.position))
 
-    def at(self, state: CutState) -> Tensor:
-        """:meth:`normalised` state -> (b, d), one row of :meth:`forward` per input for the price of one row."""
+    def forward_row(self, state: CutState) -> Tensor:
+        """:meth:`normalise` state -> (b, d), one row of :meth:`forward` per input for the price of one row."""
         if state.token is None:
             raise UsageError(
                 expected="a state from `normalised`", got="raw tokens", fix="call it first", where="Block.at"
             )
-        query = row_at(state.tokens, state.position)
-        token = state.token + self.attn.at(state.tokens, query, state.position, self.ln_1)
+        query = select_row(state.tokens, state.position)
+        token = state.token + self.attn.forward_row(state.tokens, query, state.position, self.ln_1)
         out: Tensor = token + self.mlp(self.ln_2(token))
         return out
 
@@ -138,7 +138,7 @@ class TokenTail(Tail):
 
     def forward(self, state: CutState) -> Tensor:
         """State after the last block -> (b, out) features, not normalised."""
-        token: Tensor = self.norm(row_at(state.tokens, state.position))  # (b, d)
+        token: Tensor = self.norm(select_row(state.tokens, state.position))  # (b, d)
         return token @ self.projection
 
     def tokens(self, state: CutState) -> Tensor:

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import clip_fewshot
-from clip_fewshot.commands.cli.run import run, started_as
+from clip_fewshot.commands.cli.run import describe_start, run
 
 USAGE = 2
 OPEN_WORLD = "open_world"
@@ -30,7 +30,7 @@ STORE_COMMANDS = {
     "undo": "take the last decision back",
     "watch": "is something new arriving? exit code 5 when it is",
 }
-GROUPS: Mapping[str, Mapping[str, str]] = {
+COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
     "learn": {
         "few_shot": "the main job: search, refit, test, reject the unknown and group it, report",
         "finetune": "contrastive fine-tuning on captioned or labelled pictures, before and after",
@@ -53,12 +53,12 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "modality_gap": "where pictures and texts lie in the common space",
     },
 }
-COMMANDS = tuple(name for group in GROUPS.values() for name in group)
+COMMANDS = tuple(name for group in COMMAND_GROUPS.values() for name in group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """What `clip-fewshot` does: the command that the first word names, with dashes or underscores."""
-    words, prog = list(sys.argv[1:] if argv is None else argv), started_as()
+    words, prog = list(sys.argv[1:] if argv is None else argv), describe_start()
     if words[:1] in ([], ["-h"], ["--help"]):
         print(_help(prog))
         return 0
@@ -79,7 +79,7 @@ def run_command(name: str, argv: Sequence[str] | None = None, prog: str | None =
         argv: its arguments; None for those of this process.
         prog: how it was started, for messages; None to find out.
     """
-    words, prog = list(sys.argv[1:] if argv is None else argv), prog or started_as()
+    words, prog = list(sys.argv[1:] if argv is None else argv), prog or describe_start()
     if any("python:" in word for word in words) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own code; else no file of this folder is ever imported
     if name != OPEN_WORLD:
@@ -107,7 +107,7 @@ def _refuse(prog: str, word: str, known: Sequence[str] | Mapping[str, str]) -> i
 
 def _help(prog: str) -> str:
     lines = [f"usage: {prog} COMMAND ...", "", "Learn from a few labelled pictures, and know what was never seen."]
-    for title, group in GROUPS.items():
+    for title, group in COMMAND_GROUPS.items():
         lines += ["", f"{title}:", *_lines(group)]
     ends = f"{prog} COMMAND --help lists the options of one; {prog} --version says which release this is."
     return "\n".join([*lines, "", ends])

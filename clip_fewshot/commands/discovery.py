@@ -16,7 +16,7 @@ DESCRIPTION = (
     "groups and classes for all pictures; the same test pictures for each of the support sets."
 )
 EXAMPLES = ("digits --shot-counts 4,16", "photos/ --hide cat+dog --hide bird --background noise/")
-SHOT_COUNTS = (4, 8, 16)
+DISCOVERY_SHOTS = (4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Options(PicturesOptions):
     method: str | None = option(
         None, "ward, average, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
     )
-    shot_counts: tuple[int, ...] = shot_counts_option(SHOT_COUNTS)
+    shot_counts: tuple[int, ...] = shot_counts_option(DISCOVERY_SHOTS)
     seeds: int = seeds_option()
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ def main(options: Options) -> int:
     data.required_labels()
     background = None if options.background is None else opening.open_data(options.background)
     backbone = opening.open_model(options.model_name, None, options.device)
-    counts = options.shot_counts or SHOT_COUNTS
+    counts = options.shot_counts or DISCOVERY_SHOTS
     chosen: dict[str, Any] = {
         "shot_counts": counts,
         "seeds": options.seeds,

@@ -15,13 +15,15 @@ from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "paths.csv --out features/ --spark")
-OUT = "features.parquet"
+FEATURES_OUT = "features.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PicturesOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
-    out: str | None = option(None, f"table to write; by Spark a folder of its parts (default: {OUT})", group="output")
+    out: str | None = option(
+        None, f"table to write; by Spark a folder of its parts (default: {FEATURES_OUT})", group="output"
+    )
     spark: bool = spark_option()
 
     def __post_init__(self) -> None:
@@ -31,15 +33,15 @@ class Options(PicturesOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.data.collect import picture_paths
-    from clip_fewshot.features.table import embed_files, not_embedded, write_features
+    from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
-    started, out = time.perf_counter(), Path(options.out or OUT)
+    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
     paths = picture_paths(options.data)
     if options.spark:
         from clip_fewshot.contrastive.distributed.spark import embed_on_spark
 
         embed_on_spark(paths, options.model_name, out, options.device)
-        left_out = not_embedded(paths, out)
+        left_out = find_skipped(paths, out)
     else:
         backbone = opening.open_model(options.model_name, None, options.device)
         left_out = write_features(out, embed_files(backbone, paths))

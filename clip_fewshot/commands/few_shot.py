@@ -24,14 +24,14 @@ class Options(FewShotConfig):
 
 def main(options: Options) -> int:
     from clip_fewshot.pipeline import run_few_shot
-    from clip_fewshot.protocol.run_folder import output_folder, resumed
+    from clip_fewshot.protocol.run_folder import choose_folder, resume_config
     from clip_fewshot.report.headline import headline_table
 
     config = FewShotConfig(options.data, options.search, options.run)
     with show_progress() as progress:
         results = run_few_shot(config, progress, command_line())
-    config = resumed(config)
-    out = output_folder(config.data, config.run.out)
+    config = resume_config(config)
+    out = choose_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

@@ -50,13 +50,13 @@ def main(options: Options) -> int:
     sizes: dict[str, Any] = {"seeds": options.seeds, "seed": options.seed, "test_fraction": options.test_fraction}
     material = protocol.draw_material(data, shots=shots, **sizes)
     opening.warn(material.warnings)
-    found = [measure(options, name, material) for name in (PIXELS, *named(options))]
+    found = [measure(options, name, material) for name in (PIXELS, *list_models(options))]
     record = {"schema": 1, "data": seen, "shots": shots or "all", "tuned": options.tune, "models": found}
     print(json.dumps(record, indent=1) if options.json else "\n" + protocol.describe_features(found))
     return 0
 
 
-def named(options: Options) -> tuple[str, ...]:
+def list_models(options: Options) -> tuple[str, ...]:
     """The models to compare, each once."""
     first = () if options.models and options.model is None else (options.model_name,)
     return tuple(dict.fromkeys((*first, *options.models)))

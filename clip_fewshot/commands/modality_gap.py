@@ -16,12 +16,12 @@ DESCRIPTION = (
     "for a model and, with --tuned, the same model after training."
 )
 EXAMPLES = ("photos/ --model ViT-B/32", "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/")
-OUT = "runs/modality_gap"
+GAP_OUT = "runs/modality_gap"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TunedModelOptions):
-    out: str | None = option(None, f"folder for gap.json and a plot per model (default: {OUT})", group="output")
+    out: str | None = option(None, f"folder for gap.json and a plot per model (default: {GAP_OUT})", group="output")
 
 
 def main(options: Options) -> int:
@@ -29,7 +29,7 @@ def main(options: Options) -> int:
     from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
     from clip_fewshot.runtime.files import write_json, write_text
 
-    data, out = opening.open_data(options.data), Path(options.out or OUT)
+    data, out = opening.open_data(options.data), Path(options.out or GAP_OUT)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
     for when, tuned in {"before": None, "after": options.tuned}.items():
         if when == "after" and tuned is None:
@@ -51,10 +51,10 @@ def table(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{when} ({model['name']})",
-            tables.fraction(model["gap"]),
-            *(tables.fraction(model["spread"][what]) for what in ("images", "texts")),
+            tables.format_fraction(model["gap"]),
+            *(tables.format_fraction(model["spread"][what]) for what in ("images", "texts")),
             model["plot"],
         ]
         for when, model in found["models"].items()
     ]
-    return tables.plain([["model", "gap", "spread of images", "spread of texts", "plot"], *rows])
+    return tables.format_plain([["model", "gap", "spread of images", "spread of texts", "plot"], *rows])

@@ -70,5 +70,5 @@ def ranking(found: dict[str, Any]) -> str:
 
     asked, what = ("image", "text") if "image" in found else ("text", "image")
     keys = [key for key in ("cosine", "probability") if key in found["top"][0]]
-    rows = [[row[what], *(tables.fraction(row[key]) for key in keys)] for row in found["top"]]
-    return f"{found[asked]}: best of {found['candidates']:,}\n\n" + tables.plain([[what, *keys], *rows])
+    rows = [[row[what], *(tables.format_fraction(row[key]) for key in keys)] for row in found["top"]]
+    return f"{found[asked]}: best of {found['candidates']:,}\n\n" + tables.format_plain([[what, *keys], *rows])

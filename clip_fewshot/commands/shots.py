@@ -19,7 +19,7 @@ DESCRIPTION = (
     "shots.svg and a Markdown table on standard output. Each run has its own folder and is never done twice."
 )
 EXAMPLES = ("digits --shot-counts 1,4,16", "photos/ flowers/ --model ViT-B/32 --trials 50 --out runs/curves")
-SHOT_COUNTS, TRIALS, OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
+CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +29,18 @@ class Options(shared.DeviceOptions):
     )
     model: str | None = option(None, MODEL_HELP, group="model")
     approaches: tuple[Any, ...] = shared.approaches_option()
-    trials: int | None = option(None, f"total trials of each study (default: {TRIALS})")
+    trials: int | None = option(None, f"total trials of each study (default: {CURVE_TRIALS})")
     epochs: int = option(20, "passes over the support set in each training")
-    shot_counts: tuple[int, ...] = shared.shot_counts_option(SHOT_COUNTS)
+    shot_counts: tuple[int, ...] = shared.shot_counts_option(CURVE_SHOTS)
     seeds: int = shared.seeds_option()
     seed: int = shared.seed_option()
-    out: str | None = option(None, f"output folder (default: {OUT})", group="output")
+    out: str | None = option(None, f"output folder (default: {CURVES_OUT})", group="output")
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
         same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
-        out = str(Path(self.out or OUT) / f"{Path(data).name}-{shots}")
-        return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or TRIALS, out=out, **same)
+        out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
+        return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
 
     def __post_init__(self) -> None:
         check_range(self, "shot_counts")
@@ -55,12 +55,12 @@ def main(options: Options) -> int:
 
     for approach in options.approaches:
         find_approach(approach)  # refuses an unknown name before anything runs
-    counts, found = sorted(set(options.shot_counts or SHOT_COUNTS)), {}
+    counts, found = sorted(set(options.shot_counts or CURVE_SHOTS)), {}
     with show_progress() as progress:
         for data in options.sets:
             found[Path(data).name] = collect_curves([run(options.config(data, n), progress) for n in counts])
-    record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or TRIALS}
-    table, plot = (Path(options.out or OUT) / name for name in ("shots.json", "shots.svg"))
+    record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
+    table, plot = (Path(options.out or CURVES_OUT) / name for name in ("shots.json", "shots.svg"))
     write_json(table, record | {"data": found})
     write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
     print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))

@@ -50,19 +50,19 @@ def summary(found: dict[str, Any]) -> str:
 
     head = ["class", "precision", "recall", "F1", "n"]
     rows = [
-        [name, *(tables.fraction(row[key]) for key in ("precision", "recall", "f1")), str(row["support"])]
+        [name, *(tables.format_fraction(row[key]) for key in ("precision", "recall", "f1")), str(row["support"])]
         for name, row in found["classes"].items()
     ]
     result, prompts = found["accuracy"], len(found["templates"])
     how = f"{found['model']}, {prompts} prompt{'s' if prompts > 1 else ''} per class"
-    accuracy, macro_f1 = tables.estimate(result["mean"], result["ci95"]), tables.fraction(found["macro_f1"])
+    accuracy, macro_f1 = tables.estimate(result["mean"], result["ci95"]), tables.format_fraction(found["macro_f1"])
     first = f"{found['data']}: {result['n_test']:,} pictures of {len(rows)} classes, {how}"
-    return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", "", tables.plain([head, *rows])])
+    return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", "", tables.format_plain([head, *rows])])
 
 
 def ranking(found: dict[str, Any]) -> str:
     """A line per class, most probable first."""
     from clip_fewshot.report import tables
 
-    rows = [[row["class"], tables.fraction(row["probability"])] for row in found["top"]]
-    return tables.plain([[found["image"], "probability"], *rows])
+    rows = [[row["class"], tables.format_fraction(row["probability"])] for row in found["top"]]
+    return tables.format_plain([[found["image"], "probability"], *rows])

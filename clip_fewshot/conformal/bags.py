@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import SAME, distinct, nearest
+from clip_fewshot.neighbors.exact import SAME, find_distinct, find_nearest
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 Labels = NDArray[Any]
@@ -45,13 +45,13 @@ class Bag(NamedTuple):
     everything: FloatArray
 
     @classmethod
-    def of(cls, X: FloatArray, y: Labels | None) -> Bag:
+    def from_features(cls, X: FloatArray, y: Labels | None) -> Bag:
         """Of (N, d) features and their (N,) classes.
 
         Raises:
             UsageError: no row, a number that is not finite, or another number of labels than of rows.
         """
-        rows = checked(X)
+        rows = check_features(X)
         if not len(rows):
             raise UsageError(expected="known images, one or more", got="none", fix="bring images", where="calibration")
         labels = None if y is None else np.asarray(y)
@@ -66,7 +66,7 @@ class Bag(NamedTuple):
         keys = [row.tobytes() for row in rows]
         order = np.array(sorted(range(len(rows)), key=lambda i: (keys[i], classes[i])))
         unit = normalize(rows[order])
-        kept = order[distinct(unit)]
+        kept = order[find_distinct(unit)]
         return cls(rows[kept], None if labels is None else labels[kept], [keys[i] for i in kept], unit)
 
     def __len__(self) -> int:
@@ -86,10 +86,10 @@ class Bag(NamedTuple):
 
     def has_copy(self, X: FloatArray) -> BoolArray:
         """(m,) which of (m, d) pictures are known already."""
-        return np.asarray(nearest(self.everything, normalize(X), 1).distances[:, 0] <= SAME)
+        return np.asarray(find_nearest(self.everything, normalize(X), 1).distances[:, 0] <= SAME)
 
 
-def checked(X: FloatArray) -> FloatArray:
+def check_features(X: FloatArray) -> FloatArray:
     """(n, d) float64, all finite, without negative zeros, in memory of its own.
 
     Raises:

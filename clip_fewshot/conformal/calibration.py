@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.conformal.bags import Bag, Labels, checked
-from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, shots_needed
+from clip_fewshot.conformal.bags import Bag, Labels, check_features
+from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
@@ -17,7 +17,7 @@ from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import BoolArray, FloatArray
 
-NAMED = 5  # classes that a refusal names before it counts the others
+LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
 class HeldOut(NamedTuple):
@@ -86,7 +86,7 @@ class Calibrated:
             raise UsageError(
                 expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
             )
-        self.bag_ = Bag.of(X, y)
+        self.bag_ = Bag.from_features(X, y)
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
         calibrating = len(self.bag_) if self.scheme_.per_shot == 1 else len(self.bag_) // 2
@@ -96,7 +96,7 @@ class Calibrated:
 
     def p_values(self, X: FloatArray) -> FloatArray:
         """(m,) p-values of (m, d) pictures, each as if it had come alone. Small = novel."""
-        rows = checked(X)
+        rows = check_features(X)
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
         if len(fresh):
@@ -130,7 +130,9 @@ class Calibrated:
         """(m,) how much of a tie counts, in (0, 1)."""
         if not self.smoothed:
             return np.ones(len(rows))
-        return np.array([uniform(self.seed, "smoothed p-value", sha256(row.tobytes()).hexdigest()) for row in rows])
+        return np.array(
+            [draw_uniform(self.seed, "smoothed p-value", sha256(row.tobytes()).hexdigest()) for row in rows]
+        )
 
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which p-values call a picture novel.
@@ -145,7 +147,7 @@ class Calibrated:
 
     def shots_needed(self, alpha: float) -> int:
         """Distinct known pictures, in all or of each class, that support ``alpha`` under this scheme."""
-        return round(shots_needed(alpha) / self.scheme_.per_shot)
+        return round(smallest_shots(alpha) / self.scheme_.per_shot)
 
     def refusal(self, alpha: float) -> str | None:
         """Why ``alpha`` cannot be kept, and the shots that could; or None.
@@ -165,14 +167,14 @@ class Calibrated:
             if not self.per_class:
                 return UnsupportedAlphaError(alpha, error.n, f"calibration images in all{half}")
             few = [(name, n) for name, n in self.n_per_class_.items() if n < error.needed]
-            have = ", ".join(f"{n:,} of {name}" for name, n in few[:NAMED])
-            have += f" and too few of {len(few) - NAMED:,} classes more" if len(few) > NAMED else ""
+            have = ", ".join(f"{n:,} of {name}" for name, n in few[:LISTED_CLASSES])
+            have += f" and too few of {len(few) - LISTED_CLASSES:,} classes more" if len(few) > LISTED_CLASSES else ""
             what = f"calibration images of each class{half}"
             return UnsupportedAlphaError(alpha, error.n, what, have, "ask for per_class=False")
         return None
 
 
-def uniform(seed: int, *purpose: str | int) -> float:
+def draw_uniform(seed: int, *purpose: str | int) -> float:
     """A number in (0, 1) for ``purpose``, independent of those of other purposes."""
     return (derive_seed(seed, *purpose) + 0.5) / 2.0**63
 

@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal.bags import Bag, Labels
-from clip_fewshot.neighbors.exact import KNN, nearest_others, squared_distances
+from clip_fewshot.neighbors.exact import KNN, find_nearest_others, squared_distances
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.novelty.knn import KNNDetector
-from clip_fewshot.novelty.lof import LOFDetector, leave_one_out, n_neighbors_for, scores_without
+from clip_fewshot.novelty.lof import LOFDetector, leave_one_out_scores, n_neighbors_for, scores_without
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 STACKED = 2048  # rows of bags that are scored in one go
@@ -33,7 +33,7 @@ class NeighbourBags:
     def __init__(self, bag: Bag, limit: int) -> None:
         self.bag, self.limit = bag, limit
         self.rows = normalize(bag.rows)
-        self.neighbours = nearest_others(self.rows, min(limit + 1, len(bag) - 1)).neighbours
+        self.neighbours = find_nearest_others(self.rows, min(limit + 1, len(bag) - 1)).neighbours
         self.squared = squared_distances(self.rows, self.neighbours, self.rows)
 
     def n_neighbors(self, label: Hashable | None) -> int:
@@ -41,17 +41,17 @@ class NeighbourBags:
         labels = self.bag.labels
         if labels is not None:
             labels = np.append(labels, np.array([label], dtype=labels.dtype))
-        return self.k_of(len(self.bag) + 1, labels)
+        return self.count_neighbors(len(self.bag) + 1, labels)
 
-    def k_of(self, n: int, labels: Labels | None) -> int:
+    def count_neighbors(self, n: int, labels: Labels | None) -> int:
         """The detector's k for n distinct rows and their classes."""
         raise NotImplementedError
 
-    def of_members(self, table: KNN) -> FloatArray:
+    def score_members(self, table: KNN) -> FloatArray:
         """(n,) scores of rows without themselves, from the (n, k + 1) nearest others of each."""
         raise NotImplementedError
 
-    def of_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
+    def score_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
         """(b,) scores of a picture without each of b rows: see :func:`clip_fewshot.novelty.lof.scores_without`."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class NeighbourBags:
         for start in range(0, len(X), size):
             block = slice(start, start + size)
             table = self._with(far[block], places[block], k)
-            scores[block] = self.of_members(table).reshape(-1, n + 1)
+            scores[block] = self.score_members(table).reshape(-1, n + 1)
         # In each bag the picture stands at its place in the bag's order; members from there on moved down by one.
         members = np.arange(n) + (np.arange(n) >= places[:, None])
         return np.take_along_axis(scores, members, axis=1), scores[np.arange(len(X)), places]
@@ -80,13 +80,13 @@ class NeighbourBags:
         for k, left_out in self._left_out_by_k():
             table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
             if k not in alone:
-                alone[k] = self.of_members(table)
+                alone[k] = self.score_members(table)
             members[left_out] = alone[k][left_out]
             has = _has(table, left_out)
             # One neighbour more than k is known, so that k are left when the row left out is among them.
             for i in range(len(X)):
                 near = _drop(KNN(np.sqrt(far[i, : k + 1]), order[i, : k + 1]), left_out)
-                pictures[i, left_out] = self.of_picture(left_out, has, table, near)
+                pictures[i, left_out] = self.score_picture(left_out, has, table, near)
         return members, pictures
 
     def _left_out_by_k(self) -> Iterator[tuple[int, IndexArray]]:
@@ -96,7 +96,7 @@ class NeighbourBags:
         kinds = np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
         # k depends on the class of the row alone, so one row of each class is tried.
         first = [int(np.argmax(kinds == c)) for c in range(len(classes))]
-        k = [self.k_of(n - 1, None if labels is None else np.delete(labels, i)) for i in first]
+        k = [self.count_neighbors(n - 1, None if labels is None else np.delete(labels, i)) for i in first]
         per_row = np.array(k)[kinds]
         for one in np.unique(per_row):
             rows = np.flatnonzero(per_row == one)
@@ -131,15 +131,15 @@ class NeighbourBags:
 class LOFBags(NeighbourBags):
     """Those of the local outlier factor."""
 
-    def k_of(self, n: int, labels: Labels | None) -> int:
+    def count_neighbors(self, n: int, labels: Labels | None) -> int:
         """LOF's k for n distinct rows and their classes."""
         return n_neighbors_for(self.limit, n, labels)
 
-    def of_members(self, table: KNN) -> FloatArray:
+    def score_members(self, table: KNN) -> FloatArray:
         """(n,) LOF scores of rows without themselves, from the (n, k + 1) nearest others of each."""
-        return leave_one_out(*table)
+        return leave_one_out_scores(*table)
 
-    def of_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
+    def score_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
         """(b,) LOF scores of a picture without each of b rows."""
         return scores_without(left_out, has, table, near)
 
@@ -151,18 +151,18 @@ class KNNBags(NeighbourBags):
         super().__init__(bag, limit)
         self.mean = mean
 
-    def k_of(self, n: int, labels: Labels | None) -> int:
+    def count_neighbors(self, n: int, labels: Labels | None) -> int:
         """The k of n distinct rows: at most n - 2, and below the size of the smallest class."""
         k = min(self.limit, max(1, n - 2))
         if labels is None:
             return k
         return max(1, min(k, int(np.unique(labels, return_counts=True)[1].min()) - 1))
 
-    def of_members(self, table: KNN) -> FloatArray:
+    def score_members(self, table: KNN) -> FloatArray:
         """(n,) minus the distance of each row to its neighbours, from the (n, k + 1) nearest others of each."""
         return self._normality(table.distances[:, :-1])
 
-    def of_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
+    def score_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
         """(b,) minus the distance of a picture to its neighbours without each of b rows."""
         return self._normality(near.distances)
 
@@ -170,7 +170,7 @@ class KNNBags(NeighbourBags):
         return np.asarray(-(far.mean(axis=1) if self.mean else far[:, -1]))
 
 
-def shortcut(detector: Detector, bag: Bag, fewest: int) -> NeighbourBags | None:
+def find_shortcut(detector: Detector, bag: Bag, fewest: int) -> NeighbourBags | None:
     """The bags of a detector that needs no fit for each; None: fit it, and let it refuse what it cannot do."""
     if len(bag) < fewest:
         return None

@@ -42,7 +42,7 @@ class UnsupportedAlphaError(UsageError):
     def __init__(
         self, alpha: float, n: int, what: str = "calibration images", have: str = "", instead: str = ""
     ) -> None:
-        self.alpha, self.n, self.needed = alpha, n, shots_needed(alpha)
+        self.alpha, self.n, self.needed = alpha, n, smallest_shots(alpha)
         got = f"{have or n}, whose smallest p-value is {smallest_alpha(n):.3g}"
         least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
         fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {least:g}"
@@ -56,7 +56,7 @@ def smallest_alpha(n: int) -> float:
     return 1.0 / (n + 1)
 
 
-def shots_needed(alpha: float) -> int:
+def smallest_shots(alpha: float) -> int:
     """The least number of calibration images that supports ``alpha``: ceil(1 / alpha) - 1."""
     return max(1, math.ceil(1.0 / alpha - ROUNDING) - 1)
 
@@ -74,7 +74,7 @@ def check_alpha(alpha: float, n: int) -> None:
             fix="choose the share of known images you let be flagged",
             where="alpha",
         )
-    if n < shots_needed(alpha):
+    if n < smallest_shots(alpha):
         raise UnsupportedAlphaError(alpha, n)
 
 
@@ -114,7 +114,7 @@ class Fold(NamedTuple):
     held_out: FloatArray  # (m, d)
 
 
-def out_of_fold_scores(make_detector: Callable[[], Detector], folds: Sequence[Fold]) -> list[FloatArray]:
+def held_out_scores(make_detector: Callable[[], Detector], folds: Sequence[Fold]) -> list[FloatArray]:
     """For each fold, the scores of its held-out images under a detector fitted without them.
 
     Folds carry features and not row numbers because a tuned encoder has other features in each fold.

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels
-from clip_fewshot.conformal.neighbour_bags import shortcut
+from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import generator
@@ -59,7 +59,7 @@ class Full:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.make_detector, self.bag, self.labels = make_detector, bag, bag.labels
-        self.shortcut = shortcut(make_detector(), bag, FEWEST)
+        self.shortcut = find_shortcut(make_detector(), bag, FEWEST)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the picture and of all members, each under the detector of the full bag without itself."""
@@ -98,7 +98,7 @@ class LeaveOneOut:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels = bag, bag.labels
-        self.shortcut = shortcut(make_detector(), bag, FEWEST + 2)
+        self.shortcut = find_shortcut(make_detector(), bag, FEWEST + 2)
         self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
@@ -127,7 +127,7 @@ class Split:
     per_shot, asks_class = 0.5, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
-        teach, calibrate = halves(bag.labels, len(bag), seed)
+        teach, calibrate = split_in_halves(bag.labels, len(bag), seed)
         if not len(calibrate):
             raise UsageError(
                 expected="2 distinct known images or more", got=f"{len(bag)}", fix="add images", where="split"
@@ -149,7 +149,7 @@ SCHEMES: dict[str, Callable[[MakeDetector, Bag, int], Scheme]] = {
 }
 
 
-def halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArray, IndexArray]:
+def split_in_halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArray, IndexArray]:
     """Two halves of n places, the first no smaller, each class in equal parts or one more in either."""
     random = generator(seed, "calibration split")
     classes = np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_fewshot.conformal.calibration import uniform
+from clip_fewshot.conformal.calibration import draw_uniform
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.types import FloatArray, IndexArray
 
-SCHEMA = 1
+STREAM_SCHEMA = 1
 # A bet (cut, stake) multiplies its capital by 1 - stake + stake / cut where p <= cut and by 1 - stake elsewhere: 1 on
 # average. We rejected bets on powers of p: where a fifth of the pictures is new, the four known ones between two
 # new ones cost more than a new one brings.
@@ -62,7 +62,7 @@ class StreamRanks:
         value = _score(score)
         least, greatest = map(float, tie_range(np.asarray(value)))
         below, at_most = bisect_left(self.scores_, least), bisect_right(self.scores_, greatest)
-        share = uniform(self.seed, "stream p-value", self.t_)
+        share = draw_uniform(self.seed, "stream p-value", self.t_)
         p = (below + share * (at_most - below + 1)) / (len(self.scores_) + 1)
         insort(self.scores_, value)
         self.t_ += 1
@@ -70,7 +70,7 @@ class StreamRanks:
 
     def to_json(self) -> str:
         """All of it, to the last bit."""
-        return json.dumps({"schema": SCHEMA, "seed": self.seed, "t": self.t_, "scores": self.scores_})
+        return json.dumps({"schema": STREAM_SCHEMA, "seed": self.seed, "t": self.t_, "scores": self.scores_})
 
     @classmethod
     def from_json(cls, text: str) -> StreamRanks:
@@ -157,7 +157,7 @@ class Watch:
         """All of it, to the last bit."""
         state = {"begun": self._begun.tolist(), "best": self._best.tolist(), "since": self._since.tolist()}
         alarm = None if self.alarm_ is None else list(self.alarm_)
-        return json.dumps({"schema": SCHEMA, "alpha": self.alpha, "t": self.t_, "alarm": alarm, **state})
+        return json.dumps({"schema": STREAM_SCHEMA, "alpha": self.alpha, "t": self.t_, "alarm": alarm, **state})
 
     @classmethod
     def from_json(cls, text: str) -> Watch:
@@ -225,9 +225,12 @@ def _record(text: str, names: Sequence[str]) -> dict[str, Any]:
         record = json.loads(text)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not set(names) <= set(record):
+    if not isinstance(record, dict) or record.get("schema") != STREAM_SCHEMA or not set(names) <= set(record):
         fix = "restore what this version wrote, or begin a new one"
         raise ArtifactError(
-            expected=f"a record of schema {SCHEMA} with {', '.join(names)}", got="another", fix=fix, where="stream"
+            expected=f"a record of schema {STREAM_SCHEMA} with {', '.join(names)}",
+            got="another",
+            fix=fix,
+            where="stream",
         )
     return record

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from clip_fewshot.backbones.tower import OneRow, Tower
-from clip_fewshot.contrastive.gradients import buffers_kept
+from clip_fewshot.contrastive.gradients import preserve_buffers
 from clip_fewshot.errors import DivergedError, UsageError
 
 
 @contextmanager
-def recomputing(*towers: Tower) -> Iterator[None]:
+def recompute_blocks(*towers: Tower) -> Iterator[None]:
     """While the block lasts, the towers' blocks keep their input alone, and run twice.
 
     Tianqi Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016: a second forward pass in exchange for the
@@ -43,13 +43,13 @@ def _twice(block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
     from torch.utils.checkpoint import checkpoint
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), buffers_kept(block)
+        return nullcontext(), preserve_buffers(block)
 
     return partial(checkpoint, run, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def lean_text(text: nn.Module, activations: torch.dtype) -> Iterator[None]:
+def shrink_text_weights(text: nn.Module, activations: torch.dtype) -> Iterator[None]:
     """Store the trained matrices of layers and embeddings in bfloat16 while the block lasts, float32 again after it.
 
     Norms, biases and the bare position table stay float32: they are a hundredth of the weights, and a float32 summand
@@ -84,7 +84,7 @@ def lean_text(text: nn.Module, activations: torch.dtype) -> Iterator[None]:
             parameter.data = parameter.data.to(torch.float32)
 
 
-PATIENCE = 2000  # steps without overflow before the factor is doubled
+GROWTH_INTERVAL = 2000  # steps without overflow before the factor is doubled
 
 
 @dataclass
@@ -105,7 +105,7 @@ class LossScale:
     dynamic: bool = False
 
     @classmethod
-    def starting(cls) -> LossScale:
+    def for_float16(cls) -> LossScale:
         """For float16."""
         return cls(2.0**16, 0, True)
 
@@ -117,7 +117,7 @@ class LossScale:
         """
         if finite:
             self.calm += 1
-            if self.dynamic and self.calm == PATIENCE:
+            if self.dynamic and self.calm == GROWTH_INTERVAL:
                 self.factor, self.calm = 2 * self.factor, 0
             return True
         if not self.dynamic or self.factor <= 1:

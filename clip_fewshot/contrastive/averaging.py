@@ -29,7 +29,7 @@ class RunningMean:
             mean.lerp_(live.to(mean.dtype), weight)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def swap_in(self) -> Iterator[None]:
         """Run a block with the mean in place of the weights."""
         before = [p.detach().clone() for p in self._live]
         self.install()

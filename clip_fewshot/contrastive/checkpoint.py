@@ -14,14 +14,14 @@ from torch import Tensor
 
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.metrics_log import Figures, MetricsLog, TensorBoard
-from clip_fewshot.contrastive.sources import epoch_length, identity_of
-from clip_fewshot.contrastive.state import Training, share
+from clip_fewshot.contrastive.sources import epoch_length, read_identity
+from clip_fewshot.contrastive.state import Training, broadcast_state
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST, load_artifact, save_artifact
 
 KIND, FOLDER = "training checkpoint", "checkpoint"
-WEIGHTS, REST, MODEL = "model.safetensors", "training.safetensors", "model."
+CHECKPOINT_WEIGHTS, REST, MODEL_PREFIX = "model.safetensors", "training.safetensors", "model."
 
 
 class Checkpoints:
@@ -38,9 +38,11 @@ class Checkpoints:
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
         if self._world.rank == 0:
-            weights = {name.removeprefix(MODEL): t for name, t in tensors.items() if name.startswith(MODEL)}
-            rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL)}
-            files = {WEIGHTS: _packed(weights), REST: _packed(rest)}
+            weights = {
+                name.removeprefix(MODEL_PREFIX): t for name, t in tensors.items() if name.startswith(MODEL_PREFIX)
+            }
+            rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL_PREFIX)}
+            files = {CHECKPOINT_WEIGHTS: _packed(weights), REST: _packed(rest)}
             save_artifact(self.folder, KIND, files, meta)
 
     def exists(self) -> bool:
@@ -69,7 +71,7 @@ class Checkpoints:
                 _check_same("pairs", meta["pairs"], pairs, self.folder)
             _check_same("options", meta["identity"], identity, self.folder)
             told = json.dumps(meta).encode()
-            found = {MODEL + name: t for name, t in _unpacked(files[WEIGHTS], self.folder).items()}
+            found = {MODEL_PREFIX + name: t for name, t in _unpacked(files[CHECKPOINT_WEIGHTS], self.folder).items()}
             saved = _fitting(found | _unpacked(files[REST], self.folder), tensors, self.folder, self._device)
         self._world.sum_([saved[name] for name in tensors])
         words = self._world.gather(torch.tensor(list(told), dtype=torch.uint8, device=self._device))
@@ -114,12 +116,12 @@ def _fitting(
     return {name: saved[name].to(device) for name in live}
 
 
-class Keeper:
+class CheckpointFolder:
     """The folder of a training on ``pairs``, written by process 0 alone; None keeps nothing."""
 
     def __init__(self, training: Training, pairs: PairSource, world: World, folder: Path | None) -> None:
         self._training, self._length, self._world, self._folder = training, epoch_length(pairs), world, folder
-        self._pairs = None if folder is None or world.rank > 0 else identity_of(pairs)
+        self._pairs = None if folder is None or world.rank > 0 else read_identity(pairs)
         self._checkpoints = None if folder is None else Checkpoints(folder, world, training.model.device)
         self._log: MetricsLog | None = None
 
@@ -139,7 +141,7 @@ class Keeper:
             training.restore(*self._checkpoints.load(training.tensors(), identity, self._pairs))
         else:
             started = (training.model.state_dict(), training.recipe.state_dict(), training.mean.tensors())
-            share([tensor for tensors in started for tensor in tensors.values()], self._world)
+            broadcast_state([tensor for tensors in started for tensor in tensors.values()], self._world)
         if self._folder is not None and self._world.rank == 0:
             board = TensorBoard(self._folder / "tensorboard", training.taken) if tensorboard else None
             self._log = MetricsLog(self._folder, training.taken, board)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.gradients import PairModel
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
@@ -74,7 +74,7 @@ class SelfDistillation(nn.Module):
         return self
 
     @torch.no_grad()
-    def prepare(self, batch: PairBatch, world: World = Alone(), chunk: int | None = None) -> None:  # noqa: B008
+    def prepare(self, batch: PairBatch, world: World = SingleProcess(), chunk: int | None = None) -> None:  # noqa: B008
         """Run the teacher over this process's part of the next batch and gather the features of all processes."""
         teacher = cast(PairModel, self.teacher)
         images = _features(teacher.encode_image, batch.images, chunk)

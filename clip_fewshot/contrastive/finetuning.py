@@ -15,7 +15,7 @@ from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.attention import AttentionHead
 from clip_fewshot.runtime import rng
-from clip_fewshot.tuning.added_heads import AttentiveTower, HeadedTower, with_linear_head
+from clip_fewshot.tuning.added_heads import AttentiveTower, HeadedTower, add_linear_head
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.tuning.prompts import prompted
 
@@ -83,7 +83,7 @@ class FineTuning:
         return ContrastiveOptions(learning_rate=self.backbone_lr, rates=heads, **others)
 
 
-def tunable(backbone: Backbone, plan: FineTuning) -> Backbone:
+def make_tunable(backbone: Backbone, plan: FineTuning) -> Backbone:
     """A copy of ``backbone`` for ``train_contrastive``, in which what ``plan`` says requires a gradient, and no more.
 
     Raises:
@@ -116,16 +116,16 @@ def _headed(tower: Tower, plan: FineTuning, name: str) -> HeadedTower:
     if plan.head == "none":
         return HeadedTower(tower, None)
     if plan.head == "linear":
-        return with_linear_head(tower)
-    with rng.torch_seeded(plan.seed, "attention head", name):
+        return add_linear_head(tower)
+    with rng.seed_torch(plan.seed, "attention head", name):
         head = AttentionHead(tower.token_features, tower.out_features)
     nn.init.zeros_(head.classifier.linear.weight)
     nn.init.zeros_(head.classifier.linear.bias)
     return AttentiveTower(tower, head.to(next(tower.parameters()).device))
 
 
-def merged(tuned: Backbone) -> Backbone:
-    """A plain copy of what :func:`tunable` gave: heads become part of the projections, whose product they are.
+def merge_heads(tuned: Backbone) -> Backbone:
+    """A plain copy of what :func:`make_tunable` gave: heads become part of the projections, whose product they are.
 
     Its state dict is OpenAI's again, its features those of ``tuned`` to rounding. Of a pair, what was trained stays
     unfrozen.
@@ -136,7 +136,7 @@ def merged(tuned: Backbone) -> Backbone:
     result = copy.deepcopy(tuned).requires_grad_(True)
     for name in TOWERS.values():
         tower = getattr(result, name)
-        plain = tower.merged() if isinstance(tower, HeadedTower) else tower
+        plain = tower.merge() if isinstance(tower, HeadedTower) else tower
         if isinstance(plain, EncoderTower):
             plain.unfreeze(plain.unfrozen)
         setattr(result, name, plain)

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
 
@@ -72,7 +72,7 @@ def contrastive_gradients(
     batch: PairBatch,
     objective: Objective,
     *,
-    world: World = Alone(),  # noqa: B008 - immutable
+    world: World = SingleProcess(),  # noqa: B008 - immutable
     chunk: int | None = None,
     loss_scale: float = 1.0,
 ) -> Tensor:
@@ -121,10 +121,12 @@ def contrastive_gradients(
 
 
 @torch.no_grad()
-def encoded(model: PairModel, encode: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int | None = None) -> Tensor:
+def encode_in_chunks(
+    model: PairModel, encode: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int | None = None
+) -> Tensor:
     """(n, ...) inputs, n may be 0 -> (n, d) features without graph, ``chunk`` rows at a time."""
     if len(inputs) == 0:  # the width of the features is known only by making one
-        with buffers_kept(model):
+        with preserve_buffers(model):
             return encode(inputs.new_zeros((1, *inputs.shape[1:])))[:0]
     return torch.cat([encode(part) for part in torch.split(inputs, chunk or len(inputs))])
 
@@ -138,11 +140,11 @@ class _Encoded:
         self._whole: Tensor | None = None
         self._draws: list[_Draws] = []
         if len(inputs) == 0:
-            features = encoded(model, encode, inputs)
+            features = encode_in_chunks(model, encode, inputs)
         elif len(self._parts) == 1:
             self._whole = features = encode(inputs)
         else:
-            with torch.no_grad(), buffers_kept(model):
+            with torch.no_grad(), preserve_buffers(model):
                 features = torch.cat([self._first(part) for part in self._parts])
         self.leaf = features.detach().requires_grad_()
 
@@ -159,7 +161,7 @@ class _Encoded:
             _send(self._whole, gradient)
             return
         for part, rows, draws in zip(self._parts, torch.split(gradient, len(self._parts[0])), self._draws, strict=True):
-            with draws.again():
+            with draws.replay():
                 features = self._encode(part)
             _send(features, rows)
 
@@ -180,7 +182,7 @@ class _Draws:
             torch.cuda.set_rng_state(state[1], self._device)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
+    def replay(self) -> Iterator[None]:
         """Run a block from where the generators stood, and put them back where they are."""
         now = self._now()
         self._set(self._state)
@@ -191,7 +193,7 @@ class _Draws:
 
 
 @contextmanager
-def buffers_kept(model: HasModules) -> Iterator[None]:
+def preserve_buffers(model: HasModules) -> Iterator[None]:
     """Run a block on copies of the model's buffers: batch normalisations that it passes through count nothing.
 
     Copies and not values put back after it: what a graph has saved of a buffer must not be written to.

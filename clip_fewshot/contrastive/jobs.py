@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 PRETRAINING_PASSES, FINE_TUNING_PASSES = 32, 10
 CAPTIONED = "captioned pictures: pairs of files, table, list or tar shards"
-LAYERS, TRAINING, MEMORY = ({"group": title} for title in ("what trains", "training", "memory"))
-MEASURED, PROCESSES, OUTPUT = ({"group": title} for title in ("what is measured", "processes", "output"))
+LAYERS_GROUP, TRAINING_GROUP, MEMORY_GROUP = ({"group": title} for title in ("what trains", "training", "memory"))
+MEASURED_GROUP, PROCESSES_GROUP, OUTPUT_GROUP = (
+    {"group": title} for title in ("what is measured", "processes", "output")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +30,22 @@ class TrainingJob:
 
     device: str = option("auto", "where to compute", choices=DEVICES, group="model")
     batch: int | None = option(
-        None, "pairs in a step, of all processes together (default: all, at most 256; 64 to fine-tune)", **TRAINING
+        None,
+        "pairs in a step, of all processes together (default: all, at most 256; 64 to fine-tune)",
+        **TRAINING_GROUP,
     )
-    weight_decay: float = option(0.2, "on matrices", **TRAINING)
-    seed: int = option(0, "seed of everything random", **TRAINING)
+    weight_decay: float = option(0.2, "on matrices", **TRAINING_GROUP)
+    seed: int = option(0, "seed of everything random", **TRAINING_GROUP)
     chunk: int | None = option(
-        None, "pairs in one pass: memory falls with it, the gradient stays (default: all)", **MEMORY
+        None, "pairs in one pass: memory falls with it, the gradient stays (default: all)", **MEMORY_GROUP
     )
     truncate: bool = option(False, "cut texts that are too long for the model instead of refusing them")
     spark: bool = option(
-        False, "compute in processes that Spark starts (on this machine, if it has no other master)", **PROCESSES
+        False, "compute in processes that Spark starts (on this machine, if it has no other master)", **PROCESSES_GROUP
     )
-    processes: int = option(2, "how many, with --spark", **PROCESSES)
-    out: str | None = option(None, "new folder for the model, its checkpoint and its figures", **OUTPUT)
-    resume: str | None = option(None, "go on with the training in this folder", **OUTPUT)
+    processes: int = option(2, "how many, with --spark", **PROCESSES_GROUP)
+    out: str | None = option(None, "new folder for the model, its checkpoint and its figures", **OUTPUT_GROUP)
+    resume: str | None = option(None, "go on with the training in this folder", **OUTPUT_GROUP)
 
     def __post_init__(self) -> None:
         if (self.out is None) == (self.resume is None):
@@ -63,26 +67,34 @@ class Pretraining(TrainingJob):
     model: str | None = option(
         None, "official CLIP name or a JSON file of an architecture (default: ViT-B/32)", group="model"
     )
-    passes: int | None = option(None, f"over the pictures (default: {PRETRAINING_PASSES})", **TRAINING)
-    steps: int | None = option(None, "optimiser steps, in place of passes", **TRAINING)
-    learning_rate: float | None = option(None, "peak (default: the paper's for the model)", **TRAINING)
-    warmup: int | None = option(None, "steps of rising rate (default: 2000, at most a tenth of all)", **TRAINING)
+    passes: int | None = option(None, f"over the pictures (default: {PRETRAINING_PASSES})", **TRAINING_GROUP)
+    steps: int | None = option(None, "optimiser steps, in place of passes", **TRAINING_GROUP)
+    learning_rate: float | None = option(None, "peak (default: the paper's for the model)", **TRAINING_GROUP)
+    warmup: int | None = option(None, "steps of rising rate (default: 2000, at most a tenth of all)", **TRAINING_GROUP)
     averaging: float = option(
-        0.0, "decay per step of the mean of the weights that is kept in the end; 0: the last", **TRAINING
+        0.0, "decay per step of the mean of the weights that is kept in the end; 0: the last", **TRAINING_GROUP
     )
-    identity_targets: bool = option(False, "take equal captions of a batch for wrong ones, as CLIP does", **TRAINING)
+    identity_targets: bool = option(
+        False, "take equal captions of a batch for wrong ones, as CLIP does", **TRAINING_GROUP
+    )
     augment: float | None = option(
-        None, "least share of the area of random crops, in (0, 1] (default: none)", **TRAINING
+        None, "least share of the area of random crops, in (0, 1] (default: none)", **TRAINING_GROUP
     )
-    checkpoint_gradients: bool = option(False, "compute blocks twice in place of keeping their activations", **MEMORY)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY)
-    state_dtype: Literal["float32", "bfloat16"] = option("float32", "of the optimiser's moments", **MEMORY)
-    text_weights: Literal["float32", "bfloat16"] = option("float32", "of the text tower while it is trained", **MEMORY)
-    validation: int = option(100, "pictures kept out of training to measure loss and recall on; 0: none", **MEASURED)
-    labelled: str | None = option(None, "pictures with classes to measure zero-shot accuracy on", **MEASURED)
-    tensorboard: bool = option(False, "show the figures in TensorBoard too", **MEASURED)
-    save_every: int | None = option(None, "steps between checkpoints (default: one an epoch)", **OUTPUT)
-    threads: int | None = option(None, "processor threads (default: torch's)", **PROCESSES)
+    checkpoint_gradients: bool = option(
+        False, "compute blocks twice in place of keeping their activations", **MEMORY_GROUP
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY_GROUP)
+    state_dtype: Literal["float32", "bfloat16"] = option("float32", "of the optimiser's moments", **MEMORY_GROUP)
+    text_weights: Literal["float32", "bfloat16"] = option(
+        "float32", "of the text tower while it is trained", **MEMORY_GROUP
+    )
+    validation: int = option(
+        100, "pictures kept out of training to measure loss and recall on; 0: none", **MEASURED_GROUP
+    )
+    labelled: str | None = option(None, "pictures with classes to measure zero-shot accuracy on", **MEASURED_GROUP)
+    tensorboard: bool = option(False, "show the figures in TensorBoard too", **MEASURED_GROUP)
+    save_every: int | None = option(None, "steps between checkpoints (default: one an epoch)", **OUTPUT_GROUP)
+    threads: int | None = option(None, "processor threads (default: torch's)", **PROCESSES_GROUP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,22 +113,26 @@ class FineTuningJob(TrainingJob):
         "digits", "captioned or labelled pictures; or digits, digits-wild", positional=True, flag="--data"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    unfreeze: int = option(1, "last layers of each tower that train", **LAYERS)
-    lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS)
+    unfreeze: int = option(1, "last layers of each tower that train", **LAYERS_GROUP)
+    lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS_GROUP)
     head: Literal["none", "linear", "attention"] = option(
         "none",
         "added to each tower: linear is merged into it at the end, attention reads all tokens and stays",
-        **LAYERS,
+        **LAYERS_GROUP,
     )
-    prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS)
-    backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING)
-    head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING)
-    distil: float = option(0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING)
+    prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS_GROUP)
+    backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING_GROUP)
+    head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING_GROUP)
+    distil: float = option(
+        0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING_GROUP
+    )
     passes: int | None = option(
-        None, f"over the pictures, each with other captions (default: {FINE_TUNING_PASSES})", **TRAINING
+        None, f"over the pictures, each with other captions (default: {FINE_TUNING_PASSES})", **TRAINING_GROUP
     )
-    per_class: int | None = option(None, "training pictures per class (default: all)", **TRAINING)
-    held_out: float = option(0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED)
+    per_class: int | None = option(None, "training pictures per class (default: all)", **TRAINING_GROUP)
+    held_out: float = option(
+        0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED_GROUP
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

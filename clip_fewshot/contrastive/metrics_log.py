@@ -10,7 +10,7 @@ from pathlib import Path
 from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.files import append_line, write_text
 
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 Figures = Mapping[str, float | int | None]
 
 
@@ -27,7 +27,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, taken: int, board: TensorBoard | None = None) -> None:
-        self.path, self._board = folder / FILE, board
+        self.path, self._board = folder / METRICS_FILE, board
         before = self.path.read_text("utf-8") if self.path.is_file() else None
         kept = "".join(f"{line}\n" for line in (before or "").splitlines() if _steps(line) <= taken)
         if kept != before:

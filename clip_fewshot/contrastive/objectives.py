@@ -26,7 +26,7 @@ def identity_objective(images: Tensor, texts: Tensor, log_scale: Tensor, caption
 
 
 @runtime_checkable
-class Prepared(Protocol):
+class StatefulObjective(Protocol):
     """An objective with a memory: a module whose parameters are trained with the model and saved in checkpoints."""
 
     def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
@@ -39,7 +39,7 @@ class Prepared(Protocol):
 
 
 @runtime_checkable
-class Floored(Protocol):
+class BoundedObjective(Protocol):
     """An objective that knows the least value it can take on the batch that was prepared."""
 
     def floor(self) -> float:
@@ -47,7 +47,7 @@ class Floored(Protocol):
         ...
 
 
-class Recipe(nn.Module):
+class ObjectiveModule(nn.Module):
     """Any objective in one form: its state, what it wants to see, the least value of its loss."""
 
     def __init__(self, objective: Objective) -> None:
@@ -57,7 +57,7 @@ class Recipe(nn.Module):
     def prepare(self, batch: PairBatch, world: World, chunk: int | None) -> None:
         """Let an objective with a memory look at the next batch."""
         watching: object = self.objective
-        if isinstance(watching, Prepared):
+        if isinstance(watching, StatefulObjective):
             watching.prepare(batch, world, chunk)
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
@@ -67,20 +67,20 @@ class Recipe(nn.Module):
     def after_step(self, model: PairModel) -> None:
         """Let an objective with a memory look at the new weights."""
         watching: object = self.objective
-        if isinstance(watching, Prepared):
+        if isinstance(watching, StatefulObjective):
             watching.after_step(model)
 
     def floor(self, batch: PairBatch, world: World, device: torch.device) -> float:
         """Least value of the loss over the batches of all processes: by its captions, where nothing better is known."""
         knowing: object = self.objective
-        if isinstance(knowing, Floored):
+        if isinstance(knowing, BoundedObjective):
             return knowing.floor()
         if batch.caption_ids is None:
             return 0.0
         return symmetric_floor(world.gather(batch.caption_ids.to(device)))
 
 
-def as_recipe(objective: Objective | None, identity_targets: bool) -> Recipe:
+def wrap_objective(objective: Objective | None, identity_targets: bool) -> ObjectiveModule:
     """None is CLIP's own."""
     own = identity_objective if identity_targets else symmetric_objective
-    return Recipe(cast(Objective, own) if objective is None else objective)
+    return ObjectiveModule(cast(Objective, own) if objective is None else objective)

@@ -21,7 +21,7 @@ from clip_fewshot.errors import DataError, DivergedError, UsageError
 from clip_fewshot.features.encode import image_prefix, text_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.losses import symmetric_cross_entropy
-from clip_fewshot.optim.adamw import AdamW, Group, parameter_groups, warmup_cosine
+from clip_fewshot.optim.adamw import AdamW, ParameterGroup, group_parameters, warmup_cosine_factor
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import IndexArray
 
@@ -123,7 +123,7 @@ def train_paired(
             losses.append(_loss(pair, stored, pictures, captions))
             optimizer.zero_grad()
             losses[-1].backward()  # type: ignore[no-untyped-call]
-            optimizer.step(warmup_cosine(step, steps, options.warmup))
+            optimizer.step(warmup_cosine_factor(step, steps, options.warmup))
             with torch.no_grad():
                 pair.logit_scale.clamp_(max=MAX_LOG_SCALE)
             step += 1
@@ -175,12 +175,12 @@ def _store(pair: PairBackbone, data: ImageDataset) -> _Stored:
     return _Stored(images, text_prefix(trunks, list(number), [text]), pictures, caption)
 
 
-def _groups(pair: PairBackbone, options: PairedOptions) -> list[Group]:
+def _groups(pair: PairBackbone, options: PairedOptions) -> list[ParameterGroup]:
     """The unfrozen layers at their rate, everything of ours at its own."""
     ours = nn.ModuleList([pair.visual.projection, pair.text.projection])
     layers = nn.ModuleList([part for tower in (pair.visual, pair.text) for part in (*tower.blocks, tower.pool)])
-    groups = parameter_groups([(ours, options.learning_rate), (layers, options.layers_rate)], options.weight_decay)
-    return [*groups, Group([pair.logit_scale], options.learning_rate, 0.0)]
+    groups = group_parameters([(ours, options.learning_rate), (layers, options.layers_rate)], options.weight_decay)
+    return [*groups, ParameterGroup([pair.logit_scale], options.learning_rate, 0.0)]
 
 
 def _batches(stored: _Stored, options: PairedOptions, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -201,5 +201,5 @@ def _loss(pair: PairBackbone, stored: _Stored, pictures: Tensor, captions: Tenso
 def _features(tower: EncoderTower, prefix: Prefix, items: Tensor) -> Tensor:
     """What the tower makes of stored inputs."""
     n = tower.unfrozen or 0
-    features: Tensor = tower.finish(prefix.rows(n, items), n) if n else tower.projection(prefix.frozen(items))
+    features: Tensor = tower.finish(prefix.rows(n, items), n) if n else tower.projection(prefix.frozen_features(items))
     return features

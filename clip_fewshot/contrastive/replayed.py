@@ -15,7 +15,7 @@ from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.tuning.added_heads import HeadedTower
 
 
-def replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
+def count_replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
     """How many last blocks of the pretrained image tower a training must run; None: all of them, nothing is stored."""
     trained = "visual" in plan.trained
     n = plan.unfreeze if trained else 0
@@ -26,7 +26,7 @@ def replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
 
 
 @contextmanager
-def replayed_pictures(model: Backbone, pretrained: Backbone, pictures: ImageDataset, n: int | None) -> Iterator[None]:
+def replay_pictures(model: Backbone, pretrained: Backbone, pictures: ImageDataset, n: int | None) -> Iterator[None]:
     """While the block lasts, ``model.encode_image`` takes numbers of ``pictures``, (b,) int64, in place of pixels.
 
     Their states before the last ``n`` blocks are computed once, or found in the cache; a step costs what is behind
@@ -35,9 +35,9 @@ def replayed_pictures(model: Backbone, pretrained: Backbone, pictures: ImageData
     the same steps from pixels differ by 6e-8).
 
     Args:
-        model: from :func:`tunable`.
+        model: from :func:`make_tunable`.
         pretrained: what it was made of: states in the cache serve all trainings that begin there.
-        n: from :func:`replayed_blocks`; None: the model takes pixels as ever.
+        n: from :func:`count_replayed_blocks`; None: the model takes pixels as ever.
     """
     if n is None:
         yield
@@ -48,7 +48,7 @@ def replayed_pictures(model: Backbone, pretrained: Backbone, pictures: ImageData
     def forward(items: Tensor) -> Tensor:
         if n:
             return tower.finish(prefix.rows(n, items), n)
-        features: Tensor = prefix.frozen(items) if head is None else head(prefix.frozen(items))
+        features: Tensor = prefix.frozen_features(items) if head is None else head(prefix.frozen_features(items))
         return features
 
     tower.forward = forward  # type: ignore[method-assign, assignment]

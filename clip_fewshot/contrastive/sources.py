@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
-from clip_fewshot.data.pairs.batch import Identified, PairBatch, PairSource, Told
+from clip_fewshot.data.pairs.batch import Identified, IdentityValue, PairBatch, PairSource
 from clip_fewshot.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Given:
+class IterableSource:
     """Any iterable as a source, read from its beginning in each epoch; to begin later, batches are passed over."""
 
     given: Iterable[PairBatch]
@@ -35,11 +35,11 @@ class Given:
         return islice(iter(self.given), start, None)
 
 
-def as_source(given: PairSource | Iterable[PairBatch], steps: int | None = None) -> PairSource:
+def wrap_source(given: PairSource | Iterable[PairBatch], steps: int | None = None) -> PairSource:
     """Anything that yields batches as a source; ``steps`` is how many an iterator without a length has to yield."""
     if hasattr(given, "batches"):
         return cast(PairSource, given)
-    return Given(given, len(given) if isinstance(given, Sized) else steps)
+    return IterableSource(given, len(given) if isinstance(given, Sized) else steps)
 
 
 def epoch_length(source: PairSource) -> int:
@@ -52,12 +52,12 @@ def epoch_length(source: PairSource) -> int:
     return steps
 
 
-def identity_of(source: PairSource) -> dict[str, Told] | None:
+def read_identity(source: PairSource) -> dict[str, IdentityValue] | None:
     """What a source says of itself; None for one that says nothing, such as a list or a loader of the caller."""
     return dict(source.identity()) if isinstance(source, Identified) else None
 
 
-def timed_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[PairBatch, float]]:
+def time_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[PairBatch, float]]:
     """The batches of steps ``taken`` to ``total`` and the seconds each was waited for."""
     length = epoch_length(source)
     while taken < total:

@@ -15,16 +15,23 @@ from clip_fewshot.contrastive.activation_memory import LossScale
 from clip_fewshot.contrastive.averaging import RunningMean
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.gradients import contrastive_gradients
-from clip_fewshot.contrastive.objectives import Recipe
+from clip_fewshot.contrastive.objectives import ObjectiveModule
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.optim.adamw import AdamW, Group, Optimizer, named_groups, parameter_groups, warmup_cosine
+from clip_fewshot.optim.adamw import (
+    AdamW,
+    Optimizer,
+    ParameterGroup,
+    group_named_parameters,
+    group_parameters,
+    warmup_cosine_factor,
+)
 from clip_fewshot.optim.sgd import SGD
-from clip_fewshot.runtime.rng import torch_seeded
+from clip_fewshot.runtime.rng import seed_torch
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a step found.
 
     Its loss, the norm of the gradient before clipping, the factor on the peak rates, whether the step was taken.
@@ -42,30 +49,30 @@ class Training:
     Everything random in a step comes from (seed, step, rank), so a checkpoint needs no state of a generator.
     """
 
-    def __init__(self, model: Backbone, recipe: Recipe, options: ContrastiveOptions, total: int) -> None:
+    def __init__(self, model: Backbone, recipe: ObjectiveModule, options: ContrastiveOptions, total: int) -> None:
         self.model, self.recipe, self.options, self.total = model, recipe, options, total
         self.taken, self.loss = 0, math.nan
-        groups = named_groups(model, options.learning_rate, options.weight_decay, options.rates)
-        groups += parameter_groups([(recipe, options.learning_rate)], options.weight_decay)
+        groups = group_named_parameters(model, options.learning_rate, options.weight_decay, options.rates)
+        groups += group_parameters([(recipe, options.learning_rate)], options.weight_decay)
         self.optimizer = _optimizer(groups, options)
         self.mean = RunningMean(model, options.averaging)
-        self.scale = LossScale.starting() if activation_dtype(model) == torch.float16 else LossScale()
+        self.scale = LossScale.for_float16() if activation_dtype(model) == torch.float16 else LossScale()
 
-    def train_mode(self) -> None:
+    def set_train_mode(self) -> None:
         """Training mode, except for towers that are frozen whole: their statistics stay too."""
         self.recipe.train()
         self.model.train()
         for tower in (self.model.visual, self.model.text):
             tower.train(any(p.requires_grad for p in tower.parameters()))
 
-    def advance(self, batch: PairBatch, world: World) -> Outcome:
+    def advance(self, batch: PairBatch, world: World) -> StepOutcome:
         """One step on this process's part of a batch.
 
         Raises:
             DivergedError: the loss, or the gradient without loss scaling, is not finite.
         """
         options, model = self.options, self.model
-        with torch_seeded(options.seed, "step", self.taken, world.rank, device=model.device):
+        with seed_torch(options.seed, "step", self.taken, world.rank, device=model.device):
             self.optimizer.zero_grad()
             self.recipe.prepare(batch, world, options.chunk)
             loss = contrastive_gradients(
@@ -77,7 +84,7 @@ class Training:
             raise DivergedError(
                 expected="a finite loss", got=f"{self.loss}", fix="lower the learning rate", where=where
             )
-        factor = warmup_cosine(self.taken, self.total, options.warmup(self.total))
+        factor = warmup_cosine_factor(self.taken, self.total, options.warmup(self.total))
         take = self.scale.take(math.isfinite(float(norm)))
         self.taken += 1
         if take:
@@ -86,7 +93,7 @@ class Training:
                 model.logit_scale.clamp_(max=MAX_LOG_SCALE)
             self.recipe.after_step(model)
         self.mean.update(self.taken)
-        return Outcome(self.loss, float(norm), factor, take)
+        return StepOutcome(self.loss, float(norm), factor, take)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that the steps to come depend on, not copied."""
@@ -120,7 +127,7 @@ class Training:
         self.scale = LossScale(**meta["loss_scale"])
 
 
-def _optimizer(groups: list[Group], options: ContrastiveOptions) -> Optimizer:
+def _optimizer(groups: list[ParameterGroup], options: ContrastiveOptions) -> Optimizer:
     if options.optimizer == "sgd":
         return SGD(groups, options.clip_norm, momentum=options.momentum)
     return AdamW(
@@ -140,7 +147,7 @@ def activation_dtype(model: Backbone) -> torch.dtype:
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
-def share(tensors: list[Tensor], world: World) -> None:
+def broadcast_state(tensors: list[Tensor], world: World) -> None:
     """Give all processes what process 0 has."""
     if world.size > 1:
         numbers = [t.detach() for t in tensors if t.dtype != torch.bool]  # constants, the others

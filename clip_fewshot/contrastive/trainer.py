@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.contrastive.activation_memory import lean_text, recomputing
-from clip_fewshot.contrastive.checkpoint import Keeper
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.activation_memory import recompute_blocks, shrink_text_weights
+from clip_fewshot.contrastive.checkpoint import CheckpointFolder
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.gradients import Objective
-from clip_fewshot.contrastive.objectives import as_recipe
+from clip_fewshot.contrastive.objectives import wrap_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
-from clip_fewshot.contrastive.sources import as_source, epoch_length, timed_batches
-from clip_fewshot.contrastive.state import Outcome, Training, activation_dtype, share
+from clip_fewshot.contrastive.sources import epoch_length, time_batches, wrap_source
+from clip_fewshot.contrastive.state import StepOutcome, Training, activation_dtype, broadcast_state
 from clip_fewshot.contrastive.validation import Validation, validate
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.files import run_lock
+from clip_fewshot.runtime.files import hold_folder
 
 Model = TypeVar("Model", bound=Backbone)
 
@@ -62,7 +62,7 @@ def train_contrastive(
     options: ContrastiveOptions,
     *,
     objective: Objective | None = None,
-    world: World = Alone(),  # noqa: B008 - immutable
+    world: World = SingleProcess(),  # noqa: B008 - immutable
     validation: Validation | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
@@ -106,24 +106,24 @@ def train_contrastive(
     """
     if folder is None and (resume or tensorboard):
         raise UsageError(expected="a folder to resume from and to write to", got="none", fix="give one", where="folder")
-    pairs = as_source(source, options.steps)
+    pairs = wrap_source(source, options.steps)
     length = epoch_length(pairs)
     with ExitStack() as stack:
         if folder is not None and world.rank == 0:
-            stack.enter_context(run_lock(folder))
+            stack.enter_context(hold_folder(folder))
         if options.text_weights == "bfloat16":
-            stack.enter_context(lean_text(model.text, activation_dtype(model)))
+            stack.enter_context(shrink_text_weights(model.text, activation_dtype(model)))
         if options.checkpoint_gradients:
-            stack.enter_context(recomputing(model.visual, model.text))
-        recipe = as_recipe(objective, options.identity_targets).to(model.device)
+            stack.enter_context(recompute_blocks(model.visual, model.text))
+        recipe = wrap_objective(objective, options.identity_targets).to(model.device)
         training = Training(model, recipe, options, options.total(length))
-        keeper = Keeper(training, pairs, world, folder)
+        keeper = CheckpointFolder(training, pairs, world, folder)
         keeper.begin(resume, tensorboard)
-        training.train_mode()
+        training.set_train_mode()
         session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)
         session.run()
         training.mean.install()
-        share(list(model.buffers()), world)  # batch statistics, of each process's own pictures until here
+        broadcast_state(list(model.buffers()), world)  # batch statistics, of each process's own pictures until here
     for parameter in model.parameters():
         parameter.grad = None
     world.barrier()  # no process returns before the last checkpoint is on the disk
@@ -139,7 +139,7 @@ class _Session:
     length: int
     world: World
     validation: Validation | None
-    keeper: Keeper
+    keeper: CheckpointFolder
     on_step: Callable[[StepReport], None] | None
     on_validation: Callable[[int, dict[str, float]], None] | None
 
@@ -147,7 +147,7 @@ class _Session:
         training = self.training
         every = training.options.save_every or self.length
         started = time.perf_counter()
-        for batch, waited in timed_batches(self.pairs, training.taken, training.total):
+        for batch, waited in time_batches(self.pairs, training.taken, training.total):
             began = time.perf_counter()
             outcome = training.advance(batch, self.world)
             floor = training.recipe.floor(batch, self.world, training.model.device)
@@ -157,7 +157,7 @@ class _Session:
             if training.taken % every == 0 or training.taken == training.total:
                 self.keeper.save()
 
-    def _report(self, outcome: Outcome, floor: float, started: float, began: float, waited: float) -> None:
+    def _report(self, outcome: StepOutcome, floor: float, started: float, began: float, waited: float) -> None:
         training, now = self.training, time.perf_counter()
         report = StepReport(
             step=training.taken - 1,
@@ -179,8 +179,8 @@ class _Session:
 
     def _validate(self, validation: Validation) -> None:
         training = self.training
-        with training.mean.shown():
-            share(list(training.model.buffers()), self.world)
+        with training.mean.swap_in():
+            broadcast_state(list(training.model.buffers()), self.world)
             figures = validate(training.model, validation, self.world, training.options.chunk)
         self.keeper.log("validation", figures)
         if self.on_validation is not None:

@@ -12,15 +12,15 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.backbones.pair import PairBackbone
-from clip_fewshot.contrastive.finetuning import TOWERS, FineTuning, merged, tunable
+from clip_fewshot.contrastive.finetuning import TOWERS, FineTuning, make_tunable, merge_heads
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST, artifact_kind, load_artifact, save_artifact
 from clip_fewshot.tuning import prompts
 from clip_fewshot.tuning.added_heads import AttentiveTower
 from clip_fewshot.tuning.prompts import PromptedTransformer, load_prompts, save_prompts
 
-KIND = "attention heads"
-WEIGHTS = "trained.safetensors"
+TUNED_KIND = "attention heads"
+TUNED_WEIGHTS = "trained.safetensors"
 
 
 def save_tuned(tuned: Backbone, folder: Path) -> None:
@@ -34,9 +34,9 @@ def save_tuned(tuned: Backbone, folder: Path) -> None:
     elif _attentive(tuned):
         _save_heads(tuned, folder)
     elif isinstance(tuned, PairBackbone):
-        merged(tuned).save(folder)  # type: ignore[operator]
+        merge_heads(tuned).save(folder)  # type: ignore[operator]
     else:
-        save_backbone(merged(tuned), folder, half=False)
+        save_backbone(merge_heads(tuned), folder, half=False)
 
 
 def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
@@ -52,15 +52,15 @@ def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
     """
     place = Path(folder)
     kind = artifact_kind(place) if (place / MANIFEST).is_file() else ""
-    if kind == prompts.KIND:
+    if kind == prompts.PROMPTS_KIND:
         return load_prompts(place, backbone)
-    if kind == pair.KIND:
+    if kind == pair.PAIR_KIND:
         if not isinstance(backbone, PairBackbone):
             fix = "name the pair it was trained from, python:MODULE:FUNCTION"
             raise UsageError(
                 expected="a pair of encoders, which these weights are of", got=backbone.name, fix=fix, where=str(place)
             )
-        return backbone.with_weights(place)
+        return backbone.load_weights(place)
     if kind:
         return _load_heads(place, backbone)
     return load_backbone(str(folder), device=str(backbone.device), dtype=backbone.activation_dtype)
@@ -74,21 +74,21 @@ def _save_heads(tuned: Backbone, folder: Path) -> None:
     trained = {name: p.detach().cpu().contiguous() for name, p in tuned.named_parameters() if p.requires_grad}
     towers = _attentive(tuned)
     foundation = getattr(tuned, TOWERS[towers[0]]).foundation
-    files = {WEIGHTS: safetensors.torch.save(trained)}
-    save_artifact(folder, KIND, files, {"foundation": foundation, "towers": towers})
+    files = {TUNED_WEIGHTS: safetensors.torch.save(trained)}
+    save_artifact(folder, TUNED_KIND, files, {"foundation": foundation, "towers": towers})
 
 
 def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
-    meta, files = load_artifact(folder, KIND)
+    meta, files = load_artifact(folder, TUNED_KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(
             expected=expected, got=got, fix="pass the backbone that the heads were trained on", where=str(folder)
         )
     lock = next((name for name in TOWERS if name not in meta["towers"]), "none")
-    result = tunable(backbone, FineTuning(unfreeze=0, lock=lock, head="attention"))  # type: ignore[arg-type]
+    result = make_tunable(backbone, FineTuning(unfreeze=0, lock=lock, head="attention"))  # type: ignore[arg-type]
     parameters = dict(result.named_parameters())
     with torch.no_grad():
-        for name, tensor in safetensors.torch.load(files[WEIGHTS]).items():
+        for name, tensor in safetensors.torch.load(files[TUNED_WEIGHTS]).items():
             parameters[name].copy_(tensor)
     return result

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.contrastive.distributed.world import World
-from clip_fewshot.contrastive.gradients import encoded
+from clip_fewshot.contrastive.gradients import encode_in_chunks
 from clip_fewshot.contrastive.objectives import symmetric_objective
-from clip_fewshot.contrastive.sources import as_source
+from clip_fewshot.contrastive.sources import wrap_source
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
@@ -66,7 +66,7 @@ def validate(model: Backbone, validation: Validation, world: World, chunk: int |
     try:
         figures: dict[str, float] = {}
         if validation.pairs is not None:
-            figures |= _on_pairs(model, as_source(validation.pairs).batches(0), world, chunk)
+            figures |= _on_pairs(model, wrap_source(validation.pairs).batches(0), world, chunk)
         if validation.labelled is not None:
             figures["zero_shot_accuracy"] = _zero_shot(model, validation.labelled, validation.templates, world)
         return figures
@@ -100,8 +100,8 @@ def _encoded_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Features of all processes' parts of each batch, and the ids of their captions."""
     for batch in batches:
-        images = world.gather(encoded(model, model.encode_image, batch.images, chunk))
-        texts = world.gather(encoded(model, model.encode_text, batch.tokens, chunk))
+        images = world.gather(encode_in_chunks(model, model.encode_image, batch.images, chunk))
+        texts = world.gather(encode_in_chunks(model, model.encode_text, batch.tokens, chunk))
         yield images, texts, None if batch.caption_ids is None else world.gather(batch.caption_ids.to(images.device))
 
 

@@ -36,7 +36,7 @@ def digits() -> ImageDataset:
 
 
 @lru_cache(maxsize=1)
-def digits_wild() -> ImageDataset:
+def wild_digits() -> ImageDataset:
     """The same scans on 32 x 32 colour pictures.
 
     Place, size, polarity, colours and background vary, each by a generator of its own, so that a single pixel says
@@ -47,7 +47,7 @@ def digits_wild() -> ImageDataset:
     return _in_memory("digits-wild", pictures, labels)
 
 
-BUILTIN: dict[str, Callable[[], ImageDataset]] = {"digits": digits, "digits-wild": digits_wild}
+BUILTIN: dict[str, Callable[[], ImageDataset]] = {"digits": digits, "digits-wild": wild_digits}
 
 
 def raw_pixels(dataset: ImageDataset) -> FloatArray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.tables import read_text
 from clip_fewshot.errors import DataError
 
@@ -23,25 +23,25 @@ def read_pairs(source: Path) -> Listing:
     stems = [stem for stem in pictures if stem in texts]
     if not stems:
         raise DataError(
-            expected="pictures and .txt files that share a stem", got="no pair", fix="rename them", where=shown(source)
+            expected="pictures and .txt files that share a stem", got="no pair", fix="rename them", where=escape(source)
         )
     entries, blank = [], []
     for stem in stems:
         lines = enumerate(read_text(source / texts[stem]).split("\n"), start=1)
         found = [_entry(source, pictures[stem], line.strip(), texts[stem], n) for n, line in lines if line.strip()]
         entries += found
-        blank += [] if found else [shown(texts[stem])]
+        blank += [] if found else [escape(texts[stem])]
     refuse_any(blank, "a caption in every text", "write one, or remove text and picture", source)
     lonely = [path for path in tree.pictures if path.stem not in texts] + [
         p for p in tree.texts if p.stem not in pictures
     ]
-    warnings = [*tree.warnings(), *(f"{shown(path)} has no partner and was not read" for path in lonely[:1])]
+    warnings = [*tree.warnings(), *(f"{escape(path)} has no partner and was not read" for path in lonely[:1])]
     if len(lonely) > 1:
         warnings.append(f"so have {len(lonely) - 1} more")
     return Listing(source, tuple(entries), warnings=tuple(warnings))
 
 
-def stems_shared(pictures: list[Path], texts: list[Path]) -> float:
+def measure_shared_stems(pictures: list[Path], texts: list[Path]) -> float:
     """The fraction of ``pictures``, in [0, 1], that have a text of their stem."""
     stems = {path.stem for path in texts}
     return sum(path.stem in stems for path in pictures) / max(len(pictures), 1)
@@ -50,11 +50,11 @@ def stems_shared(pictures: list[Path], texts: list[Path]) -> float:
 def _by_stem(paths: list[Path], source: Path) -> dict[str, Path]:
     first: dict[str, Path] = {}
     collisions = [
-        f"{shown(first[path.stem])} and {shown(path)}" for path in paths if first.setdefault(path.stem, path) != path
+        f"{escape(first[path.stem])} and {escape(path)}" for path in paths if first.setdefault(path.stem, path) != path
     ]
     refuse_any(collisions, "one picture and one text per stem", "rename one of each", source)
     return first
 
 
 def _entry(source: Path, picture: Path, caption: str, text: Path, line: int) -> Entry:
-    return Entry(source / picture, str(picture), caption=caption, where=f"{shown(text)}:{line}")
+    return Entry(source / picture, str(picture), caption=caption, where=f"{escape(text)}:{line}")

@@ -14,12 +14,12 @@ from PIL import Image
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
-from clip_fewshot.data.names import first_of, shown
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.data.tables import COLUMNS, SEPARATORS, read_text
+from clip_fewshot.data.tables import COLUMN_NAMES, SEPARATORS, read_text
 from clip_fewshot.data.verify import check_pictures
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
 
 Images = ImageDataset | SealedSet | Sequence["str | Path | Image.Image"]
@@ -63,10 +63,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
 
 
 def _digest(picture: Path | Image.Image) -> str:
-    return sha256_bytes(read_regular(picture)) if isinstance(picture, Path) else pixel_digest(picture)
+    return hash_bytes(read_regular(picture)) if isinstance(picture, Path) else pixel_digest(picture)
 
 
-def join(parts: Sequence[ImageDataset]) -> ImageDataset:
+def join_images(parts: Sequence[ImageDataset]) -> ImageDataset:
     """The pictures of several sets, at least one, in one unlabelled row."""
     return ImageDataset(
         name=" + ".join(dict.fromkeys(part.name for part in parts)),
@@ -99,15 +99,15 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
-    pictures = readable(path for place in places for path in _pictures(Path(place)))
+    pictures = keep_readable(path for place in places for path in _pictures(Path(place)))
     if not len(pictures):
-        lines = [f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in pictures.skipped]
-        got = f"{len(lines)} that cannot be read:{first_of(lines)}\n" if lines else "folders without pictures"
+        lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]
+        got = f"{len(lines)} that cannot be read:{list_first(lines)}\n" if lines else "folders without pictures"
         raise DataError(
             expected="a picture that can be read",
             got=got,
             fix="check the paths",
-            where=", ".join(map(shown, places[:3])),
+            where=", ".join(map(escape, places[:3])),
         )
     return pictures
 
@@ -118,7 +118,7 @@ def list_warnings(pictures: ImageDataset) -> list[str]:
     return [*pictures.warnings, *(f"{n} unreadable pictures: {reason}" for reason, n in sorted(reasons.items()))]
 
 
-def readable(paths: Iterable[Path]) -> ImageDataset:
+def keep_readable(paths: Iterable[Path]) -> ImageDataset:
     """The picture files among ``paths``, each once and unlabelled; ``skipped`` lists the rest. There may be none."""
     checked = check_pictures(paths)
     kept = [path for path, result in checked.items() if result.error is None]
@@ -158,7 +158,7 @@ def picture_paths(source: str | Path) -> tuple[Path, ...]:
         named = [place.parent / path for path in _listed(read_text(place))]
     if not named:
         got = "none in it" if place.is_dir() else "an empty table"
-        raise DataError(expected="pictures", got=got, fix="check the path", where=shown(place))
+        raise DataError(expected="pictures", got=got, fix="check the path", where=escape(place))
     return tuple(dict.fromkeys(named))
 
 
@@ -166,7 +166,7 @@ def _listed(text: str) -> list[str]:
     first = text.split("\n", 1)[0]
     for separator in SEPARATORS:
         names = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
-        column = next((names.index(name) for name in COLUMNS["path"] if name in names), None)
+        column = next((names.index(name) for name in COLUMN_NAMES["path"] if name in names), None)
         if column is not None:
             rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
             next(rows)

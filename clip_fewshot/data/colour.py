@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from clip_fewshot.types import FloatArray
 
-BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED = 258, 339, 2  # TIFF 6.0 tags, and the format value for signed integers
+BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED_FORMAT = 258, 339, 2  # TIFF 6.0 tags, and the format value for signed integers
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -50,7 +50,7 @@ def _unit_integers(image: Image.Image) -> FloatArray:
         return np.asarray(image).astype(np.float64) / 65535
     tags = getattr(image, "tag_v2", {})
     bits = int(tags.get(BITS_PER_SAMPLE, (32,))[0])
-    signed = int(tags.get(SAMPLE_FORMAT, (1,))[0]) == SIGNED
+    signed = int(tags.get(SAMPLE_FORMAT, (1,))[0]) == SIGNED_FORMAT
     numbers = np.asarray(image, dtype=np.int32)
     values = (numbers if signed or bits < 32 else numbers.view(np.uint32)).astype(np.float64)
     if values.min() < 0:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION_JOINED, Listing, refuse_any
-from clip_fewshot.data.manifest import Row, resolve
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.manifest import ManifestRow, resolve
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.tables import read_text
 from clip_fewshot.errors import DataError
 
-PARTS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 
 
 def read_coop(source: Path) -> Listing:
@@ -26,15 +26,15 @@ def read_coop(source: Path) -> Listing:
     name_of: dict[int, str] = {}
     for where, part, item in _items(parts):
         if not _well_formed(item):
-            problems.append(f"{where}: {shown(json.dumps(item)[:80])} is no [path, label, class name]")
+            problems.append(f"{where}: {escape(json.dumps(item)[:80])} is no [path, label, class name]")
             continue
         path, number, name = item
         if name_of.setdefault(number, name) != name:
-            problems.append(f"{where}: label {number} is {shown(name)!r} here and {shown(name_of[number])!r} before")
-        rows.append(Row(f"{shown(source.name)}:{where}", path, name, partition=PARTITIONS[part]))
+            problems.append(f"{where}: label {number} is {escape(name)!r} here and {escape(name_of[number])!r} before")
+        rows.append(ManifestRow(f"{escape(source.name)}:{where}", path, name, partition=PARTITIONS[part]))
     names = tuple(name_of[number] for number in sorted(name_of))
     twice = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"class {shown(name)!r} has two numbers" for name in twice]
+    problems += [f"class {escape(name)!r} has two numbers" for name in twice]
     refuse_any(problems, "[path, label, class name] triples", "correct them", source)
     return resolve(source, rows, class_names=names, warnings=[VALIDATION_JOINED] if parts.get("val") else [])
 
@@ -43,23 +43,23 @@ def _parsed(source: Path) -> dict[str, list[Any]]:
     try:
         parts = json.loads(read_text(source))
     except (ValueError, RecursionError) as error:
-        raise DataError(expected="JSON", got=str(error), fix="restore the file", where=shown(source)) from error
-    if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*PARTS}:
+        raise DataError(expected="JSON", got=str(error), fix="restore the file", where=escape(source)) from error
+    if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*SPLIT_NAMES}:
         raise DataError(
             expected="an object with train, test and perhaps val",
             got="other content",
             fix="check the file",
-            where=shown(source),
+            where=escape(source),
         )
     if not all(isinstance(items, list) for items in parts.values()):
         raise DataError(
-            expected="a list under each part", got="something else", fix="check the file", where=shown(source)
+            expected="a list under each part", got="something else", fix="check the file", where=escape(source)
         )
     return parts
 
 
 def _items(parts: dict[str, list[Any]]) -> Iterator[tuple[str, str, Any]]:
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         for i, item in enumerate(parts.get(part, [])):
             yield f"{part}[{i}]", part, item
 

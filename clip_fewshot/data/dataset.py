@@ -13,9 +13,9 @@ from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
 from clip_fewshot.data.image import decode, read_regular
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 
@@ -128,12 +128,12 @@ class ImageDataset:
         if isinstance(image, Image.Image):
             return to_rgb(image).copy()
         data = read_regular(image)
-        if sha256_bytes(data) != self.digests[i]:
+        if hash_bytes(data) != self.digests[i]:
             raise DataError(
                 expected="the file as it was first read",
                 got="other content",
                 fix="read the data again",
-                where=shown(image),
+                where=escape(image),
             )
         return decode(data, image).image
 

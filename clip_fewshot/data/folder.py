@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
-from clip_fewshot.data.names import byte_order, shown
+from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.errors import DataError
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
@@ -53,7 +53,7 @@ def walk(root: Path) -> Tree:
                     expected="links that stay inside the folder",
                     got="one that leaves it",
                     fix=fix,
-                    where=shown(item.path),
+                    where=escape(item.path),
                 )
             if not item.is_dir():
                 _sort_in(tree, path)
@@ -63,7 +63,7 @@ def walk(root: Path) -> Tree:
                 tree.folders.append(path)
                 waiting.append(path)
     for paths in (tree.pictures, tree.texts, tree.folders):
-        paths.sort(key=byte_order)
+        paths.sort(key=sort_key)
     return tree
 
 
@@ -76,7 +76,7 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
             expected="a folder that can be listed",
             got=str(error),
             fix="check the path and permissions",
-            where=shown(folder),
+            where=escape(folder),
         ) from error
 
 
@@ -87,14 +87,14 @@ def _sort_in(tree: Tree, path: Path) -> None:
     elif suffix == ".txt":
         tree.texts.append(path)
     else:
-        tree.ignored[f"{shown(suffix)} files" if suffix else "files without extension"] += 1
+        tree.ignored[f"{escape(suffix)} files" if suffix else "files without extension"] += 1
 
 
 def read_folder(source: Path) -> Listing:
     """Class = name of the folder a picture lies in, at whatever depth below it. No class folders: no labels."""
     tree = walk(source)
     if not tree.pictures:
-        raise DataError(expected="a folder with pictures", got="none in it", fix="check the path", where=shown(source))
+        raise DataError(expected="a folder with pictures", got="none in it", fix="check the path", where=escape(source))
     if all(len(path.parts) == 1 for path in tree.pictures):
         unlabelled = tuple(Entry(source / path, str(path)) for path in tree.pictures)
         return Listing(source, unlabelled, warnings=tuple(tree.warnings()))
@@ -105,7 +105,7 @@ def read_folder(source: Path) -> Listing:
         for path in tree.pictures
         if (label := _class_of(path, sides)) is not None
     ]
-    names = sorted((name for name in classes if name is not None), key=byte_order)
+    names = sorted((name for name in classes if name is not None), key=sort_key)
     _refuse_empty(names, entries, source)
     warnings = [*tree.warnings(), *_homeless(tree, sides)]
     if any(side.lower() in VALIDATION for side in sides):
@@ -132,10 +132,10 @@ def _partition_folders(tree: Tree) -> set[str]:
 
 def _refuse_empty(classes: list[str], entries: list[Entry], source: Path) -> None:
     filled = {entry.label for entry in entries}
-    empty = [shown(name) for name in classes if name not in filled]
+    empty = [escape(name) for name in classes if name not in filled]
     refuse_any(empty, "a picture in every class folder", "fill or remove these folders", source)
 
 
 def _homeless(tree: Tree, sides: set[str]) -> list[str]:
     paths = [path for path in tree.pictures if _class_of(path, sides) is None]
-    return [f"{len(paths)} pictures lie in no class folder and were not read: {shown(paths[0])} ..."] if paths else []
+    return [f"{len(paths)} pictures lie in no class folder and were not read: {escape(paths[0])} ..."] if paths else []

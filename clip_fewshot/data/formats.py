@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_fewshot.data.caption_files import read_pairs, stems_shared
+from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
 from clip_fewshot.data.coop import read_coop
 from clip_fewshot.data.folder import Tree, read_folder, walk
 from clip_fewshot.data.listing import Listing
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
 from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
 from clip_fewshot.errors import DataError, UsageError
@@ -62,7 +62,7 @@ def list_source(source: Path, format: str | Format | None) -> Listing:
     """
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
-        raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=shown(source))
+        raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=escape(source))
     given = recognise(source) if format is None else format
     found: object = find_part("formats", given, FORMATS) if isinstance(given, str) else given
     name = given if isinstance(given, str) else getattr(getattr(given, "read", None), "__name__", "")
@@ -72,7 +72,7 @@ def list_source(source: Path, format: str | Format | None) -> Listing:
     if not (found.folders if source.is_dir() else found.files):
         kind = "a folder" if source.is_dir() else "a file"
         raise DataError(
-            expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=shown(source)
+            expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=escape(source)
         )
     return found.read(source)
 
@@ -87,20 +87,20 @@ def recognise(source: Path) -> str:
     if source.is_file() and suffix in TEXT_SUFFIXES:
         return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
     fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
-    raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=shown(source))
+    raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 
 def _recognise_tree(tree: Tree) -> str:
-    if stems_shared(tree.pictures, tree.texts) >= 0.5:
+    if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
     if not tree.pictures and shard_paths(tree.root):
         return "shards"
     classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
     tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
     if tables and len(classes) < 2:
-        got = f"one folder of pictures beside {shown(tables[0])}"
-        fix = f"pass {shown(tree.root / tables[0])}, or format='folder' if the folder's name is the class"
+        got = f"one folder of pictures beside {escape(tables[0])}"
+        fix = f"pass {escape(tree.root / tables[0])}, or format='folder' if the folder's name is the class"
         raise DataError(
-            expected="a folder per class, or a file that lists the pictures", got=got, fix=fix, where=shown(tree.root)
+            expected="a folder per class, or a file that lists the pictures", got=got, fix=fix, where=escape(tree.root)
         )
     return "folder"

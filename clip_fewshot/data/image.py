@@ -27,7 +27,7 @@ from PIL import (
 )
 
 from clip_fewshot.data.colour import ValueRangeError, to_rgb
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
 
@@ -108,7 +108,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 def read_regular(path: str | Path) -> bytes:
     """The bytes of a regular file or of one in a tar archive; pipes and devices are refused without waiting on them."""
-    name = shown(path)
+    name = escape(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -160,7 +160,7 @@ def _check_regular(status: os.stat_result, name: str) -> None:
 
 def decode(data: bytes, path: str | Path) -> Decoded:
     """``data`` as a picture. ``path`` is named in errors and its extension compared with the content."""
-    name = shown(path)
+    name = escape(path)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UsageError(
             expected="PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_fewshot.data.names import first_of, shown
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.errors import DataError
 
 # Validation folders join the training side: K shots means K, and validation images come out of the K.
@@ -59,7 +59,7 @@ def refuse_any(problems: list[str], expected: str, fix: str, source: Path) -> No
     if problems:
         raise DataError(
             expected=expected,
-            got=f"{len(problems)} that cannot be used:{first_of(problems)}\n",
+            got=f"{len(problems)} that cannot be used:{list_first(problems)}\n",
             fix=fix,
-            where=shown(source),
+            where=escape(source),
         )

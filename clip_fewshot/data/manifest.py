@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import byte_order, shown
+from clip_fewshot.data.names import escape, sort_key
 
 PROBED = 50  # rows looked at to find the folder that paths are relative to
 
 
-class Row(NamedTuple):
+class ManifestRow(NamedTuple):
     """What one row says. ``where`` names it in errors, as ``labels.csv:17``."""
 
     where: str
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 def resolve(
     source: Path,
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     problems: Iterable[str] = (),
     class_names: tuple[str, ...] | None = None,
     warnings: Iterable[str] = (),
@@ -40,7 +40,7 @@ def resolve(
     base, found, notes = _base(source, rows), list(problems), list(warnings)
     inside = os.path.realpath(source.parent) + os.sep
     entries: list[Entry] = []
-    first: dict[tuple[str, str | None], Row] = {}
+    first: dict[tuple[str, str | None], ManifestRow] = {}
     for row in rows:
         problem = _problem(row, base, inside)
         if problem is None:
@@ -52,20 +52,18 @@ def resolve(
             if earlier.label == row.label and earlier.partition == row.partition:
                 notes.append(f"{row.where} repeats {earlier.where} and was passed over")
                 continue
-            problem = f"{shown(row.path)} stands in {earlier.where} already, with another label or part"
+            problem = f"{escape(row.path)} stands in {earlier.where} already, with another label or part"
         found.append(f"{row.where}: {problem}")
     refuse_any(found, "rows that name a picture and what it shows", "correct them", source)
     refuse_any([] if entries else ["no row at all"], "rows with pictures", "check the file", source)
     return Listing(source, tuple(entries), class_names, tuple(notes))
 
 
-def _base(source: Path, rows: Sequence[Row]) -> Path:
+def _base(source: Path, rows: Sequence[ManifestRow]) -> Path:
     folders = [source.parent]
     try:
         with os.scandir(source.parent) as items:
-            folders += sorted(
-                (Path(i.path) for i in items if i.is_dir() and not i.name.startswith(".")), key=byte_order
-            )
+            folders += sorted((Path(i.path) for i in items if i.is_dir() and not i.name.startswith(".")), key=sort_key)
     except OSError:
         pass  # a folder that may be entered but not listed: its own files can still be reached
     return max(folders, key=lambda folder: sum(_exists(folder, row.path) for row in rows[:PROBED]))
@@ -78,9 +76,9 @@ def _exists(folder: Path, path: str) -> bool:
         return False
 
 
-def _problem(row: Row, base: Path, inside: str) -> str | None:
+def _problem(row: ManifestRow, base: Path, inside: str) -> str | None:
     """Why the row's path cannot be used, or None."""
-    name = shown(row.path[:200])
+    name = escape(row.path[:200])
     if not row.path.strip():
         return "empty path"
     if "://" in row.path:

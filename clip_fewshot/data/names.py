@@ -8,52 +8,54 @@ from pathlib import Path
 
 from clip_fewshot.errors import UsageError
 
-LONGEST = 100  # characters of a class name
+MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
 
 LISTED = 20  # offenders an error names before it only counts
 
 
-def shown(name: str | Path) -> str:
+def escape(name: str | Path) -> str:
     """``name`` for a message: what would not print (newlines, bytes that are no UTF-8, bidi marks) as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))
 
 
-def byte_order(name: str | Path) -> bytes:
+def sort_key(name: str | Path) -> bytes:
     """Sort key that does not depend on locale, platform or the order in which a folder is listed."""
     return str(name).encode("utf-8", "surrogatepass")
 
 
-def folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """What two names share when a person would take them for the same: no case, no spaces, NFKC."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def first_of(offenders: Iterable[str]) -> str:
+def list_first(offenders: Iterable[str]) -> str:
     """The first twenty offenders and the count of the others, one per line."""
     lines = list(offenders)
     more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n  ".join(["", *lines[:LISTED], *more])
 
 
-def new_class_name(name: str, existing: Collection[str]) -> str:
+def check_class_name(name: str, existing: Collection[str]) -> str:
     """``name`` if it can be that of a further class.
 
     Raises:
         UsageError: empty, with characters that do not print or blanks at an end, "unknown", or one that a person would
             take for a class that is there already.
     """
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
-        expected = f"a name of 1 to {LONGEST} printing characters, without blanks at its ends"
-        raise UsageError(expected=expected, got=repr(name[: 2 * LONGEST]), fix="choose another one", where="class name")
-    if folded(name) == NO_CLASS:
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        expected = f"a name of 1 to {MAX_NAME_LENGTH} printing characters, without blanks at its ends"
+        raise UsageError(
+            expected=expected, got=repr(name[: 2 * MAX_NAME_LENGTH]), fix="choose another one", where="class name"
+        )
+    if fold_name(name) == NO_CLASS:
         raise UsageError(
             expected="the name of a class",
             got=repr(name),
             fix="it is what answers say where there is none",
             where="class name",
         )
-    same = [one for one in existing if folded(one) == folded(name)]
+    same = [one for one in existing if fold_name(one) == fold_name(name)]
     if same:
         fix = "choose another name, or add the pictures to that class with assign"
         raise UsageError(

@@ -21,7 +21,7 @@ from clip_fewshot.types import IndexArray
 
 Pixels = NDArray[np.uint8]
 
-WORKERS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside the interpreter's lock
+DECODE_THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside the interpreter's lock
 AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
 VERSION = 1  # of what is done to a picture between its file and its pixels
 
@@ -73,8 +73,8 @@ class _Supply:
 
     def __init__(self, images: ImageDataset, size: int) -> None:
         self.images, self.size = images, size
-        self.cache = RowCache("pixels", {"pixels": {"size": size, **preparation()}})
-        self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        self.cache = RowCache("pixels", {"pixels": {"size": size, **describe_preparation()}})
+        self.pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
 
     def order(self, rows: range, waiting: Iterable[_Order]) -> _Order:
         """Begin to decode what is not held, but no picture that is on its way already."""
@@ -109,7 +109,7 @@ def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iter
     yield missing, {"pixels": np.stack([order.decoded[digests[i]].result() for i in missing])}
 
 
-def preparation() -> dict[str, Any]:
+def describe_preparation() -> dict[str, Any]:
     """What decides the pixels besides the file.
 
     Pillow's releases differ in their decoders and in their rounding: 13 resamples tall pictures in another order than

@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, refuse_any
-from clip_fewshot.data.names import byte_order, shown
+from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.types import LabelSpace
 
@@ -54,9 +54,9 @@ def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: t
     kept = [entry for entry in listing.entries if checked[entry.path].error is None]
     labels = [entry.label for entry in kept if entry.label is not None]
     captions = tuple(entry.caption for entry in kept if entry.caption is not None)
-    space = LabelSpace(listing.class_names or tuple(sorted(set(labels), key=byte_order)))
+    space = LabelSpace(listing.class_names or tuple(sorted(set(labels), key=sort_key)))
     present = set(labels)
-    empty = [shown(name) for name in space.names if name not in present]
+    empty = [escape(name) for name in space.names if name not in present]
     refuse_any(empty, "a readable picture of every class", "repair the pictures of these classes", listing.source)
     return ImageDataset(
         name=listing.source.resolve().stem,
@@ -69,5 +69,5 @@ def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: t
         digests=tuple(checked[entry.path].digest for entry in kept),
         skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
         warnings=warnings,
-        origins=tuple(entry.where or shown(entry.name) for entry in kept),
+        origins=tuple(entry.where or escape(entry.name) for entry in kept),
     )

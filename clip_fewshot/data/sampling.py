@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import first_of, shown
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace
@@ -130,7 +130,7 @@ def split_open_world(
         )
     missing = [name for name, count in test.counts().items() if count == 0]
     if missing:
-        warnings.append(f"no test image of {', '.join(map(shown, missing))}: their accuracy cannot be measured")
+        warnings.append(f"no test image of {', '.join(map(escape, missing))}: their accuracy cannot be measured")
     return OpenWorldSplit(
         pool=pool,
         support=draw_support(pool, shots, seed),
@@ -157,12 +157,12 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
         raise UsageError(expected="shots of 1 or more", got=str(shots), fix="ask for at least one image per class")
     counts = pool.counts()
     if min(counts.values()) < shots:
-        lines = [f"{shown(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
+        lines = [f"{escape(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
         largest = min(counts.values())
         fix = f"use `shots`={largest}" if largest else "add images to the classes that have none, or leave them out"
         raise DataError(
             expected=f"{shots} training images per class",
-            got=f"too few in{first_of(lines)}\n",
+            got=f"too few in{list_first(lines)}\n",
             fix=fix,
             where=pool.name,
         )
@@ -206,11 +206,11 @@ def _without_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]
         kept = first.setdefault(digest, row)
         if labels[kept] != labels[row]:
             names = dataset.label_space.decode(labels[[kept, row]])
-            conflicts.append(f"{shown(dataset.names[kept])} is {names[0]}, {shown(dataset.names[row])} is {names[1]}")
+            conflicts.append(f"{escape(dataset.names[kept])} is {names[0]}, {escape(dataset.names[row])} is {names[1]}")
     if conflicts:
         raise DataError(
             expected="one label per image",
-            got=f"identical images{first_of(conflicts)}\n",
+            got=f"identical images{list_first(conflicts)}\n",
             fix="keep one",
             where=dataset.name,
         )
@@ -229,7 +229,7 @@ def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> 
             raise UsageError(
                 expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
             )
-        lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", shown(name)))
+        lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(name)))
         return space.subset(lots[:unseen]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):

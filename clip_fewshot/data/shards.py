@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import byte_order, shown
+from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.data.tables import decode_text
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.errors import DataError
@@ -61,14 +61,14 @@ def read_shards(source: Path) -> Listing:
         refuse_any(found.unusable, "a caption in every text", "write one, or leave the sample out", source)
     if not found.entries:
         fix = "name them key.jpg and key.txt or key.json"
-        raise DataError(expected="pictures and texts that share a key", got="no pair", fix=fix, where=shown(source))
+        raise DataError(expected="pictures and texts that share a key", got="no pair", fix=fix, where=escape(source))
     return Listing(source, tuple(found.entries), warnings=found.warnings())
 
 
 def shard_paths(source: Path) -> list[Path]:
     """The archives that a path means: itself, those right in a folder, or those that a pattern names."""
     if source.is_dir():
-        return sorted((path for path in source.iterdir() if path.suffix.lower() == SUFFIX), key=byte_order)
+        return sorted((path for path in source.iterdir() if path.suffix.lower() == SUFFIX), key=sort_key)
     return _expanded(str(source)) if is_pattern(source) else [source]
 
 
@@ -83,7 +83,7 @@ def _expanded(pattern: str) -> list[Path]:
     choices = [_choices(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     if prod(map(len, choices)) > MOST_SHARDS:
         raise DataError(
-            expected=f"at most {MOST_SHARDS:,} shards", got="more", fix="narrow the pattern", where=shown(pattern)
+            expected=f"at most {MOST_SHARDS:,} shards", got="more", fix="narrow the pattern", where=escape(pattern)
         )
     return [Path("".join(parts)) for parts in product(*choices)]
 
@@ -95,7 +95,7 @@ def _choices(group: str, pattern: str) -> list[str]:
     first, last = int(bounds[1]), int(bounds[2])
     if not first <= last < first + MOST_SHARDS:
         expected = f"a range of 1 to {MOST_SHARDS:,} shards"
-        raise DataError(expected=expected, got=f"{{{group}}}", fix="write it as {00000..00031}", where=shown(pattern))
+        raise DataError(expected=expected, got=f"{{{group}}}", fix="write it as {00000..00031}", where=escape(pattern))
     padded = any(len(bound) > 1 and bound.startswith("0") for bound in bounds.groups())
     width = max(map(len, bounds.groups())) if padded else 0
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
@@ -111,15 +111,15 @@ def _read_shard(shard: Path, found: _Found) -> None:
     for pictures, texts in _samples(files):
         found.samples += 1
         if not pictures or not texts:
-            found.lonely.append(f"{shown(shard)}/{shown((pictures or texts)[0])}")
+            found.lonely.append(f"{escape(shard)}/{escape((pictures or texts)[0])}")
             continue
-        where = f"{shown(shard.name)}/{shown(texts[0])}"
+        where = f"{escape(shard.name)}/{escape(texts[0])}"
         try:
             captions = _captions(shard / texts[0], where)
             if len(pictures) > 1:
                 raise DataError(
                     expected="one picture per key",
-                    got=" and ".join(map(shown, pictures)),
+                    got=" and ".join(map(escape, pictures)),
                     fix="rename one",
                     where=where,
                 )

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Listing
-from clip_fewshot.data.manifest import Row, resolve
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.manifest import ManifestRow, resolve
+from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
 
 SENTENCE = 3  # words; few class names have as many
 LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
 SEPARATORS = (",", ";", "\t", "|")
 # Role -> column names, the preferred one first; compared without case and outer spaces.
-COLUMNS = {
+COLUMN_NAMES = {
     "path": ("filepath", "image", "path", "image_path", "file_name"),
     "label": ("label", "class"),
     "caption": ("caption", "title", "text"),
@@ -33,9 +33,9 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            expected="a readable text file", got=str(error), fix="check path and permissions", where=shown(path)
+            expected="a readable text file", got=str(error), fix="check path and permissions", where=escape(path)
         ) from error
-    return decode_text(data, shown(path))
+    return decode_text(data, escape(path))
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -55,7 +55,7 @@ def read_list(source: Path) -> Listing:
     Labels with spaces stand in double quotes (doubled inside) or behind a tab. Empty lines and lines that start with
     ``#`` are passed over.
     """
-    return _read_lines(source, lambda where, line: Row(where, *_fields(line)))
+    return _read_lines(source, lambda where, line: ManifestRow(where, *_fields(line)))
 
 
 def read_captions(source: Path) -> Listing:
@@ -76,10 +76,10 @@ def _lines(source: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _read_lines(source: Path, parse: Callable[[str, str], Row]) -> Listing:
+def _read_lines(source: Path, parse: Callable[[str, str], ManifestRow]) -> Listing:
     rows, problems = [], []
     for number, line in _lines(source):
-        where = f"{shown(source.name)}:{number}"
+        where = f"{escape(source.name)}:{number}"
         try:
             if len(line) > LONGEST_LINE:
                 raise ValueError(f"{len(line):,} characters")
@@ -89,11 +89,11 @@ def _read_lines(source: Path, parse: Callable[[str, str], Row]) -> Listing:
     return resolve(source, rows, problems)
 
 
-def _captioned(where: str, line: str) -> Row:
+def _captioned(where: str, line: str) -> ManifestRow:
     path, tab, caption = line.partition("\t")
     if not tab:
-        raise ValueError(f"no tab in {shown(line[:80])!r}")
-    return Row(where, _unquoted(path.strip()), caption=caption.strip())
+        raise ValueError(f"no tab in {escape(line[:80])!r}")
+    return ManifestRow(where, _unquoted(path.strip()), caption=caption.strip())
 
 
 def _fields(line: str) -> tuple[str, str]:
@@ -102,7 +102,7 @@ def _fields(line: str) -> tuple[str, str]:
         return _unquoted(by_tab[0]), _unquoted(by_tab[1])
     match = re.fullmatch(r"\s*(?P<path>.*\S)\s+(?P<label>\"(?:[^\"]|\"\")*\"|[^\s\"]+)\s*", line)
     if match is None or len(by_tab) > 2:
-        raise ValueError(f"no 'path label' in {shown(line[:80])!r}")
+        raise ValueError(f"no 'path label' in {escape(line[:80])!r}")
     return _unquoted(match["path"]), _unquoted(match["label"])
 
 
@@ -111,12 +111,12 @@ def _unquoted(field: str) -> str:
         return field
     inner = field[1:-1]
     if len(field) < 2 or not field.endswith('"') or '"' in inner.replace('""', ""):
-        raise ValueError(f"unbalanced quotes in {shown(field[:80])}")
+        raise ValueError(f"unbalanced quotes in {escape(field[:80])}")
     return inner.replace('""', '"')
 
 
 def read_csv(source: Path) -> Listing:
-    """A table with a header; separator (``, ; tab |``) and columns are found by the names in ``COLUMNS``.
+    """A table with a header; separator (``, ; tab |``) and columns are found by the names in ``COLUMN_NAMES``.
 
     No cell is taken for missing: ``NA`` and ``None`` are ordinary class names.
     """
@@ -124,17 +124,17 @@ def read_csv(source: Path) -> Listing:
     separator, columns, width = _header(text, source)
     rows, problems, sides = [], [], set[str]()
     for line, cells in _records(text, separator, source):
-        where = f"{shown(source.name)}:{line}"
+        where = f"{escape(source.name)}:{line}"
         if len(cells) != width:
             problems.append(f"{where}: {len(cells)} cells under a header of {width}")
             continue
         row = {role: cells[column] for role, column in columns.items()}
         side = row.get("partition", "").strip().lower()
         if side and side not in PARTITIONS:
-            problems.append(f"{where}: {shown(side)!r} is none of {', '.join(PARTITIONS)}")
+            problems.append(f"{where}: {escape(side)!r} is none of {', '.join(PARTITIONS)}")
             continue
         sides.add(side)
-        rows.append(Row(where, row["path"], row.get("label"), row.get("caption"), PARTITIONS.get(side, "")))
+        rows.append(ManifestRow(where, row["path"], row.get("label"), row.get("caption"), PARTITIONS.get(side, "")))
     return resolve(source, rows, problems, warnings=[VALIDATION_JOINED] if sides & {*VALIDATION} else [])
 
 
@@ -153,23 +153,23 @@ def _header(text: str, source: Path) -> tuple[str, dict[str, int], int]:
     for separator in SEPARATORS:
         _, cells = next(_records(text, separator, source, skip=0), (1, []))
         names = [cell.strip().casefold() for cell in cells]
-        columns = {role: names.index(alias) for role in COLUMNS for alias in _present(role, names)[:1]}
+        columns = {role: names.index(alias) for role in COLUMN_NAMES for alias in _present(role, names)[:1]}
         if "path" in columns and columns.keys() & {"label", "caption"}:
             twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
             if twice:
-                got = ", ".join(map(shown, twice))
+                got = ", ".join(map(escape, twice))
                 raise DataError(
-                    expected="a name per column", got=f"twice {got}", fix="rename one", where=f"{shown(source)}:1"
+                    expected="a name per column", got=f"twice {got}", fix="rename one", where=f"{escape(source)}:1"
                 )
             return separator, columns, len(names)
-    wanted = f"a header with one of {'/'.join(COLUMNS['path'])} and one of "
-    wanted += "/".join((*COLUMNS["label"], *COLUMNS["caption"]))
-    got = f"the first line {shown(text[:80].split(chr(10))[0])!r}"
-    raise DataError(expected=wanted, got=got, fix="name the columns in the first line", where=f"{shown(source)}:1")
+    wanted = f"a header with one of {'/'.join(COLUMN_NAMES['path'])} and one of "
+    wanted += "/".join((*COLUMN_NAMES["label"], *COLUMN_NAMES["caption"]))
+    got = f"the first line {escape(text[:80].split(chr(10))[0])!r}"
+    raise DataError(expected=wanted, got=got, fix="name the columns in the first line", where=f"{escape(source)}:1")
 
 
 def _present(role: str, names: list[str]) -> list[str]:
-    return [alias for alias in COLUMNS[role] if alias in names]
+    return [alias for alias in COLUMN_NAMES[role] if alias in names]
 
 
 def _records(text: str, separator: str, source: Path, skip: int = 1) -> Iterator[tuple[int, list[str]]]:
@@ -184,5 +184,5 @@ def _records(text: str, separator: str, source: Path, skip: int = 1) -> Iterator
     except csv.Error as error:
         fix = "close the quotes, or double those inside"
         raise DataError(
-            expected="a well-formed table", got=str(error), fix=fix, where=f"{shown(source)}:{line}"
+            expected="a well-formed table", got=str(error), fix=fix, where=f"{escape(source)}:{line}"
         ) from error

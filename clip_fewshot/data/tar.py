@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
 
 KEPT = 512  # archives whose listings stay in memory; ten thousand files take 3 MB
@@ -50,7 +50,7 @@ def contents(archive: Path) -> Contents:
     except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
         fix = "make or download it again; unpack .tar.gz to .tar"
         raise DataError(
-            expected="a whole, uncompressed tar archive", got=str(error), fix=fix, where=shown(archive)
+            expected="a whole, uncompressed tar archive", got=str(error), fix=fix, where=escape(archive)
         ) from error
 
 
@@ -65,14 +65,14 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
     if archive is None or place is None:
         return None
     if place.size > limit:
-        raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=shown(path))
+        raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=escape(path))
     try:
         with archive.open("rb") as file:
             file.seek(place.offset)
             return file.read(place.size)
     except OSError as error:
         raise DataError(
-            expected="a readable archive", got=str(error), fix="check the disk", where=shown(path)
+            expected="a readable archive", got=str(error), fix="check the disk", where=escape(path)
         ) from error
 
 

@@ -6,10 +6,10 @@ from io import BytesIO
 
 from PIL import Image
 
-SIDE = 128  # pixels at most
+STORED_SIDE = 128  # pixels at most
 
 
-def thumbnail(picture: Image.Image, side: int = SIDE) -> bytes:
+def thumbnail(picture: Image.Image, side: int = STORED_SIDE) -> bytes:
     """``picture`` within ``side`` x ``side`` pixels as JPEG, without what cameras write beside the pixels."""
     small = picture.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)

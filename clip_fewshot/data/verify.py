@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from clip_fewshot.data.image import ImageError, decode, read_regular
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import byte_order, first_of, folded, shown
+from clip_fewshot.data.names import escape, fold_name, list_first, sort_key
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 
 DEFAULT_SKIPPED = 0.01  # fraction of the pictures
-WORKERS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
+CHECK_THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
 RARE, COMMON = 2, 20  # a label of at most RARE images, one letter off one of COMMON or more, looks like a typing error
 TYPO_LENGTH = 4  # letters; shorter names are near each other by chance
 
@@ -33,7 +33,7 @@ class Checked(NamedTuple):
 def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
     """Read and decode each file once, in threads."""
     distinct = list(dict.fromkeys(paths))
-    with python_warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+    with python_warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
         python_warnings.simplefilter("ignore")  # Pillow's say neither which file nor what to do; ours do
         return dict(zip(distinct, pool.map(_check, distinct), strict=True))
 
@@ -42,13 +42,13 @@ def _check(path: Path) -> Checked:
     digest = ""
     try:
         data = read_regular(path)
-        digest = sha256_bytes(data)
+        digest = hash_bytes(data)
         return Checked(digest, decode(data, path).notes, None)
     except ImageError as error:
         return Checked(digest, (), error)
 
 
-def strictly(checked: Mapping[Path, Checked]) -> dict[Path, Checked]:
+def refuse_decisions(checked: Mapping[Path, Checked]) -> dict[Path, Checked]:
     """The same, with every picture that needed a decision refused for it."""
     return {path: result._replace(error=_undecided(path, result)) for path, result in checked.items()}
 
@@ -61,7 +61,7 @@ def _undecided(path: Path, result: Checked) -> ImageError | None:
         expected="a picture that needs no decision",
         got=result.notes[0],
         fix="convert it",
-        where=shown(path),
+        where=escape(path),
     )
 
 
@@ -75,13 +75,13 @@ def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, 
     allowed = max(1, int(DEFAULT_SKIPPED * len(checked))) if max_skipped is None else int(max_skipped * len(checked))
     if len(errors) > allowed or len(errors) == len(checked):
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(error.reason for error in errors).most_common())
-        lines = first_of(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
+        lines = list_first(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
         got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
         raise DataError(
             expected=f"at most {allowed} unreadable",
             got=got,
             fix="repair or remove them, or raise max_skipped",
-            where=shown(source),
+            where=escape(source),
         )
 
 
@@ -91,9 +91,9 @@ def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Check
     conflicts, leaks, copies = [], [], []
     for entry in entries:
         earlier = first.setdefault(checked[entry.path].digest, entry)
-        both = f"{shown(earlier.name)} and {shown(entry.name)}"
+        both = f"{escape(earlier.name)} and {escape(entry.name)}"
         if earlier.label != entry.label:
-            conflicts.append(f"{both}: {shown(str(earlier.label))!r} and {shown(str(entry.label))!r}")
+            conflicts.append(f"{both}: {escape(str(earlier.label))!r} and {escape(str(entry.label))!r}")
         elif earlier.partition != entry.partition:
             leaks.append(both)
         elif earlier.path != entry.path:
@@ -106,13 +106,13 @@ def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Check
 def refuse_colliding(labels: Iterable[str], source: Path) -> None:
     """Stop where class names differ only by case, spaces or the way letters are encoded."""
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(set(labels), key=byte_order):
-        alike[folded(label)].append(ascii(label))
+    for label in sorted(set(labels), key=sort_key):
+        alike[fold_name(label)].append(ascii(label))
     collisions = [" and ".join(group) for group in alike.values() if len(group) > 1]
     refuse_any(collisions, "class names that differ by more than case, spaces or encoding", "merge them", source)
 
 
-def typing_errors(counts: Mapping[str, int]) -> list[str]:
+def find_typing_errors(counts: Mapping[str, int]) -> list[str]:
     """A warning for each rare label that is one letter off a common one."""
     common: dict[str, str] = {}
     for label, count in counts.items():
@@ -131,24 +131,24 @@ def _one_letter_less(label: str) -> set[str]:
     return {label, *(label[:i] + label[i + 1 :] for i in range(len(label)))}
 
 
-def decisions(checked: Mapping[Path, Checked]) -> list[str]:
+def list_decisions(checked: Mapping[Path, Checked]) -> list[str]:
     """A warning per kind of decision that was taken for readable pictures."""
     by_note: dict[str, list[Path]] = defaultdict(list)
     for path, result in checked.items():
         for note in result.notes:
             by_note[note].append(path)
-    return [f"{note}: {len(paths)} pictures, the first {shown(paths[0])}" for note, paths in sorted(by_note.items())]
+    return [f"{note}: {len(paths)} pictures, the first {escape(paths[0])}" for note, paths in sorted(by_note.items())]
 
 
 def check_listing(listing: Listing, strict: bool, max_skipped: float | None) -> tuple[dict[Path, Checked], list[str]]:
     """All of the above: the state of each file, and the warnings."""
     checked = check_pictures(entry.path for entry in listing.entries)
     if strict:
-        checked = strictly(checked)
+        checked = refuse_decisions(checked)
     refuse_too_many(checked, max_skipped, listing.source)
     readable = [entry for entry in listing.entries if checked[entry.path].error is None]
     labels = Counter(entry.label for entry in readable if entry.label is not None)
     refuse_colliding([*labels, *(listing.class_names or ())], listing.source)
     copies = refuse_contradictions(readable, checked, listing.source)
     usable = {path: result for path, result in checked.items() if result.error is None}
-    return checked, [*listing.warnings, *copies, *typing_errors(labels), *decisions(usable)]
+    return checked, [*listing.warnings, *copies, *find_typing_errors(labels), *list_decisions(usable)]

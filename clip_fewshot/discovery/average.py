@@ -10,26 +10,26 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster
 
 from clip_fewshot.discovery.average_tree import average_tree
-from clip_fewshot.discovery.base import Parts
-from clip_fewshot.discovery.known import Known
-from clip_fewshot.discovery.parts import without_known
+from clip_fewshot.discovery.base import Partition
+from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.parts import drop_known
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray, LabelArray
 
-CLASSES, SHOTS = 3, 2  # known, below which there is no height to learn
+CLASSES, MIN_SHOTS = 3, 2  # known, below which there is no height to learn
 MOST_KNOWN = 2_000  # known rows looked at
 # Groups found in false alarms alone, by 1 and by .8: digits' features 1.3 and .6, wild ones' 1.4 and .2, pixels 2.1 and
 # 1.0, photos .5 and .1; with new classes among them the count is as good.
-NEARER = 0.8
+AVERAGE_MARGIN = 0.8
 
 
 class Average:
     """The method. It does not look at ``most``: the height alone decides."""
 
-    def __init__(self, known: Known | None, most: int, seed: int) -> None:
+    def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         if known is None or not can_cut(known):
             got = "none" if known is None else f"{known.n_classes} with {known.fewest} and more"
-            want = f"{CLASSES} known classes of {SHOTS} images or more, to learn the height from"
+            want = f"{CLASSES} known classes of {MIN_SHOTS} images or more, to learn the height from"
             raise UsageError(
                 expected=want, got=got, fix='pass them as reference, or choose method="ward"', where="discover_classes"
             )
@@ -37,13 +37,13 @@ class Average:
         fewer = np.arange(len(known.rows))[:: 1 + len(known.rows) // MOST_KNOWN]
         self.cut = best_cut(average_tree(known.rows[fewer]), known.classes[fewer])
 
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         tree = average_tree(rows)
         parts = fcluster(tree, self.cut, "distance").astype(np.int64)
-        return Parts(without_known(parts, rows, self.means, NEARER), tree, self.cut)
+        return Partition(drop_known(parts, rows, self.means, AVERAGE_MARGIN), tree, self.cut)
 
-    def resampled(self, rng: np.random.Generator) -> Average:
+    def resample(self, rng: np.random.Generator) -> Average:
         """The height that half of the known classes give. All of them still decide what is not a new class."""
         chosen = rng.permutation(self.known.n_classes)[: max(CLASSES, -(-self.known.n_classes // 2))]
         other = Average(self.known.subset(np.isin(self.known.classes, chosen)), 0, 0)
@@ -51,9 +51,9 @@ class Average:
         return other
 
 
-def can_cut(known: Known) -> bool:
+def can_cut(known: KnownRows) -> bool:
     """Whether there are known classes enough."""
-    return known.n_classes >= CLASSES and known.fewest >= SHOTS
+    return known.n_classes >= CLASSES and known.fewest >= MIN_SHOTS
 
 
 def best_cut(tree: FloatArray, classes: LabelArray) -> float:

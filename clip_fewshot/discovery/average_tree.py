@@ -12,12 +12,12 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
-from clip_fewshot.discovery.gap import principal
-from clip_fewshot.discovery.ward_tree import scipy_layout, ward_tree
+from clip_fewshot.discovery.gap import project_on_axes
+from clip_fewshot.discovery.ward_tree import arrange_for_scipy, ward_tree
 from clip_fewshot.types import FloatArray, IndexArray
 
-DENSE_ROWS = 5_000  # 25 million distances, 200 MB with SciPy's copy
-GROUPS = 2_000  # that stand for more rows
+DENSE_AVERAGE_ROWS = 5_000  # 25 million distances, 200 MB with SciPy's copy
+MOST_GROUPS = 2_000  # that stand for more rows
 
 
 def average_tree(rows: FloatArray) -> FloatArray:
@@ -25,13 +25,13 @@ def average_tree(rows: FloatArray) -> FloatArray:
 
     Heights are mean cosine distances, in [0, 2]; exact up to DENSE_ROWS rows, from GROUPS groups beyond.
     """
-    if len(rows) <= DENSE_ROWS:
+    if len(rows) <= DENSE_AVERAGE_ROWS:
         return np.asarray(linkage(pdist(rows, "sqeuclidean") / 2, "average"))
-    low = ward_tree(principal(rows))[: len(rows) - GROUPS]
+    low = ward_tree(project_on_axes(rows))[: len(rows) - MOST_GROUPS]
     members, centres, sizes, first = _grouped(rows, low)
     second = _over_groups(members, centres, sizes)
     a, b, height = (np.concatenate(pair) for pair in zip(first, second, strict=True))
-    return scipy_layout(len(rows), [(a, b, _rising(len(rows), a, b, height))])
+    return arrange_for_scipy(len(rows), [(a, b, _rising(len(rows), a, b, height))])
 
 
 Joins = tuple[IndexArray, IndexArray, FloatArray]  # (p,) row that stands for the merger, row that goes, height

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 
@@ -40,7 +40,7 @@ class Discovery:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Partition:
     """What a method makes of n images before small parts are dropped.
 
     Attributes:
@@ -70,12 +70,12 @@ class Discoverer(Protocol):
         2
     """
 
-    def __init__(self, known: Known | None, most: int, seed: int) -> None: ...
+    def __init__(self, known: KnownRows | None, most: int, seed: int) -> None: ...
 
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         """Parts of (n, d) rows of unit length, n >= 2."""
         ...
 
-    def resampled(self, rng: np.random.Generator) -> Discoverer:
+    def resample(self, rng: np.random.Generator) -> Discoverer:
         """The rule as other known classes of the same kind might have made it."""
         ...

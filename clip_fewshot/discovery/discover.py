@@ -15,16 +15,16 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.average import Average, can_cut
 from clip_fewshot.discovery.base import Discoverer, Discovery
-from clip_fewshot.discovery.known import Known
-from clip_fewshot.discovery.parts import by_size, nearest_to_centre
+from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
-from clip_fewshot.discovery.stability import judged
+from clip_fewshot.discovery.stability import judge_groups
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.parts import check_contract, chosen_part
+from clip_fewshot.runtime.parts import check_contract, choose_part
 from clip_fewshot.types import FloatArray, LabelArray
 
-DiscovererPart = Callable[[Known | None, int, int], Discoverer]  # a class, or a function that returns its objects
+DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
 DISCOVERERS: dict[str, type[Discoverer]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
 SMALLEST = 4  # images in a class
@@ -63,10 +63,10 @@ def discover_classes(
         3
     """
     n = len(X)
-    known = None if reference is None else Known.of(*reference)
+    known = None if reference is None else KnownRows.from_features(*reference)
     usual = "average" if known is not None and can_cut(known) else "ward"
     members: Mapping[str, DiscovererPart] = DISCOVERERS
-    name, part = chosen_part("discoverers", method or usual, members)
+    name, part = choose_part("discoverers", method or usual, members)
     _check(X, max_clusters)
     if n < 2:
         return Discovery(
@@ -77,9 +77,9 @@ def discover_classes(
     parts = rule.part(rows)
     if min_cluster_size is None:
         min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
-    labels, groups = by_size(parts.labels, min_cluster_size)
-    interval, stability = judged(labels, groups, rows, rule, min_cluster_size, seed)
-    exemplars = np.array([nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
+    labels, groups = number_by_size(parts.labels, min_cluster_size)
+    interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
+    exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
     told = parts.rises, parts.needed, interval, stability, parts.cut, name
     return Discovery(labels, groups, parts.tree, exemplars, *told)
 

@@ -16,7 +16,7 @@ NULLS = 20  # Gaussian clouds per gap curve
 GAP_ROWS = 500  # more rows only make ever smaller structure significant
 
 
-def principal(rows: FloatArray) -> FloatArray:
+def project_on_axes(rows: FloatArray) -> FloatArray:
     """(n, <= AXES) coordinates on the principal axes of the centred rows."""
     left, spread, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     return np.asarray((left * spread)[:, :AXES])
@@ -44,7 +44,7 @@ def log_scatter(points: FloatArray, most: int) -> FloatArray:
     return np.asarray(np.log(np.maximum(left, 1e-12 * added[-1])))
 
 
-def worthwhile(rises: FloatArray, needed: FloatArray) -> int:
+def select_group_count(rises: FloatArray, needed: FloatArray) -> int:
     """The number of groups at which the sum of all rises is most above the sum of what was needed; else 1.
 
     The sum, because the first splits among many equal classes show little (the cloud of their centres is nearly

@@ -13,14 +13,14 @@ from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRows:
     """(m, d) rows of unit length, (m,) class numbers without gaps."""
 
     rows: FloatArray
     classes: LabelArray
 
     @classmethod
-    def of(cls, features: FloatArray, labels: NDArray[np.generic]) -> Known:
+    def from_features(cls, features: FloatArray, labels: NDArray[np.generic]) -> KnownRows:
         """Any features and labels; at least one row.
 
         Raises:
@@ -55,9 +55,9 @@ class Known:
         """(c, d) centre of each class."""
         return np.array([self.rows[self.classes == c].mean(axis=0) for c in range(self.n_classes)])
 
-    def subset(self, chosen: BoolArray) -> Known:
+    def subset(self, chosen: BoolArray) -> KnownRows:
         """The rows where (m,) ``chosen`` is true, their classes numbered again without gaps."""
-        return Known.of(self.rows[chosen], self.classes[chosen])
+        return KnownRows.from_features(self.rows[chosen], self.classes[chosen])
 
     def scaling(self) -> FloatArray:
         """(d, d) map that divides each direction by its spread within classes, halfway shrunk to the mean spread."""

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
-def without_known(parts: LabelArray, rows: FloatArray, means: FloatArray, nearer: float = 1.0) -> LabelArray:
+def drop_known(parts: LabelArray, rows: FloatArray, means: FloatArray, nearer: float = 1.0) -> LabelArray:
     """Dissolve (to -1) the parts most of whose rows lie no nearer to their own centre than to some known class.
 
     They are false alarms, which have in common to be no new class. The own centre is that of the other members, for
@@ -28,7 +28,7 @@ def without_known(parts: LabelArray, rows: FloatArray, means: FloatArray, nearer
     return left
 
 
-def by_size(parts: LabelArray, smallest: int) -> tuple[LabelArray, int]:
+def number_by_size(parts: LabelArray, smallest: int) -> tuple[LabelArray, int]:
     """Renumber parts 0, 1, ... from the largest down; -1 stays, and those below ``smallest`` become it."""
     names, of, counts = np.unique(parts, return_inverse=True, return_counts=True)
     counts[names < 0] = 0
@@ -39,7 +39,7 @@ def by_size(parts: LabelArray, smallest: int) -> tuple[LabelArray, int]:
     return number[of], len(kept)
 
 
-def nearest_to_centre(points: FloatArray, members: BoolArray) -> int:
+def find_nearest_to_centre(points: FloatArray, members: BoolArray) -> int:
     """The row of ``members`` nearest to their mean."""
     rows = np.flatnonzero(members)
     return int(rows[np.argmin(np.linalg.norm(points[rows] - points[rows].mean(axis=0), axis=1))])

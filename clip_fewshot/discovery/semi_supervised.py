@@ -14,14 +14,14 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.average_tree import average_tree
-from clip_fewshot.discovery.base import Parts
-from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.base import Partition
+from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import FloatArray, LabelArray
 
-STARTS, STEPS = 10, 100
+STARTS, KMEANS_STEPS = 10, 100
 COUNTED_ROWS = 5_000  # unknown rows that the number of classes is estimated from
 COUNT_STARTS = 3
 
@@ -29,18 +29,18 @@ COUNT_STARTS = 3
 class SemiSupervised:
     """The method: a group is a centre without known images. No tree decides; average linkage's is drawn."""
 
-    def __init__(self, known: Known | None, most: int, seed: int) -> None:
+    def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         if known is None:
             fix = 'pass them as reference, or choose method="ward"'
             raise UsageError(expected="known classes to start from", got="none", fix=fix, where="discover_classes")
         self.known, self.most, self.seed = known, most, seed
 
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         labels = _numbered(rows, self.known, None, self.most, self.seed)
-        return Parts(np.maximum(labels - self.known.n_classes, -1), average_tree(rows))
+        return Partition(np.maximum(labels - self.known.n_classes, -1), average_tree(rows))
 
-    def resampled(self, rng: np.random.Generator) -> SemiSupervised:
+    def resample(self, rng: np.random.Generator) -> SemiSupervised:
         """Another seed: fewer known images would be another problem."""
         return SemiSupervised(self.known, self.most, int(rng.integers(2**31)))
 
@@ -65,26 +65,26 @@ def semi_supervised_kmeans(
     Returns:
         (n,) the place of the class among the sorted known ones, 0..c-1; or c + g for new group g.
     """
-    known = Known.of(*reference)
+    known = KnownRows.from_features(*reference)
     if not len(X):
         return np.empty(0, dtype=np.int64)
     rows = normalize(X)
     if groups is None or isinstance(groups, int):
         return _numbered(rows, known, groups, most, seed)
-    return assigned(rows, known, [np.concatenate([known.means(), normalize(groups)])])
+    return assign_centres(rows, known, [np.concatenate([known.means(), normalize(groups)])])
 
 
-def _numbered(rows: FloatArray, known: Known, groups: int | None, most: int, seed: int) -> LabelArray:
+def _numbered(rows: FloatArray, known: KnownRows, groups: int | None, most: int, seed: int) -> LabelArray:
     """With so many new groups, or as many as there seem to be. Draws go by a random order of features, not of rows."""
     order = np.argsort(rows @ generator(seed, "order").normal(size=rows.shape[1]), kind="stable")
     ordered, labels = rows[order], np.empty(len(rows), dtype=np.int64)
     if groups is None:
-        groups = estimated_groups(ordered, known, most, seed)
-    labels[order] = assigned(ordered, known, started(ordered, known, groups, seed))
+        groups = estimate_groups(ordered, known, most, seed)
+    labels[order] = assign_centres(ordered, known, draw_centres(ordered, known, groups, seed))
     return labels
 
 
-def estimated_groups(rows: FloatArray, known: Known, most: int, seed: int) -> int:
+def estimate_groups(rows: FloatArray, known: KnownRows, most: int, seed: int) -> int:
     """New groups, 0..most: the smallest number that Brent's search met at its best accuracy on known images."""
     if len(rows) > COUNTED_ROWS:
         rows = rows[np.sort(generator(seed, "counted").choice(len(rows), COUNTED_ROWS, replace=False))]
@@ -106,7 +106,7 @@ def estimated_groups(rows: FloatArray, known: Known, most: int, seed: int) -> in
     return min(errors, key=lambda groups: (errors[groups], groups))
 
 
-def started(rows: FloatArray, known: Known, groups: int, seed: int) -> list[FloatArray]:
+def draw_centres(rows: FloatArray, known: KnownRows, groups: int, seed: int) -> list[FloatArray]:
     """STARTS times (c + g, d) centres: the known means, then rows by k-means++ (Arthur, Vassilvitskii, 2007)."""
     means = known.means()
     return [_plus_plus(rows, means, groups, generator(seed, "start", i)) for i in range(STARTS if groups else 1)]
@@ -124,17 +124,17 @@ def _plus_plus(rows: FloatArray, means: FloatArray, groups: int, rng: np.random.
     return np.array(centres)
 
 
-def assigned(rows: FloatArray, known: Known, starts: list[FloatArray]) -> LabelArray:
+def assign_centres(rows: FloatArray, known: KnownRows, starts: list[FloatArray]) -> LabelArray:
     """(n,) centre of each row after the best of the starts, by the scatter of known and unknown rows."""
     ends = [_descended(rows, known, centres) for centres in starts]
     return min(ends, key=lambda end: end[1])[0]
 
 
-def _descended(rows: FloatArray, known: Known, centres: FloatArray) -> tuple[LabelArray, float]:
+def _descended(rows: FloatArray, known: KnownRows, centres: FloatArray) -> tuple[LabelArray, float]:
     own = np.eye(len(centres))[known.classes].T @ known.rows  # sums of the known images, fixed in every step
     many = np.bincount(known.classes, minlength=len(centres)).astype(np.float64)
     labels = np.full(len(rows), -1)
-    for _ in range(STEPS):
+    for _ in range(KMEANS_STEPS):
         squared = _squared(rows, centres)
         before, labels = labels, squared.argmin(axis=1)
         if (labels == before).all():

@@ -12,29 +12,33 @@ from __future__ import annotations
 import numpy as np
 
 from clip_fewshot.discovery.base import Discoverer
-from clip_fewshot.discovery.parts import by_size
+from clip_fewshot.discovery.parts import number_by_size
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
-LEVEL = 0.9
+STABILITY_LEVEL = 0.9
 HALVES = 30
-MOST = 500  # images of a half
+MOST_IN_HALF = 500  # images of a half
 
 
-def judged(found: LabelArray, groups: int, rows: FloatArray, method: Discoverer, smallest: int, seed: int) -> Judgement:
+def judge_groups(
+    found: LabelArray, groups: int, rows: FloatArray, method: Discoverer, smallest: int, seed: int
+) -> Judgement:
     """(interval, stability of each group) of ``groups`` that a method found in (n, d) rows."""
     n, rng = len(rows), generator(seed, "halves")
-    size = min(-(-n // 2), MOST)
+    size = min(-(-n // 2), MOST_IN_HALF)
     if size < 2:
         return (groups, groups), (1.0,) * groups
     numbers, overlaps = [], np.zeros((HALVES, groups))
     for i in range(HALVES):
         half = np.sort(rng.permutation(n)[:size])
-        parts = method.resampled(rng).part(rows[half]).labels
-        labels, number = by_size(parts, max(-(-smallest * size // n), min(2, size)))
+        parts = method.resample(rng).part(rows[half]).labels
+        labels, number = number_by_size(parts, max(-(-smallest * size // n), min(2, size)))
         numbers.append(number)
-        overlaps[i] = overlap(found[half], labels, groups)
-    low, high = np.quantile(numbers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf").astype(int)
+        overlaps[i] = measure_overlap(found[half], labels, groups)
+    low, high = np.quantile(
+        numbers, [(1 - STABILITY_LEVEL) / 2, (1 + STABILITY_LEVEL) / 2], method="inverted_cdf"
+    ).astype(int)
     measured = [float(column[~np.isnan(column)].mean()) if not np.isnan(column).all() else 0.0 for column in overlaps.T]
     return (min(int(low), groups), max(int(high), groups)), tuple(measured)
 
@@ -42,7 +46,7 @@ def judged(found: LabelArray, groups: int, rows: FloatArray, method: Discoverer,
 Judgement = tuple[tuple[int, int], tuple[float, ...]]
 
 
-def overlap(groups: LabelArray, parts: LabelArray, n_groups: int) -> FloatArray:
+def measure_overlap(groups: LabelArray, parts: LabelArray, n_groups: int) -> FloatArray:
     """(n_groups,) Jaccard index of each group with the part most like it; NaN for one that is not there at all."""
     best = np.full(n_groups, np.nan)
     for group in range(n_groups):

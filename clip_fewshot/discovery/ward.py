@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.cluster.hierarchy import fcluster
 
-from clip_fewshot.discovery.base import Parts
-from clip_fewshot.discovery.gap import gap_rises, principal, worthwhile
-from clip_fewshot.discovery.known import Known
-from clip_fewshot.discovery.parts import without_known
+from clip_fewshot.discovery.base import Partition
+from clip_fewshot.discovery.gap import gap_rises, project_on_axes, select_group_count
+from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.parts import drop_known
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
@@ -25,31 +25,31 @@ SHARE = 0.5  # of a known class's rise of the gap, that a new class has to reach
 ENOUGH = 0.06  # a rise that is enough whatever the known classes say, and is asked for where there are none
 ERRORS = 1.5  # standard errors that a rise has to exceed besides
 EPISODES = 6  # draws of known classes per number of them
-NEARER = 0.95  # to its own centre a new class has to be, see without_known; below, the count of new ones suffers
+WARD_MARGIN = 0.95  # to its own centre a new class has to be, see without_known; below, the count of new ones suffers
 SHOTS_TO_CALIBRATE = 5  # images per known class below which their gap curve says nothing
 
 
 class Ward:
     """The method; it works without known classes too, less well. Time grows with n^2, memory with n."""
 
-    def __init__(self, known: Known | None, most: int, seed: int) -> None:
+    def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         self.known, self.most, self.seed = known, most, seed
         self.scaling = None if known is None else known.scaling()
         self.episodes = _episodes(known, seed)
 
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         scaled = rows if self.scaling is None else rows @ self.scaling
-        points = principal(scaled)
+        points = project_on_axes(scaled)
         tree = ward_tree(points)
         rises, errors = gap_rises(points, self.most, self.seed)
         needed = np.maximum(ERRORS * errors, self._worth(len(rises)))
-        parts = fcluster(tree, worthwhile(rises, needed), "maxclust").astype(np.int64)
+        parts = fcluster(tree, select_group_count(rises, needed), "maxclust").astype(np.int64)
         if self.known is not None and self.scaling is not None:
-            parts = without_known(parts, scaled, self.known.means() @ self.scaling, NEARER)
-        return Parts(parts, tree, rises=tuple(rises.tolist()), needed=tuple(needed.tolist()))
+            parts = drop_known(parts, scaled, self.known.means() @ self.scaling, WARD_MARGIN)
+        return Partition(parts, tree, rises=tuple(rises.tolist()), needed=tuple(needed.tolist()))
 
-    def resampled(self, rng: np.random.Generator) -> Ward:
+    def resample(self, rng: np.random.Generator) -> Ward:
         """Other draws of the same known classes. The scaling stays, because it needs all of them."""
         other = object.__new__(Ward)
         other.known, other.most, other.scaling = self.known, self.most, self.scaling
@@ -63,7 +63,7 @@ class Ward:
         return np.append(worth, np.full(length, worth[-1]))[:length]
 
 
-def _episodes(known: Known | None, seed: int) -> FloatArray:
+def _episodes(known: KnownRows | None, seed: int) -> FloatArray:
     """(EPISODES, k) what the 2nd, 3rd, ... known class adds to the gap; beyond ENOUGH where they cannot say.
 
     The scaling comes from the classes left out each time: their own would draw them together too well.
@@ -75,7 +75,7 @@ def _episodes(known: Known | None, seed: int) -> FloatArray:
     return np.array([[_last_rise(known, rng, count, seed) for _ in range(EPISODES)] for count in counts]).T
 
 
-def _last_rise(known: Known, rng: np.random.Generator, count: int, seed: int) -> float:
+def _last_rise(known: KnownRows, rng: np.random.Generator, count: int, seed: int) -> float:
     chosen = np.isin(known.classes, rng.permutation(known.n_classes)[:count])
-    points = principal(known.rows[chosen] @ known.subset(~chosen).scaling())
+    points = project_on_axes(known.rows[chosen] @ known.subset(~chosen).scaling())
     return float(gap_rises(points, count, seed)[0][count - 2])

@@ -14,14 +14,14 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.candidates import candidates
-from clip_fewshot.neighbors.exact import KNN, nearest_others, without
+from clip_fewshot.neighbors.candidates import find_candidates
+from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest_others
 from clip_fewshot.types import FloatArray, IndexArray
 
-DENSE_ROWS = 2_000  # up to here SciPy's tree of all pairs takes no longer
-NEAR = 16  # groups on a list
-FEW = 0.05  # pairs to merge, per group to be searched for; below this share the search is done first
-BLOCK = 1 << 17  # numbers held at a time where distances are taken
+DENSE_WARD_ROWS = 2_000  # up to here SciPy's tree of all pairs takes no longer
+NEIGHBOURS_KEPT = 16  # groups on a list
+MIN_MERGED_SHARE = 0.05  # pairs to merge, per group to be searched for; below this share the search is done first
+WARD_BLOCK = 1 << 17  # numbers held at a time where distances are taken
 
 
 def ward_tree(X: FloatArray) -> FloatArray:
@@ -42,17 +42,17 @@ def ward_tree(X: FloatArray) -> FloatArray:
         )
     if len(X) < 2:
         return np.empty((0, 4))
-    if len(X) <= DENSE_ROWS:
+    if len(X) <= DENSE_WARD_ROWS:
         return np.asarray(linkage(pdist(X), "ward"))  # of X itself it warns where X is square and zero
-    found = nearest_others(X, NEAR)
+    found = find_nearest_others(X, NEIGHBOURS_KEPT)
     kept, copies, originals = _copies(X, found)
     made: list[Mergers] = [(originals, copies, np.zeros(len(copies)))]
     if len(kept) > 1:
         sizes = np.bincount(originals, minlength=len(X))[kept] + 1.0
-        found = without(found, X, kept, min(NEAR, len(kept) - 1))
+        found = drop_rows(found, X, kept, min(NEIGHBOURS_KEPT, len(kept) - 1))
         groups = _Groups(X[kept] - X.mean(axis=0, dtype=np.float64), sizes, found)
         made += [(kept[stays], kept[goes], heights) for stays, goes, heights in groups.mergers()]
-    return scipy_layout(len(X), made)
+    return arrange_for_scipy(len(X), made)
 
 
 Mergers = tuple[IndexArray, IndexArray, FloatArray]  # (p,) groups that stay, those that go into them, heights
@@ -69,7 +69,7 @@ def _copies(X: FloatArray, found: KNN) -> tuple[IndexArray, IndexArray, IndexArr
     return np.delete(np.arange(len(X)), twins[later]), twins[later], original[later]
 
 
-def scipy_layout(n: int, mergers: list[Mergers]) -> FloatArray:
+def arrange_for_scipy(n: int, mergers: list[Mergers]) -> FloatArray:
     """(n - 1, 4) SciPy's table of mergers of rows, by height; of one height, in the order in which they were made."""
     stays, goes, heights = (np.concatenate(part) for part in zip(*mergers, strict=True))
     name, size, tree = list(range(n)), [1] * n, np.empty((n - 1, 4))
@@ -100,7 +100,7 @@ class _Groups:
         made = []
         while len(self.alive) > 1:
             stays, goes, unknown = self._pairs()
-            if len(unknown) and len(stays) <= FEW * len(unknown):
+            if len(unknown) and len(stays) <= MIN_MERGED_SHARE * len(unknown):
                 self._search(unknown)
             else:
                 made.append(self._merge(stays, goes))
@@ -132,7 +132,9 @@ class _Groups:
         # Only groups whose new list does not reach below its own bound go on to the next precision.
         for precision in (np.float32, np.float64):
             weights = sizes, self.sizes[asked]
-            found = candidates(others, self.centres[asked], k, own=place[asked], sizes=weights, precision=precision)
+            found = find_candidates(
+                others, self.centres[asked], k, own=place[asked], sizes=weights, precision=precision
+            )
             self._list(asked, self.alive[found.rows])
             self.bound[asked] = found.bounds[:, -1] if k < len(self.alive) - 1 else np.inf
             asked = asked[self.squared[asked].min(axis=1) > self.bound[asked]]
@@ -158,7 +160,7 @@ class _Groups:
 
     def _between(self, a: IndexArray, b: IndexArray) -> FloatArray:
         """(p,) squared Ward's distances of pairs of groups."""
-        squared, size = np.empty(len(a)), max(1, BLOCK // self.centres.shape[1])
+        squared, size = np.empty(len(a)), max(1, WARD_BLOCK // self.centres.shape[1])
         for start in range(0, len(a), size):
             block = slice(start, start + size)
             differences = self.centres[a[block]] - self.centres[b[block]]

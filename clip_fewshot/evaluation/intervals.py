@@ -24,7 +24,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 RESAMPLES = 400
 EXACT_FLIPS = 12  # up to this many seeds every pattern of signs is tried
 
@@ -74,7 +74,7 @@ class _Spread(NamedTuple):
     freedom: float
 
 
-def interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
+def accuracy_interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
     """Accuracy with its 95 % interval over seeds and test images.
 
     Args:
@@ -89,7 +89,7 @@ def interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
         >>> import numpy as np
         >>> import clip_fewshot as cf
         >>> right = np.arange(100) < 90  # of 100 test images
-        >>> result = cf.interval([right, right])
+        >>> result = cf.accuracy_interval([right, right])
         >>> result.mean, [round(end, 2) for end in result.ci95]
         (0.9, [0.82, 0.95])
     """
@@ -165,16 +165,16 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
     spread = _two_level(difference) if n_seeds > 1 else _Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
     only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
     found = _tested(difference.mean(axis=1), spread, n)
-    exact = {"p_value": mcnemar(only_a, only_b)} if n_seeds == 1 else {}
+    exact = {"p_value": mcnemar_test(only_a, only_b)} if n_seeds == 1 else {}
     return PairedDifference(**found | exact, only_a=only_a, only_b=only_b)
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
+def mcnemar_test(only_a: int, only_b: int) -> float:
     """Exact two-sided p of McNemar's test: the discordant images fall to A or B like a fair coin."""
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def sign_flip(differences: FloatArray, seed: int = 0) -> float:
+def sign_flip_test(differences: FloatArray, seed: int = 0) -> float:
     """Two-sided p of "each difference could as well have had the other sign"; exact up to 12 differences."""
     n = len(differences)
     if n <= EXACT_FLIPS:
@@ -192,7 +192,7 @@ def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
     # Half an image right for each method alone is added (Agresti and Min, 2005): equal answers on n images do not
     # prove equality beyond about 1 / n.
     error = max(spread.variance, 1.0 / (n + 2) ** 2) ** 0.5
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * error
+    reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom)) * error
     return {
         "mean": mean,
         "ci95": (max(-1.0, mean - reach), min(1.0, mean + reach)),
@@ -200,7 +200,7 @@ def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
         "wins": int((per_seed > 0).sum()),
         "losses": int((per_seed < 0).sum()),
         "p_value": float(2 * stats.t.sf(abs(mean) / error, spread.freedom)),
-        "p_seeds": sign_flip(per_seed) if len(per_seed) > 1 else None,
+        "p_seeds": sign_flip_test(per_seed) if len(per_seed) > 1 else None,
     }
 
 
@@ -274,7 +274,7 @@ def _wilson(mean: float, spread: _Spread, n: int) -> tuple[float, float]:
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927, with m effective images.
     """
     m = mean * (1 - mean) / spread.variance if spread.variance > 0 and 0 < mean < 1 else float(n)
-    z = float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom))
+    z = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom))
     centre = (mean + z * z / (2 * m)) / (1 + z * z / m)
     reach = z / (1 + z * z / m) * (mean * (1 - mean) / m + z * z / (4 * m * m)) ** 0.5
     return max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach))

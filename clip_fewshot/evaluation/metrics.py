@@ -18,7 +18,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.types import BoolArray, FloatArray
 
 
-class ClassRow(NamedTuple):
+class ClassMetrics(NamedTuple):
     """One line of the per-class table; precision is 0 for a class that was never predicted."""
 
     precision: float
@@ -59,13 +59,13 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) 
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def per_class_table(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> list[ClassRow]:
+def per_class_table(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> list[ClassMetrics]:
     """Precision, recall, F1 and support of each of the c classes, in order."""
     table = confusion_matrix(labels, predictions, n_classes)
     hits, support, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
     return [
-        ClassRow(float(p), float(r), float(f), int(s))
+        ClassMetrics(float(p), float(r), float(f), int(s))
         for p, r, f, s in zip(precision, recall, _f1(table), support, strict=True)
     ]
 
@@ -267,3 +267,7 @@ def _roc(novel: BoolArray, novelty: FloatArray) -> tuple[FloatArray, FloatArray,
         np.concatenate([[0.0], hits / novel.sum()]),
         np.concatenate([[np.inf], novelty[order][ends]]),
     )
+
+
+# How well scores tell the unseen from the seen, whatever the threshold.
+RANKING_MEASURES = {"auroc": auroc, "aupr": aupr, "fpr95": fpr95, "eer": eer}

@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
-from clip_fewshot.data.pixels import pixel_batches, preparation
+from clip_fewshot.data.pixels import describe_preparation, pixel_batches
 from clip_fewshot.features.prefix import Prefix, run_suffixes
-from clip_fewshot.features.stored_prefix import Inputs, shelved_prefix
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
+from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
-BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs
+ENCODE_BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs
 TEXT_BATCH = 16
 STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the smallest that loses no speed wastes least
 
 
-def image_batches(backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = BATCH) -> Iterator[Tensor]:
+def image_batches(
+    backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = ENCODE_BATCH
+) -> Iterator[Tensor]:
     """Preprocessed pictures in order, (b * views, 3, h, w); view 1 is the mirror image of view 0."""
     for pixels in pixel_batches(images, backbone.image_size, batch):
         plain = torch.from_numpy(normalise(pixels, backbone.mean, backbone.std)).to(backbone.device)
@@ -55,18 +57,18 @@ def image_prefix(
         position=torch.zeros(len(images), dtype=torch.int64),
         views=views,
         # On shelves of its own: what one training asked for must not change the numbers of another.
-        about=_about(backbone, "visual") | preparation() | ({} if half else {"single": True}),
+        about=_about(backbone, "visual") | describe_preparation() | ({} if half else {"single": True}),
         device=backbone.device,
     )
     with backbone.autocast():
-        return shelved_prefix(backbone.visual, inputs, cuts, memory, half)
+        return run_cached_prefix(backbone.visual, inputs, cuts, memory, half)
 
 
 def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], truncate: bool = False) -> Prefix:
     """Run the frozen text layers once over each distinct text; ``cuts`` are those of the text tower."""
     tokens = backbone.trim(backbone.tokenize(list(texts), truncate))
     inputs = Inputs(
-        keys=[sha256_bytes(row.numpy().tobytes()) for row in tokens],
+        keys=[hash_bytes(row.numpy().tobytes()) for row in tokens],
         batches=lambda rows: iter(torch.split(tokens[torch.as_tensor(rows)].to(backbone.device), TEXT_BATCH)),
         batch=TEXT_BATCH,
         position=backbone.text.ends(tokens),
@@ -75,7 +77,7 @@ def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], t
         device=backbone.device,
     )
     with backbone.autocast():
-        return shelved_prefix(backbone.text, inputs, cuts)
+        return run_cached_prefix(backbone.text, inputs, cuts)
 
 
 def _about(backbone: Backbone, tower: str) -> dict[str, str]:
@@ -108,7 +110,7 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
     """
     nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
-        features=image_prefix(backbone, images, []).frozen().cpu().numpy() if len(images) else nothing,
+        features=image_prefix(backbone, images, []).frozen_features().cpu().numpy() if len(images) else nothing,
         digests=images.digests,
         backbone=backbone.digest,
         labels=images.labels,
@@ -127,4 +129,4 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
         >>> cf.encode_texts(cf.load_backbone("mini"), ["a zero", "a one", "a two"]).shape
         (3, 128)
     """
-    return text_prefix(backbone, texts, [], truncate).frozen().cpu().numpy()
+    return text_prefix(backbone, texts, [], truncate).frozen_features().cpu().numpy()

@@ -25,7 +25,7 @@ HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 LARGEST_HALF = float(np.finfo(HALF).max)
 
 
-class Rows(Protocol):
+class StoredRows(Protocol):
     """Stored rows of one shape, in memory or on disk."""
 
     def take(self, rows: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ class Cut:
         token: rows (d,) of float32 that go with normalised tokens; else None.
     """
 
-    tokens: Rows
+    tokens: StoredRows
     position: Tensor
-    token: Rows | None
+    token: StoredRows | None
 
     def at(self, rows: Tensor) -> CutState:
         """The state at this cut for the chosen rows."""
@@ -128,7 +128,7 @@ class Prefix:
         """The state before the last ``n`` >= 1 blocks of the chosen inputs, each in one view."""
         return self.cuts[n].at(self.order[items] * self.views + view)
 
-    def frozen(self, items: Tensor | None = None, view: int | Tensor = 0) -> Tensor:
+    def frozen_features(self, items: Tensor | None = None, view: int | Tensor = 0) -> Tensor:
         """(inputs, d) features of the frozen tower."""
         order = self.order if items is None else self.order[items]
         return self.features[(order * self.views + view).to(self.features.device)]
@@ -136,7 +136,7 @@ class Prefix:
     def outputs(self, n: int, suffix: nn.Module, items: Tensor, view: int | Tensor = 0) -> Tensor:
         """(items, d) features under a suffix of ``n`` blocks; under the frozen tower where n is 0."""
         if n == 0:
-            return self.frozen(items, view)
+            return self.frozen_features(items, view)
         features: Tensor = suffix(self.rows(n, items, view))
         return features
 
@@ -153,7 +153,7 @@ class Stored(NamedTuple):
     position: Tensor
 
 
-class Passed(NamedTuple):
+class FrozenPass(NamedTuple):
     """What one batch left behind: (b, d) features, and a cut per n."""
 
     features: Tensor
@@ -178,7 +178,7 @@ def run_prefix(
     passed = [freeze(tower, inputs, wanted, half and tower.halves) for inputs in batches]
     features = torch.cat([p.features for p in passed])
     device = features.device
-    columns = {n: join([p.cuts[n] for p in passed], device) for n in wanted}
+    columns = {n: join_cuts([p.cuts[n] for p in passed], device) for n in wanted}
     return Prefix(features, columns, views, torch.arange(len(features) // views))
 
 
@@ -188,14 +188,14 @@ def stored_cuts(cuts: Iterable[int]) -> list[int]:
 
 
 @torch.no_grad()
-def freeze(tower: Tower, inputs: Tensor, cuts: Sequence[int], half: bool) -> Passed:
+def freeze(tower: Tower, inputs: Tensor, cuts: Sequence[int], half: bool) -> FrozenPass:
     """One batch through the frozen layers; what entered each cut is moved off the device it was computed on."""
     check_frozen(tower)
     kept: dict[int, Stored] = {}
     for n, state in _states_at(tower, inputs, cuts):
         if n in cuts:
             kept[n] = _stored(tower.cut(state, n), half)
-    return Passed(tower.finish(state, n).float(), kept)
+    return FrozenPass(tower.finish(state, n).float(), kept)
 
 
 def check_frozen(tower: nn.Module) -> None:
@@ -217,7 +217,7 @@ def check_frozen(tower: nn.Module) -> None:
             )
 
 
-def join(parts: Sequence[Stored], device: torch.device) -> Cut:
+def join_cuts(parts: Sequence[Stored], device: torch.device) -> Cut:
     """Rows of several batches in memory; one batch that needs float32 makes all float32."""
 
     def stacked(arrays: Iterable[NDArray[Any]]) -> InMemory:

@@ -20,24 +20,24 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import (
     HALF,
     Cut,
+    FrozenPass,
     InMemory,
     OnDisk,
-    Passed,
     Prefix,
-    Rows,
+    StoredRows,
     check_frozen,
     freeze,
     stored_cuts,
 )
 from clip_fewshot.runtime.environment import usable_memory
-from clip_fewshot.runtime.row_cache import Batch, CachedRows, RowCache, Shelf
+from clip_fewshot.runtime.row_cache import Batch, CachedRows, RowCache, RowFile
 from clip_fewshot.types import IndexArray
 
-KIND = "prefix"
-MEMORY_SHARE = 0.25  # of the machine's memory, for stored states
+PREFIX_KIND = "prefix"
+PREFIX_MEMORY_SHARE = 0.25  # of the machine's memory, for stored states
 DEVICE_SHARE = 0.5  # of a GPU's free memory
 FEATURES, TOKENS, TOKEN = "features", "tokens", "token"
-Slot = tuple[str, int]  # what is stored, and before how many last blocks
+StoredCut = tuple[str, int]  # what is stored, and before how many last blocks
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Inputs:
     device: torch.device
 
 
-def shelved_prefix(
+def run_cached_prefix(
     tower: Tower, inputs: Inputs, cuts: Sequence[int], memory: int | None = None, half: bool = True
 ) -> Prefix:
     """As :func:`run_prefix`, computing only what the cache does not hold.
@@ -81,31 +81,31 @@ def shelved_prefix(
     check_frozen(tower)
     wanted = stored_cuts(cuts)
     # Once a value of this tower did not fit into half precision, its states are kept in single precision.
-    wide = any(Shelf.existing(KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
+    wide = any(RowFile.open_existing(PREFIX_KIND, _about(inputs, (TOKENS, n), half=False)) is not None for n in wanted)
     try:
         columns = _columns(tower, inputs, wanted, half and tower.halves and not wide)
     except _BeyondHalfError:
         columns = _columns(tower, inputs, wanted, half=False)
-    return _prefix(inputs, columns, wanted, usable_memory() * MEMORY_SHARE if memory is None else memory)
+    return _prefix(inputs, columns, wanted, usable_memory() * PREFIX_MEMORY_SHARE if memory is None else memory)
 
 
 class _BeyondHalfError(Exception):
     """A value does not fit into half precision."""
 
 
-def _columns(tower: Tower, inputs: Inputs, cuts: Sequence[int], half: bool) -> dict[Slot, CachedRows]:
+def _columns(tower: Tower, inputs: Inputs, cuts: Sequence[int], half: bool) -> dict[StoredCut, CachedRows]:
     """What is stored of all views of all inputs; computed where the cache does not hold it."""
-    slots: list[Slot] = [(FEATURES, 0)]
+    slots: list[StoredCut] = [(FEATURES, 0)]
     for n in cuts:
         slots += [(TOKENS, n), (TOKEN, n)] if tower.reads_one_row(n) else [(TOKENS, n)]
-    cache = RowCache(KIND, {slot: _about(inputs, slot, half) for slot in slots})
+    cache = RowCache(PREFIX_KIND, {slot: _about(inputs, slot, half) for slot in slots})
     keys = [f"{key}/{view}" for key in inputs.keys for view in range(inputs.views)]
     return cache.rows(keys, lambda missing: _computed(tower, inputs, cuts, half, missing))
 
 
 def _computed(
     tower: Tower, inputs: Inputs, cuts: Sequence[int], half: bool, missing: IndexArray
-) -> Iterator[Batch[Slot]]:
+) -> Iterator[Batch[StoredCut]]:
     """All views of the inputs of which some view is missing, batch by batch."""
     items = np.unique(missing // inputs.views)
     starts = range(0, len(items), inputs.batch)
@@ -128,12 +128,12 @@ def _padded(inputs: Inputs, batch: Tensor) -> Tensor:
     return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
 
 
-def _about(inputs: Inputs, slot: Slot, half: bool) -> dict[str, Any]:
+def _about(inputs: Inputs, slot: StoredCut, half: bool) -> dict[str, Any]:
     precision = {"half": half} if slot[0] == TOKENS else {}
     return {**inputs.about, "what": slot[0], "cut": slot[1], **precision}
 
 
-def _prefix(inputs: Inputs, columns: Mapping[Slot, CachedRows], cuts: Sequence[int], memory: float) -> Prefix:
+def _prefix(inputs: Inputs, columns: Mapping[StoredCut, CachedRows], cuts: Sequence[int], memory: float) -> Prefix:
     device = inputs.device
     n_rows = len(inputs.keys) * inputs.views
     size = sum(column.shelf.row_bytes for slot, column in columns.items() if slot[1] in cuts) * n_rows
@@ -141,7 +141,7 @@ def _prefix(inputs: Inputs, columns: Mapping[Slot, CachedRows], cuts: Sequence[i
         device = torch.device("cpu")
     fits = size <= memory or device.type == "cuda"
 
-    def held(column: CachedRows) -> Rows:
+    def held(column: CachedRows) -> StoredRows:
         if fits or column.loose:
             return InMemory(torch.from_numpy(column.read()).to(device), inputs.device)
         shelf = column.shelf
@@ -154,8 +154,8 @@ def _prefix(inputs: Inputs, columns: Mapping[Slot, CachedRows], cuts: Sequence[i
     return Prefix(features, cut, inputs.views, torch.arange(len(inputs.keys)))
 
 
-def _by_slot(passed: Passed) -> dict[Slot, NDArray[Any]]:
-    columns: dict[Slot, NDArray[Any]] = {(FEATURES, 0): passed.features.cpu().numpy()}
+def _by_slot(passed: FrozenPass) -> dict[StoredCut, NDArray[Any]]:
+    columns: dict[StoredCut, NDArray[Any]] = {(FEATURES, 0): passed.features.cpu().numpy()}
     for n, stored in passed.cuts.items():
         columns[TOKENS, n] = stored.tokens
         if stored.token is not None:

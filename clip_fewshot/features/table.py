@@ -13,16 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import readable
+from clip_fewshot.data.collect import keep_readable
 from clip_fewshot.data.dataset import SkippedImage
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features.encode import encode_images
-from clip_fewshot.runtime.files import replacing
+from clip_fewshot.runtime.files import replace_file
 from clip_fewshot.types import FeatureSet
 
-PATH, DIGEST, EMBEDDING, BACKBONE = COLUMNS = ("path", "digest", "embedding", "backbone")
-CHUNK = 4096  # pictures at a time: 12 MB of features, and the cache's index is read once for each
+PATH_COLUMN, DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN = TABLE_COLUMNS = (
+    "path",
+    "digest",
+    "embedding",
+    "backbone",
+)
+TABLE_CHUNK = 4096  # pictures at a time: 12 MB of features, and the cache's index is read once for each
 FINISHED = "_SUCCESS"  # Spark's mark in a folder whose parts are all there
 
 
@@ -36,14 +41,14 @@ class Embedded(NamedTuple):
     def columns(self) -> dict[str, list[Any]]:
         """The rows of the table."""
         return {
-            PATH: list(self.paths),
-            DIGEST: list(self.features.digests),
-            EMBEDDING: list(self.features.features),
-            BACKBONE: [self.features.backbone] * len(self.paths),
+            PATH_COLUMN: list(self.paths),
+            DIGEST_COLUMN: list(self.features.digests),
+            EMBEDDING_COLUMN: list(self.features.features),
+            BACKBONE_COLUMN: [self.features.backbone] * len(self.paths),
         }
 
 
-def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = CHUNK) -> Iterator[Embedded]:
+def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = TABLE_CHUNK) -> Iterator[Embedded]:
     """Features of picture files, ``chunk`` of them in memory at a time.
 
     They are kept in the cache as well: after a kill the same call computes what is missing.
@@ -53,7 +58,7 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = CHUNK) -
             expected="chunks of 1 picture or more", got=str(chunk), fix="change chunk", where="embed_files"
         )
     for start in range(0, len(paths), chunk):
-        pictures = readable(paths[start : start + chunk])
+        pictures = keep_readable(paths[start : start + chunk])
         yield Embedded(tuple(map(_named, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
 
 
@@ -76,10 +81,10 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
     if out.is_dir():
         raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
     types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
-    schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
+    schema = arrow.schema(list(zip(TABLE_COLUMNS, types, strict=True)))
     skipped: list[SkippedImage] = []
     written = 0
-    with replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
+    with replace_file(out) as file, parquet.ParquetWriter(file, schema) as writer:
         for part in parts:
             skipped += part.skipped
             written += len(part.paths)
@@ -91,7 +96,7 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
 def _refuse_nothing(written: int, skipped: Sequence[SkippedImage], out: Path) -> None:
     """Stop where no picture could be read."""
     if not written:
-        reasons = "; ".join(f"[{item.reason}] {shown(item.path)}: {item.detail}" for item in skipped[:3])
+        reasons = "; ".join(f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in skipped[:3])
         raise DataError(
             expected="a picture that can be read", got=reasons or "none", fix="check the paths", where=str(out)
         )
@@ -105,9 +110,9 @@ def read_features(path: str | Path) -> FeatureSet:
         ResourceError: pyarrow is missing.
     """
     place = Path(path)
-    table = _read(place, [DIGEST, EMBEDDING, BACKBONE])
-    backbones = table.column(BACKBONE).unique().to_pylist()
-    embeddings = table.column(EMBEDDING).combine_chunks()
+    table = _read(place, [DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN])
+    backbones = table.column(BACKBONE_COLUMN).unique().to_pylist()
+    embeddings = table.column(EMBEDDING_COLUMN).combine_chunks()
     widths = np.unique(np.diff(embeddings.offsets.to_numpy()))
     if len(backbones) != 1 or len(widths) != 1:
         got = f"{len(backbones)} backbones, widths {widths[:3].tolist()}"
@@ -117,19 +122,19 @@ def read_features(path: str | Path) -> FeatureSet:
     features = embeddings.flatten().to_numpy(zero_copy_only=False)
     return FeatureSet(
         features=features.astype(np.float32, copy=False).reshape(len(table), int(widths[0])),
-        digests=tuple(table.column(DIGEST).to_pylist()),
+        digests=tuple(table.column(DIGEST_COLUMN).to_pylist()),
         backbone=backbones[0],
     )
 
 
-def not_embedded(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]:
+def find_skipped(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]:
     """Those of ``paths`` that a table made from them lacks, and why.
 
     Raises:
         DataError: it lacks all.
     """
-    written = set(_read(table, [PATH]).column(PATH).to_pylist())
-    skipped = readable([path for path in paths if _named(path) not in written]).skipped
+    written = set(_read(table, [PATH_COLUMN]).column(PATH_COLUMN).to_pylist())
+    skipped = keep_readable([path for path in paths if _named(path) not in written]).skipped
     _refuse_nothing(len(written), skipped, table)
     return skipped
 

@@ -12,7 +12,7 @@ from clip_fewshot.heads.zero_shot import zero_shot_weights
 from clip_fewshot.runtime.row_cache import Batch, RowCache
 from clip_fewshot.types import FloatArray, IndexArray
 
-CHUNK = 512  # names encoded between two writes of the cache: what a kill costs
+NAMES_CHUNK = 512  # names encoded between two writes of the cache: what a kill costs
 
 
 def class_texts(backbone: Backbone, names: Sequence[str], templates: Sequence[str]) -> Mapping[str, FloatArray]:
@@ -30,8 +30,8 @@ def class_texts(backbone: Backbone, names: Sequence[str], templates: Sequence[st
     about = {"backbone": backbone.digest, "templates": list(templates), "device": backbone.device.type}
 
     def encoded(missing: IndexArray) -> Iterator[Batch[str]]:
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
+        for start in range(0, len(missing), NAMES_CHUNK):
+            part = missing[start : start + NAMES_CHUNK]
             with torch.inference_mode():
                 weights = zero_shot_weights(backbone, [names[i] for i in part], templates)
             yield part, {"words": weights.cpu().numpy()}

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.parts import ForeignPart, check_same_code, find_part, trusted_part
+from clip_fewshot.runtime.parts import ForeignPart, check_same_code, find_part, find_trusted_part
 
 Value = int | float | str
 UNFREEZE, BACKBONE_LR, HEAD_LR = "unfreeze", "backbone_lr", "head_lr"  # options that the trainer reads by itself
@@ -166,7 +166,9 @@ class Approach:
     def foreign_parts(self) -> list[ForeignPart]:
         """The parts from outside the library, as files keep them."""
         parts = (("heads", self.head), ("losses", self.loss), ("tuning", self.tuning))
-        return [ForeignPart.of(kind, self.name, part) for kind, part in parts if part and not isinstance(part, str)]
+        return [
+            ForeignPart.from_part(kind, self.name, part) for kind, part in parts if part and not isinstance(part, str)
+        ]
 
 
 # Schema 1 of trials and models holds these five for each approach of this library, with or without effect.
@@ -174,13 +176,13 @@ SCHEMA_1: Mapping[str, Value] = {UNFREEZE: 0, BACKBONE_LR: 1e-4, HEAD_LR: 1e-3, 
 RATE = Range(1e-6, 1e-3, log=True)
 HEAD_RATE = Range(1e-4, 1e-2, log=True)
 MARGIN = Range(0.0, 0.5)
-SCALE = Range(8.0, 64.0, log=True)
+SCALE_RANGE = Range(8.0, 64.0, log=True)
 
 MLP_ARCFACE = Approach(
     "mlp-arcface",
     head="mlp-arcface",
     loss="cross-entropy",
-    space={UNFREEZE: Range(0, None), BACKBONE_LR: RATE, HEAD_LR: HEAD_RATE, "margin": MARGIN, "scale": SCALE},
+    space={UNFREEZE: Range(0, None), BACKBONE_LR: RATE, HEAD_LR: HEAD_RATE, "margin": MARGIN, "scale": SCALE_RANGE},
     centre={**SCHEMA_1, UNFREEZE: 1},
 )
 MLP = Approach(
@@ -228,13 +230,13 @@ def find_approach(approach: str | Approach) -> Approach:
     return found
 
 
-def trusted_approach(name: str, parts: Iterable[ForeignPart], trusted: Mapping[str, Any], where: str) -> Approach:
+def find_trusted_approach(name: str, parts: Iterable[ForeignPart], trusted: Mapping[str, Any], where: str) -> Approach:
     """The approach that a file means by ``name``; a foreign one was passed by the caller and has the same code.
 
     Args:
         parts: what the file keeps of its foreign parts.
         trusted: approaches by name.
     """
-    approach: Approach = trusted_part("approaches", name, OWN, trusted, where)
+    approach: Approach = find_trusted_part("approaches", name, OWN, trusted, where)
     check_same_code(parts, approach.foreign_parts(), where)
     return approach

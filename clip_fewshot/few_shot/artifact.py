@@ -12,20 +12,20 @@ from torch import Tensor
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_saved_backbone
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.few_shot.approach import Approach, Point, trusted_approach
+from clip_fewshot.few_shot.approach import Approach, Point, find_trusted_approach
 from clip_fewshot.few_shot.model import TunedModel
-from clip_fewshot.few_shot.objectives import build_head, tuned_layers
+from clip_fewshot.few_shot.objectives import build_head, copy_tuned_layers
 from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.artifacts import named_part
-from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
-from clip_fewshot.tuning import last_layers
+from clip_fewshot.runtime.artifacts import select_part
+from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
+from clip_fewshot.tuning import copy_last_layers
 from clip_fewshot.types import LabelSpace
 
 WEIGHTS_FILE = "weights.safetensors"
 
 
-def model_files(
+def collect_model_files(
     backbone: Backbone, approach: Approach, model: TunedModel, labels: LabelSpace, training: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """(files, meta) of the trained parts, for :func:`clip_fewshot.runtime.artifacts.save_artifact`."""
@@ -72,7 +72,7 @@ def read_backbone(
 def read_model(
     files: Mapping[str, bytes], meta: Mapping[str, Any], backbone: Backbone, trusted: Mapping[str, Any], where: str
 ) -> tuple[Approach, TunedModel, LabelSpace]:
-    """What :func:`model_files` wrote.
+    """What :func:`collect_model_files` wrote.
 
     Args:
         trusted: foreign parts by the name that the file has for them.
@@ -82,7 +82,7 @@ def read_model(
     """
     point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]))
     foreign = [part for part in _foreign(meta) if part.kind != "probes"]
-    approach = trusted_approach(point.approach, foreign, trusted, where)
+    approach = find_trusted_approach(point.approach, foreign, trusted, where)
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])
     _, probe = find_probe(read_probe(meta, trusted, where))
     return approach, _rebuild(backbone, approach, point, len(labels), tensors, probe), labels
@@ -95,7 +95,7 @@ def read_probe(meta: Mapping[str, Any], trusted: Mapping[str, Any], where: str) 
         ArtifactError: a foreign probe that was not passed, or that has other code than then.
     """
     name: str = meta["training"].get("probe", "logistic")
-    part = stored_part("probes", name, _foreign(meta), PROBES, trusted, where)
+    part = find_stored_part("probes", name, _foreign(meta), PROBES, trusted, where)
     return name if name in PROBES else part
 
 
@@ -112,16 +112,16 @@ def _rebuild(
     probe: type[Probe],
 ) -> TunedModel:
     if approach.towers == "none":
-        suffix = last_layers(backbone.visual, 0)
+        suffix = copy_last_layers(backbone.visual, 0)
     else:
-        suffix = tuned_layers(approach, backbone.visual, point.unfreeze)
+        suffix = copy_tuned_layers(approach, backbone.visual, point.unfreeze)
     if point.unfreeze:
-        suffix.load_state_dict(named_part(tensors, "suffix"))
+        suffix.load_state_dict(select_part(tensors, "suffix"))
     suffix.eval().requires_grad_(False)
     if approach.ends_in == "probe":
-        arrays = {k: v.numpy() for k, v in named_part(tensors, "probe").items()}
+        arrays = {k: v.numpy() for k, v in select_part(tensors, "probe").items()}
         return TunedModel(point, suffix, None, probe.from_arrays(arrays))
-    with rng.torch_seeded(0, "blank head"):
+    with rng.seed_torch(0, "blank head"):
         head = build_head(backbone, approach, point, n_classes)
-    head.load_state_dict(named_part(tensors, "head"))
+    head.load_state_dict(select_part(tensors, "head"))
     return TunedModel(point, suffix, head.to(backbone.device).eval().requires_grad_(False), None)

@@ -16,13 +16,13 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
-from clip_fewshot.few_shot.artifact import model_files, read_backbone, read_model, read_probe
+from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
+    encode_frozen,
+    fit_frozen_probe,
     fit_model,
-    frozen_features,
-    frozen_probe,
     prepare_support,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
@@ -32,7 +32,7 @@ from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
 
-KIND = "few-shot classifier"
+FEW_SHOT_KIND = "few-shot classifier"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -142,11 +142,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 where=support.name,
             )
         data = prepare_support(self.backbone, support, [self.point.unfreeze], self.views, self.seed)
-        return self.fit_prepared(data, frozen_features(data), support.label_space)
+        return self.fit_prepared(data, encode_frozen(data), support.label_space)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
-        C = frozen_probe(frozen, data.labels, self.seed).C_
+        C = fit_frozen_probe(frozen, data.labels, self.seed).C_
         self.recipe_ = self.recipe(C)
         self.model_ = fit_model(self.backbone, self.recipe_, data)
         self.label_space_ = label_space
@@ -188,7 +188,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""
         self._check_fitted()
-        save_artifact(Path(folder), KIND, *self.to_artifact())
+        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact())
 
     @classmethod
     def load(
@@ -204,7 +204,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
         """
-        meta, files = load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), FEW_SHOT_KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:
@@ -216,7 +216,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`clip_fewshot.runtime.artifacts.save_artifact`."""
         training = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self.probe}
-        return model_files(self.backbone, find_approach(self.approach), self.model_, self.label_space_, training)
+        return collect_model_files(
+            self.backbone, find_approach(self.approach), self.model_, self.label_space_, training
+        )
 
     @classmethod
     def from_artifact(

@@ -19,7 +19,7 @@ from clip_fewshot.types import IndexArray
 
 
 @dataclass(frozen=True)
-class Workbench:
+class CrossValidation:
     """All that trainings on one support set share. Pickled, it holds the layers that can train and no others.
 
     Attributes:
@@ -56,10 +56,10 @@ class Workbench:
 
     def __getstate__(self) -> Mapping[str, Any]:
         deepest = max(self.data.images.cuts, default=0)
-        return {**self.__dict__, "backbone": last_layers_only(self.backbone, deepest)}
+        return {**self.__dict__, "backbone": drop_first_layers(self.backbone, deepest)}
 
 
-def last_layers_only(backbone: Backbone, n: int) -> Backbone:
+def drop_first_layers(backbone: Backbone, n: int) -> Backbone:
     """``backbone`` with empty tensors, without memory, before the last ``n`` layers of each tower."""
     kept = {id(backbone.logit_scale)}
     for tower in (backbone.visual, backbone.text):

@@ -19,7 +19,7 @@ from clip_fewshot.few_shot.approach import Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
-from clip_fewshot.tuning import last_layers
+from clip_fewshot.tuning import copy_last_layers
 from clip_fewshot.types import FloatArray, LabelArray
 
 
@@ -77,7 +77,7 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
     """Tune and, where the approach has no head of its own, fit the probe on the tuned support features."""
     approach, point = recipe.approach, recipe.point
     if approach.towers == "none":
-        suffix, head = last_layers(backbone.visual, 0).eval(), None
+        suffix, head = copy_last_layers(backbone.visual, 0).eval(), None
     else:
         tuned = tune(backbone, approach, point, data, recipe.settings, recipe.seed)
         suffix, head = tuned.suffix, tuned.head
@@ -104,11 +104,11 @@ def prepare_support(
     )
 
 
-def frozen_features(data: SupportData) -> FloatArray:
+def encode_frozen(data: SupportData) -> FloatArray:
     """(n, d) features of the untuned image tower."""
-    return data.images.frozen().cpu().numpy()
+    return data.images.frozen_features().cpu().numpy()
 
 
-def frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
+def fit_frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
     """The probe on frozen features, its C chosen on folds of the support set itself."""
     return LinearProbe(seed=seed).fit(features, labels)

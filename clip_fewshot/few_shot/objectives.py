@@ -20,14 +20,14 @@ from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Approach, Point, Value
 from clip_fewshot.geometry import margin_logits
 from clip_fewshot.heads import HEADS, CentredHead
-from clip_fewshot.losses import LOSSES, same_caption
+from clip_fewshot.losses import LOSSES, match_captions
 from clip_fewshot.runtime.parts import find_part
 from clip_fewshot.tuning import TUNINGS
 
 Loss = Callable[..., Tensor]
 
 
-class Objective(Protocol):
+class TrainableLoss(Protocol):
     """A loss on tuned image features, with the modules it trains besides the image suffix."""
 
     @property
@@ -39,7 +39,7 @@ class Objective(Protocol):
         """Features and labels of a batch -> scalar loss at that step."""
         ...
 
-    def trained(self) -> list[tuple[nn.Module, float]]:
+    def list_trained(self) -> list[tuple[nn.Module, float]]:
         """(module, peak learning rate) of everything it trains."""
         ...
 
@@ -62,7 +62,7 @@ class HeadObjective:
         """(b, d) features and (b,) labels -> scalar loss of the head's logits."""
         return self.loss(self.head(features, labels), labels)
 
-    def trained(self) -> list[tuple[nn.Module, float]]:
+    def list_trained(self) -> list[tuple[nn.Module, float]]:
         """The head and its rate."""
         return [(self.head, self.rate)]
 
@@ -107,10 +107,10 @@ class ContrastiveObjective(nn.Module):
         texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
         cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1)[place].T
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        logits = margin_logits(cosines, same_caption(labels), self.margin, scale)
+        logits = margin_logits(cosines, match_captions(labels), self.margin, scale)
         return self.loss(logits, caption_ids=labels)
 
-    def trained(self) -> list[tuple[nn.Module, float]]:
+    def list_trained(self) -> list[tuple[nn.Module, float]]:
         """The text suffix with the logit scale, and their rate."""
         return [(self, self.rate)]
 
@@ -120,7 +120,7 @@ def text_cuts(backbone: Backbone, cuts: Sequence[int]) -> list[int]:
     return sorted({min(n, backbone.text.n_blocks) for n in cuts})
 
 
-def tuned_layers(approach: Approach, tower: Any, n: int) -> Suffix:
+def copy_tuned_layers(approach: Approach, tower: Any, n: int) -> Suffix:
     """The part of ``tower`` that trains, as the approach cuts it."""
     tuning = approach.tuning
     cut = find_part("tuning", tuning, TUNINGS) if isinstance(tuning, str) else tuning
@@ -136,7 +136,7 @@ def build_objective(
     captions: CaptionBank,
     features: Tensor,
     labels: Tensor,
-) -> Objective:
+) -> TrainableLoss:
     """The loss of ``approach`` with the modules it trains, at their starting point.
 
     Args:
@@ -148,7 +148,7 @@ def build_objective(
     if approach.towers == "both":
         margin = float(options.pop("margin", 0.0))
         _refuse_options(options, approach)
-        text = tuned_layers(approach, backbone.text, min(point.unfreeze, backbone.text.n_blocks))
+        text = copy_tuned_layers(approach, backbone.text, min(point.unfreeze, backbone.text.n_blocks))
         return ContrastiveObjective(backbone, text, captions, loss, margin, point)
     mean = F.normalize(features, dim=-1).mean(dim=0)
     head = build_head(backbone, approach, point, n_classes, mean)

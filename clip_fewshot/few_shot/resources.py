@@ -10,11 +10,11 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import RunOptions
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import Approach
-from clip_fewshot.few_shot.cross_validation import last_layers_only
+from clip_fewshot.few_shot.cross_validation import drop_first_layers
 from clip_fewshot.runtime.environment import usable_cores, usable_memory
-from clip_fewshot.runtime.workers import refusal_to_travel
+from clip_fewshot.runtime.workers import explain_refusal
 
-MEMORY_SHARE = 0.75  # of the machine's memory, for all workers
+PROCESSES_MEMORY_SHARE = 0.75  # of the machine's memory, for all workers
 BASE_BYTES = 420 << 20  # of a worker before it trains: torch, scikit-learn
 COPIES = 12  # of the trained layers, at most: weights, gradients, two moments, states between layers; 11 for ViT-B/32
 
@@ -34,14 +34,14 @@ class Resources(NamedTuple):
     memory: int | None
 
 
-def resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
+def measure_resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
     """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
     alone = bool(run.storage) or backbone.device.type != "cpu"
     if alone and (run.jobs or 1) > 1:
         raise UsageError(
             expected="one process on a GPU", got=f"{run.jobs} (`jobs`)", fix="leave it out", where="`jobs`"
         )
-    room = room_for(backbone, n)
+    room = count_processes(backbone, n)
     jobs = run.jobs or (1 if alone else room)
     memory = 0 if jobs > 1 else None
     if run.cache_memory is not None:
@@ -49,16 +49,16 @@ def resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
     return Resources(jobs, max(1, usable_cores() // room), memory)
 
 
-def room_for(backbone: Backbone, n: int) -> int:
+def count_processes(backbone: Backbone, n: int) -> int:
     """How many processes that train the last ``n`` layers the cores and the memory of this machine suffice for."""
-    trained = sum(p.numel() * p.element_size() for p in last_layers_only(backbone, n).parameters() if not p.is_meta)
-    return max(1, min(usable_cores(), int(MEMORY_SHARE * usable_memory()) // (BASE_BYTES + COPIES * trained)))
+    trained = sum(p.numel() * p.element_size() for p in drop_first_layers(backbone, n).parameters() if not p.is_meta)
+    return max(1, min(usable_cores(), int(PROCESSES_MEMORY_SHARE * usable_memory()) // (BASE_BYTES + COPIES * trained)))
 
 
-def jobs_for(approaches: Sequence[Approach], jobs: int) -> int:
+def choose_jobs(approaches: Sequence[Approach], jobs: int) -> int:
     """``jobs``, or 1 with a warning where a foreign part cannot be sent to another process."""
     foreign = [approach for approach in approaches if approach.foreign_parts()]
-    reasons = [reason for approach in foreign if jobs > 1 and (reason := refusal_to_travel(approach))]
+    reasons = [reason for approach in foreign if jobs > 1 and (reason := explain_refusal(approach))]
     if not reasons:
         return jobs
     warnings.warn(f"one process instead of {jobs}: {reasons[0]}", RuntimeWarning, stacklevel=2)

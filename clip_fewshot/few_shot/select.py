@@ -40,7 +40,7 @@ class TrialRecord:
         return Point.from_json(self.params)
 
 
-def best_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
+def select_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
     """The best complete trial of each approach; of equals the earlier one."""
     best: dict[str, TrialRecord] = {}
     for record in records:
@@ -63,7 +63,7 @@ def select(
     Args:
         n_validated: pictures that a complete trial was validated on, all folds together.
     """
-    best = best_by_approach(trials)
+    best = select_by_approach(trials)
     winners = {a.name: best[a.name].point if a.name in best else a.point for a in approaches}
     ranked = sorted(best, key=lambda name: (-best[name].value, best[name].number))
     if not ranked:

@@ -15,8 +15,8 @@ from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, Approach, Point
-from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, tuned_layers
-from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, copy_tuned_layers
+from clip_fewshot.optim.adamw import AdamW, group_parameters, warmup_cosine_factor
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import IndexArray, LabelArray
 
@@ -30,7 +30,7 @@ class TrainSettings:
     Attributes:
         epochs: passes over the support set.
         min_steps: fewest optimiser steps, so that one shot a class still trains.
-        batch: pictures per step, more where the support set is large: see :meth:`batch_of`.
+        batch: pictures per step, more where the support set is large: see :meth:`batch_size`.
         weight_decay: on matrices only.
         warmup: share of the steps with rising learning rate, in [0, 1].
         clip_norm: largest norm of the whole gradient.
@@ -45,9 +45,9 @@ class TrainSettings:
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a training on n pictures."""
-        return max(self.min_steps, self.epochs * math.ceil(n / self.batch_of(n)))
+        return max(self.min_steps, self.epochs * math.ceil(n / self.batch_size(n)))
 
-    def batch_of(self, n: int) -> int:
+    def batch_size(self, n: int) -> int:
         """Pictures per step of a training on n pictures: one in 32 of them, within ``batch`` and four times that.
 
         We rejected one in 16: the activations of five trained blocks raised the peak of a large study from 3.0 to 3.3
@@ -92,16 +92,16 @@ def tune(
     Raises:
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
-    suffix = tuned_layers(approach, backbone.visual, point.unfreeze)
+    suffix = copy_tuned_layers(approach, backbone.visual, point.unfreeze)
     labels = torch.as_tensor(data.labels, device=backbone.device)
-    with rng.torch_seeded(seed, "initialise"):
-        untuned = data.images.frozen()
+    with rng.seed_torch(seed, "initialise"):
+        untuned = data.images.frozen_features()
         objective = build_objective(backbone, approach, point, data.n_classes, data.captions, untuned, labels)
-    trained = [(suffix, point.rate(BACKBONE_LR)), *objective.trained()]
+    trained = [(suffix, point.rate(BACKBONE_LR)), *objective.list_trained()]
     for module, _ in trained:
         module.to(backbone.device).train()
-    optimizer = AdamW(parameter_groups(trained, settings.weight_decay), settings.clip_norm)
-    steps, batch = settings.steps(len(labels)), settings.batch_of(len(labels))
+    optimizer = AdamW(group_parameters(trained, settings.weight_decay), settings.clip_norm)
+    steps, batch = settings.steps(len(labels)), settings.batch_size(len(labels))
     losses = []
     for step, (items, views) in enumerate(balanced_batches(data.labels, data.images.views, batch, steps, seed)):
         with backbone.autocast():
@@ -110,7 +110,7 @@ def tune(
         losses.append(loss.detach())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(warmup_cosine(step, steps, settings.warmup))
+        optimizer.step(warmup_cosine_factor(step, steps, settings.warmup))
         if step % CHECKED_EVERY == 0:
             _check(losses, steps)
     _check(losses, steps)

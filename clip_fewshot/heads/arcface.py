@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import check_margin, checked_prototypes, cosines, margin_logits, require_width
+from clip_fewshot.geometry import check_margin, check_prototypes, cosines, margin_logits, require_width
 
 
 class ArcFaceHead(nn.Module):
@@ -70,4 +70,4 @@ class ArcFaceHead(nn.Module):
     @torch.no_grad()
     def init_from(self, prototypes: Tensor) -> None:
         """Start with the given (c, d) class directions (zero-shot text weights, class means); see LinearHead."""
-        self.weight.copy_(checked_prototypes(prototypes, self.weight))
+        self.weight.copy_(check_prototypes(prototypes, self.weight))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import require_width, rms_rows
+from clip_fewshot.geometry import require_width, scale_rows
 from clip_fewshot.heads.linear import LinearHead
 
 
@@ -48,7 +48,7 @@ class AttentionHead(nn.Module):
         """
         require_width(features, self.in_features)
         tokens = features.unsqueeze(1) if features.ndim == 2 else features
-        tokens = rms_rows(tokens, self.key.weight.dtype)
+        tokens = scale_rows(tokens, self.key.weight.dtype)
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)  # (n, heads, 1, d/heads)
         mask = None if visible is None else visible[:, None, None]

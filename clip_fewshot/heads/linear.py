@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.geometry import checked_prototypes, require_width, rms_rows
+from clip_fewshot.geometry import check_prototypes, require_width, scale_rows
 
 
 class LinearHead(nn.Module):
@@ -26,7 +26,7 @@ class LinearHead(nn.Module):
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, d) -> (n, c). ``labels`` are accepted so that all heads are called in one way; they change nothing."""
         require_width(features, self.in_features)
-        logits: Tensor = self.linear(rms_rows(features, self.linear.weight.dtype))
+        logits: Tensor = self.linear(scale_rows(features, self.linear.weight.dtype))
         return logits
 
     @torch.no_grad()
@@ -43,6 +43,6 @@ class LinearHead(nn.Module):
             scale: positive; the backbone's own suits text weights. 10 leaves the loss of class means room to fall; 30
                 was worse by two points with 16 shots and better by half a point with 1.
         """
-        directions = checked_prototypes(prototypes, self.linear.weight)
+        directions = check_prototypes(prototypes, self.linear.weight)
         self.linear.weight.copy_(directions * scale / self.in_features**0.5)
         self.linear.bias.zero_()

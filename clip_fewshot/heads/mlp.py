@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import require_width, rms_rows
+from clip_fewshot.geometry import require_width, scale_rows
 from clip_fewshot.heads.arcface import ArcFaceHead
 from clip_fewshot.heads.linear import LinearHead
 
@@ -69,7 +69,7 @@ class MLPHead(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """(n, d) -> (n, hidden)."""
         require_width(features, self.in_features)
-        return F.gelu(self.hidden(rms_rows(features, self.hidden.weight.dtype)))
+        return F.gelu(self.hidden(scale_rows(features, self.hidden.weight.dtype)))
 
     @torch.no_grad()
     def init_from_examples(self, features: Tensor, labels: Tensor) -> None:

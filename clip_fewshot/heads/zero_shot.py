@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import checked_prototypes, cosines, require_width
+from clip_fewshot.geometry import check_prototypes, cosines, require_width
 
 PROMPTS_PER_BATCH = 256
 
 
-class TextEncoder(Protocol):
+class TextBackbone(Protocol):
     """The part of a backbone that reads text."""
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -28,7 +28,7 @@ class TextEncoder(Protocol):
 
 
 @torch.no_grad()
-def zero_shot_weights(backbone: TextEncoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Class names x templates -> (c, d) unit rows: encode, normalise, average over templates, normalise again.
 
     Alec Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1.4
@@ -84,7 +84,7 @@ class ZeroShotHead(nn.Module):
     def __init__(self, weights: Tensor, scale: float | Tensor) -> None:
         super().__init__()
         self.n_classes, self.in_features = weights.shape
-        self.register_buffer("weight", checked_prototypes(weights, torch.empty_like(weights)))
+        self.register_buffer("weight", check_prototypes(weights, torch.empty_like(weights)))
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).detach().clone())
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -95,9 +95,9 @@ class ZeroShotHead(nn.Module):
     @torch.no_grad()
     def init_from(self, prototypes: Tensor) -> None:
         """Take the given (c, d) class directions."""
-        self.weight.copy_(checked_prototypes(prototypes, self.weight))
+        self.weight.copy_(check_prototypes(prototypes, self.weight))
 
 
-def blank_zero_shot(in_features: int, n_classes: int, scale: float = 100.0) -> ZeroShotHead:
+def build_blank_zero_shot(in_features: int, n_classes: int, scale: float = 100.0) -> ZeroShotHead:
     """A zero-shot head of random directions, by size alone as all heads are built; fill it by ``init_from`` or load."""
     return ZeroShotHead(torch.randn(n_classes, in_features), scale)

@@ -23,7 +23,7 @@ from clip_fewshot.losses.distillation import sinkhorn as sinkhorn
 from clip_fewshot.losses.distillation import transport_targets as transport_targets
 from clip_fewshot.losses.matched import matched_cross_entropy as matched_cross_entropy
 from clip_fewshot.losses.matched import matched_floor as matched_floor
-from clip_fewshot.losses.symmetric import same_caption as same_caption
+from clip_fewshot.losses.symmetric import match_captions as match_captions
 from clip_fewshot.losses.symmetric import symmetric_cross_entropy as symmetric_cross_entropy
 from clip_fewshot.losses.symmetric import symmetric_floor as symmetric_floor
 

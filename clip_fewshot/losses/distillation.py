@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses.symmetric import same_caption, symmetric_cross_entropy
+from clip_fewshot.losses.symmetric import match_captions, symmetric_cross_entropy
 
 
 class SoftTargets(NamedTuple):
@@ -153,5 +153,5 @@ def check_alpha(alpha: float) -> None:
 
 def _shared(caption_ids: Tensor, like: Tensor) -> Tensor:
     """(n, n): 1/k where captions are equal, k being how many are."""
-    same = same_caption(caption_ids).to(like)
+    same = match_captions(caption_ids).to(like)
     return same / same.sum(1, keepdim=True)

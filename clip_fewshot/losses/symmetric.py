@@ -25,7 +25,8 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
     same bound of ln 5, only unannounced; where the columns can differ (ids coarser than the text, such as the class;
     dropout in the text tower) identity targets push true pairs away from each other and shared targets do not.
 
-    For an angular margin, pass the logits of ``margin_logits`` with ``same_caption(caption_ids)`` as the matched pairs.
+    For an angular margin, pass the logits of ``margin_logits`` with ``match_captions(caption_ids)`` as the matched
+    pairs.
 
     Args:
         logits_per_image: (n, n) scaled similarities, image i in row i, caption j in column j, pair i on the diagonal.
@@ -51,12 +52,12 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
         target = torch.arange(n, device=logits.device)
     else:
         # Equality is symmetric, so the same matrix, its rows summing to 1, is the target of both directions.
-        same = same_caption(caption_ids).to(logits)
+        same = match_captions(caption_ids).to(logits)
         target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def same_caption(caption_ids: Tensor) -> Tensor:
+def match_captions(caption_ids: Tensor) -> Tensor:
     """(n,) ids -> (n, n) bool: which image-caption pairs belong together."""
     return caption_ids[:, None] == caption_ids[None, :]
 

@@ -30,7 +30,7 @@ from clip_fewshot.types import FloatArray, IndexArray
 
 TILE = 1024  # rows on each side: 4 MiB of float32; 2048 is no faster
 TINY = 1e-36  # more than underflow can take from the product of rows no longer than 1
-Precision = type[np.floating[Any]]
+FloatType = type[np.floating[Any]]
 Task = TypeVar("Task")
 
 
@@ -41,14 +41,14 @@ class Candidates(NamedTuple):
     bounds: FloatArray
 
 
-def candidates(
+def find_candidates(
     rows: FloatArray,
     queries: FloatArray | None,
     k: int,
     *,
     own: IndexArray | None = None,
     sizes: tuple[FloatArray, FloatArray] | None = None,
-    precision: Precision = np.float32,
+    precision: FloatType = np.float32,
 ) -> Candidates:
     """k candidates for the nearest of (n, d) ``rows`` to each of (m, d) ``queries``.
 
@@ -96,7 +96,7 @@ class _Side(NamedTuple):
         order: IndexArray,
         mean: FloatArray,
         scale: float,
-        precision: Precision,
+        precision: FloatType,
         sizes: FloatArray | None,
     ) -> _Side:
         n, d = points.shape
@@ -205,11 +205,11 @@ def _scan(left: _Side, right: _Side, own: IndexArray | None, k: int, *, both: bo
             best.offer(offered, tile, asked.start, axis=0)
 
     starts = range(0, m, TILE), range(0, n, TILE)
-    in_threads(work, [(a, b) for a in starts[0] for b in starts[1] if not both or a <= b])
+    run_in_threads(work, [(a, b) for a in starts[0] for b in starts[1] if not both or a <= b])
     return best
 
 
-def in_threads(work: Callable[[Task], None], tasks: Sequence[Task]) -> None:
+def run_in_threads(work: Callable[[Task], None], tasks: Sequence[Task]) -> None:
     """Run ``work`` on each task, in as many threads as BLAS has, each with a BLAS of one thread."""
     workers = min(_blas_threads(), len(tasks)) if len(tasks) > 1 else 1
     if workers == 1:

@@ -1,6 +1,6 @@
 """Exact Euclidean neighbours in blocks of bounded memory, and rows that are the same picture twice.
 
-Candidates come from a float32 matrix product with a proof of what they leave out (``candidates``); their distances
+Candidates come from a float32 matrix product with a proof of what they leave out (``find_candidates``); their distances
 are then taken in float64 from the differences, so that they depend on the two rows alone: not on the other rows, the
 threads or the blocks. Rows for which the proof fails, as among many near-copies, go to float64, and what is left,
 copies by the dozen, is measured against every distinct row: 4 ms each among 5,000 x 512, if all are distinct.
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.candidates import TILE, candidates, in_threads
+from clip_fewshot.neighbors.candidates import TILE, find_candidates, run_in_threads
 from clip_fewshot.types import FloatArray, IndexArray
 
 SPARE = 4  # candidates beyond k, plus a quarter of k: the further out, the closer together distances are
-BLOCK = 1 << 17  # numbers held at a time where distances are taken (1 MiB: cache, not memory, is what bounds it)
+QUERY_BLOCK = 1 << 17  # numbers held at a time where distances are taken (1 MiB: cache, not memory, is what bounds it)
 PAIRS = 1 << 22  # numbers held at a time where rows are compared (32 MiB)
 SAME = 1e-5  # rows of unit length nearer than this are one picture: float32 batches differ by 1e-7 to 1e-6
 
@@ -34,7 +34,7 @@ class KNN(NamedTuple):
     neighbours: IndexArray
 
 
-def nearest(rows: FloatArray, queries: FloatArray, k: int) -> KNN:
+def find_nearest(rows: FloatArray, queries: FloatArray, k: int) -> KNN:
     """The k nearest of (n, d) ``rows`` to each of (m, d) ``queries``, float32 or float64, all finite.
 
     Memory beyond the arguments: 4 (n + m) (d + 2) + 40 m k bytes and 20 MB per thread.
@@ -46,8 +46,10 @@ def nearest(rows: FloatArray, queries: FloatArray, k: int) -> KNN:
     return _proven(rows, queries, None, k)
 
 
-def nearest_others(rows: FloatArray, k: int) -> KNN:
-    """The k nearest other rows of each of (n, d) ``rows``: never itself, but its copies; half the work of ``nearest``.
+def find_nearest_others(rows: FloatArray, k: int) -> KNN:
+    """The k nearest other rows of each of (n, d) ``rows``: never itself, but its copies.
+
+    Half the work of ``find_nearest``.
 
     16,000 x 512, k = 21: 2.2 to 2.5 CPU seconds; scikit-learn's brute force 5.7 to 6.1.
 
@@ -58,7 +60,7 @@ def nearest_others(rows: FloatArray, k: int) -> KNN:
     return _proven(rows, rows, np.arange(len(rows)), k)
 
 
-def without(found: KNN, rows: FloatArray, kept: IndexArray, k: int) -> KNN:
+def drop_rows(found: KNN, rows: FloatArray, kept: IndexArray, k: int) -> KNN:
     """The k nearest others among ``rows[kept]`` alone, from the k or more among all ``rows``.
 
     Only rows that lose a neighbour are looked at again.
@@ -73,11 +75,11 @@ def without(found: KNN, rows: FloatArray, kept: IndexArray, k: int) -> KNN:
     return KNN(distances, neighbours)
 
 
-def distinct(rows: FloatArray, found: KNN | None = None) -> IndexArray:
+def find_distinct(rows: FloatArray, found: KNN | None = None) -> IndexArray:
     """Numbers of the rows that no earlier row is the same as, in order; ``found``: their nearest others, if known."""
     if len(rows) < 2:
         return np.arange(len(rows))
-    nearest_other = (nearest_others(rows, 1) if found is None else found).distances[:, 0]
+    nearest_other = (find_nearest_others(rows, 1) if found is None else found).distances[:, 0]
     suspects = np.flatnonzero(nearest_other <= SAME)  # what a suspect is the same as is a suspect too
     return np.delete(np.arange(len(rows)), suspects[_has_earlier_copy(rows[suspects])])
 
@@ -98,7 +100,7 @@ def _has_earlier_copy(rows: FloatArray) -> IndexArray:
 def squared_distances(rows: FloatArray, numbers: IndexArray, queries: FloatArray) -> FloatArray:
     """(m, l) squared distances of (m, d) queries to (m, l) rows each: what orders neighbours, before any root."""
     far = np.empty(numbers.shape)
-    size = max(1, BLOCK // max(1, numbers.shape[1] * rows.shape[1]))
+    size = max(1, QUERY_BLOCK // max(1, numbers.shape[1] * rows.shape[1]))
     for start in range(0, len(queries), size):
         block = slice(start, start + size)
         differences = rows[numbers[block]].astype(np.float64, copy=False)
@@ -127,7 +129,7 @@ def _proven(rows: FloatArray, queries: FloatArray, own: IndexArray | None, k: in
         if not len(left):
             break
         mutual = own is not None and len(left) == len(rows)
-        near = candidates(
+        near = find_candidates(
             rows,
             None if mutual else queries[left],
             wanted,
@@ -160,7 +162,7 @@ def _ranked(
         squared[block] = np.take_along_axis(far, order, axis=1)
         numbers[block] = np.take_along_axis(among[block], order, axis=1)
 
-    in_threads(work, [slice(start, start + TILE) for start in range(0, len(which), TILE)])
+    run_in_threads(work, [slice(start, start + TILE) for start in range(0, len(which), TILE)])
     return squared, numbers
 
 

@@ -27,7 +27,7 @@ from clip_fewshot.novelty.negative_labels import NegativeLabelsDetector as Negat
 from clip_fewshot.novelty.negative_labels import mine_negatives as mine_negatives
 from clip_fewshot.novelty.rank_average import RankAverageDetector as RankAverageDetector
 from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector as RelativeMahalanobisDetector
-from clip_fewshot.runtime.parts import check_contract, chosen_part
+from clip_fewshot.runtime.parts import check_contract, choose_part
 
 DetectorPart = Callable[..., Detector]  # a class, or a function that returns unfitted detectors
 
@@ -59,7 +59,7 @@ def find_detector(detector: str | DetectorPart) -> tuple[str, DetectorPart]:
         UsageError: no such detector, or one that lacks something of :class:`Detector`.
     """
     members: Mapping[str, DetectorPart] = DETECTORS
-    name, part = chosen_part("detectors", detector, members)
+    name, part = choose_part("detectors", detector, members)
     check_contract("detector", name, facts_of(part), Detector)
     return name, part
 

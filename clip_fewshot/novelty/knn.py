@@ -12,9 +12,9 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import KNN, nearest, without
+from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import too_few, unit_distinct
+from clip_fewshot.novelty.rows import few_rows_error, keep_distinct
 from clip_fewshot.types import FloatArray
 
 
@@ -56,15 +56,15 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             raise UsageError(
                 expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="KNNDetector"
             )
-        rows = unit_distinct(X, self.n_neighbors)
+        rows = keep_distinct(X, self.n_neighbors)
         self.kept_, self.rows_ = rows.kept, rows.distinct
         if rows.found is None or len(self.rows_) < 2:
-            raise too_few("2 distinct rows or more", rows, "KNNDetector")
+            raise few_rows_error("2 distinct rows or more", rows, "KNNDetector")
         self.n_neighbors_ = min(self.n_neighbors, max(1, len(self.rows_) - 2))
         if y is not None:
             smallest = int(np.unique(np.asarray(y)[self.kept_], return_counts=True)[1].min())
             self.n_neighbors_ = max(1, min(self.n_neighbors_, smallest - 1))
-        self.loo_scores_ = self._normality(without(rows.found, rows.unit, self.kept_, self.n_neighbors_))
+        self.loo_scores_ = self._normality(drop_rows(rows.found, rows.unit, self.kept_, self.n_neighbors_))
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
@@ -72,7 +72,7 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """(n,) minus a distance, in [-2, 0]."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._normality(nearest(self.rows_, normalize(X), self.n_neighbors_))
+        return self._normality(find_nearest(self.rows_, normalize(X), self.n_neighbors_))
 
     def _normality(self, found: KNN) -> FloatArray:
         return np.asarray(-(found.distances.mean(axis=1) if self.mean else found.distances[:, -1]))

@@ -12,11 +12,11 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import KNN, distinct, nearest, nearest_others, without
+from clip_fewshot.neighbors.exact import KNN, drop_rows, find_distinct, find_nearest, find_nearest_others
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
-BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)
+LOF_BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)
 
 
 class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -70,8 +70,8 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
                 expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="LOFDetector"
             )
         unit = normalize(X)
-        found = nearest_others(unit, min(self.n_neighbors + 1, len(unit) - 1)) if len(unit) > 1 else None
-        self.kept_ = distinct(unit, found)
+        found = find_nearest_others(unit, min(self.n_neighbors + 1, len(unit) - 1)) if len(unit) > 1 else None
+        self.kept_ = find_distinct(unit, found)
         self.rows_ = unit if len(self.kept_) == len(unit) else unit[self.kept_]
         if found is None or len(self.rows_) < 3:
             got = f"{len(self.rows_)} (n_samples = {len(X)}, n_features = {X.shape[1]})"
@@ -79,7 +79,7 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         self.n_neighbors_ = n_neighbors_for(
             self.n_neighbors, len(self.rows_), None if y is None else np.asarray(y)[self.kept_]
         )
-        self._learn(without(found, unit, self.kept_, self.n_neighbors_ + 1))
+        self._learn(drop_rows(found, unit, self.kept_, self.n_neighbors_ + 1))
         return self
 
     def _learn(self, found: KNN) -> None:
@@ -87,14 +87,14 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         k, (distances, neighbours) = self.n_neighbors_, found
         self.k_distance_ = distances[:, k - 1]
         self.density_ = 1 / np.maximum(distances[:, :k], self.k_distance_[neighbours[:, :k]]).mean(axis=1)
-        self.loo_scores_ = leave_one_out(distances, neighbours)
+        self.loo_scores_ = leave_one_out_scores(distances, neighbours)
         self.offset_ = own_offset(self.loo_scores_)
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus the outlier factor: about -1 inside a class, lower outside."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        distances, neighbours = nearest(self.rows_, normalize(X), self.n_neighbors_)
+        distances, neighbours = find_nearest(self.rows_, normalize(X), self.n_neighbors_)
         reach = np.maximum(distances, self.k_distance_[neighbours]).mean(axis=1)
         return np.asarray(-self.density_[neighbours].mean(axis=1) * reach)
 
@@ -109,7 +109,7 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         detector = cls(n_neighbors=int(arrays["n_neighbors"][0]))
         detector.rows_, detector.kept_ = arrays["rows"], arrays["kept"]
         detector.n_neighbors_, detector.n_features_in_ = detector.n_neighbors, arrays["rows"].shape[1]
-        detector._learn(nearest_others(detector.rows_, detector.n_neighbors_ + 1))
+        detector._learn(find_nearest_others(detector.rows_, detector.n_neighbors_ + 1))
         return detector
 
 
@@ -121,7 +121,7 @@ def n_neighbors_for(limit: int, n: int, labels: NDArray[Any] | None) -> int:
     return max(1, min(k, int(np.unique(labels, return_counts=True)[1].min()) - 2))
 
 
-def leave_one_out(distances: FloatArray, neighbours: IndexArray) -> FloatArray:
+def leave_one_out_scores(distances: FloatArray, neighbours: IndexArray) -> FloatArray:
     """(n,) LOF scores of each row under all the others, from the (n, k + 1) nearest other rows of each.
 
     Without row i, a row that had i among its k nearest has its (k + 1)-th instead; nothing else changes.
@@ -130,7 +130,7 @@ def leave_one_out(distances: FloatArray, neighbours: IndexArray) -> FloatArray:
     # The rows that have row 0 among theirs, then those that have row 1, ...
     had = np.argsort(neighbours[:, :k].ravel(), kind="stable") // k
     ends = np.cumsum(np.bincount(neighbours[:, :k].ravel(), minlength=n))
-    size, scores = max(1, BLOCK // max(n, k * (k + 1))), np.empty(n)
+    size, scores = max(1, LOF_BLOCK // max(n, k * (k + 1))), np.empty(n)
     for start in range(0, n, size):
         own = np.arange(start, min(start + size, n))
         counts = np.diff(ends[own], prepend=ends[start - 1] if start else 0)

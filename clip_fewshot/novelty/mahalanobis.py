@@ -12,10 +12,10 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import nearest
+from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import class_numbers, too_few, unit_distinct
-from clip_fewshot.novelty.scatter import scatter
+from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
+from clip_fewshot.novelty.scatter import measure_scatter
 from clip_fewshot.types import FloatArray
 
 
@@ -35,7 +35,7 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         loo_scores_: (m,) score of each kept row under the detector fitted without it, mean, covariance and shrinkage:
             the same as m refits, at the price of two (:mod:`clip_fewshot.novelty.scatter`).
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
-        means_: (c, d) class means, whitened. axes_, gains_: see :meth:`whitened`.
+        means_: (c, d) class means, whitened. axes_, gains_: see :meth:`whiten`.
     """
 
     at_depth = True
@@ -56,25 +56,25 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             raise UsageError(
                 expected="a shrinkage in (0, 1]", got=f"{self.shrinkage}", fix=fix, where="MahalanobisDetector"
             )
-        rows = unit_distinct(X)
+        rows = keep_distinct(X)
         self.kept_ = rows.kept
         labels = np.zeros(len(rows.kept), dtype=np.int64)
         if y is not None:
-            labels = class_numbers(y, rows, "MahalanobisDetector")
+            labels = number_classes(y, rows, "MahalanobisDetector")
         if len(rows.kept) - labels.max(initial=0) - 1 < 2:  # the variance must outlast the loss of any row
             expected = "3 distinct images of one class, or 2 each of two,"
-            raise too_few(expected, rows, "MahalanobisDetector")
-        found = scatter(rows.distinct, labels)
-        shrunk = found.shrunk(self.shrinkage)
+            raise few_rows_error(expected, rows, "MahalanobisDetector")
+        found = measure_scatter(rows.distinct, labels)
+        shrunk = found.shrink(self.shrinkage)
         outer = 1 / np.sqrt(shrunk.floor)
         self.axes_ = found.axes
         self.gains_ = np.concatenate([1 / np.sqrt(shrunk.slope * found.values + shrunk.floor) - outer, outer])
-        self.means_ = self.whitened(found.means)
+        self.means_ = self.whiten(found.means)
         self.loo_scores_ = -found.nearest_without(self.shrinkage)
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
-    def whitened(self, rows: FloatArray) -> FloatArray:
+    def whiten(self, rows: FloatArray) -> FloatArray:
         """(n, d) rows among which Mahalanobis' distance is Euclid's: stretched along the axes, evenly beyond them."""
         return np.asarray(rows * self.gains_[-1] + (rows @ self.axes_ * self.gains_[:-1]) @ self.axes_.T)
 
@@ -82,7 +82,7 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """(n,) minus a squared distance; that of a typical known image is about minus the number of features."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(-(nearest(self.means_, self.whitened(normalize(X)), 1).distances[:, 0] ** 2))
+        return np.asarray(-(find_nearest(self.means_, self.whiten(normalize(X)), 1).distances[:, 0] ** 2))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Means, axes and the leave-one-out scores."""

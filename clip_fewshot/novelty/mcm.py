@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import unit_distinct
-from clip_fewshot.novelty.textual import checked_texts
+from clip_fewshot.novelty.rows import keep_distinct
+from clip_fewshot.novelty.textual import check_texts
 from clip_fewshot.types import FloatArray
 
 
@@ -47,14 +47,14 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: concepts that are missing, of another width or fewer than two; a temperature of 0 or less.
         """
         X = validate_data(self, X, dtype=np.float64)
-        self.concepts_ = checked_texts(self.concepts, "concepts", X.shape[1], "MCMDetector")
+        self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], "MCMDetector")
         if len(self.concepts_) < 2 or not self.temperature > 0:
             got = f"{len(self.concepts_)} at {self.temperature:g}"
             fix = "give the names of all known classes, or use negative-labels"
             raise UsageError(
                 expected="2 concepts or more at a temperature above 0", got=got, fix=fix, where="MCMDetector"
             )
-        rows = unit_distinct(X)
+        rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
         self.offset_ = own_offset(self.loo_scores_)
         return self

@@ -14,12 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import unit_distinct
-from clip_fewshot.novelty.textual import checked_texts
+from clip_fewshot.novelty.rows import keep_distinct
+from clip_fewshot.novelty.textual import check_texts
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
-NEAR = 0.05  # share of the concepts that count as a word's nearest
+NEAREST_SHARE = 0.05  # share of the concepts that count as a word's nearest
 
 
 def mine_negatives(concepts: FloatArray, words: FloatArray, count: int) -> IndexArray:
@@ -36,7 +36,7 @@ def mine_negatives(concepts: FloatArray, words: FloatArray, count: int) -> Index
         fix = "ask for fewer, or bring more words"
         raise UsageError(expected=f"a count in 1 to {len(words):,}", got=str(count), fix=fix, where="mine_negatives")
     cosines = normalize(np.asarray(words, np.float64)) @ normalize(np.asarray(concepts, np.float64)).T
-    return np.asarray(np.argsort(np.quantile(cosines, 1 - NEAR, axis=1), kind="stable")[:count])
+    return np.asarray(np.argsort(np.quantile(cosines, 1 - NEAREST_SHARE, axis=1), kind="stable")[:count])
 
 
 class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -82,15 +82,15 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """
         X = validate_data(self, X, dtype=np.float64)
         where = "NegativeLabelsDetector"
-        self.concepts_ = checked_texts(self.concepts, "concepts", X.shape[1], where)
-        negatives = checked_texts(self.negatives, "negatives", X.shape[1], where)
+        self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], where)
+        negatives = check_texts(self.negatives, "negatives", X.shape[1], where)
         if not self.temperature > 0 or self.groups < 1:
             got = f"{self.temperature:g} and {self.groups}"
             raise UsageError(
                 expected="a temperature above 0 and 1 group or more", got=got, fix="choose others", where=where
             )
         self.negatives_ = negatives[generator(self.seed, "groups of negatives").permutation(len(negatives))]
-        rows = unit_distinct(X)
+        rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
         self.offset_ = own_offset(self.loo_scores_)
         return self

@@ -12,12 +12,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import class_numbers, left_out_parts, unit_distinct
+from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
 from clip_fewshot.probes.left_out import left_out_logits
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.types import FloatArray
 
-REFITS = 160  # rows up to which each is left out by itself; above, a twentieth of every class is
+PROBE_REFITS = 160  # rows up to which each is left out by itself; above, a twentieth of every class is
 
 Fitted = TypeVar("Fitted", bound="ProbeDetector")
 
@@ -55,15 +55,15 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: no classes, or fewer than two once any image is left out.
         """
         X = validate_data(self, X, dtype=np.float64)
-        rows, name = unit_distinct(X), type(self).__name__
-        self.kept_, labels = rows.kept, class_numbers(y, rows, name)
+        rows, name = keep_distinct(X), type(self).__name__
+        self.kept_, labels = rows.kept, number_classes(y, rows, name)
         counts = np.bincount(labels)
         if len(counts) - (counts.min() == 1) < 2:
             got = f"{len(counts)}, of {counts.tolist()} distinct images"
             fix = "add images, or choose a detector without a probe, such as lof"
             raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
-        left_out = left_out_logits(rows.distinct, labels, self.C, left_out_parts(labels, REFITS))
+        left_out = left_out_logits(rows.distinct, labels, self.C, split_left_out(labels, PROBE_REFITS))
         self.loo_scores_ = self.normality(left_out)
         self.offset_ = own_offset(self.loo_scores_)
         return self

@@ -15,10 +15,10 @@ from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
-from clip_fewshot.novelty.rows import class_numbers, left_out_parts, unit_distinct
+from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
 from clip_fewshot.types import FloatArray
 
-REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
+RANK_REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
 
 
 class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -60,11 +60,11 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
                 where="RankAverageDetector",
             )
         self.members_ = _fitted(members, X, y)
-        rows = unit_distinct(X)
+        rows = keep_distinct(X)
         self.kept_ = rows.kept
-        labels = np.zeros(len(rows.kept), np.int64) if y is None else class_numbers(y, rows, "RankAverageDetector")
+        labels = np.zeros(len(rows.kept), np.int64) if y is None else number_classes(y, rows, "RankAverageDetector")
         self.loo_scores_ = np.empty(len(labels))
-        for part in left_out_parts(labels, REFITS):
+        for part in split_left_out(labels, RANK_REFITS):
             rest = np.delete(self.kept_, part)
             without = _fitted(members, X[rest], None if y is None else np.asarray(y)[rest])
             self.loo_scores_[part] = mean_rank(without, X[self.kept_[part]])
@@ -103,10 +103,10 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
 def mean_rank(members: Sequence[Detector], X: FloatArray) -> FloatArray:
     """(n,) mean over fitted members of the rank among their own leave-one-out scores."""
-    return np.asarray(np.mean([rank(m.loo_scores_, m.score_samples(X)) for m in members], axis=0))
+    return np.asarray(np.mean([rank_scores(m.loo_scores_, m.score_samples(X)) for m in members], axis=0))
 
 
-def rank(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
+def rank_scores(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
     """(n,) in (0, 1): k / (m + 1) at the k-th smallest of (m,) yardstick scores, straight lines between them.
 
     Beyond its ends the rank goes on towards 0 and 1, by half of what is left at a distance of the yardstick's range:

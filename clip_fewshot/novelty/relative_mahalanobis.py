@@ -15,7 +15,7 @@ from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.types import FloatArray
 
-PARTS = ("classes", "background")
+FITTED_ON = ("classes", "background")
 
 
 class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -73,7 +73,7 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of both parts."""
         check_is_fitted(self)
-        pairs = zip(PARTS, self.parts_, strict=True)
+        pairs = zip(FITTED_ON, self.parts_, strict=True)
         return {f"{part}.{k}": v for part, detector in pairs for k, v in detector.to_arrays().items()}
 
     @classmethod
@@ -82,7 +82,7 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         detector = cls()
         detector.parts_ = tuple(
             MahalanobisDetector.from_arrays({k.split(".")[1]: v for k, v in arrays.items() if k.startswith(part)})
-            for part in PARTS
+            for part in FITTED_ON
         )
         detector.n_features_in_ = detector.parts_[0].n_features_in_
         detector._learn()

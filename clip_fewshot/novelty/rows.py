@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import KNN, distinct, nearest_others
+from clip_fewshot.neighbors.exact import KNN, find_distinct, find_nearest_others
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-PARTS = 20  # refits where there are too many rows to leave out each by itself
+LEFT_OUT_PARTS = 20  # refits where there are too many rows to leave out each by itself
 
 
 class UnitRows(NamedTuple):
@@ -27,18 +27,18 @@ class UnitRows(NamedTuple):
         return self.unit if len(self.kept) == len(self.unit) else self.unit[self.kept]
 
 
-def unit_distinct(X: FloatArray, neighbours: int = 1) -> UnitRows:
+def keep_distinct(X: FloatArray, neighbours: int = 1) -> UnitRows:
     """(n, d) features L2-normalised, CLIP's being compared by angle: length says more of contrast than of content.
 
     Args:
         neighbours: how many nearest others to look up on the way, as far as there are rows.
     """
     unit = normalize(X)
-    found = nearest_others(unit, min(neighbours, len(unit) - 1)) if len(unit) > 1 else None
-    return UnitRows(unit, distinct(unit, found), found)
+    found = find_nearest_others(unit, min(neighbours, len(unit) - 1)) if len(unit) > 1 else None
+    return UnitRows(unit, find_distinct(unit, found), found)
 
 
-def too_few(expected: str, rows: UnitRows, where: str) -> UsageError:
+def few_rows_error(expected: str, rows: UnitRows, where: str) -> UsageError:
     """The refusal of a support set with too few distinct images."""
     n, d = rows.unit.shape
     return UsageError(
@@ -46,7 +46,7 @@ def too_few(expected: str, rows: UnitRows, where: str) -> UsageError:
     )
 
 
-def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
+def number_classes(y: object, rows: UnitRows, where: str) -> LabelArray:
     """(m,) 0..c-1 of the distinct rows.
 
     Raises:
@@ -58,10 +58,10 @@ def class_numbers(y: object, rows: UnitRows, where: str) -> LabelArray:
     return np.asarray(np.unique(np.asarray(y)[rows.kept], return_inverse=True)[1])
 
 
-def left_out_parts(labels: LabelArray, alone: int) -> list[IndexArray]:
+def split_left_out(labels: LabelArray, alone: int) -> list[IndexArray]:
     """Which rows to leave out together: up to ``alone`` rows one by one, else 20 parts that share each class."""
     if len(labels) <= alone:
         return list(np.arange(len(labels))[:, None])
     dealt = np.empty(len(labels), dtype=np.int64)
-    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % PARTS
-    return [np.flatnonzero(dealt == k) for k in range(PARTS)]
+    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % LEFT_OUT_PARTS
+    return [np.flatnonzero(dealt == k) for k in range(LEFT_OUT_PARTS)]

@@ -61,7 +61,7 @@ class Scatter(NamedTuple):
         """Rows less classes."""
         return len(self.labels) - len(self.means)
 
-    def shrunk(self, share: float | None) -> Shrunk:
+    def shrink(self, share: float | None) -> Shrunk:
         """The covariance of all rows."""
         trace, square = self.values.sum(keepdims=True), (self.values**2).sum(keepdims=True)
         return shrink(trace, square, np.array([float(self.freedom)]), self.means.shape[1], share)
@@ -99,7 +99,7 @@ class Scatter(NamedTuple):
         return best
 
 
-def scatter(rows: FloatArray, labels: LabelArray) -> Scatter:
+def measure_scatter(rows: FloatArray, labels: LabelArray) -> Scatter:
     """Of (n, d) rows with (n,) labels in 0..c-1, each of which occurs."""
     counts = np.bincount(labels)
     means = np.zeros((len(counts), rows.shape[1]))

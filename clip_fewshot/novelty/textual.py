@@ -9,7 +9,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray
 
 
-def checked_texts(texts: FloatArray | None, what: str, n_features: int, where: str) -> FloatArray:
+def check_texts(texts: FloatArray | None, what: str, n_features: int, where: str) -> FloatArray:
     """The (c, d) rows, of length 1.
 
     Raises:

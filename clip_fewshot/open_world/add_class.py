@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import PairedDifference, interval, paired_difference
+from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import PROBE, Point
@@ -46,11 +46,11 @@ class KnownPictures:
         pictures = None if self.pictures is None else self.pictures.subset(np.arange(n))
         return KnownPictures(self.frozen[:n], self.labels[:n], pictures)
 
-    def joined(self, more: KnownPictures) -> KnownPictures:
+    def join(self, more: KnownPictures) -> KnownPictures:
         """These and then ``more``."""
         pictures = None
         if self.pictures is not None and more.pictures is not None:
-            pictures = join([self.pictures, more.pictures])
+            pictures = join_images([self.pictures, more.pictures])
         frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
         return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
 
@@ -118,7 +118,7 @@ class Extender:
         Raises:
             UsageError: a training that needs pictures which are not there.
         """
-        known = before.known.joined(more)
+        known = before.known.join(more)
         if needs_pictures(self.recipe.point, self.views, before.rejector) and known.pictures is None:
             fix = "fit it again, or save it again with this release, which keeps them"
             raise UsageError(
@@ -169,7 +169,7 @@ class Extender:
         """The detector that knows the new pictures too, and what to say of it."""
         if before is None:
             return None, ()
-        after = before.extended(known.frozen, known.labels)
+        after = before.extend(known.frozen, known.labels)
         if after is None:
             data = self._data(known, names, [n for n, _ in before.suffixes()])
             after = fit_rejector(
@@ -202,7 +202,7 @@ class Extender:
         self, before: Fitted, more: KnownPictures, names: LabelSpace
     ) -> list[tuple[BoolArray, BoolArray]]:
         labels, n = before.known.labels, len(before.known.labels)
-        old, everyone = self._data(before.known, before.names), self._data(before.known.joined(more), names)
+        old, everyone = self._data(before.known, before.names), self._data(before.known.join(more), names)
         rights = []
         for fit, held_out in self._folds(labels):
             with_more = np.concatenate([fit, n + np.arange(len(more.labels))])
@@ -235,5 +235,10 @@ def _report(
         return Extension(given, refitted, notes=notes)
     before, after = (np.concatenate(part) for part in zip(*rights, strict=True))
     return Extension(
-        given, refitted, interval([before]), interval([after]), paired_difference([after], [before]), notes
+        given,
+        refitted,
+        accuracy_interval([before]),
+        accuracy_interval([after]),
+        paired_difference([after], [before]),
+        notes,
     )

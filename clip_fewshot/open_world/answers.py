@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.open_world.add_class import Fitted
-from clip_fewshot.open_world.rejector import Verdict
+from clip_fewshot.open_world.rejector import NoveltyScores
 from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.types import EvalResult, FloatArray
 
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     top: tuple[tuple[str, float], ...]
 
 
-class Unknown(NamedTuple):
+class UnknownPictures(NamedTuple):
     """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
 
     pictures: ImageDataset
@@ -46,7 +46,7 @@ def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
     n, rejector = len(sight.frozen), fitted.rejector
     probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
-    said, unknown = Verdict(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
+    said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged)
         unknown = rejector.flags(said.p, alpha)
@@ -77,17 +77,17 @@ def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int
         )
     right = np.array([answer.label == name for answer, name in zip(answers, truth, strict=True)])
     notes = (f"{left_out} pictures on which a class was named are left out",) if left_out else ()
-    return replace(interval([right]), notes=notes)
+    return replace(accuracy_interval([right]), notes=notes)
 
 
-def unknown_among(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> Unknown:
+def select_unknown(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> UnknownPictures:
     """Those that were called unknown."""
     rows = np.flatnonzero([answer.label is None for answer in answers])
     p = np.array([answer.p_value for answer in answers])
-    return Unknown(pictures.subset(rows), frozen[rows], p[rows])
+    return UnknownPictures(pictures.subset(rows), frozen[rows], p[rows])
 
 
-def joined(parts: Sequence[Unknown]) -> Unknown:
+def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
     """All of them.
 
     Raises:
@@ -101,10 +101,10 @@ def joined(parts: Sequence[Unknown]) -> Unknown:
             where="discover",
         )
     pictures, features, p = zip(*parts, strict=True)
-    return Unknown(join(pictures), np.concatenate(features), np.concatenate(p))
+    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p))
 
 
-def without(part: Unknown, digests: Collection[str]) -> Unknown:
+def drop_pictures(part: UnknownPictures, digests: Collection[str]) -> UnknownPictures:
     """Those of other pictures."""
     rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
-    return Unknown(part.pictures.subset(rows), part.features[rows], part.p_values[rows])
+    return UnknownPictures(part.pictures.subset(rows), part.features[rows], part.p_values[rows])

@@ -13,17 +13,17 @@ import safetensors.torch
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.squares import decode_squares, encode_squares
 from clip_fewshot.few_shot.approach import find_approach
-from clip_fewshot.few_shot.artifact import model_files
+from clip_fewshot.few_shot.artifact import collect_model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.novelty import DETECTORS, DetectorPart
 from clip_fewshot.open_world.add_class import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.history import Naming, Step
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import AUTO
-from clip_fewshot.runtime.parts import trusted_part
+from clip_fewshot.runtime.parts import find_trusted_part
 from clip_fewshot.types import LabelSpace
 
-WEIGHTS, REJECTOR, REFERENCE = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
+WORLD_WEIGHTS, REJECTOR, REFERENCE_WEIGHTS = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
 
 
 class Saved(NamedTuple):
@@ -34,7 +34,7 @@ class Saved(NamedTuple):
     shown: frozenset[str]
 
 
-def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes], dict[str, Any]]:
+def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes], dict[str, Any]]:
     """(files, meta). What a naming only adds to, the classes and the known pictures, is written once."""
     files, meta = _fitted_files(model, saved.now, "")
     meta |= {"namings": [], "shown": sorted(saved.shown)}
@@ -44,7 +44,7 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
         kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
         meta["namings"].append(naming.to_json() | {"before": kept})
     features, labels = saved.now.known.frozen, saved.now.known.labels
-    files[REFERENCE] = safetensors.numpy.save({"features": features, "labels": labels})
+    files[REFERENCE_WEIGHTS] = safetensors.numpy.save({"features": features, "labels": labels})
     pictures = saved.now.known.pictures
     if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
@@ -54,14 +54,14 @@ def world_files(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     return files, meta
 
 
-def read_world(
+def load_world(
     files: dict[str, bytes],
     meta: dict[str, Any],
     backbone: Backbone | None,
     where: str,
     trusted: Mapping[str, Any],
 ) -> tuple[FewShotClassifier, Saved]:
-    """The inverse of :func:`world_files`. Files of releases that kept no history have none."""
+    """The inverse of :func:`write_world`. Files of releases that kept no history have none."""
     model = FewShotClassifier.from_artifact(files, meta, backbone, where, trusted)
 
     def rejector(about: dict[str, Any] | None, prefix: str) -> Rejector | None:
@@ -76,7 +76,7 @@ def read_world(
     for i, record in enumerate(meta.get("namings", [])):
         kept, prefix = record["before"], f"before-{i}."
         space = LabelSpace(names.names[: kept["classes"]])
-        own = {WEIGHTS: files[f"{prefix}{WEIGHTS}"]}
+        own = {WORLD_WEIGHTS: files[f"{prefix}{WORLD_WEIGHTS}"]}
         about = meta | {"classes": list(space.names)}
         old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
         before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known.first(kept["known"]))
@@ -88,13 +88,13 @@ def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | De
     """What a classifier was asked to detect with, by the ``name`` in its files."""
     if name in (AUTO, *DETECTORS):
         return name
-    part: DetectorPart = trusted_part("detectors", name, {}, trusted, where)
+    part: DetectorPart = find_trusted_part("detectors", name, {}, trusted, where)
     return part
 
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     training = {"epochs": model.epochs, "views": model.views, "seed": model.seed, "probe": model.probe}
-    own, meta = model_files(model.backbone, find_approach(model.approach), fitted.model, fitted.names, training)
+    own, meta = collect_model_files(model.backbone, find_approach(model.approach), fitted.model, fitted.names, training)
     files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
     meta["rejector"] = None
     if rejector is not None:
@@ -104,7 +104,7 @@ def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tupl
 
 
 def _read_known(files: dict[str, bytes]) -> KnownPictures:
-    reference = safetensors.numpy.load(files[REFERENCE])
+    reference = safetensors.numpy.load(files[REFERENCE_WEIGHTS])
     squares: list[bytes] = []
     for i in count():
         if _pictures(i) not in files:

@@ -11,25 +11,33 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import new_class_name
+from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
-from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension, Fitted, KnownPictures, needs_pictures
-from clip_fewshot.open_world.answers import Answer, Unknown, joined, judge, score_answers, unknown_among, without
-from clip_fewshot.open_world.artifact import Saved, read_detector, read_world, world_files
-from clip_fewshot.open_world.feature_spaces import stored_depths
+from clip_fewshot.open_world.answers import (
+    Answer,
+    UnknownPictures,
+    drop_pictures,
+    join_unknown,
+    judge,
+    score_answers,
+    select_unknown,
+)
+from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
+from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
-from clip_fewshot.open_world.groups import Group, groups_of
+from clip_fewshot.open_world.groups import Group, build_groups
 from clip_fewshot.open_world.history import History, Naming, Step
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import AUTO, chosen_detectors
+from clip_fewshot.open_world.select_detector import AUTO, list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
-KIND = "open-world classifier"
+OPEN_WORLD_KIND = "open-world classifier"
 
 
 class OpenWorldClassifier:
@@ -68,7 +76,7 @@ class OpenWorldClassifier:
     """
 
     rejector_: Rejector | None
-    unknown_: list[Unknown]
+    unknown_: list[UnknownPictures]
     discovery_: Discovery
     known_: KnownPictures
     shown_: frozenset[str]
@@ -104,11 +112,11 @@ class OpenWorldClassifier:
             DataError: no labels, or fewer than two classes.
             UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
         """
-        chosen_detectors(self.detector)  # an unknown name is refused before any training
+        list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
-        depths = stored_depths(model.backbone.visual)
+        depths = list_stored_depths(model.backbone.visual)
         data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
-        frozen = frozen_features(data)
+        frozen = encode_frozen(data)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
@@ -140,8 +148,8 @@ class OpenWorldClassifier:
         pictures = collect_images(images, purpose="predict")
         sight = self.look(pictures)
         answers = self.judge(sight, top)
-        found = unknown_among(pictures, sight.frozen, answers)
-        self.unknown_.append(without(found, self._history.with_a_name()))
+        found = select_unknown(pictures, sight.frozen, answers)
+        self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         return answers
 
     def look(self, images: ImageDataset) -> Sight:
@@ -149,7 +157,7 @@ class OpenWorldClassifier:
         model = self.model.model_
         return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
 
-    def seen(self, features: FloatArray) -> Sight:
+    def look_at_features(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone.
 
         Raises:
@@ -169,12 +177,12 @@ class OpenWorldClassifier:
         Raises:
             UsageError: pictures of a class that the model does not know, or only pictures that were named.
         """
-        test, left_out = self.without_named(collect_images(images, labels, "score"))
+        test, left_out = self.drop_named(collect_images(images, labels, "score"))
         truth = test.label_space.decode(test.required_labels())
         self.model.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
         return score_answers(self.judge(self.look(test)) if truth else [], truth, left_out)
 
-    def without_named(self, images: ImageDataset) -> tuple[ImageDataset, int]:
+    def drop_named(self, images: ImageDataset) -> tuple[ImageDataset, int]:
         """(the pictures on which no class was ever named, how many are left out)."""
         fresh = np.flatnonzero([digest not in self.shown_ for digest in images.digests])
         return (images, 0) if len(fresh) == len(images) else (images.subset(fresh), len(images) - len(fresh))
@@ -187,9 +195,9 @@ class OpenWorldClassifier:
         Args:
             method: as of :func:`discover_classes`.
         """
-        pictures, features, p = joined(self.unknown_)
+        pictures, features, p = join_unknown(self.unknown_)
         self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
-        return groups_of(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
+        return build_groups(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
 
     def name(self, pictures: Group | Images, name: str) -> Extension:
         """Make a class of a group, or of any pictures.
@@ -207,7 +215,7 @@ class OpenWorldClassifier:
         """Name several classes at once, see :meth:`name`: one training, one entry of the history, one undo."""
         taken = list(self.model.label_space_.names)
         for name in classes:
-            taken.append(new_class_name(name, taken))
+            taken.append(check_class_name(name, taken))
         return self._learn(classes, LabelSpace(tuple(taken)), new=True)
 
     def assign(self, pictures: Group | Images, name: str) -> Extension:
@@ -232,7 +240,7 @@ class OpenWorldClassifier:
         Unless the model works :attr:`from_features`, the known pictures are in it as squares: who gets the folder can
         look at them.
         """
-        save_artifact(Path(folder), KIND, *self.to_artifact())
+        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact())
 
     @classmethod
     def load(
@@ -246,7 +254,7 @@ class OpenWorldClassifier:
         Raises:
             ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
         """
-        meta, files = load_artifact(Path(folder), KIND)
+        meta, files = load_artifact(Path(folder), OPEN_WORLD_KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:
@@ -259,7 +267,7 @@ class OpenWorldClassifier:
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
-        files, meta = world_files(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
+        files, meta = write_world(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
         detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
         return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
 
@@ -273,7 +281,7 @@ class OpenWorldClassifier:
         trusted: Mapping[str, Any] = NOTHING,
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
-        model, saved = read_world(files, meta, backbone, where, trusted)
+        model, saved = load_world(files, meta, backbone, where, trusted)
         detector = read_detector(meta["detector"], trusted, where)
         world = cls(model, detector, meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
@@ -292,7 +300,7 @@ class OpenWorldClassifier:
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= shown
-        self.unknown_ = [without(part, shown) for part in self.unknown_]
+        self.unknown_ = [drop_pictures(part, shown) for part in self.unknown_]
         return report
 
     def _fitted(self) -> Fitted:

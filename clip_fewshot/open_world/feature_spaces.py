@@ -17,18 +17,18 @@ DEPTHS = (1, 2)  # last blocks left out; further down features tell less and les
 _DEPTH = "depth "
 
 
-def stored_depths(tower: Tower) -> list[int]:
+def list_stored_depths(tower: Tower) -> list[int]:
     """The cuts that a support set needs so that :data:`DEPTHS` may be chosen, where the tower has blocks below."""
     return [n for n in DEPTHS if n < tower.n_blocks]
 
 
-def depth_space(n: int) -> str:
+def name_depth(n: int) -> str:
     """The name of the features that enter the last n blocks."""
     return f"{_DEPTH}{n}"
 
 
-def depth_of(space: str) -> int | None:
-    """The n of :func:`depth_space`; None for the others."""
+def parse_depth(space: str) -> int | None:
+    """The n of :func:`name_depth`; None for the others."""
     return int(space.removeprefix(_DEPTH)) if space.startswith(_DEPTH) else None
 
 
@@ -37,7 +37,7 @@ def is_tuned(space: str) -> bool:
     return space in (TUNED, BOTH)
 
 
-def in_space(space: str, frozen: FloatArray, own: FloatArray) -> FloatArray:
+def build_space(space: str, frozen: FloatArray, own: FloatArray) -> FloatArray:
     """(n, d) rows of unit length per part: frozen features, a judge's own, or both side by side (n, 2d)."""
     parts: Sequence[FloatArray] = {FROZEN: (frozen,), BOTH: (frozen, own)}.get(space, (own,))
     return np.concatenate([unit_rows(part) for part in parts], axis=1)

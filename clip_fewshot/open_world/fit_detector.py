@@ -10,7 +10,7 @@ from clip_fewshot.few_shot.model import Recipe
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DetectorPart
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
-from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.types import FloatArray
 
 
@@ -23,12 +23,12 @@ def fit_detector(
     names: Sequence[str],
     per_class: bool,
 ) -> Rejector:
-    """Choose the detector's features by hiding known classes in turn, and calibrate it; see :func:`choose_novelty`.
+    """Choose the detector's features by hiding known classes in turn, and calibrate it; see :func:`select_detector`.
 
     Raises:
         UsageError: one picture of some class only: nothing is left to calibrate on.
     """
-    choice = choose_novelty(backbone, recipe, data, frozen, detector=detector, names=names, per_class=per_class)
+    choice = select_detector(backbone, recipe, data, frozen, detector=detector, names=names, per_class=per_class)
     if choice is None:
         fix = "add pictures, or use FewShotClassifier, which never says unknown"
         raise UsageError(

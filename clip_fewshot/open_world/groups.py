@@ -35,7 +35,7 @@ class Group:
         return len(self.pictures)
 
 
-def groups_of(
+def build_groups(
     found: Discovery,
     pictures: ImageDataset,
     features: FloatArray,

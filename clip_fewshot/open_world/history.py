@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_fewshot.data.collect import Images, collect_images, join
+from clip_fewshot.data.collect import Images, collect_images, join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.errors import UsageError
 from clip_fewshot.open_world.add_class import Fitted, KnownPictures
-from clip_fewshot.open_world.answers import Unknown
+from clip_fewshot.open_world.answers import UnknownPictures
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.types import FloatArray, IndexArray, LabelSpace
 
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
     naming: Naming
     before: Fitted
-    unknown: list[Unknown]
+    unknown: list[UnknownPictures]
 
 
 @dataclass
@@ -95,7 +95,7 @@ class History:
         _refuse_doubles(digests)
         labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
         features = np.concatenate([features for _, features in parts.values()])
-        given = None if from_features else join([_kept(pictures) for pictures, _ in parts.values()])
+        given = None if from_features else join_images([_kept(pictures) for pictures, _ in parts.values()])
         return digests, KnownPictures(features, labels, given)
 
     def _fresh(

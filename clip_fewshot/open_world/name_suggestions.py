@@ -10,20 +10,20 @@ import numpy as np
 from scipy.special import log_softmax
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.conformal.p_values import shots_needed
+from clip_fewshot.conformal.p_values import smallest_shots
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.open_world.nouns import nouns
+from clip_fewshot.open_world.nouns import load_nouns
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 SHARPNESS = 2.0 ** np.arange(0, 9, 0.5)  # factors on cosines, out of which the known classes choose
-ALPHA = 0.1
+NAMES_ALPHA = 0.1
 
 
-class Known(NamedTuple):
+class KnownClasses(NamedTuple):
     """The known classes: (n, d) image features, their (n,) labels, and the (c,) names that labels are indices into."""
 
     features: FloatArray
@@ -57,10 +57,10 @@ class Suggestions:
 def suggest_names(
     backbone: Backbone,
     features: FloatArray,
-    known: Known,
+    known: KnownClasses,
     words: Sequence[str] | None = None,
     top: int = 5,
-    alpha: float = ALPHA,
+    alpha: float = NAMES_ALPHA,
     templates: Sequence[str] = TEMPLATES[:1],
 ) -> Suggestions:
     """Rank words by how well they tell a group of pictures from the known classes.
@@ -78,7 +78,7 @@ def suggest_names(
         backbone: the model of the features; its text tower reads the words, once (see :func:`class_texts`).
         features: (n, d) frozen features of the group's pictures, n >= 1.
         known: a (features, labels, names) triple of one class or more.
-        words: the list; None: :func:`clip_fewshot.open_world.nouns.nouns`.
+        words: the list; None: :func:`clip_fewshot.open_world.nouns.load_nouns`.
         top: names to give.
         alpha: share of groups with a right name on the list for which ``none_fits`` may be true, in (0, 1).
         templates: captions with one "{}"; more of them cost as much again, the first time.
@@ -87,7 +87,7 @@ def suggest_names(
         UsageError: no pictures, no known class, no words, or an alpha outside (0, 1).
     """
     spoken = [_spoken(name) for name in known.names]
-    listed = list(dict.fromkeys(_spoken(word) for word in (nouns() if words is None else words)))
+    listed = list(dict.fromkeys(_spoken(word) for word in (load_nouns() if words is None else words)))
     if not len(features) or not spoken or not listed or not 0 < alpha < 1:
         got = f"{len(features)}, {len(spoken)}, {len(listed)} and {alpha:g}"
         expected = "a picture, a known class and a word or more, and alpha in (0, 1)"
@@ -108,7 +108,7 @@ def _spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def _contrasts(features: FloatArray, known: Known) -> FloatArray:
+def _contrasts(features: FloatArray, known: KnownClasses) -> FloatArray:
     """(c + 1, d) unit directions from the mean of all other classes to each class, the group as the last class."""
     rows = unit_rows(np.asarray(known.features, np.float64))
     means = [rows[known.labels == c].mean(axis=0) for c in range(len(known.names))]
@@ -148,7 +148,7 @@ def _suggestions(vocabulary: Sequence[str], scores: FloatArray, own: LabelArray,
 
 
 def _note(n: int, listed: int, top: int, alpha: float) -> str:
-    needed = shots_needed(alpha)
+    needed = smallest_shots(alpha)
     notes = []
     if n < needed:
         notes.append(f'"none fits" takes {needed} known classes at alpha = {alpha:g}, and there are {n}')

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 @cache
-def nouns() -> tuple[str, ...]:
+def load_nouns() -> tuple[str, ...]:
     """12,952 words and pairs of words ("soccer ball") in lower case, sorted.
 
     Animals, artifacts, food, plants, parts of bodies and landscapes, shapes, occupations, the numbers to ten. Which of

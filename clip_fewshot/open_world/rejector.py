@@ -22,16 +22,16 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, 
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
-from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, depth_of, in_space, is_tuned
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, folds, own_features
-from clip_fewshot.open_world.text_features import Texts, texts_of
-from clip_fewshot.runtime.artifacts import named_part
-from clip_fewshot.runtime.parts import ForeignPart, foreign_parts, stored_part
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, is_tuned, parse_depth
+from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, encode_own, split_folds
+from clip_fewshot.open_world.text_features import Texts, encode_concepts
+from clip_fewshot.runtime.artifacts import select_part
+from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 
-class Verdict(NamedTuple):
+class NoveltyScores(NamedTuple):
     """How strange pictures are.
 
     Attributes:
@@ -43,19 +43,19 @@ class Verdict(NamedTuple):
     p: FloatArray
 
 
-class Shots(NamedTuple):
+class LabelledRows(NamedTuple):
     """(n, d) features of known pictures in the rejector's space, and their (n,) classes."""
 
     rows: FloatArray
     labels: LabelArray
 
-    def joined(self, other: Shots) -> Shots:
+    def join(self, other: LabelledRows) -> LabelledRows:
         """These and the others."""
-        return Shots(np.concatenate([self.rows, other.rows]), np.concatenate([self.labels, other.labels]))
+        return LabelledRows(np.concatenate([self.rows, other.rows]), np.concatenate([self.labels, other.labels]))
 
-    def subset(self, rows: IndexArray) -> Shots:
+    def subset(self, rows: IndexArray) -> LabelledRows:
         """The chosen ones."""
-        return Shots(self.rows[rows], self.labels[rows])
+        return LabelledRows(self.rows[rows], self.labels[rows])
 
 
 class Judge(NamedTuple):
@@ -68,8 +68,8 @@ class Judge(NamedTuple):
     """
 
     suffix: Suffix | None
-    known: Shots
-    held_out: Shots | None
+    known: LabelledRows
+    held_out: LabelledRows | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +103,12 @@ class Rejector:
 
     def suffixes(self) -> list[tuple[int, nn.Module]]:
         """(n, module) under which :meth:`verdict` wants to see the pictures besides the frozen tower."""
-        depth = depth_of(self.chosen.space)
+        depth = parse_depth(self.chosen.space)
         if depth is not None:
             return [(depth, TokenReader())]
         return [(self.unfreeze, judge.suffix) for judge in self.judges if judge.suffix is not None]
 
-    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Verdict:
+    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray]) -> NoveltyScores:
         """Scores and p-values of pictures.
 
         Args:
@@ -116,15 +116,15 @@ class Rejector:
             own: (m, d) features under each of :meth:`suffixes`.
         """
         if len(frozen) == 0:
-            return Verdict(np.empty(0), np.empty(0))
-        seen = [in_space(self.chosen.space, frozen, features) for features in self._by_judge(frozen, own)]
+            return NoveltyScores(np.empty(0), np.empty(0))
+        seen = [build_space(self.chosen.space, frozen, features) for features in self._by_judge(frozen, own)]
         scores = [detector.score_samples(X) for detector, X in zip(self._detectors, seen, strict=True)]
         p = (
             cross_p_values(self._calibration, scores)
             if self._calibrated is None
             else self._calibrated.p_values(seen[0])
         )
-        return Verdict(np.mean(scores, axis=0), p)
+        return NoveltyScores(np.mean(scores, axis=0), p)
 
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which pictures are unknown; none where the support set is too small for ``alpha``."""
@@ -159,7 +159,7 @@ class Rejector:
         """What :func:`fit_rejector` needs to make such a rejector again."""
         return NoveltyChoice(self.chosen)
 
-    def extended(self, frozen: FloatArray, labels: LabelArray) -> Rejector | None:
+    def extend(self, frozen: FloatArray, labels: LabelArray) -> Rejector | None:
         """A rejector that knows other pictures; None where that takes a training or a text.
 
         Args:
@@ -167,7 +167,7 @@ class Rejector:
         """
         if self._calibrated is None or self.chosen.space != FROZEN:
             return None
-        shots = Shots(in_space(FROZEN, frozen, frozen), labels)
+        shots = LabelledRows(build_space(FROZEN, frozen, frozen), labels)
         return replace(self, judges=(Judge(None, shots, None),))
 
     def about(self) -> dict[str, Any]:
@@ -207,11 +207,11 @@ class Rejector:
             ArtifactError: a foreign detector that is not in ``trusted``, or has other code there.
         """
         name, held = about["detector"], [ForeignPart(*part) for part in about.get("foreign", [])]
-        part: DetectorPart = stored_part("detectors", name, held, DETECTORS, trusted, where)
+        part: DetectorPart = find_stored_part("detectors", name, held, DETECTORS, trusted, where)
         chosen = Alternative(name, about["space"], about["n_neighbors"], None if DETECTORS.get(name) is part else part)
-        texts = {name: rows.numpy() for name, rows in named_part(tensors, "texts").items()}
+        texts = {name: rows.numpy() for name, rows in select_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
-        judges = [_read_judge(chosen, about["unfreeze"], named_part(tensors, str(i)), backbone) for i in range(count)]
+        judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
         return cls(chosen, about["unfreeze"], tuple(judges), texts or None, about["per_class"])
 
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
@@ -254,23 +254,23 @@ def fit_rejector(
 
     Args:
         names: of the classes; a detector that reads texts needs them.
-        per_class: as in :func:`choose_novelty`; both must have the same.
+        per_class: as in :func:`select_detector`; both must have the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
-    texts = texts_of(backbone, names or ()) if chosen.needs_texts else None
+    texts = encode_concepts(backbone, names or ()) if chosen.needs_texts else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
-        shots = Shots(in_space(space, frozen, own_features(space, data, frozen)), data.labels)
+        shots = LabelledRows(build_space(space, frozen, encode_own(space, data, frozen)), data.labels)
         return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
     judges = []
-    for fit, held_out in folds(data.labels, recipe.seed):
+    for fit, held_out in split_folds(data.labels, recipe.seed):
         suffix, own = None, frozen
         if is_tuned(space):
             model = fit_model(backbone, recipe, data.subset(fit))
             suffix, own = model.suffix, model.features(data.images)
         else:
-            own = own_features(space, data, frozen)
-        shots = Shots(in_space(space, frozen, own), data.labels)
+            own = encode_own(space, data, frozen)
+        shots = LabelledRows(build_space(space, frozen, own), data.labels)
         judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)
 
@@ -278,12 +278,12 @@ def fit_rejector(
 def _read_judge(chosen: Alternative, unfreeze: int, tensors: dict[str, Tensor], backbone: Backbone) -> Judge:
     suffix = None
     if is_tuned(chosen.space):
-        suffix = last_layers(backbone.visual, unfreeze)
-        suffix.load_state_dict(named_part(tensors, "suffix"))
+        suffix = copy_last_layers(backbone.visual, unfreeze)
+        suffix.load_state_dict(select_part(tensors, "suffix"))
         suffix.eval().requires_grad_(False)
-    known, held_out = (named_part(tensors, name) for name in ("known", "held_out"))
+    known, held_out = (select_part(tensors, name) for name in ("known", "held_out"))
     return Judge(suffix, _read_shots(known), _read_shots(held_out) if held_out else None)
 
 
-def _read_shots(tensors: dict[str, Tensor]) -> Shots:
-    return Shots(tensors["rows"].numpy(), tensors["labels"].numpy())
+def _read_shots(tensors: dict[str, Tensor]) -> LabelledRows:
+    return LabelledRows(tensors["rows"].numpy(), tensors["labels"].numpy())

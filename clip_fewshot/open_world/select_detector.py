@@ -22,13 +22,13 @@ from clip_fewshot.open_world.feature_spaces import (
     FROZEN,
     TUNED,
     TokenReader,
-    depth_of,
-    depth_space,
-    in_space,
+    build_space,
     is_tuned,
+    name_depth,
+    parse_depth,
 )
 from clip_fewshot.open_world.rank_detectors import Round, Selection, rank_detectors
-from clip_fewshot.open_world.text_features import Texts, texts_of, without_classes
+from clip_fewshot.open_world.text_features import Texts, drop_classes, encode_concepts
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -112,7 +112,7 @@ class NoveltyChoice:
         return {str(row.name): row.auroc for row in self.selection.table} if self.selection else {}
 
 
-def choose_novelty(
+def select_detector(
     backbone: Backbone,
     recipe: Recipe,
     data: SupportData,
@@ -141,16 +141,16 @@ def choose_novelty(
     Returns:
         None where a class has one picture only: nothing is left to calibrate on.
     """
-    detectors = chosen_detectors(detector)
-    if fewest_shots(data.labels) < 2:
+    detectors = list_detectors(detector)
+    if count_fewest_shots(data.labels) < 2:
         return None
     allowed = [space for space in _spaces(recipe, data) if spaces is None or space in spaces]
-    offered = alternatives(detectors, allowed, fewest_shots(data.labels), names is not None)
+    offered = list_alternatives(detectors, allowed, count_fewest_shots(data.labels), names is not None)
     if per_class:
         offered = _by_class(offered, detectors)
     groups = _class_groups(data.labels, recipe.seed)
     if not groups or not offered:
-        return NoveltyChoice(_plain(detectors, fewest_shots(data.labels)))
+        return NoveltyChoice(_plain(detectors, count_fewest_shots(data.labels)))
     rounds: dict[str, list[Round]] = {one.space: [] for one in offered}
     for group in groups:
         fit, normal, novel = _hide(data.labels, group, recipe.seed)
@@ -158,16 +158,16 @@ def choose_novelty(
         if {TUNED, BOTH} & rounds.keys():
             tuned = fit_model(backbone, recipe, data.subset(fit)).features(data.images)
         for space, found in rounds.items():
-            X = in_space(space, frozen, own_features(space, data, tuned))
+            X = build_space(space, frozen, encode_own(space, data, tuned))
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
     reads = any(one.needs_texts for one in offered)
-    texts = texts_of(backbone, names) if reads and names is not None else None
-    hidden = [without_classes(texts, group) for group in groups]
+    texts = encode_concepts(backbone, names) if reads and names is not None else None
+    hidden = [drop_classes(texts, group) for group in groups]
     selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
     return NoveltyChoice(selection.best, selection)
 
 
-def chosen_detectors(detector: str | DetectorPart) -> dict[str, DetectorPart]:
+def list_detectors(detector: str | DetectorPart) -> dict[str, DetectorPart]:
     """The detectors to choose among: all of the library for "auto", else the one that is named or given.
 
     Raises:
@@ -176,7 +176,7 @@ def chosen_detectors(detector: str | DetectorPart) -> dict[str, DetectorPart]:
     return {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
 
 
-def alternatives(
+def list_alternatives(
     detectors: Mapping[str, DetectorPart], spaces: Collection[str], fewest_shots: int, reads: bool
 ) -> list[Alternative]:
     """Every detector with every number of neighbours in every space where it makes sense, the preferred first.
@@ -194,9 +194,9 @@ def alternatives(
             facts = facts_of(part)
             if facts.needs_texts and not (reads and space == FROZEN):
                 continue
-            if depth_of(space) is not None and not facts.at_depth:
+            if parse_depth(space) is not None and not facts.at_depth:
                 continue
-            ks = neighbours(fewest_shots) if facts.neighbourly else [None]
+            ks = list_neighbour_counts(fewest_shots) if facts.neighbourly else [None]
             found += [_alternative(name, part, space, k) for k in ks]
     return found
 
@@ -205,7 +205,7 @@ def _alternative(name: str, part: DetectorPart, space: str, k: int | None) -> Al
     return Alternative(name, space, k, None if DETECTORS.get(name) is part else part)
 
 
-def neighbours(fewest_shots: int) -> Sequence[int | None]:
+def list_neighbour_counts(fewest_shots: int) -> Sequence[int | None]:
     """Those below the shots, the one nearest to the usual number first."""
     return sorted((k for k in NEIGHBOURS if k < fewest_shots), key=lambda k: abs(k - USUAL))
 
@@ -224,12 +224,12 @@ def _by_class(offered: Sequence[Alternative], detectors: Mapping[str, DetectorPa
 
 def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
     tuned = [] if recipe.approach.towers == "none" else [TUNED, BOTH]
-    return [FROZEN, *tuned, *(depth_space(n) for n in DEPTHS if n in data.images.cuts)]
+    return [FROZEN, *tuned, *(name_depth(n) for n in DEPTHS if n in data.images.cuts)]
 
 
-def own_features(space: str, data: SupportData, tuned: FloatArray) -> FloatArray:
+def encode_own(space: str, data: SupportData, tuned: FloatArray) -> FloatArray:
     """(n, d) what a judge of that space sees of the support set besides its frozen features."""
-    n = depth_of(space)
+    n = parse_depth(space)
     return tuned if n is None else replay(data.images, n, TokenReader()).numpy()
 
 
@@ -251,15 +251,15 @@ def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:
 def _hide(labels: LabelArray, group: LabelArray, seed: int) -> tuple[IndexArray, IndexArray, IndexArray]:
     """(rows to fit on, known rows held out, rows of the hidden classes)."""
     known = np.flatnonzero(~np.isin(labels, group))
-    fit, held_out = folds(labels[known], seed)[0]
+    fit, held_out = split_folds(labels[known], seed)[0]
     return known[fit], known[held_out], np.flatnonzero(np.isin(labels, group))
 
 
-def folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
+def split_folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
     """(rows to fit on, rows held out), stratified, as many as the shots allow."""
-    return stratified_folds(labels, min(CALIBRATION_FOLDS, fewest_shots(labels)), seed)
+    return stratified_folds(labels, min(CALIBRATION_FOLDS, count_fewest_shots(labels)), seed)
 
 
-def fewest_shots(labels: LabelArray) -> int:
+def count_fewest_shots(labels: LabelArray) -> int:
     """Pictures of the smallest class."""
     return int(np.unique(labels, return_counts=True)[1].min())

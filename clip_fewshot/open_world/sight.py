@@ -12,7 +12,7 @@ from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from clip_fewshot.types import FloatArray
 
 
@@ -42,7 +42,7 @@ class Sight(NamedTuple):
 
 def look(backbone: Backbone, images: ImageDataset, observers: Sequence[Observer]) -> list[Sight]:
     """``images`` as every observer sees them."""
-    frozen = {PROBE: (0, last_layers(backbone.visual, 0))}
+    frozen = {PROBE: (0, copy_last_layers(backbone.visual, 0))}
     plan = [
         (
             frozen | {name: (model.point.unfreeze, model.suffix) for name, model in observer.models.items()},

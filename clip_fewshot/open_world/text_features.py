@@ -10,27 +10,27 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.novelty import mine_negatives
-from clip_fewshot.open_world.nouns import nouns
+from clip_fewshot.open_world.nouns import load_nouns
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray
 
-WORDS = 2000  # of the word list, drawn once: a ViT-B/32 reads them in 16 s on a core, and then never again
+NEGATIVE_WORDS = 2000  # of the word list, drawn once: a ViT-B/32 reads them in 16 s on a core, and then never again
 NEGATIVES = 1000
 
 Texts = Mapping[str, FloatArray]  # "concepts": (c, d) unit features of class names; "negatives": (m, d) of others
 
 
-def texts_of(backbone: Backbone, names: Sequence[str]) -> Texts:
+def encode_concepts(backbone: Backbone, names: Sequence[str]) -> Texts:
     """Concepts and negatives for these classes. The negatives are the words furthest from all of them."""
     by_name = class_texts(backbone, names, TEMPLATES)
     concepts = np.stack([by_name[name] for name in names])
-    order = rng.generator(0, "negative words").permutation(len(nouns()))[:WORDS]
-    drawn = [nouns()[int(i)] for i in np.sort(order)]
+    order = rng.generator(0, "negative words").permutation(len(load_nouns()))[:NEGATIVE_WORDS]
+    drawn = [load_nouns()[int(i)] for i in np.sort(order)]
     words = np.stack([*class_texts(backbone, drawn, TEMPLATES[:1]).values()])
     return {"concepts": concepts, "negatives": words[mine_negatives(concepts, words, NEGATIVES)]}
 
 
-def without_classes(texts: Texts | None, hidden: LabelArray) -> Texts | None:
+def drop_classes(texts: Texts | None, hidden: LabelArray) -> Texts | None:
     """``texts`` as they would be had the hidden classes never been known.
 
     Their names may now stand among the negatives, as the name of any unknown class may.

@@ -16,10 +16,10 @@ from clip_fewshot.runtime.rng import derive_seed
 BETAS, EPS = (0.9, 0.98), 1e-6  # Radford et al., 2021, table 18 (ViT)
 
 
-PIECE = 1 << 22  # values that are float32 at a time where they are stored in bfloat16
+UPDATE_PIECE = 1 << 22  # values that are float32 at a time where they are stored in bfloat16
 
 
-class Slot(NamedTuple):
+class ParameterState(NamedTuple):
     """One parameter, its gradient, and what AdamW remembers of it."""
 
     parameter: Tensor
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
 
 
 @dataclass
-class Group:
+class ParameterGroup:
     """Parameters with one peak learning rate and one weight decay, and what AdamW remembers of them."""
 
     parameters: Sequence[Tensor]
@@ -52,13 +52,13 @@ class Group:
         self.first = [torch.zeros_like(p, dtype=kind) for p, kind in zip(self.parameters, kinds, strict=True)]
         self.second = [torch.zeros_like(moment) for moment in self.first]
 
-    def reached(self) -> list[Slot]:
+    def list_slots(self) -> list[ParameterState]:
         """The parameters that have a gradient."""
         slots = zip(self.parameters, self.first, self.second, self.steps, strict=True)
-        return [Slot(p, p.grad, *memory) for p, *memory in slots if p.grad is not None]
+        return [ParameterState(p, p.grad, *memory) for p, *memory in slots if p.grad is not None]
 
 
-def parameter_groups(modules: Iterable[tuple[nn.Module, float]], weight_decay: float) -> list[Group]:
+def group_parameters(modules: Iterable[tuple[nn.Module, float]], weight_decay: float) -> list[ParameterGroup]:
     """AdamW groups from (module, peak learning rate): weight decay on matrices only.
 
     Norms, biases, class embeddings and scales (fewer than two dimensions) get none: decay would pull them away
@@ -72,8 +72,10 @@ def parameter_groups(modules: Iterable[tuple[nn.Module, float]], weight_decay: f
     ]
 
 
-def named_groups(module: nn.Module, peak_lr: float, weight_decay: float, rates: Mapping[str, float]) -> list[Group]:
-    """:func:`parameter_groups` of one module whose parameters have different peak rates.
+def group_named_parameters(
+    module: nn.Module, peak_lr: float, weight_decay: float, rates: Mapping[str, float]
+) -> list[ParameterGroup]:
+    """:func:`group_parameters` of one module whose parameters have different peak rates.
 
     Args:
         rates: beginning of a parameter's dotted name -> its rate; the longest that fits decides, ``peak_lr`` where none
@@ -103,25 +105,25 @@ def named_groups(module: nn.Module, peak_lr: float, weight_decay: float, rates: 
     ]
 
 
-def _decayed(parameters: Sequence[Tensor], lr: float, weight_decay: float) -> Iterator[Group]:
+def _decayed(parameters: Sequence[Tensor], lr: float, weight_decay: float) -> Iterator[ParameterGroup]:
     for members, decay in (
         ([p for p in parameters if p.ndim >= 2], weight_decay),
         ([p for p in parameters if p.ndim < 2], 0.0),
     ):
         if members:
-            yield Group(members, lr, decay)
+            yield ParameterGroup(members, lr, decay)
 
 
 class Optimizer:
     """What all optimisers of groups share: clipping, and the state in a checkpoint.
 
     Args:
-        groups: from :func:`parameter_groups` or :func:`named_groups`.
+        groups: from :func:`group_parameters` or :func:`group_named_parameters`.
         clip_norm: largest norm of the whole gradient, or None.
         state_dtype: of what is remembered of each parameter.
     """
 
-    def __init__(self, groups: Sequence[Group], clip_norm: float | None, state_dtype: torch.dtype) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], clip_norm: float | None, state_dtype: torch.dtype) -> None:
         self.groups, self.clip_norm, self.taken = groups, clip_norm, 0
         for group in groups:
             group.forget(state_dtype)
@@ -191,7 +193,7 @@ class AdamW(Optimizer):
     encoder weights). The draws of a step depend on ``seed`` and the number of the step alone.
 
     Args:
-        groups: from :func:`parameter_groups` or :func:`named_groups`.
+        groups: from :func:`group_parameters` or :func:`group_named_parameters`.
         clip_norm: largest norm of the whole gradient, or None.
         betas: decay of the first and the second moment per step, in [0, 1).
         eps: added to the root of the second moment.
@@ -201,7 +203,7 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[ParameterGroup],
         clip_norm: float | None = None,
         *,
         betas: tuple[float, float] = BETAS,
@@ -217,7 +219,7 @@ class AdamW(Optimizer):
         """One update of every parameter that has a gradient; ``norm``: of the whole gradient, if known."""
         divisor = self._divisor(norm)
         for g, group in enumerate(self.groups):
-            slots = group.reached()
+            slots = group.list_slots()
             plain = [slot for slot in slots if not slot.lean]
             if slots:
                 torch._foreach_add_([slot.steps for slot in slots], 1)
@@ -230,7 +232,9 @@ class AdamW(Optimizer):
                     self._update_in_pieces(group, slot, factor, divisor, rounding)
         self.taken += 1
 
-    def _update(self, group: Group, slots: Sequence[Slot], factor: float, divisor: Tensor | None) -> None:
+    def _update(
+        self, group: ParameterGroup, slots: Sequence[ParameterState], factor: float, divisor: Tensor | None
+    ) -> None:
         parameters, gradients, first, second, steps = zip(*slots, strict=True)
         torch._fused_adamw_(
             parameters,
@@ -250,19 +254,24 @@ class AdamW(Optimizer):
         )
 
     def _update_in_pieces(
-        self, group: Group, slot: Slot, factor: float, divisor: Tensor | None, rounding: torch.Generator
+        self,
+        group: ParameterGroup,
+        slot: ParameterState,
+        factor: float,
+        divisor: Tensor | None,
+        rounding: torch.Generator,
     ) -> None:
         stored = [t.reshape(1) if t.ndim == 0 else t for t in slot[:4]]
-        rows = max(1, PIECE // max(1, stored[0][0].numel()))
+        rows = max(1, UPDATE_PIECE // max(1, stored[0][0].numel()))
         for pieces in zip(*(torch.split(t, rows) for t in stored), strict=True):
             exact = [piece.float() for piece in pieces]  # the piece itself where it is float32
-            self._update(group, [Slot(exact[0], exact[1], exact[2], exact[3], slot.steps)], factor, divisor)
+            self._update(group, [ParameterState(exact[0], exact[1], exact[2], exact[3], slot.steps)], factor, divisor)
             for piece, value in zip(pieces, exact, strict=True):
                 if piece is not pieces[1] and piece.dtype == torch.bfloat16:
-                    piece.copy_(stochastic_bfloat16(value, rounding))
+                    piece.copy_(round_to_bfloat16(value, rounding))
 
 
-def warmup_cosine(step: int, total: int, warmup: float) -> float:
+def warmup_cosine_factor(step: int, total: int, warmup: float) -> float:
     """Factor on the peak rate at ``step`` of ``total``: linear over the first ``warmup`` share, then cosine to 0."""
     rise = max(1, round(total * warmup))
     if step < rise:
@@ -273,7 +282,7 @@ def warmup_cosine(step: int, total: int, warmup: float) -> float:
 LOW_BITS = 16  # of a float32 that a bfloat16 has no room for
 
 
-def stochastic_bfloat16(values: Tensor, generator: torch.Generator) -> Tensor:
+def round_to_bfloat16(values: Tensor, generator: torch.Generator) -> Tensor:
     """Finite float32 values -> bfloat16, each to one of its two neighbours, so that the mean over draws is the value.
 
     A value a share s of the way from the neighbour nearer to 0 to the other goes to the other with probability s (to

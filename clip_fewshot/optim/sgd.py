@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clip_fewshot.optim.adamw import Group, Optimizer
+from clip_fewshot.optim.adamw import Optimizer, ParameterGroup
 
 MOMENTUM = 0.9
 
@@ -24,7 +24,9 @@ class SGD(Optimizer):
         momentum: in [0, 1).
     """
 
-    def __init__(self, groups: Sequence[Group], clip_norm: float | None = None, *, momentum: float = MOMENTUM) -> None:
+    def __init__(
+        self, groups: Sequence[ParameterGroup], clip_norm: float | None = None, *, momentum: float = MOMENTUM
+    ) -> None:
         super().__init__(groups, clip_norm, torch.float32)
         self.momentum = momentum
         for group in groups:

@@ -1,16 +1,16 @@
 """Figures of the report: plain arrays in, SVG text and its description out."""
 
 from clip_fewshot.plots.confusion import confusion_plot as confusion_plot
-from clip_fewshot.plots.dendrogram import cut_height as cut_height
 from clip_fewshot.plots.dendrogram import dendrogram_plot as dendrogram_plot
+from clip_fewshot.plots.dendrogram import find_cut_height as find_cut_height
 from clip_fewshot.plots.densities import density_panels as density_panels
 from clip_fewshot.plots.densities import density_plot as density_plot
 from clip_fewshot.plots.det import det_curves as det_curves
 from clip_fewshot.plots.det import det_plot as det_plot
 from clip_fewshot.plots.embedding import embedding_plot as embedding_plot
-from clip_fewshot.plots.embedding import modality_gap as modality_gap
-from clip_fewshot.plots.embedding import spread as spread
-from clip_fewshot.plots.history import search_history as search_history
+from clip_fewshot.plots.embedding import measure_modality_gap as measure_modality_gap
+from clip_fewshot.plots.embedding import measure_spread as measure_spread
+from clip_fewshot.plots.history import history_plot as history_plot
 from clip_fewshot.plots.shots import shots_panels as shots_panels
 from clip_fewshot.plots.shots import shots_plot as shots_plot
 from clip_fewshot.plots.style import Plot as Plot

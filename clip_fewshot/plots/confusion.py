@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
-from clip_fewshot.plots.style import INK, Plot, label, render
+from clip_fewshot.plots.style import INK, Plot, format_label, render
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cde6", "#0067a5", "#00344f"])
 _NUMBERS_UP_TO, _NAMES_UP_TO, _CELLS_UP_TO = 14, 50, 30
@@ -52,7 +52,7 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
 def _name_axes(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > _NAMES_UP_TO:
         return  # matplotlib's own numbering; the table below the figure has the names
-    shown = [label(name, 16) for name in names]
+    shown = [format_label(name, 16) for name in names]
     size = 10 if len(names) <= _NUMBERS_UP_TO else 8 if len(names) <= 30 else 6.5
     axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(len(names)), shown, fontsize=size)
@@ -65,5 +65,7 @@ def _describe(counts: NDArray[np.int64], names: Sequence[str]) -> str:
     head = f"Confusion matrix of {len(names)} classes: {right:,} of {total:,} predictions are right."
     order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
-    said = "; ".join(f"{label(names[i])} taken for {label(names[j])} {wrong[i, j]} times" for i, j in pairs)
+    said = "; ".join(
+        f"{format_label(names[i])} taken for {format_label(names[j])} {wrong[i, j]} times" for i, j in pairs
+    )
     return f"{head} Most frequent errors: {said}." if said else head

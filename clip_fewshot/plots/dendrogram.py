@@ -12,7 +12,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL.Image import Image
 
 from clip_fewshot.plots.style import INK, OUTLIER, SERIES, Plot, render
-from clip_fewshot.plots.text import count
+from clip_fewshot.plots.text import format_count
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 _MERGES_SHOWN = 300  # the highest; what is below them collapses to a point
@@ -23,7 +23,7 @@ _PICTURE_SPACE = 0.08  # share of the width that a thumbnail takes
 _NUMBER_SPACE, _WORD_SPACE = 0.02, 0.05  # share of the width that a bar needs before its name is written
 
 
-def leaf_order(linkage: FloatArray) -> IndexArray:
+def order_leaves(linkage: FloatArray) -> IndexArray:
     """Left-to-right order of the m leaves of a (m - 1, 4) linkage matrix. Iterative: chains can be m deep."""
     m = len(linkage) + 1
     order, stack = [], [2 * m - 2]
@@ -37,11 +37,11 @@ def leaf_order(linkage: FloatArray) -> IndexArray:
     return np.array(order, dtype=np.int64)
 
 
-def tree_layout(linkage: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, LabelArray]:
+def lay_out_tree(linkage: FloatArray, labels: LabelArray) -> tuple[FloatArray, FloatArray, LabelArray]:
     """(2m - 1,) horizontal place, height and group of each node; -1 over outliers alone, -2 over a mixture."""
     m = len(labels)
     x, height, group = np.zeros(2 * m - 1), np.zeros(2 * m - 1), np.full(2 * m - 1, _MIXED, dtype=np.int64)
-    x[leaf_order(linkage)] = np.arange(m)
+    x[order_leaves(linkage)] = np.arange(m)
     group[:m] = labels
     for i, (left, right, distance, _) in enumerate(linkage):
         a, b = int(left), int(right)
@@ -50,7 +50,7 @@ def tree_layout(linkage: FloatArray, labels: LabelArray) -> tuple[FloatArray, Fl
     return x, height, group
 
 
-def cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
+def find_cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
     """The height at which to cut so that every group is one part of the tree; outliers may be any other parts.
 
     Half way between the highest merge inside a group and the lowest that joins a group with anything else. The
@@ -63,7 +63,7 @@ def cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
     Returns:
         None where no height yields the groups, and where there is nothing to cut: no group, or one that is the tree.
     """
-    group = tree_layout(linkage, labels)[2][len(labels) :]
+    group = lay_out_tree(linkage, labels)[2][len(labels) :]
     inside, across = linkage[group >= 0, 2], linkage[group == _MIXED, 2]
     grouped = labels[labels >= 0]
     whole = len(inside) == len(grouped) - len(np.unique(grouped))  # fewer where a group hangs in several places
@@ -76,7 +76,7 @@ def cut_height(linkage: FloatArray, labels: LabelArray) -> float | None:
 def dendrogram_plot(linkage: FloatArray, labels: LabelArray, pictures: Mapping[int, Image] | None = None) -> Plot:
     """Ward's tree (or any other) over the flagged images, one colour per group, outliers grey.
 
-    The cut is a dashed line, drawn only where there is one, see :func:`cut_height`.
+    The cut is a dashed line, drawn only where there is one, see :func:`find_cut_height`.
 
     Args:
         linkage: (m - 1, 4) in SciPy's layout, m of at least 2.
@@ -84,8 +84,8 @@ def dendrogram_plot(linkage: FloatArray, labels: LabelArray, pictures: Mapping[i
         pictures: group -> its exemplar, shown below the group in a frame of its colour; as many as there is room for,
             the largest groups first.
     """
-    x, height, group = tree_layout(linkage, labels)
-    m, cut = len(labels), cut_height(linkage, labels)
+    x, height, group = lay_out_tree(linkage, labels)
+    m, cut = len(labels), find_cut_height(linkage, labels)
     numbers = np.unique(labels[labels >= 0])
     shown = np.argsort(-linkage[:, 2], kind="stable")[:_MERGES_SHOWN]
 
@@ -93,13 +93,13 @@ def dendrogram_plot(linkage: FloatArray, labels: LabelArray, pictures: Mapping[i
         lines = [_bracket(linkage[i], x, height, m + int(i)) for i in shown]
         colours = [_colour(int(group[m + i]), numbers) for i in shown]
         axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.1))
-        _name_groups(axes, labels[leaf_order(linkage)], numbers)
+        _name_groups(axes, labels[order_leaves(linkage)], numbers)
         if cut is not None:
             _draw_cut(axes, cut)
         axes.set(xlim=(-0.5, m - 0.5), ylim=(0, float(height.max()) * 1.05 or 1.0), ylabel="merge height")
         axes.set_xticks([])
         if pictures:
-            _show(axes, pictures, labels[leaf_order(linkage)], numbers)
+            _show(axes, pictures, labels[order_leaves(linkage)], numbers)
         axes.set_xlabel("flagged images, by group", labelpad=28 + (_SIDE + 10 if pictures else 0))
         axes.grid(visible=False, axis="x")
 
@@ -113,7 +113,7 @@ def _describe(labels: LabelArray, n_groups: int, top: float, cut: float | None, 
     outliers = int((labels < 0).sum())
     alone = f", {outliers:,} of them in no group" if outliers else ""
     line = "" if cut is None else f", the cut at {cut:.3g}"
-    tree = f"Merge tree of {count(len(labels), 'flagged image')} in {count(n_groups, 'group')}{alone}"
+    tree = f"Merge tree of {format_count(len(labels), 'flagged image')} in {format_count(n_groups, 'group')}{alone}"
     below = " Below the groups stand their most central pictures." if shown else ""
     return f"{tree}; the last merge is at height {top:.3g}{line}.{below}"
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clip_fewshot.evaluation.metrics import auroc
-from clip_fewshot.plots.style import INK, KNOWN, NOVEL, Plot, label, render
+from clip_fewshot.plots.style import INK, KNOWN, NOVEL, Plot, format_label, render
 from clip_fewshot.plots.views import NoveltyView
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -50,7 +50,7 @@ def density_panels(scores: Mapping[str, FloatArray], is_novel: BoolArray) -> Plo
             bins, held = np.linspace(low, high, 30).tolist(), np.clip(found, low, high)
             _paint_histogram(axes, held[~is_novel], bins, KNOWN, "known")
             _paint_histogram(axes, held[is_novel], bins, NOVEL, "novel", hatch="///")
-            axes.set_title(f"{label(name)}, AUROC {areas[name]:.3f}", fontsize=10, loc="left", pad=16)
+            axes.set_title(f"{format_label(name)}, AUROC {areas[name]:.3f}", fontsize=10, loc="left", pad=16)
             # Novel images score lower: their name always stands on the side where they are.
             axes.text(0, 1.02, "novel", color=NOVEL, fontsize=9, transform=axes.transAxes)
             axes.text(1, 1.02, "known", color=KNOWN, fontsize=9, ha="right", transform=axes.transAxes)
@@ -63,7 +63,7 @@ def density_panels(scores: Mapping[str, FloatArray], is_novel: BoolArray) -> Plo
     columns = min(len(scores), 4)
     height = 0.3 + 2.1 * -(-len(scores) // columns)
     drawing = render(2.6 * columns, height, *(painter(*item) for item in scores.items()), columns=columns)
-    said = ", ".join(f"{label(name)} {area:.3f}" for name, area in areas.items())
+    said = ", ".join(f"{format_label(name)} {area:.3f}" for name, area in areas.items())
     return Plot(drawing, f"Scores of known and novel images under one support set; AUROC: {said}.")
 
 

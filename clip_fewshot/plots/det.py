@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clip_fewshot.evaluation.metrics import DetCurve
-from clip_fewshot.plots.style import DASHES, INK, KNOWN, NOVEL, SERIES, SOFT, Plot, label, render
+from clip_fewshot.plots.style import DASHES, INK, KNOWN, NOVEL, SERIES, SOFT, Plot, format_label, render
 from clip_fewshot.plots.views import NoveltyView
 from clip_fewshot.types import FloatArray
 
@@ -20,19 +20,19 @@ _FIRST, _LAST = 0.01, 0.5  # false-alarm rates between which detectors are compa
 _EDGE = 0.0005  # rates nearer to 0 or 1 than this are drawn at this place: the axes have no end
 
 
-def deviate(rates: FloatArray) -> FloatArray:
+def normal_deviates(rates: FloatArray) -> FloatArray:
     """Rates in [0, 1] -> their normal deviates, clipped to the ends of the axes."""
     inverse = NormalDist().inv_cdf
     return np.array([inverse(min(max(float(rate), _EDGE), 1 - _EDGE)) for rate in np.atleast_1d(rates)])
 
 
-def equal_error(view: NoveltyView) -> float:
+def equal_error_rate(view: NoveltyView) -> float:
     """The rate at which the drawn curve crosses its diagonal, to the resolution of its points."""
     nearest = int(np.abs(view.false_alarm - view.miss).argmin())
     return float(view.false_alarm[nearest] + view.miss[nearest]) / 2
 
 
-def operating_point(view: NoveltyView) -> tuple[float, float] | None:
+def find_operating_point(view: NoveltyView) -> tuple[float, float] | None:
     """(false-alarm rate, miss rate) at the threshold; None without one."""
     if view.threshold is None:
         return None
@@ -46,16 +46,16 @@ def det_plot(view: NoveltyView) -> Plot:
     Both marks are computed from the view and not taken from results.json, whose rates are means over support sets and
     lie on no single curve.
     """
-    eer, operating = equal_error(view), operating_point(view)
+    eer, operating = equal_error_rate(view), find_operating_point(view)
 
     def paint(axes: Axes) -> None:
-        ends = deviate(np.array([_EDGE, 1 - _EDGE]))
+        ends = normal_deviates(np.array([_EDGE, 1 - _EDGE]))
         axes.plot(ends, ends, color=SOFT, lw=0.8, ls=":")
-        axes.plot(deviate(view.false_alarm), deviate(view.miss), color=KNOWN)
-        place = deviate(np.array([eer]))
+        axes.plot(normal_deviates(view.false_alarm), normal_deviates(view.miss), color=KNOWN)
+        place = normal_deviates(np.array([eer]))
         axes.plot(place, place, "o", color=INK, ms=7, label=f"equal error rate {eer:.3f}")
         if operating is not None:
-            x, y = deviate(np.array(operating))
+            x, y = normal_deviates(np.array(operating))
             axes.plot([x], [y], "D", color=NOVEL, ms=7, label=_told(operating))
         _scale_axes(axes, _furthest(eer, operating))
         axes.set_xlabel("false alarms: known images flagged")
@@ -75,7 +75,7 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
     Args:
         curves: detector -> its curve on each support set; the first is drawn stronger, as what others are held against.
     """
-    low, high = deviate(np.array([_FIRST, _LAST]))
+    low, high = normal_deviates(np.array([_FIRST, _LAST]))
     grid = np.linspace(low, high, 200)
     normal = NormalDist()
     rates = np.array([normal.cdf(x) for x in grid])
@@ -83,8 +83,8 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
 
     def paint(axes: Axes) -> None:
         for i, miss in enumerate(misses.values()):
-            axes.plot(grid, deviate(miss), **_look(i))
-        _name_starts(axes, {name: float(deviate(miss)[0]) for name, miss in misses.items()}, float(low))
+            axes.plot(grid, normal_deviates(miss), **_look(i))
+        _name_starts(axes, {name: float(normal_deviates(miss)[0]) for name, miss in misses.items()}, float(low))
         _scale_axes(axes, _furthest(max(float(miss[0]) for miss in misses.values()), None))
         axes.set(xlim=(low, high), aspect="auto")
         axes.yaxis.tick_right()  # the left side is the names'
@@ -94,7 +94,7 @@ def det_curves(curves: Mapping[str, Sequence[DetCurve]]) -> Plot:
         axes.set_xlabel("false alarms: known images flagged")
         axes.set_ylabel("misses: novel images not flagged")
 
-    said = ", ".join(f"{label(name)} {_mean_miss(of, np.array([0.05]))[0]:.3f}" for name, of in curves.items())
+    said = ", ".join(f"{format_label(name)} {_mean_miss(of, np.array([0.05]))[0]:.3f}" for name, of in curves.items())
     return Plot(render(7.4, 5.6, paint), f"Detection error trade-off; misses at 5 % false alarms: {said}.")
 
 
@@ -105,7 +105,7 @@ def _name_starts(axes: Axes, starts: Mapping[str, float], left: float) -> None:
         colour = _look(i)["color"]
         axes.plot([left - 0.16, left], [place, start], color=colour, lw=0.7, clip_on=False)
         at: Any = {"ha": "right", "va": "center", "fontsize": 9.5, "fontweight": "normal" if i else "bold"}
-        axes.text(left - 0.19, place, label(name), color=colour, **at)
+        axes.text(left - 0.19, place, format_label(name), color=colour, **at)
 
 
 def _mean_miss(curves: Sequence[DetCurve], rates: FloatArray) -> FloatArray:
@@ -129,7 +129,7 @@ def _apart(places: Sequence[float], gap: float) -> list[float]:
     moved = np.array(places, dtype=np.float64)
     for above, below in pairwise(order):
         moved[below] = min(moved[below], moved[above] - gap)
-    lowest = float(deviate(np.array([_EDGE]))[0])
+    lowest = float(normal_deviates(np.array([_EDGE]))[0])
     moved[order[-1]] = max(moved[order[-1]], lowest)
     for below, above in pairwise(order[::-1]):
         moved[above] = max(moved[above], moved[below] + gap)
@@ -141,10 +141,10 @@ def _told(operating: tuple[float, float]) -> str:
 
 
 def _scale_axes(axes: Axes, end: float) -> None:
-    ticks, names = deviate(np.array(_TICKS)), [f"{tick:g}" for tick in _TICKS]
+    ticks, names = normal_deviates(np.array(_TICKS)), [f"{tick:g}" for tick in _TICKS]
     axes.set_xticks(ticks, names, rotation=45)
     axes.set_yticks(ticks, names)
-    reach = deviate(np.array([_EDGE, end]))
+    reach = normal_deviates(np.array([_EDGE, end]))
     axes.set(xlim=reach, ylim=reach, aspect="equal")
 
 

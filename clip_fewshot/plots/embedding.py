@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.plots.style import INK, MARKERS, RASTER_ABOVE, SERIES, SOFT, Plot, label, render
+from clip_fewshot.plots.style import INK, MARKERS, RASTER_ABOVE, SERIES, SOFT, Plot, format_label, render
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.types import FloatArray, IndexArray
 
@@ -14,7 +14,7 @@ _SHOWN_AT_MOST = 2000
 _HALO = {"facecolor": "white", "alpha": 0.65, "linewidth": 0, "pad": 0.6}
 
 
-def principal_plane(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+def project_on_plane(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(n, d) rows -> their (n, 2) coordinates on the first two principal axes, and the (2,) variance shares.
 
     Signs are fixed so that the largest loading of each axis is positive: the picture does not flip between runs.
@@ -29,7 +29,7 @@ def principal_plane(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     return plane, power
 
 
-def modality_gap(images: FloatArray, texts: FloatArray) -> float:
+def measure_modality_gap(images: FloatArray, texts: FloatArray) -> float:
     """Distance between the mean image and the mean text embedding on the unit sphere, in [0, 2].
 
     Liang, Zhang, Kwon, Yeung, Zou: "Mind the Gap", 2022, section 2.
@@ -38,7 +38,7 @@ def modality_gap(images: FloatArray, texts: FloatArray) -> float:
     return float(np.linalg.norm(image - text))
 
 
-def spread(rows: FloatArray) -> float:
+def measure_spread(rows: FloatArray) -> float:
     """Root mean square distance of unit rows from their mean, in [0, 1]: what a gap is large or small against."""
     unit = unit_rows(np.asarray(rows, np.float64))
     return float(np.sqrt(((unit - unit.mean(axis=0)) ** 2).sum(axis=1).mean()))
@@ -49,7 +49,7 @@ def embedding_plot(view: EmbeddingView) -> Plot:
     rows = _evenly(len(view.images))
     images, texts = (unit_rows(np.asarray(x, np.float64)) for x in (view.images[rows], view.texts))
     labels = view.labels[rows]
-    plane, power = principal_plane(np.concatenate([images, texts]))
+    plane, power = project_on_plane(np.concatenate([images, texts]))
 
     def paint(axes: Axes) -> None:
         _paint_images(axes, plane[: len(images)], np.asarray(labels), len(view.names))
@@ -86,13 +86,23 @@ def _paint_texts(axes: Axes, plane: FloatArray, names: tuple[str, ...]) -> None:
     if len(names) <= 2 * len(SERIES):
         for name, (x, y) in zip(names, plane, strict=False):
             axes.annotate(
-                label(name, 14), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=9, zorder=5, bbox=_HALO
+                format_label(name, 14),
+                (x, y),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=9,
+                zorder=5,
+                bbox=_HALO,
             )
 
 
 def _describe(view: EmbeddingView, shown: int, power: float) -> str:
     what = f"{shown:,} image embeddings" + (f" and {len(view.texts)} class names" if len(view.texts) else "")
-    head = f"{what} ({label(view.title, 40)}) on their first two principal components, {power:.0%} of the variance."
+    head = (
+        f"{what} ({format_label(view.title, 40)}) on their first two principal components, {power:.0%} of the variance."
+    )
     if not len(view.texts):
         return head
-    return f"{head} The distance between mean image and mean text is {modality_gap(view.images, view.texts):.2f}."
+    return (
+        f"{head} The distance between mean image and mean text is {measure_modality_gap(view.images, view.texts):.2f}."
+    )

@@ -8,17 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from clip_fewshot.plots.methods import display_name, ordered
-from clip_fewshot.plots.style import INK, MARKERS, SERIES, SOFT, Plot, label, method_look, render
+from clip_fewshot.plots.methods import display_name, order_methods
+from clip_fewshot.plots.style import INK, MARKERS, SERIES, SOFT, Plot, choose_style, format_label, render
 from clip_fewshot.plots.views import TrialRow
 
 
-def search_history(rows: Sequence[TrialRow]) -> Plot:
+def history_plot(rows: Sequence[TrialRow]) -> Plot:
     """Validation score by trial; pruned trials hollow, failed ones on the floor, the best so far as a line."""
 
     def paint(axes: Axes) -> None:
-        for i, approach in enumerate(ordered({row["approach"] for row in rows})):
-            _paint_approach(axes, [row for row in rows if row["approach"] == approach], method_look(approach, i))
+        for i, approach in enumerate(order_methods({row["approach"] for row in rows})):
+            _paint_approach(axes, [row for row in rows if row["approach"] == approach], choose_style(approach, i))
         _paint_best(axes, rows)
         failed = [row["number"] for row in rows if row["state"] == "failed"]
         if failed:
@@ -43,7 +43,7 @@ def _paint_approach(axes: Axes, rows: Sequence[TrialRow], look: int) -> None:
         points = [(row["number"], row["value"]) for row in rows if row["state"] == state and row["value"] is not None]
         if points:
             x, y = np.array(points).T
-            name = label(display_name(rows[0]["approach"])) if state == "finished" else None
+            name = format_label(display_name(rows[0]["approach"])) if state == "finished" else None
             axes.scatter(
                 x, y, s=26, marker=marker, facecolors=face, edgecolors=colour, linewidths=1.1, label=name, zorder=3
             )
@@ -69,5 +69,5 @@ def _describe(rows: Sequence[TrialRow]) -> str:
     winner = next(row["approach"] for row in rows if row["number"] == number)
     return (
         f"Validation score of each of {len(rows)} trials, coloured by approach; {len(done)} finished. "
-        f"The best is trial {number} ({label(display_name(winner))}) with {value:.3f}."
+        f"The best is trial {number} ({format_label(display_name(winner))}) with {value:.3f}."
     )

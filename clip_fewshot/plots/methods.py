@@ -14,7 +14,7 @@ BASELINES = {"raw_pixels": "raw pixels", "zero_shot": "zero-shot", "linear_probe
 METHODS = (*BASELINES, *APPROACH_ORDER)
 
 
-def ordered(names: list[str] | set[str]) -> list[str]:
+def order_methods(names: list[str] | set[str]) -> list[str]:
     """Names of methods in the house's order, unknown ones after them by name."""
     known = [name for name in METHODS if name in names]
     return known + sorted(set(names) - set(known))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clip_fewshot.plots.methods import display_name
-from clip_fewshot.plots.style import DASHES, MARKERS, SERIES, Plot, label, method_look, render
+from clip_fewshot.plots.style import DASHES, MARKERS, SERIES, Plot, choose_style, format_label, render
 from clip_fewshot.plots.views import ShotPoint
 
 
@@ -48,20 +48,22 @@ def shots_panels(panels: Mapping[str, Mapping[str, Sequence[ShotPoint]]]) -> Plo
         return paint
 
     drawing = render(4.6 * len(panels), 4.7, *(painter(i, *panel) for i, panel in enumerate(panels.items())))
-    return Plot(drawing, " ".join(f"{label(title, 60)}: {_describe(curves)}" for title, curves in panels.items()))
+    return Plot(
+        drawing, " ".join(f"{format_label(title, 60)}: {_describe(curves)}" for title, curves in panels.items())
+    )
 
 
 def _paint_panel(axes: Axes, curves: Mapping[str, Sequence[ShotPoint]], title: str) -> None:
     for i, (name, points) in enumerate(curves.items()):
         offset = (i - (len(curves) - 1) / 2) / len(curves)
-        _paint_curve(axes, label(display_name(name)), points, method_look(name, i), offset)
+        _paint_curve(axes, format_label(display_name(name)), points, choose_style(name, i), offset)
     ticks = sorted({point.shots for points in curves.values() for point in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("shots per class")
     if title:
-        axes.set_title(label(title, 60), fontsize=12, loc="left")
+        axes.set_title(format_label(title, 60), fontsize=12, loc="left")
 
 
 def _shared_legend(axes: Axes, n_methods: int) -> None:
@@ -85,6 +87,6 @@ def _paint_curve(axes: Axes, name: str, points: Sequence[ShotPoint], style: int,
 def _describe(curves: Mapping[str, Sequence[ShotPoint]]) -> str:
     ends = [(display_name(name), sorted(points)) for name, points in curves.items()]
     said = "; ".join(
-        f"{label(name)} {p[0].mean:.3f} at {p[0].shots} to {p[-1].mean:.3f} at {p[-1].shots}" for name, p in ends
+        f"{format_label(name)} {p[0].mean:.3f} at {p[0].shots} to {p[-1].mean:.3f} at {p[-1].shots}" for name, p in ends
     )
     return f"Test accuracy by shots per class with 95 % intervals: {said}."

@@ -91,12 +91,12 @@ def render(width: float, height: float, *paint: Callable[[Axes], None], columns:
     return drawing[drawing.index("<svg") :].replace(_MEASURED, _DRAWN)
 
 
-def method_look(name: str, position: int) -> int:
+def choose_style(name: str, position: int) -> int:
     """Index into SERIES, MARKERS and DASHES: a known method looks the same in every figure of every report."""
     place = METHODS.index(name) if name in METHODS else len(METHODS) + position
     return place % len(SERIES)
 
 
-def label(name: str, limit: int = 22) -> str:
+def format_label(name: str, limit: int = 22) -> str:
     """A name as a figure shows it: harmless and short."""
     return shorten(name, limit)

@@ -32,22 +32,22 @@ def shorten(value: str, limit: int = 22) -> str:
     return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
 
 
-def fraction(value: float | None) -> str:
+def format_fraction(value: float | None) -> str:
     """A fraction with three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """A difference with its sign and three decimals, the minus sign typographic."""
     return f"{value:+.3f}".replace("-", "−")
 
 
-def interval(bounds: list[float] | tuple[float, float]) -> str:
+def format_interval(bounds: list[float] | tuple[float, float]) -> str:
     """``[low, high]`` with three decimals."""
     return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]".replace("-", "−")
 
 
-def scalar(value: Any) -> str:
+def format_scalar(value: Any) -> str:
     """One setting: floats with at most three digits, true and false as yes and no, the rest as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -56,18 +56,18 @@ def scalar(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(scalar(item) for item in value)
+        return ", ".join(format_scalar(item) for item in value)
     if isinstance(value, Mapping):
-        return settings(value)
+        return format_settings(value)
     return clean(str(value))
 
 
-def settings(params: Mapping[str, Any]) -> str:
+def format_settings(params: Mapping[str, Any]) -> str:
     """Settings on one line, ``name value, name value``, by name."""
-    return ", ".join(f"{clean(key).replace('_', ' ')} {scalar(params[key])}" for key in sorted(params))
+    return ", ".join(f"{clean(key).replace('_', ' ')} {format_scalar(params[key])}" for key in sorted(params))
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     """A duration: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
     if value < 10:
         return f"{value:.1f} s"
@@ -79,6 +79,6 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def count(n: int, noun: str, plural: str | None = None) -> str:
+def format_count(n: int, noun: str, plural: str | None = None) -> str:
     """``1 image``, ``1,797 images``."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

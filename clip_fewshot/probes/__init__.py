@@ -20,7 +20,7 @@ from clip_fewshot.probes.head import HeadClassifier as HeadClassifier
 from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
 from clip_fewshot.probes.penalty import SearchedC as SearchedC
 from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
-from clip_fewshot.runtime.parts import check_contract, chosen_part
+from clip_fewshot.runtime.parts import check_contract, choose_part
 
 PROBES: dict[str, type[Probe]] = {"logistic": LinearProbe, "prototype": PrototypeProbe, "cache": CacheProbe}
 
@@ -34,7 +34,7 @@ def find_probe(probe: str | type[Probe]) -> tuple[str, type[Probe]]:
     Raises:
         UsageError: no such probe, or a class that lacks something of :class:`Probe`.
     """
-    name, part = chosen_part("probes", probe, PROBES)
+    name, part = choose_part("probes", probe, PROBES)
     check_contract("probe", name, part, Probe)
     return name, part
 

@@ -8,8 +8,8 @@ from scipy.special import expit
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray
 
-GAP = 1e-10  # of the objective, in Newton's decrement: at the end each step squares it
-STEPS, HALVINGS = 100, 60
+ROW_GAP = 1e-10  # of the objective, in Newton's decrement: at the end each step squares it
+ROW_STEPS, HALVINGS = 100, 60
 
 
 def fit_row(rows: FloatArray, others: FloatArray, new: int, C: float) -> tuple[FloatArray, float]:
@@ -51,7 +51,7 @@ def _newton(design: FloatArray, others: FloatArray, sign: FloatArray, C: float) 
     at[-1] = np.mean(others)  # as likely as all others together
     now = value(at)
     ridge = np.append(np.ones(len(at) - 1), 0.0)
-    for _ in range(STEPS):
+    for _ in range(ROW_STEPS):
         wrong = expit(sign * (others - design @ at))
         slope = ridge * at - C * design.T @ (sign * wrong)
         bend = (design.T * (C * wrong * (1 - wrong))) @ design + np.diag(ridge)
@@ -67,6 +67,6 @@ def _newton(design: FloatArray, others: FloatArray, sign: FloatArray, C: float) 
         if ahead >= now:
             break  # rounding allows no more
         at, now = at - length * step, ahead
-        if decrement <= GAP * max(now, 1e-300):
+        if decrement <= ROW_GAP * max(now, 1e-300):
             break
     return at

@@ -89,7 +89,7 @@ class FromLogits(LearnedArrays):
         return np.asarray(self.classes_[best])
 
 
-def with_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
+def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
     """``classes`` and, at their end, ``label``."""
     if label in classes.tolist():
         fix = "choose another name, or fit again with its pictures"
@@ -97,7 +97,7 @@ def with_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
     return np.append(classes, np.array([label], dtype=None if classes.dtype.kind in "US" else classes.dtype))
 
 
-def nats(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:
+def mean_loss(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:
     """Mean loss of those (n, c) logits that count."""
     chosen = logits[which]
     return float(np.mean(logsumexp(chosen, axis=1) - chosen[np.arange(len(chosen)), labels[which]]))

@@ -14,15 +14,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, nats, with_class
+from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
-BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SCALES = 2.0 ** np.arange(1, 11)
+CACHE_BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+CACHE_SCALES = 2.0 ** np.arange(1, 11)
 BETA, SCALE = 5.5, 32.0  # beta: Tip-Adapter's own; both where no picture can be left out
-LEFT_OUT = 2000  # pictures at most that are left out in turn
-BLOCK = 1 << 22  # affinities held at a time, 32 MiB
+MOST_LEFT_OUT = 2000  # pictures at most that are left out in turn
+AFFINITY_BLOCK = 1 << 22  # affinities held at a time, 32 MiB
 
 
 class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -72,13 +72,13 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self
 
     def _choose(self, labels: LabelArray) -> tuple[float, float]:
-        betas = BETAS if self.beta is None else (float(self.beta),)
-        scales = SCALES.tolist() if self.scale is None else [float(self.scale)]
+        betas = CACHE_BETAS if self.beta is None else (float(self.beta),)
+        scales = CACHE_SCALES.tolist() if self.scale is None else [float(self.scale)]
         several = np.flatnonzero(self.counts_[labels] > 1)
         if len(betas) * len(scales) == 1 or not len(several):
             return float(self.beta or BETA), float(self.scale or SCALE)
-        if len(several) > LEFT_OUT:
-            several = np.sort(generator(0, "cache probe").choice(several, LEFT_OUT, replace=False))
+        if len(several) > MOST_LEFT_OUT:
+            several = np.sort(generator(0, "cache probe").choice(several, MOST_LEFT_OUT, replace=False))
         cosines, own = self.keys_[several] @ self.keys_.T, labels[several]
         everyone = np.ones(len(several), dtype=bool)
         found: dict[tuple[float, float], float] = {}
@@ -87,7 +87,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
             near[np.arange(len(several)), several] = 0
             votes = np.add.reduceat(near, _starts(self.counts_), axis=1) / self.counts_
             votes[np.arange(len(own)), own] *= self.counts_[own] / (self.counts_[own] - 1)
-            found |= {(beta, scale): nats(scale * votes, own, everyone) for scale in scales}
+            found |= {(beta, scale): mean_loss(scale * votes, own, everyone) for scale in scales}
         return min(found, key=lambda point: found[point])
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -104,7 +104,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
         """(n, c) for the c classes whose keys these are; a picture's votes do not depend on the others."""
-        votes, size = np.empty((len(rows), len(counts))), max(1, BLOCK // len(keys))
+        votes, size = np.empty((len(rows), len(counts))), max(1, AFFINITY_BLOCK // len(keys))
         for start in range(0, len(rows), size):
             near = np.exp(self.beta_ * (rows[start : start + size] @ keys.T - 1))
             votes[start : start + size] = np.add.reduceat(near, _starts(counts), axis=1) / counts
@@ -115,7 +115,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)
-        extended.classes_ = with_class(self.classes_, label)
+        extended.classes_ = append_class(self.classes_, label)
         extended.keys_ = np.vstack([self.keys_, unit_rows(unit_rows(X) - self.centre_)])
         extended.counts_ = np.append(self.counts_, len(X))
         return extended

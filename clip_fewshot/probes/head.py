@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clip_fewshot.errors import DivergedError, UsageError
 from clip_fewshot.heads import ArcFaceHead, CentredHead, LinearHead, build_head
 from clip_fewshot.losses import cross_entropy
-from clip_fewshot.runtime.rng import generator, torch_seeded
+from clip_fewshot.runtime.rng import generator, seed_torch
 from clip_fewshot.types import FloatArray
 
 
@@ -94,7 +94,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return chosen
 
     def _build(self, mean: Tensor) -> CentredHead:
-        with torch_seeded(self.seed, "head", self.head):
+        with seed_torch(self.seed, "head", self.head):
             head = build_head(self.head, len(mean), len(self.classes_), **(self.options or {}))
         return CentredHead(head, mean)
 

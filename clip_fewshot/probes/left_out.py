@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.softmax import SoftmaxProblem, centred_rows
+from clip_fewshot.probes.softmax import SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-BLOCK = 1 << 20  # numbers of the refits solved at a time, 8 MiB; 160 refits of 160 x 512 x 10 classes: 0.3 to 0.7 s
+LEFT_OUT_BLOCK = (
+    1 << 20
+)  # numbers of the refits solved at a time, 8 MiB; 160 refits of 160 x 512 x 10 classes: 0.3 to 0.7 s
 
 
 def left_out_logits(X: FloatArray, labels: LabelArray, C: float, parts: Sequence[IndexArray]) -> FloatArray:
@@ -24,12 +26,12 @@ def left_out_logits(X: FloatArray, labels: LabelArray, C: float, parts: Sequence
         X: (n, d) features. labels: (n,) in 0..c-1, each of which occurs; two must be left without any part.
         parts: row numbers, each row in one of them.
     """
-    basis = centred_rows(unit_rows(X))  # the intercept absorbs any mean: that of all rows serves every refit
-    whole = SoftmaxProblem.of(basis.rows, labels, int(labels.max()) + 1)
+    basis = centre_rows(unit_rows(X))  # the intercept absorbs any mean: that of all rows serves every refit
+    whole = SoftmaxProblem.from_rows(basis.rows, labels, int(labels.max()) + 1)
     weights = solve(whole, C).weights
     logits = np.full((len(X), whole.n_classes), -np.inf)
     present = [np.unique(np.delete(labels, part)) for part in parts]
-    size = max(1, BLOCK // whole.rows.size)
+    size = max(1, LEFT_OUT_BLOCK // whole.rows.size)
     for count in sorted({len(classes) for classes in present}):
         alike = [i for i, classes in enumerate(present) if len(classes) == count]
         for start in range(0, len(alike), size):

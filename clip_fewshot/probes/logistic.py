@@ -18,16 +18,25 @@ from threadpoolctl import ThreadpoolController
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
-from clip_fewshot.probes.base import with_class
-from clip_fewshot.probes.penalty import HIGHEST, LOWEST, Folds, SearchedC, chosen, search_penalty, stratified, usable
-from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centred_rows
+from clip_fewshot.probes.base import append_class
+from clip_fewshot.probes.penalty import (
+    HIGHEST,
+    LOWEST,
+    Folds,
+    SearchedC,
+    drop_unusable,
+    search_penalty,
+    select_c,
+    split_stratified,
+)
+from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
 from clip_fewshot.types import FloatArray, LabelArray
 
 DEFAULT_C = 100.0  # where nothing can be held out; on one digit scan per class as accurate as C = 1, half its loss
 
 
-SMALL = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
+SERIAL_COST = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -79,10 +88,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="add images of another class",
                 where="LinearProbe",
             )
-        small = X.size * len(self.classes_) < SMALL
+        small = X.size * len(self.classes_) < SERIAL_COST
         with _threads().limit(limits=1 if small else None, user_api="blas"):
-            basis = centred_rows(unit_rows(X))
-            problem = SoftmaxProblem.of(basis.rows, labels, len(self.classes_))
+            basis = centre_rows(unit_rows(X))
+            problem = SoftmaxProblem.from_rows(basis.rows, labels, len(self.classes_))
             self._finish(problem, basis, self._choose(problem, labels))
         return self
 
@@ -100,12 +109,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             self.C_ = float(self.C)
             return None
-        folds = usable(stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels)
+        folds = drop_unusable(
+            split_stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels
+        )
         if not folds:
             self.C_, self.note_ = DEFAULT_C, f"too few images per class to search C: C = {DEFAULT_C:g}"
             return None
         self.search_, weights = search_penalty(problem, folds)
-        self.C_ = chosen(self.search_).C
+        self.C_ = select_c(self.search_).C
         self.C_at_edge_ = self.C_ in (10.0**LOWEST, 10.0**HIGHEST)
         self.note_ = f"the best C, {self.C_:g}, is an end of the range searched" if self.C_at_edge_ else ""
         return weights
@@ -147,7 +158,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows = np.vstack([np.asarray(known, np.float64), X])
         extended = copy.copy(self)
-        extended.classes_ = with_class(self.classes_, label)
+        extended.classes_ = append_class(self.classes_, label)
         weights, intercept = fit_row(unit_rows(rows), logsumexp(self.logits(rows), axis=1), len(X), self.C_)
         extended.coef_ = np.vstack([self.coef_, weights])
         extended.intercept_ = np.append(self.intercept_, intercept)

@@ -11,7 +11,7 @@ import numpy as np
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.preconditioner import Blocks
 from clip_fewshot.probes.softmax import SoftmaxProblem
-from clip_fewshot.probes.solver import approach
+from clip_fewshot.probes.solver import descend
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -22,7 +22,7 @@ WORTHLESS = 0.01  # nats of held-out loss that are not worth a larger C
 SEARCH_GAP = 2e-4  # seeming relative distance from the optimum while searching: moves the held-out loss by 1e-3
 WALK = 2.0  # decades below the chosen C from where the solution for all rows is followed up to it
 WALK_GAP = 0.1
-SMALL = 20_000_000  # multiplications per evaluation of all folds; below, they are solved side by side
+SIDE_BY_SIDE_COST = 20_000_000  # multiplications per evaluation of all folds; below, they are solved side by side
 
 Folds = Sequence[tuple[IndexArray, IndexArray]]  # (train rows, validation rows)
 
@@ -35,7 +35,7 @@ class SearchedC(NamedTuple):
     nll: float
 
 
-class Search(NamedTuple):
+class PenaltySearch(NamedTuple):
     """Every value tried, by C, and (1, c, r + 1) weights for all rows that are near the best at the chosen one."""
 
     tried: tuple[SearchedC, ...]
@@ -43,18 +43,18 @@ class Search(NamedTuple):
 
 
 @dataclass
-class Path:
+class WarmStarts:
     """Solutions of one problem along C, found so far."""
 
     problem: SoftmaxProblem
-    guide: Path | None = None  # a path through similar rows that was there before
+    guide: WarmStarts | None = None  # a path through similar rows that was there before
     known: dict[float, FloatArray] = field(default_factory=dict)  # by the exponent of C
     missed: dict[float, FloatArray] = field(default_factory=dict)  # solution less what was drawn for it
     blocks: Blocks | None = None
 
     def follow(self, exponent: float, gap: float) -> FloatArray:
         """The weights at C = 10**exponent, now known."""
-        solution = approach(self.problem, float(10.0**exponent), self.start(exponent), gap, self.blocks)
+        solution = descend(self.problem, float(10.0**exponent), self.start(exponent), gap, self.blocks)
         if self.guide is None:
             self.missed[exponent] = solution.weights - self._drawn(exponent)
         self.known[exponent], self.blocks = solution.weights, solution.blocks
@@ -80,7 +80,7 @@ class Path:
         return np.asarray(self.known[a] + (exponent - a) / (b - a) * (self.known[b] - self.known[a]))
 
 
-def search_penalty(problem: SoftmaxProblem, folds: Folds) -> Search:
+def search_penalty(problem: SoftmaxProblem, folds: Folds) -> PenaltySearch:
     """Try C in decades LOWEST..HIGHEST, coarse first, then at halving steps beside the best.
 
     The coarse pass goes upward and ends once the held-out loss has fallen and turned. It may rise before it falls:
@@ -101,10 +101,10 @@ def search_penalty(problem: SoftmaxProblem, folds: Folds) -> Search:
             tried[exponent] = _validate(paths, held, exponent)
         step /= 2
     weights = _for_all_rows(problem, paths[0], _best_exponent(tried))
-    return Search(tuple(tried[exponent] for exponent in sorted(tried)), weights)
+    return PenaltySearch(tuple(tried[exponent] for exponent in sorted(tried)), weights)
 
 
-def chosen(search: Sequence[SearchedC]) -> SearchedC:
+def select_c(search: Sequence[SearchedC]) -> SearchedC:
     """The smallest C (``search`` is sorted by it) whose held-out loss is within WORTHLESS of the best.
 
     We rejected accuracy as the criterion: on 7 x 16 digit scans it picked equally accurate probes with a test loss of
@@ -114,7 +114,7 @@ def chosen(search: Sequence[SearchedC]) -> SearchedC:
     return next(s for s in search if s.nll <= best + WORTHLESS)
 
 
-def stratified(labels: LabelArray, n_folds: int, seed: int) -> Folds:
+def split_stratified(labels: LabelArray, n_folds: int, seed: int) -> Folds:
     """``n_folds`` folds, at most as many as the largest class has rows; each class is shared out in turn."""
     if n_folds < 2:
         raise UsageError(expected="at least 2 folds", got=str(n_folds), fix="raise it, or give C", where="LinearProbe")
@@ -126,28 +126,28 @@ def stratified(labels: LabelArray, n_folds: int, seed: int) -> Folds:
     return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 
 
-def usable(folds: Folds, labels: LabelArray) -> Folds:
+def drop_unusable(folds: Folds, labels: LabelArray) -> Folds:
     """Folds without the validation rows whose class the training part lacks: no C could get them right."""
     kept = [(train, held[np.isin(labels[held], labels[train])]) for train, held in folds]
     return [(train, held) for train, held in kept if len(held) and len(np.unique(labels[train])) > 1]
 
 
-def _paths(problem: SoftmaxProblem, folds: Folds) -> tuple[list[Path], list[SoftmaxProblem]]:
+def _paths(problem: SoftmaxProblem, folds: Folds) -> tuple[list[WarmStarts], list[SoftmaxProblem]]:
     """Problems of the training parts and of the held-out parts: all folds in one where small, else one for each."""
     cost = sum(len(train) for train, _ in folds) * problem.rows.shape[2] * problem.n_classes
-    groups = [folds] if cost < SMALL else [[fold] for fold in folds]
-    paths: list[Path] = []
+    groups = [folds] if cost < SIDE_BY_SIDE_COST else [[fold] for fold in folds]
+    paths: list[WarmStarts] = []
     for group in groups:
-        paths.append(Path(problem.subsets([train for train, _ in group]), paths[0] if paths else None))
+        paths.append(WarmStarts(problem.subsets([train for train, _ in group]), paths[0] if paths else None))
     return paths, [problem.subsets([held for _, held in group]) for group in groups]
 
 
 def _best_exponent(tried: dict[float, SearchedC]) -> float:
-    best = chosen([tried[exponent] for exponent in sorted(tried)])
+    best = select_c([tried[exponent] for exponent in sorted(tried)])
     return next(exponent for exponent, result in tried.items() if result is best)
 
 
-def _validate(paths: Sequence[Path], held: Sequence[SoftmaxProblem], exponent: float) -> SearchedC:
+def _validate(paths: Sequence[WarmStarts], held: Sequence[SoftmaxProblem], exponent: float) -> SearchedC:
     """Held-out accuracy and loss at C = 10**exponent."""
     hits, loss, n_held = 0, 0.0, 0
     for path, rows in zip(paths, held, strict=True):
@@ -158,7 +158,7 @@ def _validate(paths: Sequence[Path], held: Sequence[SoftmaxProblem], exponent: f
     return SearchedC(float(10.0**exponent), hits / n_held, loss / n_held)
 
 
-def _for_all_rows(problem: SoftmaxProblem, guide: Path, exponent: float) -> FloatArray:
+def _for_all_rows(problem: SoftmaxProblem, guide: WarmStarts, exponent: float) -> FloatArray:
     """(1, c, r + 1) weights near the optimum for all rows: the first fold's, led up the last decades beside it.
 
     Begun at the chosen C instead, the rows that the fold has not seen cost 70 steps of conjugate gradients where this
@@ -168,6 +168,6 @@ def _for_all_rows(problem: SoftmaxProblem, guide: Path, exponent: float) -> Floa
     along = {e: guide.known[e].mean(axis=0, keepdims=True) for e in (*walk, exponent)}
     weights, blocks, before = along[min(along)], None, min(along)
     for e in walk:
-        solution = approach(problem.single, float(10.0**e), weights + along[e] - along[before], WALK_GAP, blocks)
+        solution = descend(problem.single, float(10.0**e), weights + along[e] - along[before], WALK_GAP, blocks)
         weights, blocks, before = solution.weights, solution.blocks, e
     return np.asarray(weights + along[exponent] - along[before])

@@ -25,7 +25,7 @@ class ExactBlocks(NamedTuple):
     inverse: FloatArray  # (f, c, r + 1, r + 1)
 
     @classmethod
-    def of(cls, rows: FloatArray, weights: FloatArray, C: float) -> ExactBlocks:
+    def from_rows(cls, rows: FloatArray, weights: FloatArray, C: float) -> ExactBlocks:
         """From (f, n, r + 1) rows whose last column is 1 and their (f, c, n) weights C * q."""
         wide = rows[:, None]
         blocks = (wide * weights[..., None]).swapaxes(2, 3).astype(np.float64) @ wide
@@ -48,7 +48,7 @@ class LowRankBlocks(NamedTuple):
     intercept: FloatArray  # (f, c, 1) curvature along each intercept, which has no penalty
 
     @classmethod
-    def of(cls, rows: FloatArray, weights: FloatArray, C: float, most: int) -> LowRankBlocks:
+    def from_rows(cls, rows: FloatArray, weights: FloatArray, C: float, most: int) -> LowRankBlocks:
         """From (f, n, r + 1) rows whose last column is 1 and their (f, c, n) weights C * q; ``most`` rows per class."""
         intercept = np.maximum(weights.sum(axis=2, keepdims=True), C * DEAD)
         f, n, width = rows.shape
@@ -74,9 +74,9 @@ class LowRankBlocks(NamedTuple):
 Blocks = ExactBlocks | LowRankBlocks
 
 
-def class_blocks(rows: FloatArray, probabilities: FloatArray, C: float, most: int) -> Blocks:
+def build_blocks(rows: FloatArray, probabilities: FloatArray, C: float, most: int) -> Blocks:
     """From (f, n, r + 1) rows and (f, n, c) probabilities: exact where there are up to ``most`` columns."""
     weights = C * np.ascontiguousarray((probabilities * (1 - probabilities)).swapaxes(1, 2))
     if rows.shape[2] <= most:
-        return ExactBlocks.of(rows, weights, C)
-    return LowRankBlocks.of(rows, weights, C, most)
+        return ExactBlocks.from_rows(rows, weights, C)
+    return LowRankBlocks.from_rows(rows, weights, C, most)

@@ -14,11 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, nats, with_class
+from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
 from clip_fewshot.types import FloatArray, LabelArray
 
-SCALES = 2.0 ** np.arange(1, 11)
-SCALE = 32.0  # where no picture can be left out
+PROTOTYPE_SCALES = 2.0 ** np.arange(1, 11)
+DEFAULT_SCALE = 32.0  # where no picture can be left out
 
 
 class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -80,7 +80,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)
-        extended.classes_ = with_class(self.classes_, label)
+        extended.classes_ = append_class(self.classes_, label)
         mean = unit_rows(unit_rows(unit_rows(X) - self.centre_).sum(axis=0, keepdims=True))
         extended.means_ = np.vstack([self.means_, mean])
         return extended
@@ -107,8 +107,8 @@ def _scale(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> float:
     counts = np.bincount(labels)
     several = counts[labels] > 1
     if not several.any():
-        return SCALE
+        return DEFAULT_SCALE
     cosines = rows @ unit_rows(sums).T
     without = unit_rows(sums[labels] - rows)
     cosines[np.arange(len(rows)), labels] = np.einsum("nd,nd->n", rows, without)
-    return float(min(SCALES, key=lambda scale: nats(scale * cosines, labels, several)))
+    return float(min(PROTOTYPE_SCALES, key=lambda scale: mean_loss(scale * cosines, labels, several)))

@@ -28,7 +28,7 @@ class Softmax(NamedTuple):
     right: FloatArray  # (f, n, 1) p of the label
 
 
-class Point(NamedTuple):
+class ObjectivePoint(NamedTuple):
     """Where a descent stands."""
 
     weights: FloatArray  # (f, c, r + 1)
@@ -44,7 +44,7 @@ class Point(NamedTuple):
         return dot(self.gradient, self.gradient) / 2
 
 
-def centred_rows(X: FloatArray) -> CentredRows:
+def centre_rows(X: FloatArray) -> CentredRows:
     """Centre (n, d) float64 rows; fewer than d / 2 of them also turn to a basis of their span."""
     mean = X.mean(axis=0)
     rows = X - mean
@@ -68,7 +68,7 @@ class SoftmaxProblem:
     n_classes: int
 
     @classmethod
-    def of(cls, rows: FloatArray, labels: LabelArray, n_classes: int) -> SoftmaxProblem:
+    def from_rows(cls, rows: FloatArray, labels: LabelArray, n_classes: int) -> SoftmaxProblem:
         """One data set, from (n, r) centred rows and (n,) labels in 0..n_classes-1."""
         return cls(np.hstack([rows, np.ones((len(rows), 1), rows.dtype)])[None], labels[None], n_classes)
 
@@ -115,12 +115,12 @@ class SoftmaxProblem:
         own[self._own] = -(others * share).ravel()
         return Softmax((np.log(total) - logit) * real, p, right * share)
 
-    def at(self, weights: FloatArray, C: float) -> Point:
+    def evaluate(self, weights: FloatArray, C: float) -> ObjectivePoint:
         """Objective, gradient and probabilities at (f, c, r + 1) weights."""
         logits = self.logits(weights)
         return self.point(weights, logits, self.softmax(logits), C)
 
-    def point(self, weights: FloatArray, logits: FloatArray, told: Softmax, C: float) -> Point:
+    def point(self, weights: FloatArray, logits: FloatArray, told: Softmax, C: float) -> ObjectivePoint:
         """The objective at weights whose logits and losses are known."""
         gradient = told.residuals.swapaxes(1, 2) @ self.rows
         gradient *= C
@@ -129,7 +129,7 @@ class SoftmaxProblem:
         probabilities.ravel()[self._own] = told.right.ravel()
         penalty = dot(weights[:, :, :-1], weights[:, :, :-1]) / 2
         value = C * told.losses.sum(axis=(1, 2), dtype=np.float64) + penalty
-        return Point(weights, logits, value, penalty, gradient, probabilities)
+        return ObjectivePoint(weights, logits, value, penalty, gradient, probabilities)
 
     def curvature(self, p: FloatArray, along: FloatArray, C: float) -> FloatArray:
         """The Hessian where the model says ``p``, times (f, c, r + 1) weights, in float32."""

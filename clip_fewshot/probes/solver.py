@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.probes.preconditioner import Blocks, class_blocks
-from clip_fewshot.probes.softmax import Point, SoftmaxProblem, dot
+from clip_fewshot.probes.preconditioner import Blocks, build_blocks
+from clip_fewshot.probes.softmax import ObjectivePoint, SoftmaxProblem, dot
 from clip_fewshot.types import BoolArray, FloatArray
 
-GAP = 1e-6  # of |W|^2 / 2, certain: weights within 1e-3 of themselves; f itself is then within about 1e-8
-ROUNDS, STEPS, LENGTHS = 100, 200, 20
+SOLVER_GAP = 1e-6  # of |W|^2 / 2, certain: weights within 1e-3 of themselves; f itself is then within about 1e-8
+ROUNDS, SOLVER_STEPS, LENGTHS = 100, 200, 20
 FORCING = 0.1  # what is left of the error of a Newton system, in its energy; 0.02 took as many steps in all
-LONGEST = 4.0  # times the Newton step
+MAX_STEP = 4.0  # times the Newton step
 FLAT = 0.25  # a step is long enough where the slope along it has fallen to this share
 FAR = 0.01  # relative decrement above which the curvature has moved on and the blocks are built again
-NEAR = 10.0  # factor on C over which blocks still serve
+BLOCKS_SERVE = 10.0  # factor on C over which blocks still serve
 FEW, MANY = 32, 64  # rows per block: for a rough solution, and for the last digits
 
 
@@ -43,7 +43,7 @@ class Solution(NamedTuple):
     blocks: Blocks | None = None
 
 
-def solve(problem: SoftmaxProblem, C: float, start: FloatArray | None = None, gap: float = GAP) -> Solution:
+def solve(problem: SoftmaxProblem, C: float, start: FloatArray | None = None, gap: float = SOLVER_GAP) -> Solution:
     """Minimise f until it is certainly within ``gap * |W|^2 / 2`` of its minimum, or as near as rounding allows.
 
     Not ``gap * f``: at C = 1e-6 zero weights are that near, and rank nothing.
@@ -61,14 +61,12 @@ def solve(problem: SoftmaxProblem, C: float, start: FloatArray | None = None, ga
 
 def _from(problem: SoftmaxProblem, C: float, start: FloatArray, gap: float) -> Solution:
     """Near the optimum roughly, then certainly in float32, and at last in float64."""
-    near = approach(problem.single, C, _float32(start), FAR)
+    near = descend(problem.single, C, _float32(start), FAR)
     rough = _descend(problem.single, C, near.weights, gap / 2, None, certain=True)
     return _descend(problem, C, rough.weights.astype(problem.rows.dtype), gap, rough.blocks, certain=True)
 
 
-def approach(
-    problem: SoftmaxProblem, C: float, start: FloatArray, gap: float, blocks: Blocks | None = None
-) -> Solution:
+def descend(problem: SoftmaxProblem, C: float, start: FloatArray, gap: float, blocks: Blocks | None = None) -> Solution:
     """Go on until f seems within ``gap * f`` of its minimum, by the curvature that the blocks know.
 
     ``blocks`` of an earlier solution serve again where they can.
@@ -79,18 +77,18 @@ def approach(
 def _descend(
     problem: SoftmaxProblem, C: float, start: FloatArray, gap: float, blocks: Blocks | None, *, certain: bool
 ) -> Solution:
-    point = problem.at(start - start.mean(axis=1, keepdims=True), C)  # no step has a mean over classes to correct
+    point = problem.evaluate(start - start.mean(axis=1, keepdims=True), C)  # no step has a mean over classes to correct
     lowest, rounding = point.bound, np.finfo(start.dtype).eps
     for _ in range(ROUNDS):
         if certain and (point.bound <= gap * point.penalty).all():
             break
-        if blocks is None or blocks.C > NEAR * C:
+        if blocks is None or blocks.C > BLOCKS_SERVE * C:
             blocks = _blocks(problem, point, C, certain)
         # Blocks of a larger C understate the gap, by that factor at most.
         decrement = dot(point.gradient, blocks.solve(_float32(point.gradient))) / 2 * max(1.0, blocks.C / C)
         if not certain and (decrement <= gap * point.value).all():
             break
-        if (decrement > FAR * point.value).any() or C > NEAR * blocks.C:
+        if (decrement > FAR * point.value).any() or C > BLOCKS_SERVE * blocks.C:
             blocks = _blocks(problem, point, C, certain)
         new = _advance(problem, point, _newton(problem, point, blocks, C, gap, certain), C)
         stalled = new.value >= point.value * (1 - rounding)
@@ -100,11 +98,13 @@ def _descend(
     return Solution(point.weights, point.value, np.sqrt(2 * point.bound), np.sqrt(2 * point.penalty), blocks)
 
 
-def _blocks(problem: SoftmaxProblem, point: Point, C: float, certain: bool) -> Blocks:
-    return class_blocks(problem.single.rows, _float32(point.probabilities), C, MANY if certain else FEW)
+def _blocks(problem: SoftmaxProblem, point: ObjectivePoint, C: float, certain: bool) -> Blocks:
+    return build_blocks(problem.single.rows, _float32(point.probabilities), C, MANY if certain else FEW)
 
 
-def _newton(problem: SoftmaxProblem, point: Point, blocks: Blocks, C: float, gap: float, certain: bool) -> FloatArray:
+def _newton(
+    problem: SoftmaxProblem, point: ObjectivePoint, blocks: Blocks, C: float, gap: float, certain: bool
+) -> FloatArray:
     """The step to the minimum of the quadratic model, by preconditioned conjugate gradients in float32."""
     p = _float32(point.probabilities)
     residual = -_float32(point.gradient)
@@ -112,7 +112,7 @@ def _newton(problem: SoftmaxProblem, point: Point, blocks: Blocks, C: float, gap
     size = dot(residual, along)
     enough = gap * (point.penalty if certain else point.value)
     floor = FORCING * size if certain else np.maximum(FORCING * size, enough / 2)
-    for _ in range(STEPS):
+    for _ in range(SOLVER_STEPS):
         active = size > floor
         if certain:
             active &= dot(residual, residual) > enough
@@ -128,7 +128,7 @@ def _newton(problem: SoftmaxProblem, point: Point, blocks: Blocks, C: float, gap
     return step
 
 
-def _advance(problem: SoftmaxProblem, point: Point, step: FloatArray, C: float) -> Point:
+def _advance(problem: SoftmaxProblem, point: ObjectivePoint, step: FloatArray, C: float) -> ObjectivePoint:
     """Along ``step`` to where its slope is small: by slopes, as differences of f drown in rounding near the end.
 
     The logits are linear in the length, so a length costs no matrix product.
@@ -144,7 +144,7 @@ def _advance(problem: SoftmaxProblem, point: Point, step: FloatArray, C: float) 
         logits = point.logits + scale * along
         told = problem.softmax(logits)
         end = C * np.einsum("fnc,fnc->f", told.residuals, along) + first + length * bend
-        if (good := (np.abs(end) <= FLAT * np.abs(slope)) | ((end < 0) & (length >= LONGEST))).all():
+        if (good := (np.abs(end) <= FLAT * np.abs(slope)) | ((end < 0) & (length >= MAX_STEP))).all():
             break
         low, high = np.where(end < 0, length, low), np.where(end < 0, high, length)
         length = np.where(good, length, np.where(np.isinf(high), 2 * length, (low + high) / 2))

@@ -11,7 +11,7 @@ from typing import Any
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.evaluation.metrics import macro_f1
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.probes.logistic import LinearProbe
@@ -22,7 +22,7 @@ from clip_fewshot.types import FloatArray
 
 Features = Callable[[ImageDataset], FloatArray]
 
-MEASURED = 300  # pictures whose size is looked up
+PICTURES_MEASURED = 300  # pictures whose size is looked up
 SHOWN_PER_CLASS = 6
 
 
@@ -71,7 +71,7 @@ def measure_features(
     predicted = [probe.predict(X_test) for probe in probes]
     return {
         "model": name,
-        "accuracy": interval([labels == truth for labels in predicted]).to_json(),
+        "accuracy": accuracy_interval([labels == truth for labels in predicted]).to_json(),
         "macro_f1": sum(macro_f1(truth, labels) for labels in predicted) / len(predicted),
         "C": [probe.C_ for probe in probes],
         "gradient_norm": max(probe.gradient_norm_ for probe in probes),
@@ -87,19 +87,19 @@ def describe_features(found: Sequence[dict[str, Any]]) -> str:
         [
             entry["model"],
             tables.estimate_of(entry["accuracy"]),
-            tables.fraction(entry["macro_f1"]),
+            tables.format_fraction(entry["macro_f1"]),
             " ".join(f"{C:.3g}" for C in sorted(set(entry["C"]))),
             str(entry["accuracy"]["n_test"]),
             f"{entry['seconds']:.1f}",
         ]
         for entry in sorted(found, key=lambda entry: float(entry["accuracy"]["mean"]))
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def look_at_data(data: ImageDataset, seed: int) -> dict[str, Any]:
     """Counts per class, sizes in pixels, and what could not be read."""
-    rows = generator(seed, "look").permutation(len(data))[:MEASURED]
+    rows = generator(seed, "look").permutation(len(data))[:PICTURES_MEASURED]
     sizes = sorted((data.open(int(i)).size for i in rows), key=lambda size: (size[0] * size[1], size))
     return {
         "name": data.name,
@@ -120,7 +120,7 @@ def describe_data(seen: dict[str, Any]) -> str:
     parts = [f"{n:,} skipped: {reason}" for reason, n in seen["skipped"].items()]
     parts += [f"{n:,} of the source's {part} part" for part, n in seen["partition"].items() if part]
     first = f"{seen['name']}: {seen['images']:,} pictures of {len(counts)} classes, {extent} pixels"
-    return "\n".join(["; ".join([first, *parts]), tables.plain([["class", "pictures"], *rows])])
+    return "\n".join(["; ".join([first, *parts]), tables.format_plain([["class", "pictures"], *rows])])
 
 
 def draw_sample(data: ImageDataset, seed: int) -> str:

@@ -13,8 +13,8 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import interval, statistic_difference, statistic_interval
-from clip_fewshot.evaluation.metrics import aupr, auroc, det_curve, eer, fpr95
+from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_difference, statistic_interval
+from clip_fewshot.evaluation.metrics import RANKING_MEASURES, auroc, det_curve
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import Point
@@ -22,20 +22,19 @@ from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.feature_spaces import DEPTHS
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
-from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.plots import density_panels, det_curves
-from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import write_json, write_text
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
 
-AUTO, FROZEN, MODEL = "auto", "frozen", "linear-probe"
+CHOSEN, FROZEN_MODEL, PROBE_MODEL = "auto", "frozen", "linear-probe"
 STATISTICS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "eer": "EER"}
-MEASURES = {"auroc": auroc, "aupr": aupr, "fpr95": fpr95, "eer": eer}
 EPOCHS = 20  # of a task that trains nothing: the probe is fitted on frozen features
 
 
-class Scene(NamedTuple):
+class DetectorScene(NamedTuple):
     """What all support sets share.
 
     Attributes:
@@ -62,11 +61,11 @@ class Said(NamedTuple):
 Opinions = Mapping[str, Sequence[Said]]
 
 
-class Comparison(NamedTuple):
+class DetectorComparison(NamedTuple):
     """Figures of every detector, the best first; what :func:`save_comparison` draws; what the split has to say."""
 
     record: dict[str, Any]
-    scene: Scene
+    scene: DetectorScene
     opinions: Opinions
     warnings: Sequence[str]
 
@@ -84,7 +83,7 @@ def compare_detectors(
     test_fraction: float = 0.5,
     alphas: Sequence[float] = (0.01, 0.05, 0.1),
     detectors: Sequence[str | DetectorPart] = (),
-) -> Comparison:
+) -> DetectorComparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
     Args:
@@ -107,11 +106,11 @@ def compare_detectors(
         "classes": list(scene.names),
         "n_known": len(scene.labels),
         "n_novel": int(np.sum(scene.is_novel)),
-        "accuracy": interval(right).to_json(),
+        "accuracy": accuracy_interval(right).to_json(),
         "rows": sorted(_rows(scene, opinions, alphas), key=lambda row: -row["auroc"]["mean"]),
         "refused": refused,
     }
-    return Comparison(record, scene, opinions, split.warnings)
+    return DetectorComparison(record, scene, opinions, split.warnings)
 
 
 def check_detectors(detectors: Sequence[str | DetectorPart]) -> dict[str, DetectorPart]:
@@ -124,17 +123,17 @@ def check_detectors(detectors: Sequence[str | DetectorPart]) -> dict[str, Detect
 
 
 def _ask_all(
-    scene: Scene, seeds: int, detectors: Mapping[str, DetectorPart], progress: Progress
+    scene: DetectorScene, seeds: int, detectors: Mapping[str, DetectorPart], progress: Progress
 ) -> tuple[list[BoolArray], Opinions, dict[str, str]]:
     """Per support set which known pictures the probe had right; what each detector says; why some could not."""
     task, right = scene.task, []
     refused: dict[str, str] = {}
-    opinions: dict[str, list[Said]] = {name: [] for name in (AUTO, *detectors)}
+    opinions: dict[str, list[Said]] = {name: [] for name in (CHOSEN, *detectors)}
     for draw in range(1, seeds + 1):
         support = prepare(task, task.support(draw), _depths(task))
         right.append(support.probe.predict(_frozen(scene)[~scene.is_novel]) == scene.labels)
         for name in [name for name in opinions if name not in refused]:
-            answer = _ask_or_refused(scene, support, detectors.get(name, AUTO))
+            answer = _ask_or_refused(scene, support, detectors.get(name, CHOSEN))
             if isinstance(answer, str):
                 refused[name] = answer
             else:
@@ -143,7 +142,9 @@ def _ask_all(
     return right, {name: all_of for name, all_of in opinions.items() if name not in refused}, refused
 
 
-def _stage(backbone: Backbone, split: OpenWorldSplit, novel: ImageDataset | None, shots: int, seed: int) -> Scene:
+def _stage(
+    backbone: Backbone, split: OpenWorldSplit, novel: ImageDataset | None, shots: int, seed: int
+) -> DetectorScene:
     """The sealed test pictures behind the frozen layers; they stay the same for all support sets."""
     task = Task(backbone, split.pool, shots, TrainSettings(EPOCHS), 1, seed)
     known = split.test.open("novelty")
@@ -153,7 +154,7 @@ def _stage(backbone: Backbone, split: OpenWorldSplit, novel: ImageDataset | None
         raise UsageError(expected="one class or more to hide", got="none", fix=fix, where="`unseen`")
     seen = (image_prefix(backbone, known, _depths(task)), image_prefix(backbone, novel, _depths(task)))
     is_novel = np.arange(len(known) + len(novel)) >= len(known)
-    return Scene(task, split.seen.names, known.required_labels(), seen, is_novel)
+    return DetectorScene(task, split.seen.names, known.required_labels(), seen, is_novel)
 
 
 def _depths(task: Task) -> list[int]:
@@ -161,26 +162,26 @@ def _depths(task: Task) -> list[int]:
     return [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
 
 
-def _frozen(scene: Scene) -> FloatArray:
+def _frozen(scene: DetectorScene) -> FloatArray:
     """(n, d) features of the test pictures."""
-    return np.concatenate([part.frozen().cpu().numpy() for part in scene.seen])
+    return np.concatenate([part.frozen_features().cpu().numpy() for part in scene.seen])
 
 
-def _ask_or_refused(scene: Scene, support: Prepared, detector: str | DetectorPart) -> Said | str:
+def _ask_or_refused(scene: DetectorScene, support: PreparedSupport, detector: str | DetectorPart) -> Said | str:
     """What a detector says, or why it cannot; without "auto" there is nothing to compare with."""
     try:
         return ask_detector(scene, support, detector)
     except UsageError as error:
-        if detector == AUTO:
+        if detector == CHOSEN:
             raise
         return " ".join(str(error).split())
 
 
-def ask_detector(scene: Scene, support: Prepared, detector: str | DetectorPart) -> Said:
+def ask_detector(scene: DetectorScene, support: PreparedSupport, detector: str | DetectorPart) -> Said:
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
-    task, recipe = scene.task, support.recipe(scene.task, Point(MODEL))
-    spaces = None if detector == AUTO else (FROZEN,)
-    choice = choose_novelty(
+    task, recipe = scene.task, support.recipe(scene.task, Point(PROBE_MODEL))
+    spaces = None if detector == CHOSEN else (FROZEN_MODEL,)
+    choice = select_detector(
         task.backbone, recipe, support.data, support.frozen, detector=detector, spaces=spaces, names=scene.names
     )
     if choice is None:
@@ -192,9 +193,9 @@ def ask_detector(scene: Scene, support: Prepared, detector: str | DetectorPart) 
     return Said(rejector, *rejector.verdict(_frozen(scene), own))
 
 
-def _rows(scene: Scene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:
+def _rows(scene: DetectorScene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:
     """A row per detector."""
-    reference = [one.scores for one in opinions[AUTO]]
+    reference = [one.scores for one in opinions[CHOSEN]]
     found = []
     for name, all_of in opinions.items():
         scores = [one.scores for one in all_of]
@@ -202,8 +203,8 @@ def _rows(scene: Scene, opinions: Opinions, alphas: Sequence[float]) -> list[dic
         found.append(
             {
                 "detector": name,
-                **{key: statistic_interval(f, scene.is_novel, scores).to_json() for key, f in MEASURES.items()},
-                "auroc_minus_auto": None if name == AUTO else difference,
+                **{key: statistic_interval(f, scene.is_novel, scores).to_json() for key, f in RANKING_MEASURES.items()},
+                "auroc_minus_auto": None if name == CHOSEN else difference,
                 "rates": [_rates(scene, all_of, alpha) for alpha in alphas],
                 "chosen": dict(Counter(str(one.rejector.chosen) for one in all_of).most_common()),
             }
@@ -211,7 +212,7 @@ def _rows(scene: Scene, opinions: Opinions, alphas: Sequence[float]) -> list[dic
     return found
 
 
-def _rates(scene: Scene, all_of: Sequence[Said], alpha: float) -> dict[str, Any]:
+def _rates(scene: DetectorScene, all_of: Sequence[Said], alpha: float) -> dict[str, Any]:
     """Share of known and of novel pictures flagged at ``alpha``; or why that alpha is refused."""
     refusals = [one.rejector.refusal(alpha) for one in all_of]
     refused = next((refusal for refusal in refusals if refusal), None)
@@ -219,12 +220,12 @@ def _rates(scene: Scene, all_of: Sequence[Said], alpha: float) -> dict[str, Any]
         return {"alpha": alpha, "refused": refused}
     flags = [one.rejector.flags(one.p, alpha) for one in all_of]
     false_alarms, detected = (
-        interval([flag[side] for flag in flags]).to_json() for side in (~scene.is_novel, scene.is_novel)
+        accuracy_interval([flag[side] for flag in flags]).to_json() for side in (~scene.is_novel, scene.is_novel)
     )
     return {"alpha": alpha, "refused": None, "false_alarm_rate": false_alarms, "detection_rate": detected}
 
 
-def save_comparison(comparison: Comparison, found: Mapping[str, Any], folder: Path) -> None:
+def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], folder: Path) -> None:
     """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
     write_json(folder / "novelty.json", found)
     is_novel, opinions = comparison.scene.is_novel, comparison.opinions
@@ -241,14 +242,14 @@ def describe_comparison(found: Mapping[str, Any]) -> str:
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
         f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
         "",
-        tables.plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
+        tables.format_plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
         "",
-        tables.plain([_head(found["rows"][0]["rates"]), *map(_decided, found["rows"])]),
+        tables.format_plain([_head(found["rows"][0]["rates"]), *map(_decided, found["rows"])]),
         "",
     ]
     refusals = {(one["alpha"], one["refused"]) for row in found["rows"] for one in row["rates"] if one["refused"]}
     lines += [f"alpha {alpha:g} refused: {why}" for alpha, why in sorted(refusals)]
-    auto = next(row for row in found["rows"] if row["detector"] == AUTO)
+    auto = next(row for row in found["rows"] if row["detector"] == CHOSEN)
     lines += [f"auto chose {', '.join(f'{what} ({n})' for what, n in auto['chosen'].items())}"]
     lines += [f"{name} refused: {why}" for name, why in found["refused"].items()]
     return "\n".join(lines)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, draw_support, split_open_world
 from clip_fewshot.discovery import Discovery, discover_classes, semi_supervised_kmeans
 from clip_fewshot.evaluation.clustering import gcd_hits
-from clip_fewshot.evaluation.intervals import interval, paired_difference
+from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
@@ -30,7 +30,7 @@ WAYS = (OURS, REGROUPED, GCD, TOLD)
 SIDES = ("all", "old", "new")
 
 
-class Scene(NamedTuple):
+class DiscoveryScene(NamedTuple):
     """Pictures as features: of the pool, and known, hidden and background ones to be separated.
 
     Attributes:
@@ -85,7 +85,7 @@ def compare_discovery(
         yield {"unseen": "+".join(hidden), "shots": shots, "n_new": scene.n_new, **_row(scene, draws)}
 
 
-def _stage(backbone: Backbone, data: ImageDataset, extra: ImageDataset | None, hidden: Sequence[str]) -> Scene:
+def _stage(backbone: Backbone, data: ImageDataset, extra: ImageDataset | None, hidden: Sequence[str]) -> DiscoveryScene:
     """Every picture goes through the tower once."""
     split = split_open_world(data, shots=1, unseen=hidden)
     parts = [split.test.open("discovery"), split.novel.open("discovery"), *([] if extra is None else [extra])]
@@ -94,17 +94,17 @@ def _stage(backbone: Backbone, data: ImageDataset, extra: ImageDataset | None, h
     truth = [parts[0].required_labels(), n_known + parts[1].required_labels()]
     truth += [np.full(len(part), -1) for part in parts[2:]]
     test = np.concatenate(features[1:])
-    return Scene(backbone, split, features[0], join(parts), test, np.concatenate(truth), n_known, n_new)
+    return DiscoveryScene(backbone, split, features[0], join_images(parts), test, np.concatenate(truth), n_known, n_new)
 
 
-def _draw(scene: Scene, alpha: float, method: str | None, shots: int, seed: int) -> Draw:
+def _draw(scene: DiscoveryScene, alpha: float, method: str | None, shots: int, seed: int) -> Draw:
     """One support set: flag, group, and assign."""
     support = draw_support(scene.split.pool, shots, seed)
     place = {digest: i for i, digest in enumerate(scene.split.pool.digests)}
     reference = scene.pool[[place[digest] for digest in support.digests]], support.required_labels()
     model = FewShotClassifier(scene.backbone, "linear-probe", seed=seed)
     world = OpenWorldClassifier(model, alpha=alpha).fit(support)
-    sight = world.seen(scene.test) if world.from_features else world.look(scene.pictures)
+    sight = world.look_at_features(scene.test) if world.from_features else world.look(scene.pictures)
     answers = world.judge(sight, top=1)
     flags = np.array([answer.label is None for answer in answers])
     groups = discover_classes(scene.test[flags], reference=reference, method=method, seed=seed)
@@ -122,7 +122,7 @@ def _draw(scene: Scene, alpha: float, method: str | None, shots: int, seed: int)
     return Draw(found, flags, groups, int(found[GCD].max()) + 1 - scene.n_known)
 
 
-def _row(scene: Scene, draws: Sequence[Draw]) -> dict[str, Any]:
+def _row(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, Any]:
     """Counts, rates and accuracies with intervals, and each way against k-means with its own number."""
     real = scene.truth >= 0
     old = scene.truth < scene.n_known
@@ -136,11 +136,11 @@ def _row(scene: Scene, draws: Sequence[Draw]) -> dict[str, Any]:
         "counts": {OURS: [draw.groups.n_clusters for draw in draws], GCD: [draw.estimated for draw in draws]},
         "intervals": [draw.groups.interval for draw in draws],
         "covered": float(np.mean(inside)),
-        "false_alarms": interval([draw.flags[sides["old"]] for draw in draws]).to_json(),
-        "detected": interval([draw.flags[sides["new"]] for draw in draws]).to_json(),
+        "false_alarms": accuracy_interval([draw.flags[sides["old"]] for draw in draws]).to_json(),
+        "detected": accuracy_interval([draw.flags[sides["new"]] for draw in draws]).to_json(),
         "background": _background(scene, draws),
         "accuracy": {
-            way: {side: interval([hit[rows] for hit in hits[way]]).to_json() for side, rows in sides.items()}
+            way: {side: accuracy_interval([hit[rows] for hit in hits[way]]).to_json() for side, rows in sides.items()}
             for way in WAYS
         },
         "difference": {
@@ -153,7 +153,7 @@ def _row(scene: Scene, draws: Sequence[Draw]) -> dict[str, Any]:
     }
 
 
-def _background(scene: Scene, draws: Sequence[Draw]) -> dict[str, float] | None:
+def _background(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, float] | None:
     """Share of the pictures of no class that were flagged, and that ended in some group."""
     none = scene.truth < 0
     if not none.any():
@@ -193,6 +193,8 @@ def describe_discovery(record: Mapping[str, Any]) -> str:
         for way in (OURS, REGROUPED):
             ahead = [tables.estimate_of(r["difference"][way][side]) for side in SIDES]
             cells.append([f"{way} - {GCD}", *ahead])
-        lines += [tables.plain([["accuracy", *SIDES], *cells])]
-    shares = [[f"{shots} shots", *map(tables.fraction, row.values())] for shots, row in record["pooled"].items()]
-    return "\n".join([*lines, "", tables.plain([["number within one", OURS, GCD, "interval holds it"], *shares])])
+        lines += [tables.format_plain([["accuracy", *SIDES], *cells])]
+    shares = [[f"{shots} shots", *map(tables.format_fraction, row.values())] for shots, row in record["pooled"].items()]
+    return "\n".join(
+        [*lines, "", tables.format_plain([["number within one", OURS, GCD, "interval holds it"], *shares])]
+    )

@@ -10,7 +10,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.features.encode import encode_images, encode_texts
-from clip_fewshot.plots import modality_gap, spread
+from clip_fewshot.plots import measure_modality_gap, measure_spread
 from clip_fewshot.plots.views import EmbeddingView
 
 
@@ -29,6 +29,6 @@ def embed_both(backbone: Backbone, data: ImageDataset, title: str) -> EmbeddingV
 
 def measure_gap(view: EmbeddingView) -> dict[str, Any]:
     """The gap, beside how far rows of one modality lie from their own mean."""
-    apart = {what: spread(rows) for what, rows in (("images", view.images), ("texts", view.texts))}
-    gap = modality_gap(view.images, view.texts)
+    apart = {what: measure_spread(rows) for what, rows in (("images", view.images), ("texts", view.texts))}
+    gap = measure_modality_gap(view.images, view.texts)
     return {"gap": gap, "spread": apart, "n_images": len(view.images), "n_texts": len(view.texts)}

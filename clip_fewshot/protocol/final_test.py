@@ -11,12 +11,12 @@ from scipy.special import softmax
 
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.few_shot.approach import PROBE
-from clip_fewshot.few_shot.model import frozen_probe
+from clip_fewshot.few_shot.model import fit_frozen_probe
 from clip_fewshot.heads import zero_shot_weights
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.sight import Observer, Sight, look
@@ -42,14 +42,14 @@ class Rejection:
     p_novel: FloatArray
 
     @classmethod
-    def of(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
+    def from_verdicts(cls, rejector: Rejector, known: Sight, novel: Sight) -> Rejection:
         """Judge known and novel pictures in the same way."""
         said = [rejector.verdict(sight.frozen, sight.judged) for sight in (known, novel)]
         return cls(rejector, said[0].scores, said[1].scores, said[0].p, said[1].p)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinalTest:
     """What the test pictures of known and unseen classes revealed, opened once.
 
     Attributes:
@@ -84,7 +84,7 @@ class Outcome:
 
 def open_test(
     task: Task, split: OpenWorldSplit, fits: Sequence[Fit], best: str, rejectors: Sequence[Rejector]
-) -> Outcome:
+) -> FinalTest:
     """Open both sealed sets, once, when nothing is left to choose."""
     test, novel = split.test.open("final test"), split.novel.open("final test")
     observers = [Observer(*pair) for pair in zip_longest([fit.models for fit in fits], rejectors)]
@@ -92,12 +92,12 @@ def open_test(
     best_only = [Observer({best: models[best]}, rejector) for models, rejector in observers]
     unseen = look(task.backbone, novel, best_only)
     sights = zip(rejectors, known, unseen, strict=False)
-    rejections = [Rejection.of(*sight) for sight in sights] if len(novel) else []
+    rejections = [Rejection.from_verdicts(*sight) for sight in sights] if len(novel) else []
     texts = zero_shot_weights(task.backbone, split.seen.names, TEMPLATES).cpu().numpy()
     zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
     raw = raw_pixels(test)
     by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]
-    return Outcome(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections)
+    return FinalTest(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections)
 
 
 def _zero_shot(features: FloatArray, texts: FloatArray, scale: float) -> FloatArray:
@@ -107,11 +107,11 @@ def _zero_shot(features: FloatArray, texts: FloatArray, scale: float) -> FloatAr
 
 def _pixel_probe(task: Task, support: ImageDataset) -> LinearProbe:
     """The baseline that pretrained features must beat: the same probe and the same search for C, on raw pixels."""
-    return frozen_probe(raw_pixels(support), support.required_labels(), task.seed)
+    return fit_frozen_probe(raw_pixels(support), support.required_labels(), task.seed)
 
 
 @dataclass(frozen=True)
-class Encounter:
+class OpenWorldTest:
     """The saved model meets known and novel test pictures in one shuffled row.
 
     Attributes:
@@ -129,7 +129,7 @@ class Encounter:
     found: Discovery | None
 
 
-def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
+def run_open_world_test(task: Task, outcome: FinalTest, alpha: float) -> OpenWorldTest:
     """Decide picture by picture, then look for groups among what was called unknown."""
     images, names, order = _mixed(outcome.test, outcome.novel, task.seed)
     best, saved = outcome.best, outcome.fits[0]
@@ -137,18 +137,18 @@ def meet(task: Task, outcome: Outcome, alpha: float) -> Encounter:
     both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
     probabilities = saved.models[best].probabilities(both[best])
     if not outcome.rejections:
-        return Encounter(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None)
+        return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None)
     rejection = outcome.rejections[0]
     p_values = np.concatenate([rejection.p_known, rejection.p_novel])[order]
     unknown = rejection.rejector.flags(p_values, alpha)
     # Frozen features: tuning moves known classes away from each other and unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
     found = discover_classes(both[PROBE][unknown], reference=reference, seed=task.seed)
-    return Encounter(images, names, probabilities, p_values, unknown, found)
+    return OpenWorldTest(images, names, probabilities, p_values, unknown, found)
 
 
 def _mixed(test: ImageDataset, novel: ImageDataset, seed: int) -> tuple[ImageDataset, tuple[str, ...], IndexArray]:
     """Both sets in one shuffled, unlabelled row; what each picture shows; and the order."""
     order = rng.generator(seed, "mixture").permutation(len(test) + len(novel))
     names = [name for part in (test, novel) for name in part.label_space.decode(part.required_labels())]
-    return join([test, novel]).subset(order), tuple(names[int(i)] for i in order), order
+    return join_images([test, novel]).subset(order), tuple(names[int(i)] for i in order), order

@@ -10,7 +10,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -19,12 +18,12 @@ from typing import Any
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.contrastive.distillation import SelfDistillation
-from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
-from clip_fewshot.contrastive.finetuning import count_parameters, tunable
+from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
-from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.captions import TEMPLATES
@@ -37,27 +36,26 @@ from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.retrieval import measure_recall
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import read_json, write_bytes, write_json
-from clip_fewshot.types import Progress
+from clip_fewshot.types import Progress, Say
 
-BATCH, CLIP_NORM = 64, 1.0
-TRAINING, MODEL, TASK, RESULTS = "training", "model", "task.json", "results.json"
+FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
+TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
-Say = Callable[[str], None]
 
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
     """What :func:`finetune` returns at rank 0, whose files come to this machine if they lie on another."""
     with redirect_stdout(sys.stderr):  # what the processes print is no part of the result
-        files = on_spark(_tuned_files, job, processes=job.processes)
+        files = run_on_spark(_tuned_files, job, processes=job.processes)
     for name, data in files.items():
         write_bytes(job.folder / name, data)
-    return dict(read_json(job.folder / RESULTS)) | {"folder": str(job.folder / MODEL)}
+    return dict(read_json(job.folder / RESULTS_FILE)) | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
 def _tuned_files(job: FineTuningJob) -> dict[str, bytes]:
@@ -66,8 +64,8 @@ def _tuned_files(job: FineTuningJob) -> dict[str, bytes]:
         finetune(job, world)
     if world.rank > 0:
         return {}
-    model = sorted((job.folder / MODEL).iterdir(), reverse=True)  # weights before what names them
-    return {str(path.relative_to(job.folder)): path.read_bytes() for path in [*model, job.folder / RESULTS]}
+    model = sorted((job.folder / TUNED_FOLDER).iterdir(), reverse=True)  # weights before what names them
+    return {str(path.relative_to(job.folder)): path.read_bytes() for path in [*model, job.folder / RESULTS_FILE]}
 
 
 def finetune(
@@ -86,32 +84,32 @@ def finetune(
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
-    tuned = tunable(pretrained, job.plan)
+    tuned = make_tunable(pretrained, job.plan)
     trained, total = count_parameters(tuned)
     n = _blocks_to_rerun(pretrained, job, world)
     pairs = _stream(kept, tuned, job, world, numbered=n is not None)
     if leads:
         _begin(job, _task(job, data, pretrained))
     before = _measure(pretrained, held, job) if leads else {}
-    with replayed_pictures(tuned, pretrained, pairs.pictures, n):
+    with replay_pictures(tuned, pretrained, pairs.pictures, n):
         _train(tuned, pairs, job, world, progress)
     if not leads:
         return {}
-    save_tuned(tuned, job.folder / MODEL)
-    after = _measure(load_tuned(job.folder / MODEL, pretrained), held, job)
+    save_tuned(tuned, job.folder / TUNED_FOLDER)
+    after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job)
     found = {
         "schema": 1,
         "model": job.model_name,
         "data": data.name,
         "pictures": {"training": len(set(kept.digests)), "test": len(set(held.digests))},
         "parameters": {"trained": trained, "all": total},
-        "training": _last_epoch(job.folder / TRAINING, pairs.steps()),
+        "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
         "before": before,
         "after": after,
         "seconds": time.perf_counter() - started,
     }
-    write_json(job.folder / RESULTS, found)
-    return found | {"folder": str(job.folder / MODEL)}
+    write_json(job.folder / RESULTS_FILE, found)
+    return found | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
 def _divide(
@@ -136,7 +134,7 @@ def _blocks_to_rerun(pretrained: Backbone, job: FineTuningJob, world: World) -> 
     Every process would have to store those of all pictures. The running mean of --distil is a model of its own.
     """
     alone = world.size == 1 and not job.distil
-    return replayed_blocks(job.plan, pretrained.visual) if alone else None
+    return count_replayed_blocks(job.plan, pretrained.visual) if alone else None
 
 
 def _stream(
@@ -144,7 +142,7 @@ def _stream(
 ) -> PairStream | CaptionedStream:
     """This process's part of the pairs."""
     stream = CaptionedStream if data.captions is None else PairStream
-    batch = min(BATCH, len(set(data.digests))) if job.batch is None else job.batch
+    batch = min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch
     return stream(
         data,
         model,
@@ -207,7 +205,7 @@ def _train(model: Backbone, pairs: PairSource, job: FineTuningJob, world: World,
         objective=SelfDistillation(model, job.distil) if job.distil else None,
         world=world,
         on_step=lambda report: progress("training", report.step + 1, total) if world.rank == 0 else None,
-        folder=job.folder / TRAINING,
+        folder=job.folder / TRAINING_FOLDER,
         resume=job.resume is not None,
     )
 
@@ -226,7 +224,7 @@ def _measure(model: Backbone, held: ImageDataset, job: FineTuningJob) -> dict[st
         return measure_recall(model, held, job.truncate)
     names = held.label_space.names
     right = zero_shot_probabilities(model, held, names, TEMPLATES).argmax(dim=1).numpy() == held.required_labels()
-    return {"zero-shot accuracy": interval([right]).to_json() | {"chance": 1 / len(names)}}
+    return {"zero-shot accuracy": accuracy_interval([right]).to_json() | {"chance": 1 / len(names)}}
 
 
 def describe_finetuning(found: dict[str, Any]) -> str:
@@ -234,7 +232,7 @@ def describe_finetuning(found: dict[str, Any]) -> str:
     head = ["", "before", "after", "chance"]
     parts, chances = (found["before"], found["after"]), {key: row["chance"] for key, row in found["after"].items()}
     rows = [
-        [key, *(tables.estimate_of(part[key]) for part in parts), tables.fraction(chance)]
+        [key, *(tables.estimate_of(part[key]) for part in parts), tables.format_fraction(chance)]
         for key, chance in chances.items()
     ]
     pictures, parameters, training = found["pictures"], found["parameters"], found["training"]
@@ -246,7 +244,7 @@ def describe_finetuning(found: dict[str, Any]) -> str:
             f"{training['steps']:,} steps in {found['seconds']:.0f} s; loss of the last epoch {training['loss']:.3f}, "
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",
-            tables.plain([head, *rows]),
+            tables.format_plain([head, *rows]),
             "",
             f"model: {found['folder']}",
         ]

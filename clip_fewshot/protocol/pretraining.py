@@ -12,7 +12,7 @@ import torch
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.folder import save_backbone
-from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
@@ -27,17 +27,17 @@ from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
+from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
-BATCH, VALIDATION_BATCH = 256, 256
-Say = Callable[[str], None]
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRETRAINING_BATCH, VALIDATION_BATCH = 256, 256
+PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pretrain_by_spark(job: Pretraining) -> None:
     """:func:`pretrain` in processes of Spark; the model's files come to this machine if they lie on another."""
-    for name, data in on_spark(_pretrained_files, job, processes=job.processes).items():
+    for name, data in run_on_spark(_pretrained_files, job, processes=job.processes).items():
         write_bytes(job.folder / name, data)
 
 
@@ -96,7 +96,7 @@ def build_untrained(name: str, job: Pretraining) -> Backbone:
         expected = f"one of {', '.join(ARCHITECTURES)}, or a .json file"
         raise UsageError(expected=expected, got=repr(name), fix="check the spelling", where="`model`")
     model = build_backbone(config, job.seed, path.stem if path.suffix == ".json" else known)
-    model.activation_dtype = DTYPES[job.precision]
+    model.activation_dtype = PRECISIONS[job.precision]
     return model.to(resolve_device(job.device))
 
 
@@ -139,7 +139,7 @@ def choose_options(job: Pretraining, model: Backbone, per_epoch: int) -> Contras
 
 def _stream(data: ImageDataset, model: Backbone, job: Pretraining, world: World) -> PairStream:
     """This process's part of the training pairs."""
-    batch = min(BATCH, len(set(data.digests))) if job.batch is None else job.batch
+    batch = min(PRETRAINING_BATCH, len(set(data.digests))) if job.batch is None else job.batch
     return PairStream(
         data,
         model,

@@ -18,17 +18,17 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features.encode import image_batches
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, PROBE, Approach, Point
-from clip_fewshot.few_shot.cross_validation import Workbench
-from clip_fewshot.few_shot.model import Recipe, TunedModel, frozen_features, frozen_probe, prepare_support
+from clip_fewshot.few_shot.cross_validation import CrossValidation
+from clip_fewshot.few_shot.model import Recipe, TunedModel, encode_frozen, fit_frozen_probe, prepare_support
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.open_world.feature_spaces import stored_depths
+from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import NoveltyChoice
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.workers import Crew
+from clip_fewshot.runtime.workers import WorkerPool
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MAX_FOLDS = 3
@@ -71,7 +71,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSupport:
     """A support set behind the frozen layers.
 
     Attributes:
@@ -89,25 +89,25 @@ class Prepared:
         return Recipe(task.by_name[point.approach], point, task.settings, self.probe.C_, task.seed)
 
 
-def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> Prepared:
+def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSupport:
     """Run the frozen layers over a support set once, for all ``cuts``."""
     data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory)
-    frozen = frozen_features(data)
-    return Prepared(images, data, frozen, frozen_probe(frozen, data.labels, task.seed))
+    frozen = encode_frozen(data)
+    return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 
 
-def workbench(task: Task, support: Prepared) -> Workbench:
+def build_cross_validation(task: Task, support: PreparedSupport) -> CrossValidation:
     """What trainings on a support set need, those of the study on its folds among them."""
     unset = support.recipe(task, LINEAR_PROBE.point)
-    return Workbench(task.backbone, support.data, unset, task.by_name, task.folds(support.data.labels))
+    return CrossValidation(task.backbone, support.data, unset, task.by_name, task.folds(support.data.labels))
 
 
-def fold_scores(task: Task, support: Prepared) -> Evaluate:
-    """The study's objective, :meth:`Workbench.score`."""
-    return workbench(task, support).score
+def build_evaluate(task: Task, support: PreparedSupport) -> Evaluate:
+    """The study's objective, :meth:`CrossValidation.score`."""
+    return build_cross_validation(task, support).score
 
 
-def forward_seconds(task: Task) -> float:
+def time_forward(task: Task) -> float:
     """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
     support = task.support(0)
     (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))))
@@ -118,10 +118,10 @@ def forward_seconds(task: Task) -> float:
     return (time.perf_counter() - began) / len(batch)
 
 
-def image_steps(task: Task, support: Prepared, trials: Sequence[TrialRecord]) -> int:
+def count_image_steps(task: Task, support: PreparedSupport, trials: Sequence[TrialRecord]) -> int:
     """How often a training picture took part in an optimiser step of the study."""
     trained = [len(train) for train, _ in task.folds(support.data.labels)]
-    per_fold = [task.settings.steps(n) * min(task.settings.batch_of(n), n) for n in trained]
+    per_fold = [task.settings.steps(n) * min(task.settings.batch_size(n), n) for n in trained]
     return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] != PROBE)
 
 
@@ -130,7 +130,7 @@ class Fit:
     """Models trained on one support set, by approach; the frozen probe is always among them."""
 
     draw: int
-    support: Prepared
+    support: PreparedSupport
     models: Mapping[str, TunedModel]
 
     def recipe(self, task: Task, name: str) -> Recipe:
@@ -138,13 +138,13 @@ class Fit:
         return self.support.recipe(task, self.models[name].point)
 
 
-def refit(task: Task, winners: Mapping[str, Point], draw: int, crew: Crew | None = None) -> Fit:
+def refit(task: Task, winners: Mapping[str, Point], draw: int, crew: WorkerPool | None = None) -> Fit:
     """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
     points = {PROBE: LINEAR_PROBE.point, **winners}
-    depths = stored_depths(task.backbone.visual)
+    depths = list_stored_depths(task.backbone.visual)
     support = prepare(task, task.support(draw), [*(point.unfreeze for point in points.values()), *depths])
-    bench = workbench(task, support)
-    models = (crew or Crew(1)).gather([(bench.fit, (point,)) for point in points.values()])
+    bench = build_cross_validation(task, support)
+    models = (crew or WorkerPool(1)).gather([(bench.fit, (point,)) for point in points.values()])
     return Fit(draw, support, dict(zip(points, models, strict=True)))
 
 

@@ -13,18 +13,18 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
-from clip_fewshot.evaluation.intervals import interval, paired_difference
+from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.few_shot.approach import PROBE
-from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.select_detector import NoveltyChoice
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
-from clip_fewshot.protocol.final_test import Encounter, Outcome, Rejection
+from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
-EXAMPLES = 24
+EXAMPLES_SHOWN = 24
 CLUSTER_MEMBERS = 12
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 PROBE_KEY = "linear_probe"
@@ -34,7 +34,7 @@ def accuracy_entry(labels: LabelArray, predictions: Sequence[LabelArray]) -> dic
     """Accuracy over support sets with its interval, and macro-F1."""
     correct = [predicted == labels for predicted in predictions]
     macro_f1 = float(np.mean([metrics.macro_f1(labels, predicted) for predicted in predictions]))
-    return interval(correct).to_json() | {"macro_f1": macro_f1}
+    return accuracy_interval(correct).to_json() | {"macro_f1": macro_f1}
 
 
 def difference_entry(labels: LabelArray, best: Sequence[LabelArray], probe: Sequence[LabelArray]) -> dict[str, Any]:
@@ -132,13 +132,13 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
     )
 
 
-def examples(met: Encounter, space: LabelSpace, seed: int, top: int = 3) -> tuple[PredictionExample, ...]:
+def draw_examples(met: OpenWorldTest, space: LabelSpace, seed: int, top: int = 3) -> tuple[PredictionExample, ...]:
     """A random draw of pictures, and what the saved model says of each."""
-    rows = rng.generator(seed, "examples").permutation(len(met.images))[:EXAMPLES]
+    rows = rng.generator(seed, "examples").permutation(len(met.images))[:EXAMPLES_SHOWN]
     return tuple(_example(met, int(i), space, top) for i in rows)
 
 
-def _example(met: Encounter, i: int, space: LabelSpace, top: int) -> PredictionExample:
+def _example(met: OpenWorldTest, i: int, space: LabelSpace, top: int) -> PredictionExample:
     best = np.argsort(-met.probabilities[i], kind="stable")[:top]
     return PredictionExample(
         picture=met.images.open(i),
@@ -167,8 +167,8 @@ class Run:
     dataset: ImageDataset
     split: OpenWorldSplit
     trials: Sequence[TrialRecord]
-    outcome: Outcome
-    met: Encounter
+    outcome: FinalTest
+    met: OpenWorldTest
     choice: NoveltyChoice | None
     naive_seconds: float
 
@@ -176,7 +176,7 @@ class Run:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
         outcome, labels = self.outcome, self.outcome.test.required_labels()
         names = [name for name in outcome.fits[-1].models if name != PROBE]
-        validation = {name: trial.value for name, trial in best_by_approach(self.trials).items()}
+        validation = {name: trial.value for name, trial in select_by_approach(self.trials).items()}
         predicted = {name: [p.argmax(axis=1) for p in outcome.probabilities(name)] for name in (PROBE, *names)}
         probe = accuracy_entry(labels, predicted[PROBE]) | {"params": {"C": outcome.fits[0].support.probe.C_}}
         approaches = {}
@@ -226,7 +226,7 @@ class Run:
             class_names=space.names,
             confusion=np.asarray(confusion),
             history=trial_rows(self.trials),
-            predictions=examples(self.met, space, self.options["seed"]),
+            predictions=draw_examples(self.met, space, self.options["seed"]),
             embeddings=embedding_views(features, outcome.texts, labels, space),
             novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
             discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,

@@ -12,7 +12,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import caption_ids
-from clip_fewshot.evaluation.intervals import interval, statistic_interval
+from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
@@ -55,7 +55,7 @@ def texts_of(data: ImageDataset) -> list[str]:
     return [TEMPLATES[0].format(name) for name in data.label_space.names]
 
 
-class Candidates(NamedTuple):
+class RetrievalSet(NamedTuple):
     """What is looked for, each once.
 
     Attributes:
@@ -77,7 +77,7 @@ def measure_recall(backbone: Backbone, data: ImageDataset, truncate: bool = Fals
     return recall_of([pictures @ texts.T], among.belongs)
 
 
-def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> Candidates:
+def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> RetrievalSet:
     """Captions that are one input to the model count once, and answer every picture they were written for."""
     captions = data.captions or ()
     _, first, picture_of = np.unique(data.digests, return_index=True, return_inverse=True)
@@ -85,7 +85,7 @@ def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = Fal
     _, first_text, text_of = np.unique(ids, return_index=True, return_inverse=True)
     belongs = np.zeros((len(first), len(first_text)), np.bool_)
     belongs[picture_of, text_of] = True
-    return Candidates(data.subset(first), [captions[i] for i in first_text], belongs)
+    return RetrievalSet(data.subset(first), [captions[i] for i in first_text], belongs)
 
 
 def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, dict[str, Any]]:
@@ -101,17 +101,17 @@ def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, di
     """
     found = {}
     for k in PLACES:
-        hits = [ranks(each, belongs) < k for each in cosines]
-        found[f"image to text, recall@{k}"] = interval(hits).to_json() | {"chance": text_chance(belongs, k)}
+        hits = [rank_right(each, belongs) < k for each in cosines]
+        found[f"image to text, recall@{k}"] = accuracy_interval(hits).to_json() | {"chance": text_chance(belongs, k)}
     for k in PLACES:
-        hits = [ranks(each.T, belongs.T) < k for each in cosines]
+        hits = [rank_right(each.T, belongs.T) < k for each in cosines]
         shares = [belongs @ hit.astype(np.float64) / belongs.sum(axis=1) for hit in hits]
         result = statistic_interval(lambda _, values: float(values.mean()), np.zeros(len(belongs)), shares)
         found[f"text to image, recall@{k}"] = result.to_json() | {"chance": picture_chance(belongs, k)}
     return found
 
 
-def ranks(cosines: FloatArray, right: BoolArray) -> IndexArray:
+def rank_right(cosines: FloatArray, right: BoolArray) -> IndexArray:
     """(queries, candidates) -> (queries,) how many wrong candidates are at least as near as the nearest right one."""
     near = np.where(np.isnan(cosines), -np.inf, cosines)
     best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)

@@ -11,14 +11,14 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import HIDDEN, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, trusted_approach
-from clip_fewshot.runtime.files import read_json, remove_half_files, sha256_bytes, write_json
-from clip_fewshot.runtime.parts import PREFIX
+from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, find_trusted_approach
+from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files, write_json
+from clip_fewshot.runtime.parts import PYTHON_PREFIX
 
-TRIALS, MODEL, RUN = "trials", "model", "run.json"
+TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
 
 
-def resumed(config: FewShotConfig) -> FewShotConfig:
+def resume_config(config: FewShotConfig) -> FewShotConfig:
     """``config``, or under --resume the options of the interrupted run with this call's limits and device."""
     if config.run.resume is None:
         return config
@@ -28,7 +28,7 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
         raise ArtifactError(
             expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
         )
-    began = options_of(path)
+    began = read_options(path)
     held, unset = began.study_key(), FewShotConfig().study_key()
     ignored = [
         f"`{name}`"
@@ -41,7 +41,7 @@ def resumed(config: FewShotConfig) -> FewShotConfig:
             expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="`resume`"
         )
     model = began.data.model
-    if str(model).startswith(PREFIX) and config.data.model != model:
+    if str(model).startswith(PYTHON_PREFIX) and config.data.model != model:
         fix = f"give the model {model} again (`model`): what a file names is not imported"
         raise ArtifactError(expected="a backbone of this library", got=repr(model), fix=fix, where=str(path))
     return replace(began, run=_resumed_run(config.run, began.run))
@@ -56,7 +56,7 @@ def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
     return replace(run, trials=trials, storage=storage, out=run.resume, resume=None)
 
 
-def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
+def choose_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
     """The approaches to search over. A resumed run's file names its own, and what a file names is not imported."""
     chosen = [find_approach(approach) for approach in config.search.approaches] or list(APPROACHES.values())
     names = [approach.name for approach in chosen]
@@ -65,15 +65,15 @@ def chosen_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
     path = Path(config.run.resume or "") / RUN
     if config.run.resume is None or not path.is_file():
         return tuple(chosen)
-    began = options_of(path).search.approaches
+    began = read_options(path).search.approaches
     if config.search.approaches and sorted(names) != sorted(began):
         fix = "leave them out, or begin another run"
         expected = f"the approaches of the run, {', '.join(began)}"
         raise UsageError(expected=expected, got=", ".join(names), fix=fix, where="`approaches`")
-    return tuple(trusted_approach(name, (), dict(zip(names, chosen, strict=True)), str(path)) for name in began)
+    return tuple(find_trusted_approach(name, (), dict(zip(names, chosen, strict=True)), str(path)) for name in began)
 
 
-def options_of(path: Path) -> FewShotConfig:
+def read_options(path: Path) -> FewShotConfig:
     """The options that a run wrote down."""
     try:
         return FewShotConfig.from_json(read_json(path)["config"])
@@ -84,7 +84,7 @@ def options_of(path: Path) -> FewShotConfig:
         ) from error
 
 
-def output_folder(data: DataOptions, out: str | None) -> Path:
+def choose_folder(data: DataOptions, out: str | None) -> Path:
     """``out``, or a name that says what ran."""
     if out:
         return Path(out)
@@ -113,7 +113,7 @@ def claim(
             )
             fix = "choose another folder (`out`), or go on with it under its own options (`resume`)"
             raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
-    for folder in (out, out / TRIALS):
+    for folder in (out, out / TRIALS_FOLDER):
         remove_half_files(folder)
     write_json(path, {"key": key, "config": config.to_json()})
 
@@ -122,4 +122,4 @@ def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) ->
     """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
     options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
     same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
-    return sha256_bytes(same.encode())[:16]
+    return hash_bytes(same.encode())[:16]

@@ -9,20 +9,19 @@ import numpy as np
 
 from clip_fewshot.config import count_or_names
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.evaluation.clustering import ari, clustering_accuracy, nmi
-from clip_fewshot.evaluation.intervals import interval, statistic_interval
-from clip_fewshot.evaluation.metrics import aupr, auroc, eer, fpr95
+from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
+from clip_fewshot.evaluation.metrics import RANKING_MEASURES
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
 
-STATISTICS = {"auroc": "AUROC", "aupr": "AUPR ", "eer": "EER  ", "fpr95": "FPR95"}
-MEASURES = {"auroc": auroc, "aupr": aupr, "eer": eer, "fpr95": fpr95}
+STATISTIC_TITLES = {"auroc": "AUROC", "aupr": "AUPR ", "eer": "EER  ", "fpr95": "FPR95"}
 
 
 class Meeting(NamedTuple):
@@ -54,7 +53,7 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
     if world.rejector_ is None:
         fix = "train it on two pictures or more of each class"
         raise ArtifactError(expected="a model with a novelty detector", got="one without", fix=fix)
-    (known, some), (novel, others) = map(world.without_named, sides)
+    (known, some), (novel, others) = map(world.drop_named, sides)
     if not len(known) or not len(novel):
         fix = "give others (`novel`), or other known ones (`data`)"
         raise DataError(expected="known and unknown pictures that no class was named on", got="none", fix=fix)
@@ -112,7 +111,7 @@ def sides_of(
 
 
 def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:10]))
+    return ", ".join(map(escape, names[:10]))
 
 
 def _unknown_names(asked: Sequence[str], others: Sequence[str]) -> Sequence[str]:
@@ -141,7 +140,7 @@ def _measure(met: Meeting, rejector: Rejector, alphas: Sequence[float]) -> dict[
         "detector": rejector.chosen.detector,
         "features": rejector.chosen.space,
         "n_neighbors": rejector.n_neighbors,
-        **{name: statistic_interval(f, is_novel, [scores]).to_json() for name, f in MEASURES.items()},
+        **{name: statistic_interval(f, is_novel, [scores]).to_json() for name, f in RANKING_MEASURES.items()},
         "rates": [_rates(rejector, p, alpha) for alpha in alphas],
     }
 
@@ -151,7 +150,7 @@ def _rates(rejector: Rejector, p: Sequence[FloatArray], alpha: float) -> dict[st
     refusal = rejector.refusal(alpha)
     if refusal:
         return {"alpha": alpha, "refused": refusal}
-    false_alarms, detected = (interval([rejector.flags(part, alpha)]).to_json() for part in p)
+    false_alarms, detected = (accuracy_interval([rejector.flags(part, alpha)]).to_json() for part in p)
     return {"alpha": alpha, "refused": None, "false_alarm_rate": false_alarms, "detection_rate": detected}
 
 
@@ -182,9 +181,9 @@ def describe_saved(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; {found['detector']} on "
         f"{found['features']} features{neighbours}, calibrated on {found['n_calibration']} pictures",
-        *(f"{title} {tables.estimate_of(found[key])}" for key, title in STATISTICS.items()),
+        *(f"{title} {tables.estimate_of(found[key])}" for key, title in STATISTIC_TITLES.items()),
         "",
-        tables.plain([["alpha", "false alarms", "detected"], *map(_rate_row, found["rates"])]),
+        tables.format_plain([["alpha", "false alarms", "detected"], *map(_rate_row, found["rates"])]),
         *(f"alpha {row['alpha']:g} refused: {row['refused']}" for row in found["rates"] if row["refused"]),
     ]
     return "\n".join([*lines, *_groups_text(found["alpha"], found["discovery"])])
@@ -202,6 +201,6 @@ def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
         return []
     line = f"at alpha {alpha:g}, {groups['n_flagged']} flagged pictures fall into {groups['n_clusters']} groups"
     if "ari" in groups:
-        agreement = ", ".join(f"{name} {tables.fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
+        agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
         line += f" ({groups['n_classes']} classes among them; {agreement})"
     return ["", line]

@@ -11,12 +11,12 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import APPROACHES, find_approach
-from clip_fewshot.plots.methods import display_name, ordered
+from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import read_json
 
-BASELINES = ("raw_pixels", "zero_shot", "linear_probe")
+BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 
 
 def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
@@ -41,7 +41,7 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All that is reported of one set of pictures, out of ``runs``, contents of results.json by ascending shots."""
     methods: dict[str, list[dict[str, Any]]] = {}
     for results in runs:
-        tests = {name: results[name] for name in BASELINES}
+        tests = {name: results[name] for name in BASELINE_KEYS}
         tests |= {name: approach["test"] for name, approach in results["approaches"].items()}
         for name, test in tests.items():
             point = {key: test[key] for key in ("mean", "ci95", "per_seed")}
@@ -50,7 +50,7 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "n_classes": len(runs[0]["dataset"]["classes"]),
         "n_test": runs[0]["dataset"]["counts"]["test"],
         "fingerprint": runs[0]["dataset"]["fingerprint"],
-        "methods": {name: methods[name] for name in ordered(set(methods))},
+        "methods": {name: methods[name] for name in order_methods(set(methods))},
     }
 
 
@@ -64,7 +64,9 @@ def curve_points(item: Mapping[str, Any]) -> dict[str, list[ShotPoint]]:
 
 def describe_curves(found: Mapping[str, Any]) -> str:
     """A Markdown table per set of pictures; the best of each column is bold."""
-    return "\n\n".join(f"{_caption(name, item)}\n\n{tables.markdown(_rows(item))}" for name, item in found.items())
+    return "\n\n".join(
+        f"{_caption(name, item)}\n\n{tables.format_markdown(_rows(item))}" for name, item in found.items()
+    )
 
 
 def _caption(name: str, item: Mapping[str, Any]) -> str:

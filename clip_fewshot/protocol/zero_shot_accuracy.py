@@ -10,7 +10,7 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.evaluation.metrics import macro_f1, per_class_table
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
@@ -27,7 +27,7 @@ def measure_zero_shot(backbone: Backbone, data: ImageDataset, templates: Sequenc
     predicted = zero_shot_probabilities(backbone, test, names, templates).argmax(dim=1).numpy()
     rows = per_class_table(labels, predicted, len(names))
     return {
-        "accuracy": interval([predicted == labels]).to_json(),
+        "accuracy": accuracy_interval([predicted == labels]).to_json(),
         "macro_f1": macro_f1(labels, predicted),
         "classes": {name: row._asdict() for name, row in zip(names, rows, strict=True)},
     }

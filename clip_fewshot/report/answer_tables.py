@@ -21,12 +21,12 @@ def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: S
         [
             name,
             answer.label or "unknown",
-            "-" if world.rejector_ is None else tables.fraction(answer.p_value),
-            *(f"{label} {tables.fraction(probability)}" for label, probability in answer.top),
+            "-" if world.rejector_ is None else tables.format_fraction(answer.p_value),
+            *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
         for name, answer in zip(pictures.names, answers, strict=True)
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> dict[str, Any]:

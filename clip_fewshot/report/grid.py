@@ -13,7 +13,7 @@ from clip_fewshot.report.pictures import thumbnail_uri
 
 SIDE, GAP, LINE = 128, 14, 16  # pixels: of a picture, between cells, of a line of text
 LETTERS = 19  # of the widest common fonts in one line below a picture
-INK, FLAGGED = "#1b1f24", "#c84e00"
+LABEL_INK, FLAGGED = "#1b1f24", "#c84e00"
 FONT = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
@@ -44,7 +44,7 @@ def picture_grid(cells: Sequence[GridCell], columns: int = 6) -> str:
 def _cell(cell: GridCell) -> str:
     # Browsers smooth what they enlarge: tiny scans are shown as the pixels they are.
     look = ' style="image-rendering: pixelated"' if max(cell.picture.size) < SIDE / 2 else ""
-    uri, colour = thumbnail_uri(cell.picture, 2 * SIDE), FLAGGED if cell.flagged else INK
+    uri, colour = thumbnail_uri(cell.picture, 2 * SIDE), FLAGGED if cell.flagged else LABEL_INK
     frame = f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="{FLAGGED}" stroke-width="3"/>'
     picture = f'<image width="{SIDE}" height="{SIDE}" href="{uri}"{look}/>'
     return picture + (frame if cell.flagged else "") + "".join(_lines(cell.lines, colour))

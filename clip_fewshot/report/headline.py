@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from clip_fewshot.plots import text
-from clip_fewshot.plots.methods import BASELINES, display_name, ordered
+from clip_fewshot.plots.methods import BASELINES, display_name, order_methods
 
 
 class HeadlineRow(NamedTuple):
@@ -34,7 +34,7 @@ def _rows(results: Mapping[str, Any]) -> Iterator[HeadlineRow]:
         accuracy = results.get(key)
         if accuracy is not None:
             yield _row(name, accuracy, accuracy.get("macro_f1"), accuracy.get("params", {}), best["approach"] == key)
-    for name in ordered(set(results["approaches"])):
+    for name in order_methods(set(results["approaches"])):
         entry, won = results["approaches"][name], best["approach"] == name
         macro_f1 = best["macro_f1"] if won else entry.get("macro_f1")
         yield _row(name, entry["test"], macro_f1, entry["params"], won)
@@ -53,7 +53,7 @@ def _row(
         per_seed,
         macro_f1,
         accuracy["n_test"],
-        text.settings(_chosen(params)),
+        text.format_settings(_chosen(params)),
         best,
     )
 
@@ -77,9 +77,9 @@ def headline_table(results: Mapping[str, Any]) -> str:
     cells += [
         (
             ("* " if row.best else "  ") + row.name,
-            text.fraction(row.mean),
-            text.interval((row.low, row.high)),
-            text.fraction(row.macro_f1),
+            text.format_fraction(row.mean),
+            text.format_interval((row.low, row.high)),
+            text.format_fraction(row.macro_f1),
             str(row.n_test),
             row.settings,
         )
@@ -90,15 +90,15 @@ def headline_table(results: Mapping[str, Any]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, 5)), line[5]]).rstrip()
         for line in cells
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", verdict(results)])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", write_verdict(results)])
 
 
-def verdict(results: Mapping[str, Any]) -> str:
+def write_verdict(results: Mapping[str, Any]) -> str:
     """One or two sentences: which method won, by how much, and whether the data can tell."""
     best = results["best"]
     name, test = display_name(best["approach"]), best["test"]
-    images = text.count(test["n_test"], "sealed test image")
-    reached = f"accuracy {text.fraction(test['mean'])} {text.interval(test['ci95'])} on {images}"
+    images = text.format_count(test["n_test"], "sealed test image")
+    reached = f"accuracy {text.format_fraction(test['mean'])} {text.format_interval(test['ci95'])} on {images}"
     return f"{name} was chosen: {reached}. {_against_probe(best, results['linear_probe'])}"
 
 
@@ -107,11 +107,11 @@ def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
         return "No tuned approach beat it on the validation folds by more than their noise (one standard error)."
     difference = best.get("difference_to_probe")
     if difference is None:
-        return f"The frozen probe has {text.fraction(probe['mean'])} {text.interval(probe['ci95'])}."
+        return f"The frozen probe has {text.format_fraction(probe['mean'])} {text.format_interval(probe['ci95'])}."
     low, high = difference["ci95"]
     per_seed = difference["per_seed"]
     wins = sum(value > 0 for value in per_seed)
-    gain = f"{text.signed(difference['mean'])} {text.interval((low, high))}"
+    gain = f"{text.format_signed(difference['mean'])} {text.format_interval((low, high))}"
     says = f"{gain} on the same support sets, ahead on {wins} of {len(per_seed)}"
     if low > 0:
         return f"It beats the frozen probe: {says}."
@@ -120,7 +120,7 @@ def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
     return f"The difference to the frozen probe is within the noise: {says}."
 
 
-def warnings_of(results: Mapping[str, Any]) -> list[str]:
+def collect_warnings(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know before trusting the table: the run's own warnings, and those the results imply."""
     found = [text.clean(warning) for warning in results.get("warnings", [])]
     looks = results["search"]["test_looks"]
@@ -140,17 +140,17 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
         )
     failed = results["search"]["failed"]
     if failed:
-        found.append(f"{text.count(failed, 'trial')} of the search failed; see the search below for which.")
+        found.append(f"{text.format_count(failed, 'trial')} of the search failed; see the search below for which.")
     return found
 
 
-def selection(results: Mapping[str, Any]) -> str:
+def describe_selection(results: Mapping[str, Any]) -> str:
     """What was chosen on what, in one paragraph: the part of a protocol that is usually left out."""
     seeds, looks = len(results["seeds"]), results["search"]["test_looks"]
     opened = "once, after the last choice" if looks == 1 else f"{looks} times"
     chosen = (
         "Approach, layers, learning rates, margins and C were chosen on validation folds cut out of the support "
-        f"images. Each method was then refitted on {text.count(seeds, 'fresh support set')}, "
+        f"images. Each method was then refitted on {text.format_count(seeds, 'fresh support set')}, "
         f"and the sealed test images were opened {opened}."
     )
     if results["novelty"] is None:

@@ -20,7 +20,7 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.headline import headline_rows, selection, verdict, warnings_of
+from clip_fewshot.report.headline import collect_warnings, describe_selection, headline_rows, write_verdict
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
@@ -57,26 +57,26 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         A whole HTML document, the same bytes for the same input.
     """
     rows = headline_rows(results)
-    scale, strips = sections.strips(rows)
+    scale, strips = sections.lay_out_strips(rows)
     known = frozenset(record.class_names)
     return _template().render(
         results=results,
         record=record,
         style=_read("page.css"),
-        verdict=verdict(results),
-        selection=selection(results),
-        warnings=warnings_of(results),
-        tiles=sections.tiles(results),
+        verdict=write_verdict(results),
+        selection=describe_selection(results),
+        warnings=collect_warnings(results),
+        tiles=sections.build_tiles(results),
         rows=list(zip(rows, strips, strict=True)),
         scale=scale,
         figures=_figures(results, record),
-        per_class=[] if record.confusion is None else sections.per_class(record.confusion, record.class_names),
+        per_class=[] if record.confusion is None else sections.build_class_rows(record.confusion, record.class_names),
         predictions=[sections.prediction_card(example, known) for example in record.predictions],
         clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],
         n_flagged=0 if record.discovery is None else len(record.discovery.labels),
         n_outliers=0 if record.discovery is None else record.discovery.n_outliers,
-        facts=sections.facts(results),
-        search_facts=sections.search_facts(results["search"]),
+        facts=sections.collect_facts(results),
+        search_facts=sections.collect_search_facts(results["search"]),
     )
 
 
@@ -86,7 +86,7 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
         "embeddings": [(_embedding_caption(v), plots.embedding_plot(v)) for v in record.embeddings]
     }
     if record.history:
-        figures["history"] = plots.search_history(record.history)
+        figures["history"] = plots.history_plot(record.history)
     if record.confusion is not None:
         figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
     if record.novelty is not None and results["novelty"] is not None:
@@ -103,7 +103,7 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
 def _embedding_caption(view: EmbeddingView) -> str:
     if not len(view.texts):
         return f"{view.title}: dots are images, on their first two principal components."
-    gap = plots.modality_gap(view.images, view.texts)
+    gap = plots.measure_modality_gap(view.images, view.texts)
     stars = "stars the class names as the text tower reads them"
     return f"{view.title}: dots are images, {stars}. On the unit sphere mean image and mean text lie {gap:.2f} apart."
 
@@ -111,7 +111,7 @@ def _embedding_caption(view: EmbeddingView) -> str:
 def _tree_caption(view: DiscoveryView) -> str:
     grey = "; grey ones are in no group" if view.n_outliers else ""
     first = f"Merge tree of the flagged images, one colour per group{grey}."
-    if plots.cut_height(view.linkage, view.labels) is not None:
+    if plots.find_cut_height(view.linkage, view.labels) is not None:
         rest = ", and the grey rest" if view.n_outliers else ""
         return f"{first} Cut at the dashed line, it falls into the groups{rest}."
     if len(view.clusters) == 1 and not view.n_outliers:
@@ -134,11 +134,11 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "fraction": text.fraction,
-        "interval": text.interval,
-        "seconds": text.seconds,
-        "settings": text.settings,
-        "count": text.count,
+        "fraction": text.format_fraction,
+        "interval": text.format_interval,
+        "seconds": text.format_seconds,
+        "settings": text.format_settings,
+        "count": text.format_count,
         "shorten": text.shorten,
         "method": display_name,
         "svg": lambda plot: svg_uri(plot.svg),

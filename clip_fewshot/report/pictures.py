@@ -7,10 +7,10 @@ from io import BytesIO
 
 from PIL import Image
 
-SIDE = 96  # pixels; the page shows thumbnails at 72 to 96 CSS pixels
+REPORT_SIDE = 96  # pixels; the page shows thumbnails at 72 to 96 CSS pixels
 
 
-def thumbnail_uri(picture: Image.Image, side: int = SIDE) -> str:
+def thumbnail_uri(picture: Image.Image, side: int = REPORT_SIDE) -> str:
     """``picture`` shrunk to fit ``side`` x ``side`` pixels, as a ``data:image/...;base64`` URI.
 
     Stored as PNG or JPEG, whichever is smaller: PNG wins on scans and glyphs, JPEG by far on photos. Drawing it

@@ -23,13 +23,13 @@ from PIL import Image
 from clip_fewshot import plots
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.open_world.groups import Group
-from clip_fewshot.open_world.name_suggestions import Known, Suggestions, suggest_names
+from clip_fewshot.open_world.name_suggestions import KnownClasses, Suggestions, suggest_names
 from clip_fewshot.open_world.store.store import Store
 from clip_fewshot.plots import text
-from clip_fewshot.plots.dendrogram import leaf_order
+from clip_fewshot.plots.dendrogram import order_leaves
 from clip_fewshot.plots.style import SERIES
 from clip_fewshot.report.pictures import svg_uri
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import FloatArray, LabelArray
 
 SHOWN = 120  # thumbnails of a group, and of the pictures in none
@@ -103,7 +103,7 @@ def review_view(
         revision=revision,
         classes=store.world.model.label_space_.names,
         groups=groups,
-        suggestions=suggestions_for(store, groups, top, words),
+        suggestions=suggest_group_names(store, groups, top, words),
         found=found,
         digests=pictures.digests,
         names=pictures.names,
@@ -112,14 +112,14 @@ def review_view(
     )
 
 
-def suggestions_for(
+def suggest_group_names(
     store: Store, groups: Sequence[Group], top: int = 5, words: Sequence[str] | None = None
 ) -> tuple[Suggestions | None, ...]:
     """Names for each group; None where ``top`` is 0."""
     if not top:
         return (None,) * len(groups)
     world = store.world
-    known = Known(*world.reference_, world.model.label_space_.names)
+    known = KnownClasses(*world.reference_, world.model.label_space_.names)
     return tuple(suggest_names(world.model.backbone, group.features, known, words, top) for group in groups)
 
 
@@ -135,7 +135,7 @@ def render_review(view: ReviewView) -> str:
         notes=sorted({said.note for said in view.suggestions if said is not None and said.note}),
         tree=_tree(view),
         shortcuts=SHORTCUTS,
-        data=_as_data(record | {"token": sha256_bytes(json.dumps(record).encode())[:16]}),
+        data=_as_data(record | {"token": hash_bytes(json.dumps(record).encode())[:16]}),
         style=style,
         style_hash=_hash(style),
         script=script,
@@ -187,7 +187,7 @@ def _order(linkage: FloatArray, n: int) -> tuple[LabelArray, FloatArray]:
     """(n,) place of each picture among the leaves, left to right; (n - 1,) height at which neighbours merge."""
     place, heights = np.zeros(n, dtype=np.int64), np.zeros(max(n - 1, 0))
     if len(linkage):
-        place[leaf_order(linkage)] = np.arange(n)
+        place[order_leaves(linkage)] = np.arange(n)
     last = [*place.tolist(), *[0] * len(linkage)]  # the rightmost leaf under each node
     for i, (left, right, height, _) in enumerate(linkage):
         heights[last[int(left)]] = height
@@ -197,7 +197,7 @@ def _order(linkage: FloatArray, n: int) -> tuple[LabelArray, FloatArray]:
 
 def _summary(view: ReviewView, in_none: int) -> str:
     low, high = view.found.interval
-    parts = [f"{text.count(len(view.digests), 'picture')} in {text.count(len(view.groups), 'group')}"]
+    parts = [f"{text.format_count(len(view.digests), 'picture')} in {text.format_count(len(view.groups), 'group')}"]
     parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
     parts.append(f"{in_none:,} in no group" if in_none else "")
     return ", ".join(part for part in parts if part) + f". Revision {view.revision}."
@@ -238,5 +238,5 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": text.count, "svg": lambda plot: svg_uri(plot.svg)}
+    environment.filters |= {"count": text.format_count, "svg": lambda plot: svg_uri(plot.svg)}
     return environment.from_string(_read("review.html.j2"))

@@ -84,7 +84,7 @@ def mapping_of(item: Check) -> Check:
     return check
 
 
-def nullable(item: Check) -> Check:
+def null_or(item: Check) -> Check:
     """null, or what ``item`` passes."""
 
     def check(value: Any, where: str) -> None:
@@ -111,7 +111,7 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
 
 
 FRACTION = number(0, 1)
-SIGNED = number(-1, 1)
+SIGNED_SHARE = number(-1, 1)
 
 
 def _interval(item: Check) -> Check:
@@ -130,8 +130,8 @@ def _interval(item: Check) -> Check:
 
 
 ACCURACY = _interval(FRACTION)
-APPROACH = {"params": mapping, "validation": nullable(FRACTION), "test": ACCURACY}
-RESULTS = record(
+APPROACH = {"params": mapping, "validation": null_or(FRACTION), "test": ACCURACY}
+RESULTS_SCHEMA = record(
     {
         "schema": integer(SCHEMA_VERSION),
         "dataset": record(
@@ -146,13 +146,14 @@ RESULTS = record(
         "config": mapping,
         "environment": mapping,
         "seeds": list_of(integer(0), 1),
-        "zero_shot": nullable(ACCURACY),
+        "zero_shot": null_or(ACCURACY),
         "linear_probe": ACCURACY,
         "approaches": mapping_of(record(APPROACH, {"macro_f1": FRACTION})),
         "best": record(
-            {"approach": text, **APPROACH, "macro_f1": FRACTION}, {"difference_to_probe": nullable(_interval(SIGNED))}
+            {"approach": text, **APPROACH, "macro_f1": FRACTION},
+            {"difference_to_probe": null_or(_interval(SIGNED_SHARE))},
         ),
-        "novelty": nullable(
+        "novelty": null_or(
             record(
                 {
                     "detector": text,
@@ -160,27 +161,27 @@ RESULTS = record(
                     "auroc": FRACTION,
                     "eer": FRACTION,
                     "fpr95": FRACTION,
-                    "false_alarm_rate": nullable(FRACTION),
-                    "detection_rate": nullable(FRACTION),
+                    "false_alarm_rate": null_or(FRACTION),
+                    "detection_rate": null_or(FRACTION),
                 },
                 {
-                    "refused": nullable(text),
+                    "refused": null_or(text),
                     "features": text,
-                    "n_neighbors": nullable(integer(1)),
+                    "n_neighbors": null_or(integer(1)),
                     "chosen": text,
-                    "margin": SIGNED,
+                    "margin": SIGNED_SHARE,
                     "selection": mapping_of(FRACTION),
                 },
             )
         ),
-        "discovery": nullable(
+        "discovery": null_or(
             record(
                 {
                     "n_clusters": integer(0),
                     "n_unseen": integer(0),
-                    "ari": nullable(SIGNED),
-                    "nmi": nullable(FRACTION),
-                    "accuracy": nullable(FRACTION),
+                    "ari": null_or(SIGNED_SHARE),
+                    "nmi": null_or(FRACTION),
+                    "accuracy": null_or(FRACTION),
                 }
             )
         ),
@@ -190,20 +191,20 @@ RESULTS = record(
                 "pruned": integer(0),
                 "failed": integer(0),
                 "seconds": number(0),
-                "naive_seconds_estimate": nullable(number(0)),
+                "naive_seconds_estimate": null_or(number(0)),
                 "test_looks": integer(0),
             }
         ),
         "timing": mapping_of(number(0)),
         "artifacts": mapping_of(text),
     },
-    {"raw_pixels": nullable(ACCURACY), "warnings": list_of(text)},
+    {"raw_pixels": null_or(ACCURACY), "warnings": list_of(text)},
 )
 
 
 def check_results(results: Any) -> None:
     """Raise :class:`ArtifactError` naming the first field of ``results`` that schema 1 does not allow."""
-    RESULTS(results, "results")
+    RESULTS_SCHEMA(results, "results")
     if results["schema"] != SCHEMA_VERSION:
         _refuse(f"schema {SCHEMA_VERSION}", results["schema"], "results.schema")
     methods = {*results["approaches"], "linear_probe", "zero_shot"}

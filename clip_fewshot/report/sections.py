@@ -67,20 +67,24 @@ class Strip(NamedTuple):
     mark: float
 
 
-def tiles(results: Mapping[str, Any]) -> list[Tile]:
+def build_tiles(results: Mapping[str, Any]) -> list[Tile]:
     """The four figures of the first screen; those a run did not measure are left out."""
     best, novelty, discovery = results["best"], results["novelty"], results["discovery"]
     test, difference = best["test"], best.get("difference_to_probe")
     found = [
         Tile(
-            text.fraction(test["mean"]),
+            text.format_fraction(test["mean"]),
             "test accuracy",
-            f"{text.interval(test['ci95'])}, {display_name(best['approach'])}",
+            f"{text.format_interval(test['ci95'])}, {display_name(best['approach'])}",
         )
     ]
     if difference is not None:
         found.append(
-            Tile(text.signed(difference["mean"]), "against the frozen probe", text.interval(difference["ci95"]))
+            Tile(
+                text.format_signed(difference["mean"]),
+                "against the frozen probe",
+                text.format_interval(difference["ci95"]),
+            )
         )
     if novelty is not None:
         rate = novelty["detection_rate"]
@@ -89,14 +93,14 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
             if rate is None
             else f"{rate:.0%} caught, {novelty['false_alarm_rate']:.1%} false alarms"
         )
-        found.append(Tile(text.fraction(novelty["auroc"]), "novelty AUROC", note))
+        found.append(Tile(text.format_fraction(novelty["auroc"]), "novelty AUROC", note))
     if discovery is not None:
         note = f"{discovery['n_unseen']} unseen in truth"
         found.append(Tile(str(discovery["n_clusters"]), "candidate classes found", note))
     return found
 
 
-def strips(rows: Sequence[HeadlineRow]) -> tuple[tuple[float, float], list[Strip]]:
+def lay_out_strips(rows: Sequence[HeadlineRow]) -> tuple[tuple[float, float], list[Strip]]:
     """A scale in steps of .05 that holds all intervals, and each interval's place on it."""
     low = math.floor(min(row.low for row in rows) * 20) / 20
     high = math.ceil(max(row.high for row in rows) * 20) / 20
@@ -108,7 +112,7 @@ def strips(rows: Sequence[HeadlineRow]) -> tuple[tuple[float, float], list[Strip
     return (low, low + span), [Strip(at(r.low), round(at(r.high) - at(r.low), 2), at(r.mean)) for r in rows]
 
 
-def per_class(counts: NDArray[np.int64], names: Sequence[str]) -> list[ClassRow]:
+def build_class_rows(counts: NDArray[np.int64], names: Sequence[str]) -> list[ClassRow]:
     """Precision, recall and F1 of each class from the confusion matrix (c, c), rows true."""
     hits, true, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
 
@@ -149,7 +153,7 @@ def cluster_card(cluster: ClusterView) -> ClusterCard:
     return ClusterCard(cluster.number, cluster.size, cluster.suggested, said, exemplar, members, more)
 
 
-def facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def collect_facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, [(name, value)]): data, time, configuration, environment."""
     dataset = results["dataset"]
     unseen = ", ".join(dataset["unseen"]) or "none"
@@ -161,23 +165,29 @@ def facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
         ("fingerprint", dataset["fingerprint"]),
         ("support seeds", ", ".join(str(seed) for seed in results["seeds"])),
     ]
-    spent = [(key.replace("_", " "), text.seconds(value)) for key, value in results["timing"].items()]
+    spent = [(key.replace("_", " "), text.format_seconds(value)) for key, value in results["timing"].items()]
     return [
         ("Data", data),
         ("Time", spent),
-        ("Configuration", [(key.replace("_", " "), text.scalar(value)) for key, value in results["config"].items()]),
-        ("Environment", [(key.replace("_", " "), text.scalar(value)) for key, value in results["environment"].items()]),
+        (
+            "Configuration",
+            [(key.replace("_", " "), text.format_scalar(value)) for key, value in results["config"].items()],
+        ),
+        (
+            "Environment",
+            [(key.replace("_", " "), text.format_scalar(value)) for key, value in results["environment"].items()],
+        ),
     ]
 
 
-def search_facts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+def collect_search_facts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of the search: trials by state, time, looks at the test images."""
     counts = [(f"{state} trials", f"{search[state]:,}") for state in ("finished", "pruned", "failed")]
     naive = search["naive_seconds_estimate"]
-    saved = [] if naive is None else [("estimate without reuse of frozen layers", text.seconds(naive))]
+    saved = [] if naive is None else [("estimate without reuse of frozen layers", text.format_seconds(naive))]
     return [
         *counts,
-        ("time", text.seconds(search["seconds"])),
+        ("time", text.format_seconds(search["seconds"])),
         *saved,
         ("looks at the test images", str(search["test_looks"])),
     ]

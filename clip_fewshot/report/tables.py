@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_fewshot.data.names import shown
+from clip_fewshot.data.names import escape
 
 Rows = Sequence[Sequence[str]]
 
 
-def plain(rows: Rows) -> str:
+def format_plain(rows: Rows) -> str:
     """Columns aligned: the first to the left, the others to the right. What would not print is escaped."""
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[escape(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
@@ -20,13 +20,13 @@ def plain(rows: Rows) -> str:
     )
 
 
-def markdown(rows: Rows) -> str:
+def format_markdown(rows: Rows) -> str:
     """A Markdown table; the first row is its head."""
-    lines = ["| " + " | ".join(shown(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(escape(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
 
 
-def fraction(value: float) -> str:
+def format_fraction(value: float) -> str:
     """Three decimals."""
     return f"{value:.3f}"
 

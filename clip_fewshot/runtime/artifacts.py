@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import LOCK, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from clip_fewshot.runtime.files import FILE_LOCK, hash_bytes, hash_file, read_json, write_bytes, write_json
 
-SCHEMA = 1
+ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
 T = TypeVar("T")
 
@@ -35,13 +35,19 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
         )
     entries = {}
     for name, data in files.items():
-        digest, logical = sha256_bytes(data), Path(name)
+        digest, logical = hash_bytes(data), Path(name)
         stored = f"{logical.stem}-{digest[:16]}{logical.suffix}"
-        if not (folder / stored).exists() or sha256_file(folder / stored) != digest:
+        if not (folder / stored).exists() or hash_file(folder / stored) != digest:
             write_bytes(folder / stored, data)
         entries[name] = {"file": stored, "sha256": digest, "bytes": len(data)}
-    meta_digest = sha256_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
-    manifest = {"schema": SCHEMA, "kind": kind, "files": entries, "meta": dict(meta), "meta_sha256": meta_digest}
+    meta_digest = hash_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
+    manifest = {
+        "schema": ARTIFACT_SCHEMA,
+        "kind": kind,
+        "files": entries,
+        "meta": dict(meta),
+        "meta_sha256": meta_digest,
+    }
     write_json(folder / MANIFEST, manifest)
     _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
 
@@ -49,7 +55,7 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
 def _left_by_kill(path: Path) -> bool:
     """Whether a save that was killed before its manifest left it: half a file, or one named by its own content."""
     half = path.name.startswith(".") and path.name.endswith(".tmp")
-    return half or (path.is_file() and path.stem.endswith(f"-{sha256_file(path)[:16]}"))
+    return half or (path.is_file() and path.stem.endswith(f"-{hash_file(path)[:16]}"))
 
 
 def artifact_kind(folder: Path) -> str:
@@ -69,10 +75,10 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, by
             raise ArtifactError(
                 expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
             ) from error
-        if sha256_bytes(data) != entry["sha256"]:
+        if hash_bytes(data) != entry["sha256"]:
             raise ArtifactError(
                 expected=f"SHA-256 {entry['sha256'][:12]}...",
-                got=f"{sha256_bytes(data)[:12]}...",
+                got=f"{hash_bytes(data)[:12]}...",
                 fix="the file is damaged: restore it",
                 where=str(path),
             )
@@ -95,9 +101,9 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
             fix="restore the folder from a copy",
             where=str(path),
         )
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] != ARTIFACT_SCHEMA:
         raise ArtifactError(
-            expected=f"schema {SCHEMA}",
+            expected=f"schema {ARTIFACT_SCHEMA}",
             got=f"schema {manifest['schema']}",
             fix="use the release that wrote it",
             where=str(path),
@@ -106,7 +112,7 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
         raise ArtifactError(
             expected=f"a saved {kind}", got=f"a saved {manifest['kind']}", fix="check the path", where=str(folder)
         )
-    digest = sha256_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
+    digest = hash_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
     names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
     if digest != manifest["meta_sha256"] or not names_plain:
         raise ArtifactError(
@@ -121,10 +127,10 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
 def _remove_unlisted(folder: Path, listed: set[str]) -> None:
     """Drop the files of the version before and what a kill left behind."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in listed | {MANIFEST, LOCK}:
+        if path.is_file() and path.name not in listed | {MANIFEST, FILE_LOCK}:
             path.unlink(missing_ok=True)
 
 
-def named_part(entries: Mapping[str, T], name: str) -> dict[str, T]:
+def select_part(entries: Mapping[str, T], name: str) -> dict[str, T]:
     """The entries called ``name.*``, without that prefix."""
     return {k.removeprefix(f"{name}."): v for k, v in entries.items() if k.startswith(f"{name}.")}

@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from clip_fewshot.config import DEVICES
 from clip_fewshot.errors import ResourceError, UsageError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -38,7 +37,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
-def activations(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+def autocast_activations(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Autocast for forward passes; parameters stay float32 in any case.
 
     Args:
@@ -54,7 +53,7 @@ def activations(device: torch.device, dtype: torch.dtype | None) -> AbstractCont
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
+def use_deterministic_kernels(device: torch.device) -> Iterator[None]:
     """Deterministic CUDA kernels while the run lasts; those that have none warn and go on.
 
     On a CPU the kernels used here are deterministic anyway, and the switch would import torch's compiler (2 s).

@@ -24,7 +24,7 @@ from clip_fewshot.errors import ArtifactError, ResourceError
 if sys.platform != "win32":
     import fcntl
 
-LOCK = ".lock"
+FILE_LOCK = ".lock"
 
 
 def cache_root() -> Path:
@@ -36,12 +36,12 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
 
 
-def sha256_bytes(data: bytes) -> str:
+def hash_bytes(data: bytes) -> str:
     """Hex SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -52,12 +52,12 @@ def sha256_file(path: Path) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that any reader, at any moment, sees the old file or the new one, whole."""
-    with replacing(path, len(data)) as file:
+    with replace_file(path, len(data)) as file:
         file.write(data)
 
 
 @contextmanager
-def replacing(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
     with _explained(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def replacing(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def resumable(path: Path) -> Iterator[BinaryIO]:
+def open_resumable(path: Path) -> Iterator[BinaryIO]:
     """Open ``path``'s partial file, at its end, for this process alone; without an exception it becomes ``path``.
 
     After an exception, or a kill, what was written stays beside ``path`` and the next call goes on from there.
@@ -106,7 +106,7 @@ def resumable(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def hold_file(path: Path) -> Iterator[None]:
     """Wait for ``path`` and hold it for this process while the block lasts; freed by the kernel at any death."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -157,14 +157,14 @@ def remove_half_files(folder: Path) -> None:
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process alone; a second holder is refused, with a message that says who has it.
 
     The kernel frees the lock when the process ends in any way, so a lock is never stale.
     """
     with _explained(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(folder / FILE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             _lock_file(handle)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from clip_fewshot.errors import ArtifactError, UsageError
 
-PREFIX = "python:"
+PYTHON_PREFIX = "python:"
 SINGULAR = {"approaches": "approach", "losses": "loss"}
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
     """
     if name in members:
         return members[name]
-    if name.startswith(PREFIX):
+    if name.startswith(PYTHON_PREFIX):
         found: T = import_part(name)
         return found
     installed = {point.name: point for point in entry_points(group=f"clip_fewshot.{kind}")}
@@ -44,11 +44,11 @@ def find_part(kind: str, name: str, members: Mapping[str, T]) -> T:
         loaded: T = installed[name].load()
         return loaded
     known = ", ".join([*members, *installed])
-    fix = f"check the spelling, or write {PREFIX}MODULE:NAME for code of your own"
+    fix = f"check the spelling, or write {PYTHON_PREFIX}MODULE:NAME for code of your own"
     raise UsageError(expected=f"one of {known}", got=repr(name), fix=fix, where=SINGULAR.get(kind, kind[:-1]))
 
 
-def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[str, T]:
+def choose_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[str, T]:
     """(name, part) of what a person gave: a name, as :func:`find_part` takes it, or the part itself.
 
     A part from outside the library goes by the name of its entry point, or else of its class or function: it stands
@@ -61,7 +61,7 @@ def chosen_part(kind: str, given: str | T, members: Mapping[str, T]) -> tuple[st
     for name, member in members.items():
         if member is part:
             return name, part
-    if isinstance(given, str) and not given.startswith(PREFIX):
+    if isinstance(given, str) and not given.startswith(PYTHON_PREFIX):
         return given, part
     name = getattr(part, "__name__", "")
     if not name.isidentifier() or name in members:
@@ -96,7 +96,7 @@ def missing_members(part: object, contract: type) -> list[str]:
     return absent + [f"attribute {name} is missing" for name in attributes if not hasattr(part, name)]
 
 
-def trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
+def find_trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: Mapping[str, Any], where: str) -> T:
     """The part that a file means by ``name``. Nothing is imported: what is not a member was passed by the caller.
 
     Args:
@@ -129,10 +129,10 @@ def import_part(name: str) -> Any:
     Raises:
         UsageError: another form of name, no such module or object, or an error in the user's code.
     """
-    module, _, attribute = name.removeprefix(PREFIX).partition(":")
+    module, _, attribute = name.removeprefix(PYTHON_PREFIX).partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        form = f"{PREFIX}MODULE:NAME"
-        raise UsageError(expected=form, got=repr(name), fix=f"write it as {PREFIX}my_module:MyPart", where=name)
+        form = f"{PYTHON_PREFIX}MODULE:NAME"
+        raise UsageError(expected=form, got=repr(name), fix=f"write it as {PYTHON_PREFIX}my_module:MyPart", where=name)
     imported = _import_module(module, name)
     if not hasattr(imported, attribute):
         raise UsageError(expected=f"{attribute} in {module}", got="none", fix="check the spelling", where=name)
@@ -172,7 +172,7 @@ class ForeignPart(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, kind: str, name: str, part: object) -> ForeignPart:
+    def from_part(cls, kind: str, name: str, part: object) -> ForeignPart:
         """What to keep of ``part``, a class or function."""
         try:
             digest = hashlib.sha256(inspect.getsource(part).encode()).hexdigest()  # type: ignore[arg-type]
@@ -206,10 +206,10 @@ def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], w
 
 def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]) -> list[ForeignPart]:
     """What a file keeps of a part besides its name: nothing of one of this library."""
-    return [] if members.get(name) is part else [ForeignPart.of(kind, name, part)]
+    return [] if members.get(name) is part else [ForeignPart.from_part(kind, name, part)]
 
 
-def stored_part(
+def find_stored_part(
     kind: str,
     name: str,
     held: Iterable[ForeignPart],
@@ -217,7 +217,7 @@ def stored_part(
     trusted: Mapping[str, Any],
     where: str,
 ) -> T:
-    """The part that a file means by ``name``; see :func:`trusted_part`.
+    """The part that a file means by ``name``; see :func:`find_trusted_part`.
 
     Args:
         held: :func:`foreign_parts` of the file.
@@ -225,6 +225,6 @@ def stored_part(
     Raises:
         ArtifactError: a foreign part that was not passed, or one with other code than the file was written with.
     """
-    part = trusted_part(kind, name, members, trusted, where)
-    check_same_code([one for one in held if one.kind == kind], [ForeignPart.of(kind, name, part)], where)
+    part = find_trusted_part(kind, name, members, trusted, where)
+    check_same_code([one for one in held if one.kind == kind], [ForeignPart.from_part(kind, name, part)], where)
     return part

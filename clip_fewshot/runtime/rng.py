@@ -29,7 +29,7 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 
 @contextmanager
-def torch_seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -> Iterator[None]:
+def seed_torch(seed: int, *purpose: str | int, device: torch.device | None = None) -> Iterator[None]:
     """Run a block with torch's global generators seeded for ``purpose``, and put them back after it.
 
     For code that draws from the global generator and takes no other: the initialisation of torch's modules, dropout.
@@ -46,7 +46,7 @@ def torch_seeded(seed: int, *purpose: str | int, device: torch.device | None = N
 
 
 @contextmanager
-def torch_cpu_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+def seed_torch_cpu(seed: int, *purpose: str | int) -> Iterator[None]:
     """The same for the processor's generator alone: devices are neither touched nor waited for."""
     import torch
 

@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import cache_root, file_lock, read_json, sha256_bytes, write_json
+from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, write_json
 from clip_fewshot.types import IndexArray
 
-ROWS, INDEX, ABOUT, LOCK = "rows.bin", "index.bin", "about.json", ".lock"
-DIGEST = 32  # bytes of a SHA-256
+ROWS_FILE, INDEX, ABOUT, ROWS_LOCK = "rows.bin", "index.bin", "about.json", ".lock"
+DIGEST_BYTES = 32  # bytes of a SHA-256
 FORMAT = 1
-RESERVE = 1 << 30  # bytes of disk that a cache leaves free
+DISK_RESERVE = 1 << 30  # bytes of disk that a cache leaves free
 
 C = TypeVar("C", bound=Hashable)  # the name of a column
 Batch = tuple[IndexArray, Mapping[C, NDArray[Any]]]  # positions among the keys, and their rows in each column
@@ -45,7 +45,7 @@ class RowCache(Generic[C]):
 
     def __init__(self, kind: str, columns: Mapping[C, Mapping[str, Any]]) -> None:
         self.kind, self.columns = kind, columns
-        self._shelves: dict[C, Shelf] = {}
+        self._shelves: dict[C, RowFile] = {}
         self._refused: set[C] = set()  # columns that the disk took no rows of: no further attempt is made
 
     def rows(self, keys: Sequence[str], compute: Callable[[IndexArray], Iterable[Batch[C]]]) -> dict[C, CachedRows]:
@@ -76,10 +76,10 @@ class RowCache(Generic[C]):
         first = {keys[i]: i for i in reversed(np.flatnonzero(lacking).tolist())}
         return np.array(sorted(first.values()), dtype=np.int64)
 
-    def _shelf(self, column: C) -> Shelf | None:
+    def _shelf(self, column: C) -> RowFile | None:
         """None where no process has begun it; another one may have begun it since the last time."""
         if column not in self._shelves:
-            shelf = Shelf.existing(self.kind, self.columns[column])
+            shelf = RowFile.open_existing(self.kind, self.columns[column])
             if shelf is None:
                 return None
             self._shelves[column] = shelf
@@ -87,7 +87,7 @@ class RowCache(Generic[C]):
 
     def _keep(self, column: C, keys: Sequence[str], rows: NDArray[Any]) -> bool:
         if column not in self._shelves:
-            self._shelves[column] = Shelf(self.kind, self.columns[column], rows.shape[1:], rows.dtype)
+            self._shelves[column] = RowFile(self.kind, self.columns[column], rows.shape[1:], rows.dtype)
         if column not in self._refused and not self._shelves[column].append(keys, rows):
             self._refused.add(column)
         return column not in self._refused
@@ -102,7 +102,7 @@ class CachedRows:
         loose: those that are in memory only, by key.
     """
 
-    shelf: Shelf
+    shelf: RowFile
     keys: Sequence[str]
     loose: Mapping[str, NDArray[Any]]
 
@@ -122,7 +122,7 @@ class CachedRows:
         return values
 
 
-class Shelf:
+class RowFile:
     """Rows of one shape and dtype, kept between runs and shared by processes.
 
     Args:
@@ -143,7 +143,7 @@ class Shelf:
         self._sound: set[int] = set()
 
     @classmethod
-    def existing(cls, kind: str, about: Mapping[str, Any]) -> Shelf | None:
+    def open_existing(cls, kind: str, about: Mapping[str, Any]) -> RowFile | None:
         """The shelf of that content, whatever its shape; None where none was begun."""
         path = _folder(kind, about) / ABOUT
         try:
@@ -155,7 +155,7 @@ class Shelf:
     @property
     def path(self) -> str:
         """The file of rows, row i at ``i * row_bytes``."""
-        return str(self.folder / ROWS)
+        return str(self.folder / ROWS_FILE)
 
     def find(self, keys: Sequence[str]) -> IndexArray:
         """(n,) place of each key's row, -1 where none is held. Rows are checked the first time they are found."""
@@ -168,12 +168,12 @@ class Shelf:
         """(n, *shape) copies of rows that :meth:`find` found."""
         if not len(places):
             return np.empty((0, *self.shape), self.dtype)
-        return np.asarray(self.mapped()[places])
+        return np.asarray(self.map_rows()[places])
 
-    def mapped(self) -> NDArray[Any]:
+    def map_rows(self) -> NDArray[Any]:
         """(rows, *shape) read-only view of the whole file; pages are shared by all processes that read it."""
-        count = os.path.getsize(self.folder / ROWS) // self.row_bytes
-        return np.memmap(self.folder / ROWS, self.dtype, "r", shape=(count, *self.shape))
+        count = os.path.getsize(self.folder / ROWS_FILE) // self.row_bytes
+        return np.memmap(self.folder / ROWS_FILE, self.dtype, "r", shape=(count, *self.shape))
 
     def append(self, keys: Sequence[str], rows: NDArray[Any]) -> bool:
         """Keep (n, *shape) rows; of a key kept twice the later row counts.
@@ -185,10 +185,10 @@ class Shelf:
         records = b"".join(_digest(key.encode()) + _digest(row) for key, row in zip(keys, data, strict=True))
         try:
             self._make_room(data.nbytes)
-            with file_lock(self.folder / LOCK):
-                held = _size(self.folder / INDEX) // (2 * DIGEST)
-                _extend(self.folder / ROWS, held * self.row_bytes, data.reshape(-1).view(np.uint8).data)
-                _extend(self.folder / INDEX, held * 2 * DIGEST, records)
+            with hold_file(self.folder / ROWS_LOCK):
+                held = _size(self.folder / INDEX) // (2 * DIGEST_BYTES)
+                _extend(self.folder / ROWS_FILE, held * self.row_bytes, data.reshape(-1).view(np.uint8).data)
+                _extend(self.folder / INDEX, held * 2 * DIGEST_BYTES, records)
         except (OSError, ResourceError) as error:
             text = f"not cached: {error} ({self.folder}); CLIP_FEWSHOT_CACHE names another folder"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -203,28 +203,28 @@ class Shelf:
             write_json(self.folder / ABOUT, self._about)
             self._declared = True
         free = shutil.disk_usage(self.folder).free
-        if free < needed + RESERVE:
-            raise OSError(0, f"{free:,} bytes free, {needed + RESERVE:,} wanted")
+        if free < needed + DISK_RESERVE:
+            raise OSError(0, f"{free:,} bytes free, {needed + DISK_RESERVE:,} wanted")
 
     def _refresh(self) -> None:
         """Read the records that were added since the last time."""
         known = len(self._checksums)
         try:
             with (self.folder / INDEX).open("rb") as file:
-                file.seek(known * 2 * DIGEST)
+                file.seek(known * 2 * DIGEST_BYTES)
                 added = file.read()
         except (FileNotFoundError, NotADirectoryError):
             return
-        for i in range(len(added) // (2 * DIGEST)):
-            record = added[i * 2 * DIGEST : (i + 1) * 2 * DIGEST]
-            self._places[record[:DIGEST]] = known + i
-            self._checksums.append(record[DIGEST:])
+        for i in range(len(added) // (2 * DIGEST_BYTES)):
+            record = added[i * 2 * DIGEST_BYTES : (i + 1) * 2 * DIGEST_BYTES]
+            self._places[record[:DIGEST_BYTES]] = known + i
+            self._checksums.append(record[DIGEST_BYTES:])
 
     def _check(self, places: set[int]) -> list[int]:
         """The places among them whose bytes are not those that were written."""
         if not places:
             return []
-        rows = self.mapped() if _size(self.folder / ROWS) >= self.row_bytes else ()
+        rows = self.map_rows() if _size(self.folder / ROWS_FILE) >= self.row_bytes else ()
         damaged = [i for i in places if i >= len(rows) or _digest(rows[i]) != self._checksums[i]]
         self._sound |= places - set(damaged)
         return damaged
@@ -232,7 +232,7 @@ class Shelf:
 
 def _folder(kind: str, about: Mapping[str, Any]) -> Path:
     content = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
-    return cache_root() / kind / sha256_bytes(content.encode())[:32]
+    return cache_root() / kind / hash_bytes(content.encode())[:32]
 
 
 def _digest(data: Any) -> bytes:

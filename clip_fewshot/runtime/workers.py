@@ -46,7 +46,7 @@ class Done(NamedTuple):
     seconds: float
 
 
-class Crew:
+class WorkerPool:
     """Calls methods of objects that can be pickled, up to ``jobs`` of them at once.
 
     The first calls run here, one at a time; workers start when those have cost as much as starting workers does, so
@@ -64,7 +64,7 @@ class Crew:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -114,7 +114,7 @@ class Crew:
         future: Future[Done] = Future()
         began, computed = time.perf_counter(), time.process_time()
         try:
-            with limited_threads(self.threads):
+            with limit_threads(self.threads):
                 value = method(*arguments)
             future.set_result(Done(value, time.perf_counter() - began))
         except Exception as error:
@@ -172,7 +172,7 @@ class _Worker:
         )
 
 
-def refusal_to_travel(part: object) -> str:
+def explain_refusal(part: object) -> str:
     """Why workers cannot be sent ``part``, which is pickled and read back in a new interpreter; "" where they can.
 
     A class that was defined in a notebook or in the program itself cannot be found there.
@@ -203,7 +203,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 @contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
+def limit_threads(threads: int) -> Iterator[None]:
     """Torch and BLAS compute in that many threads while the block lasts, as they do in a worker."""
     import torch
 

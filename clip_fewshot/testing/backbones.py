@@ -9,9 +9,9 @@ from torch import Tensor
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Tower
-from clip_fewshot.testing.contract import checked, demand
+from clip_fewshot.testing.contract import demand, run_checks
 
-TEXTS = ["a bee", "a photo of two bees and a flower"]
+_TEXTS = ["a bee", "a photo of two bees and a flower"]
 
 
 def check_backbone(backbone: Backbone) -> None:
@@ -22,21 +22,21 @@ def check_backbone(backbone: Backbone) -> None:
     """
     demand(isinstance(backbone, Backbone), f"it is a {type(backbone).__name__}, and no Backbone")
     with torch.no_grad():
-        checked(CHECKS, backbone)
+        run_checks(_CHECKS, backbone)
 
 
-def inputs(backbone: Backbone) -> dict[str, tuple[Tower, Tensor]]:
+def build_inputs(backbone: Backbone) -> dict[str, tuple[Tower, Tensor]]:
     """Each tower with three pictures or two texts."""
     rng, size = np.random.default_rng(0), backbone.image_size
     pictures = [Image.fromarray(rng.integers(0, 256, (size + 3, size, 3), dtype=np.uint8)) for _ in range(3)]
     pixels = torch.stack([backbone.preprocess(picture) for picture in pictures]).to(backbone.device)
-    tokens = backbone.trim(backbone.tokenize(TEXTS)).to(backbone.device)
+    tokens = backbone.trim(backbone.tokenize(_TEXTS)).to(backbone.device)
     return {"image": (backbone.visual, pixels), "text": (backbone.text, tokens)}
 
 
 def features_lie_in_one_space(backbone: Backbone) -> None:
     """Pictures and texts, finite, (n, d), the same d."""
-    pixels, tokens = (given for _, given in inputs(backbone).values())
+    pixels, tokens = (given for _, given in build_inputs(backbone).values())
     demand(pixels.shape[1:] == (3, backbone.image_size, backbone.image_size), "preprocess does not give image_size")
     found = {"image": backbone.encode_image(pixels), "text": backbone.encode_text(tokens)}
     for name, features in found.items():
@@ -49,14 +49,14 @@ def features_lie_in_one_space(backbone: Backbone) -> None:
 def an_input_s_features_are_its_own(backbone: Backbone) -> None:
     """They do not depend on the batch: the model is in evaluation mode."""
     demand(not backbone.training, "it is in training mode: call eval() on it")
-    for name, (tower, given) in inputs(backbone).items():
+    for name, (tower, given) in build_inputs(backbone).items():
         alone = torch.cat([tower(given[i : i + 1]) for i in range(len(given))])
         demand(torch.allclose(alone, tower(given), rtol=1e-3, atol=1e-4), f"{name} features depend on the batch")
 
 
 def every_cut_goes_on_to_the_same_features(backbone: Backbone) -> None:
     """What "the last n layers" relies on: the part before a cut, then its suffix, is the whole tower."""
-    for name, (tower, given) in inputs(backbone).items():
+    for name, (tower, given) in build_inputs(backbone).items():
         demand(tower.n_blocks >= 1, f"the {name} tower has no block")
         whole, start = tower(given), tower.embed(given)
         for n in sorted({0, 1, tower.n_blocks}):
@@ -69,7 +69,7 @@ def every_cut_goes_on_to_the_same_features(backbone: Backbone) -> None:
 def suffixes_train_by_themselves(backbone: Backbone) -> None:
     """A suffix is a copy with gradients; the backbone has the same weights afterwards."""
     before = backbone.digest
-    for name, (tower, given) in inputs(backbone).items():
+    for name, (tower, given) in build_inputs(backbone).items():
         state, suffix = tower.cut(tower.advance(tower.embed(given), 0, tower.n_blocks - 1), 1), tower.suffix(1)
         with torch.enable_grad():
             torch.autograd.backward(suffix(state).square().sum())
@@ -80,7 +80,7 @@ def suffixes_train_by_themselves(backbone: Backbone) -> None:
     demand(backbone.digest == before, "training a suffix changes the backbone")
 
 
-CHECKS = (
+_CHECKS = (
     features_lie_in_one_space,
     an_input_s_features_are_its_own,
     every_cut_goes_on_to_the_same_features,

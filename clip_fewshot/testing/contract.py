@@ -37,7 +37,7 @@ def refuses(call: Callable[[], object]) -> bool:
     return False
 
 
-def checked(checks: Iterable[Callable[..., None]], part: Any, **options: Any) -> None:
+def run_checks(checks: Iterable[Callable[..., None]], part: Any, **options: Any) -> None:
     """Run all checks of a kind; one that meets another error than ContractError fails by it, with its traceback."""
     for check in checks:
         check(part, **options)

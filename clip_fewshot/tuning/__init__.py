@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from clip_fewshot.backbones.tower import Suffix, Tower
 from clip_fewshot.tuning.last_layers import check_depth as check_depth
+from clip_fewshot.tuning.last_layers import copy_last_layers as copy_last_layers
 from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
-from clip_fewshot.tuning.last_layers import last_layers as last_layers
 
-TUNINGS: dict[str, Callable[[Tower, int], Suffix]] = {"last-layers": last_layers}
+TUNINGS: dict[str, Callable[[Tower, int], Suffix]] = {"last-layers": copy_last_layers}

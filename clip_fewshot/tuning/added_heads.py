@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.encoder_tower import PooledTail, upto
+from clip_fewshot.backbones.encoder_tower import PooledTail, mask_up_to
 from clip_fewshot.backbones.resnet import AttentionPool
 from clip_fewshot.backbones.tower import CutState, Suffix, Tail, TextTower, Tower, advance
 from clip_fewshot.backbones.transformer import TokenTail
@@ -57,7 +57,7 @@ class HeadedTower(TextTower):
         return self
 
     @torch.no_grad()
-    def merged(self) -> Tower:
+    def merge(self) -> Tower:
         """The base, its projection followed by the head: P becomes W P. Changes the base; the head is then spent.
 
         Raises:
@@ -122,7 +122,7 @@ class _AttentiveTail(_HeadedTail):
     def forward(self, state: CutState) -> Tensor:
         tokens = self.inner.tokens(state)
         features: Tensor = self.inner(state)
-        read: Tensor = self.head(tokens, visible=upto(state.position, tokens.shape[1]) if self.texts else None)
+        read: Tensor = self.head(tokens, visible=mask_up_to(state.position, tokens.shape[1]) if self.texts else None)
         return features + read
 
 
@@ -134,7 +134,7 @@ class _AllRows(Suffix):
         return features
 
 
-def with_linear_head(tower: Tower) -> HeadedTower:
+def add_linear_head(tower: Tower) -> HeadedTower:
     """``tower`` with a linear head behind it, on the tower's device.
 
     It has no bias. One would shift all features of a modality, which CLIP's projections do not do either (a ViT's and

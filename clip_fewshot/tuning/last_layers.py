@@ -10,7 +10,7 @@ from clip_fewshot.backbones.tower import Suffix, Tower
 from clip_fewshot.errors import UsageError
 
 
-def last_layers(tower: Tower, n: int) -> Suffix:
+def copy_last_layers(tower: Tower, n: int) -> Suffix:
     """A trainable copy of the last ``n`` layers of ``tower``; the tower itself stays as it is.
 
     Args:

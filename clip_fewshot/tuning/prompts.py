@@ -25,8 +25,8 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 
-KIND = "visual prompts"
-WEIGHTS = "prompts.safetensors"
+PROMPTS_KIND = "visual prompts"
+PROMPTS_WEIGHTS = "prompts.safetensors"
 CLASS_TOKEN = "class_embedding"
 
 
@@ -47,15 +47,17 @@ class PromptedBlock(OneRow):
         out = self.block(_behind_first(x, self.prompts))
         return torch.cat([out[:, :1], out[:, 1 + len(self.prompts) :]], dim=1)
 
-    def normalised(self, state: CutState) -> CutState:
+    def normalise(self, state: CutState) -> CutState:
         """The state of the block inside; the prompts join later."""
-        return self.block.normalised(state)
+        return self.block.normalise(state)
 
-    def at(self, state: CutState) -> Tensor:
+    def forward_row(self, state: CutState) -> Tensor:
         """One row of the output for each input, with the prompts among the tokens."""
         first = torch.zeros(1, dtype=torch.int64, device=self.prompts.device)
-        prompts = self.block.normalised(CutState(self.prompts[None], first)).tokens[0] if len(self.prompts) else None
-        return self.block.at(state if prompts is None else state._replace(tokens=_behind_first(state.tokens, prompts)))
+        prompts = self.block.normalise(CutState(self.prompts[None], first)).tokens[0] if len(self.prompts) else None
+        return self.block.forward_row(
+            state if prompts is None else state._replace(tokens=_behind_first(state.tokens, prompts))
+        )
 
 
 def _behind_first(tokens: Tensor, prompts: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class PromptedTransformer(VisionTransformer):
                 block.prompts.requires_grad_(n > 0)
         return suffix
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def list_trained(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of all that trains: the prompts, and the class token where the first block has prompts."""
         token = {CLASS_TOKEN: self.class_embedding} if "0" in self.prompts else {}
         return token | {f"prompts.{i}": p for i, p in self.prompts.items()}
@@ -180,7 +182,7 @@ def prompted(
         expected = f"n_prompts >= 0 and depth in 1..{base.n_blocks}"
         raise UsageError(expected=expected, got=f"{n_prompts} and {depth}", fix="change them", where="prompted")
     blocks = range(depth) if first else range(base.n_blocks - depth, base.n_blocks)
-    with rng.torch_seeded(seed, "visual prompts"):
+    with rng.seed_torch(seed, "visual prompts"):
         tower = PromptedTransformer(base, n_prompts, blocks).train(base.training)
     tower.foundation = backbone.digest
     result.visual, result.name = tower, f"{backbone.name} with {n_prompts} prompts in {depth} blocks"
@@ -189,7 +191,7 @@ def prompted(
 
 def describe_prompts(backbone: Backbone) -> str:
     """The exact parameters that train, one name and size a line, and their share of all."""
-    trained = _tower(backbone).trained()
+    trained = _tower(backbone).list_trained()
     lines = [f"visual.{name}  {tuple(parameter.shape)}" for name, parameter in trained.items()]
     count, total = (sum(p.numel() for p in group) for group in (trained.values(), backbone.parameters()))
     return "\n".join([*lines, f"{count:,} of {total:,} parameters ({count / total:.2%}) in {len(lines)} tensors"])
@@ -198,9 +200,9 @@ def describe_prompts(backbone: Backbone) -> str:
 def save_prompts(backbone: Backbone, folder: str | Path) -> None:
     """Write the prompts and the class token alone; older ones there are replaced in one step."""
     tower = _tower(backbone)
-    state = {name: parameter.detach().cpu().contiguous() for name, parameter in tower.trained().items()}
+    state = {name: parameter.detach().cpu().contiguous() for name, parameter in tower.list_trained().items()}
     meta = {"foundation": tower.foundation}
-    save_artifact(Path(folder), KIND, {WEIGHTS: safetensors.torch.save(state)}, meta)
+    save_artifact(Path(folder), PROMPTS_KIND, {PROMPTS_WEIGHTS: safetensors.torch.save(state)}, meta)
 
 
 def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
@@ -212,18 +214,18 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
     Raises:
         ArtifactError: damaged files, or prompts of another backbone.
     """
-    meta, files = load_artifact(Path(folder), KIND)
+    meta, files = load_artifact(Path(folder), PROMPTS_KIND)
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(
             expected=expected, got=got, fix="pass the backbone that the prompts were trained on", where=str(folder)
         )
-    state = safetensors.torch.load(files[WEIGHTS])
+    state = safetensors.torch.load(files[PROMPTS_WEIGHTS])
     prompts = [tensor for name, tensor in state.items() if name != CLASS_TOKEN]
     first = CLASS_TOKEN in state
     result = prompted(backbone, len(prompts[0]), len(prompts), first=first)
     with torch.no_grad():
-        for name, parameter in _tower(result).trained().items():
+        for name, parameter in _tower(result).list_trained().items():
             parameter.copy_(state[name])
     return result
 

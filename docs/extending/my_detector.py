@@ -5,18 +5,18 @@ from scipy.spatial.distance import cdist
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import class_numbers, too_few, unit_distinct
+from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
 
 
 class NearestMeanDetector(OwnDecision):
     scheme = "leave-one-out"  # how the pictures that it learns from calibrate it too
 
     def fit(self, X, y=None):
-        rows = unit_distinct(X)  # of length 1, each picture once
-        labels = np.zeros(len(rows.kept), int) if y is None else class_numbers(y, rows, "NearestMeanDetector")
+        rows = keep_distinct(X)  # of length 1, each picture once
+        labels = np.zeros(len(rows.kept), int) if y is None else number_classes(y, rows, "NearestMeanDetector")
         counts = np.bincount(labels)[labels]
         if counts.min() < 2:
-            raise too_few("2 distinct pictures of each class", rows, "NearestMeanDetector")
+            raise few_rows_error("2 distinct pictures of each class", rows, "NearestMeanDetector")
         self.kept_, self.means_ = rows.kept, np.array([rows.distinct[labels == c].mean(axis=0) for c in set(labels)])
         far = cdist(rows.distinct, self.means_)
         far[np.arange(len(far)), labels] *= counts / (counts - 1)  # of each picture to its class without it

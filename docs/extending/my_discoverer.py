@@ -4,7 +4,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
-from clip_fewshot.discovery.base import Parts
+from clip_fewshot.discovery.base import Partition
 
 
 class CompleteLinkage:
@@ -15,7 +15,7 @@ class CompleteLinkage:
 
     def part(self, rows):
         tree = linkage(rows, "complete")
-        return Parts(fcluster(tree, self.height, "distance").astype(np.int64), tree, self.height)
+        return Partition(fcluster(tree, self.height, "distance").astype(np.int64), tree, self.height)
 
     def resampled(self, rng):
         return self  # nothing in it is drawn

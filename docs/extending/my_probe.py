@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, with_class
+from clip_fewshot.probes.base import FromLogits, append_class
 
 
 class NearestMean(FromLogits):
@@ -23,6 +23,6 @@ class NearestMean(FromLogits):
 
     def extend(self, X, label, known=None):
         extended = copy.copy(self)
-        extended.classes_ = with_class(self.classes_, label)
+        extended.classes_ = append_class(self.classes_, label)
         extended.means_ = np.vstack([self.means_, unit_rows(X).mean(axis=0)])
         return extended

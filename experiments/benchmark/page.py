@@ -14,12 +14,12 @@ HEAD = ("", "plain way: CPU (wall)", "ours: CPU (wall)", "ratio: CPU (wall)", "a
 
 def head() -> str:
     """The first two lines of a case's table."""
-    return tables.markdown([HEAD])
+    return tables.format_markdown([HEAD])
 
 
 def line(row: Row) -> str:
     """One line of it."""
-    return tables.markdown([HEAD, cells(row)]).splitlines()[2]
+    return tables.format_markdown([HEAD, cells(row)]).splitlines()[2]
 
 
 def cells(row: Row) -> Sequence[str]:

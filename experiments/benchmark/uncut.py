@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.tower import CutState, Suffix, Tower
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.cross_validation import CrossValidation
 from clip_fewshot.types import IndexArray
 from experiments.benchmark.plain import by_name, original
 
@@ -71,7 +71,7 @@ class Pixels(Prefix):
         return replace(self, order=self.order[torch.as_tensor(items)])
 
 
-def uncut(bench: Workbench, pictures: ImageDataset) -> Workbench:
+def uncut(bench: CrossValidation, pictures: ImageDataset) -> CrossValidation:
     """The same trainings the plain way. Decoded pixels, and the frozen features that heads start from, are given."""
     backbone = copy.deepcopy(bench.backbone)
     backbone.visual = UncutTower(bench.backbone.visual, original(bench.backbone).visual)

@@ -14,7 +14,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.linear import LinearHead
 from clip_fewshot.losses.cross_entropy import cross_entropy
 from clip_fewshot.losses.matched import matched_cross_entropy, matched_floor
-from clip_fewshot.runtime.rng import torch_seeded
+from clip_fewshot.runtime.rng import seed_torch
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Guided(nn.Module):
         self, in_features: int, n_classes: int, steps: int, weight: float = 2.0, until: float = 0.6, seed: int = 0
     ) -> None:
         super().__init__()
-        with torch_seeded(seed, "classifier"):
+        with seed_torch(seed, "classifier"):
             self.classifier = LinearHead(in_features, n_classes)
         self.weight, self.lasts = weight, max(1.0, until * steps)
         self.step: Tensor

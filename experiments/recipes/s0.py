@@ -19,14 +19,14 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable, merge_heads
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource, caption_ids
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.sampling import draw_support, split_open_world
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
 from clip_fewshot.types import BoolArray
@@ -52,10 +52,10 @@ def run(options: Options) -> dict[str, Any]:
             continue  # classes that are no digits have one name
         pool, held = renamed(split.pool, rename), renamed(test, rename)
         supports = [draw_support(pool, SHOTS, seed) for seed in range(options.seeds)]
-        before = interval([right(model, held)]).to_json()
+        before = accuracy_interval([right(model, held)]).to_json()
         for name in RECIPES:
             ends = [trained(model, support, name, seed) for seed, support in enumerate(supports)]
-            after = interval([right(tuned, held) for tuned, _, _ in ends]).to_json()
+            after = accuracy_interval([right(tuned, held) for tuned, _, _ in ends]).to_json()
             losses, floors = [loss for _, loss, _ in ends], [floor for _, _, floor in ends]
             figures = {"loss": fmean(losses), "floor": fmean(floors), "losses": losses}
             rows.append({"names": naming, "recipe": name, "before": before, "after": after} | figures)
@@ -70,7 +70,7 @@ def renamed(data: ImageDataset, names: dict[str, str]) -> ImageDataset:
 
 def trained(model: Backbone, support: ImageDataset, recipe: str, seed: int) -> tuple[Backbone, float, float]:
     """(tuned model, mean loss of the last epoch, mean of the least that its batches allowed)."""
-    tuned = tunable(model, PLAN)
+    tuned = make_tunable(model, PLAN)
     pairs: Pairs = in_order(support, tuned)
     if recipe == "captions drawn anew":
         pairs = CaptionedStream(support, tuned, batch=BATCH, seed=seed)
@@ -79,7 +79,7 @@ def trained(model: Backbone, support: ImageDataset, recipe: str, seed: int) -> t
     options = PLAN.options(epochs=EPOCHS, identity_targets=RECIPES[recipe], seed=seed)
     train_contrastive(tuned, pairs, options, on_step=note)
     last = [report for report in reports if report.epoch == EPOCHS - 1]
-    return merged(tuned), fmean(r.loss for r in last), fmean(r.floor for r in last)
+    return merge_heads(tuned), fmean(r.loss for r in last), fmean(r.floor for r in last)
 
 
 def in_order(support: ImageDataset, model: Backbone) -> list[PairBatch]:
@@ -107,7 +107,7 @@ def table(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{row['recipe']}, {row['names']}",
-            *map(tables.fraction, (row["loss"], row["floor"], row["loss"] - row["floor"])),
+            *map(tables.format_fraction, (row["loss"], row["floor"], row["loss"] - row["floor"])),
             *(tables.estimate(row[when]["mean"], row[when]["ci95"]) for when in ("before", "after")),
         ]
         for row in found["rows"]
@@ -116,4 +116,4 @@ def table(found: dict[str, Any]) -> str:
         f"S0 on {found['data']}, {found['model']}: {SHOTS} pictures per class, batches of {BATCH}, {EPOCHS} epochs, "
         f"{found['seeds']} draws, {found['test_pictures']:,} pictures kept out; loss of the last epoch"
     )
-    return f"{title}\n\n{tables.plain([head, *rows])}"
+    return f"{title}\n\n{tables.format_plain([head, *rows])}"

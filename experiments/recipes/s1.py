@@ -22,11 +22,11 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters
-from clip_fewshot.contrastive.replayed import replayed_pictures
+from clip_fewshot.contrastive.replayed import replay_pictures
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
 from clip_fewshot.plots.views import EmbeddingView
@@ -92,7 +92,7 @@ def measured(model: Backbone, pretrained: Backbone, blocks: int | None, test: Im
     if blocks is None:
         images = encode_images(model, test).features
     else:
-        with replayed_pictures(model, pretrained, test, blocks), torch.no_grad():
+        with replay_pictures(model, pretrained, test, blocks), torch.no_grad():
             numbers = torch.split(torch.arange(len(test)), 64)
             images = torch.cat([model.encode_image(some) for some in numbers]).cpu().numpy()
     names, labels = test.label_space.names, test.required_labels()
@@ -112,7 +112,7 @@ def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
     whole = [one for one in found if one.get("broken") is None]
     row: dict[str, Any] = {"parameters": parameters, "broken": [one["broken"] for one in found if one.get("broken")]}
     row["accuracy"] = {
-        key: interval([one[key] for one in whole]).to_json()
+        key: accuracy_interval([one[key] for one in whole]).to_json()
         for key in (whole[0] if whole else {})
         if isinstance(whole[0][key], np.ndarray)
     }
@@ -143,7 +143,7 @@ def table(found: dict[str, Any]) -> str:
             row["way"],
             "-" if row["way"] == "zero-shot" else f"{row['parameters']:,}",
             *(_estimate(row["accuracy"].get(kind)) for kind in kinds),
-            *("-" if row[key] is None else tables.fraction(row[key]) for key in ("gap", "loss", "frozen")),
+            *("-" if row[key] is None else tables.format_fraction(row[key]) for key in ("gap", "loss", "frozen")),
         ]
         for row in found["rows"]
     ]
@@ -157,7 +157,7 @@ def table(found: dict[str, Any]) -> str:
         for row in found["rows"]
         if row["broken"]
     ]
-    return "\n\n".join([title, tables.plain([head, *rows]), *broken, found["recommended"]])
+    return "\n\n".join([title, tables.format_plain([head, *rows]), *broken, found["recommended"]])
 
 
 def _estimate(found: dict[str, Any] | None) -> str:

@@ -8,15 +8,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, make_tunable
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
-from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.captioned import CaptionedStream
-from clip_fewshot.runtime.rng import torch_seeded
+from clip_fewshot.runtime.rng import seed_torch
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class Trained:
 
 def everything(pretrained: Backbone) -> Backbone:
     """A copy in which all parameters train; batch normalisations keep their statistics."""
-    return tunable(pretrained, FineTuning(unfreeze=1)).requires_grad_(True)
+    return make_tunable(pretrained, FineTuning(unfreeze=1)).requires_grad_(True)
 
 
 def full(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
@@ -131,8 +131,8 @@ def in_half(tuned: Backbone, support: ImageDataset, seed: int, step: Callable[[]
 
 def linear_as_written(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """A linear layer per frozen tower, drawn as torch draws it, by SGD; equal classes are wrong answers."""
-    with torch_seeded(seed, "linear as written"):
-        tuned = tunable(pretrained, HEADS)
+    with seed_torch(seed, "linear as written"):
+        tuned = make_tunable(pretrained, HEADS)
         for tower in (tuned.visual, tuned.text):
             tower.head.reset_parameters()  # type: ignore[operator, union-attr]
     options = HEADS.options(epochs=HEAD_EPOCHS, optimizer="sgd", weight_decay=0.0, identity_targets=True, seed=seed)
@@ -143,7 +143,7 @@ def planned(plan: FineTuning, optimizer: str = "adamw") -> Callable[..., Trained
     """Ours: a head that begins at the zero-shot model, new captions in each epoch, targets shared by class."""
 
     def train(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
-        tuned = tunable(pretrained, plan)
+        tuned = make_tunable(pretrained, plan)
         decay = 0.0 if optimizer == "sgd" else 0.2
         options = plan.options(epochs=HEAD_EPOCHS, optimizer=optimizer, weight_decay=decay, clip_norm=1.0, seed=seed)
         return on_states(pretrained, tuned, plan, [options], support, seed)
@@ -153,7 +153,7 @@ def planned(plan: FineTuning, optimizer: str = "adamw") -> Callable[..., Trained
 
 def head_first(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
     """Half of the epochs with all layers frozen, then half with the last one unfrozen at its own rate."""
-    tuned = tunable(pretrained, LAYERS)
+    tuned = make_tunable(pretrained, LAYERS)
     half = {"epochs": HEAD_EPOCHS // 2, "clip_norm": 1.0, "seed": seed}
     frozen = ContrastiveOptions(learning_rate=HEAD_RATE, **half)  # type: ignore[arg-type]
     return on_states(pretrained, tuned, LAYERS, [frozen, LAYERS.options(**half)], support, seed)
@@ -168,10 +168,10 @@ def on_states(
     seed: int,
 ) -> Trained:
     """Train on what the frozen layers leave behind; with several stages, the heads alone until the last one."""
-    n = replayed_blocks(plan, pretrained.visual)
+    n = count_replayed_blocks(plan, pretrained.visual)
     stream = pairs(support, tuned, seed, numbered=n is not None)
     count, trained = count_parameters(tuned)[0], [p for p in tuned.parameters() if p.requires_grad]
-    with replayed_pictures(tuned, pretrained, stream.pictures, n):
+    with replay_pictures(tuned, pretrained, stream.pictures, n):
         for stage in stages:
             for name, parameter in tuned.named_parameters():
                 mine = any(parameter is p for p in trained)

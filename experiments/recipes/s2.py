@@ -18,15 +18,15 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.evaluation.intervals import interval, statistic_interval
+from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.features.encode import encode_images, image_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Point
-from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.cross_validation import CrossValidation
 from clip_fewshot.few_shot.trainer import TrainSettings, tune
 from clip_fewshot.probes.logistic import LinearProbe
-from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import IndexArray
 from experiments.recipes import s2_unknown
@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def compared(
-    name: str, tasks: list[Task], supports: list[Prepared], sealed: Prefix, test: ImageDataset
+    name: str, tasks: list[Task], supports: list[PreparedSupport], sealed: Prefix, test: ImageDataset
 ) -> list[dict[str, Any]]:
     """A row for each way to do one approach."""
     rows = []
@@ -74,17 +74,17 @@ def compared(
         ends = [trained(kind, name, task, support) for task, support in zip(tasks, supports, strict=True)]
         right = [classes(end, sealed) == test.required_labels() for end in ends]
         figures = {"loss": fmean(end.loss for end in ends), "floor": fmean(end.floor for end in ends)}
-        rows.append({"approach": name, "kind": kind, "accuracy": interval(right).to_json()} | figures)
+        rows.append({"approach": name, "kind": kind, "accuracy": accuracy_interval(right).to_json()} | figures)
     return rows
 
 
-def trained(kind: str, name: str, task: Task, support: Prepared) -> Trained:
+def trained(kind: str, name: str, task: Task, support: PreparedSupport) -> Trained:
     """One training on a whole support set, or on what is left of one."""
     point = APPROACHES[name].at({"unfreeze": UNFREEZE})
     return ours(task, support, point) if kind == "ours" else written(task, support.data, point)
 
 
-def ours(task: Task, support: Prepared, point: Point) -> Trained:
+def ours(task: Task, support: PreparedSupport, point: Point) -> Trained:
     """The package's trainer; the probe's C is the one that folds of the support set chose."""
     data = support.data
     tuned = tune(task.backbone, APPROACHES[point.approach], point, data, task.settings, task.seed)
@@ -104,7 +104,9 @@ def classes(end: Trained, pictures: Prefix, labels: IndexArray | None = None) ->
     return np.asarray(end.classify(features, told).cpu().numpy())
 
 
-def leak(kind: str, tasks: list[Task], supports: list[Prepared], sealed: Prefix, test: ImageDataset) -> dict[str, Any]:
+def leak(
+    kind: str, tasks: list[Task], supports: list[PreparedSupport], sealed: Prefix, test: ImageDataset
+) -> dict[str, Any]:
     """What validation of the approach with a margin reports, on its pictures and on those of other classes.
 
     A validation that is right whatever the pictures show has read the labels.
@@ -119,8 +121,8 @@ def leak(kind: str, tasks: list[Task], supports: list[Prepared], sealed: Prefix,
         exchanged.append(classes(end, support.data.images.subset(others), labels) == labels)
         honest.append(classes(end, sealed) == test.required_labels())
     pooled = {"validation": told, "exchanged": exchanged}
-    figures = {key: interval([np.concatenate(rows)]).to_json() for key, rows in pooled.items()}
-    return {"kind": kind, "test": interval(honest).to_json()} | figures
+    figures = {key: accuracy_interval([np.concatenate(rows)]).to_json() for key, rows in pooled.items()}
+    return {"kind": kind, "test": accuracy_interval(honest).to_json()} | figures
 
 
 def other_classes(labels: IndexArray) -> IndexArray:
@@ -131,7 +133,7 @@ def other_classes(labels: IndexArray) -> IndexArray:
     return moved
 
 
-def splits(tasks: list[Task], supports: list[Prepared], test: ImageDataset) -> list[dict[str, Any]]:
+def splits(tasks: list[Task], supports: list[PreparedSupport], test: ImageDataset) -> list[dict[str, Any]]:
     """The score of one configuration, the probe, in trials that each split the support set again or do not."""
     rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     sealed = encode_images(tasks[0].backbone, test).features
@@ -139,7 +141,7 @@ def splits(tasks: list[Task], supports: list[Prepared], test: ImageDataset) -> l
         n, point = len(support.data.labels), LINEAR_PROBE.point
         orders = [generator(task.seed, "split of a trial", trial).permutation(n) for trial in range(TRIALS)]
         anew = [(np.sort(order[n // 5 :]), np.sort(order[: n // 5])) for order in orders]
-        bench = Workbench(task.backbone, support.data, support.recipe(task, point), task.by_name, anew)
+        bench = CrossValidation(task.backbone, support.data, support.recipe(task, point), task.by_name, anew)
         rows["as written"].append([bench.score(point, trial) for trial in range(TRIALS)])
         bench = replace(bench, folds=task.folds(support.data.labels))
         folds = range(len(bench.folds))

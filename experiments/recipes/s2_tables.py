@@ -32,20 +32,22 @@ def approaches(found: Found) -> str:
     rows = [
         [
             f"{row['approach']}, {row['kind']}",
-            *map(tables.fraction, (row["loss"], row["floor"], row["loss"] - row["floor"])),
+            *map(tables.format_fraction, (row["loss"], row["floor"], row["loss"] - row["floor"])),
             estimate(row["accuracy"]),
         ]
         for row in found["approaches"]
     ]
     head = ["approach, loss of the last epoch", "loss", "least possible", "above it", "accuracy"]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def leak(found: Found) -> str:
     """The label in the logits of a validation."""
     keys = ("validation", "exchanged", "test")
     rows = [[f"mlp-arcface, {row['kind']}", *(estimate(row[key]) for key in keys)] for row in found["leak"]]
-    return tables.plain([["validated with its labels", "accuracy", "on pictures of other classes", "test"], *rows])
+    return tables.format_plain(
+        [["validated with its labels", "accuracy", "on pictures of other classes", "test"], *rows]
+    )
 
 
 def splits(rows: list[Found]) -> str:
@@ -55,12 +57,12 @@ def splits(rows: list[Found]) -> str:
     lines = [
         [
             names[row["kind"]],
-            *(tables.fraction(fmean(map(figure, row["scores"]))) for figure in (fmean, stdev, min, max)),
+            *(tables.format_fraction(fmean(map(figure, row["scores"]))) for figure in (fmean, stdev, min, max)),
             estimate(row["test"]),
         ]
         for row in rows
     ]
-    return tables.plain([head, *lines])
+    return tables.format_plain([head, *lines])
 
 
 def novelty(row: Found) -> str:
@@ -73,7 +75,7 @@ def novelty(row: Found) -> str:
     keys = ("false alarms", "found")
     rows = [[label, *(estimate(row["rates"][name][key]) for key in keys)] for name, label in names.items()]
     eers = f"equal error rate: {estimate(row['written_eer'])} as written, {estimate(row['our_eer'])} with ours"
-    return tables.plain([["unknown", "false alarms", "found"], *rows]) + f"\n{eers}"
+    return tables.format_plain([["unknown", "false alarms", "found"], *rows]) + f"\n{eers}"
 
 
 def groups(found: Found) -> str:
@@ -85,4 +87,4 @@ def groups(found: Found) -> str:
         kind = "ours" if way == "estimated" else "as written"
         span = [min(row["accuracies"]), max(row["accuracies"])]
         rows.append([f"{way}, {kind}", shown, str(found["hidden"]), tables.estimate(row["accuracy"], span)])
-    return tables.plain([["groups of the unknown", "groups", "in truth", "accuracy [least, best draw]"], *rows])
+    return tables.format_plain([["groups of the unknown", "groups", "in truth", "accuracy [least, best draw]"], *rows])

@@ -14,12 +14,12 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.evaluation.clustering import clustering_accuracy
-from clip_fewshot.evaluation.intervals import interval, statistic_interval
+from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
 from clip_fewshot.evaluation.metrics import eer
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.protocol.refits import Prepared, Task
+from clip_fewshot.protocol.refits import PreparedSupport, Task
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 GIVEN, ALPHA = 3, 0.05  # new classes that S2 was given; false alarms that ours is asked for
@@ -42,7 +42,7 @@ class Draw(NamedTuple):
 
 
 def found(
-    tasks: Sequence[Task], supports: Sequence[Prepared], test: ImageDataset, novel: ImageDataset
+    tasks: Sequence[Task], supports: Sequence[PreparedSupport], test: ImageDataset, novel: ImageDataset
 ) -> dict[str, Any]:
     """Thresholds and groups over all draws."""
     is_novel = np.arange(len(test) + len(novel)) >= len(test)
@@ -66,7 +66,7 @@ def found(
 
 def drawn(
     task: Task,
-    support: Prepared,
+    support: PreparedSupport,
     test: ImageDataset,
     novel: ImageDataset,
     frozen: FloatArray,
@@ -99,7 +99,7 @@ def oracle(is_novel: BoolArray, scores: FloatArray) -> float:
 def rates(is_novel: BoolArray, flags: list[BoolArray]) -> dict[str, Any]:
     """Share of the known pictures that were flagged, and of the hidden ones."""
     sides = {"false alarms": ~is_novel, "found": is_novel}
-    return {name: interval([flag[side] for flag in flags]).to_json() for name, side in sides.items()}
+    return {name: accuracy_interval([flag[side] for flag in flags]).to_json() for name, side in sides.items()}
 
 
 def grouped(draws: list[Draw], is_novel: BoolArray, labels: IndexArray) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from clip_fewshot.few_shot.trainer import SupportData, balanced_batches
 from clip_fewshot.geometry import margin_logits
 from clip_fewshot.losses.matched import matched_floor
 from clip_fewshot.protocol.refits import Task
-from clip_fewshot.runtime.rng import generator, torch_seeded
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.runtime.rng import generator, seed_torch
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from clip_fewshot.types import FloatArray, IndexArray
 
 HIDDEN, MARGIN, SCALE = 256, 0.5, 30.0
@@ -77,7 +77,7 @@ class WrittenPairs(nn.Module):
     def __init__(self, task: Task, data: SupportData, unfreeze: int, margin: float) -> None:
         super().__init__()
         self.depth = min(unfreeze, task.backbone.text.n_blocks)
-        self.text = last_layers(task.backbone.text, self.depth)
+        self.text = copy_last_layers(task.backbone.text, self.depth)
         self.log_scale = nn.Parameter(task.backbone.logit_scale.detach().float().clone())
         self.captions, self.margin = data.captions, margin
         self.draw = generator(task.seed, "captions as written")
@@ -97,8 +97,8 @@ def written(task: Task, data: SupportData, point: Point) -> Trained:
     """One approach: last layers and objective by Adam, for as many steps as ours and on the same batches."""
     model, pairs = task.backbone, point.approach.startswith("contrastive")
     margin = MARGIN if point.approach.endswith("arcface") else 0.0
-    suffix = last_layers(model.visual, point.unfreeze).train()
-    with torch_seeded(task.seed, "as written"):
+    suffix = copy_last_layers(model.visual, point.unfreeze).train()
+    with seed_torch(task.seed, "as written"):
         head = WrittenHead(model.visual.out_features, data.n_classes, margin > 0)
     objective = WrittenPairs(task, data, point.unfreeze, margin) if pairs else head
     last = descend(task, data, point, suffix, objective.to(model.device).train())
@@ -135,7 +135,7 @@ def descend(
 def batches(task: Task, data: SupportData) -> list[Tensor]:
     """The rows of each step, of ours too."""
     n, settings = len(data.labels), task.settings
-    dealt = balanced_batches(data.labels, 1, settings.batch_of(n), settings.steps(n), task.seed)
+    dealt = balanced_batches(data.labels, 1, settings.batch_size(n), settings.steps(n), task.seed)
     return [items for items, _ in dealt]
 
 

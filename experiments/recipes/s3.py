@@ -24,7 +24,7 @@ from clip_fewshot.contrastive.objectives import identity_objective, symmetric_ob
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.losses.distillation import transport_targets
 from clip_fewshot.protocol.retrieval import recall_of
 from clip_fewshot.report import tables
@@ -117,7 +117,7 @@ def targets(model: Projections, test: Held) -> dict[str, Any]:
     place = torch.arange(len(images))
     return {
         kind: {
-            "found": interval([(target.argmax(dim=1).cpu() == place).numpy()]).to_json(),
+            "found": accuracy_interval([(target.argmax(dim=1).cpu() == place).numpy()]).to_json(),
             "mean": float(target.diagonal().mean()),
             "even": 1 / len(images),
         }
@@ -140,12 +140,12 @@ def _gradient_table(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{row['chunks']} chunks, {row['kind']}",
-            tables.fraction(row["scale_ratio"]),
+            tables.format_fraction(row["scale_ratio"]),
             *(f"{row[key]:.0e}" for key in ("scale_error", "towers_error")),
         ]
         for row in found["gradients"]
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def _target_table(found: dict[str, Any]) -> str:
@@ -154,12 +154,12 @@ def _target_table(found: dict[str, Any]) -> str:
         [
             f"{row['projections']} training, {kind}",
             tables.estimate(row[kind]["found"]["mean"], row[kind]["found"]["ci95"]),
-            *(tables.fraction(row[kind][key]) for key in ("mean", "even")),
+            *(tables.format_fraction(row[kind][key]) for key in ("mean", "even")),
         ]
         for row in found["targets"]
         for kind in ("as written", "ours")
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def _lag_table(found: dict[str, Any]) -> str:
@@ -167,13 +167,17 @@ def _lag_table(found: dict[str, Any]) -> str:
     rows = [
         [kind, *(f"{lag:.4f}" for lag in (fmean(lags), min(lags), max(lags)))] for kind, lags in found["lags"].items()
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])
 
 
 def _recall_table(found: dict[str, Any]) -> str:
     ways = found["recall"]
     rows = [
-        [key, *(tables.estimate(r[key]["mean"], r[key]["ci95"]) for r in ways.values()), tables.fraction(row["chance"])]
+        [
+            key,
+            *(tables.estimate(r[key]["mean"], r[key]["ci95"]) for r in ways.values()),
+            tables.format_fraction(row["chance"]),
+        ]
         for key, row in ways["before"].items()
     ]
-    return tables.plain([["", *ways, "chance"], *rows])
+    return tables.format_plain([["", *ways, "chance"], *rows])

@@ -19,7 +19,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.optim.adamw import AdamW, parameter_groups, warmup_cosine
+from clip_fewshot.optim.adamw import AdamW, group_parameters, warmup_cosine_factor
 from clip_fewshot.protocol.retrieval import find_candidates
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
@@ -128,13 +128,13 @@ def train(
 ) -> Projections:
     """``model``, in place; what of the objective looks at batches and weights sees them."""
     teaching = objective if isinstance(objective, SelfDistillation | WrittenDistillation) else None
-    optimizer = AdamW(parameter_groups([(model, RATE)], DECAY), CLIP_NORM)
+    optimizer = AdamW(group_parameters([(model, RATE)], DECAY), CLIP_NORM)
     total = EPOCHS * ceil(len(data.rows) / BATCH)
     for step, batch in enumerate(data.batches(seed)):
         if teaching is not None:
             teaching.prepare(batch)
         contrastive_gradients(model, batch, objective)
-        optimizer.step(warmup_cosine(step, total, WARMUP))
+        optimizer.step(warmup_cosine_factor(step, total, WARMUP))
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         if teaching is not None:

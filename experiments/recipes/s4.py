@@ -20,17 +20,17 @@ import torch
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable, merge_heads
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import identity_objective
-from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.protocol.retrieval import Candidates, find_candidates, recall_of
+from clip_fewshot.protocol.retrieval import RetrievalSet, find_candidates, recall_of
 from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
 from experiments.recipes import s4_category, s4_processes
@@ -77,20 +77,20 @@ def ended(kind: str, model: Backbone, data: ImageDataset, seed: int) -> Backbone
             train_contrastive(tuned, pairs, options)
         else:
             train_as_written(tuned, pairs, WRITTEN[kind])
-    return merged(tuned).eval()
+    return merge_heads(tuned).eval()
 
 
 @contextmanager
 def tuning(model: Backbone, data: ImageDataset, seed: int) -> Iterator[tuple[Backbone, PairStream]]:
     """A copy to train, and its pairs; pictures pass the layers that stay once."""
-    tuned, n = tunable(model, PLAN), replayed_blocks(PLAN, model.visual)
+    tuned, n = make_tunable(model, PLAN), count_replayed_blocks(PLAN, model.visual)
     batch = min(BATCH, len(set(data.digests)))
     stream = partial(PairStream, data, tuned, batch=batch, seed=seed, truncate=True)
     if n is None:
         yield tuned, stream()
     else:
         pairs = stream(numbered=True)
-        with replayed_pictures(tuned, model, pairs.pictures, n):
+        with replay_pictures(tuned, model, pairs.pictures, n):
             yield tuned, pairs
 
 
@@ -117,20 +117,20 @@ def decay_to_gradient(model: Backbone, data: ImageDataset) -> float:
 
 def change(model: Backbone, trained: Backbone) -> dict[str, float]:
     """Norm of the trained weights over what it was, and both factors on the cosines."""
-    start, end = dict(merged(tunable(model, PLAN)).named_parameters()), dict(trained.named_parameters())
+    start, end = dict(merge_heads(make_tunable(model, PLAN)).named_parameters()), dict(trained.named_parameters())
     moved = [name for name in end if not torch.equal(end[name], start[name]) and name != "logit_scale"]
     norms = [float(torch.cat([part[name].detach().flatten() for name in moved]).norm()) for part in (end, start)]
     scales = [float(part["logit_scale"].detach().exp()) for part in (start, end)]
     return {"weights": norms[0] / norms[1], "scale_before": scales[0], "scale": scales[1]}
 
 
-def similarities(model: Backbone, among: Candidates) -> FloatArray:
+def similarities(model: Backbone, among: RetrievalSet) -> FloatArray:
     """(pictures, captions) cosines."""
     texts = unit_rows(encode_texts(model, among.captions, truncate=True))
     return unit_rows(encode_images(model, among.pictures).features) @ texts.T
 
 
-def best_texts(cosines: FloatArray, among: Candidates, top: int = 5) -> dict[str, Any]:
+def best_texts(cosines: FloatArray, among: RetrievalSet, top: int = 5) -> dict[str, Any]:
     """The captions nearest to the first picture kept out, of all that were written for any of them."""
     best = (-cosines[0]).argsort(kind="stable")[:top].tolist()
     own = [{"text": among.captions[i], "cosine": float(cosines[0, i]), "own": bool(among.belongs[0, i])} for i in best]
@@ -152,23 +152,29 @@ def table(found: dict[str, Any]) -> str:
 def _recall_table(found: dict[str, Any]) -> str:
     ways = found["recall"]
     rows = [
-        [key, *(tables.estimate(r[key]["mean"], r[key]["ci95"]) for r in ways.values()), tables.fraction(row["chance"])]
+        [
+            key,
+            *(tables.estimate(r[key]["mean"], r[key]["ci95"]) for r in ways.values()),
+            tables.format_fraction(row["chance"]),
+        ]
         for key, row in ways["before"].items()
     ]
-    return tables.plain([["", *ways, "chance"], *rows])
+    return tables.format_plain([["", *ways, "chance"], *rows])
 
 
 def _change_table(found: dict[str, Any]) -> str:
     head = ["trained weights", "norm, after / before", "factor on cosines before", "after"]
     rows = [
-        [kind, tables.fraction(row["weights"]), f"{row['scale_before']:.2f}", f"{row['scale']:.2f}"]
+        [kind, tables.format_fraction(row["weights"]), f"{row['scale_before']:.2f}", f"{row['scale']:.2f}"]
         for kind, row in found["change"].items()
     ]
     share = f"decay as written is {found['decay_to_gradient']:.1f} times the first gradient"
-    return f"{tables.plain([head, *rows])}\n{share}"
+    return f"{tables.format_plain([head, *rows])}\n{share}"
 
 
 def _best_table(best: dict[str, Any]) -> str:
-    rows = [[row["text"], tables.fraction(row["cosine"]), "its own" if row["own"] else ""] for row in best["top"]]
+    rows = [
+        [row["text"], tables.format_fraction(row["cosine"]), "its own" if row["own"] else ""] for row in best["top"]
+    ]
     head = [f"{best['image']}: best of {best['candidates']:,} captions after training", "cosine", ""]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])

@@ -16,7 +16,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.evaluation.intervals import interval
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.protocol.retrieval import measure_recall
@@ -42,7 +42,7 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     rows = {}
     for kind, labels in kinds.items():
         written = captions if labels is None else headed(captions, [names[int(i)] for i in labels])
-        right = None if labels is None else interval([np.asarray(labels == held.required_labels())]).to_json()
+        right = None if labels is None else accuracy_interval([np.asarray(labels == held.required_labels())]).to_json()
         rows[kind] = {"right": right, **measure_recall(model, replace(held, captions=tuple(written)), truncate=True)}
     return {"classes": len(names), "rows": rows}
 
@@ -60,9 +60,9 @@ def table(found: dict[str, Any] | None) -> str:
     rows = [
         [
             kind,
-            "" if row["right"] is None else tables.fraction(row["right"]["mean"]),
+            "" if row["right"] is None else tables.format_fraction(row["right"]["mean"]),
             *(tables.estimate(row[key]["mean"], row[key]["ci95"]) for key in SHOWN),
         ]
         for kind, row in found["rows"].items()
     ]
-    return tables.plain([head, *rows])
+    return tables.format_plain([head, *rows])

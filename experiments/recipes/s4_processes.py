@@ -19,9 +19,9 @@ from torch import Tensor
 
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.data.dataset import ImageDataset
@@ -42,7 +42,7 @@ class StoppedError(Exception):
 def compared(data: ImageDataset) -> dict[str, Any]:
     """By Spark and resumed, against one process that was left alone."""
     some = data.subset(np.unique(data.digests, return_index=True)[1][:PICTURES])
-    start, alone = build_backbone(SMALL, 0).state_dict(), trained(some, Alone()).state_dict()
+    start, alone = build_backbone(SMALL, 0).state_dict(), trained(some, SingleProcess()).state_dict()
     return {"spark": by_spark(some, start, alone), "resume": resumed(some, alone)}
 
 
@@ -67,7 +67,7 @@ def by_spark(data: ImageDataset, start: Weights, alone: Weights) -> dict[str, An
     driver, began = build_backbone(SMALL, 0), time.perf_counter()
     try:
         with redirect_stdout(sys.stderr):
-            sent = on_spark(weights_of_process_0, data, processes=PROCESSES)
+            sent = run_on_spark(weights_of_process_0, data, processes=PROCESSES)
     except ResourceError as error:
         return {"not_run": str(error)}
     seconds, ends = (
@@ -90,9 +90,9 @@ def resumed(data: ImageDataset, alone: Weights) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with suppress(StoppedError):
-            trained(data, Alone(), folder=folder, on_step=stop)
+            trained(data, SingleProcess(), folder=folder, on_step=stop)
         meta = read_json(folder / "checkpoint" / "manifest.json")["meta"]
-        end = trained(data, Alone(), folder=folder, resume=True).state_dict()
+        end = trained(data, SingleProcess(), folder=folder, resume=True).state_dict()
     holds = {key: meta[key] for key in ("epoch", "position", "loss")}
     return {"stopped_after": last + 1, "went_on_after": meta["steps_taken"], **holds, "from_one": distance(end, alone)}
 
@@ -112,4 +112,4 @@ def table(found: dict[str, Any]) -> str:
     rows.append([stopped, "", f"{resume['from_one']:.1e}"])
     note = f"Spark took {spark['seconds']:.0f} s" if "rows" in spark else f"Spark was not run: {spark['not_run']}"
     held = f"epoch {resume['epoch']}, batch {resume['position']}, loss {resume['loss']:.3f}"
-    return f"{tables.plain(rows)}\n{note}; the checkpoint held model, optimizer, {held}"
+    return f"{tables.format_plain(rows)}\n{note}; the checkpoint held model, optimizer, {held}"

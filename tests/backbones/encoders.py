@@ -175,12 +175,12 @@ def settled(module: nn.Module) -> nn.Module:
 
 
 def image_encoder(kind: type[nn.Module] = ResNet, seed: int = 0) -> ImageEncoder:
-    with rng.torch_seeded(seed, "image encoder"):
+    with rng.seed_torch(seed, "image encoder"):
         return ImageEncoder(settled(kind()), SIZE, mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.25))
 
 
 def text_encoder(pool: str = "mean", seed: int = 0, length: int = 20, **options: Any) -> TextEncoder:
-    with rng.torch_seeded(seed, "text encoder"):
+    with rng.seed_torch(seed, "text encoder"):
         return TextEncoder(Bert(longest=length), Letters(), pool, length, **options)
 
 

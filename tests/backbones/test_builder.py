@@ -13,7 +13,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.config import DataOptions
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.protocol.run_folder import output_folder
+from clip_fewshot.protocol.run_folder import choose_folder
 from tests.backbones.encoders import pair
 
 PAIR = "python:tests.backbones.encoders:pair"
@@ -121,7 +121,7 @@ def test_a_saved_classifier_takes_encoders_that_are_passed_and_says_when_they_ch
 
 def test_the_folder_of_a_run_is_named_after_it_without_what_a_file_system_refuses() -> None:
     data = DataOptions(data="digits", model=PAIR)
-    assert output_folder(data, None).name == "digits-python-tests.backbones.encoders-pair"
+    assert choose_folder(data, None).name == "digits-python-tests.backbones.encoders-pair"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from clip_fewshot.backbones import download
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.download import WeightsFile, fetch
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import resumable
+from clip_fewshot.runtime.files import open_resumable
 
 CONTENT = bytes(range(256)) * 4_000
 WEIGHTS = WeightsFile(hashlib.sha256(CONTENT).hexdigest(), "some.pt")
@@ -132,7 +132,7 @@ def test_a_damaged_file_in_the_cache_is_refused(server: Server) -> None:
 
 
 def test_two_processes_do_not_write_one_file(server: Server) -> None:
-    with resumable(WEIGHTS.path) as first:
+    with open_resumable(WEIGHTS.path) as first:
         with pytest.raises(ResourceError, match="another process"):
             fetch(WEIGHTS)
         first.write(CONTENT)

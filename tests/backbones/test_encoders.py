@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.encoder_tower import EncoderTower, Parts, Pool
+from clip_fewshot.backbones.encoder_tower import EncoderParts, EncoderTower, Pool
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
-from clip_fewshot.backbones.shapes import headless
+from clip_fewshot.backbones.shapes import strip_classifier
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import replay, run_prefix, run_suffixes
 from tests.backbones import encoders as made
@@ -38,7 +38,7 @@ def test_an_encoder_of_pictures_gives_its_own_features(name: str) -> None:
     encoder = image_encoder(IMAGES[name])
     tower = encoder.tower(8)
     assert (tower.n_blocks, tower.token_features, tower.out_features) == (BLOCKS[name], WIDTH, 8)
-    torch.testing.assert_close(tower.trunk()(pixels()), headless(encoder.module)(pixels()))
+    torch.testing.assert_close(tower.trunk()(pixels()), strip_classifier(encoder.module)(pixels()))
     assert encoder.module(pixels()).shape == (3, made.CLASSES)  # the given one keeps its classifier
     assert not any(parameter.shape[0] == made.CLASSES for parameter in tower.parameters())
 
@@ -134,7 +134,7 @@ def test_whatever_gives_features_is_one_block() -> None:
 @torch.no_grad()
 def test_parts_of_the_users_own() -> None:
     net = made.sequential()
-    parts = Parts(net[:3], [net[3], net[4]], Pool("all"))
+    parts = EncoderParts(net[:3], [net[3], net[4]], Pool("all"))
     tower = ImageEncoder(net, SIZE, parts=parts).tower(8)
     assert tower.n_blocks == 2
     torch.testing.assert_close(tower.trunk()(pixels()), net(pixels()))
@@ -153,7 +153,7 @@ def test_what_only_looks_like_a_known_shape_is_one_block() -> None:
     doubled, shifted = Doubled().eval(), Shifted().eval()
     tower = ImageEncoder(doubled, SIZE).tower(8)
     assert (tower.n_blocks, tower.token_features) == (1, WIDTH)  # without its classifier all the same
-    torch.testing.assert_close(tower.trunk()(pixels()), headless(doubled)(pixels()))
+    torch.testing.assert_close(tower.trunk()(pixels()), strip_classifier(doubled)(pixels()))
     encoder = TextEncoder(shifted, Letters(), "first", context_length=20)
     text, ids = encoder.tower(8), encoder.rows(TEXTS, False)
     assert text.n_blocks == 1

@@ -10,7 +10,7 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.backbones.folder import CONFIG, WEIGHTS, load_folder, save_backbone
+from clip_fewshot.backbones.folder import BACKBONE_WEIGHTS, CONFIG, load_folder, save_backbone
 from clip_fewshot.errors import ArtifactError, UsageError
 from tests.backbones.conftest import SMALL, pixels
 
@@ -47,13 +47,15 @@ def test_used_token_rows_are_kept_and_the_others_share_their_mean(small: Backbon
     rest = [i for i in range(len(table)) if i not in used]
     row = loaded.state_dict()["token_embedding.weight"][rest]
     torch.testing.assert_close(row, table[rest].mean(0).expand_as(row), rtol=0, atol=1e-7)
-    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("whole", "part")]
+    sizes = [(tmp_path / name / BACKBONE_WEIGHTS).stat().st_size for name in ("whole", "part")]
     assert sizes[0] - sizes[1] == (len(rest) - 1) * table.shape[1] * 4 - len(table) * 4 - token_rows_header(tmp_path)
 
 
 def token_rows_header(folder: Path) -> int:
     """How much longer the header of the file with shared rows is."""
-    lengths = [int.from_bytes((folder / name / WEIGHTS).read_bytes()[:8], "little") for name in ("whole", "part")]
+    lengths = [
+        int.from_bytes((folder / name / BACKBONE_WEIGHTS).read_bytes()[:8], "little") for name in ("whole", "part")
+    ]
     return lengths[1] - lengths[0]
 
 
@@ -76,19 +78,19 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
 
 def test_damage_is_seen(tmp_path: Path) -> None:
     save_backbone(build_backbone(SMALL["vit"]), tmp_path)
-    weights, config = (tmp_path / WEIGHTS).read_bytes(), (tmp_path / CONFIG).read_text()
+    weights, config = (tmp_path / BACKBONE_WEIGHTS).read_bytes(), (tmp_path / CONFIG).read_text()
 
     def refused(match: str) -> None:
         with pytest.raises(ArtifactError, match=match):
             load_folder(tmp_path, "")
-        (tmp_path / WEIGHTS).write_bytes(weights)
+        (tmp_path / BACKBONE_WEIGHTS).write_bytes(weights)
         (tmp_path / CONFIG).write_text(config)
 
-    (tmp_path / WEIGHTS).write_bytes(weights[:-9] + bytes([weights[-9] ^ 1]) + weights[-8:])
+    (tmp_path / BACKBONE_WEIGHTS).write_bytes(weights[:-9] + bytes([weights[-9] ^ 1]) + weights[-8:])
     refused("the weights that config.json names")
-    (tmp_path / WEIGHTS).write_bytes(weights[:1000])
+    (tmp_path / BACKBONE_WEIGHTS).write_bytes(weights[:1000])
     refused("readable model.safetensors")
-    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / BACKBONE_WEIGHTS).unlink()
     refused("readable model.safetensors")
     (tmp_path / CONFIG).unlink()
     refused("a folder with config.json")

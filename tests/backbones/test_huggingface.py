@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.backbones.huggingface import to_openai
+from clip_fewshot.backbones.huggingface import rename_to_openai
 from clip_fewshot.errors import ArtifactError
 from tests.backbones.conftest import SMALL, pixels, shaken
 
@@ -60,16 +60,16 @@ def test_every_tensor_finds_its_place(tmp_path: Path) -> None:
 
 def test_openais_keys_pass_through() -> None:
     state = build_backbone(SMALL["resnet"]).state_dict()
-    assert to_openai(state, "") == state
+    assert rename_to_openai(state, "") == state
 
 
 def test_foreign_and_missing_tensors_are_named() -> None:
     state = huggingface_state(build_backbone(SMALL["vit"]).state_dict())
     with pytest.raises(ArtifactError, match=r"one named decoder\.weight"):
-        to_openai(state | {"decoder.weight": torch.ones(1)}, "")
+        rename_to_openai(state | {"decoder.weight": torch.ones(1)}, "")
     del state["text_model.encoder.layers.0.self_attn.v_proj.bias"]
     with pytest.raises(ArtifactError, match=r"v_proj\.bias"):
-        to_openai(state, "")
+        rename_to_openai(state, "")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.features.encode import image_prefix, text_prefix
 from clip_fewshot.features.prefix import replay
-from clip_fewshot.few_shot.cross_validation import last_layers_only
+from clip_fewshot.few_shot.cross_validation import drop_first_layers
 from clip_fewshot.heads import zero_shot_weights
 from tests.backbones.encoders import SIZE, EfficientNet, Letters, image_encoder, pair, text_encoder
 
@@ -158,7 +158,7 @@ def test_features_of_sets_are_those_of_the_encoders(digits: ImageDataset) -> Non
         (text_prefix(both, TEXTS, [1, 3]), both.text),
     ):
         for n in (1, 3):
-            torch.testing.assert_close(replay(prefix, n, tower.suffix(n)), prefix.frozen(), rtol=0, atol=5e-3)
+            torch.testing.assert_close(replay(prefix, n, tower.suffix(n)), prefix.frozen_features(), rtol=0, atol=5e-3)
 
 
 def test_a_few_shot_classifier_on_a_pair(split: OpenWorldSplit, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_open_world_on_a_pair(split: OpenWorldSplit) -> None:
 
 def test_only_layers_that_train_travel_to_workers() -> None:
     both = pair()
-    bare = pickle.loads(pickle.dumps(last_layers_only(both, 1)))
+    bare = pickle.loads(pickle.dumps(drop_first_layers(both, 1)))
     there = {name for name, parameter in bare.named_parameters() if not parameter.is_meta}
     trained = {f"{side}.{name}" for side in ("visual", "text") for name in getattr(both, side).last_parameters(1)}
     assert there == trained | {"logit_scale"}

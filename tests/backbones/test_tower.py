@@ -72,7 +72,7 @@ def test_a_cut_before_the_last_block_holds_normalised_tokens(small: Backbone) ->
             with pytest.raises(UsageError, match="normalised"):
                 suffix.tokens(state)  # a head that pools by itself reads every token
             with pytest.raises(UsageError, match="raw tokens"):
-                tower.blocks[-1].at(raw)
+                tower.blocks[-1].forward_row(raw)
         else:
             assert state is raw
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import clip_fewshot
-from clip_fewshot.commands import COMMANDS, GROUPS, OPEN_WORLD, STORE_COMMANDS, main
+from clip_fewshot.commands import COMMAND_GROUPS, COMMANDS, OPEN_WORLD, STORE_COMMANDS, main
 from clip_fewshot.commands.cli.parser import flat_fields, parse
 from clip_fewshot.commands.cli.values import arms_of
 
@@ -100,7 +100,7 @@ def clip_fewshot_says(*words: str, **more: Any) -> subprocess.CompletedProcess[s
 def test_alone_it_lists_all_commands_in_groups(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    for title, group in GROUPS.items():
+    for title, group in COMMAND_GROUPS.items():
         assert f"{title}:" in lines
         assert all(any(line.startswith(f"  {name.replace('_', '-')} ") for line in lines) for name in group)
 

@@ -13,7 +13,7 @@ import clip_fewshot as cf
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.rejector import fit_rejector
-from clip_fewshot.open_world.select_detector import choose_novelty
+from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.protocol import compare_detectors
 from clip_fewshot.protocol.refits import Task, prepare
 from clip_fewshot.runtime.files import read_json
@@ -36,7 +36,7 @@ def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
     return {"data": str(photos), "model": "mini", **done.record}
 
 
-def compare(mini: cf.Backbone, photos: Path, **chosen: Any) -> compare_detectors.Comparison:
+def compare(mini: cf.Backbone, photos: Path, **chosen: Any) -> compare_detectors.DetectorComparison:
     data, common = cf.read_dataset(photos), {"unseen": list(UNKNOWN), "shots": 4, "progress": lambda *done: None}
     return compare_detectors.compare_detectors(mini, data, **common, **chosen)
 
@@ -68,7 +68,7 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
         support = prepare(task, task.support(draw), [])
         assert not set(support.images.digests) & set(known.digests)
         recipe = support.recipe(task, cf.Point("linear-probe"))
-        choice = choose_novelty(backbone, recipe, support.data, support.frozen, detector="knn")
+        choice = select_detector(backbone, recipe, support.data, support.frozen, detector="knn")
         assert choice is not None
         rejector = fit_rejector(backbone, recipe, support.data, support.frozen, choice)
         scores, p = rejector.verdict(frozen, [])

@@ -21,7 +21,7 @@ import clip_fewshot as cf
 from clip_fewshot.commands.finetune import Options
 from clip_fewshot.contrastive.tuned_files import load_tuned
 from clip_fewshot.protocol import fine_tuning_run
-from clip_fewshot.protocol.retrieval import measure_recall, picture_chance, ranks, text_chance
+from clip_fewshot.protocol.retrieval import measure_recall, picture_chance, rank_right, text_chance
 from clip_fewshot.runtime.files import read_json
 from clip_fewshot.tuning.prompts import load_prompts
 from tests.commands.conftest import Command, one_line
@@ -167,8 +167,8 @@ def test_recalls_equal_plain_loops(tiny: cf.Backbone, captioned: Path) -> None:
 def test_ranks_and_chance_by_hand() -> None:
     cosines = np.array([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1], [np.nan, 0.3, 0.1]])
     belongs = np.eye(3, dtype=np.bool_)
-    assert ranks(cosines, belongs).tolist() == [0, 1, 1]  # a tie is lost
-    assert ranks(np.full((1, 3), np.nan), belongs[:1]).tolist() == [2]
+    assert rank_right(cosines, belongs).tolist() == [0, 1, 1]  # a tie is lost
+    assert rank_right(np.full((1, 3), np.nan), belongs[:1]).tolist() == [2]
     two_of_four = np.array([[True, True, False, False], [False, False, True, True]])
     assert text_chance(two_of_four, 1) == pytest.approx(0.5)
     assert text_chance(two_of_four, 2) == pytest.approx(1 - 1 / 6)
@@ -209,7 +209,7 @@ def test_by_spark_the_result_is_that_of_one_process(
         print("rank 0 says", processes)
         return job(replace(options, out=str(far)))
 
-    monkeypatch.setattr(fine_tuning_run, "on_spark", elsewhere)
+    monkeypatch.setattr(fine_tuning_run, "run_on_spark", elsewhere)
     ended = command("finetune", photos, "--out", tmp_path / "near", *chosen, "--spark", "--processes", 3)
     assert (ended.code, ended.err) == (0, "rank 0 says 3\n")
     alone = command("finetune", photos, "--out", tmp_path / "alone", *chosen).record

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import clip_fewshot as cf
 from clip_fewshot.commands.cli.parser import parse
 from clip_fewshot.commands.cli.run import run
-from clip_fewshot.commands.cli.values import duration
+from clip_fewshot.commands.cli.values import parse_duration
 from clip_fewshot.config import FewShotConfig
 
 ROOT = Path(__file__).parents[2]
@@ -147,13 +147,13 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
     [("90", 90), ("90s", 90), ("1.5min", 90), ("10m", 600), ("1h30min", 5400), ("2d", 172800), (".5h", 1800)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert duration(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "-5", "1h30", "10 fortnights", "5x", "nan", "1..5s", "١s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time such as"):
-        duration(text)
+        parse_duration(text)
 
 
 @settings(deadline=None, max_examples=50)

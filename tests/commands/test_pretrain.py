@@ -14,7 +14,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.commands import pretrain
 from clip_fewshot.commands.cli.parser import parse
-from clip_fewshot.contrastive.distributed.world import Alone
+from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
@@ -65,7 +65,7 @@ def test_trains_a_given_architecture_and_writes_a_model(photos: Path, capsys: py
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), Alone()).state_dict()
+    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), SingleProcess()).state_dict()
 
     def stop_at_four(total: int, say: object) -> object:
         def on_step(report: StepReport) -> None:
@@ -78,8 +78,8 @@ def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "_report_steps", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
-            pretraining.pretrain(chosen, Alone())
-    resumed = pretraining.pretrain(chosen, Alone()).state_dict()
+            pretraining.pretrain(chosen, SingleProcess())
+    resumed = pretraining.pretrain(chosen, SingleProcess()).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -17,7 +17,7 @@ from clip_fewshot.conformal import neighbour_bags
 from clip_fewshot.conformal.bags import Bag
 from clip_fewshot.conformal.calibration import Calibrated, _ranks
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
-from clip_fewshot.conformal.schemes import SCHEMES, halves
+from clip_fewshot.conformal.schemes import SCHEMES, split_in_halves
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import DETECTORS, KNNDetector, LOFDetector, build_detector
 
@@ -143,8 +143,8 @@ def test_leave_one_out_is_counting_over_fits_without_each_known_picture() -> Non
 def test_split_is_a_rank_among_the_half_that_was_not_learned_from() -> None:
     X, y, new = labelled(5)
     calibrated = Calibrated(Nearest, "split", seed=3).fit(X, y)
-    bag = Bag.of(X, y)
-    teach, rest = halves(bag.labels, 24, 3)
+    bag = Bag.from_features(X, y)
+    teach, rest = split_in_halves(bag.labels, 24, 3)
     detector = Nearest().fit(bag.rows[teach])
     for p, score in zip(calibrated.p_values(new), detector.score_samples(new), strict=True):
         assert p == pytest.approx((1 + (detector.score_samples(bag.rows[rest]) <= score).sum()) / 13)
@@ -160,7 +160,7 @@ def test_split_is_a_rank_among_the_half_that_was_not_learned_from() -> None:
 @given(st.integers(0, 9999), st.lists(st.integers(1, 7), min_size=1, max_size=6))
 def test_halves_share_every_class(seed: int, shots: list[int]) -> None:
     y = np.repeat(np.arange(len(shots)), shots)
-    teach, rest = halves(y, len(y), seed)
+    teach, rest = split_in_halves(y, len(y), seed)
     assert sorted([*teach, *rest]) == list(range(len(y)))
     assert len(teach) - len(rest) in (0, 1)
     counts = [np.bincount(y[half], minlength=len(shots)) for half in (teach, rest)]

@@ -21,10 +21,10 @@ from clip_fewshot.conformal.p_values import (
     check_alpha,
     cross_p_values,
     flag,
-    out_of_fold_scores,
+    held_out_scores,
     p_values,
-    shots_needed,
     smallest_alpha,
+    smallest_shots,
 )
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import LOFDetector
@@ -65,7 +65,7 @@ def test_low_scores_are_novel() -> None:
 
 @pytest.mark.parametrize(("alpha", "n"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.2, 4), (0.3, 3), (0.5, 1), (0.9, 1)])
 def test_the_number_of_shots_an_alpha_needs(alpha: float, n: int) -> None:
-    assert shots_needed(alpha) == n
+    assert smallest_shots(alpha) == n
     assert smallest_alpha(n) <= alpha + 1e-12
     check_alpha(alpha, n)
     assert flag(p_values(np.arange(float(n)), np.array([-1.0])), alpha, n)[0]
@@ -148,7 +148,7 @@ def test_cross_conformal_equals_counting() -> None:
             below += (detector.score_samples(fold.held_out) <= detector.score_samples(new[[i]])[0] + 1e-9).sum()
         assert cross.p_values([new] * 4)[i] == pytest.approx((1 + below) / 41)
     assert np.allclose(
-        np.concatenate(cross.calibration_scores_), np.concatenate(out_of_fold_scores(lambda: LOFDetector(2), folds))
+        np.concatenate(cross.calibration_scores_), np.concatenate(held_out_scores(lambda: LOFDetector(2), folds))
     )
     with pytest.raises(UsageError, match="4 arrays, one per fold, got 1"):
         cross.p_values([new])

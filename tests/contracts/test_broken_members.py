@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.discovery.average import Average
-from clip_fewshot.discovery.base import Parts
+from clip_fewshot.discovery.base import Partition
 from clip_fewshot.heads import LinearHead
 from clip_fewshot.losses import cross_entropy
 from clip_fewshot.novelty import KNNDetector, MCMDetector, RelativeMahalanobisDetector
@@ -300,31 +300,31 @@ def test_a_broken_loss(loss: Any) -> None:
 
 
 class Stubborn(Average):
-    resampled = None  # type: ignore[assignment]
+    resample = None  # type: ignore[assignment]
 
 
 class Shorter(Average):
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
-        return Parts(found.labels[1:], found.tree)
+        return Partition(found.labels[1:], found.tree)
 
 
 class NoTree(Average):
-    def part(self, rows: FloatArray) -> Parts:
-        return Parts(super().part(rows).labels, np.empty((0, 4)))
+    def part(self, rows: FloatArray) -> Partition:
+        return Partition(super().part(rows).labels, np.empty((0, 4)))
 
 
 class RowNumbers(Average):
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
         labels = np.arange(len(rows)) // 10 if len(np.unique(rows, axis=0)) > 1 else found.labels
-        return Parts(labels.astype(np.int64), found.tree)
+        return Partition(labels.astype(np.int64), found.tree)
 
 
 class Unseeded(Average):
-    def part(self, rows: FloatArray) -> Parts:
+    def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
-        return Parts(found.labels + np.random.default_rng().integers(1, 10**6), found.tree)
+        return Partition(found.labels + np.random.default_rng().integers(1, 10**6), found.tree)
 
 
 DISCOVERERS = {

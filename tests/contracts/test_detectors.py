@@ -11,13 +11,13 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty import DETECTORS, build_detector
 from clip_fewshot.testing.contract import clusters
-from clip_fewshot.testing.detectors import CHECKS, build
+from clip_fewshot.testing.detectors import _CHECKS, build
 
 each = pytest.mark.parametrize("name", DETECTORS)
 
 
 @each
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", _CHECKS, ids=lambda check: check.__name__)
 def test_contract(name: str, check: Callable[..., None]) -> None:
     check(DETECTORS[name])
 

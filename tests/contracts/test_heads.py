@@ -9,13 +9,13 @@ import torch
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads import HEADS, build_head
-from clip_fewshot.testing.heads import CHECKS, C, D, batch, build
+from clip_fewshot.testing.heads import _C, _CHECKS, _D, batch, build
 
 each = pytest.mark.parametrize("name", HEADS)
 
 
 @each
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", _CHECKS, ids=lambda check: check.__name__)
 def test_contract(name: str, check: Callable[..., None]) -> None:
     check(HEADS[name])
 
@@ -45,10 +45,10 @@ def test_half_precision_features_of_any_size_give_finite_logits(name: str, dtype
 
 @each
 def test_features_of_another_width_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"expected features \(n, {D}\), got \(3, 5\)"):
+    with pytest.raises(UsageError, match=rf"expected features \(n, {_D}\), got \(3, 5\)"):
         build(HEADS[name], {})(torch.zeros(3, 5))
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"(?s)linear.*got 'no-such-head'"):
-        build_head("no-such-head", D, C)
+        build_head("no-such-head", _D, _C)

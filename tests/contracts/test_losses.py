@@ -9,13 +9,13 @@ import torch
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.losses import LOSSES, get_loss
-from clip_fewshot.testing.losses import CHECKS, batch
+from clip_fewshot.testing.losses import _CHECKS, batch
 
 each = pytest.mark.parametrize("name", LOSSES)
 
 
 @each
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", _CHECKS, ids=lambda check: check.__name__)
 def test_contract(name: str, check: Callable[..., None]) -> None:
     check(LOSSES[name])
 

@@ -9,13 +9,13 @@ from sklearn.base import clone
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes import PROBES, HeadClassifier, build_probe, find_probe
-from clip_fewshot.testing.probes import CHECKS, KNOWN, LABELS
+from clip_fewshot.testing.probes import _CHECKS, _KNOWN, _LABELS
 
 each = pytest.mark.parametrize("name", PROBES)
 
 
 @each
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", _CHECKS, ids=lambda check: check.__name__)
 def test_contract(name: str, check: Callable[..., None]) -> None:
     check(PROBES[name])
 
@@ -24,10 +24,10 @@ def test_contract(name: str, check: Callable[..., None]) -> None:
 def test_it_is_an_estimator_whose_arguments_are_kept(name: str) -> None:
     probe = build_probe(name)
     params = dict(probe.get_params())
-    probe.fit(KNOWN, LABELS)
+    probe.fit(_KNOWN, _LABELS)
     assert probe.get_params() == params
     assert not [a for a in vars(clone(probe)) if a.endswith("_")]
-    assert probe.score(KNOWN, LABELS) == 1.0
+    assert probe.score(_KNOWN, _LABELS) == 1.0
 
 
 def test_a_class_that_cannot_learn_a_further_one_is_no_probe() -> None:

@@ -9,7 +9,7 @@ import torch
 
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
-from clip_fewshot.contrastive.finetuning import FineTuning, merged, tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable, merge_heads
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.pairs.batch import PairBatch
 from tests.backbones.encoders import pair
@@ -28,7 +28,7 @@ def plain(request: pytest.FixtureRequest) -> cf.Backbone:
 
 
 def test_training_begins_at_the_zero_shot_model(plain: cf.Backbone) -> None:
-    tuned = tunable(plain, PLAN)
+    tuned = make_tunable(plain, PLAN)
     for mine, base in zip(features(tuned), features(plain), strict=True):
         torch.testing.assert_close(mine, base, rtol=1e-5, atol=1e-6)
     trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
@@ -39,7 +39,7 @@ def test_training_begins_at_the_zero_shot_model(plain: cf.Backbone) -> None:
 
 
 def test_the_features_are_the_sum_of_both_paths_by_hand(plain: cf.Backbone) -> None:
-    tuned = tunable(plain, PLAN)
+    tuned = make_tunable(plain, PLAN)
     disturb_heads(tuned)
     images, tokens = inputs(plain)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_the_features_are_the_sum_of_both_paths_by_hand(plain: cf.Backbone) -> N
 
 
 def test_padding_would_be_read_if_it_were_not_hidden(plain: cf.Backbone) -> None:
-    tuned = tunable(plain, PLAN)
+    tuned = make_tunable(plain, PLAN)
     disturb_heads(tuned)
     _, tokens = inputs(plain)
     tail = tuned.text.tail()
@@ -68,7 +68,7 @@ def test_padding_would_be_read_if_it_were_not_hidden(plain: cf.Backbone) -> None
 
 
 def test_a_cut_before_the_last_layers_gives_the_same(plain: cf.Backbone) -> None:
-    tuned = tunable(plain, PLAN)
+    tuned = make_tunable(plain, PLAN)
     disturb_heads(tuned)
     images, _ = inputs(plain)
     tower = tuned.eval().visual
@@ -83,7 +83,7 @@ def test_what_was_trained_comes_back_beside_the_model_it_was_trained_on(
     plain: cf.Backbone, lock: str, tmp_path: Path
 ) -> None:
     plan = FineTuning(unfreeze=1, head="attention", lock=lock, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
-    tuned = tunable(plain, plan)
+    tuned = make_tunable(plain, plan)
     cf.train_contrastive(tuned, [PairBatch(*inputs(plain))], plan.options(steps=2))
     save_tuned(tuned, tmp_path)
     again = load_tuned(tmp_path, plain)
@@ -93,7 +93,7 @@ def test_what_was_trained_comes_back_beside_the_model_it_was_trained_on(
     assert not torch.equal(features(again)[0], features(plain)[0])
     assert torch.equal(features(again)[1], features(plain)[1]) == (lock == "text")
     with pytest.raises(cf.UsageError, match="a linear head"):
-        merged(tuned)
+        merge_heads(tuned)
     with torch.no_grad():
         plain.logit_scale += 1
     with pytest.raises(cf.ArtifactError, match="trained on"):
@@ -102,7 +102,7 @@ def test_what_was_trained_comes_back_beside_the_model_it_was_trained_on(
 
 def test_the_head_learns(tiny: cf.Backbone) -> None:
     plan = FineTuning(unfreeze=0, head="attention", head_lr=3e-3)
-    tuned, losses = tunable(tiny, plan), []
+    tuned, losses = make_tunable(tiny, plan), []
     cf.train_contrastive(
         tuned, [PairBatch(*inputs(tiny))] * 30, plan.options(steps=30), on_step=lambda r: losses.append(r.loss)
     )

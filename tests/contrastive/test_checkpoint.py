@@ -21,7 +21,7 @@ from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
-from clip_fewshot.runtime.files import read_json, run_lock
+from clip_fewshot.runtime.files import hold_folder, read_json
 from tests.backbones.conftest import openai_model
 from tests.conftest import TINY
 from tests.contrastive.pairs import CONFIG, patterns
@@ -134,7 +134,7 @@ def test_a_folder_in_use_and_one_with_a_training_are_refused(tmp_path: Path) -> 
     train(tmp_path)
     with pytest.raises(UsageError, match="resume"):
         cf.train_contrastive(build_backbone(FULL), patterns(2), ContrastiveOptions(steps=1), folder=tmp_path)
-    with run_lock(tmp_path), pytest.raises(ResourceError, match="no other run"):
+    with hold_folder(tmp_path), pytest.raises(ResourceError, match="no other run"):
         train(tmp_path)
 
 

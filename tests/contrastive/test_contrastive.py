@@ -16,7 +16,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive import activation_memory
 from clip_fewshot.contrastive.activation_memory import LossScale
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.objectives import symmetric_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport
@@ -174,7 +174,7 @@ def test_validation_equals_what_it_is_defined_as() -> None:
     backbone = build_backbone(replace(CONFIG, vocab_size=49_408, context_length=77), seed=0)
     digits = cf.read_dataset("digits").subset(torch.arange(40).numpy())
     pairs = patterns(2, seed=5)
-    found = validate(backbone, Validation(pairs, digits), Alone())
+    found = validate(backbone, Validation(pairs, digits), SingleProcess())
     losses = []
     with torch.no_grad():
         for part in pairs:
@@ -230,10 +230,10 @@ def test_an_overflow_is_left_out_and_halves_the_factor(monkeypatch: pytest.Monke
 
 
 def test_the_factor_of_the_loss() -> None:
-    scale = LossScale.starting()
+    scale = LossScale.for_float16()
     assert not scale.take(finite=False)
     assert scale.factor == 2.0**15
-    assert all(scale.take(finite=True) for _ in range(activation_memory.PATIENCE))
+    assert all(scale.take(finite=True) for _ in range(activation_memory.GROWTH_INTERVAL))
     assert scale.factor == 2.0**16
     with pytest.raises(DivergedError):
         LossScale().take(finite=False)

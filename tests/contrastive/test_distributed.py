@@ -13,7 +13,7 @@ from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.distributed import liveness
 from clip_fewshot.contrastive.distributed.liveness import Presence
 from clip_fewshot.contrastive.distributed.torchrun import _buckets, join_world
-from clip_fewshot.contrastive.distributed.world import Alone
+from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.errors import ResourceError, UsageError
 from tests.contrastive.pairs import CONFIG, symmetric
@@ -38,7 +38,7 @@ def check_against_one_process(folder: Path, size: int) -> None:
         for key, gradient in right.items():
             assert float((found[0][f"{name} {key}"] - gradient).norm() / norm) < bound, f"{name} {key}"
 
-    alone = trained(Alone())
+    alone = trained(SingleProcess())
     first = build_backbone(CONFIG, seed=0).state_dict()
     moved = max(float((alone[key] - first[key]).abs().max()) for key in alone)
     # Adam divides by the gradient's size, so that rounding in a gradient near 0 moves a weight as far as a large one.

@@ -13,7 +13,7 @@ from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.contrastive import finetuning
-from clip_fewshot.contrastive.finetuning import FineTuning, tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.data.pairs.captioned import CaptionedStream
@@ -54,12 +54,12 @@ def disturb_heads(model: cf.Backbone) -> None:
 @pytest.mark.parametrize("config", [TINY, RESNET], ids=["vit", "resnet"])
 def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: CLIPConfig) -> None:
     plain = build_backbone(config)
-    tuned = tunable(plain, FineTuning(unfreeze=1, head="linear"))
+    tuned = make_tunable(plain, FineTuning(unfreeze=1, head="linear"))
     for mine, base in zip(features(tuned), features(plain), strict=True):
         torch.testing.assert_close(mine, base, rtol=1e-5, atol=1e-6)
     disturb_heads(tuned)
     before = features(tuned)
-    one = finetuning.merged(tuned)
+    one = finetuning.merge_heads(tuned)
     assert one.state_dict().keys() == plain.state_dict().keys()
     assert any(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(before, features(plain), strict=True))
     for mine, base in zip(features(one), before, strict=True):
@@ -72,7 +72,7 @@ def test_a_head_starts_as_the_identity_and_is_merged_exactly(config: CLIPConfig)
 def test_a_pair_of_encoders_is_tuned_merged_and_read_back(unfreeze: int, head: str, tmp_path: Path) -> None:
     plain = pair()
     plan = FineTuning(unfreeze=unfreeze, head=head, backbone_lr=1e-3, head_lr=1e-2)  # type: ignore[arg-type]
-    tuned = tunable(plain, plan)
+    tuned = make_tunable(plain, plan)
     before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
     cf.train_contrastive(tuned, [PairBatch(*inputs(tuned))], plan.options(steps=3, weight_decay=0.0))
     moved = {name for name, tensor in tuned.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -86,7 +86,7 @@ def test_a_pair_of_encoders_is_tuned_merged_and_read_back(unfreeze: int, head: s
         torch.testing.assert_close(mine, saved, rtol=1e-4, atol=1e-5)
     with pytest.raises(cf.UsageError, match="a pair of encoders"):
         load_tuned(tmp_path, build_backbone(TINY))
-    merged = finetuning.merged(tuned)
+    merged = finetuning.merge_heads(tuned)
     assert isinstance(merged, PairBackbone)
     assert merged.visual.unfrozen == unfreeze  # and what is locked stays so
     assert not any(p.requires_grad for p in merged.visual.stem.parameters())
@@ -95,7 +95,7 @@ def test_a_pair_of_encoders_is_tuned_merged_and_read_back(unfreeze: int, head: s
 def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
     plain = build_backbone(TINY)
     plan = FineTuning(unfreeze=1, head="linear", lock="text", backbone_lr=1e-4, head_lr=1e-2)
-    tuned = tunable(plain, plan)
+    tuned = make_tunable(plain, plan)
     images, tokens = inputs(tuned)
     start = {name: p.detach().clone() for name, p in tuned.named_parameters()}
     cf.train_contrastive(tuned, [PairBatch(images, tokens)], plan.options(steps=1, weight_decay=0.0))
@@ -111,7 +111,7 @@ def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
 
 def test_batch_statistics_stay() -> None:
     plan = FineTuning(unfreeze=2)
-    tuned = tunable(build_backbone(RESNET), plan)
+    tuned = make_tunable(build_backbone(RESNET), plan)
     before = {name: tensor.clone() for name, tensor in tuned.named_buffers()}
     images, tokens = inputs(tuned)
     cf.train_contrastive(tuned, [PairBatch(images, tokens)], plan.options(steps=1))

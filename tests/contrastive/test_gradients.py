@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.rng import torch_seeded
+from clip_fewshot.runtime.rng import seed_torch
 from tests.contrastive.pairs import RESNET, Double, batch, symmetric
 
 
@@ -69,13 +69,13 @@ def test_the_whole_loss_once_per_chunk_and_tower_multiplies_the_gradient_of_the_
 
 def test_both_passes_drop_the_same() -> None:
     model, pairs = Double(dropout=0.5).train(), batch(10)
-    with torch_seeded(3, "dropout"):  # the first pass, by hand: chunks of images, then of texts
+    with seed_torch(3, "dropout"):  # the first pass, by hand: chunks of images, then of texts
         images = torch.cat([model.encode_image(part) for part in pairs.images.split(4)])
         texts = torch.cat([model.encode_text(part) for part in pairs.tokens.split(4)])
     symmetric(images, texts, model.logit_scale, pairs.caption_ids).backward()
     right = {name: gradient.clone() for name, gradient in gradients(model).items()}
     before = torch.get_rng_state()
-    with torch_seeded(3, "dropout"):
+    with seed_torch(3, "dropout"):
         contrastive_gradients(model, pairs, symmetric, chunk=4)
     assert worst(gradients(model), right) < 1e-10
     assert torch.equal(before, torch.get_rng_state())
@@ -84,7 +84,7 @@ def test_both_passes_drop_the_same() -> None:
 def test_what_the_second_pass_draws_is_not_drawn_twice() -> None:
     """The generator goes on from where the first passes left it, so the next step drops something else."""
     model, pairs = Double(dropout=0.5).train(), batch(4)
-    with torch_seeded(3, "dropout"):
+    with seed_torch(3, "dropout"):
         first, second = (float(contrastive_gradients(model, pairs, symmetric, chunk=2)) for _ in range(2))
     assert first != second
 

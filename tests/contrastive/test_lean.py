@@ -12,12 +12,12 @@ from torch import Tensor, nn
 import clip_fewshot as cf
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import build_backbone
-from clip_fewshot.contrastive.activation_memory import lean_text, recomputing
+from clip_fewshot.contrastive.activation_memory import recompute_blocks, shrink_text_weights
 from clip_fewshot.contrastive.gradients import contrastive_gradients
 from clip_fewshot.contrastive.objectives import symmetric_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.batch import PairBatch
-from clip_fewshot.optim.adamw import AdamW, parameter_groups, stochastic_bfloat16
+from clip_fewshot.optim.adamw import AdamW, group_parameters, round_to_bfloat16
 from tests.contrastive.pairs import CONFIG, RESNET, Double, batch, patterns, symmetric
 
 
@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_rounding_goes_to_a_neighbour_and_is_right_on_average() -> None:
     values = torch.cat([torch.randn(200, generator=generator()), torch.tensor([0.0, -0.0, 1.0, 2.0**-130, 3e38])])
-    draws = torch.stack([stochastic_bfloat16(values, generator(i)).float() for i in range(2000)])
+    draws = torch.stack([round_to_bfloat16(values, generator(i)).float() for i in range(2000)])
     down = (values.view(torch.int32) & -65536).view(torch.float32)
     up = ((values.view(torch.int32) & -65536) + 65536).view(torch.float32)
     assert ((draws == down) | (draws == up)).all()
@@ -43,7 +43,7 @@ def steps(dtype: torch.dtype, count: int, gradient: Tensor, betas: tuple[float, 
     weight = nn.Parameter(torch.ones(len(gradient), 1))
     holder = nn.Module()
     holder.weight = weight
-    optimizer = AdamW(parameter_groups([(holder, 1e-3)], 0.0), betas=betas, state_dtype=dtype)
+    optimizer = AdamW(group_parameters([(holder, 1e-3)], 0.0), betas=betas, state_dtype=dtype)
     for step in range(count):
         weight.grad = (gradient if step == 0 else torch.zeros_like(gradient))[:, None]
         optimizer.step(1.0)
@@ -71,7 +71,7 @@ def test_moments_in_bfloat16_take_half_and_the_training_ends_where_it_would() ->
     plain, lean = (trained(state_dtype=kind, activations=torch.float32) for kind in ("float32", "bfloat16"))
     assert distance(lean, plain) < 0.05 * distance(plain, build_backbone(CONFIG))
     sizes = {
-        kind: held(AdamW(parameter_groups([(plain, 1e-3)], 0.1), state_dtype=kind))
+        kind: held(AdamW(group_parameters([(plain, 1e-3)], 0.1), state_dtype=kind))
         for kind in (torch.float32, torch.bfloat16)
     }
     assert sizes[torch.bfloat16] * 2 == sizes[torch.float32]
@@ -114,7 +114,7 @@ def test_text_weights_in_bfloat16_take_half_and_come_back() -> None:
     backbone = build_backbone(CONFIG)
     before = sum(p.numel() * p.element_size() for p in backbone.text.parameters())
     matrices = sum(p.numel() for n, p in backbone.text.named_parameters() if p.ndim == 2 and "positional" not in n)
-    with lean_text(backbone.text, torch.bfloat16):
+    with shrink_text_weights(backbone.text, torch.bfloat16):
         inside = sum(p.numel() * p.element_size() for p in backbone.text.parameters())
     assert before - inside == 2 * matrices
     assert all(p.dtype == torch.float32 for p in backbone.parameters())
@@ -123,7 +123,7 @@ def test_text_weights_in_bfloat16_take_half_and_come_back() -> None:
 def test_an_update_smaller_than_a_step_of_bfloat16_arrives_on_average() -> None:
     holder = nn.Module()
     holder.weight = nn.Parameter(torch.ones(20_000, 1, dtype=torch.bfloat16))
-    optimizer = AdamW(parameter_groups([(holder, 1e-4)], 0.0))  # a step of bfloat16 at 1 is .0039 down
+    optimizer = AdamW(group_parameters([(holder, 1e-4)], 0.0))  # a step of bfloat16 at 1 is .0039 down
     for _ in range(20):
         holder.weight.grad = torch.ones_like(holder.weight)
         optimizer.step(1.0)
@@ -151,7 +151,7 @@ def saved_bytes(model: Double, pairs: PairBatch, recompute: bool) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    towers = recomputing(model.visual, model.text) if recompute else nullcontext()
+    towers = recompute_blocks(model.visual, model.text) if recompute else nullcontext()
     with towers, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = model.encode_image(pairs.images), model.encode_text(pairs.tokens)
         del features
@@ -165,7 +165,7 @@ def test_recomputed_blocks_give_the_same_gradient_for_less_memory(
 ) -> None:
     plain, lean, pairs = Double(config).train(), Double(config).train(), batch(6, size=size)
     contrastive_gradients(plain, pairs, symmetric, chunk=chunk)
-    with recomputing(lean.visual, lean.text):
+    with recompute_blocks(lean.visual, lean.text):
         contrastive_gradients(lean, pairs, symmetric, chunk=chunk)
     for name, parameter in plain.named_parameters():
         assert parameter.grad is not None

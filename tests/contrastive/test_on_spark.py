@@ -53,11 +53,11 @@ def test_without_java_or_pyspark_the_remedy_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pyspark", None)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(ResourceError, match=r"clip-fewshot\[spark\]"):
-        spark.on_spark(fail)
+        spark.run_on_spark(fail)
     monkeypatch.delenv("JAVA_HOME")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ResourceError, match="openjdk"):
-        spark.on_spark(fail)
+        spark.run_on_spark(fail)
 
 
 def test_a_table_is_never_written_over_something(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
-from clip_fewshot.contrastive.finetuning import FineTuning, tunable
-from clip_fewshot.contrastive.replayed import replayed_blocks, replayed_pictures
+from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable
+from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.pairs.stream import PairStream
 from tests.backbones.encoders import pair
@@ -38,17 +38,17 @@ def test_the_weights_are_those_of_a_training_on_pixels(
 ) -> None:
     pretrained, data = model(kind), digits.subset(range(24))  # type: ignore[arg-type]
     plan, ends = replace(plan, backbone_lr=1e-4, head_lr=1e-3), []
-    n = replayed_blocks(plan, pretrained.visual)
+    n = count_replayed_blocks(plan, pretrained.visual)
     one_row = kind == "vit" and plan.head == "attention" and plan.lock == "none"
     assert n == blocks + one_row
     for numbered in (False, True):
-        tuned = tunable(pretrained, plan)
+        tuned = make_tunable(pretrained, plan)
         pairs = CaptionedStream(data, tuned, batch=8, seed=0, numbered=numbered)
         passed: list[int] = []
         hook = tuned.visual.blocks[0].register_forward_pre_hook(lambda *_, passed=passed: passed.append(1))
         options = plan.options(epochs=2, weight_decay=0.0, eps=1e-3)  # rounding must not decide a step's direction
         if numbered:
-            with replayed_pictures(tuned, pretrained, pairs.pictures, n):
+            with replay_pictures(tuned, pretrained, pairs.pictures, n):
                 cf.train_contrastive(tuned, pairs, options)
             assert not passed  # the first block belongs to what is stored
         else:
@@ -57,7 +57,7 @@ def test_the_weights_are_those_of_a_training_on_pixels(
         hook.remove()
         ends.append(tuned)
     assert "forward" not in vars(ends[1].visual)
-    start = dict(tunable(pretrained, plan).named_parameters())
+    start = dict(make_tunable(pretrained, plan).named_parameters())
     by_pixels, by_states = (dict(end.named_parameters()) for end in ends)
     moved = 0.0
     for name, parameter in by_pixels.items():
@@ -68,9 +68,9 @@ def test_the_weights_are_those_of_a_training_on_pixels(
 
 
 def test_where_nothing_is_frozen_nothing_is_stored(tiny: cf.Backbone) -> None:
-    assert replayed_blocks(FineTuning(unfreeze=3), tiny.visual) is None
-    assert replayed_blocks(FineTuning(unfreeze=0, prompts=2), tiny.visual) is None
-    assert replayed_blocks(FineTuning(unfreeze=3, lock="image"), tiny.visual) == 0
+    assert count_replayed_blocks(FineTuning(unfreeze=3), tiny.visual) is None
+    assert count_replayed_blocks(FineTuning(unfreeze=0, prompts=2), tiny.visual) is None
+    assert count_replayed_blocks(FineTuning(unfreeze=3, lock="image"), tiny.visual) == 0
 
 
 def test_numbers_name_each_picture_once(digits: cf.ImageDataset, tiny: cf.Backbone) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from clip_fewshot.data.builtin import BUILTIN, DIGIT_NAMES, digits, digits_wild, raw_pixels
+from clip_fewshot.data.builtin import BUILTIN, DIGIT_NAMES, digits, raw_pixels, wild_digits
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
@@ -36,11 +36,11 @@ def test_built_in_sets_are_distinct_and_found_by_name(name: str) -> None:
 
 
 def test_wild_digits_do_not_change_between_calls() -> None:
-    assert digits_wild.__wrapped__().fingerprint() == digits_wild().fingerprint()
+    assert wild_digits.__wrapped__().fingerprint() == wild_digits().fingerprint()
 
 
 def test_the_wild_varies_in_place_size_polarity_and_colour() -> None:
-    pixels = raw_pixels(digits_wild()).reshape(-1, 32, 32, 3)
+    pixels = raw_pixels(wild_digits()).reshape(-1, 32, 32, 3)
     spread = pixels.std(axis=0)
     assert spread.min() > 0.2  # every pixel is dark here and light there
     edge = np.concatenate([pixels[:, 0], pixels[:, -1]], axis=1).mean(axis=(1, 2))
@@ -58,7 +58,7 @@ def pixel_accuracy(dataset: ImageDataset, shots: int, seed: int) -> float:
 
 def test_raw_pixels_read_clean_digits_and_fail_in_the_wild() -> None:
     assert pixel_accuracy(digits(), 16, 0) > 0.85
-    assert pixel_accuracy(digits_wild(), 16, 0) < 0.35
+    assert pixel_accuracy(wild_digits(), 16, 0) < 0.35
 
 
 def test_raw_pixels_of_a_part_are_rows_of_the_whole() -> None:

@@ -20,7 +20,7 @@ from clip_fewshot.data.image import ImageError, normalise, open_image, preproces
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.row_cache import ROWS, Shelf
+from clip_fewshot.runtime.row_cache import ROWS_FILE, RowFile
 from tests.data.pictures import FORMATS, encoded, pixels, put
 
 SIZE = 24
@@ -78,7 +78,7 @@ def test_files_are_opened_once_and_pictures_in_memory_every_time(files: list[Pat
 
 def test_nothing_is_kept_of_pictures_in_memory(cache: Path) -> None:
     whole(pixel_batches(read_dataset("digits").subset(np.arange(40)), SIZE))
-    assert not list(cache.rglob(ROWS))
+    assert not list(cache.rglob(ROWS_FILE))
 
 
 def test_a_picture_of_many_rows_is_decoded_once(files: list[Path], opened: Counter[str]) -> None:
@@ -86,7 +86,7 @@ def test_a_picture_of_many_rows_is_decoded_once(files: list[Path], opened: Count
     got = whole(pixel_batches(images, SIZE, batch=3))
     assert set(opened.values()) == {1}
     assert np.array_equal(got, np.repeat(whole(pixel_batches(collect_images(files[:4]), SIZE)), 5, axis=0))
-    shelf = Shelf("pixels", {"size": SIZE, **module.preparation()}, (SIZE, SIZE, 3), np.uint8)
+    shelf = RowFile("pixels", {"size": SIZE, **module.describe_preparation()}, (SIZE, SIZE, 3), np.uint8)
     assert Path(shelf.path).stat().st_size == 4 * shelf.row_bytes
 
 
@@ -111,7 +111,9 @@ def test_a_file_that_changed_is_refused_and_not_kept(files: list[Path]) -> None:
     with pytest.raises(DataError, match=files[17].name):
         next(batches)
     files[17].write_bytes(before)
-    held = Shelf("pixels", {"size": SIZE, **module.preparation()}, (SIZE, SIZE, 3), np.uint8).find(images.digests)
+    held = RowFile("pixels", {"size": SIZE, **module.describe_preparation()}, (SIZE, SIZE, 3), np.uint8).find(
+        images.digests
+    )
     assert np.array_equal(held >= 0, np.arange(20) < 16)
     expected = [preprocess(images.open(i), SIZE) for i in range(20)]
     assert np.array_equal(normalise(whole(pixel_batches(images, SIZE))), expected)
@@ -141,8 +143,8 @@ def test_a_disk_that_refuses_is_asked_once(files: list[Path], monkeypatch: pytes
     images = collect_images(files)
     expected = whole(pixel_batches(images, SIZE))
     asked: list[int] = []
-    monkeypatch.setattr(Shelf, "append", lambda self, keys, rows: bool(asked.append(len(keys))))
-    monkeypatch.setattr(Shelf, "find", lambda self, keys: np.full(len(keys), -1))
+    monkeypatch.setattr(RowFile, "append", lambda self, keys, rows: bool(asked.append(len(keys))))
+    monkeypatch.setattr(RowFile, "find", lambda self, keys: np.full(len(keys), -1))
     assert np.array_equal(whole(pixel_batches(images, SIZE, batch=5)), expected)
     assert asked == [5]
 
@@ -150,7 +152,7 @@ def test_a_disk_that_refuses_is_asked_once(files: list[Path], monkeypatch: pytes
 def test_damaged_rows_are_decoded_again(files: list[Path], cache: Path, opened: Counter[str]) -> None:
     images = collect_images(files)
     expected = whole(pixel_batches(images, SIZE))
-    (rows,) = cache.rglob(ROWS)
+    (rows,) = cache.rglob(ROWS_FILE)
     data = bytearray(rows.read_bytes())
     data[SIZE * SIZE * 3 * 5 + 7] ^= 1
     rows.write_bytes(data)

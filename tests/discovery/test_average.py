@@ -33,14 +33,14 @@ def test_groups_stand_for_their_rows_exactly(seed: int) -> None:
     """The chain over groups of one row each is average linkage itself."""
     X = rows(40, seed)
     a, b, height = trees._over_groups(np.arange(40), X, np.ones(40))
-    assert np.allclose(trees.scipy_layout(40, [(a, b, height)]), linkage(pdist(X, "cosine"), "average"))
+    assert np.allclose(trees.arrange_for_scipy(40, [(a, b, height)]), linkage(pdist(X, "cosine"), "average"))
 
 
 def test_many_rows_are_grouped_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     X, _, reference = planted([120, 90, 60], strays=20)
     plain = discover_classes(X, reference=reference)
-    monkeypatch.setattr(trees, "DENSE_ROWS", 100)
-    monkeypatch.setattr(trees, "GROUPS", 60)
+    monkeypatch.setattr(trees, "DENSE_AVERAGE_ROWS", 100)
+    monkeypatch.setattr(trees, "MOST_GROUPS", 60)
     found = discover_classes(X, reference=reference)
     assert is_valid_linkage(found.linkage)
     assert is_monotonic(found.linkage)

@@ -8,8 +8,8 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery import semi_supervised_kmeans
-from clip_fewshot.discovery.known import Known
-from clip_fewshot.discovery.semi_supervised import assigned, estimated_groups
+from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.semi_supervised import assign_centres, estimate_groups
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
@@ -43,8 +43,8 @@ def test_without_known_images_it_would_be_lloyd_s_algorithm() -> None:
     rng = np.random.default_rng(0)
     centres = 5 * normalize(rng.normal(size=(3, 8)))
     rows = normalize(np.repeat(centres, 20, axis=0) + rng.normal(size=(60, 8)))
-    known = Known.of(centres, np.arange(3))
-    got = assigned(rows, known, [known.rows])
+    known = KnownRows.from_features(centres, np.arange(3))
+    got = assign_centres(rows, known, [known.rows])
     together = KMeans(3, init=known.rows, n_init=1, tol=0).fit(np.concatenate([known.rows, rows]))
     assert (together.labels_[:3] == np.arange(3)).all()
     assert (got == together.labels_[3:]).all()
@@ -52,17 +52,17 @@ def test_without_known_images_it_would_be_lloyd_s_algorithm() -> None:
 
 def test_known_images_never_leave_their_class() -> None:
     """Two classes at one place: each centre is drawn to its own images, whatever is nearer."""
-    known = Known.of(np.array([[1.0, 0.05], [1.0, -0.05], [0.0, 1.0]]), np.array([0, 1, 1]))
+    known = KnownRows.from_features(np.array([[1.0, 0.05], [1.0, -0.05], [0.0, 1.0]]), np.array([0, 1, 1]))
     rows = normalize(np.array([[1.0, 0.0]] * 5 + [[0.1, 1.0]] * 5))
-    assert set(assigned(rows, known, [known.means()])[5:]) == {1}
+    assert set(assign_centres(rows, known, [known.means()])[5:]) == {1}
 
 
 def test_the_number_is_the_least_of_the_best_tried() -> None:
     X, _, reference = both()
-    known = Known.of(*reference)
-    assert 1 <= estimated_groups(normalize(X), known, 10, 0) <= 4
-    assert estimated_groups(known.rows, known, 10, 0) <= 1
-    assert estimated_groups(normalize(X), known, 0, 0) == 0
+    known = KnownRows.from_features(*reference)
+    assert 1 <= estimate_groups(normalize(X), known, 10, 0) <= 4
+    assert estimate_groups(known.rows, known, 10, 0) <= 1
+    assert estimate_groups(normalize(X), known, 0, 0) == 0
 
 
 def test_no_image_no_label_and_a_start_beyond_the_distinct_images() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clip_fewshot.discovery import discover_classes
-from clip_fewshot.discovery.base import Parts
-from clip_fewshot.discovery.stability import HALVES, judged, overlap
+from clip_fewshot.discovery.base import Partition
+from clip_fewshot.discovery.stability import HALVES, judge_groups, measure_overlap
 from tests.discovery.planted import planted
 
 
@@ -17,27 +17,27 @@ class Fixed:
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers
 
-    def part(self, rows: np.ndarray) -> Parts:
+    def part(self, rows: np.ndarray) -> Partition:
         number = self.numbers.pop(0)
-        return Parts(np.arange(len(rows)) % max(number, 1) - (number == 0), np.empty((0, 4)))
+        return Partition(np.arange(len(rows)) % max(number, 1) - (number == 0), np.empty((0, 4)))
 
-    def resampled(self, rng: np.random.Generator) -> Fixed:
+    def resample(self, rng: np.random.Generator) -> Fixed:
         return self
 
 
 def test_the_interval_drops_a_twentieth_at_either_end_and_holds_the_answer() -> None:
     rows, found = np.zeros((40, 2)), np.zeros(40, dtype=np.int64)
-    assert judged(found, 1, rows, Fixed([3] * HALVES), 2, 0)[0] == (1, 3)
-    assert judged(found, 3, rows, Fixed([0] + [3] * (HALVES - 2) + [9]), 2, 0)[0] == (3, 3)
-    assert judged(found, 3, rows, Fixed([0] * 2 + [3] * (HALVES - 4) + [5] * 2), 2, 0)[0] == (0, 5)
+    assert judge_groups(found, 1, rows, Fixed([3] * HALVES), 2, 0)[0] == (1, 3)
+    assert judge_groups(found, 3, rows, Fixed([0] + [3] * (HALVES - 2) + [9]), 2, 0)[0] == (3, 3)
+    assert judge_groups(found, 3, rows, Fixed([0] * 2 + [3] * (HALVES - 4) + [5] * 2), 2, 0)[0] == (0, 5)
 
 
 def test_overlap_is_that_of_the_most_similar_part() -> None:
     groups = np.array([0, 0, 0, 0, 1, 1, -1])
     parts = np.array([5, 5, 5, 7, 7, 7, 7])
-    assert overlap(groups, parts, 3)[:2] == pytest.approx([3 / 4, 2 / 4])
-    assert np.isnan(overlap(groups, parts, 3)[2])
-    assert overlap(groups, np.full(7, -1), 2).tolist() == [0, 0]
+    assert measure_overlap(groups, parts, 3)[:2] == pytest.approx([3 / 4, 2 / 4])
+    assert np.isnan(measure_overlap(groups, parts, 3)[2])
+    assert measure_overlap(groups, np.full(7, -1), 2).tolist() == [0, 0]
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:

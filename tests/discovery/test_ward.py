@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from clip_fewshot import discovery
 from clip_fewshot.discovery import gap, ward_tree
-from clip_fewshot.discovery.gap import gap_rises, log_scatter, worthwhile
-from clip_fewshot.discovery.known import Known
+from clip_fewshot.discovery.gap import gap_rises, log_scatter, select_group_count
+from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
 from tests.discovery.planted import planted
@@ -57,7 +57,7 @@ def test_the_tree_for_many_images_gives_the_same_groups(seed: int, monkeypatch: 
     shots = order[known]
     find = lambda: discover_classes(pixels[order[~known]], reference=(pixels[shots], digit[shots]), seed=seed)  # noqa: E731
     of_all_pairs = find()
-    monkeypatch.setattr(ward_tree, "DENSE_ROWS", 2)
+    monkeypatch.setattr(ward_tree, "DENSE_WARD_ROWS", 2)
     found = find()
     assert found.labels.tobytes() == of_all_pairs.labels.tobytes()
     assert found.n_clusters == of_all_pairs.n_clusters >= 2
@@ -156,7 +156,7 @@ def test_rises_are_small_for_a_cloud_and_large_where_classes_part() -> None:
 def test_the_scaling_shrinks_what_varies_within_classes() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(400, 3)) * [3.0, 1.0, 0.1] + 10 * rng.normal(size=(4, 3))[np.arange(400) % 4]
-    known = Known(rows, np.arange(400) % 4)
+    known = KnownRows(rows, np.arange(400) % 4)
     scaled = rows @ known.scaling()
     within = np.concatenate([scaled[known.classes == c] - scaled[known.classes == c].mean(axis=0) for c in range(4)])
     spread = np.array([9, 1, 0.01])
@@ -164,7 +164,7 @@ def test_the_scaling_shrinks_what_varies_within_classes() -> None:
 
 
 def test_the_surplus_of_all_splits_decides() -> None:
-    count = worthwhile
+    count = select_group_count
     assert count(np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.1, 0.1])) == 3
     assert count(np.array([0.05, 0.05, 0.9, 0.0]), np.array([0.1, 0.1, 0.1, 0.1])) == 4
     assert count(np.array([0.05, 0.05, 0.15]), np.array([0.1, 0.1, 0.1])) == 1

@@ -25,8 +25,8 @@ CUTS = (2, 3, 5, 10, 15)
 def sparse(X: np.ndarray, near: int = 16) -> np.ndarray:
     """The tree by the way for many rows, with ``near`` groups on a list."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_module, "DENSE_ROWS", 2)
-        patch.setattr(tree_module, "NEAR", near)
+        patch.setattr(tree_module, "DENSE_WARD_ROWS", 2)
+        patch.setattr(tree_module, "NEIGHBOURS_KEPT", near)
         return ward_tree(X)
 
 
@@ -58,9 +58,9 @@ def test_the_partition_is_scikit_learn_s(mean: float) -> None:
 
 
 def test_both_ways_agree_where_one_ends_and_the_other_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    X = clouds(1, tree_module.DENSE_ROWS, 8)
+    X = clouds(1, tree_module.DENSE_WARD_ROWS, 8)
     assert np.allclose(ward_tree(X), linkage(X, "ward"), rtol=1e-9)
-    monkeypatch.setattr(tree_module, "DENSE_ROWS", len(X) - 1)
+    monkeypatch.setattr(tree_module, "DENSE_WARD_ROWS", len(X) - 1)
     assert np.allclose(ward_tree(X)[:, 2:], linkage(X, "ward")[:, 2:], rtol=1e-9)
 
 

@@ -20,10 +20,10 @@ from sklearn.metrics import roc_auc_score
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.intervals import (
-    interval,
-    mcnemar,
+    accuracy_interval,
+    mcnemar_test,
     paired_difference,
-    sign_flip,
+    sign_flip_test,
     statistic_difference,
     statistic_interval,
 )
@@ -58,7 +58,7 @@ def experiment(rng: np.random.Generator, s: int, n: int, logit: float, seeds: fl
 )
 def test_accuracy_intervals_hold_the_truth(s: int, n: int, logit: float, seeds: float, images: float) -> None:
     rng, truth = np.random.default_rng(0), true_accuracy(logit, seeds, images)
-    results = [interval(experiment(rng, s, n, logit, seeds, images)) for _ in range(RUNS)]
+    results = [accuracy_interval(experiment(rng, s, n, logit, seeds, images)) for _ in range(RUNS)]
     held = np.mean([r.ci95[0] <= truth <= r.ci95[1] for r in results])
     assert held >= LEAST
     if s > 2:
@@ -79,7 +79,7 @@ def test_intervals_over_seeds_alone_would_not_hold_it() -> None:
 @given(st.integers(0, 40), st.integers(1, 60))
 def test_one_seed_is_wilson(hits: int, n: int) -> None:
     hits = min(hits, n)
-    result = interval([np.arange(n) < hits])
+    result = accuracy_interval([np.arange(n) < hits])
     oracle = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
     assert result.ci95 == pytest.approx((oracle.low, oracle.high), abs=1e-12)
     assert (result.mean, result.n_test, result.per_seed) == (pytest.approx(hits / n), n, (pytest.approx(hits / n),))
@@ -89,7 +89,7 @@ def test_one_seed_is_wilson(hits: int, n: int) -> None:
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(0, 999), st.floats(0, 1))
 def test_intervals_stay_in_range_and_around_the_mean(s: int, n: int, seed: int, share: float) -> None:
     table = np.random.default_rng(seed).random((s, n)) < share
-    result = interval(list(table))
+    result = accuracy_interval(list(table))
     assert 0 <= result.ci95[0] <= result.mean <= result.ci95[1] <= 1
     assert result.ci95[0] < result.ci95[1]
     assert result.mean == pytest.approx(table.mean())
@@ -103,7 +103,7 @@ def test_two_level_variance_equals_textbook_mean_squares() -> None:
     ms_image = 4 * sum((m - grand) ** 2 for m in by_image) / 29
     ms_rest = sum((table[i, j] - by_seed[i] - by_image[j] + grand) ** 2 for i, j in product(range(4), range(30))) / 87
     variance = max(ms_seed + ms_image - ms_rest, ms_seed, ms_image) / 120
-    low, high = interval(table).ci95
+    low, high = accuracy_interval(table).ci95
     freedom = (variance * 120) ** 2 / (ms_seed**2 / 3 + ms_image**2 / 29 + ms_rest**2 / 87)
     z = stats.t.ppf(0.975, freedom)
     for end in (low, high):  # Wilson's ends are where (p - mean)^2 = z^2 p (1 - p) / m
@@ -112,16 +112,16 @@ def test_two_level_variance_equals_textbook_mean_squares() -> None:
 
 
 def test_no_mistakes_is_not_no_doubt() -> None:
-    perfect = interval([np.ones(50, dtype=bool)] * 5)
+    perfect = accuracy_interval([np.ones(50, dtype=bool)] * 5)
     assert perfect.mean == perfect.ci95[1] == 1.0
     assert perfect.ci95[0] == pytest.approx(stats.binomtest(50, 50).proportion_ci(0.95, method="wilson").low)
 
 
 def test_results_are_the_schema_s() -> None:
-    record = interval([np.array([True, False, True])] * 2).to_json()
+    record = accuracy_interval([np.array([True, False, True])] * 2).to_json()
     assert json.loads(json.dumps(record)) == record
     assert set(record) == {"mean", "ci95", "per_seed", "n_test"}
-    assert isinstance(interval([np.ones(3, bool)]), EvalResult)
+    assert isinstance(accuracy_interval([np.ones(3, bool)]), EvalResult)
 
 
 @pytest.mark.parametrize(("s", "n"), [(1, 120), (5, 120)])
@@ -150,7 +150,7 @@ def test_statistic_interval_of_accuracy_agrees_with_the_closed_one() -> None:
     labels = rng.integers(0, 3, 200)
     outputs = [np.where(rng.random(200) < 0.8, labels, (labels + 1) % 3) for _ in range(5)]
     ours = statistic_interval(metrics.accuracy, labels, outputs)
-    closed = interval([labels == output for output in outputs])
+    closed = accuracy_interval([labels == output for output in outputs])
     assert ours.mean == pytest.approx(closed.mean)
     assert np.ptp(ours.ci95) == pytest.approx(np.ptp(closed.ci95), rel=0.35)
     assert ours.ci95 == statistic_interval(metrics.accuracy, labels, outputs).ci95
@@ -176,7 +176,7 @@ def test_paired_intervals_hold_the_truth_and_are_narrower_than_unpaired() -> Non
         p_values.append(result.p_value)
         assert (result.p_value < 0.05) == (not held[-1])  # the test is the interval's own
     assert np.mean(held) >= LEAST
-    assert np.ptp(result.ci95) < np.ptp(interval(a).ci95) * 1.2
+    assert np.ptp(result.ci95) < np.ptp(accuracy_interval(a).ci95) * 1.2
 
 
 def test_the_difference_of_a_statistic_is_resampled_in_pairs() -> None:
@@ -197,7 +197,7 @@ def test_the_difference_of_a_statistic_is_resampled_in_pairs() -> None:
     reach = stats.t.ppf(0.975, freedom) * np.sqrt(images + seeds)
     assert np.ptp(result.ci95) / 2 == pytest.approx(reach, rel=0.15)
     assert np.mean(result.ci95) == pytest.approx(result.mean) == pytest.approx(per_seed.mean())
-    assert result.to_json()["p_seeds"] == sign_flip(per_seed)
+    assert result.to_json()["p_seeds"] == sign_flip_test(per_seed)
 
 
 def test_differences_of_a_statistic_hold_the_truth() -> None:
@@ -245,7 +245,7 @@ def test_one_seed_takes_mcnemar(only_a: int, only_b: int) -> None:
     result = paired_difference([a], [b])
     n = only_a + only_b
     exact = sum(stats.binom.pmf(k, n, 0.5) for k in range(n + 1) if min(k, n - k) <= min(only_a, only_b)) if n else 1.0
-    assert result.p_value == mcnemar(only_a, only_b) == pytest.approx(min(1.0, exact))
+    assert result.p_value == mcnemar_test(only_a, only_b) == pytest.approx(min(1.0, exact))
     assert result.p_seeds is None
 
 
@@ -260,17 +260,17 @@ def test_equal_answers_are_no_proof_of_equality() -> None:
 def test_sign_flips_equal_trying_every_pattern() -> None:
     differences = np.random.default_rng(0).normal(0.3, 1, 7)
     patterns = [abs(np.dot(signs, differences)) for signs in product([-1, 1], repeat=7)]
-    assert sign_flip(differences) == np.mean(np.array(patterns) >= abs(differences.sum()) - 1e-12)
+    assert sign_flip_test(differences) == np.mean(np.array(patterns) >= abs(differences.sum()) - 1e-12)
     many = np.random.default_rng(1).normal(0.3, 1, 14)
     exact = np.mean([abs(np.dot(s, many)) >= abs(many.sum()) for s in product([-1, 1], repeat=14)])
-    assert sign_flip(many) == pytest.approx(exact, abs=0.02)
+    assert sign_flip_test(many) == pytest.approx(exact, abs=0.02)
 
 
 def test_seeds_on_different_images_are_refused() -> None:
     with pytest.raises(UsageError, match=r"same n >= 1 images, got lengths \[2, 3\]"):
-        interval([np.ones(2, bool), np.ones(3, bool)])
+        accuracy_interval([np.ones(2, bool), np.ones(3, bool)])
     with pytest.raises(UsageError, match=r"same n >= 1 images, got lengths \[\]"):
-        interval([])
+        accuracy_interval([])
     with pytest.raises(UsageError, match="evaluate both on the same"):
         paired_difference([np.ones(3, bool)], [np.ones(3, bool)] * 2)
     with pytest.raises(UsageError, match="the same support sets"):

@@ -199,7 +199,7 @@ def test_a_large_search_is_its_steps_its_pass_and_what_pruning_left() -> None:
     large = study.Large(classes=2, shots=60, trials=5, folds=3)
     row = study.extrapolated(found, steps, 0.5, large, QUICK)
     settings = TrainSettings()
-    pictures = 5 * 3 * settings.steps(80) * settings.batch_of(80)
+    pictures = 5 * 3 * settings.steps(80) * settings.batch_size(80)
     assert row.naive is not None
     assert row.ours is not None
     assert row.naive.cpu == pytest.approx(pictures * 2.0)

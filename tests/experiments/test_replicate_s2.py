@@ -14,13 +14,13 @@ import clip_fewshot as cf
 from clip_fewshot.evaluation.metrics import eer, rates_at
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.losses.matched import matched_floor
-from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.runtime.rng import generator
 from experiments.recipes import s2, s2_unknown, s2_written
 from tests.commands.conftest import Command, one_line
 
 SHOTS = 4
-Begun = tuple[Task, Prepared]
+Begun = tuple[Task, PreparedSupport]
 
 
 @pytest.fixture(scope="module")

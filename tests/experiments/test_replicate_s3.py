@@ -19,7 +19,7 @@ from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.losses.distillation import transport_targets
 from clip_fewshot.protocol.retrieval import find_candidates
-from clip_fewshot.runtime.rng import torch_seeded
+from clip_fewshot.runtime.rng import seed_torch
 from experiments.recipes import s3, s3_stored, s3_written
 from tests.backbones.encoders import pair
 from tests.commands.conftest import Command, one_line
@@ -124,7 +124,7 @@ def test_training_brings_the_encoders_together_and_as_written_less_so() -> None:
     rows = [np.array([i]) for i in range(60)]
     data = s3_stored.Stored(pictures, captions, torch.arange(60), rows)
     test = s3_stored.Held(pictures, captions, np.eye(60, dtype=bool))
-    with torch_seeded(0, "two layers"):
+    with seed_torch(0, "two layers"):
         layers = torch.nn.Linear(24, 32, bias=False), torch.nn.Linear(16, 32, bias=False)
     start = s3_stored.Projections(*layers, torch.tensor(1 / 0.07).log())
     found, lags = {}, {}

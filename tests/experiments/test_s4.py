@@ -41,7 +41,7 @@ def pairs(table: Path) -> cf.ImageDataset:
 def test_the_driver_s_own_copy_is_untouched_and_what_is_sent_back_is_trained(
     pairs: cf.ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s4_processes, "on_spark", lambda job, data, *, processes: job(data))
+    monkeypatch.setattr(s4_processes, "run_on_spark", lambda job, data, *, processes: job(data))
     found = s4_processes.compared(pairs)
     written, ours = found["spark"]["rows"]["as written"], found["spark"]["rows"]["ours"]
     assert written["change"] == 0
@@ -64,7 +64,7 @@ def test_without_spark_its_row_says_so(pairs: cf.ImageDataset, monkeypatch: pyte
     def missing(*_: object, **__: object) -> bytes:
         raise cf.ResourceError(expected="Java 17 or later", got="none", fix="install it", where="Spark")
 
-    monkeypatch.setattr(s4_processes, "on_spark", missing)
+    monkeypatch.setattr(s4_processes, "run_on_spark", missing)
     found = {"spark": s4_processes.by_spark(pairs, {}, {}), "resume": RESUMED}
     assert "Spark was not run: Spark: expected Java 17" in s4_processes.table(found)
 
@@ -83,7 +83,7 @@ def test_pictures_train_to_the_same_weights_stored_or_not(
 ) -> None:
     monkeypatch.setattr(s4, "EPOCHS", 1)
     stored = s4.ended("as written", mini, pairs, 0).state_dict()
-    monkeypatch.setattr(s4, "replayed_blocks", lambda plan, tower: None)
+    monkeypatch.setattr(s4, "count_replayed_blocks", lambda plan, tower: None)
     plain = s4.ended("as written", mini, pairs, 0).state_dict()
     assert s4_processes.distance(stored, plain) < s4.ADAM["lr"] / 10
 
@@ -104,7 +104,7 @@ def test_a_category_seen_in_the_picture_gives_its_caption_away(mini: cf.Backbone
 def test_the_whole_recipe(command: Command, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s4, "EPOCHS", 1)
     monkeypatch.setattr(s4_processes, "EPOCHS", 3)
-    monkeypatch.setattr(s4_processes, "on_spark", lambda job, data, *, processes: job(data))
+    monkeypatch.setattr(s4_processes, "run_on_spark", lambda job, data, *, processes: job(data))
     found: dict[str, Any] = command(
         "replicate", "s4", "--data", table, "--model", "mini", "--seeds", 1, "--json"
     ).record

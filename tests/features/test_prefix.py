@@ -13,7 +13,7 @@ from clip_fewshot.backbones.tower import CutState
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.features.encode import encode_images, encode_texts, image_batches, image_features, image_prefix
 from clip_fewshot.features.prefix import replay, run_prefix
-from clip_fewshot.tuning.last_layers import describe_last_layers, last_layers
+from clip_fewshot.tuning.last_layers import copy_last_layers, describe_last_layers
 
 
 def test_every_cut_replays_to_the_full_forward(tiny: Backbone, split: OpenWorldSplit) -> None:
@@ -23,7 +23,7 @@ def test_every_cut_replays_to_the_full_forward(tiny: Backbone, split: OpenWorldS
         expected = torch.cat([tiny.encode_image(batch) for batch in image_batches(tiny, images)])
     for n in range(tiny.visual.n_blocks + 1):  # states in half precision, features of the frozen tower in single
         torch.testing.assert_close(
-            replay(prefix, n, last_layers(tiny.visual, n)), expected, rtol=0, atol=2e-3 if n else 1e-6
+            replay(prefix, n, copy_last_layers(tiny.visual, n)), expected, rtol=0, atol=2e-3 if n else 1e-6
         )
 
 
@@ -52,7 +52,7 @@ def test_a_subset_keeps_all_views_of_its_items(tiny: Backbone, split: OpenWorldS
 
 
 def test_one_pass_serves_suffixes_of_any_depth(tiny: Backbone, split: OpenWorldSplit) -> None:
-    suffixes = [(n, last_layers(tiny.visual, n)) for n in (2, 0, 3, 2)]
+    suffixes = [(n, copy_last_layers(tiny.visual, n)) for n in (2, 0, 3, 2)]
     features = image_features(tiny, split.support, suffixes)
     reference = encode_images(tiny, split.support)
     for values in features:
@@ -62,7 +62,7 @@ def test_one_pass_serves_suffixes_of_any_depth(tiny: Backbone, split: OpenWorldS
 
 def test_no_pictures_give_no_rows(tiny: Backbone, split: OpenWorldSplit) -> None:
     (none,) = image_features(
-        tiny, split.support.subset(np.array([], dtype=np.int64)), [(0, last_layers(tiny.visual, 0))]
+        tiny, split.support.subset(np.array([], dtype=np.int64)), [(0, copy_last_layers(tiny.visual, 0))]
     )
     assert none.shape == (0, tiny.visual.out_features)
 
@@ -77,7 +77,7 @@ def test_texts_of_any_number_and_length_are_encoded_alike(tiny: Backbone) -> Non
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_what_trains_is_listed_exactly(tiny: Backbone, n: int) -> None:
     listed = [line.split()[0] for line in describe_last_layers(tiny.visual, n).splitlines()[:-1]]
-    trainable = sum(p.numel() for p in last_layers(tiny.visual, n).parameters() if p.requires_grad)
+    trainable = sum(p.numel() for p in copy_last_layers(tiny.visual, n).parameters() if p.requires_grad)
     sizes = dict(tiny.visual.named_parameters())
     assert sum(sizes[name].numel() for name in listed) == trainable
 

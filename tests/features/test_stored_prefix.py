@@ -22,8 +22,8 @@ from clip_fewshot.features import encode, stored_prefix
 from clip_fewshot.features.encode import image_batches, image_prefix, text_prefix
 from clip_fewshot.features.prefix import InMemory, OnDisk, Prefix, run_prefix
 from clip_fewshot.runtime.files import cache_root
-from clip_fewshot.runtime.row_cache import ROWS
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.runtime.row_cache import ROWS_FILE
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from tests.conftest import TINY
 
 RESNET = CLIPConfig(
@@ -62,7 +62,9 @@ def assert_same(one: Prefix, other: Prefix, depths: range, rounding: float = 0.0
     assert len(one) == len(other)
     items = torch.arange(len(one))
     for view in range(one.views):
-        torch.testing.assert_close(one.frozen(items, view), other.frozen(items, view), rtol=0, atol=rounding)
+        torch.testing.assert_close(
+            one.frozen_features(items, view), other.frozen_features(items, view), rtol=0, atol=rounding
+        )
         for n in depths:
             mine, theirs = one.rows(n, items, view), other.rows(n, items, view)
             assert mine.tokens.dtype == torch.float32
@@ -116,7 +118,7 @@ def test_another_model_shares_nothing(tiny: Backbone, split: OpenWorldSplit, pas
 
 def test_a_damaged_row_is_computed_again(tiny: Backbone, split: OpenWorldSplit, passes: list[int]) -> None:
     first = image_prefix(tiny, split.support, [1, 2])
-    for path in cache_root().glob(f"prefix/*/{ROWS}"):
+    for path in cache_root().glob(f"prefix/*/{ROWS_FILE}"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 16
         path.write_bytes(content)
@@ -173,7 +175,7 @@ def test_captions_are_encoded_once(tiny: Backbone, passes: list[int]) -> None:
     with torch.no_grad():
         expected = tiny.encode_text(tiny.tokenize(texts))
         for n in (0, 1, 2):
-            got = prefix.outputs(n, last_layers(tiny.text, n), torch.arange(3))
+            got = prefix.outputs(n, copy_last_layers(tiny.text, n), torch.arange(3))
             torch.testing.assert_close(got, expected, rtol=0, atol=2e-3 if n else 1e-6)
 
 
@@ -201,7 +203,7 @@ def test_frozen_layers_that_change_are_refused(tiny: Backbone, split: OpenWorldS
     with pytest.raises(UsageError, match=r"BatchNorm2d bn1 in training mode"):
         run_prefix(moving.visual, image_batches(moving, split.support), [1])
     with pytest.raises(UsageError, match="BatchNorm2d"):
-        encode.image_features(moving, split.support, [(1, last_layers(moving.visual, 1))])
+        encode.image_features(moving, split.support, [(1, copy_last_layers(moving.visual, 1))])
 
 
 def test_no_inputs(tiny: Backbone, split: OpenWorldSplit) -> None:

@@ -17,7 +17,7 @@ from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.commands import embed
 from clip_fewshot.data.collect import picture_paths
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
-from clip_fewshot.features.table import embed_files, not_embedded, read_features, write_features
+from clip_fewshot.features.table import embed_files, find_skipped, read_features, write_features
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_table_holds_the_features_of_the_pictures_whatever_the_chunk(
         assert np.array_equal(found.features, expected.features)
         assert found.features.dtype == np.float32
         assert (found.digests, found.backbone) == (expected.digests, tiny.digest)
-        assert [item.path for item in not_embedded(paths, tmp_path / "t.parquet")] == [skipped[0].path]
+        assert [item.path for item in find_skipped(paths, tmp_path / "t.parquet")] == [skipped[0].path]
 
 
 def test_a_table_is_whole_or_not_there(photos: Path, tiny: cf.Backbone, tmp_path: Path) -> None:

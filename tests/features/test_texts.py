@@ -45,7 +45,7 @@ def test_a_name_is_read_once(tiny: Backbone, encoded: list[str]) -> None:
 
 
 def test_a_kill_costs_one_chunk(tiny: Backbone, encoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "CHUNK", 4)
+    monkeypatch.setattr(texts, "NAMES_CHUNK", 4)
     counted = texts.zero_shot_weights
 
     def interrupted(backbone: Backbone, names: list[str], templates: list[str]) -> object:

@@ -20,7 +20,7 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.resources import jobs_for
+from clip_fewshot.few_shot.resources import choose_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,8 +139,8 @@ def test_what_cannot_travel_trains_in_one_process_and_says_why() -> None:
     class Local(CosineHead):
         """Is found by no other process."""
 
-    assert jobs_for([COSINE, *APPROACHES.values()], 2) == 2
+    assert choose_jobs([COSINE, *APPROACHES.values()], 2) == 2
     local = Approach("local", head=Local, loss=focal)
     with pytest.warns(RuntimeWarning, match="one process instead of 2: .*Local"):
-        assert jobs_for([local], 2) == 1
-    assert jobs_for([local], 1) == 1
+        assert choose_jobs([local], 2) == 1
+    assert choose_jobs([local], 1) == 1

@@ -24,12 +24,12 @@ from hypothesis import given
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
 from clip_fewshot.few_shot.approach import APPROACHES, PROBE, Point
 from clip_fewshot.few_shot.search.generation import Evaluate
-from clip_fewshot.few_shot.search.halving import Halving, worth
+from clip_fewshot.few_shot.search.halving import Halving, estimate_worth
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
-from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.workers import Crew, Done
+from clip_fewshot.runtime.workers import Done, WorkerPool
 
 SPACE = SearchSpace(tuple(APPROACHES.values()), max_unfreeze=4)
 
@@ -148,7 +148,7 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path: 
     assert len(records) == 15
     assert failed
     assert all("nan at step 3" in r.reason for r in failed)
-    assert "mlp" not in best_by_approach(records)
+    assert "mlp" not in select_by_approach(records)
     assert what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path))) == what_was_drawn(records)
 
 
@@ -229,30 +229,30 @@ def test_stopping_what_cannot_win_never_changes_the_winner(folds: list[list[floa
     for record in everything:
         ran = [n for n in range(3) if Halving(kept, 0, 3).can_win(record.params["approach"], record.fold_values[:n])]
         kept.append(record if len(ran) == 3 else replace(record, state="PRUNED"))
-    assert {k: r.number for k, r in best_by_approach(kept).items()} == {
-        k: r.number for k, r in best_by_approach(everything).items()
+    assert {k: r.number for k, r in select_by_approach(kept).items()} == {
+        k: r.number for k, r in select_by_approach(everything).items()
     }
 
 
 def test_the_best_third_goes_on_and_ties_do_not() -> None:
     rules = Halving(rivals((0.9,), (0.8,), (0.7,), (0.6,)), start=2, folds=3)  # with the probe five rivals
-    assert rules.promising([0.85])
-    assert not rules.promising([0.8])
-    assert not rules.promising([0.75])
-    assert not Halving(rivals(*[(1.0,)] * 20), start=2, folds=3).promising([1.0])
+    assert rules.is_promising([0.85])
+    assert not rules.is_promising([0.8])
+    assert not rules.is_promising([0.75])
+    assert not Halving(rivals(*[(1.0,)] * 20), start=2, folds=3).is_promising([1.0])
 
 
 def test_the_sampler_is_told_of_a_pruned_trial_what_is_expected_of_it() -> None:
     """By hand: 0.1 above the start on one fold of three, of which 2/3 are believed."""
     start = [trial for trial in rivals((0.7, 0.6, 0.5)) if trial.state == "COMPLETE"]  # fold means .6 .55 .5
-    assert worth(rivals((0.7,))[1], start, 3) == pytest.approx(0.55 + 0.1 * 2 / 3)
-    assert worth(rivals((0.7, 0.5))[1], start, 3) == pytest.approx(0.55 + (0.6 - 0.575) * 8 / 9)
-    assert worth(start[1], start, 3) == pytest.approx(0.6)
-    assert worth(rivals(())[1], start, 3) is None
-    assert worth(replace(start[1], state="FAIL"), start, 3) is None
+    assert estimate_worth(rivals((0.7,))[1], start, 3) == pytest.approx(0.55 + 0.1 * 2 / 3)
+    assert estimate_worth(rivals((0.7, 0.5))[1], start, 3) == pytest.approx(0.55 + (0.6 - 0.575) * 8 / 9)
+    assert estimate_worth(start[1], start, 3) == pytest.approx(0.6)
+    assert estimate_worth(rivals(())[1], start, 3) is None
+    assert estimate_worth(replace(start[1], state="FAIL"), start, 3) is None
 
 
-class Jumbled(Crew):
+class Jumbled(WorkerPool):
     """Three calls at once, which end in an order of chance."""
 
     def __init__(self, seed: int) -> None:
@@ -307,7 +307,7 @@ def test_a_trial_that_this_study_would_not_draw_is_refused(tmp_path: Path) -> No
 
 def test_the_best_of_equals_is_the_earlier(tmp_path: Path) -> None:
     records = run_study(SPACE, lambda params, fold: 0.5, plan(tmp_path))
-    assert best_by_approach(records)["mlp"].number == min(r.number for r in records if r.params["approach"] == "mlp")
+    assert select_by_approach(records)["mlp"].number == min(r.number for r in records if r.params["approach"] == "mlp")
 
 
 def test_a_deadline_stops_the_study_and_leaves_it_resumable(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clip_fewshot.errors import DivergedError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Point, find_approach
 from clip_fewshot.few_shot.model import prepare_support
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, Tuned, balanced_batches, tune
-from clip_fewshot.optim.adamw import parameter_groups, warmup_cosine
+from clip_fewshot.optim.adamw import group_parameters, warmup_cosine_factor
 from clip_fewshot.runtime import rng
 
 QUICK = TrainSettings(epochs=2, min_steps=8)
@@ -142,7 +142,7 @@ def test_each_picture_shows_its_views_in_turn() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
-    factors = [warmup_cosine(step, 100, 0.1) for step in range(100)]
+    factors = [warmup_cosine_factor(step, 100, 0.1) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == 1.0
     assert factors[-1] < 0.001
@@ -151,7 +151,7 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
 
 def test_only_matrices_decay() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
-    groups = parameter_groups([(module, 1e-3)], weight_decay=0.1)
+    groups = group_parameters([(module, 1e-3)], weight_decay=0.1)
     decayed = [p.ndim for g in groups for p in g.parameters if g.weight_decay]
     kept = [p.ndim for g in groups for p in g.parameters if not g.weight_decay]
     assert decayed == [2]
@@ -179,5 +179,5 @@ def test_batches_are_those_of_the_slow_dealer(counts: tuple[int, ...], batch: in
 
 def test_large_sets_take_larger_batches_and_no_more_steps() -> None:
     settings = TrainSettings()
-    assert [settings.batch_of(n) for n in (5, 1000, 1024, 2048, 100_000)] == [32, 32, 32, 64, 128]
+    assert [settings.batch_size(n) for n in (5, 1000, 1024, 2048, 100_000)] == [32, 32, 32, 64, 128]
     assert settings.steps(1600) == 20 * 32

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.losses.matched import matched_cross_entropy, matched_floor
-from clip_fewshot.losses.symmetric import same_caption, symmetric_cross_entropy
+from clip_fewshot.losses.symmetric import match_captions, symmetric_cross_entropy
 
 
 def slow_twin(logits: Tensor, matches: Tensor) -> float:
@@ -47,11 +47,11 @@ def test_equal_captions_are_the_symmetric_loss() -> None:
     ids = torch.tensor([0, 1, 1, 2, 0, 1])
     logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = symmetric_cross_entropy(logits, ids)
-    assert torch.allclose(matched_cross_entropy(logits, same_caption(ids)), expected, atol=1e-12)
+    assert torch.allclose(matched_cross_entropy(logits, match_captions(ids)), expected, atol=1e-12)
 
 
 def test_the_floor_is_reached_where_all_matches_win_alike() -> None:
-    matches = same_caption(torch.arange(4).repeat_interleave(5))
+    matches = match_captions(torch.arange(4).repeat_interleave(5))
     assert matched_floor(matches) == pytest.approx(math.log(5))
     assert float(matched_cross_entropy(matches * 100.0, matches)) == pytest.approx(math.log(5), abs=1e-6)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import margin_logits, same_caption, symmetric_cross_entropy, symmetric_floor
+from clip_fewshot.losses import margin_logits, match_captions, symmetric_cross_entropy, symmetric_floor
 
 
 def slow_loss(logits: np.ndarray, ids: list[int]) -> float:
@@ -50,7 +50,7 @@ def test_without_ids_it_is_clips_loss() -> None:
 
 def test_targets_are_torchs_soft_targets_both_ways() -> None:
     logits, ids = torch.randn(6, 6, dtype=torch.float64) * 10, torch.tensor([3, 1, 3, 3, 1, 0])
-    target = F.normalize(same_caption(ids).double(), p=1, dim=1)
+    target = F.normalize(match_captions(ids).double(), p=1, dim=1)
     expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     assert symmetric_cross_entropy(logits, ids).item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -89,20 +89,20 @@ def test_repeated_captions_hold_identity_targets_at_ln_5_and_ours_reach_their_fl
     assert floor == pytest.approx(LN5, abs=1e-12)
     ours, cosines = train(lambda logits: symmetric_cross_entropy(logits, COPIES), captions, COPIES)
     assert 0 <= ours[-1] - floor + 1e-5 < 1e-3  # the excess, the number to watch, goes to 0
-    same = same_caption(COPIES)
+    same = match_captions(COPIES)
     assert cosines[same].min() > cosines[~same].max() + 0.2
 
 
 def test_identity_targets_pull_true_pairs_apart_and_ours_do_not() -> None:
     """Captions of one class in other words, each with a feature of its own, at the point where all of a class agree."""
-    agreed = 30 * same_caption(COPIES).double()
+    agreed = 30 * match_captions(COPIES).double()
     slopes = []
     for ids in (None, COPIES):
         logits = agreed.clone().requires_grad_()
         (slope,) = torch.autograd.grad(symmetric_cross_entropy(logits, ids), logits)
         slopes.append(slope)
     identity, shared = slopes
-    others = same_caption(COPIES) & ~torch.eye(20, dtype=torch.bool)
+    others = match_captions(COPIES) & ~torch.eye(20, dtype=torch.bool)
     assert (identity[others] > 0.005).all()  # descending pushes the other true pairs down
     assert shared.abs().max() < 1e-10
 
@@ -118,7 +118,7 @@ def test_tied_captions_give_both_targets_one_value() -> None:
 @given(seed=st.integers(0, 2**31), ids=st.lists(st.integers(0, 4), min_size=1, max_size=9))
 def test_the_floor_is_reached_and_never_passed(seed: int, ids: list[int]) -> None:
     captions = torch.tensor(ids)
-    perfect = 1e3 * same_caption(captions).double()
+    perfect = 1e3 * match_captions(captions).double()
     assert symmetric_cross_entropy(perfect, captions).item() == pytest.approx(symmetric_floor(captions), abs=1e-9)
     noise = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     assert symmetric_cross_entropy(perfect + noise, captions).item() >= symmetric_floor(captions) - 1e-9
@@ -130,7 +130,7 @@ def test_distinct_captions_have_no_floor() -> None:
 
 def test_a_margin_on_the_pairs_makes_training_harder_and_is_gone_at_zero() -> None:
     cosines = torch.rand(20, 20, dtype=torch.float64) * 1.8 - 0.9
-    matched = same_caption(COPIES)
+    matched = match_captions(COPIES)
     plain = symmetric_cross_entropy(20 * cosines, COPIES)
     assert torch.allclose(symmetric_cross_entropy(margin_logits(cosines, matched, 0.0, 20.0), COPIES), plain)
     assert symmetric_cross_entropy(margin_logits(cosines, matched, 0.3, 20.0), COPIES) > plain

@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors import candidates as candidates_module
 from clip_fewshot.neighbors import exact as neighbours_module
-from clip_fewshot.neighbors.candidates import candidates
-from clip_fewshot.neighbors.exact import distinct, nearest, nearest_others, squared_distances, without
+from clip_fewshot.neighbors.candidates import find_candidates
+from clip_fewshot.neighbors.exact import drop_rows, find_distinct, find_nearest, find_nearest_others, squared_distances
 
 MANY = settings(max_examples=60, deadline=None)
 SEEDS = st.integers(0, 9999)
@@ -86,7 +86,7 @@ def test_each_row_among_the_others_equals_sorting_all(kind: str, seed: int, size
     rows = draw(kind, seed)
     squared = all_squared(rows, rows)
     np.fill_diagonal(squared, np.inf)
-    distances, found = nearest_others(rows, k)
+    distances, found = find_nearest_others(rows, k)
     expected, order = by_sorting(squared, k)
     assert (found == order).all()
     assert distances.tobytes() == expected.tobytes()
@@ -98,7 +98,7 @@ def test_new_rows_equal_sorting_all(kind: str, seed: int, size: int, k: int) -> 
     tile(size)
     rows = draw(kind, seed)
     queries = np.concatenate([rows[:9], 1.5 * draw(kind, seed + 1, n=20)])
-    distances, found = nearest(rows, queries, k)
+    distances, found = find_nearest(rows, queries, k)
     expected, order = by_sorting(all_squared(rows, queries), k)
     assert (found == order).all()
     assert distances.tobytes() == expected.tobytes()
@@ -111,7 +111,7 @@ def test_no_row_is_nearer_than_its_bound_says(kind: str, seed: int, size: int, p
     rows, queries = draw(kind, seed), draw(kind, seed + 1, n=20)
     rng = np.random.default_rng(seed)
     a, b = rng.integers(1, 500, len(rows)) * 1.0, rng.integers(1, 500, len(queries)) * 1.0
-    near = candidates(rows, queries, 6, sizes=(a, b) if ward else None, precision=precision)
+    near = find_candidates(rows, queries, 6, sizes=(a, b) if ward else None, precision=precision)
     squared = all_squared(rows, queries) * (2 * a * b[:, None] / (a + b[:, None]) if ward else 1)
     slack = 1 + 1e-12  # of ``squared`` itself
     assert (np.take_along_axis(squared, near.rows, axis=1) * slack >= near.bounds).all()
@@ -129,16 +129,16 @@ def test_who_is_asked_when_the_proof_fails(kind: str, asked: str, monkeypatch: p
 
     def cheap(*args: object, precision: type, **kwargs: object) -> object:
         seen.update({"64"} if precision is np.float64 else ())
-        return candidates(*args, precision=precision, **kwargs)
+        return find_candidates(*args, precision=precision, **kwargs)
 
     def dear(*args: object) -> object:
         seen.add("all")
         return among_all(*args)
 
     among_all = neighbours_module._among_all
-    monkeypatch.setattr(neighbours_module, "candidates", cheap)
+    monkeypatch.setattr(neighbours_module, "find_candidates", cheap)
     monkeypatch.setattr(neighbours_module, "_among_all", dear)
-    nearest_others(draw(kind, 0, n=200, d=40), 3)
+    find_nearest_others(draw(kind, 0, n=200, d=40), 3)
     assert seen == set(asked.split())
 
 
@@ -147,7 +147,7 @@ def test_who_is_asked_when_the_proof_fails(kind: str, asked: str, monkeypatch: p
 def test_without_some_rows_equals_starting_again(kind: str, seed: int, k: int) -> None:
     rows = draw(kind, seed)
     kept = np.flatnonzero(np.random.default_rng(seed).random(len(rows)) < 0.7)
-    found, expected = without(nearest_others(rows, k + 3), rows, kept, k), nearest_others(rows[kept], k)
+    found, expected = drop_rows(find_nearest_others(rows, k + 3), rows, kept, k), find_nearest_others(rows[kept], k)
     assert found.neighbours.tobytes() == expected.neighbours.tobytes()
     assert found.distances.tobytes() == expected.distances.tobytes()
 
@@ -155,20 +155,20 @@ def test_without_some_rows_equals_starting_again(kind: str, seed: int, k: int) -
 def test_threads_and_company_leave_every_byte_alone() -> None:
     rows = draw("plain", 0, n=2500, d=24)  # more than one tile
     with threadpool_limits(1, user_api="blas"):
-        alone = nearest_others(rows, 9)
+        alone = find_nearest_others(rows, 9)
     with threadpool_limits(4, user_api="blas"):
-        shared = nearest_others(rows, 9)
+        shared = find_nearest_others(rows, 9)
     assert alone.distances.tobytes() == shared.distances.tobytes()
     assert alone.neighbours.tobytes() == shared.neighbours.tobytes()
-    one = nearest(rows, rows[[1234]], 9)
-    assert one.distances[0].tobytes() == nearest(rows, rows[1200:1300], 9).distances[34].tobytes()
+    one = find_nearest(rows, rows[[1234]], 9)
+    assert one.distances[0].tobytes() == find_nearest(rows, rows[1200:1300], 9).distances[34].tobytes()
 
 
 def test_memory_grows_with_the_rows_and_not_with_their_pairs() -> None:
     def peak(n: int) -> int:
         rows = draw("plain", 0, n=n, d=8)
         tracemalloc.start()
-        nearest_others(rows, 5)
+        find_nearest_others(rows, 5)
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held
@@ -181,14 +181,14 @@ def test_memory_grows_with_the_rows_and_not_with_their_pairs() -> None:
 def test_more_neighbours_than_rows_are_refused(k: int, among: int) -> None:
     rows = draw("plain", 0, n=4)
     with pytest.raises(UsageError, match=f"1 to {among} neighbours, got {k}"):
-        nearest(rows, rows, k)
+        find_nearest(rows, rows, k)
     with pytest.raises(UsageError, match="1 to 3 neighbours"):
-        nearest_others(rows, 4)
+        find_nearest_others(rows, 4)
 
 
 @pytest.mark.parametrize("pairs", [1, 1 << 22])
 def test_distinct_keeps_the_first_of_each(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours_module, "PAIRS", pairs)
     rows = np.array([[1.0, 0], [0, 1], [1, 1e-7], [1, 1e-3], [0, 1]])
-    assert list(distinct(rows)) == list(distinct(rows, nearest_others(rows, 2))) == [0, 1, 3]
-    assert list(distinct(rows[:1])) == [0]
+    assert list(find_distinct(rows)) == list(find_distinct(rows, find_nearest_others(rows, 2))) == [0, 1, 3]
+    assert list(find_distinct(rows[:1])) == [0]

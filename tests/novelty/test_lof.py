@@ -12,7 +12,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.neighbors.exact import nearest_others
+from clip_fewshot.neighbors.exact import find_nearest_others
 from clip_fewshot.novelty import LOFDetector
 from clip_fewshot.novelty import lof as lof_module
 
@@ -77,7 +77,7 @@ def test_thousands_of_rows_with_a_large_common_mean_equal_scikit_learn() -> None
     X = 5 + rng.normal(size=(30, 48))[rng.integers(0, 30, 2600)] + 0.5 * rng.normal(size=(2600, 48))
     detector = LOFDetector(20).fit(X[:2400])
     oracle = LocalOutlierFactor(20, novelty=True, algorithm="brute").fit(unit(X[:2400]))
-    around = nearest_others(detector.rows_, 20).neighbours
+    around = find_nearest_others(detector.rows_, 20).neighbours
     inside = -detector.density_[around].mean(axis=1) / detector.density_
     assert np.abs(inside - oracle.negative_outlier_factor_).max() < 1e-5
     assert np.abs(detector.score_samples(X[2400:]) - oracle.score_samples(unit(X[2400:]))).max() < 1e-5
@@ -86,7 +86,7 @@ def test_thousands_of_rows_with_a_large_common_mean_equal_scikit_learn() -> None
 @pytest.mark.parametrize("block", [1, 100, 1 << 22])
 def test_leave_one_out_in_blocks_of_any_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LOFDetector(4).fit(draw(2)).loo_scores_
-    monkeypatch.setattr(lof_module, "BLOCK", block)
+    monkeypatch.setattr(lof_module, "LOF_BLOCK", block)
     assert np.allclose(LOFDetector(4).fit(draw(2)).loo_scores_, whole, rtol=1e-12)  # sums of k terms, each positive
 
 

@@ -60,7 +60,7 @@ def test_leave_one_out_equals_refits(kind: type[ProbeDetector], sizes: tuple[int
 def test_many_rows_are_left_out_in_parts(kind: type[ProbeDetector], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = draw(3, (30, 30, 30))
     alone = kind().fit(X, y).loo_scores_
-    monkeypatch.setattr(probe_scores, "REFITS", 89)
+    monkeypatch.setattr(probe_scores, "PROBE_REFITS", 89)
     parts = kind().fit(X, y).loo_scores_
     assert np.isfinite(parts).all()
     assert np.corrcoef(alone, parts)[0, 1] > 0.95

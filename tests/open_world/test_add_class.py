@@ -12,7 +12,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice
@@ -34,7 +34,7 @@ def world_of(backbone: Backbone, split: OpenWorldSplit, approach: str = "linear-
     options = {"unfreeze": 1, "backbone_lr": 1e-3, "epochs": 1} | options
     model = FewShotClassifier(backbone, approach, **options).fit(split.support)  # type: ignore[arg-type]
     data = prepare_support(backbone, split.support, [model.point.unfreeze], 1, 0)
-    frozen = frozen_features(data)
+    frozen = encode_frozen(data)
     choice = NoveltyChoice(Alternative("lof", "frozen", 3))
     rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)
     return OpenWorldClassifier.from_fit(model, rejector, 0.1, (frozen, data.labels), split.support)
@@ -253,6 +253,6 @@ def test_features_alone_are_enough_where_nothing_was_tuned(
 ) -> None:
     world = world_of(tiny, six)
     sight = world.look(asked)
-    assert world.judge(world.seen(sight.frozen)) == world.judge(sight)
+    assert world.judge(world.look_at_features(sight.frozen)) == world.judge(sight)
     with pytest.raises(UsageError, match="frozen features"):
-        world_of(tiny, six, "mlp").seen(sight.frozen)
+        world_of(tiny, six, "mlp").look_at_features(sight.frozen)

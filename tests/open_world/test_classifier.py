@@ -16,13 +16,13 @@ from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import Recipe, frozen_features, prepare_support
+from clip_fewshot.few_shot.model import Recipe, encode_frozen, prepare_support
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, LOFDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.feature_spaces import in_space
+from clip_fewshot.open_world.feature_spaces import build_space
 from clip_fewshot.open_world.rejector import fit_rejector
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, choose_novelty
+from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, select_detector
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
 
@@ -78,11 +78,11 @@ def test_a_rejector_of_any_kind_survives_its_file(
 ) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
     names = eight.support.label_space.names
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES[kind]), names=names)
+    rejector = fit_rejector(tiny, recipe("mlp"), data, encode_frozen(data), NoveltyChoice(CHOICES[kind]), names=names)
     assert len(rejector.judges) == (4 if kind in ("tuned", "both", "folds of frozen features") else 1)
     assert rejector.n_calibration == len(eight.support)
     model = FewShotClassifier(tiny, "mlp", unfreeze=1, epochs=1).fit(eight.support)
-    reference = frozen_features(data), data.labels
+    reference = encode_frozen(data), data.labels
     before = OpenWorldClassifier.from_fit(model, rejector, 0.1, reference)
     before.save(tmp_path / "w")
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
@@ -92,10 +92,10 @@ def test_a_rejector_of_any_kind_survives_its_file(
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
-    frozen = frozen_features(data)
+    frozen = encode_frozen(data)
     rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
     fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
-    alike = in_space("frozen", frozen, frozen), in_space("frozen", fresh, fresh)
+    alike = build_space("frozen", frozen, frozen), build_space("frozen", fresh, fresh)
     expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(alike[0], data.labels)
     found = rejector.verdict(fresh, [])
     np.testing.assert_array_equal(found.p, expected.p_values(alike[1]))
@@ -106,7 +106,7 @@ def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone
 def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldSplit) -> None:
     """Each support picture is held out by exactly one judge, and is not among the rows that judge knows."""
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("mlp"), data, frozen_features(data), NoveltyChoice(CHOICES["tuned"]))
+    rejector = fit_rejector(tiny, recipe("mlp"), data, encode_frozen(data), NoveltyChoice(CHOICES["tuned"]))
     held_out = 0
     for judge in rejector.judges:
         assert judge.held_out is not None
@@ -119,7 +119,7 @@ def test_judges_never_saw_what_calibrates_them(tiny: Backbone, eight: OpenWorldS
 def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: Backbone, eight: OpenWorldSplit) -> None:
     data = prepare_support(tiny, eight.support, [0, 1], views=1, seed=0)
     names = eight.support.label_space.names
-    choice = choose_novelty(tiny, recipe("mlp"), data, frozen_features(data), names=names)
+    choice = select_detector(tiny, recipe("mlp"), data, encode_frozen(data), names=names)
     assert choice is not None
     table = choice.table()
     assert str(choice.best) in table
@@ -128,13 +128,13 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
     assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
-    only_frozen = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn")
+    only_frozen = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn")
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
     assert not any("tuned" in row or "both" in row for row in only_frozen.table())
     assert any("depth 1" in row for row in only_frozen.table())
-    last = choose_novelty(
-        tiny, recipe("linear-probe"), data, frozen_features(data), detector="knn", spaces=("frozen",), names=names
+    last = select_detector(
+        tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn", spaces=("frozen",), names=names
     )
     assert last is not None
     expected = {row: auroc for row, auroc in only_frozen.table().items() if "frozen" in row}
@@ -163,13 +163,13 @@ def test_two_classes_leave_nothing_to_hide_and_one_shot_nothing_to_calibrate(
 ) -> None:
     two = eight.support.restrict(["zero", "one"])
     data = prepare_support(tiny, two, [0], views=1, seed=0)
-    choice = choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data))
+    choice = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data))
     assert choice is not None
     assert choice.selection is None
     assert choice.table() == {}
     single = two.subset(np.unique(two.required_labels(), return_index=True)[1])
     data = prepare_support(tiny, single, [0], views=1, seed=0)
-    assert choose_novelty(tiny, recipe("linear-probe"), data, frozen_features(data)) is None
+    assert select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data)) is None
 
 
 def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: OpenWorldSplit) -> None:
@@ -197,7 +197,7 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     with pytest.raises(UnsupportedAlphaError, match="999"):
         OpenWorldClassifier(model, alpha=0.001).fit(eight.support)
     data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
-    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen_features(data), NoveltyChoice(CHOICES["lof"]))
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, encode_frozen(data), NoveltyChoice(CHOICES["lof"]))
     assert "999" in str(rejector.refusal(0.001))
     assert rejector.refusal(0.1) is None
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()

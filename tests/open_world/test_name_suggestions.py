@@ -13,7 +13,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.open_world import name_suggestions
-from clip_fewshot.open_world.name_suggestions import Known, suggest_names
+from clip_fewshot.open_world.name_suggestions import KnownClasses, suggest_names
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "arrow", "hexagon", "crescent")
 RNG = np.random.default_rng(0)
@@ -25,21 +25,21 @@ def mini() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def pictures(mini: Backbone, digits: ImageDataset) -> Known:
+def pictures(mini: Backbone, digits: ImageDataset) -> KnownClasses:
     rows = np.concatenate([np.flatnonzero(digits.labels == c)[:24] for c in range(10)])
     found = encode_images(mini, digits.subset(rows))
-    return Known(found.features, found.labels, digits.label_space.names)
+    return KnownClasses(found.features, found.labels, digits.label_space.names)
 
 
-def without(known: Known, hidden: int) -> tuple[np.ndarray, Known]:
+def without(known: KnownClasses, hidden: int) -> tuple[np.ndarray, KnownClasses]:
     """The features of one class, and the others as what is known."""
     kept = [c for c in range(len(known.names)) if c != hidden]
     rows = known.labels != hidden
     names = [known.names[c] for c in kept]
-    return known.features[~rows], Known(known.features[rows], np.searchsorted(kept, known.labels[rows]), names)
+    return known.features[~rows], KnownClasses(known.features[rows], np.searchsorted(kept, known.labels[rows]), names)
 
 
-def test_each_digit_held_out_gets_its_own_name(mini: Backbone, pictures: Known) -> None:
+def test_each_digit_held_out_gets_its_own_name(mini: Backbone, pictures: KnownClasses) -> None:
     """End to end with the shipped model, among the names of other digits, which may not be given, and of shapes."""
     words = [*pictures.names, *SHAPES]
     for hidden, name in enumerate(pictures.names):
@@ -53,7 +53,7 @@ def test_each_digit_held_out_gets_its_own_name(mini: Backbone, pictures: Known) 
         assert found.first >= 8
 
 
-def test_the_right_name_is_found_among_all_nouns(mini: Backbone, pictures: Known) -> None:
+def test_the_right_name_is_found_among_all_nouns(mini: Backbone, pictures: KnownClasses) -> None:
     group, known = without(pictures, 2)
     found = suggest_names(mini, group, known)
     assert found.names[0][0] == "two"
@@ -61,7 +61,7 @@ def test_the_right_name_is_found_among_all_nouns(mini: Backbone, pictures: Known
     assert not found.none_fits
 
 
-def test_scores_are_cosines_of_differences(mini: Backbone, pictures: Known) -> None:
+def test_scores_are_cosines_of_differences(mini: Backbone, pictures: KnownClasses) -> None:
     """A loop over the definition."""
     group, known = without(pictures, 4)
     words = ["four", "circle", "star", "heart"]
@@ -90,9 +90,9 @@ def test_a_right_name_is_seldom_called_none_fits() -> None:
     assert caught / 2000 > 0.7
 
 
-def test_few_known_classes_say_so(mini: Backbone, pictures: Known) -> None:
+def test_few_known_classes_say_so(mini: Backbone, pictures: KnownClasses) -> None:
     group, known = without(pictures, 0)
-    few = Known(known.features[known.labels < 2], known.labels[known.labels < 2], known.names[:2])
+    few = KnownClasses(known.features[known.labels < 2], known.labels[known.labels < 2], known.names[:2])
     found = suggest_names(mini, group, few, SHAPES)
     assert found.note.startswith('"none fits" takes 9 known classes at alpha = 0.1, and there are 2')
     assert not found.none_fits
@@ -100,7 +100,7 @@ def test_few_known_classes_say_so(mini: Backbone, pictures: Known) -> None:
     assert suggest_names(mini, group, few, SHAPES, alpha=0.4).note == ""
 
 
-def test_names_that_mean_nothing_to_the_model_are_told(mini: Backbone, pictures: Known) -> None:
+def test_names_that_mean_nothing_to_the_model_are_told(mini: Backbone, pictures: KnownClasses) -> None:
     group, known = without(pictures, 0)
     coded = known._replace(names=[f"qzx{i}" for i in range(9)])
     found = suggest_names(mini, group, coded, [*SHAPES, "zero"])
@@ -108,7 +108,7 @@ def test_names_that_mean_nothing_to_the_model_are_told(mini: Backbone, pictures:
     assert found.names[0][1] < 0.5
 
 
-def test_names_are_read_as_they_are_spoken(mini: Backbone, pictures: Known) -> None:
+def test_names_are_read_as_they_are_spoken(mini: Backbone, pictures: KnownClasses) -> None:
     group, known = without(pictures, 0)
     renamed = known._replace(names=["Letter_A", *known.names[1:]])
     found = suggest_names(mini, group, renamed, ["letter  a", "Zero", "zero", "star"], top=9)
@@ -116,7 +116,7 @@ def test_names_are_read_as_they_are_spoken(mini: Backbone, pictures: Known) -> N
 
 
 @pytest.mark.parametrize("change", [{"words": []}, {"alpha": 0.0}, {"features": np.empty((0, 128))}])
-def test_nothing_to_name_is_refused(mini: Backbone, pictures: Known, change: dict[str, object]) -> None:
+def test_nothing_to_name_is_refused(mini: Backbone, pictures: KnownClasses, change: dict[str, object]) -> None:
     group, known = without(pictures, 0)
     with pytest.raises(UsageError, match="a picture, a known class and a word or more"):
         suggest_names(**({"backbone": mini, "features": group, "known": known, "words": SHAPES} | change))

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from clip_fewshot.open_world.nouns import nouns
+from clip_fewshot.open_world.nouns import load_nouns
 
 
 def test_the_list_is_sorted_lower_case_and_without_repetition() -> None:
-    words = nouns()
+    words = load_nouns()
     assert len(words) == 12_952
     assert list(words) == sorted(set(words))
     assert all(re.fullmatch("[a-z]+( [a-z]+)?", word) for word in words)
 
 
 def test_everyday_things_are_on_it_and_abstractions_are_not() -> None:
-    words = set(nouns())
+    words = set(load_nouns())
     assert {"cat", "dog", "bee", "truck", "fire engine", "ice cream", "sunflower", "face", "nurse", "seven"} <= words
     assert not {"idea", "tuesday", "hatred", "debt", "bastard"} & words
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from clip_fewshot.optim.adamw import AdamW, parameter_groups
+from clip_fewshot.optim.adamw import AdamW, group_parameters
 
 
 def model() -> nn.Module:
@@ -21,7 +21,7 @@ def model() -> nn.Module:
 @pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
 def test_equals_the_loop_over_tensors(clip_norm: float | None) -> None:
     ours, theirs = model(), model()
-    optimizer = AdamW(parameter_groups([(ours, 1e-2)], weight_decay=0.1), clip_norm)
+    optimizer = AdamW(group_parameters([(ours, 1e-2)], weight_decay=0.1), clip_norm)
     groups = [
         {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in theirs.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -46,7 +46,7 @@ def test_equals_the_loop_over_tensors(clip_norm: float | None) -> None:
 def test_a_parameter_without_gradient_stays() -> None:
     trained = model()
     before = copy.deepcopy(trained.state_dict())
-    optimizer = AdamW(parameter_groups([(trained, 1e-2)], weight_decay=0.1), 1.0)
+    optimizer = AdamW(group_parameters([(trained, 1e-2)], weight_decay=0.1), 1.0)
     trained[0](torch.ones(2, 7)).sum().backward()
     optimizer.step(1.0)
     after = trained.state_dict()
@@ -59,8 +59,8 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 def test_a_step_does_not_import_the_compiler() -> None:
     code = (
-        "import sys, torch; from clip_fewshot.optim.adamw import AdamW, parameter_groups; "
-        "m = torch.nn.Linear(2, 2); o = AdamW(parameter_groups([(m, 1e-3)], 0.1), 1.0); "
+        "import sys, torch; from clip_fewshot.optim.adamw import AdamW, group_parameters; "
+        "m = torch.nn.Linear(2, 2); o = AdamW(group_parameters([(m, 1e-3)], 0.1), 1.0); "
         "m(torch.ones(1, 2)).sum().backward(); o.step(1.0); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.trainer import StepReport
-from clip_fewshot.optim.adamw import parameter_groups
+from clip_fewshot.optim.adamw import group_parameters
 from clip_fewshot.optim.sgd import SGD
 from tests.contrastive.pairs import CONFIG, patterns
 from tests.contrastive.test_checkpoint import equal
@@ -23,7 +23,7 @@ from tests.optim.test_adamw import model
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_equals_torchs(clip_norm: float | None, momentum: float) -> None:
     ours, theirs = model(), model()
-    optimizer = SGD(parameter_groups([(ours, 1e-1)], weight_decay=0.1), clip_norm, momentum=momentum)
+    optimizer = SGD(group_parameters([(ours, 1e-1)], weight_decay=0.1), clip_norm, momentum=momentum)
     groups = [
         {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in theirs.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -49,7 +49,7 @@ def test_equals_torchs(clip_norm: float | None, momentum: float) -> None:
 
 def test_a_parameter_without_gradient_stays() -> None:
     trained = model()
-    optimizer = SGD(parameter_groups([(trained, 1e-2)], weight_decay=0.1), 1.0)
+    optimizer = SGD(group_parameters([(trained, 1e-2)], weight_decay=0.1), 1.0)
     before = trained[2].weight.detach().clone()  # type: ignore[index]
     trained[0](torch.ones(2, 7)).sum().backward()  # type: ignore[index]
     optimizer.step(1.0)

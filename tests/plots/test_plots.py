@@ -21,9 +21,9 @@ from clip_fewshot import plots
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import DetCurve, det_curve
 from clip_fewshot.plots import Plot
-from clip_fewshot.plots.dendrogram import leaf_order, tree_layout
-from clip_fewshot.plots.det import _apart, _look, deviate, equal_error, operating_point
-from clip_fewshot.plots.embedding import modality_gap, principal_plane
+from clip_fewshot.plots.dendrogram import lay_out_tree, order_leaves
+from clip_fewshot.plots.det import _apart, _look, equal_error_rate, find_operating_point, normal_deviates
+from clip_fewshot.plots.embedding import measure_modality_gap, project_on_plane
 from clip_fewshot.plots.style import INK, OUTLIER, SERIES, SOFT
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, ShotPoint
 from clip_fewshot.report.record import DiscoveryView, RunRecord
@@ -55,8 +55,8 @@ def drawings() -> dict[str, Callable[[], Plot]]:
     wide = tuple(f"class {i}" for i in range(60))
     nameless = tuple(HOSTILE)
     return {
-        "history": lambda: plots.search_history(sample.history()),
-        "history-nothing-finished": lambda: plots.search_history(
+        "history": lambda: plots.history_plot(sample.history()),
+        "history-nothing-finished": lambda: plots.history_plot(
             [row | {"state": "failed", "value": None} for row in sample.history(3)]  # type: ignore[misc]
         ),
         "confusion": lambda: plots.confusion_plot(sample.confusion(7), sample.NAMES),
@@ -115,7 +115,7 @@ def test_many_points_cost_pixels_not_nodes() -> None:
 
 
 def test_the_failed_the_pruned_and_the_best_are_told() -> None:
-    plot = plots.search_history(sample.history())
+    plot = plots.history_plot(sample.history())
     done = [row for row in sample.history() if row["state"] == "finished"]
     winner = max(done, key=lambda row: row["value"] or 0)
     assert f"trial {winner['number']} " in plot.alt
@@ -134,7 +134,7 @@ def test_confusion_counts_and_errors_are_told() -> None:
 
 def test_the_plane_is_scikit_learns() -> None:
     x = np.random.default_rng(0).normal(size=(50, 9)) * np.arange(1, 10)
-    ours, power = principal_plane(x)
+    ours, power = project_on_plane(x)
     reference = PCA(2).fit(x)
     theirs = reference.transform(x)
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-10)
@@ -143,52 +143,52 @@ def test_the_plane_is_scikit_learns() -> None:
 
 def test_the_plane_does_not_flip() -> None:
     x = np.random.default_rng(1).normal(size=(30, 5))
-    plane, _ = principal_plane(x)
-    shuffled, _ = principal_plane(x[::-1])
+    plane, _ = project_on_plane(x)
+    shuffled, _ = project_on_plane(x[::-1])
     np.testing.assert_allclose(plane, shuffled[::-1], atol=1e-10)
 
 
 @pytest.mark.parametrize("x", [np.ones((4, 3)), np.ones((1, 3)), np.arange(4.0)[:, None]], ids=["same", "one", "1-d"])
 def test_the_plane_of_degenerate_rows_is_finite(x: np.ndarray) -> None:
-    plane, power = principal_plane(x)
+    plane, power = project_on_plane(x)
     assert plane.shape == (len(x), 2)
     assert np.isfinite(plane).all()
     assert np.isfinite(power).all()
 
 
 def test_the_gap_of_opposite_directions_is_two() -> None:
-    assert modality_gap(np.array([[3.0, 0], [1, 0]]), np.array([[-7.0, 0]])) == pytest.approx(2)
-    assert modality_gap(np.zeros((2, 3)), np.zeros((1, 3))) == 0
+    assert measure_modality_gap(np.array([[3.0, 0], [1, 0]]), np.array([[-7.0, 0]])) == pytest.approx(2)
+    assert measure_modality_gap(np.zeros((2, 3)), np.zeros((1, 3))) == 0
 
 
 def test_deviates_are_the_normal_quantiles() -> None:
     rates = np.array([0.001, 0.2, 0.5, 0.97])
-    np.testing.assert_allclose(deviate(rates), norm.ppf(rates), atol=1e-12)
-    assert np.isfinite(deviate(np.array([0.0, 1.0]))).all()
+    np.testing.assert_allclose(normal_deviates(rates), norm.ppf(rates), atol=1e-12)
+    assert np.isfinite(normal_deviates(np.array([0.0, 1.0]))).all()
 
 
 def test_the_marks_lie_on_the_drawn_curve() -> None:
     view = sample.novelty()
-    operating = operating_point(view)
+    operating = find_operating_point(view)
     assert operating is not None
     curve = np.stack([view.false_alarm, view.miss], axis=1)
-    for mark in ((equal_error(view),) * 2, operating):
+    for mark in ((equal_error_rate(view),) * 2, operating):
         assert np.abs(curve - mark).max(axis=1).min() < 0.002
     assert operating[0] == pytest.approx(0.05, abs=0.002)
-    assert operating_point(replace(view, threshold=None)) is None
+    assert find_operating_point(replace(view, threshold=None)) is None
 
 
 def test_the_equal_error_rate_of_two_unit_normals_is_known() -> None:
     cuts = np.linspace(-8, 8, 4001)
     view = NoveltyView(np.zeros(1), np.zeros(1), None, norm.cdf(cuts, 1), norm.sf(cuts, -1))
-    assert equal_error(view) == pytest.approx(norm.cdf(-1), abs=1e-3)
+    assert equal_error_rate(view) == pytest.approx(norm.cdf(-1), abs=1e-3)
 
 
 def test_the_tree_is_scipys() -> None:
     found = sample.discovery((30, 20, 9))
     reference = dendrogram(found.linkage, no_plot=True, count_sort=False)
-    assert leaf_order(found.linkage).tolist() == reference["leaves"]
-    x, height, _ = tree_layout(found.linkage, found.labels)
+    assert order_leaves(found.linkage).tolist() == reference["leaves"]
+    x, height, _ = lay_out_tree(found.linkage, found.labels)
     ours = sorted((x[int(a)], x[int(b)], d) for a, b, d, _ in found.linkage)
     theirs = sorted(
         ((xs[0] - 5) / 10, (xs[2] - 5) / 10, ys[1])
@@ -231,7 +231,7 @@ def test_every_curve_is_named_beside_it_and_looks_its_own() -> None:
     starts = [0.0, 0.01, 2.0, -3.2, -3.2, 0.02]
     places = _apart(starts, 0.3)
     assert np.diff(np.sort(places)).min() >= 0.3 - 1e-9
-    assert min(places) >= deviate(np.array([0.0]))[0] - 1e-9
+    assert min(places) >= normal_deviates(np.array([0.0]))[0] - 1e-9
     assert sorted(range(3), key=lambda i: places[i]) == [0, 1, 2]
     drawn = plots.det_curves(curves()).svg
     assert all(f">{name}<" in drawn for name in scores())

@@ -15,10 +15,10 @@ from clip_fewshot.probes.penalty import (
     FINEST,
     WORTHLESS,
     SearchedC,
-    chosen,
+    drop_unusable,
     search_penalty,
-    stratified,
-    usable,
+    select_c,
+    split_stratified,
 )
 from clip_fewshot.probes.softmax import SoftmaxProblem
 from clip_fewshot.probes.solver import solve
@@ -30,9 +30,9 @@ MANY = settings(max_examples=25, deadline=None)
 def test_search_finds_what_a_full_grid_finds() -> None:
     X, y = load_digits(return_X_y=True)
     X, y = X[:200], y[:200]
-    problem, folds = SoftmaxProblem.of(centred(X), y, 10), stratified(y, 3, 0)
+    problem, folds = SoftmaxProblem.from_rows(centred(X), y, 10), split_stratified(y, 3, 0)
     search = search_penalty(problem, folds)
-    found = chosen(search.tried)
+    found = select_c(search.tried)
     grid = []
     for exponent in np.arange(-2, 6.01, 0.25):
         nll = 0.0
@@ -43,7 +43,7 @@ def test_search_finds_what_a_full_grid_finds() -> None:
             nll -= logits[np.arange(len(held)), y[held]].sum() / len(y)
         grid.append(SearchedC(10**exponent, 0.0, nll))
     assert found.nll <= min(s.nll for s in grid) + 0.011
-    assert abs(np.log10(found.C / chosen(grid).C)) <= 0.3
+    assert abs(np.log10(found.C / select_c(grid).C)) <= 0.3
     exact = {round(np.log10(s.C), 3): s.nll for s in grid}
     same = [(s.nll, exact[e]) for s in search.tried if (e := round(np.log10(s.C), 3)) in exact]
     assert len(same) >= 5
@@ -58,7 +58,7 @@ def test_search_tries_few_values_on_the_fine_grid() -> None:
     assert exponents[0] == -6
     assert (np.diff(exponents) > 0).all()
     assert len(exponents) <= len(COARSE) + 2 * np.log2(1 / FINEST)
-    assert probe.C_ == chosen(probe.search_).C
+    assert probe.C_ == select_c(probe.search_).C
 
 
 def test_an_edge_of_the_range_is_reported() -> None:
@@ -85,7 +85,7 @@ def test_given_folds_are_the_ones_used() -> None:
     X, y = features(3, 6, 10)
     folds = [(np.flatnonzero(np.arange(18) % 2 == k), np.flatnonzero(np.arange(18) % 2 != k)) for k in (0, 1)]
     ours, twice = LinearProbe(folds=folds).fit(X, y), LinearProbe(folds=folds[:1] * 2).fit(X, y)
-    expected = search_penalty(SoftmaxProblem.of(centred(X), y, 3), folds).tried
+    expected = search_penalty(SoftmaxProblem.from_rows(centred(X), y, 3), folds).tried
     for one, other in zip(ours.search_, expected, strict=True):
         assert one == pytest.approx(other, abs=2e-3)  # rows centred here and there; losses are good to 1e-3
     assert twice.search_ != ours.search_
@@ -105,7 +105,7 @@ def test_a_class_with_one_image_among_larger_ones() -> None:
     probe = LinearProbe(folds=4).fit(X[keep], y[keep])
     assert probe.search_
     assert list(probe.classes_) == [0, 1, 2]
-    folds = usable(stratified(y[keep], 4, 0), y[keep])
+    folds = drop_unusable(split_stratified(y[keep], 4, 0), y[keep])
     assert all(set(y[keep][held]) <= set(y[keep][train]) for train, held in folds)
 
 
@@ -113,7 +113,7 @@ def test_a_class_with_one_image_among_larger_ones() -> None:
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.integers(2, 6), st.integers(0, 99))
 def test_folds_are_a_partition_and_balanced(counts: list[int], n_folds: int, seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    folds = stratified(labels, n_folds, seed)
+    folds = split_stratified(labels, n_folds, seed)
     assert sorted(np.concatenate([held for _, held in folds])) == list(range(len(labels)))
     for train, held in folds:
         assert sorted(np.concatenate([train, held])) == list(range(len(labels)))
@@ -125,23 +125,23 @@ def test_folds_are_a_partition_and_balanced(counts: list[int], n_folds: int, see
 def test_folds_side_by_side_and_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacking is for speed: unequal folds, padded with empty rows, against each alone, which the first one guides."""
     X, y = features(4, 9, 40, spread=0.3)
-    folds = [*stratified(y, 4, 0), (np.arange(0, 36, 3), np.arange(1, 36, 7))]
-    problem = SoftmaxProblem.of(centred(X), y, 4)
+    folds = [*split_stratified(y, 4, 0), (np.arange(0, 36, 3), np.arange(1, 36, 7))]
+    problem = SoftmaxProblem.from_rows(centred(X), y, 4)
     together = search_penalty(problem, folds)
-    monkeypatch.setattr(penalty, "SMALL", 0)
+    monkeypatch.setattr(penalty, "SIDE_BY_SIDE_COST", 0)
     apart = search_penalty(problem, folds)
     shared = {s.C: s.nll for s in apart.tried}
     assert np.allclose([s.nll - shared.get(s.C, s.nll) for s in together.tried], 0, atol=WORTHLESS / 2)
-    assert abs(np.log10(chosen(together.tried).C / chosen(apart.tried).C)) <= 0.25
+    assert abs(np.log10(select_c(together.tried).C / select_c(apart.tried).C)) <= 0.25
 
 
 def test_the_search_hands_on_weights_near_the_optimum_for_all_rows() -> None:
     X, y = features(4, 9, 40, spread=0.3)
-    problem = SoftmaxProblem.of(centred(X), y, 4)
+    problem = SoftmaxProblem.from_rows(centred(X), y, 4)
     search = search_penalty(problem, [(np.arange(0, 36, 2), np.arange(1, 36, 2))])
-    C = chosen(search.tried).C
+    C = select_c(search.tried).C
     best = solve(problem, C).objective
-    begun = problem.at(search.weights.astype(np.float64), C).value
-    assert begun < best + 0.5 * (problem.at(problem.start(), C).value - best)
+    begun = problem.evaluate(search.weights.astype(np.float64), C).value
+    assert begun < best + 0.5 * (problem.evaluate(problem.start(), C).value - best)
     ours = solve(problem, C, search.weights).objective
     assert np.allclose(ours, best, rtol=2e-6)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from clip_fewshot.probes.preconditioner import STIFF, ExactBlocks, LowRankBlocks, class_blocks
-from clip_fewshot.probes.softmax import SoftmaxProblem, centred_rows
-from clip_fewshot.probes.solver import approach, solve
+from clip_fewshot.probes.preconditioner import STIFF, ExactBlocks, LowRankBlocks, build_blocks
+from clip_fewshot.probes.softmax import SoftmaxProblem, centre_rows
+from clip_fewshot.probes.solver import descend, solve
 from tests.probes.synthetic import centred, features, objective, unit
 
 MANY = settings(max_examples=25, deadline=None)
@@ -18,12 +18,12 @@ MANY = settings(max_examples=25, deadline=None)
 
 def problem_of(c: int = 4, shots: int = 6, d: int = 9, seed: int = 0) -> SoftmaxProblem:
     X, y = features(c, shots, d, seed)
-    return SoftmaxProblem.of(centred(X), y, c)
+    return SoftmaxProblem.from_rows(centred(X), y, c)
 
 
 def dense_hessian(problem: SoftmaxProblem, weights, C: float):
     """(c (r + 1), c (r + 1)), entry by entry from its definition."""
-    p, rows = problem.at(weights, C).probabilities[0], problem.rows[0]
+    p, rows = problem.evaluate(weights, C).probabilities[0], problem.rows[0]
     spread = np.einsum("ik,kl->ikl", p, np.eye(p.shape[1])) - np.einsum("ik,il->ikl", p, p)
     hessian = C * np.einsum("ikl,ia,ib->kalb", spread, rows, rows)
     penalty = np.eye(rows.shape[1])
@@ -39,8 +39,8 @@ def test_gradient_and_curvature_equal_differences(seed: int, C: float, c: int) -
     problem = problem_of(c, seed=seed)
     rng = np.random.default_rng(seed)
     weights, step = rng.normal(size=problem.start().shape), rng.normal(size=problem.start().shape)
-    here = problem.at(weights, C)
-    high, low = (problem.at(weights + s * step, C) for s in (1e-5, -1e-5))
+    here = problem.evaluate(weights, C)
+    high, low = (problem.evaluate(weights + s * step, C) for s in (1e-5, -1e-5))
     slope = (high.value - low.value)[0] / 2e-5
     assert np.vdot(here.gradient, step) == pytest.approx(slope, rel=1e-5, abs=1e-6 * here.value[0])
     bent = problem.curvature(here.probabilities.astype(np.float32), step.astype(np.float32), C)
@@ -51,7 +51,7 @@ def test_gradient_and_curvature_equal_differences(seed: int, C: float, c: int) -
 @pytest.mark.parametrize("certainty", [1.0, 30.0, 80.0])
 def test_residuals_keep_their_digits_where_the_label_is_nearly_certain(certainty: float) -> None:
     """p - 1 in float32 would be 0 from 17 nats on; the gradient of a large C lives on what is left."""
-    problem = SoftmaxProblem.of(np.ones((1, 1), np.float32), np.array([1]), 3)
+    problem = SoftmaxProblem.from_rows(np.ones((1, 1), np.float32), np.array([1]), 3)
     logits = np.array([[[0.0, certainty, 0.5]]], np.float32)
     told = problem.softmax(logits)
     wide = logits[0, 0].astype(np.float64)
@@ -66,16 +66,16 @@ def test_blocks_of_all_rows_invert_the_diagonal_blocks_of_the_hessian(C: float) 
     """Whole or by Woodbury's identity; in exact arithmetic both are the inverse, less the mean over classes."""
     problem = problem_of(3, 7, 5).single
     weights = np.random.default_rng(0).normal(size=problem.start().shape).astype(np.float32)
-    p = problem.at(weights, C).probabilities
+    p = problem.evaluate(weights, C).probabilities
     gradient = np.random.default_rng(1).normal(size=weights.shape).astype(np.float32)
     hessian = dense_hessian(problem, weights.astype(np.float64), C).reshape(3, 6, 3, 6)
     expected = np.stack([np.linalg.solve(hessian[k, :, k], gradient[0, k]) for k in range(3)])
     expected -= expected.mean(axis=0)
     weighed = C * (p * (1 - p)).swapaxes(1, 2)
     assert weighed.max() < STIFF
-    exact = ExactBlocks.of(problem.rows, weighed, C).solve(gradient)[0]
+    exact = ExactBlocks.from_rows(problem.rows, weighed, C).solve(gradient)[0]
     assert np.allclose(exact, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    low = LowRankBlocks.of(problem.rows, weighed, C, most=21).solve(gradient)[0]
+    low = LowRankBlocks.from_rows(problem.rows, weighed, C, most=21).solve(gradient)[0]
     off = low - expected
     assert np.vdot(low, gradient) > 0
     assert np.allclose(off[:, :-1], 0, atol=0.1 * np.abs(expected).max())  # its intercepts count their rows twice
@@ -86,18 +86,18 @@ def test_blocks_of_all_rows_invert_the_diagonal_blocks_of_the_hessian(C: float) 
 def test_blocks_are_positive_definite_up_to_the_largest_C(seed: int, C: float, most: int) -> None:
     """Else conjugate gradients stop at once, as they did on repeated rows at C = 1e6."""
     X, y = features(3, 4, 30, seed)
-    problem = SoftmaxProblem.of(centred(np.repeat(X, 5, axis=0)), np.repeat(y, 5), 3).single
+    problem = SoftmaxProblem.from_rows(centred(np.repeat(X, 5, axis=0)), np.repeat(y, 5), 3).single
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=problem.start().shape).astype(np.float32)
-    point = problem.at(weights - weights.mean(axis=1, keepdims=True), C)
-    blocks = class_blocks(problem.rows, point.probabilities, C, most)
+    point = problem.evaluate(weights - weights.mean(axis=1, keepdims=True), C)
+    blocks = build_blocks(problem.rows, point.probabilities, C, most)
     assert np.vdot(blocks.solve(point.gradient), point.gradient) > 0
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 30), (40, 7), (6, 6), (15, 30), (16, 30)])
 def test_centred_rows_lose_nothing(n: int, d: int) -> None:
     X = np.random.default_rng(0).normal(size=(n, d)) + 3
-    rows, mean, axes = centred_rows(X)
+    rows, mean, axes = centre_rows(X)
     assert np.allclose((rows if axes is None else rows @ axes.T) + mean, X)
     assert (axes is None) == (2 * n > d)
     if axes is not None:
@@ -113,7 +113,7 @@ def test_the_start_changes_the_result_by_no_more_than_the_gap(seed: int, C: floa
     neighbour = solve(problem, 10 * C).weights
     for start in (None, neighbour, 2 * neighbour, neighbour + rng.normal(size=neighbour.shape)):
         found = solve(problem, C, start, gap)
-        told = problem.at(found.weights, C)
+        told = problem.evaluate(found.weights, C)
         assert found.objective == pytest.approx(told.value, rel=1e-12)
         assert found.gradient_norm**2 == pytest.approx(2 * told.bound, rel=1e-3)
         assert found.gradient_norm[0] ** 2 / 2 <= gap * told.penalty[0]
@@ -123,7 +123,7 @@ def test_the_start_changes_the_result_by_no_more_than_the_gap(seed: int, C: floa
 @pytest.mark.parametrize("C", [1e-6, 1e-3, 1.0, 1e3, 1e6])
 def test_many_classes_reach_the_objective_of_a_float64_solve(C: float) -> None:
     X, y = features(20, 10, 96, spread=0.15)
-    found = solve(SoftmaxProblem.of(centred(X), y, 20), C)
+    found = solve(SoftmaxProblem.from_rows(centred(X), y, 20), C)
     oracle = LogisticRegression(C=C, tol=1e-8, max_iter=20_000).fit(centred(X), y)
     best = objective(oracle.coef_, oracle.intercept_, centred(X), y, C)
     weights = found.weights[0]
@@ -147,9 +147,9 @@ def test_problems_side_by_side_are_solved_as_each_alone() -> None:
 def test_an_approach_is_as_near_as_it_says_and_takes_blocks_from_another_C() -> None:
     problem = problem_of(5, 10, 80).single
     best = {C: solve(problem, C).objective[0] for C in (30.0, 100.0, 300.0)}
-    first = approach(problem, 100.0, problem.start(), 1e-3)
+    first = descend(problem, 100.0, problem.start(), 1e-3)
     for C in (30.0, 300.0):
-        found = approach(problem, C, first.weights, 1e-3, first.blocks)
+        found = descend(problem, C, first.weights, 1e-3, first.blocks)
         assert found.objective[0] <= best[C] * (1 + 3e-3)
-    again = approach(problem, 100.0, first.weights, 1e-3, first.blocks)
+    again = descend(problem, 100.0, first.weights, 1e-3, first.blocks)
     assert np.allclose(again.weights, first.weights, atol=1e-5)

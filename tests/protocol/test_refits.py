@@ -11,7 +11,7 @@ from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, OWN, PROBE
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.protocol.refits import Task, fold_scores, image_steps, prepare, refit
+from clip_fewshot.protocol.refits import Task, build_evaluate, count_image_steps, prepare, refit
 
 
 def trial(number: int, name: str, value: float, state: str = "COMPLETE", **params: float) -> TrialRecord:
@@ -78,14 +78,14 @@ def test_a_fold_is_scored_by_a_model_that_never_saw_it(task: Task, split: OpenWo
 
     probe = LinearProbe(C=support.probe.C_).fit(support.frozen[train], support.data.labels[train])
     expected = weighted_f1(support.data.labels[validation], probe.predict(support.frozen[validation]))
-    assert fold_scores(task, support)(LINEAR_PROBE.point, 1) == pytest.approx(expected)
+    assert build_evaluate(task, support)(LINEAR_PROBE.point, 1) == pytest.approx(expected)
 
 
 def test_steps_are_counted_fold_by_fold(task: Task, split: OpenWorldSplit) -> None:
     support = prepare(task, split.support, [0])
     pruned = TrialRecord(2, "PRUNED", APPROACHES["mlp"].point.to_json(), (0.5,), 1.0)
     (train, _), *_ = task.folds(support.data.labels)
-    assert image_steps(task, support, [trial(0, PROBE, 0.5), pruned]) == 6 * min(32, len(train))
+    assert count_image_steps(task, support, [trial(0, PROBE, 0.5), pruned]) == 6 * min(32, len(train))
 
 
 def test_the_probe_is_always_among_the_refitted(task: Task) -> None:

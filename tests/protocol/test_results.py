@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_fewshot.conformal.p_values import p_values
-from clip_fewshot.open_world.rejector import Judge, Rejector, Shots
+from clip_fewshot.open_world.rejector import Judge, LabelledRows, Rejector
 from clip_fewshot.open_world.select_detector import Alternative
 from clip_fewshot.protocol.final_test import Rejection
 from clip_fewshot.protocol.results import novelty_view
@@ -15,7 +15,7 @@ from clip_fewshot.types import FloatArray
 
 def rejection(n: int, known: FloatArray) -> Rejection:
     """n calibration pictures at 0, 1, ...; the known test pictures score ``known``, the novel ones lie low."""
-    shots = Shots(np.random.default_rng(0).normal(size=(n, 2)), np.arange(n) % 2)
+    shots = LabelledRows(np.random.default_rng(0).normal(size=(n, 2)), np.arange(n) % 2)
     rejector = Rejector(Alternative("lof", n_neighbors=2), 0, (Judge(None, shots, None),))
     novel = np.array([-3.0, -2.0, 4.5])
     return Rejection(rejector, known, novel, *(p_values(np.arange(float(n)), s) for s in (known, novel)))

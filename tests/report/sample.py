@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.cluster.hierarchy import linkage
 
-from clip_fewshot.plots.det import equal_error
+from clip_fewshot.plots.det import equal_error_rate
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, ShotPoint, TrialRow
 from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
 
@@ -24,7 +24,7 @@ def measured(view: NoveltyView) -> dict[str, Any]:
         "detector": "lof",
         "alpha": 0.05,
         "auroc": float((view.known_scores[:, None] > view.novel_scores).mean()),
-        "eer": equal_error(view),
+        "eer": equal_error_rate(view),
         "fpr95": 0.041,
         "false_alarm_rate": float((view.known_scores < view.threshold).mean()),
         "detection_rate": float((view.novel_scores < view.threshold).mean()),

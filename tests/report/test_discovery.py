@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from clip_fewshot import plots
 from clip_fewshot.discovery import discover_classes
-from clip_fewshot.plots.dendrogram import _runs, cut_height, tree_layout
+from clip_fewshot.plots.dendrogram import _runs, find_cut_height, lay_out_tree
 from clip_fewshot.plots.style import INK, OUTLIER, SERIES
 from clip_fewshot.report.page import render_page
 from clip_fewshot.report.record import ClusterView, DiscoveryView
@@ -36,7 +36,7 @@ def yields(tree: FloatArray, height: float, labels: LabelArray) -> bool:
 @pytest.mark.parametrize(("sizes", "outliers"), SHAPES)
 def test_cutting_where_the_line_is_gives_the_groups(sizes: tuple[int, ...], outliers: int) -> None:
     found = sample.discovery(sizes, outliers)
-    cut = cut_height(found.linkage, found.labels)
+    cut = find_cut_height(found.linkage, found.labels)
     assert cut is not None
     assert yields(found.linkage, cut, found.labels)
 
@@ -51,7 +51,7 @@ def test_there_is_a_cut_exactly_where_one_height_yields_the_groups(seed: int, m:
     labels[rng.integers(0, m, moved)] = rng.integers(-1, k, moved)  # and some images are put elsewhere
     ends = np.concatenate([[0.0], tree[:, 2]])
     possible = any(yields(tree, height, labels) for height in (ends[:-1] + ends[1:]) / 2)
-    cut = cut_height(tree, labels)
+    cut = find_cut_height(tree, labels)
     groups = np.unique(labels[labels >= 0])
     assert (cut is not None) == (possible and len(groups) > 0)
     assert cut is None or yields(tree, cut, labels)
@@ -59,8 +59,8 @@ def test_there_is_a_cut_exactly_where_one_height_yields_the_groups(seed: int, m:
 
 def test_a_tree_of_one_group_or_none_has_no_cut() -> None:
     for found in (sample.discovery((12,)), sample.discovery((), 12)):
-        assert cut_height(found.linkage, found.labels) is None
-    assert cut_height(np.zeros((0, 4)), np.zeros(1, dtype=np.int64)) is None
+        assert find_cut_height(found.linkage, found.labels) is None
+    assert find_cut_height(np.zeros((0, 4)), np.zeros(1, dtype=np.int64)) is None
 
 
 def test_what_discovery_finds_among_strays_of_known_classes_can_be_cut_and_shown() -> None:
@@ -72,7 +72,7 @@ def test_what_discovery_finds_among_strays_of_known_classes_can_be_cut_and_shown
     found = discover_classes(centres[shown] + rng.normal(size=(102, 24)), reference=reference)
     assert found.n_clusters == 3
     assert ((found.labels == -1) == (shown < 5)).all()
-    cut = cut_height(found.linkage, found.labels)
+    cut = find_cut_height(found.linkage, found.labels)
     assert cut is not None
     assert yields(found.linkage, cut, found.labels)
     clusters = (ClusterView(k, int((found.labels == k).sum()), sample.glyph("7")) for k in range(3))
@@ -81,7 +81,7 @@ def test_what_discovery_finds_among_strays_of_known_classes_can_be_cut_and_shown
 
 def test_nodes_are_of_a_group_of_none_or_mixed() -> None:
     found = sample.discovery((6, 5), 4)
-    group = tree_layout(found.linkage, found.labels)[2]
+    group = lay_out_tree(found.linkage, found.labels)[2]
     assert {int(k): int((group == k).sum()) for k in np.unique(group)} == {-2: 2, -1: 7, 0: 11, 1: 9}
 
 

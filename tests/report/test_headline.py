@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from clip_fewshot.report.headline import headline_rows, headline_table, selection, verdict, warnings_of
+from clip_fewshot.report.headline import (
+    collect_warnings,
+    describe_selection,
+    headline_rows,
+    headline_table,
+    write_verdict,
+)
 from tests.report import sample
 
 
@@ -34,7 +40,7 @@ def test_the_table_is_aligned_and_marks_the_best() -> None:
     assert [line for line in table if line.startswith("*")] == [table[3]]
     for mark in (" 0.", " [0.", "] "):
         assert len({line.index(mark) for line in table}) == 1, mark
-    assert lines[-1] == verdict(sample.results())
+    assert lines[-1] == write_verdict(sample.results())
     assert all(line == line.rstrip() for line in lines)
 
 
@@ -53,26 +59,26 @@ def test_a_baseline_that_was_not_measured_has_no_row() -> None:
 )
 def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[float], says: str) -> None:
     difference = {"mean": 0.023, "ci95": ci, "per_seed": [0.02, -0.01, 0.03], "n_test": 503}
-    said = verdict(best(difference_to_probe=difference))
+    said = write_verdict(best(difference_to_probe=difference))
     assert says in said
     assert "ahead on 2 of 3" in said
 
 
 def test_the_probe_may_win() -> None:
-    said = verdict(best(approach="linear_probe", difference_to_probe=None))
+    said = write_verdict(best(approach="linear_probe", difference_to_probe=None))
     assert said.startswith("frozen probe was chosen")
     assert "No tuned approach beat it" in said
 
 
 def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
-    assert "The frozen probe has 0.929 [0.908, 0.950]." in verdict(best(difference_to_probe=None))
+    assert "The frozen probe has 0.929 [0.908, 0.950]." in write_verdict(best(difference_to_probe=None))
 
 
 def test_warnings_name_repeated_looks_refusals_and_failures() -> None:
     rates = {"alpha": 0.01, "false_alarm_rate": None, "detection_rate": None}
     refused = sample.results()["novelty"] | rates | {"refused": "16 images support no rate below 1/17"}
     search = sample.results()["search"] | {"test_looks": 3}
-    found = warnings_of(sample.results(search=search, novelty=refused))
+    found = collect_warnings(sample.results(search=search, novelty=refused))
     assert len(found) == 4
     assert "edge" in found[0]
     assert "looked at 3 times" in found[1]
@@ -82,7 +88,7 @@ def test_warnings_name_repeated_looks_refusals_and_failures() -> None:
 
 def test_more_false_alarms_than_asked_are_warned_of() -> None:
     loud = sample.results()["novelty"] | {"false_alarm_rate": 0.139}
-    found = warnings_of(sample.results(novelty=loud))
+    found = collect_warnings(sample.results(novelty=loud))
     assert any("13.9% of the known test images where 5.0% were asked" in warning for warning in found)
 
 
@@ -94,11 +100,11 @@ def test_the_approach_is_not_repeated_among_its_settings() -> None:
 
 def test_a_clean_run_warns_of_nothing() -> None:
     search = sample.results()["search"] | {"failed": 0}
-    assert warnings_of(sample.results(search=search, warnings=[])) == []
+    assert collect_warnings(sample.results(search=search, warnings=[])) == []
 
 
 def test_the_selection_says_how_often_the_test_set_was_opened() -> None:
-    assert "opened once, after the last choice" in selection(sample.results())
+    assert "opened once, after the last choice" in describe_selection(sample.results())
     search = sample.results()["search"] | {"test_looks": 2}
-    assert "opened 2 times" in selection(sample.results(search=search))
-    assert "novelty threshold" not in selection(sample.results(novelty=None))
+    assert "opened 2 times" in describe_selection(sample.results(search=search))
+    assert "novelty threshold" not in describe_selection(sample.results(novelty=None))

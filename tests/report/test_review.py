@@ -18,7 +18,7 @@ from scipy.cluster.hierarchy import cophenet, linkage
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.open_world.groups import groups_of
+from clip_fewshot.open_world.groups import build_groups
 from clip_fewshot.open_world.name_suggestions import Suggestions
 from clip_fewshot.report.review import ReviewView, _order, render_review
 from clip_fewshot.types import LabelSpace
@@ -37,7 +37,7 @@ def view() -> ReviewView:
     pictures = ImageDataset("x", (None,) * 12, names, None, LabelSpace(()), None, ("",) * 12, digests)  # type: ignore[arg-type]
     found = Discovery(labels, 2, linkage(features, "ward"), np.array([0, 1]), interval=(2, 4), stability=(0.9, 0.8))
     known = LabelSpace((HOSTILE, "b"))
-    groups = groups_of(found, pictures, features, np.ones(12), (np.eye(3)[:2], np.array([0, 1])), known)
+    groups = build_groups(found, pictures, features, np.ones(12), (np.eye(3)[:2], np.array([0, 1])), known)
     word = Suggestions(((HOSTILE, 0.9), ("y", 0.1)), False, 0.5, 2, 1, 1, "")
     picture = thumbnail(Image.new("RGB", (9, 7), "red"))
     thumbnails = dict.fromkeys(digests[:11], picture)

@@ -17,19 +17,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot.runtime.row_cache import ABOUT, DIGEST, INDEX, ROWS, Batch, RowCache, Shelf
+from clip_fewshot.runtime.row_cache import ABOUT, DIGEST_BYTES, INDEX, ROWS_FILE, Batch, RowCache, RowFile
 
 SHAPE = (3, 5)
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowFile:
     monkeypatch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path))
     return new_shelf()
 
 
-def new_shelf() -> Shelf:
-    return Shelf("things", {"size": 3}, SHAPE, np.float16)
+def new_shelf() -> RowFile:
+    return RowFile("things", {"size": 3}, SHAPE, np.float16)
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -40,7 +40,7 @@ def keys(count: int) -> list[str]:
     return [f"picture {i}" for i in range(count)]
 
 
-def assert_holds(shelf: Shelf, wanted: list[str], values: np.ndarray) -> None:
+def assert_holds(shelf: RowFile, wanted: list[str], values: np.ndarray) -> None:
     """Every row that is found is the one kept under that key."""
     places = shelf.find(wanted)
     for place, value in zip(places, values, strict=True):
@@ -48,7 +48,7 @@ def assert_holds(shelf: Shelf, wanted: list[str], values: np.ndarray) -> None:
             np.testing.assert_array_equal(shelf.read(np.array([place]))[0], value)
 
 
-def test_rows_come_back_by_key_in_any_order(shelf: Shelf) -> None:
+def test_rows_come_back_by_key_in_any_order(shelf: RowFile) -> None:
     values = rows(4)
     assert shelf.find(keys(4)).tolist() == [-1] * 4
     assert shelf.append(keys(2), values[:2])
@@ -57,24 +57,24 @@ def test_rows_come_back_by_key_in_any_order(shelf: Shelf) -> None:
         places = reader.find([*reversed(keys(4)), "another"])
         assert places.tolist() == [3, 2, 1, 0, -1]
         np.testing.assert_array_equal(reader.read(places[:4]), values[::-1])
-        assert reader.mapped().shape == (4, *SHAPE)
+        assert reader.map_rows().shape == (4, *SHAPE)
     assert shelf.read(np.array([], dtype=np.int64)).shape == (0, *SHAPE)
 
 
-def test_a_shelf_is_found_again_without_knowing_its_shape(shelf: Shelf) -> None:
-    assert Shelf.existing("things", {"size": 3}) is None
+def test_a_shelf_is_found_again_without_knowing_its_shape(shelf: RowFile) -> None:
+    assert RowFile.open_existing("things", {"size": 3}) is None
     shelf.append(keys(1), rows(1))
-    found = Shelf.existing("things", {"size": 3})
+    found = RowFile.open_existing("things", {"size": 3})
     assert found is not None
     assert (found.shape, found.dtype, found.path) == (SHAPE, np.float16, shelf.path)
-    assert Shelf.existing("things", {"size": 4}) is None
+    assert RowFile.open_existing("things", {"size": 4}) is None
     (shelf.folder / ABOUT).write_text("{")
-    assert Shelf.existing("things", {"size": 3}) is None
+    assert RowFile.open_existing("things", {"size": 3}) is None
     assert new_shelf().append(keys(1), rows(1))  # and is declared anew
-    assert Shelf.existing("things", {"size": 3}) is not None
+    assert RowFile.open_existing("things", {"size": 3}) is not None
 
 
-def test_the_later_row_of_a_key_counts(shelf: Shelf) -> None:
+def test_the_later_row_of_a_key_counts(shelf: RowFile) -> None:
     first, second = rows(1, seed=1), rows(1, seed=2)
     shelf.append(["a"], first)
     shelf.append(["a"], second)
@@ -92,14 +92,14 @@ def test_no_torn_or_flipped_byte_yields_a_wrong_row(
         values = rows(4)
         shelf = new_shelf()
         shelf.append(keys(4), values)
-        content = bytearray((shelf.folder / ROWS).read_bytes())
+        content = bytearray((shelf.folder / ROWS_FILE).read_bytes())
         content[flipped] ^= 1
-        (shelf.folder / ROWS).write_bytes(content[:kept_rows])
+        (shelf.folder / ROWS_FILE).write_bytes(content[:kept_rows])
         os.truncate(shelf.folder / INDEX, kept_index)
         torn = new_shelf()
         found = torn.find(keys(4))
         damaged = flipped // torn.row_bytes
-        whole = min(kept_rows // torn.row_bytes, kept_index // (2 * DIGEST))
+        whole = min(kept_rows // torn.row_bytes, kept_index // (2 * DIGEST_BYTES))
         assert [place >= 0 for place in found] == [i < whole and i != damaged for i in range(4)]
         assert_holds(torn, keys(4), values)
         missing = np.flatnonzero(found < 0)
@@ -115,7 +115,7 @@ def _fill(worker: int) -> None:
         shelf.append([f"{worker}/{i}"], rows(1, seed=100 * worker + i))
 
 
-def test_processes_that_write_at_once_lose_nothing(shelf: Shelf) -> None:
+def test_processes_that_write_at_once_lose_nothing(shelf: RowFile) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_fill, args=(k,)) for k in range(3)]
     for worker in workers:
@@ -139,7 +139,7 @@ for i in itertools.count():
 """
 
 
-def test_kills_leave_rows_out_and_none_wrong(shelf: Shelf) -> None:
+def test_kills_leave_rows_out_and_none_wrong(shelf: RowFile) -> None:
     for attempt in range(4):
         writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
@@ -156,7 +156,7 @@ def test_kills_leave_rows_out_and_none_wrong(shelf: Shelf) -> None:
             assert_holds(after, wanted, np.concatenate([rows(1, seed=50 * i + k) for k in range(50)]))
 
 
-def test_a_disk_that_refuses_costs_a_warning(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_disk_that_refuses_costs_a_warning(shelf: RowFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "things").write_text("a file where the folder should be")
     with pytest.warns(RuntimeWarning, match="not cached.*CLIP_FEWSHOT_CACHE"):
         assert not new_shelf().append(keys(1), rows(1))
@@ -182,7 +182,7 @@ def counting(computed: list[int], batch: int = 2) -> Callable[[np.ndarray], Iter
     return compute
 
 
-def test_what_is_missing_in_some_column_is_computed_once(shelf: Shelf) -> None:
+def test_what_is_missing_in_some_column_is_computed_once(shelf: RowFile) -> None:
     computed: list[int] = []
     cache = RowCache("things", COLUMNS)
     wanted = ["a", "b", "a", "c", "b"]
@@ -198,7 +198,7 @@ def test_what_is_missing_in_some_column_is_computed_once(shelf: Shelf) -> None:
     assert len(computed) == 3
 
 
-def test_a_batch_is_kept_before_the_next_is_computed(shelf: Shelf) -> None:
+def test_a_batch_is_kept_before_the_next_is_computed(shelf: RowFile) -> None:
     def killed(missing: np.ndarray) -> Iterator[Batch[str]]:
         yield from list(counting([])(missing))[:2]
         raise KeyboardInterrupt
@@ -208,7 +208,7 @@ def test_a_batch_is_kept_before_the_next_is_computed(shelf: Shelf) -> None:
     assert RowCache("things", COLUMNS).missing(keys(7)).tolist() == [4, 5, 6]
 
 
-def test_rows_of_another_process_are_found_though_it_began_later(shelf: Shelf) -> None:
+def test_rows_of_another_process_are_found_though_it_began_later(shelf: RowFile) -> None:
     computed: list[int] = []
     early, late = RowCache("things", COLUMNS), RowCache("things", COLUMNS)
     assert early.missing(keys(3)).tolist() == [0, 1, 2]
@@ -217,7 +217,7 @@ def test_rows_of_another_process_are_found_though_it_began_later(shelf: Shelf) -
     assert computed == [0, 1, 2]
 
 
-def test_what_the_disk_refuses_stays_in_memory(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_disk_refuses_stays_in_memory(shelf: RowFile, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
     cache = RowCache("things", COLUMNS)
     cache.rows(keys(2), counting(computed))

@@ -22,11 +22,11 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ClipFewShotError, DivergedError, ResourceError, UsageError
 from clip_fewshot.few_shot import resources as resources_module
 from clip_fewshot.few_shot.approach import APPROACHES
-from clip_fewshot.few_shot.cross_validation import last_layers_only
+from clip_fewshot.few_shot.cross_validation import drop_first_layers
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.protocol.refits import Task, prepare, workbench
+from clip_fewshot.protocol.refits import Task, build_cross_validation, prepare
 from clip_fewshot.runtime import workers
-from clip_fewshot.runtime.workers import Crew, limited_threads
+from clip_fewshot.runtime.workers import WorkerPool, limit_threads
 from tests.runtime.worker_tasks import Tasks
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,8 @@ def gone(pid: int) -> bool:
 def test_workers_answer_as_this_process_does_and_are_gone_afterwards(at_once: None) -> None:
     tasks = Tasks(bytes(1_000_000))
     calls = [(tasks.add, (0.1 * i, 0.2)) for i in range(20)]
-    with Crew(2) as crew:
-        assert crew.gather(calls) == Crew(1).gather(calls)
+    with WorkerPool(2) as crew:
+        assert crew.gather(calls) == WorkerPool(1).gather(calls)
         sizes = crew.gather([(tasks.size, ())] * 20)
         pids = {pid for pid, _ in sizes}
         assert len(pids - {os.getpid()}) == 2
@@ -69,7 +69,7 @@ def test_workers_answer_as_this_process_does_and_are_gone_afterwards(at_once: No
 
 @pytest.mark.parametrize("how", ["lack_memory", "answer_with_half"])
 def test_a_worker_that_dies_is_an_error_and_not_a_hang(how: str, at_once: None) -> None:
-    with Crew(2) as crew, pytest.raises(ResourceError, match="fewer `jobs`"):
+    with WorkerPool(2) as crew, pytest.raises(ResourceError, match="fewer `jobs`"):
         crew.gather([(getattr(Tasks(), how), ())] * 3)
 
 
@@ -79,7 +79,7 @@ from clip_fewshot.runtime import workers
 from tests.runtime.worker_tasks import Tasks
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
 workers.PRICE = 0.0
-with workers.Crew(2) as crew:
+with workers.WorkerPool(2) as crew:
     pids = {pid for pid, _ in crew.gather([(Tasks().size, ())] * 50)}
     print(*pids, flush=True)
     crew.gather([(Tasks().sleep, (100,))] * 2)
@@ -119,7 +119,7 @@ def test_no_worker_outlives_its_parent(number: signal.Signals, parent: subproces
 
 
 def test_small_jobs_never_start_a_worker() -> None:
-    with Crew(8) as crew:
+    with WorkerPool(8) as crew:
         assert crew.slots == 1
         assert crew.gather([(Tasks().size, ())])[0][0] == os.getpid()
         crew._spent = workers.PRICE
@@ -129,9 +129,9 @@ def test_small_jobs_never_start_a_worker() -> None:
 def test_calls_get_the_threads_that_workers_have_and_the_setting_comes_back() -> None:
     torch.set_num_threads(2)
     try:
-        with limited_threads(1):
+        with limit_threads(1):
             assert torch.get_num_threads() == 1
-        assert Crew(1, threads=3).gather([(Tasks().torch_threads, ())]) == [3]
+        assert WorkerPool(1, threads=3).gather([(Tasks().torch_threads, ())]) == [3]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -160,13 +160,13 @@ def test_threads_hang_on_the_machine_and_never_on_the_number_of_processes(
 ) -> None:
     monkeypatch.setattr(resources_module, "usable_cores", lambda: cores)
     monkeypatch.setattr(resources_module, "usable_memory", lambda: gigabytes << 30)
-    assert resources_module.resources(RunOptions(**options), tiny, 2) == expected
+    assert resources_module.measure_resources(RunOptions(**options), tiny, 2) == expected
 
 
 def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
     with pytest.raises(UsageError, match="jobs"):
-        resources_module.resources(RunOptions(jobs=2), tiny, 2)
+        resources_module.measure_resources(RunOptions(jobs=2), tiny, 2)
 
 
 @pytest.mark.parametrize("kind", [ClipFewShotError, UsageError, ResourceError, DivergedError])
@@ -188,7 +188,7 @@ def test_a_workbench_that_went_through_a_pipe_trains_to_the_same_weights(
 ) -> None:
     backbone = build_backbone(RESNET, seed=1) if resnet else tiny
     task = Task(backbone, split.pool, shots=4, settings=TrainSettings(epochs=1, min_steps=3), views=1, seed=0)
-    bench = workbench(task, prepare(task, split.support, range(3)))
+    bench = build_cross_validation(task, prepare(task, split.support, range(3)))
     copy = pickle.loads(pickle.dumps(bench))
     params = APPROACHES["contrastive-arcface"].at({"unfreeze": 2})
     assert copy.score(params, 1) == bench.score(params, 1)
@@ -197,7 +197,7 @@ def test_a_workbench_that_went_through_a_pipe_trains_to_the_same_weights(
 
 
 def test_layers_that_cannot_train_are_left_behind(tiny: Backbone) -> None:
-    there = {name for name, tensor in last_layers_only(tiny, 1).state_dict().items() if not tensor.is_meta}
+    there = {name for name, tensor in drop_first_layers(tiny, 1).state_dict().items() if not tensor.is_meta}
     trained = {f"visual.{name}" for name in tiny.visual.last_parameters(1)} | set(tiny.text.last_parameters(1))
     assert there == trained | {"logit_scale"}
     assert not any(tensor.is_meta for tensor in tiny.state_dict().values())

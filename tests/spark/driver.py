@@ -10,7 +10,7 @@ from pathlib import Path
 
 import clip_fewshot as cf
 from clip_fewshot.commands import embed, finetune, pretrain
-from clip_fewshot.contrastive.distributed.spark import on_spark
+from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 
 ARCHITECTURE = "tiny.json"
@@ -64,7 +64,7 @@ def die() -> bytes:
 def broken(folder: Path, name: str, job: Callable[[], bytes], processes: int) -> None:
     """Write what the driver learns of a job that fails."""
     try:
-        on_spark(job, processes=processes)
+        run_on_spark(job, processes=processes)
     except cf.ClipFewShotError as error:
         (folder / name).write_text(f"{type(error).__name__}: {error}")
 

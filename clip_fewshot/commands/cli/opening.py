@@ -21,10 +21,10 @@ DONE, SOME_SKIPPED = 0, 3
 
 def warn(sentences: Iterable[str]) -> None:
     """Each on a line of standard error."""
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
 
     for sentence in sentences:
-        print(f"warning: {shown(sentence)}", file=sys.stderr)
+        print(f"warning: {escape(sentence)}", file=sys.stderr)
 
 
 def open_data(source: str) -> ImageDataset:
@@ -46,15 +46,15 @@ def open_data(source: str) -> ImageDataset:
 
 def open_pictures(places: Sequence[Path]) -> ImageDataset:
     """The pictures, or those of a data set in the package; each that cannot be read is listed on standard error."""
-    from clip_fewshot.data.collect import join, read_images
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.collect import join_images, read_images
+    from clip_fewshot.data.names import escape
 
     names = {str(place) for place in places}
     if names & set(BUILTIN_DATA):
-        return join([open_data(name) for name in sorted(names)])
+        return join_images([open_data(name) for name in sorted(names)])
     pictures = read_images(places)
     for path, reason, detail in pictures.skipped:
-        print(f"skipped {shown(path)}: [{reason}] {shown(detail)}", file=sys.stderr)
+        print(f"skipped {escape(path)}: [{reason}] {escape(detail)}", file=sys.stderr)
     return pictures
 
 
@@ -88,11 +88,11 @@ def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
 
 def open_trusted(trust: Sequence[str]) -> dict[str, Any]:
     """The objects by name of NAME=python:MODULE:OBJECT as typed, for files that name code of the user's own."""
-    from clip_fewshot.runtime.parts import PREFIX, import_part
+    from clip_fewshot.runtime.parts import PYTHON_PREFIX, import_part
 
     pairs = [one.partition("=") for one in trust]
     for one, (name, _, part) in zip(trust, pairs, strict=True):
-        if not name or not part.startswith(PREFIX):
+        if not name or not part.startswith(PYTHON_PREFIX):
             fix = "name what the files say, and where it is"
             raise UsageError(expected="NAME=python:MODULE:OBJECT", got=one, fix=fix, where="--trust")
     return {name: import_part(part) for name, _, part in pairs}

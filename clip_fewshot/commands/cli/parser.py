@@ -30,7 +30,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from clip_fewshot.commands.cli.values import arms_of, choices_of, get_converter, item_of, reported
+from clip_fewshot.commands.cli.values import arms_of, choices_of, choose_converter, item_of, report_errors
 from clip_fewshot.errors import ClipFewShotError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def parse(
     try:
         return _filled(options, given)
     except UsageError as error:  # the dataclass checks ranges by itself
-        parser.error(as_typed(error, options))
+        parser.error(rename_to_flags(error, options))
 
 
 def build_parser(options: type[Any], prog: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
@@ -103,7 +103,7 @@ def _filled(options: type[T], given: Mapping[str, Any]) -> T:
     return options(**values)
 
 
-def as_typed(error: ClipFewShotError, options: type[Any]) -> str:
+def rename_to_flags(error: ClipFewShotError, options: type[Any]) -> str:
     """The message in the words of the command line, where the library names a parameter in backquotes.
 
     Of a command with such options, `` `max_unfreeze` `` becomes --max-unfreeze and `` `data` `` DATA.
@@ -157,7 +157,7 @@ def _add(parser: argparse.ArgumentParser, group: Any, field: Field[Any], hint: A
         return
     positional = bool(meta.get("positional"))
     many = positional and get_origin(arms[0]) is tuple
-    common["type"] = reported(get_converter(arms, meta, many))
+    common["type"] = report_errors(choose_converter(arms, meta, many))
     common["metavar"] = _metavar_of(field) if positional else meta.get("metavar") or _metavar(arms, meta)
     if "nargs" in meta:
         common["nargs"] = meta["nargs"]
@@ -170,7 +170,7 @@ def _add(parser: argparse.ArgumentParser, group: Any, field: Field[Any], hint: A
     parser.add_argument(field.name, **{"nargs": by_type} | common)
     if meta.get("flag"):
         same = common | {"help": f"the same as {common['metavar']}", "dest": field.name}
-        listed = {"type": reported(get_converter(arms, meta, many=False)), "action": _Grow} if many else {}
+        listed = {"type": report_errors(choose_converter(arms, meta, many=False)), "action": _Grow} if many else {}
         group.add_argument(meta["flag"], **same | listed)
 
 

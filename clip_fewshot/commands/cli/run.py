@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from clip_fewshot.commands.cli.parser import as_typed, parse
-from clip_fewshot.config import without_password
+from clip_fewshot.commands.cli.parser import parse, rename_to_flags
+from clip_fewshot.config import hide_passwords
 from clip_fewshot.errors import ClipFewShotError
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def run(
     except ClipFewShotError as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"error: {as_typed(error, options)}", file=sys.stderr)
+        print(f"error: {rename_to_flags(error, options)}", file=sys.stderr)
         return error.exit_code
 
 
-def started_as() -> str:
+def describe_start() -> str:
     """The words that started this process, without the options: clip-fewshot, python -m experiments.few_shot."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
@@ -65,7 +65,7 @@ def started_as() -> str:
 
 def command_line() -> str:
     """What repeats this command; passwords are left out."""
-    return without_password(f"{started_as()} {shlex.join(sys.argv[1:])}".strip())
+    return hide_passwords(f"{describe_start()} {shlex.join(sys.argv[1:])}".strip())
 
 
 @contextlib.contextmanager

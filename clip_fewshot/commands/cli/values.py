@@ -12,17 +12,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 Convert = Callable[[str], Any]
 
-WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
-def get_converter(arms: tuple[Any, ...], meta: Mapping[str, Any], many: bool) -> Convert:
+def choose_converter(arms: tuple[Any, ...], meta: Mapping[str, Any], many: bool) -> Convert:
     """What turns the text of an option into its value."""
     if "parse" in meta:
         parse_value: Convert = meta["parse"]
         return parse_value
     if meta.get("duration"):
-        return duration
+        return parse_duration
     if meta.get("texts"):
         return lambda text: (text,)
     readers = [_reader(item_of(arm) if many else arm, choices_of(arm, meta)) for arm in arms]
@@ -42,7 +42,7 @@ def _reader(hint: Any, choices: tuple[Any, ...]) -> Convert:
     if get_origin(hint) is tuple:
         return _tuple_reader(get_args(hint), choices)
     plain = type(get_args(hint)[0]) if get_origin(hint) is Literal else hint
-    what = f"one of {', '.join(map(str, choices))}" if choices else WORDS[plain]
+    what = f"one of {', '.join(map(str, choices))}" if choices else TYPE_WORDS[plain]
 
     def read(text: str) -> Any:
         with contextlib.suppress(ValueError):
@@ -67,7 +67,7 @@ def _tuple_reader(items: tuple[Any, ...], choices: tuple[Any, ...]) -> Convert:
     return read_all
 
 
-def reported(convert: Convert) -> Convert:
+def report_errors(convert: Convert) -> Convert:
     """argparse keeps the words of an ArgumentTypeError only; of a ValueError it prints the function's name."""
 
     def reported(text: str) -> Any:
@@ -79,7 +79,7 @@ def reported(convert: Convert) -> Convert:
     return reported
 
 
-def duration(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Seconds out of a text such as 90, 90s, 10min, 1h30min or 2d."""
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)([a-z]*)", text.lower())
     whole = "".join(map("".join, parts)) == text.lower() and bool(parts)

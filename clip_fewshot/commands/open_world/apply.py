@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, print_answer
 
 if TYPE_CHECKING:
     from clip_fewshot.open_world.add_class import Extension
@@ -30,19 +30,21 @@ def main(options: Options) -> int:
     record = {"revision": done.revision, "again": done.again, "classes": list(names)}
     record["reports"] = [report.to_json() for report in done.reports]
     if done.again:
-        tell(options, record, f"this review was applied before, as revision {done.revision}; nothing has changed")
+        print_answer(
+            options, record, f"this review was applied before, as revision {done.revision}; nothing has changed"
+        )
         return 0
     classes = number(len(names), "class", "classes")
     lines = [f"revision {done.revision}: {classes}", *(_said(report) for report in done.reports)]
-    tell(options, record, "\n".join(lines))
+    print_answer(options, record, "\n".join(lines))
     opening.warn(note for report in done.reports for note in report.notes)
     return 0
 
 
 def _said(report: Extension) -> str:
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
 
-    given = ", ".join(f"{shown(name)} ({number(n, 'picture')})" for name, n in report.pictures.items())
+    given = ", ".join(f"{escape(name)} ({number(n, 'picture')})" for name, n in report.pictures.items())
     how = "all was trained again" if report.refitted else "the logits of the other classes keep their bytes"
     return f"{given}: {how}. {_change(report)}"
 
@@ -52,7 +54,7 @@ def _change(report: Extension) -> str:
 
     if report.before is None or report.after is None or report.change is None:
         return "What it did to the known classes cannot be measured: one picture of some class only."
-    before, after = tables.estimate(report.before.mean, report.before.ci95), tables.fraction(report.after.mean)
+    before, after = tables.estimate(report.before.mean, report.before.ci95), tables.format_fraction(report.after.mean)
     low, high = report.change.ci95
     return (
         f"On held-out pictures of the classes before, accuracy goes from {before} to {after}: "

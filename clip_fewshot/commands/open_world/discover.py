@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.open_world.shared import NamingOptions, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import NamingOptions, number, open_store, print_answer
 
 if TYPE_CHECKING:
     from clip_fewshot.discovery import Discovery
@@ -24,13 +24,13 @@ class Options(NamingOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.report.review import suggestions_for
+    from clip_fewshot.report.review import suggest_group_names
 
     words = opening.read_words(options.words)
     with open_store(options.store, options) as store:
         groups = store.discover()
         found = store.discovery_
-        said = suggestions_for(store, groups, options.names, words)
+        said = suggest_group_names(store, groups, options.names, words)
     outliers = int((found.labels < 0).sum())
     record = {
         "unknown": len(found.labels),
@@ -38,7 +38,7 @@ def main(options: Options) -> int:
         "interval": list(found.interval),
         "in_no_group": outliers,
     }
-    tell(options, record, _table(groups, found, said, outliers))
+    print_answer(options, record, _table(groups, found, said, outliers))
     return 0
 
 
@@ -64,9 +64,9 @@ def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions
     rows = [["group", "pictures", "stability", "nearest known class", "cosine", "might be called"]]
     for group, names in zip(groups, said, strict=True):
         nearest, cosine = group.nearest or ("-", float("nan"))
-        stable = tables.fraction(found.stability[group.number]) if found.stability else "-"
+        stable = tables.format_fraction(found.stability[group.number]) if found.stability else "-"
         words = ", ".join(f"{word} {p:.2f}" for word, p in names.names) if names else "-"
         words = f"none of: {words}" if names and names.none_fits else words
-        rows.append([str(group.number), f"{len(group):,}", stable, nearest, tables.fraction(cosine), words])
+        rows.append([str(group.number), f"{len(group):,}", stable, nearest, tables.format_fraction(cosine), words])
     notes = sorted({names.note for names in said if names and names.note})
-    return "\n".join([head, *([tables.plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])
+    return "\n".join([head, *([tables.format_plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])

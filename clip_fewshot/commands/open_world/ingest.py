@@ -7,7 +7,14 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument
-from clip_fewshot.commands.open_world.shared import TRANSACTION, StoreOptions, ingest, open_store, say_ingested, tell
+from clip_fewshot.commands.open_world.shared import (
+    TRANSACTION,
+    StoreOptions,
+    describe_ingested,
+    ingest,
+    open_store,
+    print_answer,
+)
 from clip_fewshot.config import check_range, option
 
 DESCRIPTION = "Judge pictures and keep them. Each is stored once; the same command goes on with a run that was stopped."
@@ -27,5 +34,5 @@ def main(options: Options) -> int:
     with open_store(options.store, options) as store:
         pictures = opening.open_pictures(options.pictures)
         done = ingest(store, pictures, options.transaction)
-    tell(options, done._asdict() | {"skipped": len(pictures.skipped)}, say_ingested(done))
+    print_answer(options, done._asdict() | {"skipped": len(pictures.skipped)}, describe_ingested(done))
     return opening.exit_code(pictures)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, tell
+from clip_fewshot.commands.open_world.shared import StoreOptions, number, print_answer
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Make a store around a saved open-world model."
@@ -21,7 +21,7 @@ class Options(StoreOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
     from clip_fewshot.open_world.store.store import Store
 
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)
@@ -32,6 +32,6 @@ def main(options: Options) -> int:
     names = world.model.label_space_.names
     with Store.create(options.store, world) as store:
         record = {"store": store.id, "revision": store.revision, "classes": list(names), "alpha": world.alpha}
-    text = f"store {shown(options.store)} with {number(len(names), 'known class', 'known classes')}"
-    tell(options, record, text)
+    text = f"store {escape(options.store)} with {number(len(names), 'known class', 'known classes')}"
+    print_answer(options, record, text)
     return 0

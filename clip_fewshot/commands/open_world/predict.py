@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument, top_option
-from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, tell
+from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, print_answer
 from clip_fewshot.config import check_range
 
 DESCRIPTION = "Say what the newest classifier makes of pictures; nothing is stored."
@@ -31,5 +31,5 @@ def main(options: Options) -> int:
         world = store.world
     opening.warn_if_blind(world)
     answers = world.predict(pictures, options.top)
-    tell(options, answers_record(world, pictures, answers), answers_table(world, pictures, answers))
+    print_answer(options, answers_record(world, pictures, answers), answers_table(world, pictures, answers))
     return opening.exit_code(pictures)

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, print_answer
 from clip_fewshot.config import check_range, option
 
 DESCRIPTION = "Write a page on which to name, merge, split, move and reject; it saves review.json."
 EXAMPLES = ("store/", "store/ --out week-3.html --words animals.txt")
-OUT = "review.html"
+REVIEW_OUT = "review.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(NamingOptions):
-    out: str | None = option(None, f"the page (default: {OUT})", group="output")
+    out: str | None = option(None, f"the page (default: {REVIEW_OUT})", group="output")
     shown: int = option(120, "thumbnails of each group, and of the pictures in none", group="output")
 
     def __post_init__(self) -> None:
@@ -25,16 +25,16 @@ class Options(NamingOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
     from clip_fewshot.report.review import render_review, review_view
     from clip_fewshot.runtime.files import write_text
 
-    words, out = opening.read_words(options.words), Path(options.out or OUT)
+    words, out = opening.read_words(options.words), Path(options.out or REVIEW_OUT)
     with open_store(options.store, options) as store:
         view = review_view(store, options.store.resolve().name, options.names, words, options.shown)
     write_text(out, render_review(view))
     record = {"page": str(out), "revision": view.revision, "groups": len(view.groups), "unknown": len(view.digests)}
     groups = f"{number(len(view.digests), 'unknown picture')} in {number(len(view.groups), 'group')}"
-    tell(options, record, f"{shown(out)}: {groups}, revision {view.revision}")
-    next_step(options, f"next: open it, save review.json, then apply {shown(options.store)} review.json")
+    print_answer(options, record, f"{escape(out)}: {groups}, revision {view.revision}")
+    next_step(options, f"next: open it, save review.json, then apply {escape(options.store)} review.json")
     return 0

@@ -57,7 +57,7 @@ def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterat
         yield store
 
 
-def tell(options: CommandOptions, record: Mapping[str, Any], text: str) -> None:
+def print_answer(options: CommandOptions, record: Mapping[str, Any], text: str) -> None:
     """The answer, for machines or for people."""
     print(json.dumps({"schema": 1, **record}, indent=1) if options.json else text)
 
@@ -83,7 +83,7 @@ def ingest(store: Store, pictures: ImageDataset, transaction: int = TRANSACTION)
         return store.ingest(pictures, transaction, acknowledged)
 
 
-def say_ingested(done: Ingested) -> str:
+def describe_ingested(done: Ingested) -> str:
     """What became of the pictures, in a sentence."""
     parts = f"{done.known:,} known, {done.unknown:,} unknown"
     return f"{number(done.new, 'new picture')} ({parts}); {done.seen_before:,} seen before"

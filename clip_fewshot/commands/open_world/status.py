@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli.shared_options import CommandOptions
-from clip_fewshot.commands.open_world.shared import STORE, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import STORE, number, open_store, print_answer
 from clip_fewshot.config import option
 
 DESCRIPTION = "Say what is there; nothing is computed."
@@ -20,7 +20,7 @@ class Options(CommandOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
     from clip_fewshot.report import tables
 
     with open_store(options.store) as store:
@@ -29,11 +29,11 @@ def main(options: Options) -> int:
     record = now._asdict() | {"store": identity, "states": dict(now.states), "classes": dict(now.classes)}
     counts = ", ".join(f"{n:,} {state}" for state, n in now.states.items())
     pictures = number(sum(now.states.values()), "picture")
-    lines = [f"revision {now.revision}, backbone {shown(now.backbone)}; {pictures}: {counts}", ""]
-    lines.append(tables.plain([["class", "pictures"], *([n, f"{now.classes.get(n, 0):,}"] for n in now.names)]))
+    lines = [f"revision {now.revision}, backbone {escape(now.backbone)}; {pictures}: {counts}", ""]
+    lines.append(tables.format_plain([["class", "pictures"], *([n, f"{now.classes.get(n, 0):,}"] for n in now.names)]))
     if options.history:
         record["history"] = history
         rows = [[event["at"], str(event["revision"]), event["kind"], event["class"] or ""] for event in history]
-        lines += ["", tables.plain([["when", "revision", "what", "class"], *rows])]
-    tell(options, record, "\n".join(lines))
+        lines += ["", tables.format_plain([["when", "revision", "what", "class"], *rows])]
+    print_answer(options, record, "\n".join(lines))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, tell
+from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, print_answer
 
 DESCRIPTION = "Take the last decision back, to the last bit."
 EXAMPLES = ("store/", "store/ --json")
@@ -16,7 +16,7 @@ class Options(StoreOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
 
     with open_store(options.store, options) as store:
         before = store.world.model.label_space_.names
@@ -24,6 +24,6 @@ def main(options: Options) -> int:
         after = store.world.model.label_space_.names
     gone = [name for name in before if name not in after]
     text = f"revision {done.revision}: {number(len(after), 'class', 'classes')} as before"
-    text += f"; {', '.join(map(shown, gone))} taken back" if gone else ""
-    tell(options, {"revision": done.revision, "classes": list(after), "taken_back": gone}, text)
+    text += f"; {', '.join(map(escape, gone))} taken back" if gone else ""
+    print_answer(options, {"revision": done.revision, "classes": list(after), "taken_back": gone}, text)
     return 0

@@ -10,12 +10,12 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import pictures_argument
 from clip_fewshot.commands.open_world.shared import (
     StoreOptions,
+    describe_ingested,
     ingest,
     next_step,
     number,
     open_store,
-    say_ingested,
-    tell,
+    print_answer,
 )
 from clip_fewshot.config import check_fractions, option
 
@@ -47,9 +47,9 @@ def main(options: Options) -> int:
         if options.pictures:
             pictures = opening.open_pictures(options.pictures)
             skipped = opening.exit_code(pictures)
-            next_step(options, say_ingested(ingest(store, pictures)))
+            next_step(options, describe_ingested(ingest(store, pictures)))
         seen = watch(store, options.stream_alpha, options.restart)
-    tell(options, seen._asdict() | {"arriving": seen.raised_at is not None}, report(seen))
+    print_answer(options, seen._asdict() | {"arriving": seen.raised_at is not None}, report(seen))
     if seen.raised_at is not None:
         next_step(options, "next: discover STORE, or review STORE; a naming begins a new watch, and so does --restart")
     return ARRIVING if seen.raised_at is not None else skipped
@@ -57,7 +57,7 @@ def main(options: Options) -> int:
 
 def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
-    from clip_fewshot.data.names import shown
+    from clip_fewshot.data.names import escape
 
     begun = "the known classes have changed, and the watch has begun again; " if seen.begun_anew else ""
     looked = f"{begun}looked at {number(seen.looked_at, 'new picture')}, {seen.pictures:,} since the watch began"
@@ -65,6 +65,6 @@ def report(seen: Watched) -> str:
         strength = f"evidence {seen.capital:.2g} of the {1 / seen.alpha:g} that raise an alarm"
         return f"{looked}: nothing new is arriving ({strength})"
     verb = "is arriving" if seen.fresh else "was arriving before"
-    since, at = shown(seen.since), shown(seen.raised_at)
+    since, at = escape(seen.since), escape(seen.raised_at)
     odds = f"at most {100 * seen.alpha:g} % of streams of known pictures ever raise an alarm"
     return f"{looked}\nA NEW CATEGORY {verb}, probably since {since}; alarm at {at} ({odds})"

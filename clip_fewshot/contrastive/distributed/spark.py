@@ -21,18 +21,27 @@ from typing import Any, TextIO, TypeVar, cast
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, DataError, ResourceError
-from clip_fewshot.features.table import BACKBONE, CHUNK, DIGEST, EMBEDDING, PATH, embed_files
+from clip_fewshot.features.table import (
+    BACKBONE_COLUMN,
+    DIGEST_COLUMN,
+    EMBEDDING_COLUMN,
+    PATH_COLUMN,
+    TABLE_CHUNK,
+    embed_files,
+)
 
 T = TypeVar("T")
 
-SCHEMA = f"{PATH} string, {DIGEST} string, {EMBEDDING} array<float>, {BACKBONE} string"
+SPARK_SCHEMA = (
+    f"{PATH_COLUMN} string, {DIGEST_COLUMN} string, {EMBEDDING_COLUMN} array<float>, {BACKBONE_COLUMN} string"
+)
 QUIET = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
 HERE = {"spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1"}  # a host name may lead elsewhere
 # A dead process ends the training with its name. By default Spark would begin it again, four times, from nothing.
 ONCE = {"spark.task.maxFailures": "1", "spark.stage.maxConsecutiveAttempts": "1"}
 
 
-def on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) -> T:
+def run_on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) -> T:
     """Run ``job(*arguments)`` in processes that :func:`join_world` joins, by PySpark's ``TorchDistributor``.
 
     On this machine the driver starts them; on a cluster each is a task of one barrier stage.
@@ -128,11 +137,11 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         )
     names = [(_text(path),) for path in paths]
     digest, unfinished = _loaded(model, device).digest, out.with_name(f".{out.name}.unfinished")
-    with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(CHUNK)}) as session:
-        slices = max(session.sparkContext.defaultParallelism, -(-len(names) // CHUNK))
+    with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(TABLE_CHUNK)}) as session:
+        slices = max(session.sparkContext.defaultParallelism, -(-len(names) // TABLE_CHUNK))
         rows = session.sparkContext.parallelize(names, min(slices, len(names)))
-        table = session.createDataFrame(rows, f"{PATH} string")
-        embedded = table.mapInPandas(partial(_embed, model=model, device=device, digest=digest), SCHEMA)
+        table = session.createDataFrame(rows, f"{PATH_COLUMN} string")
+        embedded = table.mapInPandas(partial(_embed, model=model, device=device, digest=digest), SPARK_SCHEMA)
         try:
             embedded.write.mode("overwrite").parquet(unfinished.absolute().as_uri())
         except Exception as error:
@@ -161,7 +170,7 @@ def _embed(frames: Iterator[Any], model: str, device: str, digest: str) -> Itera
             expected="the driver's weights", got="others", fix=f"give each executor the same {model}", where="Spark"
         )
     for frame in frames:
-        for part in embed_files(backbone, [Path(name) for name in frame[PATH]]):
+        for part in embed_files(backbone, [Path(name) for name in frame[PATH_COLUMN]]):
             yield pandas.DataFrame(part.columns())
 
 

@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from clip_fewshot.contrastive.distributed.liveness import JOINING, Presence
-from clip_fewshot.contrastive.distributed.world import Alone, World
+from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.errors import ResourceError, UsageError
 
-PATIENCE = timedelta(minutes=30)  # for a process that lives and does not come, such as one that validates alone
+COLLECTIVE_TIMEOUT = timedelta(
+    minutes=30
+)  # for a process that lives and does not come, such as one that validates alone
 GLANCE = timedelta(seconds=1)  # between two looks at who still lives
 POLL = 2e-4  # seconds; NCCL's own wait does not return before the operation has ended, or never
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -56,7 +58,7 @@ def _number(name: str) -> int:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The world of the processes that torchrun, or :func:`on_spark`, has started; a lone process otherwise.
+    """The world of the processes that torchrun, or :func:`run_on_spark`, has started; a lone process otherwise.
 
     Where there is a GPU per process, each takes its own as torch's current device. Leaving the block waits for all; if
     it is left by an error, the others learn of it and end too.
@@ -66,7 +68,7 @@ def join_world() -> Iterator[World]:
         UsageError: an environment that torchrun did not make, or a process that is in a world already.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield Alone()
+        yield SingleProcess()
         return
     if dist.is_initialized():
         raise UsageError(
@@ -75,7 +77,7 @@ def join_world() -> Iterator[World]:
     place = _Place.from_environment()
     presence = _begin(place)
     try:
-        world = Together(place.rank, place.size, presence)
+        world = TorchrunWorld(place.rank, place.size, presence)
         yield world
         world.barrier()
     except BaseException as error:
@@ -109,7 +111,7 @@ def _begin(place: _Place) -> Presence:
         store=PrefixStore(f"group {attempt}", meeting),
         rank=place.rank,
         world_size=place.size,
-        timeout=PATIENCE,
+        timeout=COLLECTIVE_TIMEOUT,
     )
     return presence
 
@@ -122,7 +124,7 @@ def _store(place: _Place, serves: bool) -> Store:
 
 
 @dataclass(frozen=True)
-class Together:
+class TorchrunWorld:
     """Processes joined by ``torch.distributed``; see :class:`World`. All end with an error when one does."""
 
     rank: int

@@ -41,7 +41,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleProcess:
     """A world of one process."""
 
     rank: int = 0

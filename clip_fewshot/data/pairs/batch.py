@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_fewshot.data.image import Colour
 
-Told = str | int | float | None  # as JSON gives it back
+IdentityValue = str | int | float | None  # as JSON gives it back
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PairSource(Protocol):
 class Identified(Protocol):
     """A source that can tell whether another one yields the same pairs."""
 
-    def identity(self) -> Mapping[str, Told]:
+    def identity(self) -> Mapping[str, IdentityValue]:
         """Short values, equal by name where the global batches are equal; the same for any number of processes."""
         ...
 

@@ -11,7 +11,7 @@ import torch
 
 from clip_fewshot.data.captions import CaptionGenerator
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.pairs.batch import PairBatch, PairReader, Told, digest_of
+from clip_fewshot.data.pairs.batch import IdentityValue, PairBatch, PairReader, digest_of
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import IndexArray
@@ -71,7 +71,7 @@ class CaptionedStream:
         batches = stream.batches(epoch, start)
         return self._by_class(stream.rows(epoch)[start:], batches) if self._shared == "class" else batches
 
-    def identity(self) -> dict[str, Told]:
+    def identity(self) -> dict[str, IdentityValue]:
         """What the batches follow from: of captions, the classes they are made of."""
         told = self._stream(0).identity()
         del told["captions"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip_fewshot.data.pairs.batch import PairBatch, PairReader, caption_ids
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.rng import derive_seed, torch_cpu_seeded
+from clip_fewshot.runtime.rng import derive_seed, seed_torch_cpu
 
 
 class PairMaker(PairReader, Protocol):
@@ -80,10 +80,10 @@ class LoaderSource:
             DataError: while iterating: an item that is no pair, or too few of them; names the step.
         """
         _rewind(self._loader, epoch, derive_seed(self._seed, "loader", epoch))
-        with torch_cpu_seeded(self._seed, "loader", epoch):
+        with seed_torch_cpu(self._seed, "loader", epoch):
             items = iter(self._loader)
         for step in range(self._steps):
-            with torch_cpu_seeded(self._seed, "loader", epoch, step):
+            with seed_torch_cpu(self._seed, "loader", epoch, step):
                 item = next(items, None)
             if item is None:
                 got = f"{step} in epoch {epoch}"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
-from clip_fewshot.data.names import first_of, shown
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.pairs.augment import RandomCrop
-from clip_fewshot.data.pairs.batch import PairBatch, PairReader, Told, caption_ids, digest_of
+from clip_fewshot.data.pairs.batch import IdentityValue, PairBatch, PairReader, caption_ids, digest_of
 from clip_fewshot.data.pairs.split import group_captions
-from clip_fewshot.data.pixels import WORKERS, Pixels, pixel_batches
+from clip_fewshot.data.pixels import DECODE_THREADS, Pixels, pixel_batches
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import IndexArray
@@ -108,9 +108,9 @@ class PairStream:
                 fix="resume with the same batch size",
                 where="start",
             )
-        return ahead(self._read(epoch, start))
+        return prefetch(self._read(epoch, start))
 
-    def identity(self) -> dict[str, Told]:
+    def identity(self) -> dict[str, IdentityValue]:
         """What decides the batches. Captions count by their tokens, so that cut ones differ from whole ones."""
         order = "\n".join(self.dataset.digests).encode()
         return {
@@ -139,7 +139,7 @@ class PairStream:
         crops = generator(self.seed, "pairs", "crops", epoch).random((self._pictures.n, 3))
         size = self.size if self._crop is None else self._crop.held
         images = self.dataset.subset(np.concatenate(shares))
-        squares, pool = pixel_batches(images, size, max(1, len(shares[0]))), ThreadPoolExecutor(WORKERS)
+        squares, pool = pixel_batches(images, size, max(1, len(shares[0]))), ThreadPoolExecutor(DECODE_THREADS)
         with closing(squares), pool:
             for rows in shares:
                 if not len(rows):
@@ -158,7 +158,7 @@ class PairStream:
         return PairBatch(images, self._tokens[texts].long(), self._ids[texts])
 
 
-def ahead(items: Generator[T, None, None]) -> Iterator[T]:
+def prefetch(items: Generator[T, None, None]) -> Iterator[T]:
     """The same items, each made in a thread while the one before it is used.
 
     One is enough: whichever of making and using takes longer never waits, and a batch of thousands of pictures is
@@ -185,7 +185,7 @@ def _tokenized(dataset: ImageDataset, model: PairReader, truncate: bool) -> tupl
         too_long = {caption: reason for caption in number if (reason := _refused(model, caption)) is not None}
         origins = dataset.origins or dataset.names
         rows = [(origins[i], too_long[caption]) for i, caption in enumerate(captions) if caption in too_long]
-        got = f"{len(rows)} with more:{first_of(f'{shown(origin)}: {reason}' for origin, reason in rows)}\n"
+        got = f"{len(rows)} with more:{list_first(f'{escape(origin)}: {reason}' for origin, reason in rows)}\n"
         fix = "shorten them, or let them be cut (`truncate`)"
         raise DataError(expected=f"captions of {error.expected}", got=got, fix=fix, where=dataset.name) from error
 

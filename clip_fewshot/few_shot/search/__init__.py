@@ -16,4 +16,4 @@ from clip_fewshot.few_shot.search.space import SearchSpace as SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan as StudyPlan
 from clip_fewshot.few_shot.search.study import run_study as run_study
 from clip_fewshot.few_shot.select import TrialRecord as TrialRecord
-from clip_fewshot.few_shot.select import best_by_approach as best_by_approach
+from clip_fewshot.few_shot.select import select_by_approach as select_by_approach

@@ -8,7 +8,7 @@ from statistics import median
 
 from clip_fewshot.few_shot.select import TrialRecord
 
-RESERVE = 0.15  # of a time budget: test and report
+TIME_RESERVE = 0.15  # of a time budget: test and report
 
 
 @dataclass
@@ -41,4 +41,4 @@ class Allowance:
             return math.inf
         if len(self.seconds) < 3:  # the first training also pays for what is loaded when first used
             return self.began + 0.5 * self.budget
-        return self.began + (1 - RESERVE) * self.budget - self.trainings * median(self.seconds)
+        return self.began + (1 - TIME_RESERVE) * self.budget - self.trainings * median(self.seconds)

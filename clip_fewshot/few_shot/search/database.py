@@ -15,7 +15,7 @@ from clip_fewshot.few_shot.search.space import SearchSpace, enqueue_start
 
 
 @contextmanager
-def shared_study(url: str, name: str, space: SearchSpace) -> Iterator[optuna.Study]:
+def open_shared_study(url: str, name: str, space: SearchSpace) -> Iterator[optuna.Study]:
     """The study called ``name`` while the block lasts; what the database refuses in it is an error of ours."""
     with _errors():
         database = _database(url, attempts=5)

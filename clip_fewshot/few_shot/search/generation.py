@@ -13,14 +13,14 @@ from clip_fewshot.errors import DivergedError
 from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.search.halving import Halving
 from clip_fewshot.few_shot.select import TrialRecord
-from clip_fewshot.runtime.workers import Crew, Done
+from clip_fewshot.runtime.workers import Done, WorkerPool
 
 Evaluate = Callable[[Point, int], float]  # (point, fold) -> validation score in [0, 1]
 ENDS_A_TRIAL = (DivergedError, MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass
-class Drawn:
+class RunningTrial:
     """A trial from its draw to its end.
 
     Attributes:
@@ -62,10 +62,10 @@ class Generation:
         out_of_time: asked before each fold; when true no fold starts any more, except of the probe.
     """
 
-    def __init__(self, drawn: Sequence[Drawn], halving: Halving, out_of_time: Callable[[], bool]) -> None:
+    def __init__(self, drawn: Sequence[RunningTrial], halving: Halving, out_of_time: Callable[[], bool]) -> None:
         self.drawn, self.halving, self.out_of_time = drawn, halving, out_of_time
 
-    def run(self, evaluate: Evaluate, crew: Crew) -> Iterator[TrialRecord]:
+    def run(self, evaluate: Evaluate, crew: WorkerPool) -> Iterator[TrialRecord]:
         """Each trial as it ends; those that the time cut off stay without a record."""
         while True:
             yield from self._step(evaluate, crew)
@@ -75,7 +75,7 @@ class Generation:
             wait(running, return_when=FIRST_COMPLETED)
             yield from self._collect()
 
-    def _step(self, evaluate: Evaluate, crew: Crew) -> Iterator[TrialRecord]:
+    def _step(self, evaluate: Evaluate, crew: WorkerPool) -> Iterator[TrialRecord]:
         """Start the folds that there is room for, in order of the trials, and end the trials that need no more."""
         for place, trial in enumerate(self.drawn):
             if trial.record is not None or trial.under_way is not None:
@@ -86,7 +86,7 @@ class Generation:
             elif runs_on and self._may_start(trial, crew.slots):
                 trial.under_way = crew.submit(evaluate, trial.point, len(trial.values))
 
-    def _may_start(self, trial: Drawn, slots: int) -> bool:
+    def _may_start(self, trial: RunningTrial, slots: int) -> bool:
         room = sum(t.under_way is not None for t in self.drawn) < slots
         return room and (trial.point.approach == PROBE or not self.out_of_time())
 
@@ -113,7 +113,7 @@ class Generation:
             return False
         if len(trial.values) == 1:
             return self._promoted(place)
-        return not trial.values or rules.promising(trial.values)
+        return not trial.values or rules.is_promising(trial.values)
 
     def _promoted(self, place: int) -> bool | None:
         """Whether a trial goes on after its first fold.
@@ -126,11 +126,11 @@ class Generation:
         begun = promoted = 0
         for trial in [*before, self.drawn[place]]:
             begun += len(trial.begun)
-            goes_on = self._deserves(trial) and self.halving.affordable(begun, promoted)
+            goes_on = self._deserves(trial) and self.halving.is_affordable(begun, promoted)
             promoted += goes_on
         return goes_on
 
-    def _deserves(self, trial: Drawn) -> bool:
+    def _deserves(self, trial: RunningTrial) -> bool:
         rules = self.halving
         could_win = bool(trial.begun) and rules.can_win(trial.point.approach, trial.begun)
-        return could_win and rules.promising(trial.begun)
+        return could_win and rules.is_promising(trial.begun)

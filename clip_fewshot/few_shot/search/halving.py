@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from clip_fewshot.few_shot.select import TrialRecord, best_by_approach
+from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
 
 FACTOR = 3  # of the trials that ran as many folds, the best ``1 / FACTOR`` go on
 
@@ -39,14 +39,14 @@ class Halving:
         perfect = [*values, *[1.0] * (self.folds - len(values))]
         return best is None or sum(perfect) / self.folds > best.value
 
-    def promising(self, values: Sequence[float]) -> bool:
+    def is_promising(self, values: Sequence[float]) -> bool:
         """Whether these fold values are among the best of all trials so far; ties are not."""
         n = len(values)
         rivals = [sum(record.fold_values[:n]) / n for record in self.told if len(record.fold_values) >= n]
         ahead = sum(rival >= sum(values) / n for rival in rivals)
         return ahead < (len(rivals) + 1) // FACTOR
 
-    def affordable(self, begun: int, promoted: int) -> bool:
+    def is_affordable(self, begun: int, promoted: int) -> bool:
         """Whether one more trial of this generation can run all its folds.
 
         Args:
@@ -59,7 +59,7 @@ class Halving:
 
     @cached_property
     def _best(self) -> dict[str, TrialRecord]:
-        return best_by_approach(self.told)
+        return select_by_approach(self.told)
 
     @cached_property
     def _later(self) -> tuple[int, int]:
@@ -68,7 +68,7 @@ class Halving:
         return len(folds), sum(folds)
 
 
-def worth(record: TrialRecord, start: Sequence[TrialRecord], folds: int) -> float | None:
+def estimate_worth(record: TrialRecord, start: Sequence[TrialRecord], folds: int) -> float | None:
     """What the sampler learns of a trial: its score, or the score expected of it had it run all its folds.
 
     By Optuna's rule every pruned trial is worse than every whole one. Few are whole here, five centres among them, and

@@ -33,7 +33,7 @@ class StoredTrial:
     params: dict[str, Any]
     distributions: dict[str, BaseDistribution]
 
-    def told(self, state: TrialState, value: float | None) -> FrozenTrial:
+    def to_frozen_trial(self, state: TrialState, value: float | None) -> FrozenTrial:
         """The trial as Optuna keeps it, with this state and value."""
         return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
 
@@ -43,12 +43,12 @@ def read_trials(folder: Path) -> dict[int, StoredTrial]:
     return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
 
 
-def record_of(trial: FrozenTrial) -> TrialRecord:
+def read_record(trial: FrozenTrial) -> TrialRecord:
     """What a finished trial of a shared study carries."""
     return _record(trial.user_attrs[RECORD])
 
 
-def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
+def missing_trial_error(folder: Path, number: int, later: int) -> ArtifactError:
     """A trial without which later ones mean nothing: they were drawn in its light."""
     fix = "restore it, or delete the trials after it: they run again"
     return ArtifactError(
@@ -56,7 +56,7 @@ def missing_trial(folder: Path, number: int, later: int) -> ArtifactError:
     )
 
 
-def foreign_trial(folder: Path, number: int) -> ArtifactError:
+def foreign_trial_error(folder: Path, number: int) -> ArtifactError:
     """A trial that this study would not draw."""
     fix = "go on with the release that wrote it, or delete it: it runs again"
     return ArtifactError(
@@ -80,7 +80,7 @@ def _read(path: Path) -> StoredTrial:
     try:
         distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
         stored = StoredTrial(_record(content["record"]), content["params"], distributions)
-        stored.told(TrialState.PRUNED, None)  # refuses parameters outside their ranges
+        stored.to_frozen_trial(TrialState.PRUNED, None)  # refuses parameters outside their ranges
         return stored
     except (KeyError, TypeError, ValueError, IndexError) as error:
         fix = "restore it, or delete it and the trials after it: they run again"

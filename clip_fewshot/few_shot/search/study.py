@@ -10,21 +10,21 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from clip_fewshot.few_shot.search.generation import Drawn, Evaluate, Generation
-from clip_fewshot.few_shot.search.halving import Halving, worth
+from clip_fewshot.few_shot.search.generation import Evaluate, Generation, RunningTrial
+from clip_fewshot.few_shot.search.halving import Halving, estimate_worth
 from clip_fewshot.few_shot.search.record import (
     RECORD,
     StoredTrial,
-    foreign_trial,
-    missing_trial,
+    foreign_trial_error,
+    missing_trial_error,
+    read_record,
     read_trials,
-    record_of,
     write_trial,
 )
 from clip_fewshot.few_shot.search.space import SearchSpace, enqueue_start
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.workers import Crew
+from clip_fewshot.runtime.workers import WorkerPool
 
 # Trials drawn together know nothing of each other, which costs the search a little and lets as many processes work.
 GENERATION = 8
@@ -52,13 +52,13 @@ class StudyPlan:
     deadline: Callable[[], float] | None = None
     name: str = "few-shot"
 
-    def out_of_time(self) -> bool:
+    def is_out_of_time(self) -> bool:
         """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline()
 
 
 @dataclass(frozen=True)
-class Search:
+class StudyContext:
     """What every part of a study needs.
 
     Attributes:
@@ -70,16 +70,16 @@ class Search:
     evaluate: Evaluate
     plan: StudyPlan
     progress: Callable[[int, TrialRecord], None]
-    crew: Crew
+    crew: WorkerPool
 
-    def draw(self, study: optuna.Study) -> Drawn:
+    def draw(self, study: optuna.Study) -> RunningTrial:
         """The next trial. Its sampler is seeded by its number, and takes those under way for bad points."""
         trial = study.ask()
         seed = rng.derive_seed(self.plan.seed, "tpe", trial.number) % 2**32
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
-        return Drawn(trial, self.space.suggest(trial))
+        return RunningTrial(trial, self.space.suggest(trial))
 
-    def finish(self, drawn: Sequence[Drawn], told: Sequence[TrialRecord], finished: int) -> bool:
+    def finish(self, drawn: Sequence[RunningTrial], told: Sequence[TrialRecord], finished: int) -> bool:
         """Run the trials that have not ended, write each one when it ends, and report the progress.
 
         Args:
@@ -91,7 +91,7 @@ class Search:
         """
         rules = Halving(told, self.space.start, self.plan.folds)
         trials = {trial.number: trial.trial for trial in drawn}
-        for record in Generation(drawn, rules, self.plan.out_of_time).run(self.evaluate, self.crew):
+        for record in Generation(drawn, rules, self.plan.is_out_of_time).run(self.evaluate, self.crew):
             trials[record.number].set_user_attr(RECORD, asdict(record))
             write_trial(self.plan.folder, record, trials[record.number])
             finished += 1
@@ -104,7 +104,7 @@ def run_study(
     evaluate: Evaluate,
     plan: StudyPlan,
     progress: Callable[[int, TrialRecord], None] = lambda done, record: None,
-    crew: Crew | None = None,
+    crew: WorkerPool | None = None,
 ) -> list[TrialRecord]:
     """Run or go on with a study until ``plan.trials`` have finished or the deadline has passed.
 
@@ -118,22 +118,22 @@ def run_study(
         All finished trials in order. A trial that diverged is among them as FAIL with its reason.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns in many lines of what is raised afterwards
-    search = Search(space, evaluate, plan, progress, crew or Crew(1))
+    search = StudyContext(space, evaluate, plan, progress, crew or WorkerPool(1))
     if plan.storage is None:
         return _run_alone(search)
     from clip_fewshot.few_shot.search import database  # and with it SQLAlchemy, which costs a third of a second
 
-    with database.shared_study(plan.storage, plan.name, space) as study:
+    with database.open_shared_study(plan.storage, plan.name, space) as study:
         return _run_shared(search, study)
 
 
-def _run_alone(search: Search) -> list[TrialRecord]:
+def _run_alone(search: StudyContext) -> list[TrialRecord]:
     plan, study = search.plan, optuna.create_study(direction="maximize")
     files = read_trials(plan.folder)
     records = {number: file.record for number, file in files.items()}
     whole = _generation(0, search.space)
     while set(whole) <= set(files):
-        study.add_trials([files[number].told(*_news(records, number, search)) for number in whole])
+        study.add_trials([files[number].to_frozen_trial(*_news(records, number, search)) for number in whole])
         whole = _generation(whole.stop, search.space)
     if max(files, default=0) >= whole.stop:
         raise _gap(plan.folder, files)
@@ -143,7 +143,7 @@ def _run_alone(search: Search) -> list[TrialRecord]:
         drawn = [search.draw(study) for _ in range(whole.start, min(whole.stop, plan.trials))]
         _take_over(drawn, records, plan.folder)
         told = [records[number] for number in range(whole.start)]
-        in_time = (not records or not plan.out_of_time()) and search.finish(drawn, told, len(records))
+        in_time = (not records or not plan.is_out_of_time()) and search.finish(drawn, told, len(records))
         records |= {trial.number: trial.record for trial in drawn if trial.record is not None}
         if not in_time or len(drawn) < len(whole):
             break
@@ -154,10 +154,10 @@ def _run_alone(search: Search) -> list[TrialRecord]:
     return [records[number] for number in sorted(records)]
 
 
-def _news(records: Mapping[int, TrialRecord], number: int, search: Search) -> tuple[TrialState, float | None]:
+def _news(records: Mapping[int, TrialRecord], number: int, search: StudyContext) -> tuple[TrialState, float | None]:
     """What the sampler learns of a trial: one that stopped early counts as much as one that did not."""
     start = [records[n] for n in range(search.space.start)]
-    value = worth(records[number], start, search.plan.folds)
+    value = estimate_worth(records[number], start, search.plan.folds)
     return TrialState[records[number].state] if value is None else TrialState.COMPLETE, value
 
 
@@ -166,18 +166,18 @@ def _generation(first: int, space: SearchSpace) -> range:
     return range(first, first + (space.start if first == 0 else GENERATION))
 
 
-def _take_over(drawn: Sequence[Drawn], records: Mapping[int, TrialRecord], folder: Path) -> None:
+def _take_over(drawn: Sequence[RunningTrial], records: Mapping[int, TrialRecord], folder: Path) -> None:
     """What an interrupted run finished of a generation is not run again."""
     for trial in drawn:
         record = records.get(trial.number)
         if record is not None and record.params != trial.point.to_json():
-            raise foreign_trial(folder, trial.number)
+            raise foreign_trial_error(folder, trial.number)
         trial.record = record
 
 
-def _run_shared(search: Search, study: optuna.Study) -> list[TrialRecord]:
+def _run_shared(search: StudyContext, study: optuna.Study) -> list[TrialRecord]:
     """One trial at a time: what the others of this study finish meanwhile is known to the next."""
-    while len(told := _finished(study)) < search.plan.trials and not (told and search.plan.out_of_time()):
+    while len(told := _finished(study)) < search.plan.trials and not (told and search.plan.is_out_of_time()):
         drawn = search.draw(study)
         search.finish([drawn], told, len(told))
         if drawn.record is None:
@@ -198,9 +198,9 @@ def _finished(study: optuna.Study) -> list[TrialRecord]:
     """Trials that ran to their end; one that a kill or the deadline cut off carries no record."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=states)
-    return [record_of(trial) for trial in trials if RECORD in trial.user_attrs]
+    return [read_record(trial) for trial in trials if RECORD in trial.user_attrs]
 
 
 def _gap(folder: Path, files: Mapping[int, StoredTrial]) -> Exception:
     missing = next(number for number in range(max(files)) if number not in files)
-    return missing_trial(folder, missing, min(number for number in files if number > missing))
+    return missing_trial_error(folder, missing, min(number for number in files if number > missing))

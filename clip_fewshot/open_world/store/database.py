@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
-from clip_fewshot.open_world.store.schema import APPLICATION, PAGE, SCHEMA, statements
+from clip_fewshot.open_world.store.schema import APPLICATION, PAGE, STORE_SCHEMA, list_statements
 
-FILE = "store.sqlite3"
-PATIENCE = 60.0  # seconds to wait for another process's transaction
+DATABASE_FILE = "store.sqlite3"
+BUSY_TIMEOUT = 60.0  # seconds to wait for another process's transaction
 OLDEST = (3, 37, 0)  # STRICT tables
 LACKING = ("locked", "busy", "disk is full", "readonly", "read-only", "unable to open", "disk i/o error")
 DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "file is encrypted")
@@ -41,18 +41,18 @@ class Database:
             raise ResourceError(
                 expected=f"SQLite {wanted} or newer", got=sqlite3.sqlite_version, fix=fix, where="sqlite3"
             )
-        self.path = folder / FILE
+        self.path = folder / DATABASE_FILE
         if not fresh and not self.path.is_file():
             raise ArtifactError(
                 expected="a folder with a store",
-                got=f"no {FILE} in it",
+                got=f"no {DATABASE_FILE} in it",
                 fix="check the path, or create one",
                 where=str(folder),
             )
         with self._explained():
             mode = "rwc" if fresh else "rw"
             address = f"{self.path.resolve().as_uri()}?mode={mode}"
-            self._connection = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
+            self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
                 self._prepare(fresh)
             except BaseException:
@@ -74,9 +74,9 @@ class Database:
             raise ArtifactError(
                 expected="a store of clip_fewshot", got=got, fix="check the path, or create one", where=str(self.path)
             )
-        if schema != SCHEMA:
+        if schema != STORE_SCHEMA:
             raise ArtifactError(
-                expected=f"schema {SCHEMA}",
+                expected=f"schema {STORE_SCHEMA}",
                 got=f"schema {schema}",
                 fix="use the release that wrote it",
                 where=str(self.path),
@@ -91,10 +91,10 @@ class Database:
                 fix="open it, or choose another",
                 where=str(self.path),
             )
-        for statement in statements():
+        for statement in list_statements():
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        self._connection.execute(f"PRAGMA user_version = {STORE_SCHEMA}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -135,7 +135,7 @@ class Database:
         with self._explained():
             return self._connection.execute(sql, values).fetchall()
 
-    def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+    def iterate(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """The rows one by one."""
         with self._explained():
             yield from self._connection.execute(sql, values)

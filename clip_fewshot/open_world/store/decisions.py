@@ -13,9 +13,9 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
-from clip_fewshot.open_world.store.material import as_dataset, judged_again, pictures_of
+from clip_fewshot.open_world.store.material import build_dataset, judge_again, open_pictures
 from clip_fewshot.open_world.store.review import Review
-from clip_fewshot.open_world.store.rows import Held, Verdict
+from clip_fewshot.open_world.store.rows import StoredPicture, Verdict
 from clip_fewshot.open_world.store.saved_classifiers import Revision
 from clip_fewshot.open_world.store.session import Session
 
@@ -33,28 +33,28 @@ def apply(session: Session, review: Review, token: str | None = None) -> Applied
     database, (at, world) = session.database, session.state()
     number = at.number + 1
     held = _held(session, review)
-    session.changed_to(None, None)  # if this fails, the classifier is read again
+    session.set_world(None, None)  # if this fails, the classifier is read again
     reports = _learn(session, world, review, held)
     verdicts = {
         held[digest].seq: held[digest].verdict._replace(state=state, label=label, judged=number)
         for digest, state, label in _decided(review)
     }
-    rest = [one for one in rows.unknown(database) if one.seq not in verdicts]
+    rest = [one for one in rows.find_unknown(database) if one.seq not in verdicts]
     last = max([0, *(one.seq for one in rest)])
     if reports:
-        verdicts |= judged_again(database, world, rest, number)
+        verdicts |= judge_again(database, world, rest, number)
     with database.transaction():
         if reports:
-            late = [one for one in rows.unknown(database, last) if one.seq not in verdicts]
-            verdicts |= judged_again(database, world, late, number)
+            late = [one for one in rows.find_unknown(database, last) if one.seq not in verdicts]
+            verdicts |= judge_again(database, world, late, number)
         saved_classifiers.add_revision(database, world.to_artifact(), number, at.state, at.encoder, token)
-        rows.change(database, number, verdicts)
+        rows.change_verdicts(database, number, verdicts)
         _write_history(database, number, review)
-    session.changed_to(number, world)
+    session.set_world(number, world)
     return Applied(number, reports)
 
 
-def applied_before(session: Session, review: Review) -> Applied | None:
+def find_applied(session: Session, review: Review) -> Applied | None:
     """What a review did when it was applied before; None for one that can be applied now.
 
     Raises:
@@ -79,7 +79,7 @@ def applied_before(session: Session, review: Review) -> Applied | None:
 
 def undo(session: Session) -> Applied:
     """Go back to the state before the last one; the caller holds the lock of decisions."""
-    database, at = session.database, saved_classifiers.current(session.database)
+    database, at = session.database, saved_classifiers.find_current(session.database)
     if at.parent is None:
         raise UsageError(
             expected="a decision to take back",
@@ -90,17 +90,17 @@ def undo(session: Session) -> Applied:
     world = session.read_world(at.parent, session.world.model.backbone)
     number = at.number + 1
     with database.transaction():
-        verdicts = rows.changed(database, at.state)
+        verdicts = rows.find_changed(database, at.state)
         verdicts |= _came_since(database, world, at, verdicts)
-        meta = (number, at.parent, None, at.encoder, "{}", None, saved_classifiers.now())
+        meta = (number, at.parent, None, at.encoder, "{}", None, saved_classifiers.format_now())
         database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", meta)
-        rows.change(database, number, verdicts)
+        rows.change_verdicts(database, number, verdicts)
         saved_classifiers.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
-    session.changed_to(at.parent, world)
+    session.set_world(at.parent, world)
     return Applied(number)
 
 
-def _held(session: Session, review: Review) -> dict[str, Held]:
+def _held(session: Session, review: Review) -> dict[str, StoredPicture]:
     """The pictures of a review, which must be there and have no name yet."""
     wanted = [digest for digest, _, _ in _decided(review)]
     held = rows.find(session.database, wanted)
@@ -126,7 +126,7 @@ def _decided(review: Review) -> Iterable[tuple[str, str, str | None]]:
 
 
 def _learn(
-    session: Session, world: OpenWorldClassifier, review: Review, held: Mapping[str, Held]
+    session: Session, world: OpenWorldClassifier, review: Review, held: Mapping[str, StoredPicture]
 ) -> tuple[Extension, ...]:
     def groups(part: Mapping[str, tuple[str, ...]]) -> dict[str, Group]:
         return {name: _group(session, world, [held[digest] for digest in digests]) for name, digests in part.items()}
@@ -135,8 +135,8 @@ def _learn(
     return (*reports, world.extend(groups(review.named))) if review.named else tuple(reports)
 
 
-def _group(session: Session, world: OpenWorldClassifier, held: Sequence[Held]) -> Group:
-    pictures = as_dataset(held) if world.from_features else pictures_of(session.database, held)
+def _group(session: Session, world: OpenWorldClassifier, held: Sequence[StoredPicture]) -> Group:
+    pictures = build_dataset(held) if world.from_features else open_pictures(session.database, held)
     p = np.array([one.verdict.p_value for one in held])
     return Group(0, pictures, session.features(held), p, np.arange(len(held)), None)
 
@@ -149,9 +149,9 @@ def _came_since(
     Known ones of which nothing is kept but features that ``world`` cannot use stay as they are, or become unknown where
     their class goes.
     """
-    found = database.rows(f"SELECT {rows.COLUMNS} FROM image WHERE judged = ?", (at.state,))
-    held = [one for one in map(rows.as_held, found) if one.seq not in restored]
-    verdicts = judged_again(database, world, held, at.parent or 0)
+    found = database.rows(f"SELECT {rows.IMAGE_COLUMNS} FROM image WHERE judged = ?", (at.state,))
+    held = [one for one in map(rows.parse_row, found) if one.seq not in restored]
+    verdicts = judge_again(database, world, held, at.parent or 0)
     for one in held:
         if one.seq not in verdicts:
             gone = one.verdict.label not in world.model.label_space_.names

@@ -13,8 +13,8 @@ from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
-from clip_fewshot.open_world.store.material import verdict_of
-from clip_fewshot.open_world.store.rows import Row
+from clip_fewshot.open_world.store.material import build_verdict
+from clip_fewshot.open_world.store.rows import PictureRow
 from clip_fewshot.open_world.store.session import Session
 
 
@@ -26,7 +26,7 @@ class Ingested(NamedTuple):
     unknown: int = 0
     seen_before: int = 0
 
-    def plus(self, more: Ingested) -> Ingested:
+    def add(self, more: Ingested) -> Ingested:
         """The sum."""
         return Ingested(*(a + b for a, b in zip(self, more, strict=True)))
 
@@ -42,7 +42,7 @@ def ingest(session: Session, pictures: ImageDataset) -> Ingested:
         made = _rows(world, fresh, at.state)
         with database.transaction():
             if (
-                saved_classifiers.current(database).state == at.state
+                saved_classifiers.find_current(database).state == at.state
             ):  # else another process has decided: judge by its classifier
                 new = [made[i] for i in rows.insert(database, made, at.encoder)]
                 relink(database, pictures)
@@ -60,7 +60,7 @@ def relink(database: Database, pictures: ImageDataset) -> int:
     return len(places)
 
 
-def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> list[Row]:
+def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> list[PictureRow]:
     if not len(pictures):
         return []
     sight = world.look(pictures)
@@ -71,11 +71,11 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
         made = encode_squares(pictures.subset(strange), world.model.backbone.image_size)
         squares = dict(zip(strange.tolist(), made, strict=True))
     return [
-        Row(
+        PictureRow(
             digest=pictures.digests[i],
             name=pictures.names[i],
             place=_place(pictures, i),
-            verdict=verdict_of(answers[i], state),
+            verdict=build_verdict(answers[i], state),
             thumbnail=thumbnail(pictures.open(i)),
             embedding=sight.frozen[i],
             square=squares.get(i),

@@ -10,7 +10,7 @@ from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
 
-TOGETHER = 4096  # embeddings read at a time
+CHECKED_AT_A_TIME = 4096  # embeddings read at a time
 EVENT = ("number", "revision", "kind", "class", "detail", "at")
 
 
@@ -24,12 +24,12 @@ class Status(NamedTuple):
     classes: Mapping[str, int]
 
 
-def status(database: Database) -> Status:
+def read_status(database: Database) -> Status:
     """See :meth:`Store.status`."""
     with database.snapshot():
-        at = saved_classifiers.current(database)
+        at = saved_classifiers.find_current(database)
         counts = database.rows("SELECT state, class, count(*) FROM image GROUP BY state, class")
-        name = saved_classifiers.encoder(database, at.encoder)[0]
+        name = saved_classifiers.describe_encoder(database, at.encoder)[0]
         meta = json.loads(database.value("SELECT meta FROM revision WHERE number = ?", (at.state,)))
     states = dict.fromkeys(("known", "unknown", "named", "rejected"), 0)
     classes: dict[str, int] = {}
@@ -40,7 +40,7 @@ def status(database: Database) -> Status:
     return Status(at.number, name, tuple(meta["classes"]), states, classes)
 
 
-def history(database: Database) -> list[dict[str, Any]]:
+def read_history(database: Database) -> list[dict[str, Any]]:
     """See :meth:`Store.history`."""
     found = database.rows(f"SELECT {', '.join(EVENT)} FROM event ORDER BY number")
     events = [dict(zip(EVENT, row, strict=True)) for row in found]
@@ -59,6 +59,6 @@ def check(database: Database) -> None:
             expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
         )
     seqs = [row[0] for row in database.rows("SELECT seq FROM image ORDER BY seq")]
-    encoder = saved_classifiers.current(database).encoder
-    for start in range(0, len(seqs), TOGETHER):
-        rows.embeddings(database, seqs[start : start + TOGETHER], encoder, str(database.path))
+    encoder = saved_classifiers.find_current(database).encoder
+    for start in range(0, len(seqs), CHECKED_AT_A_TIME):
+        rows.read_embeddings(database, seqs[start : start + CHECKED_AT_A_TIME], encoder, str(database.path))

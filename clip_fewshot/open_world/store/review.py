@@ -11,10 +11,10 @@ from typing import Any
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.open_world.groups import Group
-from clip_fewshot.runtime.files import read_json, sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes, read_json
 
-SCHEMA = 1
-STEPS = ("merge", "split", "move")
+REVIEW_SCHEMA = 1
+REVIEW_STEPS = ("merge", "split", "move")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Review:
             for existing, part in ((False, self.named), (True, self.assigned))
             for name, pictures in part.items()
         ]
-        record = {"schema": SCHEMA, "store": self.store, "revision": self.revision, "groups": groups}
+        record = {"schema": REVIEW_SCHEMA, "store": self.store, "revision": self.revision, "groups": groups}
         return record | {"rejected": list(self.rejected), "steps": [dict(step) for step in self.steps]}
 
     @classmethod
@@ -66,9 +66,9 @@ class Review:
             DataError: not a review. UsageError: a picture in two groups, or no decision at all.
         """
         try:
-            if record["schema"] != SCHEMA:
+            if record["schema"] != REVIEW_SCHEMA:
                 raise DataError(
-                    expected=f"schema {SCHEMA}",
+                    expected=f"schema {REVIEW_SCHEMA}",
                     got=f"schema {record['schema']}",
                     fix="make the review again",
                     where=where,
@@ -78,9 +78,9 @@ class Review:
                 part = parts[bool(group.get("existing", False))]
                 part[str(group["name"])] = part.get(str(group["name"]), ()) + _digests(group["pictures"])
             steps = tuple(dict(step) for step in record.get("steps", []))
-            if not all(step.get("kind") in STEPS for step in steps):
+            if not all(step.get("kind") in REVIEW_STEPS for step in steps):
                 raise DataError(
-                    expected=f"steps out of {STEPS}", got="another one", fix="make the review again", where=where
+                    expected=f"steps out of {REVIEW_STEPS}", got="another one", fix="make the review again", where=where
                 )
             rejected = _digests(record.get("rejected", []))
             return cls(str(record["store"]), int(record["revision"]), *parts, rejected, steps)
@@ -105,7 +105,7 @@ class Review:
 
     def token(self) -> str:
         """The same for the same decisions: applied twice, a review is applied once."""
-        return sha256_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
+        return hash_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
 
 
 def _digests(values: Any) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def _digests(values: Any) -> tuple[str, ...]:
     return digests
 
 
-def digests_of(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
+def list_digests(pictures: Group | ImageDataset | Sequence[str]) -> tuple[str, ...]:
     """Digests of pictures, each once."""
     if isinstance(pictures, str):
         raise UsageError(

@@ -12,7 +12,7 @@ from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.types import FloatArray
 
-TOGETHER = 500  # digests or numbers asked for in one statement
+VALUES_PER_STATEMENT = 500  # digests or numbers asked for in one statement
 
 
 class Verdict(NamedTuple):
@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
     judged: int
 
 
-class Row(NamedTuple):
+class PictureRow(NamedTuple):
     """One picture to be stored. ``place``: the path it was read from, or None; ``square``: see :class:`Store`."""
 
     digest: str
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     square: bytes | None = None
 
 
-class Held(NamedTuple):
+class StoredPicture(NamedTuple):
     """One picture that is stored."""
 
     seq: int
@@ -48,12 +48,12 @@ class Held(NamedTuple):
 
 
 FIELDS = "digest, name, place, state, class, p_value, score, judged"
-COLUMNS = f"seq, {FIELDS}"
+IMAGE_COLUMNS = f"seq, {FIELDS}"
 INSERT = f"INSERT INTO image ({FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-UNKNOWN = f"SELECT {COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
+UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
 
 
-def insert(database: Database, rows: Sequence[Row], encoder: int) -> list[int]:
+def insert(database: Database, rows: Sequence[PictureRow], encoder: int) -> list[int]:
     """Store pictures that are not there yet; which of ``rows`` were new."""
     new = []
     for i, row in enumerate(rows):
@@ -76,22 +76,22 @@ def put_embedding(database: Database, table: str, seq: int, encoder: int, values
     database.run(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", (seq, encoder, data, zlib.crc32(data)))
 
 
-def find(database: Database, digests: Iterable[str]) -> dict[str, Held]:
+def find(database: Database, digests: Iterable[str]) -> dict[str, StoredPicture]:
     """Those that are there, by digest."""
     found = {}
     for part in _parts([bytes.fromhex(digest) for digest in dict.fromkeys(digests)]):
-        for row in database.rows(f"SELECT {COLUMNS} FROM image WHERE digest IN ({_marks(part)})", part):
-            held = as_held(row)
+        for row in database.rows(f"SELECT {IMAGE_COLUMNS} FROM image WHERE digest IN ({_marks(part)})", part):
+            held = parse_row(row)
             found[held.digest] = held
     return found
 
 
-def unknown(database: Database, after: int = 0) -> list[Held]:
+def find_unknown(database: Database, after: int = 0) -> list[StoredPicture]:
     """The unknown pictures that came after number ``after``, in the order in which they came."""
-    return [as_held(row) for row in database.rows(UNKNOWN, (after,))]
+    return [parse_row(row) for row in database.rows(UNKNOWN, (after,))]
 
 
-def embeddings(
+def read_embeddings(
     database: Database, seqs: Sequence[int], encoder: int, where: str, table: str = "embedding"
 ) -> FloatArray:
     """(n, d) float32 in the order of ``seqs``.
@@ -103,7 +103,7 @@ def embeddings(
     place = {seq: i for i, seq in enumerate(seqs)}
     for part in _parts(seqs):
         asked = f"SELECT seq, encoder, data, crc FROM {table} WHERE seq IN ({_marks(part)})"
-        for seq, made_by, data, crc in database.each(asked, part):
+        for seq, made_by, data, crc in database.iterate(asked, part):
             if made_by != encoder or zlib.crc32(data) != crc:
                 got = "one that is damaged" if made_by == encoder else "one of another encoder"
                 raise ArtifactError(
@@ -123,7 +123,7 @@ def embeddings(
     return np.stack(rows)
 
 
-def blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int, bytes]:
+def read_blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int, bytes]:
     """Those of ``thumbnail`` or ``square`` that are there."""
     found: dict[int, bytes] = {}
     for part in _parts(seqs):
@@ -131,35 +131,35 @@ def blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int, byte
     return found
 
 
-def change(database: Database, revision: int, verdicts: Mapping[int, Verdict]) -> None:
+def change_verdicts(database: Database, revision: int, verdicts: Mapping[int, Verdict]) -> None:
     """Give pictures other verdicts, and keep the ones they had as what ``revision`` changed."""
     seqs = [(revision, seq) for seq in verdicts]
     database.run_many(
         "INSERT INTO change SELECT ?, seq, state, class, p_value, score, judged FROM image WHERE seq = ?", seqs
     )
-    set_verdicts(database, verdicts)
+    write_verdicts(database, verdicts)
 
 
-def set_verdicts(database: Database, verdicts: Mapping[int, Verdict]) -> None:
+def write_verdicts(database: Database, verdicts: Mapping[int, Verdict]) -> None:
     """Give pictures other verdicts."""
     sql = "UPDATE image SET state = ?, class = ?, p_value = ?, score = ?, judged = ? WHERE seq = ?"
     database.run_many(sql, ((*verdict, seq) for seq, verdict in verdicts.items()))
 
 
-def changed(database: Database, revision: int) -> dict[int, Verdict]:
+def find_changed(database: Database, revision: int) -> dict[int, Verdict]:
     """What ``revision`` changed: the verdicts before it."""
     rows = database.rows("SELECT seq, state, class, p_value, score, judged FROM change WHERE revision = ?", (revision,))
     return {seq: Verdict(*verdict) for seq, *verdict in rows}
 
 
-def as_held(row: Any) -> Held:
+def parse_row(row: Any) -> StoredPicture:
     """A row of the database as what it means."""
     seq, digest, name, place, *verdict = row
-    return Held(seq, digest.hex(), name, place, Verdict(*verdict))
+    return StoredPicture(seq, digest.hex(), name, place, Verdict(*verdict))
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER))
+    return (values[start : start + VALUES_PER_STATEMENT] for start in range(0, len(values), VALUES_PER_STATEMENT))
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
-from clip_fewshot.runtime.files import sha256_bytes
+from clip_fewshot.runtime.files import hash_bytes
 
 
 class Revision(NamedTuple):
@@ -28,12 +28,12 @@ class Revision(NamedTuple):
     encoder: int
 
 
-def now() -> str:
+def format_now() -> str:
     """For people only: no decision depends on a clock."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def current(database: Database) -> Revision:
+def find_current(database: Database) -> Revision:
     """The newest revision, with the parent of the state that it stands for."""
     asked = (
         "SELECT now.number, now.state, held.parent, now.encoder FROM revision AS now "
@@ -52,10 +52,10 @@ def add_revision(
 ) -> None:
     """Write a state of the classifier, as files and JSON."""
     files, meta = artifact
-    values = (number, number, parent, encoder, json.dumps(meta), token, now())
+    values = (number, number, parent, encoder, json.dumps(meta), token, format_now())
     database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     for name, data in files.items():
-        digest = sha256_bytes(data)
+        digest = hash_bytes(data)
         database.run("INSERT OR IGNORE INTO content VALUES (?, ?)", (digest, data))
         database.run("INSERT INTO model_file VALUES (?, ?, ?)", (number, name, digest))
 
@@ -70,7 +70,7 @@ def read_artifact(database: Database, state: int) -> tuple[dict[str, bytes], dic
     files: dict[str, bytes] = {}
     asked = "SELECT file, sha256, data FROM model_file JOIN content USING (sha256) WHERE state = ?"
     for name, digest, data in database.rows(asked, (state,)):
-        if sha256_bytes(data) != digest:
+        if hash_bytes(data) != digest:
             fix = "restore the store from a copy"
             raise ArtifactError(
                 expected=f"SHA-256 {digest[:12]}...", got="other content", fix=fix, where=f"{database.path}: {name}"
@@ -79,7 +79,7 @@ def read_artifact(database: Database, state: int) -> tuple[dict[str, bytes], dic
     return files, meta
 
 
-def encoder(database: Database, number: int) -> tuple[str, str]:
+def describe_encoder(database: Database, number: int) -> tuple[str, str]:
     """(name, digest) of a backbone."""
     name, digest = database.rows("SELECT name, digest FROM encoder WHERE number = ?", (number,))[0]
     return str(name), str(digest)
@@ -87,14 +87,14 @@ def encoder(database: Database, number: int) -> tuple[str, str]:
 
 def check_backbone(database: Database, backbone: Backbone | None) -> None:
     """Raise ArtifactError where another backbone is given than the one that the embeddings are of."""
-    name, digest = encoder(database, current(database).encoder)
+    name, digest = describe_encoder(database, find_current(database).encoder)
     if backbone is not None and backbone.digest != digest:
         expected, got = f"backbone {name} {digest[:12]}...", f"{backbone.name} {backbone.digest[:12]}..."
         fix = "open it with the one it was made with; reembed() changes it"
         raise ArtifactError(expected=expected, got=got, fix=fix, where=str(database.path.parent))
 
 
-def encoder_number(database: Database, backbone: Backbone) -> int:
+def find_encoder(database: Database, backbone: Backbone) -> int:
     """The number of a backbone, which is given one if it has none."""
     database.run("INSERT OR IGNORE INTO encoder (name, digest) VALUES (?, ?)", (backbone.name, backbone.digest))
     return int(database.value("SELECT number FROM encoder WHERE digest = ?", (backbone.digest,)))
@@ -102,11 +102,11 @@ def encoder_number(database: Database, backbone: Backbone) -> int:
 
 def add_event(database: Database, revision: int, kind: str, label: str | None, detail: Any) -> None:
     """Write history."""
-    values = (revision, kind, label, json.dumps(detail), now())
+    values = (revision, kind, label, json.dumps(detail), format_now())
     database.run("INSERT INTO event (revision, kind, class, detail, at) VALUES (?, ?, ?, ?, ?)", values)
 
 
-def shown(database: Database) -> frozenset[str]:
+def list_shown(database: Database) -> frozenset[str]:
     """Digests of all pictures on which a class was ever named."""
     details = database.rows("SELECT detail FROM event WHERE kind IN ('name', 'assign')")
     return frozenset(digest for (detail,) in details for digest in json.loads(detail)["pictures"])

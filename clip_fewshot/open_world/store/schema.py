@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 APPLICATION = 0x434C4653  # "CLFS", in the file's header
-SCHEMA = 1
+STORE_SCHEMA = 1
 PAGE = 16384  # bytes; seven 512-dimensional embeddings fit, 4096 would hold one and waste half
 
 TABLES = """
@@ -77,7 +77,7 @@ CREATE TABLE change (
 ) STRICT, WITHOUT ROWID;
 """
 
-EMBEDDING = """
+EMBEDDING_TABLE = """
 CREATE TABLE {table} (
     seq INTEGER PRIMARY KEY REFERENCES image,
     encoder INTEGER NOT NULL REFERENCES encoder,
@@ -94,8 +94,8 @@ BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
 
 
-def statements() -> list[str]:
+def list_statements() -> list[str]:
     """All that makes an empty file a store."""
     guards = [FOREVER.format(table=table, verb=verb) for table in APPEND_ONLY for verb in ("UPDATE", "DELETE")]
     tables = [part for part in TABLES.split(";\n") if part.strip()]
-    return [*tables, EMBEDDING.format(table="embedding"), *guards]
+    return [*tables, EMBEDDING_TABLE.format(table="embedding"), *guards]

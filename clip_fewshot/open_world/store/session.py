@@ -11,13 +11,13 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
-from clip_fewshot.open_world.store.database import FILE, Database
-from clip_fewshot.open_world.store.rows import Held
+from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
+from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
 from clip_fewshot.runtime.files import make_folder
 from clip_fewshot.types import FloatArray
 
-LOCK = ".decisions.lock"
+DECISIONS_LOCK = ".decisions.lock"
 CHECKED = 1 << 28  # bytes
 
 
@@ -36,7 +36,9 @@ class Session:
     @classmethod
     def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
         """See :meth:`Store.create`."""
-        if folder.exists() and any(not item.name.startswith(FILE) and item.name != LOCK for item in folder.iterdir()):
+        if folder.exists() and any(
+            not item.name.startswith(DATABASE_FILE) and item.name != DECISIONS_LOCK for item in folder.iterdir()
+        ):
             raise ResourceError(
                 expected="an empty or new folder",
                 got="one that holds other files",
@@ -49,7 +51,7 @@ class Session:
             with database.transaction():
                 database.make_tables()
                 database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
-                encoder = saved_classifiers.encoder_number(database, world.model.backbone)
+                encoder = saved_classifiers.find_encoder(database, world.model.backbone)
                 saved_classifiers.add_revision(database, world.to_artifact(), 0, None, encoder)
                 saved_classifiers.add_event(
                     database, 0, "create", None, {"classes": list(world.model.label_space_.names)}
@@ -84,7 +86,7 @@ class Session:
     @property
     def revision(self) -> int:
         """See :attr:`Store.revision`."""
-        return saved_classifiers.current(self.database).number
+        return saved_classifiers.find_current(self.database).number
 
     @property
     def world(self) -> OpenWorldClassifier:
@@ -93,15 +95,15 @@ class Session:
 
     def state(self) -> tuple[Revision, OpenWorldClassifier]:
         """The newest revision and its classifier."""
-        at = saved_classifiers.current(self.database)
+        at = saved_classifiers.find_current(self.database)
         if self._loaded is None or self._loaded[0] != at.state:
-            digest = saved_classifiers.encoder(self.database, at.encoder)[1]
+            digest = saved_classifiers.describe_encoder(self.database, at.encoder)[1]
             fits = self._backbone is not None and self._backbone.digest == digest  # not after another's reembed()
             world = self.read_world(at.state, self._backbone if fits else None)
             self._backbone, self._loaded, self._shown_at = world.model.backbone, (at.state, world), -1
         world = self._loaded[1]
         if self._shown_at != at.number:
-            self._shown_at, world.shown_ = at.number, world.shown_ | saved_classifiers.shown(self.database)
+            self._shown_at, world.shown_ = at.number, world.shown_ | saved_classifiers.list_shown(self.database)
         return at, world
 
     def read_world(self, state: int, backbone: Backbone | None) -> OpenWorldClassifier:
@@ -113,7 +115,7 @@ class Session:
         files, meta = saved_classifiers.read_artifact(self.database, state)
         return OpenWorldClassifier.from_artifact(files, meta, backbone, str(self.database.path), self._trusted)
 
-    def changed_to(self, state: int | None, world: OpenWorldClassifier | None) -> None:
+    def set_world(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
         self._loaded = None if state is None or world is None else (state, world)
         self._shown_at = -1
@@ -121,7 +123,7 @@ class Session:
             self._backbone = world.model.backbone
             self._trusted |= world.foreign_parts()
 
-    def features(self, held: Sequence[Held]) -> FloatArray:
+    def features(self, held: Sequence[StoredPicture]) -> FloatArray:
         """(n, d) embeddings."""
-        encoder = saved_classifiers.current(self.database).encoder
-        return rows.embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))
+        encoder = saved_classifiers.find_current(self.database).encoder
+        return rows.read_embeddings(self.database, [one.seq for one in held], encoder, str(self.database.path))

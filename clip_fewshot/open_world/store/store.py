@@ -14,21 +14,21 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
-from clip_fewshot.open_world.answers import Unknown
+from clip_fewshot.open_world.answers import UnknownPictures
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.groups import Group, groups_of
+from clip_fewshot.open_world.groups import Group, build_groups
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
-from clip_fewshot.open_world.store.material import as_dataset
+from clip_fewshot.open_world.store.material import build_dataset
 from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
-from clip_fewshot.open_world.store.review import Review, digests_of
-from clip_fewshot.open_world.store.rows import Held
-from clip_fewshot.open_world.store.session import LOCK, Session
-from clip_fewshot.runtime.files import file_lock
+from clip_fewshot.open_world.store.review import Review, list_digests
+from clip_fewshot.open_world.store.rows import StoredPicture
+from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
+from clip_fewshot.runtime.files import hold_file
 
-BATCH = 256  # pictures per transaction
+INGEST_BATCH = 256  # pictures per transaction
 
 
 class Store:
@@ -118,7 +118,7 @@ class Store:
         return self.session.world
 
     def ingest(
-        self, images: Images, batch: int = BATCH, acknowledged: Callable[[Ingested], None] | None = None
+        self, images: Images, batch: int = INGEST_BATCH, acknowledged: Callable[[Ingested], None] | None = None
     ) -> Ingested:
         """Judge pictures and store them, ``batch`` at a time; those that are there already only update their path.
 
@@ -133,7 +133,7 @@ class Store:
         pictures, done = collect_images(images, purpose="ingest"), Ingested()
         for start in range(0, len(pictures), batch):
             part = pictures.subset(np.arange(start, min(start + batch, len(pictures))))
-            done = done.plus(ingesting.ingest(self.session, part))
+            done = done.add(ingesting.ingest(self.session, part))
             if acknowledged is not None:
                 acknowledged(done)
         return done
@@ -144,12 +144,12 @@ class Store:
         with self.database.transaction():
             return ingesting.relink(self.database, pictures)
 
-    def unknown(self) -> Unknown:
+    def unknown(self) -> UnknownPictures:
         """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
         with self.database.snapshot():
-            held = rows.unknown(self.database)
+            held = rows.find_unknown(self.database)
             features = self.session.features(held)
-        return Unknown(as_dataset(held), features, np.array([one.verdict.p_value for one in held]))
+        return UnknownPictures(build_dataset(held), features, np.array([one.verdict.p_value for one in held]))
 
     def discover(self) -> tuple[Group, ...]:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
@@ -160,12 +160,12 @@ class Store:
             )
         world = self.world
         self.discovery_ = discover_classes(features, reference=world.reference_, seed=world.model.seed)
-        return groups_of(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)
+        return build_groups(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)
 
     def thumbnails(self, digests: Iterable[str]) -> dict[str, bytes]:
         """JPEGs of at most 128 x 128 pixels of those that are in the store, by digest."""
         found = rows.find(self.database, digests)
-        data = rows.blobs(self.database, "thumbnail", [held.seq for held in found.values()])
+        data = rows.read_blobs(self.database, "thumbnail", [held.seq for held in found.values()])
         return {digest: data[held.seq] for digest, held in found.items()}
 
     def name(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
@@ -176,15 +176,15 @@ class Store:
         Args:
             pictures: a group, or digests.
         """
-        return self._decide(named={name: digests_of(pictures)})
+        return self._decide(named={name: list_digests(pictures)})
 
     def assign(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
         """Add pictures of the store to a class that is there, see :meth:`OpenWorldClassifier.assign`."""
-        return self._decide(assigned={name: digests_of(pictures)})
+        return self._decide(assigned={name: list_digests(pictures)})
 
     def reject(self, pictures: Group | ImageDataset | Sequence[str]) -> Applied:
         """Show pictures no more: they show nothing worth a class."""
-        return self._decide(rejected=digests_of(pictures))
+        return self._decide(rejected=list_digests(pictures))
 
     def _decide(
         self,
@@ -192,7 +192,7 @@ class Store:
         assigned: Mapping[str, tuple[str, ...]] | None = None,
         rejected: tuple[str, ...] = (),
     ) -> Applied:
-        with file_lock(self.folder / LOCK):
+        with hold_file(self.folder / DECISIONS_LOCK):
             review = Review(self.id, self.revision, named or {}, assigned or {}, rejected)
             return decisions.apply(self.session, review)
 
@@ -210,10 +210,8 @@ class Store:
             review = Review.read(review)
         elif not isinstance(review, Review):
             review = Review.from_json(review)
-        with file_lock(self.folder / LOCK):
-            return decisions.applied_before(self.session, review) or decisions.apply(
-                self.session, review, review.token()
-            )
+        with hold_file(self.folder / DECISIONS_LOCK):
+            return decisions.find_applied(self.session, review) or decisions.apply(self.session, review, review.token())
 
     def undo(self) -> Applied:
         """Take the last decision back.
@@ -223,7 +221,7 @@ class Store:
         Raises:
             UsageError: nothing to take back since the store was made, or embedded again.
         """
-        with file_lock(self.folder / LOCK):
+        with hold_file(self.folder / DECISIONS_LOCK):
             return decisions.undo(self.session)
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
@@ -240,18 +238,18 @@ class Store:
             DataError: pictures whose files are not found; the work done so far is kept.
         """
         given = None if images is None else collect_images(images, purpose="reembed")
-        with file_lock(self.folder / LOCK):
+        with hold_file(self.folder / DECISIONS_LOCK):
             return reembed(self.session, world, given)
 
     def status(self) -> Status:
         """What is there, without loading the classifier."""
-        return queries.status(self.database)
+        return queries.read_status(self.database)
 
     def history(self) -> list[dict[str, Any]]:
         """Every event, oldest first: number, revision, kind, class, detail, at (UTC)."""
-        return queries.history(self.database)
+        return queries.read_history(self.database)
 
-    def held(self, digests: Iterable[str]) -> dict[str, Held]:
+    def held(self, digests: Iterable[str]) -> dict[str, StoredPicture]:
         """What is held of pictures, by digest; those that are not in the store are left out."""
         return rows.find(self.database, digests)
 
@@ -262,4 +260,4 @@ class Store:
             ArtifactError: damage, with the place of the first.
         """
         queries.check(self.database)
-        self.session.read_world(saved_classifiers.current(self.database).state, self.world.model.backbone)
+        self.session.read_world(saved_classifiers.find_current(self.database).state, self.world.model.backbone)

@@ -14,12 +14,12 @@ from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.runtime.files import file_lock, read_json, sha256_bytes, write_json
+from clip_fewshot.runtime.files import hash_bytes, hold_file, read_json, write_json
 
-SCHEMA = 1
-FILE, LOCK = "watch.json", ".watch.lock"
-SOME = 4096  # pictures between two writes: what a kill makes us look at again, to the same end
-ALPHA = 0.01
+WATCH_SCHEMA = 1
+WATCH_FILE, WATCH_LOCK = "watch.json", ".watch.lock"
+WATCHED_AT_A_TIME = 4096  # pictures between two writes: what a kill makes us look at again, to the same end
+WATCH_ALPHA = 0.01
 COMING = "FROM image WHERE seq > ? AND state <> 'named' ORDER BY seq LIMIT"
 
 
@@ -76,7 +76,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         UsageError: another ``alpha`` than that of the watch that is on, or too few known pictures.
         ArtifactError: a file of another release, or a damaged one.
     """
-    with file_lock(store.folder / LOCK):
+    with hold_file(store.folder / WATCH_LOCK):
         before, world = _read(store), store.world
         known, held_out = _digest(world), _held_out(world)
         eye = before
@@ -101,7 +101,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
 
 
 def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | None) -> _Eye:
-    level = alpha if alpha is not None else ALPHA if before is None else before.watch.alpha
+    level = alpha if alpha is not None else WATCH_ALPHA if before is None else before.watch.alpha
     after = 0 if before is None else before.after
     return _Eye(known, after, after, StreamRanks(held_out.scores), Watch(level))
 
@@ -109,12 +109,12 @@ def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | No
 def _look(store: Store, held_out: HeldOut, eye: _Eye) -> _Eye:
     """Feed what came, and write down how far; an alarm ends the bets, not the looking."""
     while True:
-        seqs = [seq for (seq,) in store.database.rows(f"SELECT seq {COMING} {SOME}", (eye.after,))]
+        seqs = [seq for (seq,) in store.database.rows(f"SELECT seq {COMING} {WATCHED_AT_A_TIME}", (eye.after,))]
         if not seqs:
             _write(store, eye)
             return eye
-        encoder = saved_classifiers.current(store.database).encoder
-        features = rows.embeddings(store.database, seqs, encoder, str(store.database.path))
+        encoder = saved_classifiers.find_current(store.database).encoder
+        features = rows.read_embeddings(store.database, seqs, encoder, str(store.database.path))
         for score in held_out.detector.score_samples(features):
             eye.watch.update(eye.ranks.update(float(score)))
         eye = eye._replace(after=seqs[-1])
@@ -132,7 +132,7 @@ def _digest(world: OpenWorldClassifier) -> str:
     features, labels = world.reference_
     detector = None if world.rejector_ is None else str(world.rejector_.chosen)
     about = json.dumps([detector, list(features.shape), world.model.backbone.digest]).encode()
-    return sha256_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
+    return hash_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
 
 
 def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
@@ -144,19 +144,19 @@ def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
 
 def _write(store: Store, eye: _Eye) -> None:
     parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
-    about = {"schema": SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
-    write_json(store.folder / FILE, about | parts)
+    about = {"schema": WATCH_SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
+    write_json(store.folder / WATCH_FILE, about | parts)
 
 
 def _read(store: Store) -> _Eye | None:
-    path = store.folder / FILE
+    path = store.folder / WATCH_FILE
     if not path.exists():
         return None
     record = read_json(path)
     try:
-        if record["schema"] != SCHEMA:
+        if record["schema"] != WATCH_SCHEMA:
             raise ArtifactError(
-                expected=f"schema {SCHEMA}",
+                expected=f"schema {WATCH_SCHEMA}",
                 got=f"schema {record['schema']}",
                 fix="delete it to begin again",
                 where=str(path),

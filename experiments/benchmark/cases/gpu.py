@@ -20,8 +20,8 @@ from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.protocol.refits import Prepared, Task, prepare
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from experiments.benchmark.cases.study import APPROACHES, workbench
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import random_backbone
@@ -158,10 +158,10 @@ def forward_flops(backbone: Backbone) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(backbone: Backbone, task: Task, prepared: Prepared, records: Sequence[TrialRecord]) -> float:
+def training_flops(backbone: Backbone, task: Task, prepared: PreparedSupport, records: Sequence[TrialRecord]) -> float:
     """Of all steps of a search; heads and validation are not counted."""
     trained = [len(train) for train, _ in task.folds(prepared.data.labels)]
-    pictures = [task.settings.steps(n) * task.settings.batch_of(n) for n in trained]
+    pictures = [task.settings.steps(n) * task.settings.batch_size(n) for n in trained]
     total = 0.0
     for record in records:
         if record.point.unfreeze:
@@ -173,7 +173,7 @@ def step_flops(backbone: Backbone, unfreeze: int) -> float:
     """Forward and backward of one picture behind its cut."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    suffix = last_layers(backbone.visual, unfreeze)
+    suffix = copy_last_layers(backbone.visual, unfreeze)
     pixels = torch.zeros(1, 3, backbone.image_size, backbone.image_size, device=backbone.device)
     prefix = run_prefix(backbone.visual, [pixels], [unfreeze])
     with FlopCounterMode(display=False) as counter:

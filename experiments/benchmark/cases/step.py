@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import CutState
 from clip_fewshot.features.prefix import run_prefix
-from clip_fewshot.optim.adamw import AdamW, parameter_groups
-from clip_fewshot.tuning.last_layers import last_layers
+from clip_fewshot.optim.adamw import AdamW, group_parameters
+from clip_fewshot.tuning.last_layers import copy_last_layers
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import Original, by_name, original, random_backbone
 from experiments.benchmark.row import Check, Row
@@ -111,7 +111,7 @@ class Task:
 
     def suffix(self) -> nn.Module:
         """The last layers, all of which train."""
-        return last_layers(self.tower, self.unfreeze).requires_grad_(True)
+        return copy_last_layers(self.tower, self.unfreeze).requires_grad_(True)
 
     def stored(self, half: bool) -> Callable[[], CutState]:
         """Reads what enters the last layers out of the store; each call reads it again, as a step does."""
@@ -156,7 +156,7 @@ class Cut:
 
     def __init__(self, task: Task) -> None:
         self.task, self.suffix, self.stored = task, task.suffix(), task.stored(task.tower.halves)
-        self.optimizer = AdamW(parameter_groups([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
+        self.optimizer = AdamW(group_parameters([(self.suffix, 1e-5)], weight_decay=0.01), CLIP_NORM)
 
     def run(self, watch: Watch) -> None:
         """Steps from the stored cut."""
@@ -192,7 +192,7 @@ def whole_gradients(task: Task, plain: Original) -> dict[str, Tensor]:
             gradient = given[name].grad
             if gradient is not None:
                 parameter.copy_(gradient)
-    return {name: p.detach() for name, p in last_layers(holder, task.unfreeze).named_parameters()}
+    return {name: p.detach() for name, p in copy_last_layers(holder, task.unfreeze).named_parameters()}
 
 
 def cut_gradients(task: Task, half: bool) -> dict[str, Tensor]:

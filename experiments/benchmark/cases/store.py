@@ -93,7 +93,7 @@ def fill(place: Path, sizes: Sizes) -> None:
     drawn.fit(support)
     drawn.sizes = sizes
     with Store.create(place, drawn) as store:
-        store.session.changed_to(0, drawn)
+        store.session.set_world(0, drawn)
         for start in range(0, sizes.pictures, BATCH):
             numbers = np.arange(start, min(start + BATCH, sizes.pictures))
             digests = tuple(map(digest, numbers.tolist()))

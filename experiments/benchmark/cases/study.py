@@ -17,13 +17,13 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import MLP, MLP_ARCFACE, Point
-from clip_fewshot.few_shot.cross_validation import Workbench
+from clip_fewshot.few_shot.cross_validation import CrossValidation
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.protocol.refits import Prepared, Task, prepare
+from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from experiments.benchmark.cases.step import step_times
 from experiments.benchmark.options import Options
 from experiments.benchmark.plain import Original, original, random_backbone
@@ -98,7 +98,7 @@ class Found:
         """N of each trial that trained image layers."""
         return [point.unfreeze for point in self.points if point.unfreeze]
 
-    def score(self, benches: dict[str, Workbench], point: Point, fold: int) -> float:
+    def score(self, benches: dict[str, CrossValidation], point: Point, fold: int) -> float:
         """Train and score a point on each side, the first one in turns; the search learns ours."""
         scores = {}
         for side in SIDES if len(self.points) % 2 else SIDES[::-1]:
@@ -127,10 +127,10 @@ def measured(backbone: Backbone, sizes: Sizes, options: Options) -> Found:
     return found
 
 
-def workbench(task: Task, prepared: Prepared) -> Workbench:
+def workbench(task: Task, prepared: PreparedSupport) -> CrossValidation:
     """What trains and scores one trial."""
     recipe = prepared.recipe(task, MLP_ARCFACE.point)
-    return Workbench(task.backbone, prepared.data, recipe, task.by_name, task.folds(prepared.data.labels))
+    return CrossValidation(task.backbone, prepared.data, recipe, task.by_name, task.folds(prepared.data.labels))
 
 
 def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, plain: Original) -> Row:
@@ -195,7 +195,7 @@ def extrapolated(found: Found, steps: dict[int, dict[str, Times]], share: float,
     n = large.classes * large.shots
     trained = n - n // large.folds
     settings = TrainSettings()
-    pictures = large.trials * large.folds * settings.steps(trained) * settings.batch_of(trained)
+    pictures = large.trials * large.folds * settings.steps(trained) * settings.batch_size(trained)
 
     def total(side: str, kept: float) -> Spent:
         per_picture = [fmean(getattr(times[side], clock) for times in steps.values()) for clock in ("cpu", "wall")]

@@ -25,10 +25,10 @@ from clip_fewshot.data.pairs.augment import RandomCrop
 from clip_fewshot.data.pairs.batch import Identified, PairBatch, caption_ids
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.pairs.loader import LoaderSource
-from clip_fewshot.data.pairs.stream import PairStream, ahead
+from clip_fewshot.data.pairs.stream import PairStream, prefetch
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.row_cache import ROWS
+from clip_fewshot.runtime.row_cache import ROWS_FILE
 from tests.data.pictures import pixels, put
 
 PICTURES = 11
@@ -193,10 +193,10 @@ def test_pictures_are_decoded_once_and_crops_never_kept(
     first = joined(list(stream.batches(0)))
     assert set(opened.values()) == {1}
     assert len(opened) == PICTURES
-    kept = {path: path.read_bytes() for path in tmp_path.rglob(ROWS)}
+    kept = {path: path.read_bytes() for path in tmp_path.rglob(ROWS_FILE)}
     second = joined(list(stream.batches(1)))
     assert set(opened.values()) == {1}
-    assert {path: path.read_bytes() for path in tmp_path.rglob(ROWS)} == kept
+    assert {path: path.read_bytes() for path in tmp_path.rglob(ROWS_FILE)} == kept
     assert not torch.equal(first.images.sort(0).values, second.images.sort(0).values)
     held = RandomCrop(0.5, tiny.image_size).held
     assert [len(content) for content in kept.values()] == [PICTURES * held * held * 3]
@@ -303,7 +303,7 @@ def test_one_item_is_made_while_the_one_before_is_used() -> None:
                 third.set()
             yield i
 
-    ready = ahead(items())
+    ready = prefetch(items())
     assert made == []
     assert next(ready) == 0
     assert next(ready) == 1

@@ -12,7 +12,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice
@@ -46,7 +46,7 @@ def make_world(tiny: Backbone, parted: OpenWorldSplit) -> MakeWorld:
         model = FewShotClassifier(backbone, approach, epochs=1, backbone_lr=1e-3, **options)  # type: ignore[arg-type]
         model.fit(parted.support)
         data = prepare_support(backbone, parted.support, [model.point.unfreeze, 1], 1, 0)
-        frozen = frozen_features(data)
+        frozen = encode_frozen(data)
         choice = NoveltyChoice(Alternative("lof", space, 3))
         rejector = fit_rejector(backbone, model.recipe_, data, frozen, choice)
         return OpenWorldClassifier.from_fit(model, rejector, 0.1, (frozen, data.labels), parted.support)

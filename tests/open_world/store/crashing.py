@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.data.collect import join
+from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.model import frozen_features, prepare_support
+from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice
@@ -46,10 +46,10 @@ def made(folder: Path) -> tuple[Backbone, ImageDataset]:
     split = split_open_world(read_dataset("digits"), shots=6, unseen=["three", "eight", "nine"], seed=0)
     model = FewShotClassifier(backbone, "linear-probe").fit(split.support)
     data = prepare_support(backbone, split.support, [0], 1, 0)
-    frozen = frozen_features(data)
+    frozen = encode_frozen(data)
     rejector = fit_rejector(backbone, model.recipe_, data, frozen, NoveltyChoice(Alternative("lof", "frozen", 3)))
     Store.create(folder, OpenWorldClassifier.from_fit(model, rejector, 0.1, (frozen, data.labels))).close()
-    pictures = join([split.novel.open("kill"), split.test.open("kill")])
+    pictures = join_images([split.novel.open("kill"), split.test.open("kill")])
     return backbone, pictures.subset(np.random.default_rng(0).permutation(len(pictures))[:PICTURES])
 
 
@@ -247,7 +247,7 @@ def together(folder: Path, count: int, seed: int) -> None:
         found = {"new": sum(news), "pictures": sum(store.status().states.values()), "revision": store.revision}
         found["named"] = store.status().states["named"]
         world, unknown = store.world, store.unknown()
-        found["unknown still"] = all(a.label is None for a in world.judge(world.seen(unknown.features), 1))
+        found["unknown still"] = all(a.label is None for a in world.judge(world.look_at_features(unknown.features), 1))
     print(json.dumps(found))
 
 

@@ -132,10 +132,10 @@ class Machine(RuleBasedStateMachine):
 
 
 def machine_of(make_world: MakeWorld, strange: ImageDataset, familiar: ImageDataset, tiny: Backbone) -> type[Machine]:
-    from clip_fewshot.data.collect import join
+    from clip_fewshot.data.collect import join_images
 
     half = np.arange(COUNT // 2)
-    given = join([strange.subset(half), familiar.subset(half)])
+    given = join_images([strange.subset(half), familiar.subset(half)])
     return type("Machine", (Machine,), {"world": make_world(), "pictures": given, "backbone": tiny})
 
 

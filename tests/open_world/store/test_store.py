@@ -106,7 +106,7 @@ def test_a_group_becomes_a_class_and_the_rest_is_judged_again(store: Store, stra
     world = store.world
     left = store.unknown()
     assert not set(left.pictures.digests) & set(group.pictures.digests)
-    assert all(answer.label is None for answer in world.judge(world.seen(left.features)))
+    assert all(answer.label is None for answer in world.judge(world.look_at_features(left.features)))
     now_known = [held for held in store.held(strange.digests).values() if held.verdict.label == "axolotl"]
     assert {held.verdict.state for held in now_known} <= {"named", "known"}
     assert [event["kind"] for event in store.history()] == ["create", "name"]
@@ -157,7 +157,7 @@ def test_named_pictures_are_in_no_test_even_after_an_undo(store: Store, strange:
     store.name(group, "axolotl")
     store.undo()
     with Store.open(store.folder, tiny) as again:
-        fresh, left_out = again.world.without_named(strange)
+        fresh, left_out = again.world.drop_named(strange)
     assert left_out == len(group)
     assert not set(fresh.digests) & set(group.pictures.digests)
 
@@ -374,7 +374,7 @@ def test_reembedding_goes_on_where_it_ended(
 ) -> None:
     from clip_fewshot.open_world.store import reembedding
 
-    monkeypatch.setattr(reembedding, "FEW", 8)
+    monkeypatch.setattr(reembedding, "SQUARES_AT_A_TIME", 8)
     photos = as_files(some(strange, 30), tmp_path / "photos")
     other = make_world(backbone=build_backbone(TINY, seed=1, name="other"))
     with Store.create(tmp_path / "store", make_world()) as store:

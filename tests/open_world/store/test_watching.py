@@ -12,7 +12,7 @@ from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.open_world.store.watching import FILE, watch
+from clip_fewshot.open_world.store.watching import WATCH_FILE, watch
 
 
 def some(pictures: ImageDataset, count: int, start: int = 0) -> ImageDataset:
@@ -46,7 +46,7 @@ def test_in_pieces_it_sees_what_it_sees_at_once(store: Store, strange: ImageData
         store.ingest(some(strange, 40, start))
         pieces.append(watch(store))
     assert [piece.pictures for piece in pieces] == [30, 70, 80, 95]
-    (store.folder / FILE).unlink()
+    (store.folder / WATCH_FILE).unlink()
     assert watch(store).capital == pytest.approx(pieces[-1].capital)
     assert watch(store).looked_at == 0
 
@@ -83,7 +83,7 @@ def test_another_alpha_and_a_damaged_file_are_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="that of the watch that is on"):
         watch(store, alpha=0.01)
     assert watch(store, alpha=0.01, restart=True).alpha == 0.01
-    path = store.folder / FILE
+    path = store.folder / WATCH_FILE
     record = json.loads(path.read_text())
     for wrong in ({}, [], record | {"schema": 2}, record | {"ranks": {}}, record | {"after": "x"}):
         path.write_text(json.dumps(wrong))
