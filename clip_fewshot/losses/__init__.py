@@ -13,7 +13,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import margin_logits as margin_logits
 from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
 from clip_fewshot.losses.cross_entropy import cross_entropy_floor as cross_entropy_floor
 from clip_fewshot.losses.distillation import SoftTargets as SoftTargets

@@ -16,7 +16,6 @@ from clip_fewshot.open_world.rank_detectors import Selection
 from clip_fewshot.open_world.text_features import Texts
 from clip_fewshot.types import IndexArray, LabelArray
 
-AUTO = "auto"  # all detectors, in the place of a name
 CALIBRATION_FOLDS = 4
 
 

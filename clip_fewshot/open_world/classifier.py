@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import check_class_name
@@ -17,7 +18,6 @@ from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension
-from clip_fewshot.open_world.alternatives import AUTO
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
 from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
 from clip_fewshot.open_world.feature_spaces import list_stored_depths

@@ -7,16 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-<<<<<<< HEAD
-from clip_fewshot.config import AUTO as AUTO
-from clip_fewshot.data.sampling import stratified_folds
-=======
->>>>>>> main
+from clip_fewshot.config import AUTO
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, DetectorPart, facts_of, find_detector
-from clip_fewshot.open_world.alternatives import AUTO, Alternative, NoveltyChoice, count_fewest_shots, split_folds
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, count_fewest_shots, split_folds
 from clip_fewshot.open_world.feature_spaces import (
     BOTH,
     DEPTHS,

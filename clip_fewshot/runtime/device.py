@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from clip_fewshot.config import DEVICES
 from clip_fewshot.errors import ResourceError, UsageError
 
 
@@ -25,7 +24,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     kind = str(name).split(":")[0]
     if kind not in available:
         raise UsageError(
-            expected=f"a device out of {', '.join(DEVICES)}",
+            expected=f"a device out of auto, {', '.join(available)}",
             got=repr(str(name)),
             fix="choose one of them",
             where="device",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from clip_fewshot import LinearProbe
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.data.dataset import ImageDataset
@@ -25,7 +26,6 @@ from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Point
 from clip_fewshot.few_shot.cross_validation import CrossValidation
 from clip_fewshot.few_shot.trainer import TrainSettings, tune
-from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import IndexArray

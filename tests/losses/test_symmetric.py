@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import margin_logits, match_captions, symmetric_cross_entropy, symmetric_floor
+from clip_fewshot.geometry import margin_logits
+from clip_fewshot.losses import match_captions, symmetric_cross_entropy, symmetric_floor
 
 
 def slow_loss(logits: np.ndarray, ids: list[int]) -> float:

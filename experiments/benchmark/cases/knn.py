@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_fewshot.novelty import LOFDetector
+from clip_fewshot import LOFDetector
 from clip_fewshot.types import FloatArray
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row

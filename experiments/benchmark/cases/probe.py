@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from clip_fewshot.probes.logistic import LinearProbe
+from clip_fewshot import LinearProbe
 from clip_fewshot.types import FloatArray
 from experiments.benchmark.options import Options
 from experiments.benchmark.row import Check, Row
