@@ -21,7 +21,8 @@ from clip_fewshot.errors import DataError, DivergedError, UsageError
 from clip_fewshot.features.encode import image_prefix, text_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.losses import symmetric_cross_entropy
-from clip_fewshot.optim.adamw import AdamW, ParameterGroup, group_parameters, warmup_cosine_factor
+from clip_fewshot.optim.adamw import AdamW, ParameterGroup, group_parameters
+from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import IndexArray
 

@@ -19,14 +19,8 @@ from clip_fewshot.contrastive.objectives import ObjectiveModule
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.optim.adamw import (
-    AdamW,
-    Optimizer,
-    ParameterGroup,
-    group_named_parameters,
-    group_parameters,
-    warmup_cosine_factor,
-)
+from clip_fewshot.optim.adamw import AdamW, Optimizer, ParameterGroup, group_named_parameters, group_parameters
+from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.optim.sgd import SGD
 from clip_fewshot.runtime.rng import seed_torch
 

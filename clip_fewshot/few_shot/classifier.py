@@ -17,14 +17,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
-from clip_fewshot.few_shot.model import (
-    Recipe,
-    TunedModel,
-    encode_frozen,
-    fit_frozen_probe,
-    fit_model,
-    prepare_support,
-)
+from clip_fewshot.few_shot.model import Recipe, TunedModel, encode_frozen, fit_frozen_probe, fit_model, prepare_support
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C

@@ -16,7 +16,8 @@ from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, copy_tuned_layers
-from clip_fewshot.optim.adamw import AdamW, group_parameters, warmup_cosine_factor
+from clip_fewshot.optim.adamw import AdamW, group_parameters
+from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import IndexArray, LabelArray
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -269,14 +268,6 @@ class AdamW(Optimizer):
             for piece, value in zip(pieces, exact, strict=True):
                 if piece is not pieces[1] and piece.dtype == torch.bfloat16:
                     piece.copy_(round_to_bfloat16(value, rounding))
-
-
-def warmup_cosine_factor(step: int, total: int, warmup: float) -> float:
-    """Factor on the peak rate at ``step`` of ``total``: linear over the first ``warmup`` share, then cosine to 0."""
-    rise = max(1, round(total * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
 LOW_BITS = 16  # of a float32 that a bfloat16 has no room for

@@ -19,7 +19,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairBatch, caption_ids
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.optim.adamw import AdamW, group_parameters, warmup_cosine_factor
+from clip_fewshot.optim.adamw import AdamW, group_parameters
+from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.protocol.retrieval import find_candidates
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray

@@ -16,7 +16,8 @@ from clip_fewshot.errors import DivergedError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Point, find_approach
 from clip_fewshot.few_shot.model import prepare_support
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, Tuned, balanced_batches, tune
-from clip_fewshot.optim.adamw import group_parameters, warmup_cosine_factor
+from clip_fewshot.optim.adamw import group_parameters
+from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
 
 QUICK = TrainSettings(epochs=2, min_steps=8)
