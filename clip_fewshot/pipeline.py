@@ -19,9 +19,10 @@ from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import CALIBRATION_FOLDS, select_detector
+from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.protocol.final_test import open_test, run_open_world_test
 from clip_fewshot.protocol.refits import (
     Fit,

@@ -19,9 +19,7 @@ FloatArray = NDArray[np.floating[Any]]  # (n, d) features, (n, c) probabilities,
 LabelArray = NDArray[np.int64]  # (n,) class indices into a LabelSpace
 IndexArray = NDArray[np.int64]  # (n,) row numbers
 BoolArray = NDArray[np.bool_]  # (n,)
-
-
-Say = Callable[[str], None]  # is given a line for the person at the screen
+Say = Callable[[str], None]  # takes a line for the screen
 
 
 class Progress(Protocol):

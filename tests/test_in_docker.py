@@ -180,8 +180,10 @@ def test_an_unknown_image_says_how_to_make_it(here: Path, monkeypatch: pytest.Mo
             main(JOBS[0])
 
 
-def in_docker(*arguments: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *python, "-m", "experiments.in_docker", *arguments]
+def in_docker(
+    *arguments: str, python: tuple[str, ...] = ("-m", "experiments.in_docker"), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *python, *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
 
@@ -199,8 +201,13 @@ def test_without_an_engine_the_line_is_printed_and_the_exit_code_is_4(here: Path
     assert done.stderr.count("\n") == 1
 
 
+WITHOUT_SDK = (
+    "import runpy, sys; sys.modules['docker'] = None; runpy.run_module('experiments.in_docker', None, '__main__', True)"
+)
+
+
 def test_without_the_sdk_the_line_is_printed_and_the_exit_code_is_4(here: Path) -> None:
-    done = in_docker("few_shot", "--data", "photos/", "--trials", "50", python=("-S",))  # no site-packages
+    done = in_docker("few_shot", "--data", "photos/", "--trials", "50", python=("-c", WITHOUT_SDK))
     assert done.returncode == 4
     assert printed_job(done.stdout) == docker_run_line(plan(JOBS[0]))
     assert "pip install docker" in done.stderr

@@ -43,6 +43,7 @@ def ask(world: cf.OpenWorldClassifier, pictures: list[Path]) -> list[str | None]
 labels: list[str | None] = ask(learn("photos/", 4), [Path("a.jpg")])
 groups: int = cf.discover_classes(np.eye(8, dtype=np.float32)).n_clusters
 detector: cf.Detector = cf.LOFDetector(n_neighbors=5)
+probe: cf.Probe = cf.LinearProbe()
 heads: list[str] = sorted(cf.HEADS)
 cf.read_dataset(3)  # WRONG
 cf.MLPHead(512)  # WRONG

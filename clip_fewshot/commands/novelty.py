@@ -28,9 +28,7 @@ class Options(SupportSetOptions):
     )
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
     alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
-    detectors: tuple[str, ...] = option(
-        (), "detectors to compare, python:MODULE:NAME for your own (default: all of the library)"
-    )
+    detectors: tuple[str, ...] = option((), "detectors to compare, python:MODULE:NAME for your own (default: all)")
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
     saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
     trust: tuple[str, ...] = trust_option()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.commands.cli.shared_options import DeviceOptions, seed_option, seeds_option, shot_counts_option
-from clip_fewshot.config import APPROACHES_HELP, BUILTIN_DATA, MODEL_HELP, FewShotConfig, option, split_names
+from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -23,17 +23,17 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DeviceOptions):
+class Options(shared.DeviceOptions):
     sets: tuple[str, ...] = option(
         BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    approaches: tuple[Any, ...] = option((), APPROACHES_HELP, parse=split_names)
+    approaches: tuple[Any, ...] = shared.approaches_option()
     trials: int | None = option(None, f"total trials of each study (default: {CURVE_TRIALS})")
     epochs: int = option(20, "passes over the support set in each training")
-    shot_counts: tuple[int, ...] = shot_counts_option(CURVE_SHOTS)
-    seeds: int = seeds_option()
-    seed: int = seed_option()
+    shot_counts: tuple[int, ...] = shared.shot_counts_option(CURVE_SHOTS)
+    seeds: int = shared.seeds_option()
+    seed: int = shared.seed_option()
     out: str | None = option(None, f"output folder (default: {CURVES_OUT})", group="output")
 
     def config(self, data: str, shots: int) -> FewShotConfig:
@@ -43,8 +43,8 @@ class Options(DeviceOptions):
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
 
     def __post_init__(self) -> None:
-        for shots in self.shot_counts:
-            self.config(self.sets[0], shots)  # refuses what is out of range before anything runs
+        check_range(self, "shot_counts")
+        self.config(self.sets[0], 1)  # refuses what is out of range before anything runs
 
 
 def main(options: Options) -> int:

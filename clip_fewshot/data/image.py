@@ -261,28 +261,14 @@ def pixel_digest(image: Image.Image) -> str:
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
-class Frame(NamedTuple):
-    """Where the square lies: the picture resized to ``width`` x ``height``, and the square's corner in it."""
-
-    width: int
-    height: int
-    left: int
-    top: int
-
-
-def frame(width: int, height: int, size: int) -> Frame:
-    """Short side to ``size``, centre square of it.
+def resize_crop(image: Image.Image, size: int) -> Image.Image:
+    """Short side to ``size`` (bicubic), centre square of it, RGB: the geometry of OpenAI's preprocessing.
 
     The roundings are torchvision's: the long side is cut to an integer, the margin rounded half to even.
     """
-    short = min(width, height)
-    wide, high = int(size * width / short), int(size * height / short)
-    return Frame(wide, high, round((wide - size) / 2), round((high - size) / 2))
-
-
-def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Short side to ``size`` (bicubic), centre square of it, RGB: the geometry of OpenAI's preprocessing."""
-    width, height, left, top = frame(*image.size, size)
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + size, top + size)).convert("RGB")
 

@@ -103,7 +103,7 @@ def _refuse_nothing(written: int, skipped: Sequence[SkippedImage], out: Path) ->
 
 
 def read_features(path: str | Path) -> FeatureSet:
-    """The features that ``experiments.embed`` has written: a Parquet file, or a folder of parts by Spark.
+    """The features that ``clip-fewshot embed`` has written: a Parquet file, or a folder of parts by Spark.
 
     Raises:
         ArtifactError: no such table, an unfinished one, or features of several backbones.

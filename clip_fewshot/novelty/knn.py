@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,9 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
-    neighbourly = at_depth = True
-    scheme = "full"  # under a millisecond an image, by a shortcut
+    neighbourly: ClassVar[bool] = True
+    at_depth: ClassVar[bool] = True
+    scheme: ClassVar[str | None] = "full"  # under a millisecond an image, by a shortcut
 
     def __init__(self, n_neighbors: int = 5, mean: bool = True) -> None:
         self.n_neighbors = n_neighbors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,8 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         [1, -1]
     """
 
-    neighbourly = True
-    scheme = "full"  # under a millisecond an image, by a shortcut
+    neighbourly: ClassVar[bool] = True
+    scheme: ClassVar[str | None] = "full"  # under a millisecond an image, by a shortcut
 
     def __init__(self, n_neighbors: int = 20) -> None:
         self.n_neighbors = n_neighbors

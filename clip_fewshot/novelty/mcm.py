@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             same detector. offset_: see :func:`clip_fewshot.novelty.base.own_offset`. concepts_: of length 1.
     """
 
-    needs_texts = ("concepts",)
+    needs_texts: ClassVar[tuple[str, ...]] = ("concepts",)
 
     def __init__(self, concepts: FloatArray | None = None, temperature: float = 1.0) -> None:
         self.concepts = concepts

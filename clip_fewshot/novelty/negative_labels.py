@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         concepts_, negatives_: of length 1, the negatives in the order of their groups.
     """
 
-    needs_texts = ("concepts", "negatives")
+    needs_texts: ClassVar[tuple[str, ...]] = ("concepts", "negatives")
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
-    needs_classes = True
+    needs_classes: ClassVar[bool] = True
 
     def __init__(self, C: float = 10.0) -> None:
         self.C = C

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         loo_scores_: (m,) the same as m refits. offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
-    needs_classes = True
-    scheme = MahalanobisDetector.scheme
+    needs_classes: ClassVar[bool] = True
+    scheme: ClassVar[str | None] = MahalanobisDetector.scheme
 
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage

@@ -4,64 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import join_images
-from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, prepare_support
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
+from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.probes import Probe
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray, LabelArray, LabelSpace
 
 FOLDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class KnownPictures:
-    """Pictures that a model has learned from, as far as another training needs them.
-
-    Attributes:
-        frozen: (n, d) features of the untuned tower. labels: (n,).
-        pictures: the pictures themselves, where :func:`needs_pictures`.
-    """
-
-    frozen: FloatArray
-    labels: LabelArray
-    pictures: ImageDataset | None = None
-
-    def first(self, n: int) -> KnownPictures:
-        """The first n."""
-        pictures = None if self.pictures is None else self.pictures.subset(np.arange(n))
-        return KnownPictures(self.frozen[:n], self.labels[:n], pictures)
-
-    def join(self, more: KnownPictures) -> KnownPictures:
-        """These and then ``more``."""
-        pictures = None
-        if self.pictures is not None and more.pictures is not None:
-            pictures = join_images([self.pictures, more.pictures])
-        frozen = np.concatenate([self.frozen, more.frozen.astype(self.frozen.dtype, copy=False)])
-        return KnownPictures(frozen, np.concatenate([self.labels, more.labels]), pictures)
-
-
-class Fitted(NamedTuple):
-    """All that a naming changes."""
-
-    model: TunedModel
-    names: LabelSpace
-    rejector: Rejector | None
-    known: KnownPictures
 
 
 @dataclass(frozen=True)
@@ -89,12 +51,6 @@ class Extension:
         rates = {"before": self.before, "after": self.after, "change": self.change}
         figures = {name: None if value is None else value.to_json() for name, value in rates.items()}
         return {"pictures": dict(self.pictures), "refitted": self.refitted, **figures, "notes": list(self.notes)}
-
-
-def needs_pictures(point: Point, views: int, rejector: Rejector | None) -> bool:
-    """Whether classifier or detector need more of a picture than its frozen features, to judge it or to learn it."""
-    tuned = point.approach != PROBE and (point.unfreeze > 0 or views > 1)
-    return tuned or (rejector is not None and bool(rejector.suffixes()))
 
 
 @dataclass(frozen=True)

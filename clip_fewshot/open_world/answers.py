@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
-from clip_fewshot.open_world.add_class import Fitted
+from clip_fewshot.open_world.fitted import Fitted
 from clip_fewshot.open_world.rejector import NoveltyScores
 from clip_fewshot.open_world.sight import Sight
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import EvalResult, FloatArray
 
 
@@ -32,14 +32,6 @@ class Answer(NamedTuple):
     p_value: float
     score: float
     top: tuple[tuple[str, float], ...]
-
-
-class UnknownPictures(NamedTuple):
-    """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
-
-    pictures: ImageDataset
-    features: FloatArray
-    p_values: FloatArray
 
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
@@ -85,26 +77,3 @@ def select_unknown(pictures: ImageDataset, frozen: FloatArray, answers: Sequence
     rows = np.flatnonzero([answer.label is None for answer in answers])
     p = np.array([answer.p_value for answer in answers])
     return UnknownPictures(pictures.subset(rows), frozen[rows], p[rows])
-
-
-def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
-    """All of them.
-
-    Raises:
-        UsageError: not one picture.
-    """
-    if not any(len(part.pictures) for part in parts):
-        raise UsageError(
-            expected="pictures that were called unknown",
-            got="none",
-            fix="predict some pictures first",
-            where="discover",
-        )
-    pictures, features, p = zip(*parts, strict=True)
-    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p))
-
-
-def drop_pictures(part: UnknownPictures, digests: Collection[str]) -> UnknownPictures:
-    """Those of other pictures."""
-    rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
-    return UnknownPictures(part.pictures.subset(rows), part.features[rows], part.p_values[rows])

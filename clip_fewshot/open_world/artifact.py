@@ -11,15 +11,14 @@ import safetensors.numpy
 import safetensors.torch
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import AUTO
 from clip_fewshot.data.squares import decode_squares, encode_squares
 from clip_fewshot.few_shot.approach import find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.novelty import DETECTORS, DetectorPart
-from clip_fewshot.open_world.add_class import Fitted, KnownPictures, needs_pictures
-from clip_fewshot.open_world.history import Naming, Step
+from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import AUTO
 from clip_fewshot.runtime.parts import find_trusted_part
 from clip_fewshot.types import LabelSpace
 

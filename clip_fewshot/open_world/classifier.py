@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import check_class_name
@@ -16,24 +17,18 @@ from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen, prepare_support
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
-from clip_fewshot.open_world.add_class import Extender, Extension, Fitted, KnownPictures, needs_pictures
-from clip_fewshot.open_world.answers import (
-    Answer,
-    UnknownPictures,
-    drop_pictures,
-    join_unknown,
-    judge,
-    score_answers,
-    select_unknown,
-)
+from clip_fewshot.open_world.add_class import Extender, Extension
+from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
 from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
+from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.groups import Group, build_groups
-from clip_fewshot.open_world.history import History, Naming, Step
+from clip_fewshot.open_world.history import History
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.select_detector import AUTO, list_detectors
+from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
+from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -292,9 +287,8 @@ class OpenWorldClassifier:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
         digests, more = history.gather(classes, names, encode, self.from_features)
         shown = frozenset().union(*digests.values())
-        before = self._fitted()
-        extender = Extender(self.model.backbone, self.model.recipe(), self.model.views)
-        after, report = extender.extend(before, more, names)
+        before, model = self._fitted(), self.model
+        after, report = Extender(model.backbone, model.recipe(), model.views).extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.tower import CutState, Tower
+from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.types import FloatArray
 
@@ -54,3 +55,9 @@ class TokenReader(nn.Module):
         if state.token is not None:
             return state.token.float()
         return tokens[torch.arange(len(tokens), device=tokens.device), state.position].float()
+
+
+def encode_own(space: str, images: Prefix, tuned: FloatArray) -> FloatArray:
+    """(n, d) what a judge of that space sees of the support set besides its frozen features."""
+    n = parse_depth(space)
+    return tuned if n is None else replay(images, n, TokenReader()).numpy()

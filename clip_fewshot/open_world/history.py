@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,40 +12,9 @@ from clip_fewshot.data.collect import Images, collect_images, join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.errors import UsageError
-from clip_fewshot.open_world.add_class import Fitted, KnownPictures
-from clip_fewshot.open_world.answers import UnknownPictures
+from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.types import FloatArray, IndexArray, LabelSpace
-
-
-@dataclass(frozen=True)
-class Naming:
-    """One entry of a model's history.
-
-    Attributes:
-        classes: name -> digests of the pictures it was given.
-        new: whether the classes began with it; False: the pictures joined classes that were there.
-    """
-
-    classes: Mapping[str, tuple[str, ...]]
-    new: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Naming:
-        """The inverse of :meth:`to_json`."""
-        return cls({name: tuple(digests) for name, digests in record["classes"].items()}, record["new"])
-
-
-class Step(NamedTuple):
-    """A naming, the model before it, and the unknown pictures before it, which are not written."""
-
-    naming: Naming
-    before: Fitted
-    unknown: list[UnknownPictures]
 
 
 @dataclass

@@ -22,8 +22,8 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, 
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
-from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, is_tuned, parse_depth
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, encode_own, split_folds
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, split_folds
+from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, encode_own, is_tuned, parse_depth
 from clip_fewshot.open_world.text_features import Texts, encode_concepts
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
@@ -260,7 +260,7 @@ def fit_rejector(
     texts = encode_concepts(backbone, names or ()) if chosen.needs_texts else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
-        shots = LabelledRows(build_space(space, frozen, encode_own(space, data, frozen)), data.labels)
+        shots = LabelledRows(build_space(space, frozen, encode_own(space, data.images, frozen)), data.labels)
         return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
     judges = []
     for fit, held_out in split_folds(data.labels, recipe.seed):
@@ -269,7 +269,7 @@ def fit_rejector(
             model = fit_model(backbone, recipe, data.subset(fit))
             suffix, own = model.suffix, model.features(data.images)
         else:
-            own = encode_own(space, data, frozen)
+            own = encode_own(space, data.images, frozen)
         shots = LabelledRows(build_space(space, frozen, own), data.labels)
         judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)

@@ -2,114 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import AUTO as AUTO
-from clip_fewshot.data.sampling import stratified_folds
+from clip_fewshot.config import AUTO
 from clip_fewshot.errors import UsageError
-from clip_fewshot.features.prefix import replay
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
-from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart, facts_of, find_detector
+from clip_fewshot.novelty import DETECTORS, DetectorPart, facts_of, find_detector
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, count_fewest_shots, split_folds
 from clip_fewshot.open_world.feature_spaces import (
     BOTH,
     DEPTHS,
     FROZEN,
     TUNED,
-    TokenReader,
     build_space,
-    is_tuned,
+    encode_own,
     name_depth,
     parse_depth,
 )
-from clip_fewshot.open_world.rank_detectors import Round, Selection, rank_detectors
-from clip_fewshot.open_world.text_features import Texts, drop_classes, encode_concepts
+from clip_fewshot.open_world.rank_detectors import Round, rank_detectors
+from clip_fewshot.open_world.text_features import drop_classes, encode_concepts
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots a class's neighbours are other classes
 USUAL = 5  # neighbours, where nothing tells another number
 MAX_GROUPS = 4
-CALIBRATION_FOLDS = 4
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """One thing that may be chosen.
-
-    Attributes:
-        detector: a key of DETECTORS, or the name of a foreign one.
-        space: the features it looks at, see :mod:`clip_fewshot.open_world.feature_spaces`.
-        n_neighbors: of detectors that have neighbours.
-        foreign: the class or factory of a detector that is not the library's own.
-    """
-
-    detector: str
-    space: str = FROZEN
-    n_neighbors: int | None = None
-    foreign: DetectorPart | None = None
-
-    def __str__(self) -> str:
-        k = "" if self.n_neighbors is None else f", k = {self.n_neighbors}"
-        return f"{self.detector}, {self.space} features{k}"
-
-    @property
-    def part(self) -> DetectorPart:
-        """What makes the detector."""
-        return self.foreign or DETECTORS[self.detector]
-
-    @property
-    def needs_texts(self) -> tuple[str, ...]:
-        """As of :class:`Detector`."""
-        return facts_of(self.part).needs_texts
-
-    @property
-    def scheme(self) -> str | None:
-        """As of :class:`Detector`; None where the features depend on the shots, which then cannot calibrate them."""
-        return None if is_tuned(self.space) else facts_of(self.part).scheme
-
-    def factory(self, texts: Texts | None = None) -> Callable[[], Detector]:
-        """What makes the unfitted detector; ``texts`` for those that read them."""
-        options: dict[str, Any] = {} if self.n_neighbors is None else {"n_neighbors": self.n_neighbors}
-        return partial(self.part, **options, **{name: (texts or {}).get(name) for name in self.needs_texts})
-
-
-@dataclass(frozen=True)
-class NoveltyChoice:
-    """Which detector on which features, chosen by hiding known classes in turn.
-
-    Attributes:
-        best: what was chosen.
-        selection: every alternative with the AUROC it had on the hidden classes; None where nothing could be hidden.
-    """
-
-    best: Alternative
-    selection: Selection[Alternative] | None = None
-
-    @property
-    def margin(self) -> float:
-        """Lead in AUROC of the choice over the best alternative with another detector or features; 0 without one."""
-        if self.selection is None:
-            return 0.0
-        by_name = {row.name: row.auroc for row in self.selection.table}
-        kind = (self.best.detector, self.best.space)
-        others = [auroc for name, auroc in by_name.items() if (name.detector, name.space) != kind]
-        return by_name[self.best] - max(others) if others else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """For results: the choice, its lead and the table."""
-        features = {"features": self.best.space, "n_neighbors": self.best.n_neighbors, "chosen": str(self.best)}
-        return features | {"margin": self.margin, "selection": self.table()}
-
-    def table(self) -> dict[str, float]:
-        """AUROC of each alternative on the hidden classes, best first."""
-        return {str(row.name): row.auroc for row in self.selection.table} if self.selection else {}
 
 
 def select_detector(
@@ -158,7 +79,7 @@ def select_detector(
         if {TUNED, BOTH} & rounds.keys():
             tuned = fit_model(backbone, recipe, data.subset(fit)).features(data.images)
         for space, found in rounds.items():
-            X = build_space(space, frozen, encode_own(space, data, tuned))
+            X = build_space(space, frozen, encode_own(space, data.images, tuned))
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
     reads = any(one.needs_texts for one in offered)
     texts = encode_concepts(backbone, names) if reads and names is not None else None
@@ -227,12 +148,6 @@ def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
     return [FROZEN, *tuned, *(name_depth(n) for n in DEPTHS if n in data.images.cuts)]
 
 
-def encode_own(space: str, data: SupportData, tuned: FloatArray) -> FloatArray:
-    """(n, d) what a judge of that space sees of the support set besides its frozen features."""
-    n = parse_depth(space)
-    return tuned if n is None else replay(data.images, n, TokenReader()).numpy()
-
-
 def _plain(detectors: Mapping[str, DetectorPart], shots: int) -> Alternative:
     """What is taken where nothing can be hidden: the preferred one, on frozen features."""
     name, part = next(iter(detectors.items()))
@@ -253,13 +168,3 @@ def _hide(labels: LabelArray, group: LabelArray, seed: int) -> tuple[IndexArray,
     known = np.flatnonzero(~np.isin(labels, group))
     fit, held_out = split_folds(labels[known], seed)[0]
     return known[fit], known[held_out], np.flatnonzero(np.isin(labels, group))
-
-
-def split_folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
-    """(rows to fit on, rows held out), stratified, as many as the shots allow."""
-    return stratified_folds(labels, min(CALIBRATION_FOLDS, count_fewest_shots(labels)), seed)
-
-
-def count_fewest_shots(labels: LabelArray) -> int:
-    """Pictures of the smallest class."""
-    return int(np.unique(labels, return_counts=True)[1].min())

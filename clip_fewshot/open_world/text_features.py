@@ -9,7 +9,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.features.texts import class_texts
-from clip_fewshot.novelty import mine_negatives
+from clip_fewshot.novelty.negative_labels import mine_negatives
 from clip_fewshot.open_world.nouns import load_nouns
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray

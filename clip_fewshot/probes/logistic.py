@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         True
     """
 
-    takes_c = True
+    takes_c: ClassVar[bool] = True
 
     def __init__(self, C: float | None = None, folds: int | Folds = 5, seed: int = 0) -> None:
         self.C = C

@@ -23,9 +23,9 @@ from clip_fewshot.few_shot.model import Recipe, TunedModel, encode_frozen, fit_f
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
-from clip_fewshot.open_world.select_detector import NoveltyChoice
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.workers import WorkerPool

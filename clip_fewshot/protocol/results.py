@@ -17,7 +17,7 @@ from clip_fewshot.evaluation.intervals import accuracy_interval, paired_differen
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.open_world.select_detector import NoveltyChoice
+from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord

@@ -69,6 +69,6 @@ def test_every_method_at_every_number_of_shots(
 def test_mistakes_are_one_line_before_anything_runs(
     command: Command, photos: Path, model: Path, tmp_path: Path
 ) -> None:
-    one_line(ask(command, photos, model, tmp_path / "out", "--shot-counts", "0"), 2, "--shots")
+    one_line(ask(command, photos, model, tmp_path / "out", "--shot-counts", "0"), 2, "--shot-counts")
     one_line(ask(command, photos, model, tmp_path / "out", "--approaches", "magic"), 2, "approach: expected one of")
     assert not (tmp_path / "out").exists()

@@ -19,10 +19,11 @@ from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import Recipe, encode_frozen, prepare_support
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, LOFDetector
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.feature_spaces import build_space
 from clip_fewshot.open_world.rejector import fit_rejector
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice, select_detector
+from clip_fewshot.open_world.select_detector import select_detector
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
 

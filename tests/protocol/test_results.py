@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clip_fewshot.conformal.p_values import p_values
+from clip_fewshot.open_world.alternatives import Alternative
 from clip_fewshot.open_world.rejector import Judge, LabelledRows, Rejector
-from clip_fewshot.open_world.select_detector import Alternative
 from clip_fewshot.protocol.final_test import Rejection
 from clip_fewshot.protocol.results import novelty_view
 from clip_fewshot.types import FloatArray

@@ -87,7 +87,7 @@ def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
 
 
 def open_trusted(trust: Sequence[str]) -> dict[str, Any]:
-    """As "NAME=python:MODULE:OBJECT" as typed -> the objects by name, for files that name code of the user's own."""
+    """The objects by name of NAME=python:MODULE:OBJECT as typed, for files that name code of the user's own."""
     from clip_fewshot.runtime.parts import PYTHON_PREFIX, import_part
 
     pairs = [one.partition("=") for one in trust]

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
+from clip_fewshot.config import (
+    APPROACHES_HELP,
+    DEVICES,
+    MODEL_HELP,
+    check_fractions,
+    check_range,
+    model_for,
+    option,
+    split_names,
+)
 from clip_fewshot.errors import UsageError
 
 PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
@@ -28,6 +37,11 @@ def trust_option() -> Any:
     """The field of commands that read saved models: a name in a file imports nothing by itself."""
     text = "your own code that the saved files name"
     return option((), text, metavar="NAME=python:MODULE:OBJECT", group="model")
+
+
+def approaches_option() -> Any:
+    """The field of commands that search."""
+    return option((), APPROACHES_HELP, parse=split_names)
 
 
 def spark_option() -> Any:

@@ -14,7 +14,6 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery, discover_classes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
-from clip_fewshot.open_world.answers import UnknownPictures
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group, build_groups
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
@@ -26,6 +25,7 @@ from clip_fewshot.open_world.store.reembedding import reembed
 from clip_fewshot.open_world.store.review import Review, list_digests
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.runtime.files import hold_file
 
 INGEST_BATCH = 256  # pictures per transaction

@@ -73,8 +73,8 @@ def times(folder: Path, processes: int, sizes: Sizes, options: Options) -> tuple
     out = folder / f"on {processes}"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
-        *("-m", "experiments.pretrain", str(folder / "pairs"), "--model", str(folder / "architecture.json")),
-        *("--out", str(out), "--epochs", str(sizes.epochs), "--batch", str(sizes.batch), "--validation", "0"),
+        *("-m", "clip_fewshot", "pretrain", str(folder / "pairs"), "--model", str(folder / "architecture.json")),
+        *("--out", str(out), "--passes", str(sizes.epochs), "--batch", str(sizes.batch), "--validation", "0"),
         *("--threads", str(options.n_threads), "--seed", str(options.seed), "--device", "cpu"),
     ]
     limits = {"OMP_NUM_THREADS": str(options.n_threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

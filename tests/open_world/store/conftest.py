@@ -13,9 +13,9 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen, prepare_support
+from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import fit_rejector
-from clip_fewshot.open_world.select_detector import Alternative, NoveltyChoice
 from clip_fewshot.open_world.store.store import Store
 
 MakeWorld = Callable[..., OpenWorldClassifier]

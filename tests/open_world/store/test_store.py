@@ -400,7 +400,7 @@ def test_folders_and_files_that_are_no_store_are_refused(
 ) -> None:
     with pytest.raises(ArtifactError, match="no store"):
         Store.open(tmp_path / "nowhere")
-    with pytest.raises(ResourceError, match="one that has one"):
+    with pytest.raises(UsageError, match="one that has one"):
         Store.create(store.folder, make_world())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("dear diary")
