@@ -38,13 +38,13 @@ OPEN_WORLD_KIND = "open-world classifier"
 class OpenWorldClassifier:
     """A classifier that can say "unknown", at a false-alarm rate its user chose, and learn what that was.
 
-    After a naming the detector knows the named pictures too, and calibrates on all. No theorem keeps ``alpha`` then: the
-    named pictures were picked by their small p-values. docs/figures/naming.md has what was measured.
+    After a naming the detector calibrates on the named pictures too. These were picked by their small p-values, so no
+    theorem keeps ``alpha`` any more: docs/figures/naming.md has what was measured.
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" (default) chooses among all of DETECTORS by hiding known classes in turn. Else one of them, by
-            its key; or one of your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
+            your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1).
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
@@ -55,8 +55,7 @@ class OpenWorldClassifier:
         unknown_: pictures that :meth:`predict` called unknown since the fit, and that have no name yet.
         discovery_: what :meth:`discover` found last.
         named_: the history, oldest first; :meth:`undo` takes the last entry back.
-        shown_: digests of the pictures that were ever named. They are in no test set any more, also after an undo:
-            a person has looked at them to decide.
+        shown_: digests of the pictures that were ever named: no test set has them any more, also after an undo.
 
     Example:
         >>> import clip_fewshot as cf
@@ -239,14 +238,7 @@ class OpenWorldClassifier:
     def load(
         cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
     ) -> OpenWorldClassifier:
-        """Read back what :meth:`save` wrote; ``backbone`` None loads the one it was trained on by its name.
-
-        Args:
-            trusted: parts from outside the library, by the name in the files: nothing that these name is imported.
-
-        Raises:
-            ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
-        """
+        """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
         meta, files = load_artifact(Path(folder), OPEN_WORLD_KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
