@@ -50,6 +50,6 @@ def select_row(tokens: Tensor, position: Tensor) -> Tensor:
     """(b, l, d) and (b,) -> (b, d), the token at ``position`` of each input."""
     if tokens.ndim != 3:
         raise UsageError(
-            expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix="cut a transformer", where="row_at"
+            expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix="cut a transformer", where="select_row"
         )
     return tokens[torch.arange(len(tokens), device=tokens.device), position]

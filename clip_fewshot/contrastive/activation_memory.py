@@ -28,7 +28,7 @@ def recompute_blocks(*towers: Tower) -> Iterator[None]:
         (block, name)
         for tower in towers
         for block in tower.blocks
-        for name in (("forward", "at") if isinstance(block, OneRow) else ("forward",))
+        for name in (("forward", "forward_row") if isinstance(block, OneRow) else ("forward",))
     ]
     for block, name in wrapped:
         setattr(block, name, _twice(block, getattr(block, name)))

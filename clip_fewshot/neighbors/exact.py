@@ -113,7 +113,7 @@ def _check(k: int, available: int) -> None:
             expected=f"1 to {available:,} neighbours",
             got=f"{k}",
             fix="ask for fewer or bring more rows",
-            where="nearest",
+            where="find_nearest",
         )
 
 

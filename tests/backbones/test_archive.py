@@ -232,7 +232,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.pt", with_tensor(tensor_call(6, (2, 3), (3, 1))))
     for limit, message in (
         ("MAX_MEMBERS", "20,000 members"),
-        ("MAX_BYTES", "4 GiB"),
+        ("MAX_ARCHIVE_BYTES", "4 GiB"),
         ("MAX_PICKLE_BYTES", "sane size"),
     ):
         with monkeypatch.context() as patched:
