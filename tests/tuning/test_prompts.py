@@ -207,7 +207,7 @@ def test_saved_alone_and_read_back(plain: Backbone, tmp_path: Path) -> None:
     for depth, first in ((None, False), (2, False), (2, True)):
         model = prompted(plain, 3, depth, first=first, seed=2)
         with torch.no_grad():
-            for parameter in model.visual.trained().values():
+            for parameter in model.visual.list_trained().values():
                 parameter.add_(0.25)
         save_prompts(model, tmp_path / "prompts")
         again = load_prompts(tmp_path / "prompts", plain)

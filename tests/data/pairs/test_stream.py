@@ -169,7 +169,7 @@ def test_long_captions_stop_before_training_with_line_and_count(tmp_path: Path, 
     assert "2 with more" in message
     assert "t.csv:3: 82 in 'word" in message
     assert "t.csv:4: 83 in 'two" in message
-    assert "--truncate" in message
+    assert "(`truncate`)" in message
     stream = PairStream(dataset, tiny, batch=3, seed=0, truncate=True)
     batch = next(stream.batches(0))
     end = tiny.tokenize("x")[0].max()
