@@ -35,6 +35,7 @@ def kill_until_finished(out: Path, options: list[str], dice: random.Random, long
             return hit
 
 
+@pytest.mark.attack
 def test_kills_at_random_moments_lose_no_trial_and_repeat_none(
     whole: Whole, options: list[str], tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_kills_at_random_moments_lose_no_trial_and_repeat_none(
         assert decided(out) == decided(whole.out)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("missing", ["manifest.json", "*"])
 def test_a_kill_while_the_model_is_saved(missing: str, whole: Whole, tmp_path: Path) -> None:
     """Too short a moment for chance to hit often: files without a manifest, and halves of files."""
@@ -96,6 +98,7 @@ def hit_by(number: signal.Signals, command: Forked, out: Path, trials: int) -> t
     return command.wait(20), time.monotonic() - began
 
 
+@pytest.mark.attack
 def test_ctrl_c_and_sigterm_leave_a_resumable_folder_and_no_process(
     whole: Whole, options: list[str], tmp_path: Path
 ) -> None:

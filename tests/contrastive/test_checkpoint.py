@@ -40,6 +40,7 @@ def equal(one: cf.Backbone, other: cf.Backbone) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.attack
 def test_killed_at_every_write_it_ends_in_the_weights_of_the_run_left_alone(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.contrastive.killed", str(tmp_path)], capture_output=True, text=True, check=False

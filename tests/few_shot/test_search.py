@@ -110,6 +110,7 @@ def _study_process(folder: Path) -> None:
     run_study(SPACE, _slow_score, plan(folder))
 
 
+@pytest.mark.attack
 def test_twenty_kills_lose_no_finished_trial_and_repeat_none(tmp_path: Path) -> None:
     """SIGKILL at random moments until at least 20 have hit, over as many studies as that takes."""
     whole = what_was_drawn(run_study(SPACE, toy_score, plan(tmp_path / "whole")))

@@ -28,6 +28,7 @@ def crashing(kind: str, folder: Path, count: int, seed: int = 0) -> Any:
     return json.loads(ended.stdout)
 
 
+@pytest.mark.attack
 def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
     assert crashing("random", tmp_path, 5)["kills"] == 5
 
