@@ -89,13 +89,8 @@ def run_few_shot(
     out = choose_folder(data, run.out)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
         dataset = read_dataset(data.data)
-        split = split_open_world(
-            dataset,
-            shots=data.shots,
-            unseen=data.unseen_classes,
-            seed=data.seed,
-            test_fraction=data.test_fraction,
-        )
+        shots, unseen = data.shots, data.unseen_classes
+        split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
         claim(out, config, approaches, dataset, backbone)
         clock.lap("read")
