@@ -10,6 +10,7 @@ from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.data.verify import Checked, check_listing
+from clip_fewshot.errors import UsageError
 from clip_fewshot.types import LabelSpace
 
 
@@ -33,7 +34,7 @@ def read_dataset(
 
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
-        UsageError: an unknown format.
+        UsageError: an unknown format, or an empty name.
 
     Example:
         >>> import clip_fewshot as cf
@@ -42,6 +43,9 @@ def read_dataset(
     """
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
+    if not str(source):  # which would mean the current folder
+        fix = "name a folder or a table; . is the current folder"
+        raise UsageError(expected="pictures", got="an empty name", fix=fix, where="`data`")
     if str(source) in BUILTIN and format is None:
         return BUILTIN[str(source)]()
     listing = list_source(Path(source), format)

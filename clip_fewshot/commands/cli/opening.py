@@ -28,17 +28,10 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def open_data(source: str) -> ImageDataset:
-    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error.
-
-    Raises:
-        UsageError: an empty name, which would mean the current folder.
-    """
+    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error."""
     from clip_fewshot.data.collect import list_warnings
     from clip_fewshot.data.read import read_dataset
 
-    if not source:
-        fix = "name a folder or a table; . is the current folder"
-        raise UsageError(expected="pictures", got="an empty name", fix=fix, where="DATA")
     pictures = read_dataset(source)
     warn(list_warnings(pictures))
     return pictures
