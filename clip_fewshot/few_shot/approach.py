@@ -140,10 +140,10 @@ class Approach:
         if self.towers == "both" and (self.loss is None or self.head is not None):
             fix = "give a loss on (logits_per_image, caption_ids=...) and no head"
             raise UsageError(expected="a contrastive loss alone", got="other parts", fix=fix, where=where)
-        lost = set(self.space) - set(self.centre)
-        if lost:
+        missing = set(self.space) - set(self.centre)
+        if missing:
             fix = "say in `centre` where the study begins"
-            raise UsageError(expected="a centre of every range", got=f"none of {sorted(lost)}", fix=fix, where=where)
+            raise UsageError(expected="a centre of every range", got=f"none of {sorted(missing)}", fix=fix, where=where)
 
     @property
     def point(self) -> Point:
