@@ -63,16 +63,16 @@ class NewVerdicts:
 def reembed(session: Session, world: OpenWorldClassifier, given: ImageDataset | None) -> int:
     """See :meth:`Store.reembed`; the caller holds the lock of decisions."""
     database, at = session.database, saved_classifiers.find_current(session.database)
-    encoder, sources, anew = _begin(database, world), Sources(given), NewVerdicts()
+    encoder, sources, new = _begin(database, world), Sources(given), NewVerdicts()
     number = at.number + 1
     _embed(database, world, encoder, sources)
     _name_again(database, world, encoder, sources)
     while True:
-        _judge(database, world, encoder, number, sources, anew)
+        _judge(database, world, encoder, number, sources, new)
         with database.transaction():
             judged = database.value("SELECT count(*) FROM image WHERE state IN ('known', 'unknown')")
-            if judged == len(anew.verdicts) and not database.rows(f"{TO_EMBED} LIMIT 1"):
-                _change_over(database, world, number, encoder, anew)
+            if judged == len(new.verdicts) and not database.rows(f"{TO_EMBED} LIMIT 1"):
+                _change_over(database, world, number, encoder, new)
                 break
         _embed(database, world, encoder, sources)  # pictures have come meanwhile
     session.set_world(number, world)
@@ -131,10 +131,10 @@ def _name_again(database: Database, world: OpenWorldClassifier, encoder: int, so
 
 
 def _judge(
-    database: Database, world: OpenWorldClassifier, encoder: int, number: int, sources: Sources, anew: NewVerdicts
+    database: Database, world: OpenWorldClassifier, encoder: int, number: int, sources: Sources, new: NewVerdicts
 ) -> None:
     """What the new classifier says of the pictures that it has not judged yet."""
-    held = [rows.parse_row(row) for row in database.rows(TO_JUDGE, (max(anew.verdicts, default=0),))]
+    held = [rows.parse_row(row) for row in database.rows(TO_JUDGE, (max(new.verdicts, default=0),))]
     for start in range(0, len(held), SQUARES_AT_A_TIME):
         part = held[start : start + SQUARES_AT_A_TIME]
         if world.from_features:
@@ -143,19 +143,19 @@ def _judge(
         else:
             sight = world.look(sources.pictures(part))
         verdicts = [build_verdict(answer, number) for answer in world.judge(sight, 1)]
-        anew.verdicts |= {one.seq: verdict for one, verdict in zip(part, verdicts, strict=True)}
+        new.verdicts |= {one.seq: verdict for one, verdict in zip(part, verdicts, strict=True)}
         strange = [one for one, verdict in zip(part, verdicts, strict=True) if verdict.state == "unknown"]
         if strange and not world.from_features:
             made = encode_squares(sources.pictures(strange), world.model.backbone.image_size)
-            anew.squares |= {one.seq: square for one, square in zip(strange, made, strict=True)}
+            new.squares |= {one.seq: square for one, square in zip(strange, made, strict=True)}
 
 
-def _change_over(database: Database, world: OpenWorldClassifier, number: int, encoder: int, anew: NewVerdicts) -> None:
+def _change_over(database: Database, world: OpenWorldClassifier, number: int, encoder: int, new: NewVerdicts) -> None:
     saved_classifiers.add_revision(database, world.to_artifact(), number, None, encoder)
     database.run("UPDATE image SET judged = ?", (number,))
-    rows.write_verdicts(database, anew.verdicts)
+    rows.write_verdicts(database, new.verdicts)
     database.run("DELETE FROM square")
-    database.run_many("INSERT INTO square VALUES (?, ?)", anew.squares.items())
+    database.run_many("INSERT INTO square VALUES (?, ?)", new.squares.items())
     database.run("DROP TABLE embedding")
     database.run(f"ALTER TABLE {NEXT} RENAME TO embedding")
     saved_classifiers.add_event(database, number, "embed", None, {"backbone": world.model.backbone.name})
