@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from clip_fewshot.errors import ArtifactError, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
+Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
 APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"

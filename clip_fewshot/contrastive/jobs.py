@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, Depth, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TrainingJob:
     chunk: int | None = option(
         None, "pairs in one pass: memory falls with it, the gradient stays (default: all)", **MEMORY_GROUP
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY_GROUP)
     truncate: bool = option(False, "cut texts that are too long for the model instead of refusing them")
     spark: bool = option(
         False, "compute in processes that Spark starts (on this machine, if it has no other master)", **PROCESSES_GROUP
@@ -83,7 +84,6 @@ class Pretraining(TrainingJob):
     checkpoint_gradients: bool = option(
         False, "compute blocks twice in place of keeping their activations", **MEMORY_GROUP
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY_GROUP)
     state_dtype: Literal["float32", "bfloat16"] = option("float32", "of the optimiser's moments", **MEMORY_GROUP)
     text_weights: Literal["float32", "bfloat16"] = option(
         "float32", "of the text tower while it is trained", **MEMORY_GROUP
@@ -105,6 +105,19 @@ class Pretraining(TrainingJob):
         check_range(self, "validation", least=0)
 
 
+def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
+    """Text to layers that train: "2", "all", or one for each tower, image first: "12,4".
+
+    Raises:
+        ValueError: anything else.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if len(words) > 2 or not all(word == "all" or word.isdecimal() for word in words):
+        raise ValueError(f"expected a number of layers, all, or one for each tower such as 12,4, got {text!r}")
+    first, *rest = ("all" if word == "all" else int(word) for word in words)
+    return (first, rest[0]) if rest else first
+
+
 @dataclass(frozen=True, kw_only=True)
 class FineTuningJob(TrainingJob):
     """A pretrained CLIP on captioned pictures, or on pictures with classes."""
@@ -113,7 +126,13 @@ class FineTuningJob(TrainingJob):
         "digits", "captioned or labelled pictures; or digits, digits-wild", positional=True, flag="--data"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    unfreeze: int = option(1, "last layers of each tower that train", **LAYERS_GROUP)
+    unfreeze: Depth | tuple[Depth, Depth] = option(
+        1,
+        "last layers of each tower that train; two numbers are for image and text; all: stems and embeddings too",
+        parse=parse_depths,
+        metavar="N|N,N|all",
+        **LAYERS_GROUP,
+    )
     lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS_GROUP)
     head: Literal["none", "linear", "attention"] = option(
         "none",
@@ -123,6 +142,7 @@ class FineTuningJob(TrainingJob):
     prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS_GROUP)
     backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING_GROUP)
     head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING_GROUP)
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or descent with momentum", **TRAINING_GROUP)
     distil: float = option(
         0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING_GROUP
     )

@@ -40,12 +40,14 @@ from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.retrieval import measure_recall
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
+from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, write_bytes, write_json
 from clip_fewshot.types import Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
+NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto"}  # what a task.json of before means
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
 
@@ -80,7 +82,8 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    data, pretrained = read_dataset(job.data), load_backbone(job.model_name, device=job.device)
+    data = read_dataset(job.data)
+    pretrained = load_backbone(job.model_name, device=job.device, dtype=PRECISIONS[job.precision])
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
@@ -161,6 +164,7 @@ def _task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, 
     chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
     chosen["epochs"] = job.passes or FINE_TUNING_PASSES
     captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
+    chosen["unfreeze"] = list(job.unfreeze) if isinstance(job.unfreeze, tuple) else job.unfreeze
     return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
 
 
@@ -168,7 +172,7 @@ def _begin(job: FineTuningJob, now: dict[str, Any]) -> None:
     """Note the task in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
     if path.exists():
-        was = read_json(path)
+        was = NOT_WRITTEN | read_json(path)
         other = sorted(key for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
@@ -192,6 +196,7 @@ def _train(model: Backbone, pairs: PairSource, job: FineTuningJob, world: World,
     """``model``, in place."""
     settings = job.plan.options(
         epochs=job.passes or FINE_TUNING_PASSES,
+        optimizer=job.optimizer,
         weight_decay=job.weight_decay,
         clip_norm=CLIP_NORM,
         chunk=job.chunk,

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.folder import save_backbone
@@ -25,14 +23,13 @@ from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.device import resolve_device
+from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
 PRETRAINING_BATCH, VALIDATION_BATCH = 256, 256
-PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pretrain_by_spark(job: Pretraining) -> None:

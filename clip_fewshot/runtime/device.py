@@ -10,6 +10,8 @@ import torch
 
 from clip_fewshot.errors import ResourceError, UsageError
 
+PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def resolve_device(name: str | torch.device) -> torch.device:
     """A device name ("cuda:1" too) -> a device that is there; "auto" takes CUDA, else Apple's MPS, else the CPU.

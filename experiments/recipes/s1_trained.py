@@ -50,7 +50,7 @@ class Trained:
 
 def everything(pretrained: Backbone) -> Backbone:
     """A copy in which all parameters train; batch normalisations keep their statistics."""
-    return make_tunable(pretrained, FineTuning(unfreeze=1)).requires_grad_(True)
+    return make_tunable(pretrained, FineTuning(unfreeze="all"))
 
 
 def full(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:

@@ -19,6 +19,7 @@ import torch
 
 import clip_fewshot as cf
 from clip_fewshot.commands.finetune import Options
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, make_tunable
 from clip_fewshot.contrastive.tuned_files import load_tuned
 from clip_fewshot.protocol import fine_tuning_run
 from clip_fewshot.protocol.retrieval import measure_recall, picture_chance, rank_right, text_chance
@@ -95,6 +96,41 @@ def test_a_pair_of_encoders_from_the_users_own_code(
     assert found["model"] == name
     again = command("zero_shot", photos, "--model", name, "--tuned", tmp_path / "run" / "model", "--json")
     assert again.code == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "optimizer", "precision"),
+    [("none", "sgd", "bfloat16"), ("linear", "sgd", "float32"), ("attention", "adamw", "float16")],
+)
+def test_everything_trains_by_either_optimiser_in_any_precision(
+    command: Command, photos: Path, tmp_path: Path, head: str, optimizer: str, precision: str
+) -> None:
+    chosen = ("--unfreeze", "all", "--head", head, "--optimizer", optimizer, "--precision", precision, "--json")
+    ended = command("finetune", photos, "--out", tmp_path / "run", *QUICK, "--per-class", 4, *chosen)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.record["parameters"]["trained"] == ended.record["parameters"]["all"]
+    assert ended.record["after"]["zero-shot accuracy"]["mean"] > 0.5
+    task = read_json(tmp_path / "run" / "task.json")
+    assert (task["unfreeze"], task["optimizer"], task["precision"]) == ("all", optimizer, precision)
+
+
+def test_layers_of_each_tower_are_read_and_a_run_of_before_goes_on(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    common = ("--model", "mini", "--per-class", 2, "--passes", 1, "--held-out", 0.4)
+    chosen = (*common, "--unfreeze", "2,1", "--json")
+    first = command("finetune", photos, "--out", tmp_path / "run", *chosen).record
+    plan = FineTuning(unfreeze=(2, 1))
+    assert first["parameters"]["trained"] == count_parameters(make_tunable(cf.load_backbone("mini"), plan))[0]
+    task = tmp_path / "run" / "task.json"
+    older = {key: value for key, value in read_json(task).items() if key not in ("optimizer", "precision")}
+    task.write_text(json.dumps(older))
+    again = command("finetune", photos, "--resume", tmp_path / "run", *chosen).record
+    assert again["after"] == first["after"]
+    other = command("finetune", photos, "--resume", tmp_path / "run", *chosen, "--optimizer", "sgd")
+    one_line(other, 2, "another optimizer")
+    for wrong in ("x", "1,2,3", "1,", "-1"):
+        one_line(command("finetune", photos, "--out", tmp_path / "new", *common, f"--unfreeze={wrong}"), 2, "12,4")
 
 
 def test_captions_are_recalled(command: Command, captioned: Path, tmp_path: Path) -> None:
@@ -182,7 +218,7 @@ def test_mistakes_are_one_line(command: Command, photos: Path, captioned: Path, 
     one_line(command("finetune", photos, *out, "--spark", "--processes", 0), 2, "--processes")
     one_line(command("finetune", photos, *out, "--unfreeze", 0), 2, "something that trains")
     one_line(command("finetune", photos, *out, "--prompts", 3), 2, "--unfreeze=0")
-    one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers to unfreeze")
+    one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers of the image tower")
     one_line(command("finetune", photos, *out, "--model", "mini", "--batch", 9999), 2, "batch")
     one_line(command("finetune", captioned, *out, "--model", "mini", "--per-class", 3), 2, "--per-class")
     one_line(command("finetune", photos, *out, "--distil", 2, *QUICK), 2, "alpha")
