@@ -150,6 +150,12 @@ class FineTuningJob(TrainingJob):
         None, f"over the pictures, each with other captions (default: {FINE_TUNING_PASSES})", **TRAINING_GROUP
     )
     per_class: int | None = option(None, "training pictures per class (default: all)", **TRAINING_GROUP)
+    category: Literal["none", "column", "predicted"] = option(
+        "none",
+        "class before each caption: of its row (column), or as the training side reads it off the words, out of fold "
+        "(predicted); recall with and without",
+        **TRAINING_GROUP,
+    )
     held_out: float = option(
         0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED_GROUP
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
 
-MOST_BYTES, MOST_STEPS = 32 << 20, 4_000_000  # the 16 shots of ImageNet's 1,000 classes: 3 MB and 400,000 opcodes
+MOST_BYTES, MOST_STEPS = 32 << 20, 4_000_000  # the 16 shots of ImageNet: 2 MB and 380,000 opcodes
 LONGEST_SHOWN = 200  # characters of a name out of the file
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,19 @@ from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
-from clip_fewshot.protocol.retrieval import measure_recall
+from clip_fewshot.protocol.caption_categories import Headed, add_categories, compare_recall, describe_category
+from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, write_bytes, write_json
-from clip_fewshot.types import Progress, Say
+from clip_fewshot.types import FloatArray, Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
+PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
-NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto"}  # what a task.json of before means
+NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto", "category": "none"}  # what a task.json of before means
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
 
@@ -87,10 +89,45 @@ def finetune(
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
+    headed = _head(kept, held, pretrained, job)
+    if job.category == "predicted":
+        data = replace(data, labels=None)  # those of the test side decide nothing; the others are in the checkpoint
+    found = _tune(job, data, pretrained, headed.kept, headed.held, world, progress)
+    inside = str(job.folder / PLAIN_FOLDER)
+    plain = replace(job, category="none", out=job.out and inside, resume=job.resume and inside)
+    others = None if job.category == "none" else _tune(plain, data, pretrained, kept, held, world, progress)
+    if not leads:
+        return {}
+    about = {"schema": 1, "model": job.model_name, "data": data.name}
+    about["pictures"] = {"training": len(set(kept.digests)), "test": len(set(held.digests))}
+    if others is not None:
+        values = [_recalls(each, pretrained, part) for each, part in ((job, headed.held), (plain, held))]
+        found["category"] = {
+            "kind": job.category,
+            "right": headed.right,
+            "without": {key: others[key] for key in ("before", "after")},
+            "difference": compare_recall(*values),
+        }
+    found = about | found | {"seconds": time.perf_counter() - started}
+    write_json(job.folder / RESULTS_FILE, found)
+    return found | {"folder": str(job.folder / TUNED_FOLDER)}
+
+
+def _tune(
+    job: FineTuningJob,
+    data: ImageDataset,
+    pretrained: Backbone,
+    kept: ImageDataset,
+    held: ImageDataset,
+    world: World,
+    progress: Progress,
+) -> dict[str, Any]:
+    """One training on ``kept``, saved in the job's folder; at rank 0 the figures on ``held`` before and after."""
     tuned = make_tunable(pretrained, job.plan)
     trained, total = count_parameters(tuned)
     n = _blocks_to_rerun(pretrained, job, world)
     pairs = _stream(kept, tuned, job, world, numbered=n is not None)
+    leads = world.rank == 0
     if leads:
         _begin(job, _task(job, data, pretrained))
     before = _measure(pretrained, held, job) if leads else {}
@@ -99,20 +136,27 @@ def finetune(
     if not leads:
         return {}
     save_tuned(tuned, job.folder / TUNED_FOLDER)
-    after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job)
-    found = {
-        "schema": 1,
-        "model": job.model_name,
-        "data": data.name,
-        "pictures": {"training": len(set(kept.digests)), "test": len(set(held.digests))},
+    return {
         "parameters": {"trained": trained, "all": total},
         "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
         "before": before,
-        "after": after,
-        "seconds": time.perf_counter() - started,
+        "after": _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job),
     }
-    write_json(job.folder / RESULTS_FILE, found)
-    return found | {"folder": str(job.folder / TUNED_FOLDER)}
+
+
+def _head(kept: ImageDataset, held: ImageDataset, model: Backbone, job: FineTuningJob) -> Headed:
+    """Both sides with the categories that were asked for; captions that are too long by them are refused."""
+    found = add_categories(kept, held, job.category, model, seed=job.seed, truncate=job.truncate)
+    for part in (found.kept, found.held) if job.category != "none" else ():
+        PairStream(part, model, batch=1, seed=0, truncate=job.truncate)
+    return found
+
+
+def _recalls(job: FineTuningJob, pretrained: Backbone, held: ImageDataset) -> dict[str, FloatArray]:
+    """Figure -> (pictures,) of what ``job`` has saved."""
+    model = load_tuned(job.folder / TUNED_FOLDER, pretrained)
+    among = find_candidates(model, held, job.truncate)
+    return recall_values(measure_cosines(model, among, job.truncate), among.belongs)
 
 
 def _divide(
@@ -250,6 +294,7 @@ def describe_finetuning(found: dict[str, Any]) -> str:
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",
             tables.format_plain([head, *rows]),
+            *(["", describe_category(found["category"], found["after"])] if "category" in found else []),
             "",
             f"model: {found['folder']}",
         ]
