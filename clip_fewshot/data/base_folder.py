@@ -11,7 +11,7 @@ from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.names import escape, list_first, sort_key
 from clip_fewshot.errors import DataError
 
-PROBED = 50  # paths looked for in every folder; in those that have them all, the others too
+PROBED_PATHS = 50  # paths looked for in every folder; in those that have them all, the others too
 MOST_FOLDERS = 500  # looked at in one step of the search
 
 
@@ -80,8 +80,8 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
     relative = [path for path in paths if path.strip() and "://" not in path and not is_there(path)]
     for folders in _steps(source.parent) if relative else ():
         bases = [BaseFolder(folder) for folder in folders]
-        counts = [sum(base.find(path) is not None for path in relative[:PROBED]) for base in bases]
-        full = [base for base, n in zip(bases, counts, strict=True) if n == len(relative[:PROBED])]
+        counts = [sum(base.find(path) is not None for path in relative[:PROBED_PATHS]) for base in bases]
+        full = [base for base, n in zip(bases, counts, strict=True) if n == len(relative[:PROBED_PATHS])]
         whole = _distinct([base for base in full if all(base.find(path) for path in relative)], relative)
         if whole:
             _refuse_two(whole, source)
@@ -138,7 +138,7 @@ def _distinct(bases: list[BaseFolder], paths: Sequence[str]) -> list[BaseFolder]
     """One base of those under which ``paths`` are the same files."""
     by_files: dict[tuple[str, ...], BaseFolder] = {}
     for base in bases:
-        by_files.setdefault(tuple(os.path.realpath(base.find(path) or "") for path in paths[:PROBED]), base)
+        by_files.setdefault(tuple(os.path.realpath(base.find(path) or "") for path in paths[:PROBED_PATHS]), base)
     return list(by_files.values())
 
 

@@ -13,6 +13,7 @@ from clip_fewshot.data.base_folder import count_files, find_base
 from clip_fewshot.data.columns import choose_columns
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.folder import walk
+from clip_fewshot.data.formats import list_source
 from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.lists import list_paths
 from clip_fewshot.data.names import escape, list_first
@@ -142,20 +143,25 @@ def _pictures(place: Path) -> list[Path]:
 
 
 def picture_paths(
-    source: str | Path, root: str | Path | None = None, columns: Mapping[str, str] | None = None
+    source: str | Path,
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
 ) -> tuple[Path, ...]:
     """The picture files that ``source`` names, each once, in its order.
 
     Args:
         source: a folder, of which every picture is taken at whatever depth; a table (``, ; tab |``) with a column of
             pictures; or a text file with a path per line, with or without a label behind it.
-        root, columns: as of :func:`~clip_fewshot.data.read.read_dataset`.
+        root, columns, format: as of :func:`~clip_fewshot.data.read.read_dataset`.
 
     Raises:
         DataError: no such source, or no picture in it. Whether the files are there is not looked at.
     """
     place, top = Path(source), None if root is None else Path(root)
-    if place.is_dir():
+    if format is not None:
+        named = [entry.path for entry in list_source(place, format, root=top, columns=columns).entries]
+    elif place.is_dir():
         named = [place / path for path in walk(place).pictures]
     else:
         paths = _named_paths(place, top, columns or {})

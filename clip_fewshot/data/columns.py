@@ -27,7 +27,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "split": ("split", "partition", "set", "subset", "dataset", "phase", "part"),
 }
 EITHER = "name"  # a class where its values repeat and no other column has one, else a text
-PROBED = 200  # rows looked at to choose among columns
+PROBED_ROWS = 200  # rows looked at to choose among columns
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _with_files(count_files: Callable[[Sequence[str]], int]) -> Callable[[Table,
     def choose(table: Table, free: list[int]) -> int | None:
         if len(free) < 2:
             return next(iter(free), None)
-        cells = {i: table.column(i, PROBED) for i in free}
+        cells = {i: table.column(i, PROBED_ROWS) for i in free}
         return max(free, key=lambda i: (count_files(cells[i]), -sum("://" in cell for cell in cells[i])))
 
     return choose

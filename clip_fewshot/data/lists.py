@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from clip_fewshot.data.image import SUFFIXES
@@ -63,7 +63,7 @@ def _read_bare(source: Path, root: Path | None) -> Listing:
     folders = [PurePosixPath(row.path.replace("\\", "/")).parts[:-1] for row in rows]
     if len(set(folders)) < 2 or () in folders:  # one folder of pictures names no classes
         problems += [f"{row.where}: no 'path label' in {escape(row.path[:80])!r}" for row in rows]
-    shared = len(os.path.commonprefix(folders))
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     labelled = [_by_folder(row, parts[shared:]) for row, parts in zip(rows, folders, strict=True)]
     note = f"no line of {escape(source.name)} has a label: the folder of each picture is its class"
     return resolve(source, labelled, problems, warnings=[note], root=root)

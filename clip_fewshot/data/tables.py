@@ -136,13 +136,14 @@ def _separator(text: str, columns: Mapping[str, str], where: str) -> str:
 
 def _headers(text: str) -> dict[str, list[str]]:
     """The cells of the first line under each separator; none where its quotes do not close."""
-    found = {}
-    for separator in SEPARATORS:
-        try:
-            found[separator] = [cell.strip() for cell in next(_records(text, separator, ""), (1, []))[1]]
-        except DataError:
-            found[separator] = []
-    return found
+    return {separator: _first_cells(text, separator) for separator in SEPARATORS}
+
+
+def _first_cells(text: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(_records(text, separator, ""), (1, []))[1]]
+    except DataError:
+        return []
 
 
 def _records(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:

@@ -45,7 +45,8 @@ from clip_fewshot.types import Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
+# From a run to the one that goes on; what is read is known by its content.
+MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format"}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
 
@@ -80,7 +81,7 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    data, pretrained = read_dataset(job.data), load_backbone(job.model_name, device=job.device)
+    data, pretrained = read_dataset(job.data, **job.reading()), load_backbone(job.model_name, device=job.device)
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
