@@ -78,8 +78,50 @@ def split_names(text: str) -> tuple[str, ...]:
     return names
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How pictures on disk are read.
+
+    Raises:
+        UsageError: a column without a role.
+    """
+
+    root: str | None = option(
+        None,
+        "folder that the paths of a list or table start from (default: where its files are)",
+        group="data",
+        metavar="PATH",
+    )
+    test: str | None = option(
+        None,
+        "a second folder, list or table: the test side; DATA is then the training side",
+        group="data",
+        metavar="PATH",
+    )
+    columns: tuple[str, ...] = option(
+        (),
+        "columns of a table by what they say: image=img_paths,label=category,caption=name,split=part "
+        "(default: by their names)",
+        group="data",
+        metavar="ROLE=COLUMN,...",
+    )
+    format: str | None = option(
+        None, "how to read DATA: folder, list, csv and others, python:MODULE:NAME (default: recognised)", group="data"
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """These options as :func:`~clip_fewshot.data.read.read_dataset` takes them."""
+        pairs = [one.partition("=") for one in self.columns]
+        for one, (role, _, column) in zip(self.columns, pairs, strict=True):
+            if not role or not column:
+                fix = "write image=COLUMN,label=COLUMN"
+                raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
+        columns = {role.strip(): column.strip() for role, _, column in pairs}
+        return {"root": self.root, "test": self.test, "columns": columns or None, "format": self.format}
+
+
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(ReadingOptions):
     """What to learn from: pictures, and the model that looks at them.
 
     Raises:
@@ -106,6 +148,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         check_range(self, "shots")
         check_fractions(self, "test_fraction")
+        self.reading()
 
     @property
     def builtin(self) -> bool:
@@ -235,8 +278,7 @@ class FewShotConfig:
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
         storage = self.run.storage and hide_passwords(self.run.storage)
-        run = {name: value for name, value in _values(self.run).items() if (name, value) not in LATER.items()}
-        return self.study_key() | run | {"storage": storage}
+        return self.study_key() | _values(self.run) | {"storage": storage}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
@@ -250,7 +292,8 @@ class FewShotConfig:
             fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
             raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
         options = {name: value for name, value in record.items() if name not in GONE}
-        return cls.of(**options | {"approaches": tuple(record["approaches"])})
+        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "columns")}
+        return cls.of(**options | lists)
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
@@ -259,8 +302,11 @@ class FewShotConfig:
 
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
-LATER = {"detector": AUTO, "discoverer": None}  # written down where chosen: without them a run is one of schema 1
+READING = {f.name: f.default for f in fields(ReadingOptions)}
+# Written down where chosen: without them a run is one of schema 1.
+LATER: Mapping[str, Any] = {"detector": AUTO, "discoverer": None, **READING}
 
 
 def _values(part: Any) -> dict[str, Any]:
-    return {f.name: getattr(part, f.name) for f in fields(part)}
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {name: value for name, value in values.items() if (name, value) not in LATER.items()}

@@ -88,7 +88,7 @@ def run_few_shot(
     data, options, run = config.data, config.search, config.run
     out = choose_folder(data, run.out)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
-        dataset = read_dataset(data.data)
+        dataset = read_dataset(data.data, **data.reading())
         shots, unseen = data.shots, data.unseen_classes
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)

@@ -40,7 +40,7 @@ def main(options: Options) -> int:
     from clip_fewshot.protocol import compare_backbones as protocol
     from clip_fewshot.runtime.files import write_text
 
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     seen = protocol.look_at_data(data, options.seed)
     if not options.json:
         print(protocol.describe_data(seen), flush=True)

@@ -29,7 +29,7 @@ def main(options: Options) -> int:
     from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
     from clip_fewshot.runtime.files import write_json, write_text
 
-    data, out = opening.open_data(options.data), Path(options.out or GAP_OUT)
+    data, out = opening.open_measured(options), Path(options.out or GAP_OUT)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
     for when, tuned in {"before": None, "after": options.tuned}.items():
         if when == "after" and tuned is None:

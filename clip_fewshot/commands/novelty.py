@@ -43,7 +43,7 @@ class Options(SupportSetOptions):
 
 
 def main(options: Options) -> int:
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     novel = None if options.novel is None else opening.open_data(options.novel)
     found, text = (compare if options.saved is None else measure)(options, data, novel)

@@ -56,10 +56,10 @@ def answer(options: Options, picture: Any) -> dict[str, Any]:
 
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
     if options.text is not None:
-        pictures = distinct_pictures(opening.open_data(options.data))
+        pictures = distinct_pictures(opening.open_measured(options))
         top = rank_pictures(backbone, options.text, pictures, options.top, options.truncate)
         return {"text": options.text, "candidates": len(pictures), "top": top}
-    texts = list(dict.fromkeys(options.prompt)) or texts_of(opening.open_data(options.data))
+    texts = list(dict.fromkeys(options.prompt)) or texts_of(opening.open_measured(options))
     top = rank_texts(backbone, picture, texts, options.top, options.truncate)
     return {"image": str(options.image), "candidates": len(texts), "top": top}
 

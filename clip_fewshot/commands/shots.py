@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, check_range, option
+from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, READING, FewShotConfig, ReadingOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -23,7 +23,7 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(shared.DeviceOptions):
+class Options(ReadingOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = option(
         BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
     )
@@ -38,7 +38,8 @@ class Options(shared.DeviceOptions):
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
+        names = ("model", "seeds", "approaches", "epochs", "seed", "device", *READING)
+        same = {name: getattr(self, name) for name in names}
         out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
 

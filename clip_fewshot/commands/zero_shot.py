@@ -29,7 +29,7 @@ def main(options: Options) -> int:
     from clip_fewshot.protocol.zero_shot_accuracy import measure_zero_shot, rank_classes
 
     picture = None if options.image is None else opening.open_picture(options.image)
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
     templates = TEMPLATES[:1] if options.templates == "one" else TEMPLATES

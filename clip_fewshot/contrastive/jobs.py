@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, Depth, check_fractions, check_range, model_for, option
+from clip_fewshot.config import (
+    DEVICES,
+    MODEL_HELP,
+    Depth,
+    ReadingOptions,
+    check_fractions,
+    check_range,
+    model_for,
+    option,
+)
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ MEASURED_GROUP, PROCESSES_GROUP, OUTPUT_GROUP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob:
+class TrainingJob(ReadingOptions):
     """What both jobs take.
 
     Raises:
@@ -53,6 +62,7 @@ class TrainingJob:
             got = "neither" if self.out is None else "both"
             raise UsageError(expected="`out` or `resume`", got=got, fix="name one folder", where="`out`")
         check_range(self, "batch", "chunk", "processes")
+        self.reading()
 
     @property
     def folder(self) -> Path:

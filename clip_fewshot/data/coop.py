@@ -19,7 +19,7 @@ from clip_fewshot.errors import DataError
 SPLIT_NAMES = ("train", "val", "test")
 
 
-def read_coop(source: Path) -> Listing:
+def read_coop(source: Path, root: Path | None = None) -> Listing:
     """Classes in the order of their numbers; the parts are kept, ``val`` as training images."""
     parts = _parsed(source)
     rows, problems = [], []
@@ -36,7 +36,8 @@ def read_coop(source: Path) -> Listing:
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"class {escape(name)!r} has two numbers" for name in twice]
     refuse_any(problems, "[path, label, class name] triples", "correct them", source)
-    return resolve(source, rows, class_names=names, warnings=[VALIDATION_JOINED] if parts.get("val") else [])
+    warnings = [VALIDATION_JOINED] if parts.get("val") else []
+    return resolve(source, rows, class_names=names, warnings=warnings, root=root)
 
 
 def _parsed(source: Path) -> dict[str, list[Any]]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
 from clip_fewshot.data.coop import read_coop
 from clip_fewshot.data.folder import Tree, read_folder, walk
 from clip_fewshot.data.listing import Listing
+from clip_fewshot.data.lists import is_captions, read_captions, read_list
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
-from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
+from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.parts import find_part
 
@@ -33,20 +35,22 @@ class Format:
         read: source -> :class:`Listing`. Its entries stand in an order that depends on the content alone; all have
             labels, or captions, or none; what cannot be used is refused with DataError, every offender named.
         folders, files: which of them it reads.
+        takes: of the options ``root`` and ``columns`` of ``read_dataset`` those that ``read`` has too.
     """
 
-    read: Callable[[Path], Listing]
+    read: Callable[..., Listing]
     folders: bool = False
     files: bool = False
+    takes: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {
     "folder": Format(read_folder, folders=True),
     "pairs": Format(read_pairs, folders=True),
-    "list": Format(read_list, files=True),
-    "csv": Format(read_csv, files=True),
-    "coop": Format(read_coop, files=True),
-    "captions": Format(read_captions, files=True),
+    "list": Format(read_list, files=True, takes=("root",)),
+    "csv": Format(read_csv, files=True, takes=("root", "columns")),
+    "coop": Format(read_coop, files=True, takes=("root",)),
+    "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
 }
 BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
@@ -54,11 +58,15 @@ TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
 
-def list_source(source: Path, format: str | Format | None) -> Listing:
+def list_source(source: Path, format: str | Format | None, **options: Any) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like.
 
+    Args:
+        options: ``root`` and ``columns``, of formats that take them; None where they are not given.
+
     Raises:
-        UsageError: an unknown format. DataError: a source that it does not read, or that is not there.
+        UsageError: an unknown format, or an option that it does not take. DataError: a source that it does not read,
+            or that is not there.
     """
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
@@ -74,7 +82,11 @@ def list_source(source: Path, format: str | Format | None) -> Listing:
         raise DataError(
             expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=escape(source)
         )
-    return found.read(source)
+    given_options = {option: value for option, value in options.items() if value}
+    for option in given_options.keys() - set(found.takes):
+        fix = "leave it out, or name the list or table of these pictures"
+        raise UsageError(expected="a list or table", got=f"the format {name!r}", fix=fix, where=f"`{option}`")
+    return found.read(source, **given_options)
 
 
 def recognise(source: Path) -> str:

@@ -39,6 +39,12 @@ class TrialRecord:
         """The point that the trial evaluated."""
         return Point.from_json(self.params)
 
+    def to_row(self) -> dict[str, Any]:
+        """One line of a table: how it ended, and each option in a column of its own."""
+        ended = {"value": self.value if self.fold_values else None, "seconds": self.seconds, "reason": self.reason}
+        asked = {"approach": self.point.approach, **self.point.options}
+        return {"number": self.number, "state": self.state, **ended, **asked}
+
 
 def select_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
     """The best complete trial of each approach; of equals the earlier one."""

@@ -48,7 +48,8 @@ from clip_fewshot.types import FloatArray, Progress, Say
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
 PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
+# From a run to the one that goes on; what is read is known by its content.
+MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format"}
 NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto", "category": "none"}  # what a task.json of before means
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
@@ -84,7 +85,7 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    data = read_dataset(job.data)
+    data = read_dataset(job.data, **job.reading())
     pretrained = load_backbone(job.model_name, device=job.device, dtype=PRECISIONS[job.precision])
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:

@@ -56,8 +56,8 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
         say = warn = _be_silent  # one process speaks for all
     started = time.perf_counter()
     model = build_untrained(job.model or "ViT-B/32", job)
-    data = _read(job.data, warn)
-    kept, held = split_pairs(data, job.validation, job.seed) if job.validation else (data, None)
+    data = _read(job.data, warn, **job.reading())
+    kept, held = split_pairs(data, job.validation, job.seed) if job.validation or job.test else (data, None)
     pairs = _stream(kept, model, job, world)
     settings = choose_options(job, model, pairs.steps())
     total = settings.total(pairs.steps())
@@ -195,8 +195,8 @@ def _shown(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
-def _read(source: str, warn: Say) -> ImageDataset:
-    data = read_dataset(source)
+def _read(source: str, warn: Say, **reading: Any) -> ImageDataset:
+    data = read_dataset(source, **reading)
     for sentence in list_warnings(data):
         warn(sentence)
     return data

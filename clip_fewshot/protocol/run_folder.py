@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import AUTO, HIDDEN, DataOptions, FewShotConfig, RunOptions
+from clip_fewshot.config import AUTO, HIDDEN, READING, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -37,7 +37,7 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     ignored = [
         f"`{name}`"
         for name, value in config.study_key().items()
-        if name != "approaches" and value not in (held[name], unset[name])
+        if name != "approaches" and value not in (held.get(name), unset.get(name))
     ]
     if ignored:
         fix = "leave them out, or begin another run"
@@ -151,6 +151,6 @@ def claim(
 
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:
     """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
-    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
+    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model", *READING)}
     same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
     return hash_bytes(same.encode())[:16]

@@ -34,7 +34,8 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
 def _same_input(config: FewShotConfig, out: Path, results: Mapping[str, Any]) -> bool:
     backbone = load_backbone(config.data.model_name, pretrained=config.data.pretrained, device=config.run.device)
     same_weights = read_json(out / "run.json")["key"]["backbone"] == backbone.digest
-    return bool(same_weights and results["dataset"]["fingerprint"] == read_dataset(config.data.data).fingerprint())
+    found = read_dataset(config.data.data, **config.data.reading())
+    return bool(same_weights and results["dataset"]["fingerprint"] == found.fingerprint())
 
 
 def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
