@@ -63,7 +63,7 @@ def read_history(folder: str | Path) -> ResultRows[dict[str, Any]]:
         >>> import json, pathlib
         >>> pathlib.Path("metrics.jsonl").write_text(json.dumps({"step": 1, "kind": "train", "loss": 0.5}))
         41
-        >>> cf.float(cf.read_history(".").to_frame().loss.mean())
+        >>> float(cf.read_history(".").to_frame().loss.mean())
         0.5
     """
     places = [Path(folder) / METRICS_FILE, Path(folder) / "training" / METRICS_FILE]

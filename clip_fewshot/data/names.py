@@ -11,7 +11,7 @@ from clip_fewshot.errors import UsageError
 MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
 
-LISTED = 20  # offenders an error names before it only counts
+LISTED = 5  # offenders an error names before it only counts
 
 
 def escape(name: str | Path) -> str:
@@ -30,7 +30,7 @@ def fold_name(name: str) -> str:
 
 
 def list_first(offenders: Iterable[str]) -> str:
-    """The first twenty offenders and the count of the others, one per line."""
+    """The first five offenders and the count of the others, one per line."""
     lines = list(offenders)
     more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n  ".join(["", *lines[:LISTED], *more])
