@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
-from clip_fewshot.data.coop import read_coop
+from clip_fewshot.data.coop import DRAW, read_coop
 from clip_fewshot.data.folder import Tree, read_folder, walk
 from clip_fewshot.data.listing import Listing
 from clip_fewshot.data.lists import is_captions, read_captions, read_list
@@ -53,7 +53,7 @@ FORMATS: dict[str, Format] = {
     "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
 }
-BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
+BY_SUFFIX = {".json": "coop", DRAW: "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -98,7 +98,7 @@ def recognise(source: Path) -> str:
         return BY_SUFFIX[suffix]
     if source.is_file() and suffix in TEXT_SUFFIXES:
         return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
-    fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
+    fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt, .json or .pkl that names them, or .tar shards"
     raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 

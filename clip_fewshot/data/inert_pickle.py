@@ -20,7 +20,7 @@ LONGEST_SHOWN = 200  # characters of a name out of the file
 
 
 @dataclass(frozen=True)
-class Record:
+class InertInstance:
     """An instance that was never made: the name of its class, and what its ``__dict__`` would hold."""
 
     of: str
@@ -140,11 +140,11 @@ class _Machine:
         made_of, arguments = self._popped(2)
         if type(made_of) is not _Class or arguments != ():
             raise _RefusedError("an instance with arguments, or of no class")
-        self._stack.append(Record(made_of.name))
+        self._stack.append(InertInstance(made_of.name))
 
     def build(self, _: None) -> None:
         (state,), target = self._popped(1), self._stack[-1]
-        if type(target) is not Record or type(state) is not dict:
+        if type(target) is not InertInstance or type(state) is not dict:
             raise _RefusedError(f"a {type(target).__name__} built from a {type(state).__name__}")
         target.fields.update(state)
 

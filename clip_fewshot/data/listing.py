@@ -66,12 +66,13 @@ def refuse_any(problems: list[str], expected: str, fix: str, source: Path) -> No
 
 
 def join_sides(training: Listing, test: Listing) -> Listing:
-    """Two sources as one: the first is the training side, the second the test side.
+    """Two sources as one: the first is the training side, the second the test side, or the test part of it.
 
     Raises:
-        DataError: one of them is divided itself, the two say different things of a picture, or a class of the test
-            side has no picture to learn from.
+        DataError: the first has a test part itself, or the second a training part alone; the two say different things
+            of a picture, or a class of the test side has no picture to learn from.
     """
+    test = _test_part(test)
     for listing, other in ((training, "test"), (test, "train")):
         if any(entry.partition == other for entry in listing.entries):
             got, fix = "one that is divided into train and test itself", "leave `test` out, or name one side of it"
@@ -86,6 +87,16 @@ def join_sides(training: Listing, test: Listing) -> Listing:
     sides = ((training, "train"), (test, "test"))
     entries = [entry._replace(partition=name) for side, name in sides for entry in side.entries]
     return replace(training, entries=tuple(entries), warnings=(*training.warnings, *test.warnings))
+
+
+def _test_part(listing: Listing) -> Listing:
+    """Of a source that is divided itself, as CoOp's split files beside a draw of shots, the test part."""
+    if {entry.partition for entry in listing.entries} != {"train", "test"}:
+        return listing
+    entries = tuple(entry for entry in listing.entries if entry.partition == "test")
+    passed = len(listing.entries) - len(entries)
+    note = f"{escape(listing.source.name)} is divided itself: its test part is read, {passed} others are not"
+    return replace(listing, entries=entries, warnings=(*listing.warnings, note))
 
 
 def _labels(listing: Listing) -> list[str]:

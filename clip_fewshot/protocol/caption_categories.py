@@ -24,7 +24,7 @@ from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-FOLDS = 5
+CATEGORY_FOLDS = 5
 
 
 class Headed(NamedTuple):
@@ -100,7 +100,7 @@ def _deal_folds(data: ImageDataset, seed: int) -> IndexArray:
     first = pictures.rows[pictures.starts[:-1]]
     lots = np.array([derive_seed(seed, "category folds", data.digests[row]) for row in first])
     fold_of = np.empty(pictures.n, np.int64)
-    fold_of[np.lexsort((lots, data.required_labels()[first]))] = np.arange(pictures.n) % FOLDS
+    fold_of[np.lexsort((lots, data.required_labels()[first]))] = np.arange(pictures.n) % CATEGORY_FOLDS
     return fold_of[pictures.of_row]
 
 

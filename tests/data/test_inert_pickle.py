@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_fewshot.data import inert_pickle
-from clip_fewshot.data.inert_pickle import Record, read_pickle
+from clip_fewshot.data.inert_pickle import InertInstance, read_pickle
 from clip_fewshot.errors import DataError
 
 MODULE = "dassl.data.datasets.base_dataset"
@@ -97,7 +97,7 @@ def test_what_was_written_is_read(protocol: int) -> None:
     found = read(draw_bytes(protocol, TRAIN * 200, TRAIN[:1]))
     assert list(found) == ["train", "val"]
     assert len(found["train"]) == 600
-    assert {type(item) for item in found["train"]} == {Record}
+    assert {type(item) for item in found["train"]} == {InertInstance}
     rows = [[item.fields[f"_{key}"] for key in ("impath", "label", "classname", "domain")] for item in found["train"]]
     assert rows == [[*row, 0] for row in TRAIN] * 200
     assert found["train"][0].of == "Datum"
@@ -163,7 +163,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a buffer out of band": (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
     "BUILD of a class": (P2 + DATUM + b"}b.", "a _Class built from a dict"),
     "BUILD of a dictionary": (P2 + b"}}b.", "a dict built from a dict"),
-    "BUILD from a list": (P2 + DATUM + b")\x81]b.", "a Record built from a list"),
+    "BUILD from a list": (P2 + DATUM + b")\x81]b.", "a InertInstance built from a list"),
     "BUILD from slots": (P2 + DATUM + b")\x81N}\x86b.", "opcode NONE"),
     "items of a class": (P2 + DATUM + text("a") + b"a.", "an item of a _Class"),
     "a list as a key": (P2 + b"}]]s.", "keys that are no texts"),
