@@ -22,7 +22,7 @@ from clip_fewshot.errors import DataError
 
 SPLIT_NAMES = ("train", "val", "test")
 DRAW = ".pkl"
-FIELDS = ("_impath", "_label", "_classname")  # of Dassl's Datum
+DATUM_FIELDS = ("_impath", "_label", "_classname")  # of Dassl's Datum
 
 
 def read_coop(source: Path, root: Path | None = None) -> Listing:
@@ -72,10 +72,11 @@ def _drawn(source: Path) -> tuple[list[list[Any]], list[str]]:
             got, fix = "something else", "check the file"
             raise DataError(expected="a list under each part", got=got, fix=fix, where=escape(source))
     shots = [
-        [item.fields.get(name) for name in FIELDS] if isinstance(item, InertInstance) else [] for item in parts["train"]
+        [item.fields.get(name) for name in DATUM_FIELDS] if isinstance(item, InertInstance) else []
+        for item in parts["train"]
     ]
     problems = [f"train[{i}]" for i, shot in enumerate(shots) if not _well_formed(shot)]
-    refuse_any(problems, f"instances of Datum with {', '.join(FIELDS)}", "restore the file", source)
+    refuse_any(problems, f"instances of Datum with {', '.join(DATUM_FIELDS)}", "restore the file", source)
     left_out = len(parts.get("val", []))
     return shots, [f"{left_out} validation images of the draw were left out: validation comes out of the K shots"] * (
         left_out > 0

@@ -31,7 +31,7 @@ class _Class(NamedTuple):
     name: str
 
 
-class _RefusedError(Exception):
+class _PickleRefusedError(Exception):
     """What a pickle asks for and does not get."""
 
 
@@ -53,9 +53,9 @@ def read_pickle(data: bytes, classes: Collection[str], where: str) -> Any:
         for step, (opcode, argument, place) in enumerate(pickletools.genops(data)):
             position = place or 0
             if step == MOST_STEPS:
-                raise _RefusedError(f"more than {MOST_STEPS:,} opcodes")
+                raise _PickleRefusedError(f"more than {MOST_STEPS:,} opcodes")
             machine.take(opcode.name, argument)
-    except _RefusedError as error:
+    except _PickleRefusedError as error:
         raise _error(f"{error} at byte {position:,}", "texts, integers, lists and dictionaries alone", where) from None
     except (ValueError, LookupError) as error:  # of genops; of an empty stack, or of a memo that lacks what is asked
         raise _error(f"{escape(str(error)[:LONGEST_SHOWN])} at byte {position:,}", "a whole pickle", where) from None
@@ -82,7 +82,7 @@ class _Machine:
         """One opcode.
 
         Raises:
-            _RefusedError: one that does more than put values together, or asks for what such values cannot do.
+            _PickleRefusedError: one that does more than put values together, or asks for what such values cannot do.
             LookupError: nothing there to take.
         """
         if name in _VALUES:
@@ -92,7 +92,7 @@ class _Machine:
         elif name in _STEPS:
             _STEPS[name](self, argument)
         elif name not in ("PROTO", "FRAME"):
-            raise _RefusedError(f"the opcode {name}")
+            raise _PickleRefusedError(f"the opcode {name}")
 
     def mark(self, _: None) -> None:
         self._aside.append(self._stack)
@@ -120,38 +120,38 @@ class _Machine:
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise _RefusedError(f"an item of a {type(target).__name__}")
+            raise _PickleRefusedError(f"an item of a {type(target).__name__}")
         target += items
 
     def set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2 or not all(type(key) is str for key in items[::2]):
-            raise _RefusedError("a dictionary with keys that are no texts")
+            raise _PickleRefusedError("a dictionary with keys that are no texts")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def name_class(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise _RefusedError("a class whose name is no text")
+            raise _PickleRefusedError("a class whose name is no text")
         if name not in self._classes:
-            raise _RefusedError(f"the class {escape(f'{module}.{name}'[:LONGEST_SHOWN])}")
+            raise _PickleRefusedError(f"the class {escape(f'{module}.{name}'[:LONGEST_SHOWN])}")
         self._stack.append(_Class(name))
 
     def make(self, _: None) -> None:
         made_of, arguments = self._popped(2)
         if type(made_of) is not _Class or arguments != ():
-            raise _RefusedError("an instance with arguments, or of no class")
+            raise _PickleRefusedError("an instance with arguments, or of no class")
         self._stack.append(InertInstance(made_of.name))
 
     def build(self, _: None) -> None:
         (state,), target = self._popped(1), self._stack[-1]
         if type(target) is not InertInstance or type(state) is not dict:
-            raise _RefusedError(f"a {type(target).__name__} built from a {type(state).__name__}")
+            raise _PickleRefusedError(f"a {type(target).__name__} built from a {type(state).__name__}")
         target.fields.update(state)
 
     def stop(self, _: None) -> None:
         (self.result,) = self._popped(1)
         if self._stack or self._aside:
-            raise _RefusedError("more than one value")
+            raise _PickleRefusedError("more than one value")
 
 
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
