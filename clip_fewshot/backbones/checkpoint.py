@@ -54,8 +54,7 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
     """
     weights = {key: tensor for key, tensor in rename_to_openai(state, where).items() if not _is_constant(key)}
     config = config or infer_config(weights, where)
-    with _Uninitialised():
-        backbone = Backbone(config, name)
+    backbone = sketch_backbone(config, name)
     _check(weights, backbone.state_dict(), where)
     backbone.load_state_dict(weights)
     for key, tensor in backbone.state_dict().items():
@@ -63,7 +62,13 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
             raise ArtifactError(
                 expected=f"finite numbers in {key}", got="NaN or infinity", fix="get an undamaged copy", where=where
             )
-    return backbone.eval()
+    return backbone
+
+
+def sketch_backbone(config: CLIPConfig, name: str = "custom") -> Backbone:
+    """A model of that architecture without weights: its memory is asked for and never touched."""
+    with _Uninitialised():
+        return Backbone(config, name).eval()
 
 
 class _Uninitialised(TorchFunctionMode):

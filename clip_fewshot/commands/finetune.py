@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
@@ -37,7 +38,8 @@ def main(options: Options) -> int:
         found = finetune_by_spark(options)
     else:
         with join_world() as world, show_progress() as progress:
-            found = finetune(options, world, lambda sentence: opening.warn([sentence]), progress)
+            tell = (lambda line: None) if options.json else partial(print, flush=True)
+            found = finetune(options, world, lambda sentence: opening.warn([sentence]), progress, tell)
     if found:
         print(json.dumps(found, indent=1) if options.json else describe_finetuning(found))
     return 0

@@ -153,7 +153,7 @@ class _Session:
             floor = training.recipe.floor(batch, self.world, training.model.device)
             self._report(outcome, floor, started, began, waited)
             if self.validation is not None and self.validation.due(training.taken, training.total, self.length):
-                self._validate(self.validation)
+                self._validate(self.validation, training.options.chunk or max(1, len(batch)))
             if training.taken % every == 0 or training.taken == training.total:
                 self.keeper.save()
 
@@ -177,11 +177,12 @@ class _Session:
         if self.on_step is not None:
             self.on_step(report)
 
-    def _validate(self, validation: Validation) -> None:
+    def _validate(self, validation: Validation, chunk: int) -> None:
+        """No more pairs in a pass than training has, or measuring would take more memory than the steps do."""
         training = self.training
         with training.mean.swap_in():
             broadcast_state(list(training.model.buffers()), self.world)
-            figures = validate(training.model, validation, self.world, training.options.chunk)
+            figures = validate(training.model, validation, self.world, chunk)
         self.keeper.log("validation", figures)
         if self.on_validation is not None:
             self.on_validation(training.taken, figures)

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from contextlib import redirect_stdout
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
+from clip_fewshot.contrastive.memory_forecast import Load, check_memory, count_bytes, measure_needs
+from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
@@ -74,12 +76,17 @@ def _tuned_files(job: FineTuningJob) -> dict[str, bytes]:
 
 
 def finetune(
-    job: FineTuningJob, world: World, say: Say = lambda line: None, progress: Progress = lambda *done: None
+    job: FineTuningJob,
+    world: World,
+    say: Say = lambda line: None,
+    progress: Progress = lambda *done: None,
+    tell: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure, train, save, measure what was saved; each process calls this, and the first one does all but train.
 
     Args:
         say: receives what a reader of the pictures should know, a sentence at a time.
+        tell: receives a line on the memory that training will take.
 
     Returns:
         At rank 0 the figures before and after; elsewhere nothing.
@@ -93,10 +100,10 @@ def finetune(
     headed = _head(kept, held, pretrained, job)
     if job.category == "predicted":
         data = replace(data, labels=None)  # those of the test side decide nothing; the others are in the checkpoint
-    found = _tune(job, data, pretrained, headed.kept, headed.held, world, progress)
+    found = _tune(job, data, pretrained, headed.kept, headed.held, world, progress, tell)
     inside = str(job.folder / PLAIN_FOLDER)
     plain = replace(job, category="none", out=job.out and inside, resume=job.resume and inside)
-    others = None if job.category == "none" else _tune(plain, data, pretrained, kept, held, world, progress)
+    others = None if job.category == "none" else _tune(plain, data, pretrained, kept, held, world, progress, tell)
     if not leads:
         return {}
     about = {"schema": 1, "model": job.model_name, "data": data.name}
@@ -122,6 +129,7 @@ def _tune(
     held: ImageDataset,
     world: World,
     progress: Progress,
+    tell: Say,
 ) -> dict[str, Any]:
     """One training on ``kept``, saved in the job's folder; at rank 0 the figures on ``held`` before and after."""
     tuned = make_tunable(pretrained, job.plan)
@@ -129,16 +137,22 @@ def _tune(
     n = _blocks_to_rerun(pretrained, job, world)
     pairs = _stream(kept, tuned, job, world, numbered=n is not None)
     leads = world.rank == 0
+    objective = SelfDistillation(tuned, job.distil) if job.distil else None
+    beside = count_bytes(pretrained) + (count_bytes(objective) if objective is not None else 0)
+    needs = measure_needs(tuned, pairs.tokens, beside)
+    forecast = check_memory(needs, _settings(job), Load(pairs.batch, world.size), tuned.device, changeable=())
     if leads:
         _begin(job, _task(job, data, pretrained))
+        tell(f"memory: {forecast}")
     before = _measure(pretrained, held, job) if leads else {}
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
-        _train(tuned, pairs, job, world, progress)
+        _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
     save_tuned(tuned, job.folder / TUNED_FOLDER)
     return {
         "parameters": {"trained": trained, "all": total},
+        "memory": asdict(forecast) | {"peak": forecast.peak},
         "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
         "before": before,
         "after": _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job),
@@ -237,9 +251,8 @@ def _begin(job: FineTuningJob, now: dict[str, Any]) -> None:
     write_json(path, now)
 
 
-def _train(model: Backbone, pairs: PairSource, job: FineTuningJob, world: World, progress: Progress) -> None:
-    """``model``, in place."""
-    settings = job.plan.options(
+def _settings(job: FineTuningJob) -> ContrastiveOptions:
+    return job.plan.options(
         epochs=job.passes or FINE_TUNING_PASSES,
         optimizer=job.optimizer,
         weight_decay=job.weight_decay,
@@ -247,12 +260,24 @@ def _train(model: Backbone, pairs: PairSource, job: FineTuningJob, world: World,
         chunk=job.chunk,
         seed=job.seed,
     )
+
+
+def _train(
+    model: Backbone,
+    pairs: PairSource,
+    objective: SelfDistillation | None,
+    job: FineTuningJob,
+    world: World,
+    progress: Progress,
+) -> None:
+    """``model``, in place."""
+    settings = _settings(job)
     total = settings.total(pairs.steps())
     train_contrastive(
         model,
         pairs,
         settings,
-        objective=SelfDistillation(model, job.distil) if job.distil else None,
+        objective=objective,
         world=world,
         on_step=lambda report: progress("training", report.step + 1, total) if world.rank == 0 else None,
         folder=job.folder / TRAINING_FOLDER,

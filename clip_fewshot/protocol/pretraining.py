@@ -9,11 +9,13 @@ from typing import Any
 
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.checkpoint import sketch_backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
+from clip_fewshot.contrastive.memory_forecast import Load, check_memory, measure_needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
@@ -30,6 +32,7 @@ from clip_fewshot.types import Say
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
 PRETRAINING_BATCH, VALIDATION_BATCH = 256, 256
+CHANGEABLE = ("checkpoint_gradients", "state_dtype", "model")  # where memory is short
 
 
 def pretrain_by_spark(job: Pretraining) -> None:
@@ -55,7 +58,9 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     if world.rank > 0:
         say = warn = _be_silent  # one process speaks for all
     started = time.perf_counter()
-    model = build_untrained(job.model or "ViT-B/32", job)
+    name, config = find_architecture(job.model or "ViT-B/32")
+    _check_state(config, job)
+    model = build_untrained(name, config, job)
     data = _read(job.data, warn, **job.reading())
     kept, held = split_pairs(data, job.validation, job.seed) if job.validation or job.test else (data, None)
     pairs = _stream(kept, model, job, world)
@@ -63,6 +68,8 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     total = settings.total(pairs.steps())
     weights = sum(p.numel() for p in model.parameters())
     say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
+    needs = measure_needs(model, pairs.tokens)
+    say(f"memory: {check_memory(needs, settings, Load(pairs.batch, world.size), model.device, CHANGEABLE)}")
     trained = train_contrastive(
         model,
         pairs,
@@ -81,18 +88,29 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     return trained
 
 
-def build_untrained(name: str, job: Pretraining) -> Backbone:
-    """Random weights of an official architecture, or of the one in a JSON file, by the seed."""
+def find_architecture(name: str) -> tuple[str, CLIPConfig]:
+    """An official name, or the stem of a JSON file, and the architecture it stands for."""
     path = Path(name)
-    known = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(name, name)
     if path.suffix == ".json":
-        config = read_architecture(path)
-    elif known in ARCHITECTURES:
-        config = ARCHITECTURES[known]
-    else:
+        return path.stem, read_architecture(path)
+    known = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(name, name)
+    if known not in ARCHITECTURES:
         expected = f"one of {', '.join(ARCHITECTURES)}, or a .json file"
         raise UsageError(expected=expected, got=repr(name), fix="check the spelling", where="`model`")
-    model = build_backbone(config, job.seed, path.stem if path.suffix == ".json" else known)
+    return known, ARCHITECTURES[known]
+
+
+def _check_state(config: CLIPConfig, job: Pretraining) -> None:
+    """Refuse a model whose state alone is too large, before it is built: the system would end the process."""
+    state = ContrastiveOptions(
+        steps=1, averaging=job.averaging, state_dtype=job.state_dtype, text_weights=job.text_weights
+    )
+    check_memory(measure_state(sketch_backbone(config)), state, Load(0), resolve_device(job.device), CHANGEABLE)
+
+
+def build_untrained(name: str, config: CLIPConfig, job: Pretraining) -> Backbone:
+    """Random weights by the seed, on the device, in the precision of the job."""
+    model = build_backbone(config, job.seed, name)
     model.activation_dtype = PRECISIONS[job.precision]
     return model.to(resolve_device(job.device))
 

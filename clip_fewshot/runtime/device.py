@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from clip_fewshot.errors import ResourceError, UsageError
+from clip_fewshot.runtime.environment import usable_memory
 
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,6 +53,17 @@ def autocast_activations(device: torch.device, dtype: torch.dtype | None) -> Abs
     if dtype in (None, torch.float32):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that this process may fill there: what is free of a GPU, or its part of the RAM that it may use.
+
+    Of RAM the whole counts, free or not, without swap: what other programs hold now decides nothing. Processes that
+    torchrun has started on one machine share it.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    return usable_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager

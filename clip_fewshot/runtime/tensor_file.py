@@ -28,6 +28,7 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 PIECE = 1 << 24  # values that are copied at a time where they lie on a device, or in no order
+HELD = 1 << 28  # bytes that reading may map at a time
 ALIGNMENT = 8  # bytes, of the header's end
 Form = tuple[tuple[int, ...], torch.dtype]
 
@@ -62,7 +63,7 @@ class TensorFile:
         yield self._head
         for tensor in self._tensors:
             for piece in torch.split(tensor.reshape(-1), PIECE) if tensor.numel() else ():
-                yield memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())
+                yield piece.cpu().contiguous().view(torch.uint8).numpy().data
 
 
 def read_forms(path: Path) -> dict[str, Form]:
@@ -81,7 +82,13 @@ def read_forms(path: Path) -> dict[str, Form]:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors by name, on the CPU; the file is opened for each, or all that was read would stay in memory."""
-    for name in read_forms(path):
+    """The tensors by name, on the CPU. What was read stays mapped, so the file is opened again after ``HELD`` bytes."""
+    left = [*read_forms(path)]
+    while left:
         with safetensors.safe_open(path, "pt") as file:
-            yield name, file.get_tensor(name)
+            held = 0
+            while left and held < HELD:
+                name = left.pop()
+                tensor = file.get_tensor(name)
+                held += tensor.nbytes
+                yield name, tensor

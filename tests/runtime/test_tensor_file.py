@@ -57,7 +57,9 @@ def test_no_piece_is_a_copy_of_what_lies_in_order_on_the_cpu() -> None:
     assert bytes(piece) == b"\x00\x00\x80?" * 8
 
 
-def test_what_is_written_is_read_one_by_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [1, 1 << 28])
+def test_what_is_written_is_read_one_by_one(tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_file, "HELD", held)
     given = tensors()
     save_artifact(tmp_path / "kept", "kind", {"all.safetensors": TensorFile(given)}, {"n": 1})
     meta, files = find_artifact(tmp_path / "kept", "kind")

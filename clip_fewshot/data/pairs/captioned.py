@@ -52,7 +52,7 @@ class CaptionedStream:
     ) -> None:
         self._dataset, self._model, self._seed, self._shared = dataset, model, seed, shared
         self._names = dataset.label_space.decode(dataset.required_labels())
-        self._batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
+        self.batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
         self._numbered = numbered
         self._steps = self._stream(0).steps()
 
@@ -60,6 +60,11 @@ class CaptionedStream:
     def pictures(self) -> ImageDataset:
         """Each picture once, in the order of the numbers."""
         return self._stream(0).pictures
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """(k, l) int32 token ids of the first epoch's captions; other epochs have as long ones."""
+        return self._stream(0).tokens
 
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -92,7 +97,7 @@ class CaptionedStream:
         return PairStream(
             replace(self._dataset, captions=self.captions(epoch)),
             self._model,
-            batch=self._batch,
+            batch=self.batch,
             seed=self._seed,
             rank=self._rank,
             world=self._world,
