@@ -22,6 +22,7 @@ EXAMPLES = (
     "photos/ --model ViT-B/32 --out runs/tuned",
     "pairs.csv --head linear --passes 5 --out runs/tuned",
     "pairs.csv --category predicted --out runs/tuned",
+    "more_pairs.csv --from runs/tuned --out runs/tuned-again",
 )
 
 

@@ -50,13 +50,13 @@ class Checkpoints:
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
     def load(
-        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], pairs: Mapping[str, Any] | None = None
+        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any] | None, pairs: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Fill ``tensors`` with the checkpoint's, in all processes, which need not share a disk; its meta.
 
         Args:
             tensors: those of the training now; names, shapes and precisions must be the checkpoint's.
-            identity: its options; what the checkpoint's meta has under "identity" must be equal.
+            identity: its options; what the checkpoint's meta has under "identity" must be equal. None: may differ.
             pairs: what it trains on, against "pairs" in the meta; None on either side: not known, not compared.
 
         Raises:
@@ -68,7 +68,8 @@ class Checkpoints:
             meta, files = find_artifact(self.folder, KIND)
             if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
                 _check_same("pairs", meta["pairs"], pairs, self.folder)
-            _check_same("options", meta["identity"], identity, self.folder)
+            if identity is not None:
+                _check_same("options", meta["identity"], identity, self.folder)
             told = json.dumps(meta).encode()
             parts = [(MODEL_PREFIX, files[CHECKPOINT_WEIGHTS]), ("", files[REST])]
             _check_fitting(
@@ -113,8 +114,12 @@ class CheckpointFolder:
         self._checkpoints = None if folder is None else Checkpoints(folder, world, training.model.device)
         self._log: MetricsLog | None = None
 
-    def begin(self, resume: bool, tensorboard: bool) -> None:
-        """Bring all processes to the newest checkpoint, or to where process 0 stands, and open the log there."""
+    def begin(self, resume: bool, start: Path | None, tensorboard: bool) -> None:
+        """Bring all processes to the newest checkpoint, or to where process 0 stands, and open the log there.
+
+        Args:
+            start: folder of another training whose state this one begins with.
+        """
         training = self._training
         if self._checkpoints is not None and self._checkpoints.exists():
             if not resume:
@@ -128,12 +133,21 @@ class CheckpointFolder:
             identity = training.identity(self._length)
             tensors = training.tensors()
             training.settle(self._checkpoints.load(tensors, identity, self._pairs), tensors)
+        elif start is not None:
+            self._adopt(Checkpoints(start, self._world, training.model.device))
         else:
             started = (training.model.state_dict(), training.recipe.state_dict(), training.mean.tensors())
             broadcast_state([tensor for tensors in started for tensor in tensors.values()], self._world)
         if self._folder is not None and self._world.rank == 0:
             board = TensorBoard(self._folder / "tensorboard", training.taken) if tensorboard else None
             self._log = MetricsLog(self._folder, training.taken, board)
+
+    def _adopt(self, other: Checkpoints) -> None:
+        if not other.exists():
+            fix = "name one that has reached the end of an epoch"
+            raise UsageError(expected="a training with a checkpoint", got="none", fix=fix, where=str(other.folder))
+        tensors = self._training.tensors()
+        self._training.adopt(other.load(tensors, None), tensors)
 
     def log(self, kind: str, figures: Figures) -> None:
         """A line about the steps taken so far."""

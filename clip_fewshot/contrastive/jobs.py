@@ -166,6 +166,12 @@ class FineTuningJob(TrainingJob):
         "(predicted); recall with and without",
         **TRAINING_GROUP,
     )
+    from_: str | None = option(
+        None,
+        "go on from the fine-tuning in this folder, on DATA as it is now: its weights and optimiser, a new schedule",
+        metavar="PATH",
+        **TRAINING_GROUP,
+    )
     held_out: float = option(
         0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED_GROUP
     )

@@ -113,8 +113,12 @@ class Training:
 
     def settle(self, meta: Mapping[str, Any], filled: Mapping[str, Tensor]) -> None:
         """Stand where the training that gave ``meta`` stood, after :meth:`tensors` have been filled with its own."""
-        self.optimizer.taken = int(filled["optimizer.taken"])
+        self.adopt(meta, filled)
         self.taken, self.loss = int(meta["steps_taken"]), float(meta["loss"])
+
+    def adopt(self, meta: Mapping[str, Any], filled: Mapping[str, Tensor]) -> None:
+        """Take over weights and optimiser of the training that gave ``meta``, at one's own step."""
+        self.optimizer.taken = int(filled["optimizer.taken"])
         self.scale = LossScale(**meta["loss_scale"])
 
 

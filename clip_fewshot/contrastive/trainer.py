@@ -68,6 +68,7 @@ def train_contrastive(
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    start: Path | None = None,
     tensorboard: bool = False,
 ) -> Model:
     """Train the parameters of ``model`` that require a gradient, in place.
@@ -85,6 +86,8 @@ def train_contrastive(
         on_step, on_validation: called in every process; the latter with the steps taken and the figures.
         folder: of ``metrics.jsonl`` and the checkpoint; None: neither is written. One training at a time holds it.
         resume: go on from the checkpoint in ``folder`` if there is one.
+        start: folder of another training of the same parameters, whose weights and moments this one begins with, at
+            step 0 of its own schedule and on its own pairs. Once there is a checkpoint in ``folder``, that one counts.
         tensorboard: show the figures in TensorBoard too, under ``folder``/tensorboard.
 
     Raises:
@@ -118,7 +121,7 @@ def train_contrastive(
         recipe = wrap_objective(objective, options.identity_targets).to(model.device)
         training = Training(model, recipe, options, options.total(length))
         keeper = CheckpointFolder(training, pairs, world, folder)
-        keeper.begin(resume, tensorboard)
+        keeper.begin(resume, start, tensorboard)
         training.set_train_mode()
         session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)
         session.run()

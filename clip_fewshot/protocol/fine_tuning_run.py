@@ -6,12 +6,11 @@ pictures it is recall both ways.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 from contextlib import redirect_stdout
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,12 @@ from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
-from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
-from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
-from clip_fewshot.protocol.caption_categories import Headed, add_categories, compare_recall, describe_category
+from clip_fewshot.protocol.caption_categories import compare_recall, describe_category
+from clip_fewshot.protocol.fine_tuning_sides import Sides, divide, head_sides
+from clip_fewshot.protocol.fine_tuning_task import TRAINING_FOLDER, begin_task, describe_task
 from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
@@ -48,12 +46,8 @@ from clip_fewshot.runtime.files import read_json, write_bytes, write_json
 from clip_fewshot.types import FloatArray, Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
-TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
+TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
 PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
-# From a run to the one that goes on; what is read is known by its content.
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format"}
-NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto", "category": "none"}  # what a task.json of before means
-WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
@@ -94,57 +88,55 @@ def finetune(
     started, leads = time.perf_counter(), world.rank == 0
     data = read_dataset(job.data, **job.reading())
     pretrained = load_backbone(job.model_name, device=job.device, dtype=PRECISIONS[job.precision])
-    kept, held, warnings = _divide(data, pretrained, job)
+    plain, warnings = divide(job, data, pretrained)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
-    headed = _head(kept, held, pretrained, job)
-    if job.category == "predicted":
-        data = replace(data, labels=None)  # those of the test side decide nothing; the others are in the checkpoint
-    found = _tune(job, data, pretrained, headed.kept, headed.held, world, progress, tell)
-    inside = str(job.folder / PLAIN_FOLDER)
-    plain = replace(job, category="none", out=job.out and inside, resume=job.resume and inside)
-    others = None if job.category == "none" else _tune(plain, data, pretrained, kept, held, world, progress, tell)
+    sides, right = head_sides(job, plain, pretrained)
+    if sides.earlier is not None and leads:
+        say(sides.earlier.describe_changes(sides.kept, sides.held))
+    found = _tune(job, sides, pretrained, world, progress, tell)
+    other, others = _without_category(job), None
+    if job.category != "none":
+        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, tell)
     if not leads:
         return {}
-    about = {"schema": 1, "model": job.model_name, "data": data.name}
-    about["pictures"] = {"training": len(set(kept.digests)), "test": len(set(held.digests))}
     if others is not None:
-        values = [_recalls(each, pretrained, part) for each, part in ((job, headed.held), (plain, held))]
+        values = [_recalls(job, pretrained, sides.held), _recalls(other, pretrained, plain.held)]
         found["category"] = {
             "kind": job.category,
-            "right": headed.right,
+            "right": right,
             "without": {key: others[key] for key in ("before", "after")},
             "difference": compare_recall(*values),
         }
+    about = {"schema": 1, "model": job.model_name, "data": data.name, "pictures": sides.counts()}
+    if sides.earlier is not None:
+        about["changes"] = sides.earlier.count_changes(sides.kept, sides.held)
     found = about | found | {"seconds": time.perf_counter() - started}
     write_json(job.folder / RESULTS_FILE, found)
     return found | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
 def _tune(
-    job: FineTuningJob,
-    data: ImageDataset,
-    pretrained: Backbone,
-    kept: ImageDataset,
-    held: ImageDataset,
-    world: World,
-    progress: Progress,
-    tell: Say,
+    job: FineTuningJob, sides: Sides, pretrained: Backbone, world: World, progress: Progress, tell: Say
 ) -> dict[str, Any]:
-    """One training on ``kept``, saved in the job's folder; at rank 0 the figures on ``held`` before and after."""
+    """One training on the training side, saved in the job's folder; at rank 0 the figures before and after."""
+    task, leads = describe_task(job, sides.data, pretrained), world.rank == 0
+    if sides.earlier is not None:
+        sides.earlier.check(task)
     tuned = make_tunable(pretrained, job.plan)
     trained, total = count_parameters(tuned)
     n = _blocks_to_rerun(pretrained, job, world)
-    pairs = _stream(kept, tuned, job, world, numbered=n is not None)
-    leads = world.rank == 0
+    pairs = _stream(sides.kept, tuned, job, world, numbered=n is not None)
     objective = SelfDistillation(tuned, job.distil) if job.distil else None
     beside = count_bytes(pretrained) + (count_bytes(objective) if objective is not None else 0)
     needs = measure_needs(tuned, pairs.tokens, beside)
     forecast = check_memory(needs, _settings(job), Load(pairs.batch, world.size), tuned.device, changeable=())
     if leads:
-        _begin(job, _task(job, data, pretrained))
+        begin_task(job, task, sides.kept, sides.held, sides.earlier)
         tell(f"memory: {forecast}")
-    before = _measure(pretrained, held, job) if leads else {}
+    figures = {"before": _measure(pretrained, sides.held, job)} if leads else {}
+    if leads and job.from_ and (begun := Path(job.from_) / TUNED_FOLDER).is_dir():  # a stopped run has no model yet
+        figures["earlier"] = _measure(load_tuned(begun, pretrained), sides.held, job)
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
@@ -154,17 +146,16 @@ def _tune(
         "parameters": {"trained": trained, "all": total},
         "memory": asdict(forecast) | {"peak": forecast.peak},
         "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
-        "before": before,
-        "after": _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job),
+        **figures,
+        "after": _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), sides.held, job),
     }
 
 
-def _head(kept: ImageDataset, held: ImageDataset, model: Backbone, job: FineTuningJob) -> Headed:
-    """Both sides with the categories that were asked for; captions that are too long by them are refused."""
-    found = add_categories(kept, held, job.category, model, seed=job.seed, truncate=job.truncate)
-    for part in (found.kept, found.held) if job.category != "none" else ():
-        PairStream(part, model, batch=1, seed=0, truncate=job.truncate)
-    return found
+def _without_category(job: FineTuningJob) -> FineTuningJob:
+    """The same on the captions as they are, in a folder inside; going on from such a one where there is one."""
+    inside, begun = str(job.folder / PLAIN_FOLDER), Path(job.from_ or "") / PLAIN_FOLDER
+    from_ = str(begun) if job.from_ and begun.is_dir() else job.from_
+    return replace(job, category="none", out=job.out and inside, resume=job.resume and inside, from_=from_)
 
 
 def _recalls(job: FineTuningJob, pretrained: Backbone, held: ImageDataset) -> dict[str, FloatArray]:
@@ -172,22 +163,6 @@ def _recalls(job: FineTuningJob, pretrained: Backbone, held: ImageDataset) -> di
     model = load_tuned(job.folder / TUNED_FOLDER, pretrained)
     among = find_candidates(model, held, job.truncate)
     return recall_values(measure_cosines(model, among, job.truncate), among.belongs)
-
-
-def _divide(
-    data: ImageDataset, model: Backbone, job: FineTuningJob
-) -> tuple[ImageDataset, ImageDataset, tuple[str, ...]]:
-    """(training, test, warnings): the source's own parts, or by a hash of the content."""
-    if data.captions is None:
-        split = split_open_world(data, shots=job.per_class or 1, seed=job.seed, test_fraction=job.held_out)
-        kept = split.support if job.per_class else split.pool
-        return kept, split.test.open("zero-shot accuracy"), tuple(split.warnings)
-    if job.per_class is not None:
-        fix = "leave it out"
-        raise UsageError(expected="pictures with classes", got="captions", fix=fix, where="`per_class`")
-    PairStream(data, model, batch=1, seed=0, truncate=job.truncate)  # names captions that are too long, of both
-    pictures = len(set(data.digests))
-    return *split_pairs(data, max(1, round(job.held_out * pictures)), job.seed), ()
 
 
 def _blocks_to_rerun(pretrained: Backbone, job: FineTuningJob, world: World) -> int | None:
@@ -215,40 +190,6 @@ def _stream(
         truncate=job.truncate,
         numbered=numbered,
     )
-
-
-def _task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, Any]:
-    """What a run that goes on must share with the one that began."""
-    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - set(WRITTEN_AS)
-    chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
-    chosen["epochs"] = job.passes or FINE_TUNING_PASSES
-    captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
-    chosen["unfreeze"] = list(job.unfreeze) if isinstance(job.unfreeze, tuple) else job.unfreeze
-    return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
-
-
-def _begin(job: FineTuningJob, now: dict[str, Any]) -> None:
-    """Note the task in the folder; a folder in which another one was begun is refused."""
-    path = job.folder / TASK
-    if path.exists():
-        was = NOT_WRITTEN | read_json(path)
-        other = sorted(key for key in now if was.get(key) != now[key])
-        if other:
-            fix = "repeat the options it began with, or choose a new folder"
-            raise UsageError(
-                expected="the task that was begun there",
-                got=f"another {', '.join(other)}",
-                fix=fix,
-                where=str(job.folder),
-            )
-        if not job.resume:
-            raise UsageError(
-                expected="a new folder",
-                got="one with a training",
-                fix="go on with it (`resume`), or name another",
-                where=str(job.folder),
-            )
-    write_json(path, now)
 
 
 def _settings(job: FineTuningJob) -> ContrastiveOptions:
@@ -282,6 +223,7 @@ def _train(
         on_step=lambda report: progress("training", report.step + 1, total) if world.rank == 0 else None,
         folder=job.folder / TRAINING_FOLDER,
         resume=job.resume is not None,
+        start=None if job.from_ is None else Path(job.from_) / TRAINING_FOLDER,
     )
 
 
@@ -304,8 +246,9 @@ def _measure(model: Backbone, held: ImageDataset, job: FineTuningJob) -> dict[st
 
 def describe_finetuning(found: dict[str, Any]) -> str:
     """A line per figure."""
-    head = ["", "before", "after", "chance"]
-    parts, chances = (found["before"], found["after"]), {key: row["chance"] for key, row in found["after"].items()}
+    names = [name for name in ("before", "earlier", "after") if name in found]
+    head, parts = ["", *names, "chance"], [found[name] for name in names]
+    chances = {key: row["chance"] for key, row in found["after"].items()}
     rows = [
         [key, *(tables.estimate_of(part[key]) for part in parts), tables.format_fraction(chance)]
         for key, chance in chances.items()
