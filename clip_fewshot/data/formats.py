@@ -3,7 +3,7 @@
 Example:
     >>> import clip_fewshot as cf
     >>> sorted(cf.FORMATS)
-    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'shards']
+    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'parquet', 'shards']
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
 from clip_fewshot.data.coop import DRAW, read_coop
 from clip_fewshot.data.folder import Tree, read_folder, walk
+from clip_fewshot.data.hugging_face import parquet_paths, read_parquet
 from clip_fewshot.data.listing import Listing
 from clip_fewshot.data.lists import is_captions, read_captions, read_list
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.parquet import PARQUET
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
 from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.errors import DataError, UsageError
@@ -52,8 +54,9 @@ FORMATS: dict[str, Format] = {
     "coop": Format(read_coop, files=True, takes=("root",)),
     "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
+    "parquet": Format(read_parquet, folders=True, files=True, takes=("columns",)),
 }
-BY_SUFFIX = {".json": "coop", DRAW: "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
+BY_SUFFIX = {".json": "coop", DRAW: "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards", PARQUET: "parquet"}
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -98,7 +101,7 @@ def recognise(source: Path) -> str:
         return BY_SUFFIX[suffix]
     if source.is_file() and suffix in TEXT_SUFFIXES:
         return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
-    fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt, .json or .pkl that names them, or .tar shards"
+    fix = "pass the folder of the pictures, a .csv, .tsv, .txt, .json or .pkl that names them, .tar or .parquet shards"
     raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 
@@ -107,6 +110,8 @@ def _recognise_tree(tree: Tree) -> str:
         return "pairs"
     if not tree.pictures and shard_paths(tree.root):
         return "shards"
+    if not tree.pictures and parquet_paths(tree.root):
+        return "parquet"
     classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
     tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
     if tables and len(classes) < 2:

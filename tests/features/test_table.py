@@ -106,7 +106,7 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ResourceError, match=r"clip-fewshot\[spark\]"):
+    with pytest.raises(ResourceError, match=r"clip-fewshot\[parquet\]"):
         read_features(tmp_path / "t.parquet")
 
 
