@@ -46,7 +46,7 @@ def test_the_prepared_table_of_the_book_covers(books: Path) -> None:
     assert found.captions == NAMES[:2]
     assert found.labels is None
     addresses = PREPARED.replace("dataset/", "https://")
-    with pytest.raises(cf.DataError, match="prepared.csv:2: https://MBS/0.png is an address; download it first"):
+    with pytest.raises(cf.DataError, match=r"prepared.csv:2: https://MBS/0.png is an address; download it first"):
         cf.read_dataset(put(books / "prepared.csv", addresses))
 
 
