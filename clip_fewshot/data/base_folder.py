@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from clip_fewshot.data.image import SUFFIXES
-from clip_fewshot.data.names import escape, list_first, sort_key
+from clip_fewshot.data.names import SUFFIXES, escape, list_first, sort_key
 from clip_fewshot.errors import DataError
 
 PROBED_PATHS = 50  # paths looked for in every folder; in those that have them all, the others too

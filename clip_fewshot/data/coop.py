@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.data.json_labels import parse_json
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION_JOINED, Listing, refuse_any
 from clip_fewshot.data.manifest import ManifestRow, resolve
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import read_text
 from clip_fewshot.errors import DataError
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -40,11 +40,14 @@ def read_coop(source: Path, root: Path | None = None) -> Listing:
     return resolve(source, rows, class_names=names, warnings=warnings, root=root)
 
 
+def is_coop(content: Any) -> bool:
+    """Whether parts hold lists, and not objects with names."""
+    parts = content.values() if isinstance(content, dict) and content.keys() & {*SPLIT_NAMES} else ()
+    return any(isinstance(items, list) and items and isinstance(items[0], list) for items in parts)
+
+
 def _parsed(source: Path) -> dict[str, list[Any]]:
-    try:
-        parts = json.loads(read_text(source))
-    except (ValueError, RecursionError) as error:
-        raise DataError(expected="JSON", got=str(error), fix="restore the file", where=escape(source)) from error
+    parts = parse_json(source)
     if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*SPLIT_NAMES}:
         raise DataError(
             expected="an object with train, test and perhaps val",

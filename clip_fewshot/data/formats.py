@@ -3,7 +3,7 @@
 Example:
     >>> import clip_fewshot as cf
     >>> sorted(cf.FORMATS)
-    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'shards']
+    ['captions', 'coop', 'csv', 'folder', 'json', 'leaves', 'list', 'metadata', 'numbered', 'pairs', 'shards']
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
-from clip_fewshot.data.coop import read_coop
-from clip_fewshot.data.folder import Tree, read_folder, walk
+from clip_fewshot.data.coop import is_coop, read_coop
+from clip_fewshot.data.folder import Tree, read_folder, read_leaves, walk
+from clip_fewshot.data.json_labels import LINES, parse_json, read_json_labels
 from clip_fewshot.data.listing import Listing
-from clip_fewshot.data.lists import is_captions, read_captions, read_list
+from clip_fewshot.data.lists import is_captions, read_captions, read_list, refuse_parts
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.numbered_lists import is_numbered, read_numbered
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
+from clip_fewshot.data.split_tables import list_split_tables, read_split_tables
 from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.parts import find_part
@@ -46,14 +49,18 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "folder": Format(read_folder, folders=True),
+    "leaves": Format(read_leaves, folders=True),
+    "metadata": Format(read_split_tables, folders=True, takes=("columns",)),
     "pairs": Format(read_pairs, folders=True),
     "list": Format(read_list, files=True, takes=("root",)),
     "csv": Format(read_csv, files=True, takes=("root", "columns")),
+    "numbered": Format(read_numbered, files=True, takes=("root",)),
+    "json": Format(read_json_labels, files=True, takes=("root", "columns")),
     "coop": Format(read_coop, files=True, takes=("root",)),
     "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
 }
-BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
+BY_SUFFIX = {**dict.fromkeys(LINES, "json"), ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -96,13 +103,26 @@ def recognise(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix in BY_SUFFIX:
         return BY_SUFFIX[suffix]
+    if suffix == ".json":
+        return "coop" if is_coop(parse_json(source)) else "json"
     if source.is_file() and suffix in TEXT_SUFFIXES:
-        return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
+        return _recognise_text(source)
     fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
     raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 
+def _recognise_text(source: Path) -> str:
+    if is_table(source):
+        return "csv"
+    if is_captions(source):
+        return "captions"
+    refuse_parts(source)
+    return "numbered" if is_numbered(source) else "list"
+
+
 def _recognise_tree(tree: Tree) -> str:
+    if list_split_tables(tree.root):
+        return "metadata"
     if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
     if not tree.pictures and shard_paths(tree.root):

@@ -9,8 +9,8 @@ import pandas
 import pytest
 
 import clip_fewshot as cf
-from clip_fewshot.data.collect import picture_paths
 from clip_fewshot.data.columns import COLUMN_NAMES
+from clip_fewshot.data.picture_paths import picture_paths
 from tests.data.pictures import class_folders, put
 
 BOOKS = """,image,name,author,format,book_depository_stars,price,currency,old_price,isbn,category,img_paths
