@@ -32,7 +32,7 @@ class Options(PicturesOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.collect import picture_paths
+    from clip_fewshot.data.picture_paths import picture_paths
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
     started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)

@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from clip_fewshot.data.image import SUFFIXES
-from clip_fewshot.data.names import escape, list_first, sort_key
+from clip_fewshot.data.names import SUFFIXES, escape, list_first, sort_key
 from clip_fewshot.errors import DataError
 
 PROBED_PATHS = 50  # paths looked for in every folder; in those that have them all, the others too
 MOST_FOLDERS = 500  # looked at in one step of the search
+# Folders beside that of a list, as in meta/train.txt and images/; any other may be another set.
+CONTAINERS = ("images", "image", "imgs", "img", "jpegimages", "jpgs", "jpg", "pictures", "photos")
 
 
 class BaseFolder:
@@ -63,8 +64,8 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
     """The folder that ``paths`` start from, and a note where it does not lie in that of ``source``.
 
     Looked at are, one step after the other until files are found: the folder of ``source``, its parents and the
-    current folder; the folders in it; the folders two steps away. A folder with some of the files ends the search, so
-    that a row with a mistake never moves a list to another set of pictures.
+    current folder; the folders in it; those in these, and a folder ``images`` beside it. A folder with some of the
+    files ends the search, so that a row with a mistake never moves a list to another set of pictures.
 
     Args:
         root: taken as it is.
@@ -117,7 +118,7 @@ def _steps(own: Path) -> Iterator[list[Path]]:
     yield [own, *here.parents, Path.cwd()]
     inner = _inner([own])
     yield inner
-    beside = _inner([here.parent])
+    beside = [folder for folder in _inner([here.parent]) if folder.name.casefold() in CONTAINERS]
     yield [*_inner(inner), *beside, *_inner(beside)][:MOST_FOLDERS]
 
 

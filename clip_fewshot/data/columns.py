@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_fewshot.data.listing import PARTITIONS
+from clip_fewshot.data.listing import PARTITIONS, refuse_any
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError, UsageError
 
@@ -27,6 +28,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "split": ("split", "partition", "set", "subset", "dataset", "phase", "part"),
 }
 EITHER = "name"  # a class where its values repeat and no other column has one, else a text
+NEARLY = 0.2  # share of rows that may contradict the others and still be taken for mistakes
 PROBED_ROWS = 200  # rows looked at to choose among columns
 
 
@@ -39,12 +41,14 @@ class Table:
         names: of the columns; "" for one without.
         rows: (place for errors, a cell per column), of rows that can be used.
         problems: of rows that cannot, one sentence each.
+        notes: what was left out.
     """
 
     source: Path
     names: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def column(self, number: int, most: int | None = None) -> list[str]:
         """The cells of a column, of the first ``most`` rows."""
@@ -152,10 +156,20 @@ def _with_names(table: Table, free: list[int]) -> int | None:
 
 
 def _says_the_same(table: Table, numbers: int, names: int) -> bool:
-    """Whether two columns divide the rows into the same classes, several rows in one, and the second has words."""
-    pairs = set(zip(table.column(numbers), table.column(names), strict=True))
-    words = {name for _, name in pairs}
-    return len(words) == len(pairs) == len({n for n, _ in pairs}) and not any(word.isdigit() for word in words)
+    """Whether two columns divide the rows into the same classes, and the second has words.
+
+    Raises:
+        DataError: nearly, but for a few rows.
+    """
+    pairs = Counter(zip(table.column(numbers), table.column(names), strict=True))
+    common = [pair for pair, _ in reversed(pairs.most_common())]  # the most common comes last, and stays
+    usual = set(dict(common).items()) & {(number, name) for name, number in {b: a for a, b in common}.items()}
+    odd = [where for where, cells in table.rows if (cells[numbers], cells[names]) not in usual]
+    if any(name.isdigit() for _, name in usual) or len(odd) > NEARLY * len(table.rows):
+        return False
+    problems = [f"{where}: another {escape(table.names[names])} than elsewhere for the same number" for where in odd]
+    refuse_any(problems, "a name per number of a class", "correct them, or name the `columns`", table.source)
+    return True
 
 
 def _choose_texts(table: Table, chosen: dict[str, int], notes: list[str]) -> None:

@@ -3,7 +3,8 @@
 Example:
     >>> import clip_fewshot as cf
     >>> sorted(cf.FORMATS)
-    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'parquet', 'shards']
+    ['captions', 'coop', 'csv', 'draw', 'folder', 'json', 'leaves', 'list', 'metadata', 'numbered', 'pairs',
+     'parquet', 'shards']
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
-from clip_fewshot.data.coop import DRAW, read_coop
-from clip_fewshot.data.folder import Tree, read_folder, walk
+from clip_fewshot.data.coop import is_coop, read_coop
+from clip_fewshot.data.coop_draws import DRAW, read_draw
+from clip_fewshot.data.folder import Tree, read_folder, read_leaves, walk
 from clip_fewshot.data.hugging_face import parquet_paths, read_parquet
+from clip_fewshot.data.json_labels import LINES, parse_json, read_json_labels
 from clip_fewshot.data.listing import Listing
-from clip_fewshot.data.lists import is_captions, read_captions, read_list
+from clip_fewshot.data.lists import is_captions, read_captions, read_list, refuse_parts
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.numbered_lists import is_numbered, read_numbered
 from clip_fewshot.data.parquet import PARQUET
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
+from clip_fewshot.data.split_tables import list_split_tables, read_split_tables
 from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.parts import find_part
@@ -48,15 +53,21 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "folder": Format(read_folder, folders=True),
+    "leaves": Format(read_leaves, folders=True),
+    "metadata": Format(read_split_tables, folders=True, takes=("columns",)),
     "pairs": Format(read_pairs, folders=True),
     "list": Format(read_list, files=True, takes=("root",)),
     "csv": Format(read_csv, files=True, takes=("root", "columns")),
+    "numbered": Format(read_numbered, files=True, takes=("root",)),
+    "json": Format(read_json_labels, files=True, takes=("root", "columns")),
     "coop": Format(read_coop, files=True, takes=("root",)),
+    "draw": Format(read_draw, files=True, takes=("root",)),
     "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
     "parquet": Format(read_parquet, folders=True, files=True, takes=("columns",)),
 }
-BY_SUFFIX = {".json": "coop", DRAW: "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards", PARQUET: "parquet"}
+BY_SUFFIX = {".csv": "csv", ".tsv": "csv", SUFFIX: "shards", DRAW: "draw", PARQUET: "parquet"}
+BY_SUFFIX |= dict.fromkeys(LINES, "json")
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -99,13 +110,26 @@ def recognise(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix in BY_SUFFIX:
         return BY_SUFFIX[suffix]
+    if suffix == ".json":
+        return "coop" if is_coop(parse_json(source)) else "json"
     if source.is_file() and suffix in TEXT_SUFFIXES:
-        return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
+        return _recognise_text(source)
     fix = "pass the folder of the pictures, a .csv, .tsv, .txt, .json or .pkl that names them, .tar or .parquet shards"
     raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 
+def _recognise_text(source: Path) -> str:
+    if is_table(source):
+        return "csv"
+    if is_captions(source):
+        return "captions"
+    refuse_parts(source)
+    return "numbered" if is_numbered(source) else "list"
+
+
 def _recognise_tree(tree: Tree) -> str:
+    if list_split_tables(tree.root):
+        return "metadata"
     if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
     if not tree.pictures and shard_paths(tree.root):

@@ -27,7 +27,7 @@ from PIL import (
 )
 
 from clip_fewshot.data.colour import ValueRangeError, to_rgb
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import SUFFIXES_OF, escape
 from clip_fewshot.data.parquet import cell_bytes, is_cell
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
@@ -69,14 +69,13 @@ class _Kind(NamedTuple):
 # The plugins are called directly: Image.open would try every registered format, and its size limit is a global that
 # other libraries change, warns where we must refuse and refuses where we can reduce.
 KINDS = (
-    _Kind("JPEG", (b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif"), JpegImagePlugin.JpegImageFile),
-    _Kind("PNG", (b"\x89PNG\r\n\x1a\n",), (".png", ".apng"), PngImagePlugin.PngImageFile),
-    _Kind("WEBP", (b"RIFF",), (".webp",), WebPImagePlugin.WebPImageFile),
-    _Kind("GIF", (b"GIF87a", b"GIF89a"), (".gif",), GifImagePlugin.GifImageFile),
-    _Kind("BMP", (b"BM",), (".bmp", ".dib"), BmpImagePlugin.BmpImageFile),
-    _Kind("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), (".tif", ".tiff"), TiffImagePlugin.TiffImageFile),
+    _Kind("JPEG", (b"\xff\xd8\xff",), SUFFIXES_OF["JPEG"], JpegImagePlugin.JpegImageFile),
+    _Kind("PNG", (b"\x89PNG\r\n\x1a\n",), SUFFIXES_OF["PNG"], PngImagePlugin.PngImageFile),
+    _Kind("WEBP", (b"RIFF",), SUFFIXES_OF["WEBP"], WebPImagePlugin.WebPImageFile),
+    _Kind("GIF", (b"GIF87a", b"GIF89a"), SUFFIXES_OF["GIF"], GifImagePlugin.GifImageFile),
+    _Kind("BMP", (b"BM",), SUFFIXES_OF["BMP"], BmpImagePlugin.BmpImageFile),
+    _Kind("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), SUFFIXES_OF["TIFF"], TiffImagePlugin.TiffImageFile),
 )
-SUFFIXES = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
 
 
 class ImageError(DataError):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
-from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import PARTITIONS, Listing
 from clip_fewshot.data.manifest import ManifestRow, resolve
-from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import read_text
+from clip_fewshot.data.names import SUFFIXES, escape
+from clip_fewshot.data.text_files import read_text
+from clip_fewshot.errors import DataError
 
 SENTENCE = 3  # words; few class names have as many
 LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
@@ -51,10 +51,12 @@ def _path_of(line: str, bare: bool) -> str:
 
 def _are_bare(source: Path) -> bool:
     """Whether every line is one path: a single word, or words of which the last ends like a picture."""
-    return all(_is_bare(line.strip().strip('"')) for _, line in _lines(source))
+    return all(_is_bare(line.strip()) for _, line in _lines(source))
 
 
 def _is_bare(line: str) -> bool:
+    if line.startswith('"'):
+        return line.endswith('"') and '"' not in line[1:-1].replace('""', "")
     return "\t" not in line and (" " not in line or line.lower().endswith(tuple(SUFFIXES)))
 
 
@@ -72,6 +74,22 @@ def _read_bare(source: Path, root: Path | None) -> Listing:
 def _by_folder(row: ManifestRow, folders: Sequence[str]) -> ManifestRow:
     side = PARTITIONS.get(folders[0].lower(), "") if len(folders) > 1 else ""
     return row._replace(label="/".join(folders[1:] if side else folders), partition=side)
+
+
+def refuse_parts(source: Path) -> None:
+    """Stop at a list of parts, as CelebA's, where it would be read as classes 0, 1 and 2.
+
+    That its numbers are no classes stands in its name alone.
+    """
+    said = {_last_word(line) for _, line in _lines(source)}
+    if re.search("partition|split", source.stem.lower()) and {"0", "1"} <= said <= {"0", "1", "2"}:
+        fix = "name the list of classes, or a table of both; if these are the classes, say so by the format list"
+        got = "parts: a name that says so, and 0, 1 and 2 behind the pictures"
+        raise DataError(expected="classes of pictures", got=got, fix=fix, where=escape(source))
+
+
+def _last_word(line: str) -> str:
+    return line.split()[-1]
 
 
 def is_captions(source: Path) -> bool:

@@ -8,6 +8,15 @@ from pathlib import Path
 
 from clip_fewshot.errors import UsageError
 
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+}
+SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
 

@@ -11,11 +11,10 @@ from itertools import product
 from math import prod
 from pathlib import Path
 
-from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
-from clip_fewshot.data.tables import decode_text
+from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.tar import contents, file_bytes
+from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
 
 SUFFIX = ".tar"

@@ -36,7 +36,7 @@ def test_the_first_source_is_read_from_its_own_folder_and_from_any_other(
 def test_paths_may_start_from_the_current_folder_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = project.parent / "lists"
     put(other / "deep" / "list.txt", (project / "data" / "HYM_test.txt").read_text())
-    with pytest.raises(cf.DataError, match="no file data/HYM/test/ants/000.png"):
+    with pytest.raises(cf.DataError, match=r"no file data/HYM/test/ants/000.png"):
         cf.read_dataset(other / "deep" / "list.txt")
     monkeypatch.chdir(project)
     assert len(cf.read_dataset(other / "deep" / "list.txt")) == 6
@@ -59,7 +59,7 @@ def test_sides_that_are_none(project: Path) -> None:
     with pytest.raises(cf.DataError, match="one that is divided into train and test itself"):
         cf.read_dataset(both, test=data / "HYM_test.txt")
     other = put(project / "other.txt", "data/HYM/test/ants/000.png fly\n")
-    with pytest.raises(cf.DataError, match="test classes that are among the training classes(.|\n)*fly"):
+    with pytest.raises(cf.DataError, match=r"test classes that are among the training classes(.|\n)*fly"):
         cf.read_dataset(data / "HYM_train.txt", test=other)
     texts = put(project / "texts.csv", "image,caption\ndata/HYM/test/ants/000.png,an ant\n")
     with pytest.raises(cf.DataError, match="two sides of one kind"):
@@ -137,5 +137,5 @@ def test_ids_backslashes_and_a_leading_slash(tmp_path: Path) -> None:
     ids = put(tmp_path / "ids.csv", "image,label\ntrain/cat/000,cat\ntrain/dog/000,dog\n")
     assert cf.read_dataset(ids).counts() == {"cat": 1, "dog": 1}
     put(tmp_path / "train" / "dog" / "000.jpg", 40)
-    with pytest.raises(cf.DataError, match="ids.csv:3: train/dog/000 may mean 000.jpg or 000.png"):
+    with pytest.raises(cf.DataError, match=r"ids.csv:3: train/dog/000 may mean 000.jpg or 000.png"):
         cf.read_dataset(ids)

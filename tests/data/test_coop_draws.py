@@ -120,4 +120,4 @@ def test_options_that_a_draw_has_no_use_for(caltech: Path) -> None:
     place = write(caltech, draw_bytes(4, shots(AWAY, 0, 2)))
     with pytest.raises(UsageError, match="columns"):
         cf.read_dataset(place, columns={"image": "x"})
-    assert np.array_equal(cf.read_dataset(place, format="coop").required_labels(), np.repeat([0, 1, 2], 2))
+    assert np.array_equal(cf.read_dataset(place, format="draw").required_labels(), np.repeat([0, 1, 2], 2))

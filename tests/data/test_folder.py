@@ -236,9 +236,9 @@ def test_folders_that_cannot_be_meant(case: str, tmp_path: Path) -> None:
 def test_sources_that_are_no_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing there"):
         read_dataset(tmp_path / "none")
-    with pytest.raises(DataError, match="pass the folder that holds"):
+    with pytest.raises(DataError, match="pass the folder of the pictures"):
         read_dataset(put(tmp_path / "a.png", 1))
-    with pytest.raises(UsageError, match="folder, pairs, list, csv, coop"):
+    with pytest.raises(UsageError, match="folder, leaves, metadata, pairs, list, csv, numbered, json, coop"):
         read_dataset(tmp_path, format="webdataset")
     with pytest.raises(DataError, match="what format 'csv' reads"):
         read_dataset(tmp_path, format="csv")

@@ -196,7 +196,7 @@ def test_coop_splits(photos: Path) -> None:
 BAD_SPLITS = {
     "no json": ("{", "expected JSON"),
     "deep": ("[" * 100_000, "expected JSON"),
-    "list": ("[]", "an object with train, test"),
+    "list": ("[]", "a column for the image"),
     "no test": (coop(test=None), "an object with train, test"),
     "more": (coop(extra=[]), "an object with train, test"),
     "no list": (coop(test={}), "a list under each part"),
