@@ -96,7 +96,8 @@ def _test_part(listing: Listing) -> Listing:
     entries = tuple(entry for entry in listing.entries if entry.partition == "test")
     passed = len(listing.entries) - len(entries)
     note = f"{escape(listing.source.name)} is divided itself: its test part is read, {passed} others are not"
-    return replace(listing, entries=entries, warnings=(*listing.warnings, note))
+    others = (line for line in listing.warnings if line != VALIDATION_JOINED)  # they join nothing here
+    return replace(listing, entries=entries, warnings=(*others, note))
 
 
 def _labels(listing: Listing) -> list[str]:
