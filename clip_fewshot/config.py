@@ -129,7 +129,7 @@ class DataOptions(ReadingOptions):
 
     data: str = option(
         "digits",
-        "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild",
+        "folder, list, table or JSON of pictures; or digits, digits-wild",
         positional=True,
         flag="--data",
     )

@@ -20,7 +20,7 @@ from clip_fewshot.config import (
 )
 from clip_fewshot.errors import UsageError
 
-PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
+PICTURES = "folder, list, table or JSON of pictures; or digits, digits-wild"
 
 
 def pictures_argument(**more: Any) -> Any:
