@@ -13,6 +13,7 @@ from pathlib import Path
 
 OWNER = "RUN_AS_OWNER_OF"  # set by compose.yaml to a mounted file of the checkout
 LACKING = 4  # exit code: the machine lacks something
+OPEN = 0o002  # all may write
 FIX = """on your machine:
     rmdir runs            # if the engine has made it: it is empty and root's
     mkdir -p runs
@@ -36,14 +37,21 @@ def become(owner: os.stat_result, folders: list[Path]) -> None:
     """Give up root for the owner of the checkout, and hand over what the engine has just made for this container.
 
     Compose cannot know who calls it: ``UID`` is a variable of bash that no child of bash sees. The checkout's owner is
-    known, and is who would run the commands without a container. Only empty folders of root are handed over.
+    known, and is who would run the commands without a container.
     """
-    for folder in folders:
-        if folder.is_dir() and folder.stat().st_uid == 0 and not any(folder.iterdir()):
-            os.chown(folder, owner.st_uid, owner.st_gid)
+    for folder in filter(is_new, folders):
+        os.chown(folder, owner.st_uid, owner.st_gid)
     os.setgroups([])
     os.setgid(owner.st_gid)
     os.setuid(owner.st_uid)
+
+
+def is_new(folder: Path) -> bool:
+    """Whether it is as the engine makes one: empty, and root alone may write to it. An open volume is left as it is."""
+    if not folder.is_dir():
+        return False
+    status = folder.stat()
+    return status.st_uid == 0 and not status.st_mode & OPEN and not os.listdir(folder)
 
 
 def is_writable(folder: Path) -> bool:
