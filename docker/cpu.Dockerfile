@@ -7,10 +7,12 @@ FROM ${BASE}
 
 # Packages of setup.py's extras, for what wants them: text, open-clip, spark, tracking. `--build-arg EXTRAS=text,spark`.
 ARG EXTRAS=
-# Spark 4 runs on Java 17 or later; a distribution has one of these two.
+# Spark 4 runs on Java 17 or later, and a distribution has one of these two. Java wants an account of whoever runs it:
+# libnss-wrapper gives one to any uid (entrypoint.py).
 RUN case "${EXTRAS}" in *spark*) \
         apt-get update \
-        && apt-get satisfy -y --no-install-recommends "openjdk-21-jre-headless | openjdk-17-jre-headless, procps" \
+        && apt-get satisfy -y --no-install-recommends \
+            "openjdk-21-jre-headless | openjdk-17-jre-headless, procps, libnss-wrapper" \
         && rm -rf /var/lib/apt/lists/* ;; \
     esac
 

@@ -8,7 +8,9 @@ to do. It needs nothing but Python, and imports nothing of the user's.
 from __future__ import annotations
 
 import os
+import pwd
 import sys
+import tempfile
 from pathlib import Path
 
 OWNER = "RUN_AS_OWNER_OF"  # set by compose.yaml to a mounted file of the checkout
@@ -30,6 +32,7 @@ def main(arguments: list[str]) -> None:
     for folder in folders:
         if not is_writable(folder):
             refuse(folder)
+    os.environ.update(account())
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
 
 
@@ -68,6 +71,21 @@ def refuse(folder: Path) -> None:
     got = f"one of user {status.st_uid} with mode {status.st_mode & 0o777:o}"
     print(f"error: {folder}: expected {expected}, got {got}; {FIX}", file=sys.stderr)
     sys.exit(LACKING)
+
+
+def account() -> dict[str, str]:
+    """Variables that give a user without an account a name and a home, where there is Java to ask for them.
+
+    Spark ends without one: "basedir must be absolute: ?/.ivy2". Libnss-wrapper reads accounts from a file of ours; an
+    /etc/passwd that every user may write to would do as well, and would let each of them become root.
+    """
+    library = next(Path("/usr/lib").glob("*/libnss_wrapper.so"), None)
+    if library is None or any(user.pw_uid == os.getuid() for user in pwd.getpwall()):
+        return {}
+    home = os.environ.get("HOME", "/tmp")
+    with tempfile.NamedTemporaryFile("w", suffix=".passwd", delete=False) as file:
+        file.write(Path("/etc/passwd").read_text() + f"clip:x:{os.getuid()}:{os.getgid()}::{home}:/bin/sh\n")
+    return {"LD_PRELOAD": str(library), "NSS_WRAPPER_PASSWD": file.name, "NSS_WRAPPER_GROUP": "/etc/group"}
 
 
 if __name__ == "__main__":

@@ -226,6 +226,7 @@ def test_spark_brings_java(path: Path, tmp_path: Path, extras: str) -> None:
     update, java, cleaned, pip = commands(path, tmp_path, EXTRAS=extras)
     assert update == ["apt-get", "update"]
     assert re.search(r"openjdk-\d+-jre-headless", java[-1])
+    assert "libnss-wrapper" in java[-1]
     assert cleaned[0] == "rm"
     assert pip[-1] == f".[postgres,{extras}]"
 
