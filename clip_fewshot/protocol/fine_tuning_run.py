@@ -107,7 +107,8 @@ def finetune(
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
-    save_tuned(tuned, job.folder / TUNED_FOLDER)
+    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
+        say(warning)
     after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job)
     found = {
         "schema": 1,

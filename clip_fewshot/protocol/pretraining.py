@@ -69,10 +69,12 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     pairs = _stream(kept, model, job, world)
     settings = choose_options(job, model, pairs.steps())
     total = settings.total(pairs.steps())
-    weights = sum(p.numel() for p in model.parameters())
+    weights, load = sum(p.numel() for p in model.parameters()), Load(pairs.batch, world.size)
+    forecast = check_memory(measure_needs(model, pairs.tokens), settings, load, model.device, CHANGEABLE)
     say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
-    needs = measure_needs(model, pairs.tokens)
-    say(f"memory: {check_memory(needs, settings, Load(pairs.batch, world.size), model.device, CHANGEABLE)}")
+    say(f"memory: {forecast}")
+    if config.warning():
+        warn(config.warning())
     trained = train_contrastive(
         model,
         pairs,

@@ -42,15 +42,18 @@ class TensorFile:
 
     Args:
         tensors: by name, not copied; they must stay as they are until they are written.
+        metadata: texts by name, for the file's header.
 
     Attributes:
         size: bytes of the file.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         order = sorted(tensors, key=lambda name: (PLACES[tensors[name].dtype], name))
         self._tensors = [tensors[name].detach() for name in order]
-        header, end = {}, 0
+        header, end = dict[str, object](), 0
+        if metadata:
+            header["__metadata__"] = dict(metadata)
         for name, tensor in zip(order, self._tensors, strict=True):
             start, end = end, end + tensor.numel() * tensor.element_size()
             header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -79,6 +82,15 @@ def read_forms(path: Path) -> dict[str, Form]:
     except (safetensors.SafetensorError, KeyError) as error:
         fix = "restore the folder from a copy"
         raise ArtifactError(expected="a safetensors file", got=str(error), fix=fix, where=str(path)) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file; none of another file."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return {}
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
