@@ -37,7 +37,7 @@ class Growth(NamedTuple):
         return self.fixed + pairs * self.per_pair
 
 
-NOTHING = Growth(0, 0)
+NO_GROWTH = Growth(0, 0)
 
 
 class Load(NamedTuple):
@@ -138,7 +138,7 @@ def measure_state(model: Backbone, beside: int = 0) -> Needs:
         beside: bytes of other models that stay in memory.
     """
     visual, text = (
-        TowerNeeds(sum(map(_bytes_of, (p for p in tower.parameters() if p.requires_grad))), NOTHING, NOTHING)
+        TowerNeeds(sum(map(_bytes_of, (p for p in tower.parameters() if p.requires_grad))), NO_GROWTH, NO_GROWTH)
         for tower in (model.visual, model.text)
     )
     matrices = sum(map(_bytes_of, list_matrices(model.text)))

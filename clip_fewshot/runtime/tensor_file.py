@@ -25,8 +25,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_ORDER = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 PIECE = 1 << 24  # values that are copied at a time where they lie on a device, or in no order
 HELD = 1 << 28  # bytes that reading may map at a time
 ALIGNMENT = 8  # bytes, of the header's end
@@ -49,14 +49,18 @@ class TensorFile:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-        order = sorted(tensors, key=lambda name: (PLACES[tensors[name].dtype], name))
+        order = sorted(tensors, key=lambda name: (DTYPE_ORDER[tensors[name].dtype], name))
         self._tensors = [tensors[name].detach() for name in order]
         header, end = dict[str, object](), 0
         if metadata:
             header["__metadata__"] = dict(metadata)
         for name, tensor in zip(order, self._tensors, strict=True):
             start, end = end, end + tensor.numel() * tensor.element_size()
-            header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            header[name] = {
+                "dtype": DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % ALIGNMENT)
         self._head = len(text).to_bytes(8, "little") + text

@@ -118,7 +118,7 @@ def test_a_chunk_bounds_activations_and_frozen_layers_keep_none() -> None:
     assert needs.forecast(replace(STEP, chunk=99), 64) == needs.forecast(STEP, 64)
     tuned = make_tunable(build_backbone(DEEP), FineTuning(unfreeze=1, lock="text"))
     part = measure_needs(tuned, patterns(1)[0].tokens, beside=100)
-    assert part.text == memory_forecast.TowerNeeds(0, memory_forecast.NOTHING, memory_forecast.NOTHING)
+    assert part.text == memory_forecast.TowerNeeds(0, memory_forecast.NO_GROWTH, memory_forecast.NO_GROWTH)
     assert 0 < part.visual.plain.per_pair < 0.4 * needs.visual.plain.per_pair
     assert part.weights == count_bytes(tuned) + 100
 
