@@ -219,6 +219,20 @@ sys.exit(code)
 """
 
 
+def test_an_allocation_that_fails_all_the_same_is_no_traceback() -> None:
+    def too_much(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+        return torch.empty(1 << 50)
+
+    def broken(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+        return images @ texts[:, :3]
+
+    with pytest.raises(ResourceError, match=r"expected enough memory, got .*; train fewer pairs at a time") as refused:
+        cf.train_contrastive(build_backbone(CONFIG), patterns(1), STEP, objective=too_much)
+    assert refused.value.exit_code == 4
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        cf.train_contrastive(build_backbone(CONFIG), patterns(1), STEP, objective=broken)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_peak_of_a_training_is_the_forecast(tmp_path: Path) -> None:
