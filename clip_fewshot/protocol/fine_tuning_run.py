@@ -23,7 +23,8 @@ from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
-from clip_fewshot.contrastive.memory_forecast import Load, check_memory, count_bytes, measure_needs
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import count_bytes, measure_needs
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive

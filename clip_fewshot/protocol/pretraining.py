@@ -17,7 +17,8 @@ from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
-from clip_fewshot.contrastive.memory_forecast import Load, check_memory, measure_needs, measure_state
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import measure_needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation

@@ -14,7 +14,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.commands import pretrain
 from clip_fewshot.commands.cli.parser import parse
-from clip_fewshot.contrastive import memory_forecast
+from clip_fewshot.contrastive import memory_check, memory_forecast
 from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
@@ -90,7 +90,7 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
     monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
     state = 16 * int(size.split()[1].replace(",", ""))  # bytes of weights, gradients and moments
     for room, words in ((state + (5 << 20), "set --chunk=4 ("), (state * 4 // 5, "set --state-dtype=bfloat16 (")):
-        monkeypatch.setattr(memory_forecast, "device_memory", lambda device, room=room: room)
+        monkeypatch.setattr(memory_check, "device_memory", lambda device, room=room: room)
         one_line(command(*typed[:-1], photos.parent / "new"), 4, "expected memory for weights 13 MiB", words)
         assert not (photos.parent / "new").exists()
 
