@@ -22,7 +22,8 @@ from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
-from clip_fewshot.contrastive.memory_forecast import Load, check_memory, count_bytes, measure_needs
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import count_bytes, measure_needs
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
@@ -80,7 +81,7 @@ def finetune(
 
     Args:
         say: receives what a reader of the pictures should know, a sentence at a time.
-        tell: receives a line on the memory that training will take.
+        tell: receives lines on the training: the memory that it will take, and what other code must know of its weights.
 
     Returns:
         At rank 0 the figures before and after; elsewhere nothing.
@@ -141,7 +142,8 @@ def _tune(
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
-    save_tuned(tuned, job.folder / TUNED_FOLDER)
+    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
+        tell(warning)
     return {
         "parameters": {"trained": trained, "all": total},
         "memory": asdict(forecast) | {"peak": forecast.peak},
