@@ -120,10 +120,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             images: a dataset, or paths or PIL pictures with ``labels``.
 
         Raises:
+            UsageError: layers that are not there, or nothing that would train.
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
         check_depth(self.backbone.visual, self.point.unfreeze)
+        find_approach(self.approach).check_trains(self.point)
         find_probe(self.probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
