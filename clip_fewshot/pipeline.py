@@ -118,6 +118,7 @@ def run_few_shot(
             saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
+        notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
         choice = select_detector(backbone, recipe, known.data, known.frozen, detector=detector, names=split.seen.names)
         measured = fits if split.novel.n else fits[:1]
@@ -128,7 +129,7 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, options.alpha, method)
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, left_out)
+        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
         results = finished.results() | {
             "environment": describe_environment(backbone.device),
