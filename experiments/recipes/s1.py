@@ -14,7 +14,7 @@ draw as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -74,16 +74,16 @@ WAYS: dict[str, Train] = {
 }
 
 
-def run(options: Options) -> dict[str, Any]:
-    """All ways, all seeds; the sealed pictures are the same throughout."""
+def run(options: Options, chosen: Mapping[str, Train] | None = None, most: int = SHOTS) -> dict[str, Any]:
+    """All ways or those chosen, all seeds, up to ``most`` pictures a class; the sealed pictures are the same for all."""
     data = opening.open_data(options.data)
     split = split_open_world(data, shots=1, seed=0)
-    shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
+    shots = min(most, int(np.bincount(split.pool.required_labels()).min()))
     test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)
     supports = [draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
     before = summarised([measured(model, model, None, test)], count_parameters(model)[1])
     rows = [{"way": "zero-shot", **before}]
-    for way, train in WAYS.items():
+    for way, train in (chosen or WAYS).items():
         found = []
         for seed, support in enumerate(supports):
             trained = train(model, support, seed)

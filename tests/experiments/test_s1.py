@@ -11,7 +11,7 @@ import torch
 import clip_fewshot as cf
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.captioned import CaptionedStream
-from experiments.recipes import s1
+from experiments.recipes import s1, s1_rates
 from experiments.recipes import s1_trained as ways
 from tests.commands.conftest import Command
 
@@ -79,8 +79,7 @@ def test_the_head_is_trained_first_and_the_layers_then(
 def test_every_way_has_a_row(command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways, "FULL_EPOCHS", 1)
     monkeypatch.setattr(ways, "HEAD_EPOCHS", 2)
-    monkeypatch.setattr(s1, "SHOTS", 2)
-    found = command("replicate", "s1", "--data", photos, "--model", "mini", "--seeds", 2, "--json").record
+    found = command("replicate", "s1", "--data", photos, "--model", "mini", "--seeds", 1, "--json").record
     assert [row["way"] for row in found["rows"]] == ["zero-shot", *s1.WAYS]
     for row in found["rows"]:
         assert bool(row["accuracy"]) != bool(row["broken"])
@@ -92,6 +91,13 @@ def test_every_way_has_a_row(command: Command, photos: Path, monkeypatch: pytest
     assert found["recommended"].startswith("Of the ways to share rates: ")
     lines = s1.table(found).splitlines()
     assert sum("no longer finite" in line for line in lines) == 1
+
+
+def test_the_rates_alone(command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "HEAD_EPOCHS", 2)
+    found = command("replicate", "s1_rates", "--data", photos, "--model", "mini", "--seeds", 1, "--json").record
+    assert [row["way"] for row in found["rows"]] == ["zero-shot", *s1.RATES]
+    assert found["shots"] == s1_rates.SHOTS
 
 
 def test_the_recommendation_follows_the_intervals() -> None:
