@@ -75,7 +75,7 @@ WAYS: dict[str, Train] = {
 
 
 def run(options: Options, chosen: Mapping[str, Train] | None = None, most: int = SHOTS) -> dict[str, Any]:
-    """All ways or those chosen, all seeds, up to ``most`` pictures a class; the sealed pictures are the same for all."""
+    """All ways or those chosen, all seeds, up to ``most`` pictures a class; the sealed pictures stay."""
     data = opening.open_data(options.data)
     split = split_open_world(data, shots=1, seed=0)
     shots = min(most, int(np.bincount(split.pool.required_labels()).min()))
