@@ -13,7 +13,8 @@ from clip_fewshot.config import AUTO, HIDDEN, DataOptions, FewShotConfig, RunOpt
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, find_trusted_approach
+from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
+from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.novelty import DETECTORS, find_detector
 from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files, write_json
 from clip_fewshot.runtime.parts import PYTHON_PREFIX
@@ -131,7 +132,7 @@ def claim(
         "fingerprint": dataset.fingerprint(),
         "backbone": backbone.digest,
     }
-    foreign = [part for approach in approaches for part in approach.foreign_parts()]
+    foreign = [part for approach in approaches for part in list_foreign_parts(approach)]
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
     if path.is_file():
