@@ -180,7 +180,7 @@ class SearchOptions:
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
     )
-    max_unfreeze: int = option(5, "largest N of 'the last N layers'")
+    max_unfreeze: int = option(5, "largest N of 'the last N layers'; 0: heads alone")
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
@@ -188,7 +188,8 @@ class SearchOptions:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
 
     def __post_init__(self) -> None:
-        check_range(self, "seeds", "max_unfreeze", "epochs")
+        check_range(self, "seeds", "epochs")
+        check_range(self, "max_unfreeze", least=0)
         check_range(self, "views", most=2)
         check_fractions(self, "alpha")
 
