@@ -15,7 +15,7 @@ from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
 
-MOST_BYTES = 64 << 20  # of a file beside the list; larger ones are no such lists
+MOST_LIST_BYTES = 64 << 20  # of a file beside the list; larger ones are no such lists
 Numbered = dict[str, str]  # number -> the rest of its line
 
 
@@ -71,7 +71,7 @@ def _numbered(path: Path) -> Numbered:
 def _beside(source: Path, numbers: set[str] | None = None) -> dict[Path, Numbered]:
     """The numbered lists in the folder of ``source``, with the same numbers if some are given."""
     places = sorted((path for path in source.parent.glob(f"*{source.suffix}") if path.is_file()), key=sort_key)
-    tables = {path: _numbered(path) for path in places if path.stat().st_size <= MOST_BYTES}
+    tables = {path: _numbered(path) for path in places if path.stat().st_size <= MOST_LIST_BYTES}
     return {path: table for path, table in tables.items() if table and (numbers is None or table.keys() == numbers)}
 
 
