@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, ClassTextOptions, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Pretraining(TrainingJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuningJob(TrainingJob):
+class FineTuningJob(TrainingJob, ClassTextOptions):
     """A pretrained CLIP on captioned pictures, or on pictures with classes."""
 
     data: str = option(

@@ -92,8 +92,8 @@ def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | De
 
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-    training = {"epochs": model.epochs, "views": model.views, "seed": model.seed, "probe": model.probe}
-    own, meta = collect_model_files(model.backbone, find_approach(model.approach), fitted.model, fitted.names, training)
+    approach, training = find_approach(model.approach), model.training()
+    own, meta = collect_model_files(model.backbone, approach, fitted.model, fitted.names, training)
     files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
     meta["rejector"] = None
     if rejector is not None:
