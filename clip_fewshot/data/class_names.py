@@ -53,14 +53,14 @@ def _in_order(names: Sequence[str], labels: Sequence[str], where: str) -> Mappin
 
 
 def _read_names(path: Path, labels: Sequence[str]) -> Sequence[str] | Mapping[str, str]:
-    lines = [(i, line.strip()) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-    separator = "\t" if any("\t" in line for _, line in lines) else ","
-    pairs = [(i, *(part.strip() for part in line.partition(separator)[::2])) for i, line in lines]
-    if not any(separator in line and label in labels for (_, line), (_, label, _) in zip(lines, pairs, strict=True)):
-        return [line for _, line in lines]
+    lines = {i: line.strip() for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()}
+    separator = "\t" if any("\t" in line for line in lines.values()) else ","
+    pairs = {i: line.partition(separator) for i, line in lines.items()}
+    if not any(mark and label.strip() in labels for label, mark, _ in pairs.values()):
+        return [*lines.values()]
     found: dict[str, str] = {}
-    for i, label, name in pairs:
-        where = f"{escape(path)}:{i}"
+    for i, (label, _, name) in pairs.items():
+        label, name, where = label.strip(), name.strip(), f"{escape(path)}:{i}"
         if not name:
             _refuse("a label and its name", repr(escape(label)), where)
         if found.setdefault(label, name) != name:

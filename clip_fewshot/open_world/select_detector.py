@@ -101,7 +101,7 @@ def list_detectors(detector: str | DetectorPart, n_neighbors: int | None = None)
     Raises:
         UsageError: see :func:`find_detector`; ``n_neighbors`` beside "auto" or a detector without neighbours.
     """
-    found = {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
+    found: dict[str, DetectorPart] = {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
     if n_neighbors is not None and (detector == AUTO or not all(facts_of(part).neighbourly for part in found.values())):
         can = [name for name, part in DETECTORS.items() if part.neighbourly]
         fix = f"name such a one, as `detector` {can[-1]}, or leave `n_neighbors` out"

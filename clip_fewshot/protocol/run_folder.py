@@ -52,22 +52,31 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     return replace(began, run=_resumed_run(config.run, began.run))
 
 
+def write_out_templates(config: FewShotConfig) -> FewShotConfig:
+    """``config`` with its templates themselves in place of a set's or file's name: what a file says may change.
+
+    Raises:
+        UsageError: a template without exactly one "{}".
+        DataError: no such set or file.
+    """
+    chosen = choose_templates(config.data.templates, config.data.template)
+    return replace(config, data=replace(config.data, template=chosen, templates=None))
+
+
 def name_parts(config: FewShotConfig, approaches: Sequence[Approach]) -> FewShotConfig:
     """``config`` as it is written down: the names of its parts in their place, and its templates themselves.
 
     Raises:
-        UsageError: no such detector or method of discovery, a detector without neighbours that is given a number of
-            them, or a template without exactly one "{}".
-        DataError: no such set or file of templates.
+        UsageError: no such detector or method of discovery, or a detector without neighbours that is given a number of
+            them; and see :func:`write_out_templates`.
     """
+    config = write_out_templates(config)
     run = config.run
     detectors = list_detectors(run.detector, run.n_neighbors)
     detector = AUTO if run.detector == AUTO else next(iter(detectors))
-    chosen = choose_templates(config.data.templates, config.data.template)
-    data = replace(config.data, template=chosen, templates=None)
     discoverer = None if run.discoverer is None else find_discoverer(run.discoverer)[0]
     search = replace(config.search, approaches=tuple(approach.name for approach in approaches))
-    return replace(config, data=data, search=search, run=replace(run, detector=detector, discoverer=discoverer))
+    return replace(config, search=search, run=replace(run, detector=detector, discoverer=discoverer))
 
 
 def _resumed_part(name: str, run: RunOptions, began: RunOptions, members: Collection[str]) -> Any:
