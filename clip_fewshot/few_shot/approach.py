@@ -15,14 +15,15 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.parts import ForeignPart, check_same_code, find_part, find_trusted_part
+from clip_fewshot.runtime.parts import find_part
 
 Value = int | float | str
+LOGISTIC = "logistic"
 UNFREEZE, BACKBONE_LR, HEAD_LR = "unfreeze", "backbone_lr", "head_lr"  # options that the trainer reads by itself
 
 
@@ -52,8 +53,8 @@ class Point:
     Attributes:
         approach: name of an :class:`Approach`.
         options: by name. "unfreeze" (the N of "the last N layers"), "backbone_lr" and "head_lr" (peak learning rates of
-            pretrained layers and of the head) go to the trainer, all others as keywords to the head, or to the loss
-            of an approach without one.
+            pretrained layers and of the head) go to the trainer, all others as keywords to the loss, the head or the
+            probe, whichever takes them.
 
     Example:
         >>> import clip_fewshot as cf
@@ -108,6 +109,8 @@ class Approach:
         towers: what trains: "image"; "both", on pictures and captions of their classes; or "none".
         tuning: a key of ``TUNINGS``, or a callable ``(tower, n) -> trainable suffix``.
         ends_in: what classifies in the end: the "head", or a "probe" on the trained features.
+        probe: which probe, a key of ``PROBES``, the name of an entry point, "python:MODULE:NAME" or a class. Where no
+            tower trains, the options go to it as keywords.
         space: options that a study searches, each with its range.
         centre: where the study begins, and the values of options that are not searched.
 
@@ -126,6 +129,7 @@ class Approach:
     towers: Literal["none", "image", "both"] = "image"
     tuning: str | Callable[..., Any] = "last-layers"
     ends_in: Literal["head", "probe"] = "head"
+    probe: str | type[Any] = LOGISTIC
     space: Mapping[str, Range] = field(default_factory=dict)
     centre: Mapping[str, Value] = field(default_factory=dict)
 
@@ -140,6 +144,9 @@ class Approach:
         if self.towers == "both" and (self.loss is None or self.head is not None):
             fix = "give a loss on (logits_per_image, caption_ids=...) and no head"
             raise UsageError(expected="a contrastive loss alone", got="other parts", fix=fix, where=where)
+        if self.ends_in == "head" and self.probe != LOGISTIC:
+            fix = 'write ends_in="probe"'
+            raise UsageError(expected="no probe beside a head that classifies", got="one", fix=fix, where=where)
         missing = set(self.space) - set(self.centre)
         if missing:
             fix = "say in `centre` where the study begins"
@@ -162,13 +169,6 @@ class Approach:
             raise UsageError(expected=expected, got=f"{sorted(unknown)}", fix=fix, where=f"approach {self.name!r}")
         kept = {k: v for k, v in options.items() if self.name not in OWN or k in self.space}
         return Point(self.name, {**self.centre, **kept})
-
-    def foreign_parts(self) -> list[ForeignPart]:
-        """The parts from outside the library, as files keep them."""
-        parts = (("heads", self.head), ("losses", self.loss), ("tuning", self.tuning))
-        return [
-            ForeignPart.from_part(kind, self.name, part) for kind, part in parts if part and not isinstance(part, str)
-        ]
 
 
 # Schema 1 of trials and models holds these five for each approach of this library, with or without effect.
@@ -228,15 +228,3 @@ def find_approach(approach: str | Approach) -> Approach:
     if OWN.get(found.name, found) != found:
         raise UsageError(expected="a name of its own", got=repr(found.name), fix="rename it", where="approach")
     return found
-
-
-def find_trusted_approach(name: str, parts: Iterable[ForeignPart], trusted: Mapping[str, Any], where: str) -> Approach:
-    """The approach that a file means by ``name``; a foreign one was passed by the caller and has the same code.
-
-    Args:
-        parts: what the file keeps of its foreign parts.
-        trusted: approaches by name.
-    """
-    approach: Approach = find_trusted_part("approaches", name, OWN, trusted, where)
-    check_same_code(parts, approach.foreign_parts(), where)
-    return approach

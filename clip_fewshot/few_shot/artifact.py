@@ -12,7 +12,8 @@ from torch import Tensor
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_saved_backbone
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.few_shot.approach import Approach, Point, find_trusted_approach
+from clip_fewshot.few_shot.approach import Approach, Point
+from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.few_shot.objectives import build_head, copy_tuned_layers
 from clip_fewshot.probes import PROBES, Probe, find_probe
@@ -44,7 +45,7 @@ def collect_model_files(
         "params": model.point.to_json(),
         "training": {**training, "probe": name},
     }
-    parts = [*approach.foreign_parts(), *foreign_parts("probes", name, probe, PROBES)]
+    parts = [*list_foreign_parts(approach), *foreign_parts("probes", name, probe, PROBES)]
     foreign = [list(part) for part in parts]
     return {WEIGHTS_FILE: safetensors.torch.save(stored)}, meta | ({"foreign": foreign} if foreign else {})
 
@@ -81,21 +82,27 @@ def read_model(
         ArtifactError: a foreign approach or probe that was not passed, or that has other code than then.
     """
     point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]))
-    foreign = [part for part in _foreign(meta) if part.kind != "probes"]
+    foreign = [part for part in _foreign(meta) if part.name == point.approach]
     approach = find_trusted_approach(point.approach, foreign, trusted, where)
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])
-    _, probe = find_probe(read_probe(meta, trusted, where))
+    _, probe = find_probe(read_probe(meta, approach, trusted, where))
     return approach, _rebuild(backbone, approach, point, len(labels), tensors, probe), labels
 
 
-def read_probe(meta: Mapping[str, Any], trusted: Mapping[str, Any], where: str) -> str | type[Probe]:
+def read_probe(
+    meta: Mapping[str, Any], approach: Approach, trusted: Mapping[str, Any], where: str
+) -> str | type[Probe]:
     """The name of the probe that a model was trained with, or the class of a foreign one.
+
+    Args:
+        approach: whose probe is as trusted as it is.
 
     Raises:
         ArtifactError: a foreign probe that was not passed, or that has other code than then.
     """
     name: str = meta["training"].get("probe", "logistic")
-    part = find_stored_part("probes", name, _foreign(meta), PROBES, trusted, where)
+    passed = {**dict([find_probe(approach.probe)]), **trusted}
+    part = find_stored_part("probes", name, _foreign(meta), PROBES, passed, where)
     return name if name in PROBES else part
 
 

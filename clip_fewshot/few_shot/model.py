@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.special import softmax
@@ -56,7 +57,7 @@ class Recipe:
     Attributes:
         probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
             the support set have seen its labels and would always ask for less regularisation.
-        probe: what classifies where the approach has no head, as :func:`find_probe` takes it.
+        probe: what classifies where the approach has no head, as :func:`find_probe` takes it; None: the approach's own.
     """
 
     approach: Approach
@@ -64,13 +65,25 @@ class Recipe:
     settings: TrainSettings
     probe_c: float
     seed: int
-    probe: str | type[Probe] = "logistic"
+    probe: str | type[Probe] | None = None
 
     def fit_probe(self, features: FloatArray, labels: LabelArray) -> Probe:
-        """The recipe's probe on (n, d) features and their (n,) labels."""
-        _, kind = find_probe(self.probe)
-        options = {"C": self.probe_c} if kind.takes_c else {}
-        return kind(**options).fit(features, labels)
+        """The recipe's probe on (n, d) features and their (n,) labels.
+
+        Raises:
+            UsageError: a probe that does not take the options of the point.
+        """
+        name, kind = find_probe(self.probe or self.approach.probe)
+        options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
+        if self.approach.towers == "none":
+            options |= self.point.part_options()
+        try:
+            probe = kind(**options)
+        except TypeError as error:
+            fix = "name in `centre` and `options` what the probe's constructor takes"
+            expected = f"a probe that takes {', '.join(options) or 'no options'}"
+            raise UsageError(expected=expected, got=str(error), fix=fix, where=f"probe {name!r}") from error
+        return probe.fit(features, labels)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:

@@ -11,6 +11,7 @@ from clip_fewshot.config import RunOptions
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import Approach
 from clip_fewshot.few_shot.cross_validation import drop_first_layers
+from clip_fewshot.few_shot.foreign import list_foreign_parts
 from clip_fewshot.runtime.environment import usable_cores, usable_memory
 from clip_fewshot.runtime.workers import explain_refusal
 
@@ -57,7 +58,7 @@ def count_processes(backbone: Backbone, n: int) -> int:
 
 def choose_jobs(approaches: Sequence[Approach], jobs: int) -> int:
     """``jobs``, or 1 with a warning where a foreign part cannot be sent to another process."""
-    foreign = [approach for approach in approaches if approach.foreign_parts()]
+    foreign = [approach for approach in approaches if list_foreign_parts(approach)]
     reasons = [reason for approach in foreign if jobs > 1 and (reason := explain_refusal(approach))]
     if not reasons:
         return jobs

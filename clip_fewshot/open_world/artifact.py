@@ -13,8 +13,6 @@ import safetensors.torch
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.squares import decode_squares, encode_squares
-from clip_fewshot.few_shot.approach import find_approach
-from clip_fewshot.few_shot.artifact import collect_model_files
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.novelty import DETECTORS, DetectorPart
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
@@ -92,8 +90,7 @@ def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | De
 
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-    approach, training = find_approach(model.approach), model.training()
-    own, meta = collect_model_files(model.backbone, approach, fitted.model, fitted.names, training)
+    own, meta = model.collect_files(fitted.model, fitted.names)
     files, rejector = {f"{prefix}{name}": data for name, data in own.items()}, fitted.rejector
     meta["rejector"] = None
     if rejector is not None:

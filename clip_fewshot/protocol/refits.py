@@ -123,7 +123,8 @@ def count_image_steps(task: Task, support: PreparedSupport, trials: Sequence[Tri
     """How often a training picture took part in an optimiser step of the study."""
     trained = [len(train) for train, _ in task.folds(support.data.labels)]
     per_fold = [task.settings.steps(n) * min(task.settings.batch_size(n), n) for n in trained]
-    return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] != PROBE)
+    frozen = [name for name, approach in task.by_name.items() if approach.towers == "none"]
+    return sum(sum(per_fold[: len(t.fold_values)]) for t in trials if t.params["approach"] not in frozen)
 
 
 @dataclass(frozen=True)

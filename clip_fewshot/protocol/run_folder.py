@@ -14,7 +14,8 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach, find_trusted_approach
+from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
+from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.novelty import DETECTORS
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files, write_json
@@ -147,7 +148,7 @@ def claim(
         "fingerprint": dataset.fingerprint(),
         "backbone": backbone.digest,
     }
-    foreign = [part for approach in approaches for part in approach.foreign_parts()]
+    foreign = [part for approach in approaches for part in list_foreign_parts(approach)]
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
     if path.is_file():

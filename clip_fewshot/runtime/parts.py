@@ -226,5 +226,6 @@ def find_stored_part(
         ArtifactError: a foreign part that was not passed, or one with other code than the file was written with.
     """
     part = find_trusted_part(kind, name, members, trusted, where)
-    check_same_code([one for one in held if one.kind == kind], [ForeignPart.from_part(kind, name, part)], where)
+    of_it = [one for one in held if (one.kind, one.name) == (kind, name)]
+    check_same_code(of_it, [ForeignPart.from_part(kind, name, part)], where)
     return part

@@ -1,11 +1,10 @@
 """A probe: minus the squared distance to the mean of each class."""
 
-import copy
-
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.few_shot.approach import Approach
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 
@@ -22,7 +21,8 @@ class NearestMean(FromLogits):
         return -cdist(unit_rows(X), self.means_, "sqeuclidean")
 
     def extend(self, X, label, known=None):
-        extended = copy.copy(self)
-        extended.classes_ = append_class(self.classes_, label)
-        extended.means_ = np.vstack([self.means_, unit_rows(X).mean(axis=0)])
-        return extended
+        means = np.vstack([self.means_, unit_rows(X).mean(axis=0)])
+        return self.from_arrays({"classes": append_class(self.classes_, label), "means": means})
+
+
+NEAREST_MEAN = Approach("nearest-mean", towers="none", ends_in="probe", probe=NearestMean)

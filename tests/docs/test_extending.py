@@ -34,6 +34,7 @@ PARTS = {
     "cosine": ("my_head", "COSINE"),
     "mlp-focal": ("my_loss", "MLP_FOCAL"),
     "NearestMean": ("my_probe", "NearestMean"),
+    "nearest-mean": ("my_probe", "NEAREST_MEAN"),
     "NearestMeanDetector": ("my_detector", "NearestMeanDetector"),
 }
 PROGRAM = """
@@ -43,10 +44,10 @@ from my_backbone import build
 from my_detector import NearestMeanDetector
 from my_head import COSINE
 from my_loss import MLP_FOCAL
-from my_probe import NearestMean
+from my_probe import NEAREST_MEAN, NearestMean
 
 trusted = {"cosine": COSINE, "mlp-focal": MLP_FOCAL, "NearestMean": NearestMean, "python:my_backbone:build": build}
-trusted["NearestMeanDetector"] = NearestMeanDetector
+trusted |= {"NearestMeanDetector": NearestMeanDetector, "nearest-mean": NEAREST_MEAN}
 pictures = read_dataset("digits").subset(range(12))
 said = {name: FewShotClassifier.load(name, trusted=trusted).predict(pictures).tolist() for name in sys.argv[1:]}
 said["world"] = [str(answer) for answer in OpenWorldClassifier.load("world", trusted=trusted).predict(pictures)]
@@ -66,9 +67,9 @@ def mine() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture(scope="module")
 def saved(mine: SimpleNamespace, split: OpenWorldSplit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models on a backbone of one's own: two approaches, a probe, a world with a detector, and a store of it."""
+    """Models on a backbone of one's own: three approaches, a probe, a world with a detector, and a store of it."""
     folder, backbone = tmp_path_factory.mktemp("saved"), load_backbone(BACKBONE, device="cpu")
-    for approach in (mine.head.COSINE, mine.loss.MLP_FOCAL):
+    for approach in (mine.head.COSINE, mine.loss.MLP_FOCAL, mine.probe.NEAREST_MEAN):
         FewShotClassifier(backbone, approach, epochs=1).fit(split.support).save(folder / approach.name)
     model = FewShotClassifier(backbone, "linear-probe", probe=mine.probe.NearestMean)
     world = OpenWorldClassifier(model, "python:my_detector:NearestMeanDetector", alpha=0.2).fit(split.support)
@@ -109,21 +110,20 @@ def test_it_keeps_its_contract(kind: str, mine: SimpleNamespace) -> None:
 
 
 def test_the_main_job_takes_parts_of_one_s_own_and_shows_them_by_name(mine: SimpleNamespace, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"shots": 4, "unseen": "3", "trials": 3, "seeds": 1, "epochs": 1, "jobs": 1}
+    options: dict[str, Any] = {"shots": 4, "unseen": "3", "trials": 4, "seeds": 1, "epochs": 1, "jobs": 1}
     parts: dict[str, Any] = {
         "model": BACKBONE,
-        "approaches": (mine.head.COSINE, "python:my_loss:MLP_FOCAL"),
+        "approaches": (mine.head.COSINE, "python:my_loss:MLP_FOCAL", "python:my_probe:NEAREST_MEAN"),
         "detector": mine.detector.NearestMeanDetector,
         "discoverer": "python:my_discoverer:CompleteLinkage",
     }
     out = tmp_path / "run"
     results = run_few_shot(FewShotConfig.of(**options, **parts, device="cpu", out=str(out)))
-    assert {"cosine", "mlp-focal"} <= results["approaches"].keys()
+    assert {"cosine", "mlp-focal", "nearest-mean"} <= results["approaches"].keys()
     assert results["novelty"]["detector"] == "NearestMeanDetector"
     report = (out / "report.html").read_text("utf-8")
-    assert {
-        name for name in ("cosine", "mlp-focal", "NearestMeanDetector", "CompleteLinkage") if name not in report
-    } == set()
+    shown = ("cosine", "mlp-focal", "nearest-mean", "NearestMeanDetector", "CompleteLinkage")
+    assert [name for name in shown if name not in report] == []
     for forgotten in ("detector", "discoverer"):
         fewer = {name: part for name, part in parts.items() if name != forgotten}
         with pytest.raises(ArtifactError, match=f"give `{forgotten}` again: what a file names is not imported"):
@@ -131,7 +131,7 @@ def test_the_main_job_takes_parts_of_one_s_own_and_shows_them_by_name(mine: Simp
 
 
 def test_what_was_saved_is_loaded_in_a_new_process_that_is_given_the_parts(saved: Path, digits: ImageDataset) -> None:
-    names = ["cosine", "mlp-focal", "probe"]
+    names = ["cosine", "mlp-focal", "nearest-mean", "probe"]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PROGRAM}", *names],
         cwd=saved,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs
+from clip_fewshot.probes.base import FromLogits
+from clip_fewshot.types import FloatArray, LabelArray
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +102,63 @@ def test_other_code_under_the_same_name_is_refused(fitted: FewShotClassifier, tm
         FewShotClassifier.load(tmp_path / "m", fitted.backbone, trusted={"cosine": changed})
 
 
+def test_other_code_under_the_name_of_a_head_is_refused(
+    tiny: Backbone, split: OpenWorldSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = Approach("named", head=f"python:{__name__}:CosineHead", loss=focal)
+    FewShotClassifier(tiny, named, unfreeze=0, epochs=1).fit(split.support).save(tmp_path / "m")
+    FewShotClassifier.load(tmp_path / "m", tiny, trusted={"named": named})
+
+    class Other(CosineHead):
+        """Looks the same and is not."""
+
+    monkeypatch.setattr(sys.modules[__name__], "CosineHead", Other)
+    with pytest.raises(ArtifactError, match="with other source text"):
+        FewShotClassifier.load(tmp_path / "m", tiny, trusted={"named": named})
+
+
+class SharpMeans(FromLogits):
+    """Logits are inner products with the mean of each class, times an option."""
+
+    def __init__(self, sharpness: float = 1.0) -> None:
+        self.sharpness_ = sharpness
+
+    def fit(self, X: FloatArray, y: LabelArray) -> SharpMeans:
+        self.classes_ = np.unique(y)
+        self.means_ = np.array([X[y == label].mean(axis=0) for label in self.classes_])
+        return self
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        return np.asarray(self.sharpness_ * X @ self.means_.T)
+
+    def extend(self, X: FloatArray, label: object, known: FloatArray | None = None) -> SharpMeans:
+        raise NotImplementedError
+
+
+SHARP = Approach(
+    "sharp",
+    towers="none",
+    ends_in="probe",
+    probe=SharpMeans,
+    space={"sharpness": Range(0.5, 8.0, log=True)},
+    centre={"sharpness": 2.0},
+)
+
+
+def test_the_options_of_an_approach_that_trains_no_tower_go_to_its_probe(
+    tiny: Backbone, split: OpenWorldSplit, tmp_path: Path
+) -> None:
+    model = FewShotClassifier(tiny, SHARP).fit(split.support)
+    assert model.model_.probe.sharpness_ == 2.0  # type: ignore[union-attr]
+    model.save(tmp_path / "m")
+    with pytest.raises(ArtifactError, match=r"trusted=\{'sharp'"):
+        FewShotClassifier.load(tmp_path / "m", tiny)
+    read = FewShotClassifier.load(tmp_path / "m", tiny, trusted={"sharp": SHARP})
+    assert np.array_equal(read.predict_proba(split.pool), model.predict_proba(split.pool))
+    sharper = FewShotClassifier(tiny, SHARP, options={"sharpness": 4.0}).fit(split.support)
+    assert not np.allclose(sharper.predict_proba(split.pool), model.predict_proba(split.pool))
+
+
 def test_a_clone_has_the_settings_and_shares_the_backbone(fitted: FewShotClassifier) -> None:
     copy = clone(fitted)
     assert copy.backbone is fitted.backbone
@@ -112,6 +172,7 @@ def test_a_clone_has_the_settings_and_shares_the_backbone(fitted: FewShotClassif
         (lambda: Approach("x", head=CosineHead), "a head and a loss"),
         (lambda: Approach("x", loss=focal, towers="both"), "ends_in"),
         (lambda: Approach("x", head="mlp", loss=focal, space={"margin": Range(0.0, 1.0)}), "centre"),
+        (lambda: Approach("x", head="mlp", loss=focal, probe="cache"), "no probe beside a head"),
         (lambda: find_approach("mpl"), "mlp-arcface"),
         (lambda: find_approach(Approach("mlp", head=CosineHead, loss=focal)), "a name of its own"),
         (lambda: find_approach(f"python:{__name__}:focal"), "an Approach"),
@@ -126,6 +187,8 @@ def test_mistakes_are_named(make: object, words: str) -> None:
 def test_a_head_that_does_not_know_an_option_says_so(tiny: Backbone, split: OpenWorldSplit) -> None:
     with pytest.raises(UsageError, match="sharpness"):
         FewShotClassifier(tiny, COSINE, options={"sharpness": 3.0}).fit(split.support)
+    with pytest.raises(UsageError, match="a probe that takes dullness"):
+        FewShotClassifier(tiny, replace(SHARP, space={}, centre={"dullness": 1.0})).fit(split.support)
 
 
 @given(name=st.sampled_from([*OWN]), unfreeze=st.integers(0, 5), margin=st.floats(0, 0.5))
