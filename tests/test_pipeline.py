@@ -370,6 +370,9 @@ def test_own_texts_names_and_neighbours_go_through_every_hop_and_are_written_dow
     assert set(seen) | set(unseen) == set("0123456789")
     assert results["novelty"]["chosen"].startswith("lof, ")
     assert results["novelty"]["n_neighbors"] == 20
+    assert (
+        "the detector compares with 2 neighbours, not 20: they stay below the shots of a class" in results["warnings"]
+    )
     test = pipeline.split_open_world(
         pipeline.read_dataset("digits", class_names=own.data.class_names), shots=4, unseen=3, seed=0
     ).test.open("test")
