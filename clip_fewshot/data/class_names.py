@@ -11,6 +11,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import check_class_name, escape, list_first
 from clip_fewshot.data.tables import read_text
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.types import LabelSpace
 
 ClassNames = str | Path | Sequence[str] | Mapping[str, str]
 
@@ -40,7 +41,7 @@ def rename_classes(dataset: ImageDataset, names: ClassNames) -> ImageDataset:
         _refuse(f"a name for each of {len(labels)} classes", f"none for {list_first(map(escape, lacking))}\n", where)
     try:
         chosen = tuple(check_class_name(by_label[label].strip(), ()) for label in labels)
-        return replace(dataset, label_space=replace(dataset.label_space, names=chosen))
+        return replace(dataset, label_space=LabelSpace(chosen, dataset.label_space.former or labels))
     except UsageError as error:
         raise DataError(expected=error.expected, got=error.got, fix=error.fix, where=where) from error
 

@@ -56,6 +56,21 @@ def test_labels_that_are_numbers_count_by_their_value(tmp_path: Path) -> None:
     assert renamed.label_space.names == ("ten", "two", "nine")
 
 
+def test_other_names_hide_no_other_classes_and_move_no_picture(digits: cf.ImageDataset) -> None:
+    renamed = rename_classes(digits, [f"{i}" for i in range(10)])
+    again = rename_classes(renamed, [f"number {i}" for i in range(10)])
+    splits = [cf.split_open_world(one, shots=4, unseen=3, seed=0) for one in (digits, renamed, again)]
+    hidden = [[split.seen.names, split.unseen.names] for split in splits]
+    places = [
+        [[one.label_space.names.index(name) for name in names] for names in both]
+        for one, both in zip((digits, renamed, again), hidden, strict=True)
+    ]
+    assert places[0] == places[1] == places[2]
+    assert hidden[1][1] == tuple(str(i) for i in places[0][1])
+    assert len({split.support.digests for split in splits}) == 1
+    assert len({split.test.open("test").digests for split in splits}) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
