@@ -97,7 +97,7 @@ def run_few_shot(
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
-        settings = TrainSettings(options.epochs)
+        settings = TrainSettings(options.epochs, templates=data.template)
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
@@ -120,7 +120,10 @@ def run_few_shot(
         clock.lap("refit")
         notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
-        choice = select_detector(backbone, recipe, known.data, known.frozen, detector=detector, names=split.seen.names)
+        k, names = config.run.n_neighbors, split.seen.names
+        choice = select_detector(
+            backbone, recipe, known.data, known.frozen, detector=detector, n_neighbors=k, names=names
+        )
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
         build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
@@ -176,7 +179,8 @@ def build_saved_model(
 ) -> OpenWorldClassifier:
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space
-    options = {"epochs": task.settings.epochs, "views": task.views, "seed": task.seed}
+    settings = task.settings
+    options = {"epochs": settings.epochs, "templates": settings.templates, "views": task.views, "seed": task.seed}
     classifier = FewShotClassifier.from_model(task.backbone, task.by_name[best], fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     rejector = rejectors[0] if rejectors else None

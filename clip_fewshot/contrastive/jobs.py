@@ -11,6 +11,7 @@ from clip_fewshot.config import (
     MODEL_HELP,
     Depth,
     ReadingOptions,
+    TextOptions,
     check_fractions,
     check_range,
     model_for,
@@ -71,7 +72,7 @@ class TrainingJob(ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(TrainingJob):
+class Pretraining(TrainingJob, TextOptions):
     """A CLIP from scratch on image-caption pairs."""
 
     data: str = field(metadata={"help": CAPTIONED, "positional": True, "flag": "--data"})
@@ -111,6 +112,9 @@ class Pretraining(TrainingJob):
         if self.steps is not None and self.passes is not None:
             fix = "leave one of them out"
             raise UsageError(expected="`steps` or `passes`", got="both", fix=fix, where="`steps`")
+        if self.labelled is None and (self.template or self.templates or self.class_names):
+            fix = "name some (`labelled`), or leave `template`, `templates` and `class_names` out"
+            raise UsageError(expected="pictures with classes", got="captions alone", fix=fix, where="`template`")
         check_range(self, "passes", "steps", "threads", "save_every")
         check_range(self, "validation", least=0)
 
@@ -129,7 +133,7 @@ def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuningJob(TrainingJob):
+class FineTuningJob(TrainingJob, TextOptions):
     """A pretrained CLIP on captioned pictures, or on pictures with classes."""
 
     data: str = option(

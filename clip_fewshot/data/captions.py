@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from clip_fewshot.data.names import speak_name
+from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import generator
 
@@ -67,6 +68,7 @@ class CaptionGenerator:
     Args:
         seed: any integer.
         adjectives, nouns, locations: the words; by default 16 x 5 x 12 = 960 captions per class.
+        templates: texts with one "{}" in place of all that; empty: that grammar.
 
     Raises:
         UsageError: words of a kind are missing, or a class without a name.
@@ -87,8 +89,10 @@ class CaptionGenerator:
         adjectives: Sequence[str] = ADJECTIVES,
         nouns: Sequence[str] = NOUNS,
         locations: Sequence[str] = LOCATIONS,
+        templates: Sequence[str] = (),
     ) -> None:
         self.seed = seed
+        self._templates = tuple(dict.fromkeys(check_templates(templates))) if templates else ()
         self._words = tuple(tuple(dict.fromkeys(words)) for words in (adjectives, nouns, locations))
         if not all(self._words):
             got = f"{len(adjectives)}, {len(nouns)} and {len(locations)}"
@@ -97,6 +101,8 @@ class CaptionGenerator:
 
     def __len__(self) -> int:
         """How many distinct captions a class has."""
+        if self._templates:
+            return len(self._templates)
         adjectives, nouns, locations = self._words
         return len(adjectives) * len(nouns) * len(locations)
 
@@ -122,6 +128,8 @@ class CaptionGenerator:
         return order
 
     def _caption(self, label: str, number: int) -> str:
+        if self._templates:
+            return fill_template(self._templates[number], label)
         adjectives, nouns, locations = self._words
         number, place = divmod(number, len(locations))
         quality, kind = divmod(number, len(nouns))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, join_sides, refuse_any
@@ -29,6 +30,7 @@ def read_dataset(
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
+    class_names: ClassNames | None = None,
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
@@ -47,6 +49,8 @@ def read_dataset(
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
+        class_names: other names for the classes, or a file of them, as in
+            :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
 
     Raises:
         DataError: a source that cannot be used; the offenders are named with file and line.
@@ -58,6 +62,18 @@ def read_dataset(
         ImageDataset('digits', 1797 images, 10 classes)
     """
     options = {"root": None if root is None else Path(root), "columns": columns}
+    found = _read(source, test, format, options, strict, max_skipped)
+    return found if class_names is None else rename_classes(found, class_names)
+
+
+def _read(
+    source: str | Path | pandas.DataFrame,
+    test: str | Path | pandas.DataFrame | None,
+    format: str | Format | None,
+    options: Mapping[str, Any],
+    strict: bool,
+    max_skipped: float | None,
+) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})
     listing = _list(source, format, options)

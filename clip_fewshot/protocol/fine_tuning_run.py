@@ -31,10 +31,12 @@ from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
+from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.caption_categories import compare_recall, describe_category
 from clip_fewshot.protocol.fine_tuning_sides import FineTuningSides, divide, head_sides
@@ -87,7 +89,11 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
+    job = replace(job, template=choose_templates(job.templates, job.template), templates=None)
     data = read_dataset(job.data, **job.reading())
+    if job.template and data.captions is not None:
+        fix = "leave `template` and `templates` out"
+        raise UsageError(expected="pictures with classes", got="captions", fix=fix, where="`template`")
     pretrained = load_backbone(job.model_name, device=job.device, dtype=PRECISIONS[job.precision])
     plain, warnings = divide(job, data, pretrained)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
@@ -180,18 +186,17 @@ def _stream(
     data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, numbered: bool
 ) -> PairStream | CaptionedStream:
     """This process's part of the pairs."""
-    stream = CaptionedStream if data.captions is None else PairStream
-    batch = min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch
-    return stream(
-        data,
-        model,
-        batch=batch,
-        seed=job.seed,
-        rank=world.rank,
-        world=world.size,
-        truncate=job.truncate,
-        numbered=numbered,
-    )
+    asked: dict[str, Any] = {
+        "batch": min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch,
+        "seed": job.seed,
+        "rank": world.rank,
+        "world": world.size,
+        "truncate": job.truncate,
+        "numbered": numbered,
+    }
+    if data.captions is not None:
+        return PairStream(data, model, **asked)
+    return CaptionedStream(data, model, **asked, templates=job.template)
 
 
 def _settings(job: FineTuningJob) -> ContrastiveOptions:
@@ -242,7 +247,8 @@ def _measure(model: Backbone, held: ImageDataset, job: FineTuningJob) -> dict[st
     if held.captions is not None:
         return measure_recall(model, held, job.truncate)
     names = held.label_space.names
-    right = zero_shot_probabilities(model, held, names, TEMPLATES).argmax(dim=1).numpy() == held.required_labels()
+    guesses = zero_shot_probabilities(model, held, names, job.template or TEMPLATES).argmax(dim=1).numpy()
+    right = guesses == held.required_labels()
     return {"zero-shot accuracy": accuracy_interval([right]).to_json() | {"chance": 1 / len(names)}}
 
 

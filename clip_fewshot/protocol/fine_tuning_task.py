@@ -25,9 +25,9 @@ from clip_fewshot.runtime.files import read_json, write_json
 
 TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
 # From a run to the one that goes on; what is read is known by its content.
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format"}
+MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format", "class_names"}
 # What a task.json of before means.
-NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
+NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 CARRIED = ("model", "unfreeze", "lock", "head", "prompts", "optimizer", "distil")  # what the state of a training is of
 
@@ -36,9 +36,10 @@ Texts = Mapping[str, list[str]]  # digest of a picture -> its captions, or its c
 
 def describe_task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, Any]:
     """What a run that goes on must share with the one that began."""
-    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - set(WRITTEN_AS)
+    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - {"template"} - set(WRITTEN_AS)
     chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
     chosen["epochs"] = job.passes or FINE_TUNING_PASSES
+    chosen["templates"] = list(job.template) or None  # themselves, as a file of them may change
     captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
     chosen["unfreeze"] = list(job.unfreeze) if isinstance(job.unfreeze, tuple) else job.unfreeze
     return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}

@@ -20,8 +20,10 @@ from clip_fewshot.contrastive.memory_forecast import measure_needs, measure_stat
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
+from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
@@ -62,7 +64,7 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     name, config = find_architecture(job.model or "ViT-B/32")
     _check_state(config, job)
     model = build_untrained(name, config, job)
-    data = _read(job.data, warn, **job.reading())
+    data = _read(job.data, warn, **job.reading() | {"class_names": None})
     kept, held = split_pairs(data, job.validation, job.seed) if job.validation or job.test else (data, None)
     pairs = _stream(kept, model, job, world)
     settings = choose_options(job, model, pairs.steps())
@@ -174,7 +176,8 @@ def _validation(
     held: ImageDataset | None, model: Backbone, job: Pretraining, world: World, warn: Say
 ) -> Validation | None:
     """Loss and recall on the pictures held out, zero-shot accuracy on the labelled ones."""
-    labelled = None if job.labelled is None else _read(job.labelled, warn)
+    templates = choose_templates(job.templates, job.template) or TEMPLATES
+    labelled = None if job.labelled is None else _read(job.labelled, warn, class_names=job.class_names)
     pairs = None
     if held is not None:
         pairs = PairStream(
@@ -187,7 +190,7 @@ def _validation(
             truncate=job.truncate,
             drop_last=False,
         )
-    return None if pairs is None and labelled is None else Validation(pairs, labelled)
+    return None if pairs is None and labelled is None else Validation(pairs, labelled, templates)
 
 
 def _report_steps(total: int, say: Callable[[str], None]) -> Callable[[StepReport], None]:

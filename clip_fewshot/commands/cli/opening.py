@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.config import BUILTIN_DATA, TextOptions
 from clip_fewshot.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 BARE = "few-shot classifier"  # the kind of a saved model without a detector
-DONE, SOME_SKIPPED = 0, 3
+DONE, SOME_SKIPPED, NONE_TO_BE_HAD = 0, 3, 4
 
 
 def warn(sentences: Iterable[str]) -> None:
@@ -52,6 +52,13 @@ def open_measured(options: PicturesOptions) -> ImageDataset:
     return pictures.subset(np.flatnonzero([part == "test" for part in pictures.partition]))
 
 
+def open_templates(options: TextOptions, usual: Sequence[str]) -> tuple[str, ...]:
+    """The templates that were asked for, or the ``usual`` ones."""
+    from clip_fewshot.data.own_templates import choose_templates
+
+    return choose_templates(options.templates, options.template) or tuple(usual)
+
+
 def open_pictures(places: Sequence[Path]) -> ImageDataset:
     """The pictures, or those of a data set in the package; each that cannot be read is listed on standard error."""
     from clip_fewshot.data.collect import join_images, read_images
@@ -83,6 +90,11 @@ def open_picture(path: Path) -> ImageDataset:
 def exit_code(pictures: ImageDataset) -> int:
     """Of a command that has done what it could."""
     return SOME_SKIPPED if pictures.skipped else DONE
+
+
+def exit_code_of(asked: int, lacking: int) -> int:
+    """Of a command over several models, of which some could not be had."""
+    return (NONE_TO_BE_HAD if lacking == asked else SOME_SKIPPED) if lacking else DONE
 
 
 def open_model(name: str, tuned: Path | None, device: str) -> Backbone:

@@ -2,127 +2,38 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
+from clip_fewshot.config.options import AUTO as AUTO
+from clip_fewshot.config.options import BUILTIN_DATA as BUILTIN_DATA
+from clip_fewshot.config.options import DEVICES as DEVICES
+from clip_fewshot.config.options import HIDDEN as HIDDEN
+from clip_fewshot.config.options import MODEL_HELP as MODEL_HELP
+from clip_fewshot.config.options import MODELS as MODELS
+from clip_fewshot.config.options import READING as READING
+from clip_fewshot.config.options import SOURCE as SOURCE
+from clip_fewshot.config.options import Depth as Depth
+from clip_fewshot.config.options import ReadingOptions as ReadingOptions
+from clip_fewshot.config.options import SourceOptions as SourceOptions
+from clip_fewshot.config.options import TextOptions as TextOptions
+from clip_fewshot.config.options import check_fractions as check_fractions
+from clip_fewshot.config.options import check_range as check_range
+from clip_fewshot.config.options import count_or_names as count_or_names
+from clip_fewshot.config.options import hide_passwords as hide_passwords
+from clip_fewshot.config.options import model_for as model_for
+from clip_fewshot.config.options import option as option
+from clip_fewshot.config.options import split_names as split_names
 from clip_fewshot.errors import ArtifactError, UsageError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
-Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
-MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
-MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
 APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
-HIDDEN = "***"
-AUTO = "auto"  # in the place of a detector's name: all of them, to choose among
-
-
-def option(default: Any, text: str, **metadata: Any) -> Any:
-    """A dataclass field whose metadata describe it on the command line."""
-    return field(default=default, metadata={"help": text, **metadata})
-
-
-def check_range(options: Any, *names: str, least: float = 1, most: float = math.inf) -> None:
-    """Refuse numbers outside [``least``, ``most``] in the named fields, alone or in a list; None is not one.
-
-    Raises:
-        UsageError: names the field in backquotes, which a command line shows as its flag.
-    """
-    limit = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-    for name in names:
-        value = getattr(options, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and not least <= one <= most:
-                raise UsageError(expected=limit, got=str(one), fix=f"change `{name}`", where=f"`{name}`")
-
-
-def check_fractions(options: Any, *names: str) -> None:
-    """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
-
-    Raises:
-        UsageError: as in :func:`check_range`.
-    """
-    for name in names:
-        value = getattr(options, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and not 0 < one < 1:
-                expected = "a fraction between 0 and 1"
-                raise UsageError(expected=expected, got=f"{one:g}", fix=f"change `{name}`", where=f"`{name}`")
-
-
-def model_for(data: str, model: str | None) -> str:
-    """``model``, or where none is named the usual one: mini for the pictures of the package, else ViT-B/32."""
-    return model or ("mini" if data in BUILTIN_DATA else "ViT-B/32")
-
-
-def count_or_names(text: str) -> int | list[str]:
-    """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
-    text = text.strip()
-    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def hide_passwords(text: str) -> str:
-    """``text`` with ``***`` for the password of each address in it."""
-    return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The names in ``text``, commas between them."""
-    names = tuple(part.strip() for part in text.split(","))
-    if "" in names:
-        raise ValueError(f"expected names with commas between them, got {text!r}")
-    return names
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingOptions:
-    """How pictures on disk are read.
-
-    Raises:
-        UsageError: a column without a role.
-    """
-
-    root: str | None = option(
-        None,
-        "folder that the paths of a list or table start from (default: where its files are)",
-        group="data",
-        metavar="PATH",
-    )
-    test: str | None = option(
-        None,
-        "a second folder, list or table: the test side; DATA is then the training side",
-        group="data",
-        metavar="PATH",
-    )
-    columns: tuple[str, ...] = option(
-        (),
-        "columns of a table by what they say: image=img_paths,label=category,caption=name,split=part "
-        "(default: by their names)",
-        group="data",
-        metavar="ROLE=COLUMN,...",
-    )
-    format: str | None = option(
-        None, "how to read DATA: folder, list, csv and others, python:MODULE:NAME (default: recognised)", group="data"
-    )
-
-    def reading(self) -> dict[str, Any]:
-        """These options as :func:`~clip_fewshot.data.read.read_dataset` takes them."""
-        pairs = [one.partition("=") for one in self.columns]
-        for one, (role, _, column) in zip(self.columns, pairs, strict=True):
-            if not role or not column:
-                fix = "write image=COLUMN,label=COLUMN"
-                raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
-        columns = {role.strip(): column.strip() for role, _, column in pairs}
-        return {"root": self.root, "test": self.test, "columns": columns or None, "format": self.format}
 
 
 @dataclass(frozen=True)
-class DataOptions(ReadingOptions):
-    """What to learn from: pictures, and the model that looks at them.
+class DataOptions(SourceOptions):
+    """What to learn from: pictures, the model that looks at them, and the texts that it reads.
 
     Raises:
         UsageError: a value outside its range.
@@ -205,6 +116,9 @@ class RunOptions:
     detector: Any = option(  # a name; in Python a class too
         AUTO, 'what says "unknown": auto chooses; one by its name, or your own as python:MODULE:NAME', parse=str
     )
+    n_neighbors: int | None = option(
+        None, "most neighbours that --detector compares with, below the shots (default: chosen by hiding known classes)"
+    )
     discoverer: Any = option(  # a name; in Python a class too
         None,
         "what groups the unknown: ward, average, semi-supervised or python:MODULE:NAME (default: what fits)",
@@ -228,7 +142,7 @@ class RunOptions:
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        check_range(self, "trials", "jobs")
+        check_range(self, "trials", "jobs", "n_neighbors")
         check_range(self, "cache_memory", least=0)
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
@@ -279,7 +193,7 @@ class FewShotConfig:
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
         storage = self.run.storage and hide_passwords(self.run.storage)
-        return self.study_key() | _values(self.run) | {"storage": storage}
+        return self.study_key() | _told(self.run) | {"storage": storage}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
@@ -293,21 +207,25 @@ class FewShotConfig:
             fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
             raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
         options = {name: value for name, value in record.items() if name not in GONE}
-        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "columns")}
+        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "columns", "template")}
         return cls.of(**options | lists)
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
-        return _values(self.data) | _values(self.search) | GONE
+        return _told(self.data) | _told(self.search) | GONE
 
 
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
-READING = {f.name: f.default for f in fields(ReadingOptions)}
 # Written down where chosen: without them a run is one of schema 1.
-LATER: Mapping[str, Any] = {"detector": AUTO, "discoverer": None, **READING}
+LATER: Mapping[str, Any] = {
+    "detector": AUTO,
+    "discoverer": None,
+    "n_neighbors": None,
+    **SOURCE,
+}
 
 
-def _values(part: Any) -> dict[str, Any]:
+def _told(part: Any) -> dict[str, Any]:
     values = {f.name: getattr(part, f.name) for f in fields(part)}
-    return {name: value for name, value in values.items() if (name, value) not in LATER.items()}
+    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
