@@ -36,7 +36,7 @@ from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.caption_categories import compare_recall, describe_category
-from clip_fewshot.protocol.fine_tuning_sides import Sides, divide, head_sides
+from clip_fewshot.protocol.fine_tuning_sides import FineTuningSides, divide, head_sides
 from clip_fewshot.protocol.fine_tuning_task import TRAINING_FOLDER, begin_task, describe_task
 from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
@@ -117,7 +117,7 @@ def finetune(
 
 
 def _tune(
-    job: FineTuningJob, sides: Sides, pretrained: Backbone, world: World, progress: Progress, tell: Say
+    job: FineTuningJob, sides: FineTuningSides, pretrained: Backbone, world: World, progress: Progress, tell: Say
 ) -> dict[str, Any]:
     """One training on the training side, saved in the job's folder; at rank 0 the figures before and after."""
     task, leads = describe_task(job, sides.data, pretrained), world.rank == 0

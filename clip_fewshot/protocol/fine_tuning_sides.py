@@ -17,7 +17,7 @@ from clip_fewshot.protocol.caption_categories import add_categories
 from clip_fewshot.protocol.fine_tuning_task import EarlierRun
 
 
-class Sides(NamedTuple):
+class FineTuningSides(NamedTuple):
     """The pictures of a fine-tuning.
 
     Attributes:
@@ -36,7 +36,7 @@ class Sides(NamedTuple):
         return {"training": len(set(self.kept.digests)), "test": len(set(self.held.digests))}
 
 
-def divide(job: FineTuningJob, data: ImageDataset, model: Backbone) -> tuple[Sides, tuple[str, ...]]:
+def divide(job: FineTuningJob, data: ImageDataset, model: Backbone) -> tuple[FineTuningSides, tuple[str, ...]]:
     """The sides, and warnings: the source's own parts, or by a hash of the content.
 
     Raises:
@@ -47,7 +47,7 @@ def divide(job: FineTuningJob, data: ImageDataset, model: Backbone) -> tuple[Sid
     earlier = None if job.from_ is None else EarlierRun.read(Path(job.from_))
     if earlier is not None:
         kept, held = earlier.keep_trained(data, kept, held, whole=job.per_class is None)
-    return Sides(data, kept, held, earlier), warnings
+    return FineTuningSides(data, kept, held, earlier), warnings
 
 
 def _divide(
@@ -65,7 +65,9 @@ def _divide(
     return *split_pairs(data, max(1, round(job.held_out * pictures)), job.seed), ()
 
 
-def head_sides(job: FineTuningJob, sides: Sides, model: Backbone) -> tuple[Sides, dict[str, Any] | None]:
+def head_sides(
+    job: FineTuningJob, sides: FineTuningSides, model: Backbone
+) -> tuple[FineTuningSides, dict[str, Any] | None]:
     """The sides with the categories that ``job`` asks for, and how often predicted ones are right.
 
     Raises:

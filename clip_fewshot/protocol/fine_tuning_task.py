@@ -23,7 +23,7 @@ from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST
 from clip_fewshot.runtime.files import read_json, write_json
 
-TASK, PAIRS, TRAINING_FOLDER = "task.json", "pairs.json", "training"
+TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
 # From a run to the one that goes on; what is read is known by its content.
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format"}
 # What a task.json of before means.
@@ -31,7 +31,7 @@ NOT_WRITTEN = {"optimizer": "adamw", "precision": "auto", "category": "none", "f
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 CARRIED = ("model", "unfreeze", "lock", "head", "prompts", "optimizer", "distil")  # what the state of a training is of
 
-Texts = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
+TextsByPicture = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
 
 
 def describe_task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def begin_task(
                 where=str(job.folder),
             )
     before = sorted(earlier.trained) if earlier else []
-    write_json(job.folder / PAIRS, {"training": _texts_of(kept), "test": _texts_of(held), "before": before})
+    write_json(job.folder / PAIRS_FILE, {"training": _texts_of(kept), "test": _texts_of(held), "before": before})
     write_json(path, now)
 
 
@@ -96,7 +96,7 @@ class EarlierRun:
 
     folder: Path
     task: Mapping[str, Any]
-    texts: Texts
+    texts: TextsByPicture
     trained: frozenset[str]
 
     @classmethod
@@ -106,13 +106,13 @@ class EarlierRun:
         Raises:
             ArtifactError: no such run, no checkpoint, or one that did not keep its pairs.
         """
-        for name in (TASK, PAIRS, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
+        for name in (TASK, PAIRS_FILE, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
             if not (folder / name).is_file():
                 fix = "name the folder of a `finetune` run of this release; of others, take DIR/model as `model`"
                 raise ArtifactError(
                     expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
                 )
-        pairs = read_json(folder / PAIRS)
+        pairs = read_json(folder / PAIRS_FILE)
         trained = frozenset([*pairs["training"], *pairs["before"]])
         return cls(folder, NOT_WRITTEN | read_json(folder / TASK), pairs["training"] | pairs["test"], trained)
 
