@@ -130,7 +130,7 @@ class DataOptions(ReadingOptions):
 
     data: str = option(
         "digits",
-        "folder, list file, CSV, CoOp split or Parquet of pictures; or digits, digits-wild",
+        "folder, list, table, JSON or Parquet of pictures; or digits, digits-wild",
         positional=True,
         flag="--data",
     )

@@ -15,7 +15,10 @@ DESCRIPTION = (
     "Distance between the mean picture and the mean text (the modality gap), and both on two principal components, "
     "for a model and, with --tuned, the same model after training."
 )
-EXAMPLES = ("photos/ --model ViT-B/32", "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/")
+EXAMPLES = (
+    "books.csv --columns image=img_paths,caption=name",
+    "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/",
+)
 GAP_OUT = "runs/modality_gap"
 
 

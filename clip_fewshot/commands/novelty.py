@@ -15,7 +15,7 @@ from clip_fewshot.config import check_fractions, count_or_names, option
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same
 sealed test pictures, or with --saved measure the detector of a saved model, on the test side of DATA that was sealed
 when the model was trained on the same data under the same seed."""
-EXAMPLES = ("photos/ --unseen cat,dog --out runs/novelty", "photos/ --saved runs/photos-ViT-B-32/model")
+EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, OF_DETECTORS = ("fresh", "discover", "split_seed"), ("shots", "seeds", "seed", "detectors", "out")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 SAVED: dict[str, Any] = {"group": "with --saved"}

@@ -162,8 +162,9 @@ def _says_the_same(table: Table, numbers: int, names: int) -> bool:
         DataError: nearly, but for a few rows.
     """
     pairs = Counter(zip(table.column(numbers), table.column(names), strict=True))
-    common = [pair for pair, _ in reversed(pairs.most_common())]  # the most common comes last, and stays
-    usual = set(dict(common).items()) & {(number, name) for name, number in {b: a for a, b in common}.items()}
+    rising = sorted(pairs, key=pairs.__getitem__)  # in a mapping of these the most common name of a number stays
+    name_of, number_of = dict(rising), {name: number for number, name in rising}
+    usual = {(number, name) for number, name in name_of.items() if number_of[name] == number}
     odd = [where for where, cells in table.rows if (cells[numbers], cells[names]) not in usual]
     if any(name.isdigit() for _, name in usual) or len(odd) > NEARLY * len(table.rows):
         return False

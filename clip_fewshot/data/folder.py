@@ -135,10 +135,7 @@ def _read_classes(source: Path, leaves: bool) -> Listing:
 
 def _class_of(path: Path, sides: set[str], depth: slice = OUTER) -> str | None:
     """The class of a picture, ``depth`` of its folders; None for one that lies in none, or beside train and test."""
-    if sides and path.parts[0] not in sides:
-        return None
-    folders = path.parts[1:-1] if sides else path.parts[:-1]
-    return "/".join(folders[depth]) or None
+    return "/".join(_folders_of(path, sides)[depth]) or None
 
 
 def _class_depth(tree: Tree, sides: set[str], leaves: bool) -> tuple[slice, list[str]]:
@@ -161,6 +158,7 @@ def _class_depth(tree: Tree, sides: set[str], leaves: bool) -> tuple[slice, list
 
 
 def _folders_of(path: Path, sides: set[str]) -> tuple[str, ...]:
+    """The folders that a picture lies in, below train and test; none beside these."""
     if sides and path.parts[0] not in sides:
         return ()
     return path.parts[1:-1] if sides else path.parts[:-1]

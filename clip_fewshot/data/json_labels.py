@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ STRUCTURES = (
     "a list of objects, an object a line, train/val/test of such, images with annotations and categories (COCO), "
     "labels with classes (FiftyOne), {class: [paths]}, {path: class}, or CoOp's splits"
 )
-Records = list[tuple[str, Mapping[str, Any]]]  # place for errors, and what is said of one picture
+Records = list[tuple[str, dict[str, Any]]]  # place for errors, and what is said of one picture
 
 
 def read_json_labels(source: Path, root: Path | None = None, columns: Mapping[str, str] | None = None) -> Listing:
@@ -37,21 +38,20 @@ def read_json_labels(source: Path, root: Path | None = None, columns: Mapping[st
     return list_table(Table(source, names, tuple(cells), tuple(places), _left_out(content)), root, columns)
 
 
-def _left_out(content: Any) -> tuple[str, ...]:
-    """A note on COCO's pictures without an annotation."""
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        return ()
-    told = {item.get("image_id") for item in content["annotations"] if isinstance(item, dict)}
-    n = sum(item.get("id") not in told for item in content["images"])
-    return (f"{n} pictures without an annotation were not read",) if n else ()
-
-
 def parse_json(source: Path) -> Any:
-    """The content of a JSON file."""
+    """The content of a JSON file; of a key that stands twice in an object, neither value is right."""
     try:
-        return json.loads(read_text(source))
+        return json.loads(read_text(source), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise DataError(expected="JSON", got=str(error), fix="restore the file", where=escape(source)) from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"{escape(twice[:80])!r} twice in one object")
+    return found
 
 
 def _is_nested(value: object) -> bool:
@@ -84,22 +84,24 @@ def _object(line: str) -> dict[str, Any] | None:
 def _records(content: Any, source: Path) -> tuple[Records, list[str]]:
     """The rows of a whole file, by its structure."""
     if isinstance(content, list):
-        return _objects(content, "")
-    if isinstance(content, dict) and content:
-        if {"images", "annotations"} <= content.keys():
-            return _annotated(content, source)
-        if isinstance(content.get("labels"), dict) and isinstance(content.get("classes", []), list):
-            return _classed(content["labels"], content.get("classes", []), source), []
-        parts = {part: items for part, items in content.items() if part.lower() in PARTITIONS}
-        if len(parts) == len(content) and all(map(_holds_objects, parts.values())):
-            return _parts(parts)
-        if all(isinstance(paths, list) and all(isinstance(p, str) for p in paths) for paths in content.values()):
-            lists = [(name, paths) for name, paths in content.items() if not parts]
-            rows = [(f"{name}[{i}]", {"image": p, "label": name}) for name, paths in lists for i, p in enumerate(paths)]
-            if rows:
-                return rows, []
-        if all(isinstance(value, str | int) for value in content.values()):
-            return [(escape(path), {"image": path, "label": label}) for path, label in content.items()], []
+        return _objects(content)
+    mapping = content if isinstance(content, dict) else {}
+    parts = {part: items for part, items in mapping.items() if part.lower() in PARTITIONS}
+    if _is_annotated(mapping):
+        return _annotated(mapping, source)
+    if isinstance(mapping.get("labels"), dict) and isinstance(mapping.get("classes", []), list):
+        return _classed(mapping["labels"], mapping.get("classes", []), source), []
+    if parts and len(parts) == len(mapping) and all(map(_holds_objects, parts.values())):
+        rows = [(f"{part}[{i}]", row | {"split": part}) for part, items in parts.items() for i, row in enumerate(items)]
+        return rows, []
+    if mapping and not parts and all(map(_holds_texts, mapping.values())):
+        return [
+            (f"{escape(name)}[{i}]", {"image": path, "label": name})
+            for name, paths in mapping.items()
+            for i, path in enumerate(paths)
+        ], []
+    if mapping and all(isinstance(value, str | int) for value in mapping.values()):
+        return [(escape(path), {"image": path, "label": label}) for path, label in mapping.items()], []
     raise DataError(expected=STRUCTURES, got="another structure", fix="convert it", where=escape(source))
 
 
@@ -107,56 +109,68 @@ def _holds_objects(items: object) -> bool:
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
-def _objects(items: Sequence[Any], part: str) -> tuple[Records, list[str]]:
-    rows = [(f"{part}[{i}]", item) for i, item in enumerate(items) if isinstance(item, dict)]
-    return rows, [f"{part}[{i}]: no JSON object" for i, item in enumerate(items) if not isinstance(item, dict)]
+def _holds_texts(items: object) -> bool:
+    return isinstance(items, list) and all(isinstance(item, str) for item in items)
 
 
-def _parts(parts: Mapping[str, Sequence[Any]]) -> tuple[Records, list[str]]:
-    rows = [(where, row | {"split": part}) for part, items in parts.items() for where, row in _objects(items, part)[0]]
-    return rows, []
+def _objects(items: Sequence[Any]) -> tuple[Records, list[str]]:
+    rows = [(f"[{i}]", item) for i, item in enumerate(items) if isinstance(item, dict)]
+    return rows, [f"[{i}]: no JSON object" for i, item in enumerate(items) if not isinstance(item, dict)]
 
 
 def _classed(labels: Mapping[str, Any], classes: Sequence[Any], source: Path) -> Records:
     """FiftyOne's: file stem -> class, or its number in ``classes``."""
     nested = [key for key, value in labels.items() if _is_nested(value)]
     if nested:
-        raise _boxes(f"{escape(nested[0])} with several", source)
+        raise _boxes(f"several labels of {escape(nested[0])}", source)
     return [(escape(key), {"image": key, "label": _class_at(value, classes)}) for key, value in labels.items()]
 
 
 def _class_at(value: Any, classes: Sequence[Any]) -> Any:
-    if isinstance(value, int) and classes:
+    if type(value) is int and classes:
         return classes[value] if 0 <= value < len(classes) else None
     return value
 
 
+def _is_annotated(content: Mapping[str, Any]) -> bool:
+    return all(_holds_objects(content.get(name)) for name in ("images", "annotations"))
+
+
 def _annotated(content: Mapping[str, Any], source: Path) -> tuple[Records, list[str]]:
     """COCO's: annotations join images and categories, or images and captions."""
-    tables = {name: _by_id(content.get(name, []), name, source) for name in ("images", "categories")}
+    images, categories = (_by_id(content.get(name, []), name, source) for name in ("images", "categories"))
     rows: Records = []
-    problems = []
     for i, item in enumerate(content["annotations"]):
-        where = f"annotations[{i}]"
-        if not isinstance(item, dict):
-            problems.append(f"{where}: no JSON object")
-            continue
-        if any(item.get(box) for box in BOXES):
-            raise _boxes(f"{where} with a {next(box for box in BOXES if item.get(box))}", source)
-        image = tables["images"].get(item.get("image_id"), {})
-        category = tables["categories"].get(item.get("category_id"), {})
+        boxes = [box for box in BOXES if item.get(box)]
+        if boxes:
+            raise _boxes(f"annotations[{i}] with a {boxes[0]}", source)
+        image, category = images.get(_key(item, "image_id"), {}), categories.get(_key(item, "category_id"), {})
         label = {"label": category.get("name")} if "category_id" in item else {}
         caption = {"caption": item["caption"]} if "caption" in item else {}
-        rows.append((where, {"image": image.get("file_name"), **label, **caption}))
-    return rows, problems
+        rows.append((f"annotations[{i}]", {"image": image.get("file_name"), **label, **caption}))
+    return rows, []
 
 
-def _by_id(items: Any, name: str, source: Path) -> dict[Any, Mapping[str, Any]]:
-    if not _holds_objects(items):
-        raise DataError(
-            expected=f"objects with an id under {name!r}", got="others", fix="correct it", where=escape(source)
-        )
-    return {item.get("id"): item for item in items if not _is_nested(item.get("id"))}
+def _key(item: Mapping[str, Any], name: str) -> str:
+    """An id as it can be compared: 1 and "1" are two."""
+    return json.dumps(item.get(name))
+
+
+def _by_id(items: Any, name: str, source: Path) -> dict[str, Mapping[str, Any]]:
+    keys = Counter(_key(item, "id") for item in items) if _holds_objects(items) else Counter({"?": 2})
+    if max(keys.values(), default=1) > 1:
+        expected = f"objects with an id of their own under {name!r}"
+        raise DataError(expected=expected, got="others", fix="correct them", where=escape(source))
+    return {_key(item, "id"): item for item in items}
+
+
+def _left_out(content: Any) -> tuple[str, ...]:
+    """A note on COCO's pictures without an annotation."""
+    if not isinstance(content, dict) or not _is_annotated(content):
+        return ()
+    told = {_key(item, "image_id") for item in content["annotations"]}
+    n = sum(_key(item, "id") not in told for item in content["images"])
+    return (f"{n} pictures without an annotation were not read",) if n else ()
 
 
 def _boxes(got: str, source: Path) -> DataError:

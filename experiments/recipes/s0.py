@@ -43,7 +43,7 @@ Pairs = PairSource | list[PairBatch]
 
 def run(options: Options) -> dict[str, Any]:
     """Both namings of the classes, all recipes, all seeds; the sealed pictures are the same throughout."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     split = split_open_world(data, shots=SHOTS, seed=0)
     test, model = split.test.open("S0"), load_backbone(options.model_name, device=options.device)
     rows: list[dict[str, Any]] = []

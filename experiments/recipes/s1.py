@@ -67,7 +67,7 @@ WAYS: dict[str, Train] = {
 
 def run(options: Options) -> dict[str, Any]:
     """All ways, all seeds; the sealed pictures are the same throughout."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     split = split_open_world(data, shots=1, seed=0)
     shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
     test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)

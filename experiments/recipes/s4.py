@@ -45,7 +45,7 @@ KINDS = (*WRITTEN, "ours")
 
 def run(options: Options) -> dict[str, Any]:
     """What training makes of recall, Spark of a model, a kill of a training, and a category of a caption."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     pictures = len(set(data.digests))
     kept, held = split_pairs(data, max(1, round(APART * pictures)), seed=0)
     model = load_backbone(options.model_name, device=options.device)

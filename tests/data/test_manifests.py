@@ -321,7 +321,7 @@ FRAGMENTS = st.lists(
     data=st.data(),
 )
 def test_parsers_return_data_or_a_data_error(content: bytes, data: st.DataObject, tmp_path: Path) -> None:
-    format = data.draw(st.sampled_from(["list", "csv", "coop", "pairs"]))
+    format = data.draw(st.sampled_from(["list", "csv", "coop", "json", "numbered", "pairs"]))
     put(tmp_path / "0.png", b"")
     source = put(tmp_path / ("0.txt" if format == "pairs" else "manifest"), content)
     try:

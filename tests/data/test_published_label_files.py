@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import clip_fewshot as cf
+from clip_fewshot.data.formats import list_source
 from tests.data.pictures import picture_bytes, put
 
 Truth = dict[str, str]  # name of a picture file -> its class
@@ -137,7 +140,7 @@ def food_101(root: Path) -> Published:
 
 def food_101_json(root: Path) -> Published:
     pictures(root / "images", [f"{name}/100{i}.jpg" for i, name in enumerate(NAMES)])
-    lists = {name: [f"{name}/100{i}" for i, n in enumerate(NAMES) if n == name] for name in set(NAMES)}
+    lists = {name: [f"{name}/100{i}" for i, n in enumerate(NAMES) if n == name] for name in dict.fromkeys(NAMES)}
     labels = dump(root / "meta" / "train.json", lists)
     return Published(labels, {f"100{i}.jpg": name for i, name in enumerate(NAMES)}, labels)
 
@@ -254,7 +257,7 @@ def shuffled(text: str) -> str:
     lines, rng = text.splitlines(), random.Random(1)
     if text.startswith("{") and len(lines) == 1:
         content = json.loads(text)
-        return json.dumps(dict(sorted(content.items(), reverse=True)))
+        return json.dumps(dict(reversed(content.items())))
     if "," in lines[0] and not text.startswith("{"):
         cells = [line.split(",")[::-1] for line in lines]
         return "\n".join(map(",".join, [cells[0], *rng.sample(cells[1:], len(cells) - 1)])) + "\n"
@@ -378,3 +381,35 @@ def test_captions_of_coco(tmp_path: Path) -> None:
     found = cf.read_dataset(dump(tmp_path / "captions.json", {"images": images, "annotations": texts}))
     assert found.captions == ("dog 0", "dog 1")
     assert found.warnings == ("1 pictures without an annotation were not read",)
+
+
+WORDS = st.sampled_from(["image", "label", "labels", "images", "annotations", "categories", "id", "image_id", "train"])
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 3), WORDS, st.sampled_from(["0.png", "file_name", "bbox"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=JSON)
+def test_any_json_is_read_or_refused(content: object, tmp_path: Path) -> None:
+    put(tmp_path / "0.png", 0)
+    try:
+        listing = list_source(dump(tmp_path / "t.json", content), None)
+    except cf.DataError as error:
+        str(error).encode("utf-8")
+        return
+    assert all(entry.path.name == "0.png" for entry in listing.entries)
+
+
+TWICE = {
+    "a key": '{"0.png": "a", "0.png": "b"}',
+    "an image": '{"images": [{"id": 1, "file_name": "0.png"}, {"id": 1, "file_name": "1.png"}], "annotations": []}',
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_what_stands_twice_is_refused(case: str, tmp_path: Path) -> None:
+    with pytest.raises(cf.DataError, match=r"twice in one object|an id of their own"):
+        cf.read_dataset(put(tmp_path / "t.json", TWICE[case]))

@@ -10,6 +10,7 @@ import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.data.columns import COLUMN_NAMES
+from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.picture_paths import picture_paths
 from tests.data.pictures import class_folders, put
 
@@ -157,3 +158,11 @@ def test_pictures_alone_are_enough_to_be_embedded(tmp_path: Path) -> None:
     named = put(tmp_path / "t.csv", "a,b\nx,a/000.png\n")
     assert list(picture_paths(named, columns={"image": "b"})) == expected[:1]
     assert list(picture_paths(put(tmp_path / "u.txt", "nowhere.png\n"))) == [tmp_path / "nowhere.png"]
+
+
+def test_a_data_frame_of_captions_is_trained_on(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(books)
+    frame = pandas.read_csv(put(books / "prepared.csv", PREPARED))
+    model = cf.load_backbone("mini", device="cpu")
+    (batch,) = PairStream(cf.read_dataset(frame), model, batch=2, seed=0, truncate=True).batches(0)
+    assert batch.images.shape[0] == 2
