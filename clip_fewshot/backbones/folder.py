@@ -55,7 +55,7 @@ def save_backbone(
             got=f"others in {infinite[:3]}",
             fix="save with half=False",
         )
-    weights = TensorFile(state)
+    weights = TensorFile(state, backbone.header())
     digest = write_pieces(folder / BACKBONE_WEIGHTS, weights, weights.size)
     config = asdict(backbone.config) | {"sha256": digest}
     write_json(folder / CONFIG, config)

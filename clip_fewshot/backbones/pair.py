@@ -92,6 +92,10 @@ class PairBackbone(Backbone):
             where="config",
         )
 
+    def header(self) -> dict[str, str]:
+        """Nothing: a pair's weights are nobody else's."""
+        return {}
+
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
         """Choose again which layers train; the weights stay as they are."""
         for tower, n in ((self.visual, image_layers), (self.text, text_layers)):

@@ -34,14 +34,14 @@ class Checkpoints:
     def __init__(self, folder: Path, world: World, device: torch.device) -> None:
         self.folder, self._world, self._device = folder / FOLDER, world, device
 
-    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Replace the checkpoint, without a copy of it in memory."""
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], header: Mapping[str, str]) -> None:
+        """Replace the checkpoint, without a copy of it in memory; ``header`` is of the file with the weights."""
         if self._world.rank == 0:
             weights = {
                 name.removeprefix(MODEL_PREFIX): t for name, t in tensors.items() if name.startswith(MODEL_PREFIX)
             }
             rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL_PREFIX)}
-            files = {CHECKPOINT_WEIGHTS: TensorFile(weights), REST: TensorFile(rest)}
+            files = {CHECKPOINT_WEIGHTS: TensorFile(weights, header), REST: TensorFile(rest)}
             save_artifact(self.folder, KIND, files, meta)
 
     def exists(self) -> bool:
@@ -160,4 +160,4 @@ class CheckpointFolder:
             self._log.settle(self._training.taken)
         if self._checkpoints is not None:
             meta = self._training.meta(self._length) | {"pairs": self._pairs}
-            self._checkpoints.save(self._training.tensors(), meta)
+            self._checkpoints.save(self._training.tensors(), meta, self._training.model.header())

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.checkpoint import sketch_backbone
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.contrastive.activation_memory import list_matrices
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import activation_dtype
-from clip_fewshot.errors import ResourceError
-from clip_fewshot.runtime.device import device_memory
 
 MIB, GIB = 1 << 20, 1 << 30
 LIBRARIES = 512 << 20  # bytes of Python, torch and its kernels
@@ -37,19 +32,7 @@ class Growth(NamedTuple):
         return self.fixed + pairs * self.per_pair
 
 
-NOTHING = Growth(0, 0)
-
-
-class Load(NamedTuple):
-    """Pairs in a step of all processes, and how many processes there are; 0 pairs: the state alone."""
-
-    batch: int
-    processes: int = 1
-
-    @property
-    def pairs(self) -> int:
-        """Of one process, the first, which has no fewer than another."""
-        return -(-self.batch // self.processes)
+NO_GROWTH = Growth(0, 0)
 
 
 class TowerNeeds(NamedTuple):
@@ -85,11 +68,11 @@ class Forecast:
     @property
     def total(self) -> str:
         """The peak in words."""
-        return f"{_sized(self.peak)}" + (f" with {self.pairs:,} pairs in a pass" if self.pairs else " and activations")
+        return format_size(self.peak) + (f" with {self.pairs:,} pairs in a pass" if self.pairs else " and activations")
 
     def __str__(self) -> str:
         sizes = {name: size for name, size in asdict(self).items() if name != "pairs"} | {"libraries": LIBRARIES}
-        return ", ".join(f"{name} {_sized(size)}" for name, size in sizes.items() if size) + f": {self.total}"
+        return ", ".join(f"{name} {format_size(size)}" for name, size in sizes.items() if size) + f": {self.total}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +121,7 @@ def measure_state(model: Backbone, beside: int = 0) -> Needs:
         beside: bytes of other models that stay in memory.
     """
     visual, text = (
-        TowerNeeds(sum(map(_bytes_of, (p for p in tower.parameters() if p.requires_grad))), NOTHING, NOTHING)
+        TowerNeeds(sum(map(_bytes_of, (p for p in tower.parameters() if p.requires_grad))), NO_GROWTH, NO_GROWTH)
         for tower in (model.visual, model.text)
     )
     matrices = sum(map(_bytes_of, list_matrices(model.text)))
@@ -193,7 +176,6 @@ def _kept(model: Backbone, tower: Tower, encode: Callable[[Tensor], Tensor], inp
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # held, so that no two have one address
     inside: list[int] = []  # of each block, less its input
-    largest = 0
 
     def keep(tensor: Tensor) -> Tensor:
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
@@ -216,9 +198,8 @@ def _kept(model: Backbone, tower: Tower, encode: Callable[[Tensor], Tensor], inp
         for hook in hooks:
             hook.remove()
     whole = total()
-    del features
-    largest = max(inside, default=0)
-    return whole, whole - sum(inside) + largest
+    del features  # not before: its graph holds what was kept
+    return whole, whole - sum(inside) + max(inside, default=0)
 
 
 def _watch(block: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[Any]:
@@ -226,77 +207,6 @@ def _watch(block: nn.Module, enter: Callable[..., None], leave: Callable[..., No
     yield block.register_forward_hook(leave)
 
 
-def list_remedies(
-    needs: Needs, options: ContrastiveOptions, load: Load, room: int, changeable: Collection[str]
-) -> dict[str, Forecast]:
-    """What brings the peak under ``room`` bytes: options as a user names them, and the forecast with them.
-
-    Each alone that is enough; where none is, the first together that are; nothing where nothing helps.
-
-    Args:
-        changeable: options that the user has, out of checkpoint_gradients and state_dtype beside batch and chunk.
-    """
-    lean: dict[str, dict[str, Any]] = {
-        "`checkpoint_gradients`": {"checkpoint_gradients": True},
-        "`state_dtype`=bfloat16": {"state_dtype": "bfloat16"},
-    }
-    lean = {words: change for words, change in lean.items() if next(iter(change)) in changeable}
-    alone = {words: needs.forecast(replace(options, **change), load.pairs) for words, change in lean.items()}
-    found = _divided(needs, options, load, room) | {
-        w: forecast for w, forecast in alone.items() if forecast.peak <= room
-    }
-    together, changes = "", dict[str, Any]()
-    for words, change in lean.items() if not found else ():
-        together, changes = f"{together}{words} ", changes | change
-        found = found or _divided(needs, replace(options, **changes), load, room, together)
-    return found
-
-
-def _divided(needs: Needs, options: ContrastiveOptions, load: Load, room: int, beside: str = "") -> dict[str, Forecast]:
-    """The largest power of two of pairs in a pass that fits; where none does, of pairs in a step."""
-    most = min(load.pairs, options.chunk or load.pairs)
-    sizes = [1 << power for power in reversed(range((most - 1).bit_length()))] if most else []
-    chunks = ((f"`chunk`={n}", needs.forecast(replace(options, chunk=n), load.pairs)) for n in sizes)
-    batches = ((f"`batch`={n * load.processes}", needs.forecast(options, n)) for n in sizes)
-    fitting = ((words, forecast) for words, forecast in chain(chunks, batches) if forecast.peak <= room)
-    return {f"{beside}{words}": forecast for words, forecast in islice(fitting, 1)}
-
-
-def check_memory(
-    needs: Needs, options: ContrastiveOptions, load: Load, device: torch.device, changeable: Collection[str]
-) -> Forecast:
-    """The forecast of a training, if it fits into the memory of ``device``.
-
-    Args:
-        changeable: options that the user has beside batch and chunk, out of checkpoint_gradients, state_dtype, model.
-
-    Raises:
-        ResourceError: it does not; names what would.
-    """
-    forecast, room = needs.forecast(options, load.pairs), device_memory(device)
-    if forecast.peak <= room:
-        return forecast
-    remedies = list_remedies(needs, options, load, room, changeable)
-    fixes = [f"set {words} ({changed.total})" for words, changed in remedies.items()]
-    if not fixes and "model" in changeable and (smaller := list_smaller(needs, options, room)):
-        fixes = [f"take a smaller `model` ({', '.join(smaller)})"]
-    raise ResourceError(
-        expected=f"memory for {forecast}",
-        got=f"{_sized(room)}",
-        fix=", or ".join(fixes) or "train less of it, or use a machine with more",
-        where="training",
-    )
-
-
-def list_smaller(needs: Needs, options: ContrastiveOptions, room: int) -> list[str]:
-    """Official architectures with fewer weights whose state fits into ``room`` bytes."""
-    states = {name: measure_state(sketch_backbone(config)) for name, config in ARCHITECTURES.items()}
-    return [
-        name
-        for name, state in states.items()
-        if state.weights < needs.weights and state.forecast(options, 0).peak <= room
-    ]
-
-
-def _sized(n: int) -> str:
+def format_size(n: int) -> str:
+    """Bytes in words."""
     return f"{n / GIB:.2f} GiB" if n >= GIB else f"{n / MIB:.0f} MiB"

@@ -21,6 +21,7 @@ from clip_fewshot.contrastive.state import StepOutcome, Training, activation_dty
 from clip_fewshot.contrastive.validation import Validation, validate
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.device import explain_full_memory
 from clip_fewshot.runtime.files import hold_folder
 
 Model = TypeVar("Model", bound=Backbone)
@@ -112,6 +113,7 @@ def train_contrastive(
     pairs = wrap_source(source, options.steps)
     length = epoch_length(pairs)
     with ExitStack() as stack:
+        stack.enter_context(explain_full_memory("train fewer pairs at a time (`chunk`), or fewer layers"))
         if folder is not None and world.rank == 0:
             stack.enter_context(hold_folder(folder))
         if options.text_weights == "bfloat16":

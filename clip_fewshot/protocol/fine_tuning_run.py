@@ -22,7 +22,8 @@ from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
-from clip_fewshot.contrastive.memory_forecast import Load, check_memory, count_bytes, measure_needs
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import count_bytes, measure_needs
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
@@ -94,10 +95,10 @@ def finetune(
     sides, right = head_sides(job, plain, pretrained)
     if sides.earlier is not None and leads:
         say(sides.earlier.describe_changes(sides.kept, sides.held))
-    found = _tune(job, sides, pretrained, world, progress, tell)
+    found = _tune(job, sides, pretrained, world, progress, say, tell)
     other, others = _without_category(job), None
     if job.category != "none":
-        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, tell)
+        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, say, tell)
     if not leads:
         return {}
     if others is not None:
@@ -117,7 +118,13 @@ def finetune(
 
 
 def _tune(
-    job: FineTuningJob, sides: FineTuningSides, pretrained: Backbone, world: World, progress: Progress, tell: Say
+    job: FineTuningJob,
+    sides: FineTuningSides,
+    pretrained: Backbone,
+    world: World,
+    progress: Progress,
+    say: Say,
+    tell: Say,
 ) -> dict[str, Any]:
     """One training on the training side, saved in the job's folder; at rank 0 the figures before and after."""
     task, leads = describe_task(job, sides.data, pretrained), world.rank == 0
@@ -141,7 +148,8 @@ def _tune(
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
-    save_tuned(tuned, job.folder / TUNED_FOLDER)
+    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
+        say(warning)
     return {
         "parameters": {"trained": trained, "all": total},
         "memory": asdict(forecast) | {"peak": forecast.peak},

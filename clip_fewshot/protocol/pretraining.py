@@ -15,7 +15,8 @@ from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
-from clip_fewshot.contrastive.memory_forecast import Load, check_memory, measure_needs, measure_state
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import measure_needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
@@ -66,10 +67,12 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     pairs = _stream(kept, model, job, world)
     settings = choose_options(job, model, pairs.steps())
     total = settings.total(pairs.steps())
-    weights = sum(p.numel() for p in model.parameters())
+    weights, load = sum(p.numel() for p in model.parameters()), Load(pairs.batch, world.size)
+    forecast = check_memory(measure_needs(model, pairs.tokens), settings, load, model.device, CHANGEABLE)
     say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
-    needs = measure_needs(model, pairs.tokens)
-    say(f"memory: {check_memory(needs, settings, Load(pairs.batch, world.size), model.device, CHANGEABLE)}")
+    say(f"memory: {forecast}")
+    if config.warning():
+        warn(config.warning())
     trained = train_contrastive(
         model,
         pairs,

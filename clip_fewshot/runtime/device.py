@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -13,6 +14,7 @@ from clip_fewshot.errors import ResourceError, UsageError
 from clip_fewshot.runtime.environment import usable_memory
 
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FULL = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # in the words of torch
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -64,6 +66,18 @@ def device_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
     return usable_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def explain_full_memory(fix: str) -> Iterator[None]:
+    """Turn torch's refusals to allocate, on any device, into our error; ``fix`` says what takes less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).split("\n")[0]
+        if not isinstance(error, MemoryError) and not FULL.search(text):
+            raise
+        raise ResourceError(expected="enough memory", got=text or "too little", fix=fix, where="training") from error
 
 
 @contextmanager

@@ -25,8 +25,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-PLACES = {dtype: place for place, dtype in enumerate(DTYPES.values())}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_ORDER = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 PIECE = 1 << 24  # values that are copied at a time where they lie on a device, or in no order
 HELD = 1 << 28  # bytes that reading may map at a time
 ALIGNMENT = 8  # bytes, of the header's end
@@ -42,18 +42,25 @@ class TensorFile:
 
     Args:
         tensors: by name, not copied; they must stay as they are until they are written.
+        metadata: texts by name, for the file's header.
 
     Attributes:
         size: bytes of the file.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        order = sorted(tensors, key=lambda name: (PLACES[tensors[name].dtype], name))
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        order = sorted(tensors, key=lambda name: (DTYPE_ORDER[tensors[name].dtype], name))
         self._tensors = [tensors[name].detach() for name in order]
-        header, end = {}, 0
+        header, end = dict[str, object](), 0
+        if metadata:
+            header["__metadata__"] = dict(metadata)
         for name, tensor in zip(order, self._tensors, strict=True):
             start, end = end, end + tensor.numel() * tensor.element_size()
-            header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            header[name] = {
+                "dtype": DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % ALIGNMENT)
         self._head = len(text).to_bytes(8, "little") + text
@@ -79,6 +86,15 @@ def read_forms(path: Path) -> dict[str, Form]:
     except (safetensors.SafetensorError, KeyError) as error:
         fix = "restore the folder from a copy"
         raise ArtifactError(expected="a safetensors file", got=str(error), fix=fix, where=str(path)) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file; none of another file."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return {}
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -19,21 +19,13 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.backbones.checkpoint import sketch_backbone
-from clip_fewshot.contrastive import memory_forecast
+from clip_fewshot.backbones.encoders import TextEncoder
+from clip_fewshot.contrastive import memory_check, memory_forecast
 from clip_fewshot.contrastive.activation_memory import recompute_blocks, shrink_text_weights
 from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable
-from clip_fewshot.contrastive.memory_forecast import (
-    GIB,
-    Forecast,
-    Load,
-    Needs,
-    check_memory,
-    count_bytes,
-    list_smaller,
-    measure_needs,
-    measure_state,
-)
+from clip_fewshot.contrastive.memory_check import Load, check_memory, list_remedies, list_smaller
+from clip_fewshot.contrastive.memory_forecast import GIB, Forecast, Needs, count_bytes, measure_needs, measure_state
 from clip_fewshot.contrastive.objectives import wrap_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import Training
@@ -118,9 +110,36 @@ def test_a_chunk_bounds_activations_and_frozen_layers_keep_none() -> None:
     assert needs.forecast(replace(STEP, chunk=99), 64) == needs.forecast(STEP, 64)
     tuned = make_tunable(build_backbone(DEEP), FineTuning(unfreeze=1, lock="text"))
     part = measure_needs(tuned, patterns(1)[0].tokens, beside=100)
-    assert part.text == memory_forecast.TowerNeeds(0, memory_forecast.NOTHING, memory_forecast.NOTHING)
+    assert part.text == memory_forecast.TowerNeeds(0, memory_forecast.NO_GROWTH, memory_forecast.NO_GROWTH)
     assert 0 < part.visual.plain.per_pair < 0.4 * needs.visual.plain.per_pair
     assert part.weights == count_bytes(tuned) + 100
+
+
+@pytest.mark.parametrize("plan", [FineTuning(head="attention"), FineTuning(unfreeze=0, prompts=2)], ids=str)
+def test_added_parts_are_measured_with_their_towers(plan: FineTuning) -> None:
+    tuned = make_tunable(build_backbone(DEEP), plan)
+    found = measure_needs(tuned, patterns(1)[0].tokens).forecast(STEP, 3).activations
+    assert found == pytest.approx(kept(tuned, 3, 16), rel=0.02)
+
+
+def test_any_two_encoders() -> None:
+    pair = cf.PairBackbone(
+        cf.ImageEncoder(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.ReLU()), size=16),
+        TextEncoder(Words(32, 8), lambda text: [ord(letter) % 31 + 1 for letter in text]),
+        dim=16,
+        image_layers=None,
+        text_layers=None,
+    )
+    tokens = pair.tokenize(["bee", "a longer text"])
+    needs = measure_needs(pair, tokens)
+    assert needs.weights == count_bytes(pair)
+    assert needs.text.plain.per_pair > measure_needs(pair, tokens[:1]).text.plain.per_pair
+    assert min(needs.visual.plain.per_pair, needs.text.plain.per_pair) > 0
+
+
+class Words(torch.nn.Embedding):
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(ids)
 
 
 def test_measuring_changes_nothing() -> None:
@@ -139,7 +158,7 @@ def test_a_sketch_asks_for_what_the_model_asks_for() -> None:
 
 
 def room_for(n: int, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    monkeypatch.setattr(memory_forecast, "device_memory", lambda device: n)
+    monkeypatch.setattr(memory_check, "device_memory", lambda device: n)
     return torch.device("cpu")
 
 
@@ -160,7 +179,7 @@ def test_what_is_advised_fits(spare: float, monkeypatch: pytest.MonkeyPatch) -> 
     least = needs.forecast(STEP, 0).peak
     room = least + int(spare * (needs.forecast(STEP, 4096).peak - least)) - int((spare < 0.1) * 0.4 * least)
     monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
-    found = memory_forecast.list_remedies(needs, STEP, load, room, EVERY)
+    found = list_remedies(needs, STEP, load, room, EVERY)
     for words, forecast in found.items():
         chosen = dict(word.replace("`", "").partition("=")[::2] for word in words.split())
         batch = int(chosen.pop("batch", 4096))
@@ -217,6 +236,20 @@ code = main(sys.argv[1:])
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 sys.exit(code)
 """
+
+
+def test_an_allocation_that_fails_all_the_same_is_no_traceback() -> None:
+    def too_much(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+        return torch.empty(1 << 50)
+
+    def broken(images: Tensor, texts: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+        return images @ texts[:, :3]
+
+    with pytest.raises(ResourceError, match=r"expected enough memory, got .*; train fewer pairs at a time") as refused:
+        cf.train_contrastive(build_backbone(CONFIG), patterns(1), STEP, objective=too_much)
+    assert refused.value.exit_code == 4
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        cf.train_contrastive(build_backbone(CONFIG), patterns(1), STEP, objective=broken)
 
 
 @pytest.mark.slow
