@@ -13,6 +13,9 @@ from clip_fewshot.errors import ArtifactError, UsageError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
+# Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
+# docs/figures/fine_tuning_rates.md.
+FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
 Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
