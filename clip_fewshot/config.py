@@ -13,6 +13,9 @@ from clip_fewshot.errors import ArtifactError, UsageError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
+# Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
+# docs/figures/fine_tuning_rates.md.
+FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
 Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
 MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
@@ -180,7 +183,7 @@ class SearchOptions:
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
     )
-    max_unfreeze: int = option(5, "largest N of 'the last N layers'")
+    max_unfreeze: int = option(5, "largest N of 'the last N layers'; 0: heads alone")
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
@@ -188,7 +191,8 @@ class SearchOptions:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
 
     def __post_init__(self) -> None:
-        check_range(self, "seeds", "max_unfreeze", "epochs")
+        check_range(self, "seeds", "epochs")
+        check_range(self, "max_unfreeze", least=0)
         check_range(self, "views", most=2)
         check_fractions(self, "alpha")
 

@@ -11,7 +11,7 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.few_shot.approach import Point
+from clip_fewshot.few_shot.approach import Point, keep_trainable
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.search.allowance import Allowance
@@ -95,6 +95,7 @@ def run_few_shot(
         claim(out, config, approaches, dataset, backbone)
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
+        approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs)
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
@@ -113,10 +114,11 @@ def run_few_shot(
             )
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
             clock.lap("search")
-            winners, best = select(trials, approaches, len(support.images))
+            winners, best = select(trials, approaches, len(support.images), depth)
             saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
+        notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
         choice = select_detector(backbone, recipe, known.data, known.frozen, detector=detector, names=split.seen.names)
         measured = fits if split.novel.n else fits[:1]
@@ -127,7 +129,7 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, options.alpha, method)
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive)
+        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
         results = finished.results() | {
             "environment": describe_environment(backbone.device),

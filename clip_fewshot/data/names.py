@@ -45,6 +45,19 @@ def list_first(offenders: Iterable[str]) -> str:
     return "\n  ".join(["", *lines[:LISTED], *more])
 
 
+def speak_name(name: str) -> str:
+    """A class name as a text says it: underscores are the spaces that a sentence would have.
+
+    Raises:
+        UsageError: nothing is left to say.
+    """
+    spoken = name.replace("_", " ").strip()
+    if not spoken:
+        fix = "give each class a name"
+        raise UsageError(expected="the name of a class in a text", got=repr(name), fix=fix, where="class name")
+    return spoken
+
+
 def check_class_name(name: str, existing: Collection[str]) -> str:
     """``name`` if it can be that of a further class.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_fewshot.data.names import speak_name
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import check_prototypes, cosines, require_width
 
@@ -59,7 +60,7 @@ def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templa
             fix='write for example "a photo of a {}"',
             where="templates",
         )
-    spoken = [name.replace("_", " ").strip() for name in class_names]
+    spoken = [speak_name(name) for name in class_names]
     prompts = [template.replace("{}", name) for name in spoken for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]

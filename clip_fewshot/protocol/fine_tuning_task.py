@@ -40,6 +40,7 @@ def describe_task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> di
     chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
     chosen["epochs"] = job.passes or FINE_TUNING_PASSES
     captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
+    chosen |= {name: getattr(job.plan, name) for name in ("head", "backbone_lr", "head_lr")}
     chosen["unfreeze"] = list(job.unfreeze) if isinstance(job.unfreeze, tuple) else job.unfreeze
     return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
 

@@ -161,7 +161,12 @@ def embedding_views(
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a finished run knows; what the two documents are made of. ``options``: as they are written down."""
+    """Everything a finished run knows; what the two documents are made of.
+
+    Attributes:
+        options: as they are written down.
+        notes: warnings of the search.
+    """
 
     options: Mapping[str, Any]
     dataset: ImageDataset
@@ -171,6 +176,7 @@ class Run:
     met: OpenWorldTest
     choice: NoveltyChoice | None
     naive_seconds: float
+    notes: Sequence[str] = ()
 
     def results(self) -> dict[str, Any]:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
@@ -281,6 +287,5 @@ class Run:
         probes = [fit.support.probe.note_ for fit in self.outcome.fits]
         reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
         unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
-        return sorted(
-            {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
-        )
+        probe_notes = (f"frozen probe: {note}" for note in probes if note)
+        return sorted({*unread, *self.dataset.warnings, *self.split.warnings, *probe_notes, *self.notes})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from clip_fewshot.commands.cli.shared_options import PICTURES, PicturesOptions, seeds_option
 from clip_fewshot.config import check_range, option
 
-RECIPES = ("s0", "s1", "s2", "s3", "s4")  # modules with run(options) -> results as JSON, and table(results) -> text
+# Modules with run(options) -> results as JSON, and table(results) -> text.
+RECIPES = ("s0", "s1", "s1_rates", "s2", "s3", "s4")
 
 
 @dataclass(frozen=True, kw_only=True)
