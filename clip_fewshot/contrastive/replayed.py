@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Tower
-from clip_fewshot.contrastive.finetuning import ALL, FineTuning
+from clip_fewshot.contrastive.finetuning import FineTuning
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.tuning.added_heads import HeadedTower
@@ -18,7 +18,7 @@ from clip_fewshot.tuning.added_heads import HeadedTower
 def count_replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
     """How many last blocks of the pretrained image tower a training must run; None: all of them, nothing is stored."""
     n = plan.depths["visual"]
-    if n == ALL or plan.prompts:
+    if isinstance(n, str) or plan.prompts:  # all
         return None
     if plan.head == "attention" and "visual" in plan.trained:
         # It reads all tokens, which a cut before a last block may not have kept.
