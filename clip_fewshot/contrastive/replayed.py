@@ -22,8 +22,8 @@ def count_replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
         return None
     if plan.head == "attention" and "visual" in plan.trained:
         # It reads all tokens, which a cut before a last block may not have kept.
-        n = max(n, 1)
-        n += tower.reads_one_row(n)
+        read = max(n, 1)
+        n = read + tower.reads_one_row(read)
     return n if n < tower.n_blocks else None
 
 
