@@ -17,7 +17,10 @@ DESCRIPTION = (
     "Contrastive fine-tuning on captioned pictures, or on pictures with classes, whose captions are made from class "
     "names. Zero-shot accuracy, or recall both ways, on pictures kept out, before and after. DIR/model is the result."
 )
-EXAMPLES = ("photos/ --model ViT-B/32 --out runs/tuned", "pairs.csv --head linear --passes 5 --out runs/tuned")
+EXAMPLES = (
+    "photos/ --model ViT-B/32 --out runs/tuned",
+    "pairs.csv --unfreeze all --precision bfloat16 --passes 5 --out runs/tuned",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,8 +127,8 @@ def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
     words = [word.strip() for word in text.split(",")]
     if len(words) > 2 or not all(word == "all" or word.isdecimal() for word in words):
         raise ValueError(f"expected a number of layers, all, or one for each tower such as 12,4, got {text!r}")
-    first, *rest = ("all" if word == "all" else int(word) for word in words)
-    return (first, rest[0]) if rest else first
+    depths: list[Depth] = ["all" if word == "all" else int(word) for word in words]
+    return (depths[0], depths[1]) if depths[1:] else depths[0]
 
 
 @dataclass(frozen=True, kw_only=True)
