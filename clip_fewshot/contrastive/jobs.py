@@ -130,7 +130,7 @@ def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
     if len(words) > 2 or not all(word == "all" or word.isdecimal() for word in words):
         raise ValueError(f"expected a number of layers, all, or one for each tower such as 12,4, got {text!r}")
     depths: list[Depth] = ["all" if word == "all" else int(word) for word in words]
-    return (depths[0], depths[1]) if len(depths) == 2 else depths[0]
+    return (depths[0], depths[1]) if depths[1:] else depths[0]
 
 
 @dataclass(frozen=True, kw_only=True)
