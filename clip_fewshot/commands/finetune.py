@@ -19,10 +19,8 @@ DESCRIPTION = (
     "names. Zero-shot accuracy, or recall both ways, on pictures kept out, before and after. DIR/model is the result."
 )
 EXAMPLES = (
-    "photos/ --model ViT-B/32 --out runs/tuned",
-    "pairs.csv --head linear --passes 5 --out runs/tuned",
-    "pairs.csv --category predicted --out runs/tuned",
-    "more_pairs.csv --from runs/tuned --out runs/tuned-again",
+    "photos/ --model ViT-B/32 --unfreeze all --precision bfloat16 --passes 5 --out runs/tuned",
+    "more_pairs.csv --category predicted --from runs/tuned --out runs/tuned-again",
 )
 
 

@@ -13,7 +13,7 @@ from clip_fewshot.config.options import HIDDEN as HIDDEN
 from clip_fewshot.config.options import MODEL_HELP as MODEL_HELP
 from clip_fewshot.config.options import MODELS as MODELS
 from clip_fewshot.config.options import READING as READING
-from clip_fewshot.config.options import SOURCE as SOURCE
+from clip_fewshot.config.options import SOURCE_DEFAULTS as SOURCE_DEFAULTS
 from clip_fewshot.config.options import Depth as Depth
 from clip_fewshot.config.options import ReadingOptions as ReadingOptions
 from clip_fewshot.config.options import SourceOptions as SourceOptions
@@ -28,6 +28,9 @@ from clip_fewshot.config.options import split_names as split_names
 from clip_fewshot.errors import ArtifactError, UsageError
 
 DEFAULT_TRIALS = 50
+# Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
+# docs/figures/fine_tuning_rates.md.
+FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
 APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
 
 
@@ -41,7 +44,7 @@ class DataOptions(SourceOptions):
 
     data: str = option(
         "digits",
-        "folder, list, table, JSON, CoOp split or Parquet of pictures; or digits, digits-wild",
+        "folder, list, table, JSON or Parquet of pictures; or digits, digits-wild",
         positional=True,
         flag="--data",
     )
@@ -222,7 +225,7 @@ LATER: Mapping[str, Any] = {
     "detector": AUTO,
     "discoverer": None,
     "n_neighbors": None,
-    **SOURCE,
+    **SOURCE_DEFAULTS,
 }
 
 

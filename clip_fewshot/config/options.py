@@ -143,4 +143,4 @@ class SourceOptions(ReadingOptions, TextOptions):
 
 
 READING = {f.name: f.default for f in fields(ReadingOptions)}
-SOURCE = {f.name: f.default for f in fields(SourceOptions)}
+SOURCE_DEFAULTS = {f.name: f.default for f in fields(SourceOptions)}

@@ -11,7 +11,7 @@ from torch import nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.encoder_tower import EncoderTower
 from clip_fewshot.backbones.tower import Tower
-from clip_fewshot.config import Depth
+from clip_fewshot.config import FINE_TUNING_RATES, Depth
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.errors import UsageError
 from clip_fewshot.heads.attention import AttentionHead
@@ -27,8 +27,8 @@ ALL: Literal["all"] = "all"
 class FineTuning:
     """What trains, and how fast.
 
-    Layers that were trained on millions of pairs are moved a hundred times slower than what was added to them: at one
-    common rate, either the head learns nothing or the layers forget.
+    What was trained on millions of pairs moves thirty times slower than what is added to it. The last layer alone may
+    go faster, but at these rates any number of layers and all weights train well: docs/figures/fine_tuning_rates.md.
 
     Args:
         unfreeze: last layers of each tower that train, >= 0, or "all": its stem, embeddings and first norms too. Two of
@@ -39,7 +39,8 @@ class FineTuning:
             "attention" adds to them what it reads off all tokens and starts as nothing. So training begins at the
             zero-shot model and not below it.
         prompts: deep visual prompts per block, >= 0, in place of layers and heads; the text tower is locked.
-        backbone_lr, head_lr: peak learning rates of pretrained layers and of what was added (heads, prompts), > 0.
+        backbone_lr, head_lr: peak learning rates of pretrained layers and of what was added (heads, prompts), > 0. The
+            defaults are AdamW's of ``FINE_TUNING_RATES``; plain gradient descent wants its own.
         seed: of what is added.
 
     Raises:
@@ -50,8 +51,8 @@ class FineTuning:
     lock: Literal["none", "image", "text"] = "none"
     head: Literal["none", "linear", "attention"] = "none"
     prompts: int = 0
-    backbone_lr: float = 1e-5
-    head_lr: float = 1e-3
+    backbone_lr: float = FINE_TUNING_RATES["adamw"][0]
+    head_lr: float = FINE_TUNING_RATES["adamw"][1]
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clip_fewshot.config import (
     DEVICES,
+    FINE_TUNING_RATES,
     MODEL_HELP,
     Depth,
     ReadingOptions,
@@ -119,6 +120,10 @@ class Pretraining(TrainingJob, TextOptions):
         check_range(self, "validation", least=0)
 
 
+def _defaults(part: int) -> str:
+    return f"default: {FINE_TUNING_RATES['adamw'][part]:g}; {FINE_TUNING_RATES['sgd'][part]:g} by sgd"
+
+
 def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
     """Text to layers that train: "2", "all", or one for each tower, image first: "12,4".
 
@@ -129,7 +134,7 @@ def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
     if len(words) > 2 or not all(word == "all" or word.isdecimal() for word in words):
         raise ValueError(f"expected a number of layers, all, or one for each tower such as 12,4, got {text!r}")
     depths: list[Depth] = ["all" if word == "all" else int(word) for word in words]
-    return (depths[0], depths[1]) if len(depths) == 2 else depths[0]
+    return (depths[0], depths[1]) if depths[1:] else depths[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +153,17 @@ class FineTuningJob(TrainingJob, TextOptions):
         **LAYERS_GROUP,
     )
     lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS_GROUP)
-    head: Literal["none", "linear", "attention"] = option(
-        "none",
-        "added to each tower: linear is merged into it at the end, attention reads all tokens and stays",
+    head: Literal["none", "linear", "attention"] | None = option(
+        None,
+        "added to each tower: linear is merged into it at the end, attention reads all tokens and stays (default: "
+        "linear; none beside prompts)",
         **LAYERS_GROUP,
     )
     prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS_GROUP)
-    backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING_GROUP)
-    head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING_GROUP)
+    backbone_lr: float | None = option(
+        None, f"peak learning rate of pretrained layers ({_defaults(0)})", **TRAINING_GROUP
+    )
+    head_lr: float | None = option(None, f"peak learning rate of heads and prompts ({_defaults(1)})", **TRAINING_GROUP)
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or descent with momentum", **TRAINING_GROUP)
     distil: float = option(
         0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING_GROUP
@@ -196,6 +204,11 @@ class FineTuningJob(TrainingJob, TextOptions):
         """What trains."""
         from clip_fewshot.contrastive.finetuning import FineTuning
 
-        names = ("unfreeze", "lock", "head", "prompts", "backbone_lr", "head_lr", "seed")
-        chosen: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return FineTuning(**chosen)
+        layers, added = FINE_TUNING_RATES[self.optimizer]
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in ("unfreeze", "lock", "prompts", "seed")}
+        return FineTuning(
+            **chosen,
+            head=self.head or ("none" if self.prompts else "linear"),
+            backbone_lr=layers if self.backbone_lr is None else self.backbone_lr,
+            head_lr=added if self.head_lr is None else self.head_lr,
+        )

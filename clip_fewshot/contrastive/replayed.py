@@ -17,9 +17,10 @@ from clip_fewshot.tuning.added_heads import HeadedTower
 
 def count_replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
     """How many last blocks of the pretrained image tower a training must run; None: all of them, nothing is stored."""
-    n = plan.depths["visual"]
-    if isinstance(n, str) or plan.prompts:
+    depth = plan.depths["visual"]
+    if isinstance(depth, str) or plan.prompts:  # its stem trains too, or prompts before the first block
         return None
+    n: int = depth
     if plan.head == "attention" and "visual" in plan.trained:
         # It reads all tokens, which a cut before a last block may not have kept.
         read = max(n, 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_fewshot.data.base_folder import count_files
 from clip_fewshot.data.coop import is_triple, list_triples
-from clip_fewshot.data.inert_pickle import MOST_BYTES, InertInstance, read_pickle
+from clip_fewshot.data.inert_pickle import MOST_PICKLE_BYTES, InertInstance, read_pickle
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
@@ -37,7 +37,7 @@ def _drawn(source: Path) -> tuple[list[list[Any]], list[str]]:
     """[path, label, class name] of each shot, and what was left out."""
     try:
         with source.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MOST_PICKLE_BYTES + 1)
     except OSError as error:
         fix = "check path and permissions"
         raise DataError(expected="a readable file", got=str(error), fix=fix, where=escape(source)) from error

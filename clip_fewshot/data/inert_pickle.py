@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
 
-MOST_BYTES, MOST_STEPS = 32 << 20, 4_000_000  # the 16 shots of ImageNet: 2 MB and 380,000 opcodes
+MOST_PICKLE_BYTES, MOST_STEPS = 32 << 20, 4_000_000  # the 16 shots of ImageNet: 2 MB and 380,000 opcodes
 LONGEST_SHOWN = 200  # characters of a name out of the file
 
 
@@ -46,8 +46,8 @@ def read_pickle(data: bytes, classes: Collection[str], where: str) -> Any:
     Raises:
         DataError: anything else, by opcode, class and byte; a pickle that ends early, goes on, or is too large.
     """
-    if len(data) > MOST_BYTES:
-        raise _error(f"{len(data):,} bytes", f"at most {MOST_BYTES:,} bytes", where)
+    if len(data) > MOST_PICKLE_BYTES:
+        raise _error(f"{len(data):,} bytes", f"at most {MOST_PICKLE_BYTES:,} bytes", where)
     machine, position = _Machine(classes), 0
     try:
         for step, (opcode, argument, place) in enumerate(pickletools.genops(data)):

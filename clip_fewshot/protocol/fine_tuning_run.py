@@ -83,7 +83,7 @@ def finetune(
 
     Args:
         say: receives what a reader of the pictures should know, a sentence at a time.
-        tell: receives lines on the training: its memory, and what other code must know of the weights.
+        tell: receives a line on the memory that training will take.
 
     Returns:
         At rank 0 the figures before and after; elsewhere nothing.
@@ -101,10 +101,10 @@ def finetune(
     sides, right = head_sides(job, plain, pretrained)
     if sides.earlier is not None and leads:
         say(sides.earlier.describe_changes(sides.kept, sides.held))
-    found = _tune(job, sides, pretrained, world, progress, tell)
+    found = _tune(job, sides, pretrained, world, progress, say, tell)
     other, others = _without_category(job), None
     if job.category != "none":
-        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, tell)
+        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, say, tell)
     if not leads:
         return {}
     if others is not None:
@@ -124,7 +124,13 @@ def finetune(
 
 
 def _tune(
-    job: FineTuningJob, sides: FineTuningSides, pretrained: Backbone, world: World, progress: Progress, tell: Say
+    job: FineTuningJob,
+    sides: FineTuningSides,
+    pretrained: Backbone,
+    world: World,
+    progress: Progress,
+    say: Say,
+    tell: Say,
 ) -> dict[str, Any]:
     """One training on the training side, saved in the job's folder; at rank 0 the figures before and after."""
     task, leads = describe_task(job, sides.data, pretrained), world.rank == 0
@@ -149,7 +155,7 @@ def _tune(
     if not leads:
         return {}
     if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
-        tell(warning)
+        say(warning)
     return {
         "parameters": {"trained": trained, "all": total},
         "memory": asdict(forecast) | {"peak": forecast.peak},

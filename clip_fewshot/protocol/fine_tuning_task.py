@@ -31,7 +31,7 @@ NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "ca
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 CARRIED = ("model", "unfreeze", "lock", "head", "prompts", "optimizer", "distil")  # what the state of a training is of
 
-Texts = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
+TextsByPicture = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
 
 
 def describe_task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def describe_task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> di
     chosen["epochs"] = job.passes or FINE_TUNING_PASSES
     chosen["templates"] = list(job.template) or None  # themselves, as a file of them may change
     captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
+    chosen |= {name: getattr(job.plan, name) for name in ("head", "backbone_lr", "head_lr")}
     chosen["unfreeze"] = list(job.unfreeze) if isinstance(job.unfreeze, tuple) else job.unfreeze
     return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
 
@@ -97,7 +98,7 @@ class EarlierRun:
 
     folder: Path
     task: Mapping[str, Any]
-    texts: Texts
+    texts: TextsByPicture
     trained: frozenset[str]
 
     @classmethod

@@ -25,6 +25,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.config import FINE_TUNING_RATES
 from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters
 from clip_fewshot.contrastive.replayed import replay_pictures
 from clip_fewshot.data.captions import TEMPLATES
@@ -58,6 +59,7 @@ RATES: dict[str, Train] = {
     **{f"last layer at {rate:g}, head at {head:g}": layer(rate, head) for rate in LAYER_RATES for head in HEAD_RATES},
     f"head at {ways.HEAD_RATE:g} first, then last layer at {ways.LAYER_RATE:g}": ways.head_first,
 }
+DEFAULT = "last layer at {:g}, head at {:g}".format(*FINE_TUNING_RATES["adamw"])
 WAYS: dict[str, Train] = {
     "all weights, Adam in float16 (as written)": ways.half_adam,
     "all weights, rounded to float16 (as mended)": ways.rounded_adam,
@@ -139,14 +141,18 @@ def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
 
 
 def recommended(rows: list[dict[str, Any]]) -> str:
-    """Which way to share the rates, and which others its figures do not exclude."""
+    """Which way to share the rates, and which others its figures do not exclude.
+
+    Those of `finetune` are kept unless another way is told apart from them.
+    """
     tried = {row["way"]: row["accuracy"]["ensemble"] for row in rows if row["way"] in RATES}
-    best = max(tried, key=lambda way: tried[way]["mean"])
-    rest = [way for way, found in tried.items() if way != best]
-    close = [way for way in rest if tried[way]["ci95"][1] >= tried[best]["mean"]]
-    worse = [way for way in rest if way not in close]
-    told = f"Of the ways to share rates: {best}."
-    told += f" Not told apart from it: {'; '.join(close)}." if close else ""
+    top = max(tried, key=lambda way: tried[way]["mean"])
+    close = [way for way in tried if tried[way]["ci95"][1] >= tried[top]["mean"]]
+    best = DEFAULT if DEFAULT in close else top
+    rest = [way for way in close if way != best]
+    worse = [way for way in tried if way not in close]
+    told = f"Of the ways to share rates: {best}{' (the default of finetune)' if best == DEFAULT else ''}."
+    told += f" Not told apart from it: {'; '.join(rest)}." if rest else ""
     return told + (f" Worse: {'; '.join(worse)}." if worse else "")
 
 

@@ -14,7 +14,7 @@ import torch
 import clip_fewshot as cf
 from tests.commands.conftest import Command, one_line
 
-QUICK = ("--model", "mini", "--passes", 1, "--batch", 8, "--backbone-lr", 1e-4)
+QUICK = ("--model", "mini", "--passes", 1, "--batch", 8, "--head", "none", "--backbone-lr", 1e-4)
 Row = tuple[str, str, str]
 Write = Callable[[str, Iterable[Row]], Path]
 

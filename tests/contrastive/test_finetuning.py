@@ -168,6 +168,13 @@ def test_a_whole_pair_of_encoders_trains(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(features(again), features(tuned), strict=True))
 
 
+def test_a_head_that_no_projection_can_take_in_is_refused_before_training() -> None:
+    plain = pair().trunks()
+    with pytest.raises(cf.UsageError, match=r"ends in a linear projection.*`head` none"):
+        make_tunable(plain, FineTuning(unfreeze=0, head="linear"))
+    assert make_tunable(pair(), FineTuning(unfreeze=0, head="linear"))
+
+
 def test_batch_statistics_stay() -> None:
     plan = FineTuning(unfreeze=2)
     tuned = make_tunable(build_backbone(RESNET), plan)

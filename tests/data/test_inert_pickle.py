@@ -209,12 +209,12 @@ def test_size_and_length_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = draw_bytes(4, TRAIN)
     steps = sum(1 for _ in pickletools.genops(whole))
     monkeypatch.setattr(inert_pickle, "MOST_STEPS", steps)
-    monkeypatch.setattr(inert_pickle, "MOST_BYTES", len(whole))
+    monkeypatch.setattr(inert_pickle, "MOST_PICKLE_BYTES", len(whole))
     assert len(read(whole)["train"]) == 3
     monkeypatch.setattr(inert_pickle, "MOST_STEPS", steps - 1)
     with pytest.raises(DataError, match=f"more than {steps - 1} opcodes"):
         read(whole)
-    monkeypatch.setattr(inert_pickle, "MOST_BYTES", len(whole) - 1)
+    monkeypatch.setattr(inert_pickle, "MOST_PICKLE_BYTES", len(whole) - 1)
     with pytest.raises(DataError, match=f"at most {len(whole) - 1} bytes"):
         read(whole)
 
@@ -227,7 +227,7 @@ def test_the_largest_draw_is_far_below_the_limits() -> None:
         for k in range(16)
     ]
     data = draw_bytes(4, rows)
-    assert 20_000 / len(rows) * len(data) < inert_pickle.MOST_BYTES / 4
+    assert 20_000 / len(rows) * len(data) < inert_pickle.MOST_PICKLE_BYTES / 4
     assert 20_000 / len(rows) * sum(1 for _ in pickletools.genops(data)) < inert_pickle.MOST_STEPS / 4
 
 

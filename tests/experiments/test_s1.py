@@ -107,3 +107,9 @@ def test_the_recommendation_follows_the_intervals() -> None:
     rows = [{"way": way, "accuracy": {"ensemble": f}} for way, f in chosen]
     told = s1.recommended(rows)
     assert told == f"Of the ways to share rates: {best}. Not told apart from it: {close}. Worse: {worse}; {last}."
+    own = {"way": s1.DEFAULT, "accuracy": {"ensemble": figures[1]}}
+    assert s1.recommended([*rows, own]).startswith(
+        f"Of the ways to share rates: {s1.DEFAULT} (the default of finetune)"
+    )
+    far = {"way": s1.DEFAULT, "accuracy": {"ensemble": figures[2]}}
+    assert s1.recommended([*rows, far]).startswith(f"Of the ways to share rates: {best}.")

@@ -20,7 +20,7 @@ from clip_fewshot.config import (
 )
 from clip_fewshot.errors import UsageError
 
-PICTURES = "folder, list, table, JSON, CoOp split or Parquet of pictures; or digits, digits-wild"
+PICTURES = "folder, list, table, JSON or Parquet of pictures; or digits, digits-wild"
 
 
 def pictures_argument(**more: Any) -> Any:
