@@ -163,7 +163,7 @@ def test_features_of_sets_are_those_of_the_encoders(digits: ImageDataset) -> Non
 
 def test_a_few_shot_classifier_on_a_pair(split: OpenWorldSplit, tmp_path: Path) -> None:
     both = pair()
-    model = cf.FewShotClassifier(both, "contrastive-arcface", unfreeze=2, epochs=1).fit(split.support)
+    model = cf.FewShotClassifier(both, "contrastive-arcface", unfreeze=2, backbone_lr=1e-6, epochs=1).fit(split.support)
     model.save(tmp_path)
     some = split.support.subset(np.arange(9))
     loaded = cf.FewShotClassifier.load(tmp_path, both)
