@@ -77,9 +77,33 @@ def split_names(text: str) -> tuple[str, ...]:
     return names
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which texts are made of class names. Without templates a command takes its usual ones."""
+
+    template: tuple[str, ...] = option(
+        (), 'text made of a class name, as "a photo of the number {}"; repeat it for more', texts=True, group="texts"
+    )
+    templates: str | None = option(
+        None,
+        "one, ensemble (7), openai (80, of OpenAI for ImageNet) or a file with a template a line",
+        metavar="NAME|FILE",
+        group="texts",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTextOptions(TextOptions):
+    """The same, and what the classes are called."""
+
+    class_names: str | None = option(
+        None, "file: other names of the classes, one a line in order, or label,name", metavar="FILE", group="texts"
+    )
+
+
 @dataclass(frozen=True)
-class DataOptions:
-    """What to learn from: pictures, and the model that looks at them.
+class DataOptions(ClassTextOptions):
+    """What to learn from: pictures, the model that looks at them, and the texts that it reads.
 
     Raises:
         UsageError: a value outside its range.
@@ -160,6 +184,9 @@ class RunOptions:
     detector: Any = option(  # a name; in Python a class too
         AUTO, 'what says "unknown": auto chooses; one by its name, or your own as python:MODULE:NAME', parse=str
     )
+    n_neighbors: int | None = option(
+        None, "most neighbours that --detector compares with, below the shots (default: chosen by hiding known classes)"
+    )
     discoverer: Any = option(  # a name; in Python a class too
         None,
         "what groups the unknown: ward, average, semi-supervised or python:MODULE:NAME (default: what fits)",
@@ -183,7 +210,7 @@ class RunOptions:
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
 
     def __post_init__(self) -> None:
-        check_range(self, "trials", "jobs")
+        check_range(self, "trials", "jobs", "n_neighbors")
         check_range(self, "cache_memory", least=0)
         if self.storage and (self.jobs or 1) > 1:
             fix = "start more runs on that database instead"
@@ -234,8 +261,7 @@ class FewShotConfig:
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
         storage = self.run.storage and hide_passwords(self.run.storage)
-        run = {name: value for name, value in _values(self.run).items() if (name, value) not in LATER.items()}
-        return self.study_key() | run | {"storage": storage}
+        return self.study_key() | _told(self.run) | {"storage": storage}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:
@@ -249,17 +275,20 @@ class FewShotConfig:
             fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
             raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
         options = {name: value for name, value in record.items() if name not in GONE}
-        return cls.of(**options | {"approaches": tuple(record["approaches"])})
+        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "template")}
+        return cls.of(**options | lists)
 
     def study_key(self) -> dict[str, Any]:
         """The options that decide what a finished trial means; they must be equal on resume."""
-        return _values(self.data) | _values(self.search) | GONE
+        return _told(self.data) | _told(self.search) | GONE
 
 
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
-LATER = {"detector": AUTO, "discoverer": None}  # written down where chosen: without them a run is one of schema 1
+# Written down where chosen: without them a run is one of schema 1.
+LATER = {"detector": AUTO, "template": (), **dict.fromkeys(("discoverer", "n_neighbors", "templates", "class_names"))}
 
 
-def _values(part: Any) -> dict[str, Any]:
-    return {f.name: getattr(part, f.name) for f in fields(part)}
+def _told(part: Any) -> dict[str, Any]:
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}

@@ -88,7 +88,7 @@ def run_few_shot(
     data, options, run = config.data, config.search, config.run
     out = choose_folder(data, run.out)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
-        dataset = read_dataset(data.data)
+        dataset = read_dataset(data.data, class_names=data.class_names)
         shots, unseen = data.shots, data.unseen_classes
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
@@ -96,7 +96,7 @@ def run_few_shot(
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
         jobs, threads, memory = measure_resources(run, backbone, depth)
-        settings = TrainSettings(options.epochs)
+        settings = TrainSettings(options.epochs, templates=data.template)
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
@@ -118,7 +118,10 @@ def run_few_shot(
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
         recipe, known = saved.recipe(task, best), saved.support
-        choice = select_detector(backbone, recipe, known.data, known.frozen, detector=detector, names=split.seen.names)
+        k, names = config.run.n_neighbors, split.seen.names
+        choice = select_detector(
+            backbone, recipe, known.data, known.frozen, detector=detector, n_neighbors=k, names=names
+        )
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
         build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
@@ -174,7 +177,8 @@ def build_saved_model(
 ) -> OpenWorldClassifier:
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space
-    options = {"epochs": task.settings.epochs, "views": task.views, "seed": task.seed}
+    settings = task.settings
+    options = {"epochs": settings.epochs, "templates": settings.templates, "views": task.views, "seed": task.seed}
     classifier = FewShotClassifier.from_model(task.backbone, task.by_name[best], fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     rejector = rejectors[0] if rejectors else None

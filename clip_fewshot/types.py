@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,10 @@ class Progress(Protocol):
 class LabelSpace:
     """The ordered class names; a label is an index into them.
 
+    Attributes:
+        former: what classes that were renamed were called before, in the same order; empty where none was. Draws of
+            classes go by these, so that other names never hide other classes.
+
     Example:
         >>> import clip_fewshot as cf
         >>> cf.LabelSpace(("cat", "dog")).encode(["dog", "cat"]).tolist()
@@ -41,6 +46,7 @@ class LabelSpace:
     """
 
     names: tuple[str, ...]
+    former: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
@@ -68,8 +74,8 @@ class LabelSpace:
     def subset(self, names: Sequence[str]) -> LabelSpace:
         """The named classes, kept in this space's order."""
         self.encode(names)
-        chosen = set(names)
-        return LabelSpace(tuple(name for name in self.names if name in chosen))
+        kept = [name in set(names) for name in self.names]
+        return LabelSpace(tuple(compress(self.names, kept)), tuple(compress(self.former, kept)))
 
 
 @dataclass(frozen=True)

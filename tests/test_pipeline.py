@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data import builtin
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
-from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.errors import ArtifactError, ClipFewShotError, DataError, ResourceError, UsageError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import run_few_shot
 from clip_fewshot.protocol.run_folder import resume_config
+from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report.headline import headline_table
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
@@ -352,3 +354,51 @@ def test_an_approach_of_ones_own_stands_in_table_report_and_model(
     other = replace(COSINE, loss=test_approach.focal)
     with pytest.raises(ArtifactError, match="pictures, weights or code"):
         run_few_shot(changed(again, approaches=("mlp", other)), silent, "")
+
+
+def test_own_texts_names_and_neighbours_go_through_every_hop_and_are_written_down(
+    config: FewShotConfig, tiny: Backbone, tmp_path: Path
+) -> None:
+    texts, out = ("the number {}", "one {}, no more"), tmp_path / "run"
+    (tmp_path / "names.txt").write_text("\n".join("0123456789"))
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    asked = {"templates": str(tmp_path / "texts.txt"), "class_names": str(tmp_path / "names.txt")}
+    of_s2 = {"detector": "lof", "n_neighbors": 20, "seeds": 1, "trials": 3, "approaches": ("contrastive",)}
+    own = changed(config, **asked, **of_s2, out=str(out))
+    results = run_few_shot(own, silent, "the command")
+    seen, unseen = results["dataset"]["classes"], results["dataset"]["unseen"]
+    assert set(seen) | set(unseen) == set("0123456789")
+    assert results["novelty"]["chosen"].startswith("lof, ")
+    assert results["novelty"]["n_neighbors"] == 20
+    assert (
+        "the detector compares with 2 neighbours, not 20: they stay below the shots of a class" in results["warnings"]
+    )
+    test = pipeline.split_open_world(
+        pipeline.read_dataset("digits", class_names=own.data.class_names), shots=4, unseen=3, seed=0
+    ).test.open("test")
+    guesses = zero_shot_probabilities(tiny, test, test.label_space.names, texts).argmax(dim=1).numpy()
+    assert results["zero_shot"]["mean"] == pytest.approx((guesses == test.labels).mean())
+    world = OpenWorldClassifier.load(out / "model")
+    assert world.model.recipe().settings.templates == texts
+    held = json.loads((out / "run.json").read_text())["config"]
+    assert (held["template"], "templates" in held) == (list(texts), False)  # the texts themselves: files change
+    began = resume_config(FewShotConfig.of(resume=str(out)))
+    assert (began.data.template, began.run.n_neighbors) == (texts, 20)
+    with pytest.raises(UsageError, match="got `template`; leave them out"):
+        run_few_shot(FewShotConfig.of(resume=str(out), template=("another {}",)), silent, "")
+    with pytest.raises(ArtifactError, match="other template"):
+        run_few_shot(changed(own, templates="one"), silent, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"template": ("a photo",)}, "`template`: expected one {}"),
+        ({"templates": "opnai"}, "`templates`: expected one of one, ensemble, openai"),
+        ({"n_neighbors": 20}, "`n_neighbors`: expected a detector that has neighbours, got 'auto'"),
+        ({"n_neighbors": 20, "detector": "mcm"}, "got 'mcm'; name such a one, as `detector` lof"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_the_pictures_are_read(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ClipFewShotError, match=re.escape(said)):
+        run_few_shot(FewShotConfig.of(data="nowhere", **options), silent, "")

@@ -22,6 +22,7 @@ from clip_fewshot.runtime.device import resolve_device
 
 ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
 MINI = "mini"
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 RANDOM = " (random weights)"  # behind the name of a model without trained ones; they are the same each time
 
 
@@ -62,6 +63,19 @@ def load_backbone(
     backbone = _load(name) if pretrained else _random(name)
     backbone.activation_dtype = dtype
     return backbone.to(place)
+
+
+def check_name(name: str) -> str:
+    """``name`` as it is listed, without looking for its weights.
+
+    Raises:
+        UsageError: a name that leads nowhere.
+    """
+    prefixes = (open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
+    known = name in (*ALIASES, *OFFICIAL, MINI) or name.startswith(prefixes) or name in _installed()
+    if not (known or Path(name).exists() or Path(name).suffix in WEIGHTS_SUFFIXES):
+        raise _unknown(name)
+    return ALIASES.get(name, name)
 
 
 def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Backbone:
@@ -118,7 +132,7 @@ def _load(name: str | Path | nn.Module) -> Backbone:
 def _from_path(path: Path, name: str) -> Backbone:
     if path.is_dir():
         return load_folder(path, name)
-    if not path.exists() and path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
+    if not path.exists() and path.suffix not in WEIGHTS_SUFFIXES:
         raise _unknown(name)
     return assemble(read_state(path), name, str(path))
 

@@ -9,37 +9,40 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
-from clip_fewshot.config import option
+from clip_fewshot.config import ClassTextOptions, option
 
 DESCRIPTION = (
     "Distance between the mean picture and the mean text (the modality gap), and both on two principal components, "
     "for a model and, with --tuned, the same model after training."
 )
 EXAMPLES = ("photos/ --model ViT-B/32", "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/")
-GAP_OUT = "runs/modality_gap"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions):
-    out: str | None = option(None, f"folder for gap.json and a plot per model (default: {GAP_OUT})", group="output")
+class Options(TunedModelOptions, ClassTextOptions):
+    out: str | None = option(None, "folder for gap.json and a plot per model", group="output")
 
 
 def main(options: Options) -> int:
+    from clip_fewshot.data.captions import TEMPLATES
     from clip_fewshot.plots import embedding_plot
     from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
     from clip_fewshot.runtime.files import write_json, write_text
 
-    data, out = opening.open_data(options.data), Path(options.out or GAP_OUT)
+    templates = opening.open_templates(options, TEMPLATES[:1])
+    data = opening.open_data(options.data, options.class_names)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
     for when, tuned in {"before": None, "after": options.tuned}.items():
         if when == "after" and tuned is None:
             continue
-        view = embed_both(opening.open_model(options.model_name, tuned, options.device), data, when)
-        plot = out / f"{when}.svg"
-        write_text(plot, embedding_plot(view).svg)
-        name = str(tuned or options.model_name)
-        found["models"][when] = {"name": name, "plot": str(plot), **measure_gap(view)}
-    write_json(out / "gap.json", found)
+        view = embed_both(opening.open_model(options.model_name, tuned, options.device), data, when, templates)
+        found["models"][when] = {"name": str(tuned or options.model_name), "plot": None, **measure_gap(view)}
+        if options.out is not None:
+            plot = Path(options.out) / f"{when}.svg"
+            write_text(plot, embedding_plot(view).svg)
+            found["models"][when]["plot"] = str(plot)
+    if options.out is not None:
+        write_json(Path(options.out) / "gap.json", found)
     print(json.dumps(found, indent=1) if options.json else table(found))
     return 0
 
@@ -53,7 +56,7 @@ def table(found: dict[str, Any]) -> str:
             f"{when} ({model['name']})",
             tables.format_fraction(model["gap"]),
             *(tables.format_fraction(model["spread"][what]) for what in ("images", "texts")),
-            model["plot"],
+            model["plot"] or "-",
         ]
         for when, model in found["models"].items()
     ]

@@ -10,19 +10,18 @@ from typing import Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, trust_option
-from clip_fewshot.config import check_fractions, count_or_names, option
+from clip_fewshot.config import ClassTextOptions, check_fractions, count_or_names, option
 
-DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over fresh support sets and the same
-sealed test pictures, or with --saved measure the detector of a saved model, on the test side of DATA that was sealed
-when the model was trained on the same data under the same seed."""
+DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
+set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
 EXAMPLES = ("photos/ --unseen cat,dog --out runs/novelty", "photos/ --saved runs/photos-ViT-B-32/model")
-OF_SAVED, OF_DETECTORS = ("fresh", "discover", "split_seed"), ("shots", "seeds", "seed", "detectors", "out")
+OF_SAVED, SAVED = ("fresh", "discover", "split_seed"), {"group": "with --saved"}
+OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "template", "templates")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
-SAVED: dict[str, Any] = {"group": "with --saved"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SupportSetOptions):
+class Options(SupportSetOptions, ClassTextOptions):
     unseen: str | None = option(
         None, "number of classes to hide, or their names (default: 3; with --saved all it does not know)", listed=True
     )
@@ -43,7 +42,7 @@ class Options(SupportSetOptions):
 
 
 def main(options: Options) -> int:
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, options.class_names)
     data.required_labels()
     novel = None if options.novel is None else opening.open_data(options.novel)
     found, text = (compare if options.saved is None else measure)(options, data, novel)
@@ -56,8 +55,9 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     from clip_fewshot.protocol import compare_detectors as protocol
 
     protocol.check_detectors(options.detectors)
-    backbone = opening.open_model(options.model_name, None, options.device)
     asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(options.unseen or "3")}
+    asked["templates"] = opening.open_templates(options, ())
+    backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
         done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions, top_option, truncate_option
-from clip_fewshot.config import check_range, option
+from clip_fewshot.config import ClassTextOptions, check_range, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = (
@@ -23,7 +23,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions):
+class Options(TunedModelOptions, ClassTextOptions):
     image: Path | None = option(None, "a picture: find texts for it")
     text: str | None = option(None, "a text to find pictures for", metavar="TEXT")
     prompt: tuple[str, ...] = option(
@@ -52,14 +52,17 @@ def main(options: Options) -> int:
 
 def answer(options: Options, picture: Any) -> dict[str, Any]:
     """What was asked, among how many candidates, and the best of them."""
+    from clip_fewshot.data.captions import TEMPLATES
     from clip_fewshot.protocol.retrieval import distinct_pictures, rank_pictures, rank_texts, texts_of
 
+    templates = opening.open_templates(options, TEMPLATES[:1])
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
     if options.text is not None:
         pictures = distinct_pictures(opening.open_data(options.data))
         top = rank_pictures(backbone, options.text, pictures, options.top, options.truncate)
         return {"text": options.text, "candidates": len(pictures), "top": top}
-    texts = list(dict.fromkeys(options.prompt)) or texts_of(opening.open_data(options.data))
+    data = None if options.prompt else opening.open_data(options.data, options.class_names)
+    texts = texts_of(data, templates) if data else list(dict.fromkeys(options.prompt))
     top = rank_texts(backbone, picture, texts, options.top, options.truncate)
     return {"image": str(options.image), "candidates": len(texts), "top": top}
 
@@ -70,5 +73,5 @@ def ranking(found: dict[str, Any]) -> str:
 
     asked, what = ("image", "text") if "image" in found else ("text", "image")
     keys = [key for key in ("cosine", "probability") if key in found["top"][0]]
-    rows = [[row[what], *(tables.format_fraction(row[key]) for key in keys)] for row in found["top"]]
+    rows = [[row[what], *(tables.format_known(row[key]) for key in keys)] for row in found["top"]]
     return f"{found[asked]}: best of {found['candidates']:,}\n\n" + tables.format_plain([[what, *keys], *rows])

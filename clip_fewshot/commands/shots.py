@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, check_range, option
+from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, FewShotConfig, TextOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -23,7 +23,7 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(shared.DeviceOptions):
+class Options(shared.DeviceOptions, TextOptions):
     sets: tuple[str, ...] = option(
         BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
     )
@@ -38,7 +38,8 @@ class Options(shared.DeviceOptions):
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        same = {name: getattr(self, name) for name in ("model", "seeds", "approaches", "epochs", "seed", "device")}
+        names = ("model", "seeds", "approaches", "epochs", "seed", "device", "template", "templates")
+        same = {name: getattr(self, name) for name in names}
         out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
 
@@ -50,15 +51,16 @@ class Options(shared.DeviceOptions):
 def main(options: Options) -> int:
     from clip_fewshot.few_shot.approach import find_approach
     from clip_fewshot.plots import shots_panels
+    from clip_fewshot.protocol.run_folder import write_out_templates
     from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
     from clip_fewshot.runtime.files import write_json, write_text
 
-    for approach in options.approaches:
-        find_approach(approach)  # refuses an unknown name before anything runs
+    _ = [find_approach(approach) for approach in options.approaches]  # refuses an unknown name before anything runs
     counts, found = sorted(set(options.shot_counts or CURVE_SHOTS)), {}
     with show_progress() as progress:
         for data in options.sets:
-            found[Path(data).name] = collect_curves([run(options.config(data, n), progress) for n in counts])
+            configs = [write_out_templates(options.config(data, n)) for n in counts]
+            found[Path(data).name] = collect_curves([run(config, progress) for config in configs])
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
     table, plot = (Path(options.out or CURVES_OUT) / name for name in ("shots.json", "shots.svg"))
     write_json(table, record | {"data": found})

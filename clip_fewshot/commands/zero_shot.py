@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
-from clip_fewshot.config import option
+from clip_fewshot.config import ClassTextOptions, option
 
 DESCRIPTION = (
     "Zero-shot accuracy on a set of pictures, or with --image the most probable of its classes for one picture."
 )
-EXAMPLES = ("photos/ --model ViT-B/32", "photos/ --image holiday.jpg")
+EXAMPLES = (
+    'photos/ --model ViT-B/32 --template "a photo of the number {}" --class-names names.txt',
+    "photos/ --image holiday.jpg --templates openai",
+)
 TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions):
-    templates: Literal["one", "ensemble"] = option("ensemble", "one prompt per class, or the mean of several")
+class Options(TunedModelOptions, ClassTextOptions):
     image: Path | None = option(None, f"a picture: show the top {TOP} of the classes for it instead")
 
 
@@ -28,11 +30,11 @@ def main(options: Options) -> int:
     from clip_fewshot.data.captions import TEMPLATES
     from clip_fewshot.protocol.zero_shot_accuracy import measure_zero_shot, rank_classes
 
+    templates = opening.open_templates(options, TEMPLATES)
     picture = None if options.image is None else opening.open_picture(options.image)
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, options.class_names)
     data.required_labels()
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
-    templates = TEMPLATES[:1] if options.templates == "one" else TEMPLATES
     if picture is None:
         found, text = measure_zero_shot(backbone, data, templates), summary
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, check_fractions, check_range, model_for, option
+from clip_fewshot.config import DEVICES, MODEL_HELP, ClassTextOptions, check_fractions, check_range, model_for, option
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TrainingJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(TrainingJob):
+class Pretraining(TrainingJob, ClassTextOptions):
     """A CLIP from scratch on image-caption pairs."""
 
     data: str = field(metadata={"help": CAPTIONED, "positional": True, "flag": "--data"})
@@ -101,12 +101,15 @@ class Pretraining(TrainingJob):
         if self.steps is not None and self.passes is not None:
             fix = "leave one of them out"
             raise UsageError(expected="`steps` or `passes`", got="both", fix=fix, where="`steps`")
+        if self.labelled is None and (self.template or self.templates or self.class_names):
+            fix = "name some (`labelled`), or leave `template`, `templates` and `class_names` out"
+            raise UsageError(expected="pictures with classes", got="captions alone", fix=fix, where="`template`")
         check_range(self, "passes", "steps", "threads", "save_every")
         check_range(self, "validation", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuningJob(TrainingJob):
+class FineTuningJob(TrainingJob, ClassTextOptions):
     """A pretrained CLIP on captioned pictures, or on pictures with classes."""
 
     data: str = option(

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import generator
 
@@ -66,6 +67,7 @@ class CaptionGenerator:
     Args:
         seed: any integer.
         adjectives, nouns, locations: the words; by default 16 x 5 x 12 = 960 captions per class.
+        templates: texts with one "{}" in place of all that; empty: that grammar.
 
     Example:
         >>> import clip_fewshot as cf
@@ -83,8 +85,10 @@ class CaptionGenerator:
         adjectives: Sequence[str] = ADJECTIVES,
         nouns: Sequence[str] = NOUNS,
         locations: Sequence[str] = LOCATIONS,
+        templates: Sequence[str] = (),
     ) -> None:
         self.seed = seed
+        self._templates = tuple(dict.fromkeys(check_templates(templates))) if templates else ()
         self._words = tuple(tuple(dict.fromkeys(words)) for words in (adjectives, nouns, locations))
         if not all(self._words):
             got = f"{len(adjectives)}, {len(nouns)} and {len(locations)}"
@@ -93,6 +97,8 @@ class CaptionGenerator:
 
     def __len__(self) -> int:
         """How many distinct captions a class has."""
+        if self._templates:
+            return len(self._templates)
         adjectives, nouns, locations = self._words
         return len(adjectives) * len(nouns) * len(locations)
 
@@ -118,6 +124,8 @@ class CaptionGenerator:
         return order
 
     def _caption(self, label: str, number: int) -> str:
+        if self._templates:
+            return fill_template(self._templates[number], label)
         adjectives, nouns, locations = self._words
         number, place = divmod(number, len(locations))
         quality, kind = divmod(number, len(nouns))

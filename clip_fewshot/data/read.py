@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, refuse_any
@@ -20,6 +21,7 @@ def read_dataset(
     format: str | Format | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
+    class_names: ClassNames | None = None,
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
@@ -31,6 +33,8 @@ def read_dataset(
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
+        class_names: other names for the classes, or a file of them, as in
+            :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
 
     Raises:
         DataError: a source that cannot be used; every offender is named with file and line.
@@ -41,6 +45,11 @@ def read_dataset(
         >>> cf.read_dataset("digits")
         ImageDataset('digits', 1797 images, 10 classes)
     """
+    found = _read(source, format, strict, max_skipped)
+    return found if class_names is None else rename_classes(found, class_names)
+
+
+def _read(source: str | Path, format: str | Format | None, strict: bool, max_skipped: float | None) -> ImageDataset:
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
     if not str(source):  # which would mean the current folder

@@ -229,7 +229,8 @@ def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> 
             raise UsageError(
                 expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
             )
-        lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(name)))
+        former = dict(zip(space.names, space.former or space.names, strict=True))
+        lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(former[name])))
         return space.subset(lots[:unseen]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):

@@ -20,7 +20,8 @@ def class_texts(backbone: Backbone, names: Sequence[str], templates: Sequence[st
 
     Args:
         names: at least one; more than once is as good as once.
-        templates: captions with one "{}"; t of them cost t times as much, the first time.
+        templates: captions with one "{}"; t of them cost t times as much, the first time. Sets of them stand in
+            :data:`~clip_fewshot.data.own_templates.TEMPLATE_SETS`.
 
     Raises:
         UsageError: no name, or a template without its "{}".

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
@@ -52,6 +53,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             the approach has no head. None: the approach's own, the logistic one where it names none. On digits and
             digits-wild (shipped model, 1, 4 and 16 shots, 5 seeds) the logistic one was the most accurate each time:
             .983 against .972 and .974 at 16 shots of digits, .825 against .816 and .810 at 4 of digits-wild.
+        templates: texts with one "{}" of which captions, and the class texts of detectors, are made; empty: the usual
+            ones, see :class:`CaptionGenerator` and :data:`~clip_fewshot.data.captions.TEMPLATES`.
 
     Example:
         >>> import clip_fewshot as cf
@@ -78,6 +81,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         views: int = 1,
         seed: int = 0,
         probe: str | type[Probe] | None = None,
+        templates: Sequence[str] = (),
     ) -> None:
         self.backbone = backbone
         self.approach = approach
@@ -91,6 +95,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.views = views
         self.seed = seed
         self.probe = probe
+        self.templates = templates
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return FewShotClassifier(**self.get_params(deep=False))  # scikit-learn would copy the backbone
@@ -99,7 +104,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def from_model(
         cls, backbone: Backbone, approach: Approach, model: TunedModel, label_space: LabelSpace, **training: Any
     ) -> FewShotClassifier:
-        """Wrap a model that is already trained; ``training``: epochs, views, seed, probe."""
+        """Wrap a model that is already trained; ``training``: epochs, views, seed, probe, templates."""
         named = approach.name if OWN.get(approach.name) == approach else approach
         known: dict[str, Any] = {name: value for name, value in model.point.options.items() if name in SCHEMA_1}
         further = {name: value for name, value in model.point.options.items() if name not in SCHEMA_1}
@@ -134,8 +139,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="add pictures",
                 where=support.name,
             )
-        data = prepare_support(self.backbone, support, [self.point.unfreeze], self.views, self.seed)
+        data = self.prepare(support, [self.point.unfreeze])
         return self.fit_prepared(data, encode_frozen(data), support.label_space)
+
+    def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
+        """Labelled pictures behind the frozen layers, for all ``cuts``."""
+        return prepare_support(self.backbone, support, cuts, self.views, self.seed, templates=self.templates)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
@@ -150,7 +159,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if probe_c is None:
             probe = self.model_.probe
             probe_c = probe.C_ if isinstance(probe, LinearProbe) else DEFAULT_C
-        settings = TrainSettings(epochs=self.epochs)
+        settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         return Recipe(find_approach(self.approach), self.point, settings, probe_c, self.seed, self.probe)
 
     def features(self, images: Images) -> FloatArray:
@@ -212,7 +221,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def collect_files(self, model: TunedModel, labels: LabelSpace) -> tuple[dict[str, bytes], dict[str, Any]]:
         """:meth:`to_artifact` of another model that was trained in the same way."""
-        training = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self._probe}
+        told = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self._probe}
+        training: dict[str, Any] = told | ({"templates": list(self.templates)} if self.templates else {})
         return collect_model_files(self.backbone, find_approach(self.approach), model, labels, training)
 
     @classmethod

@@ -101,19 +101,26 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
 
 
 def prepare_support(
-    backbone: Backbone, support: ImageDataset, cuts: Sequence[int], views: int, seed: int, memory: int | None = None
+    backbone: Backbone,
+    support: ImageDataset,
+    cuts: Sequence[int],
+    views: int,
+    seed: int,
+    memory: int | None = None,
+    templates: Sequence[str] = (),
 ) -> SupportData:
     """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
 
     Args:
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
+        templates: of the captions, as in :class:`TrainSettings`.
     """
     names = support.label_space.names
     return SupportData(
         images=image_prefix(backbone, support, cuts, views, memory),
         labels=support.required_labels(),
         n_classes=len(names),
-        captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed),
+        captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed, templates=templates),
     )
 
 

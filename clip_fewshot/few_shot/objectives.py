@@ -72,13 +72,21 @@ class CaptionBank:
 
     Attributes:
         prefix: states of all captions entering each cut of the text tower; caption j of class i is item i * size + j.
-        size: captions per class.
+        size: captions per class; of own templates all.
     """
 
-    def __init__(self, backbone: Backbone, class_names: Sequence[str], cuts: Sequence[int], seed: int, size: int = 8):
-        generator = CaptionGenerator(seed=seed)
-        captions = [caption for name in class_names for caption in generator.bank(name, size)]
-        self.size = size
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        cuts: Sequence[int],
+        seed: int,
+        size: int = 8,
+        templates: Sequence[str] = (),
+    ) -> None:
+        generator = CaptionGenerator(seed=seed, templates=templates)
+        self.size = len(generator) if templates else size
+        captions = [caption for name in class_names for caption in generator.bank(name, self.size)]
         self.prefix: Prefix = text_prefix(backbone, captions, cuts)
 
 

@@ -35,6 +35,7 @@ class TrainSettings:
         weight_decay: on matrices only.
         warmup: share of the steps with rising learning rate, in [0, 1].
         clip_norm: largest norm of the whole gradient.
+        templates: texts with one "{}" of which captions and the texts of classes are made; empty: the usual ones.
     """
 
     epochs: int = 20
@@ -43,6 +44,7 @@ class TrainSettings:
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip_norm: float = 1.0
+    templates: tuple[str, ...] = ()
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a training on n pictures."""

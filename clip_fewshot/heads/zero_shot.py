@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import check_prototypes, cosines, require_width
 
@@ -48,19 +49,10 @@ def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templa
         >>> cf.zero_shot_weights(backbone, ["zero", "one", "two"], ["a photo of a {}", "a small {}"]).shape
         torch.Size([3, 128])
     """
-    if not class_names or not templates:
-        got = f"{len(class_names)} names and {len(templates)} templates"
-        raise UsageError(expected="at least one class name and one template", got=got, fix="give both")
-    holeless = [template for template in templates if template.count("{}") != 1]
-    if holeless:
-        raise UsageError(
-            expected="one {} per template",
-            got=f"{holeless}",
-            fix='write for example "a photo of a {}"',
-            where="templates",
-        )
-    spoken = [name.replace("_", " ").strip() for name in class_names]
-    prompts = [template.replace("{}", name) for name in spoken for template in templates]
+    check_templates(templates)
+    if not class_names:
+        raise UsageError(expected="at least one class name", got="0 names", fix="name the classes", where="class_names")
+    prompts = [fill_template(template, name) for name in class_names for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]
     features = torch.cat(encoded)

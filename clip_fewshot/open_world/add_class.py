@@ -110,13 +110,16 @@ class Extender:
         return features
 
     def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
-        point, seed = self.recipe.point, self.recipe.seed
+        point, seed, templates = self.recipe.point, self.recipe.seed, self.recipe.settings.templates
         if (depths or needs_pictures(point, self.views, None)) and known.pictures is not None:
             pictures = replace(known.pictures, labels=known.labels, label_space=names)
-            return prepare_support(self.backbone, pictures, [point.unfreeze, *depths], self.views, seed)
+            return prepare_support(
+                self.backbone, pictures, [point.unfreeze, *depths], self.views, seed, templates=templates
+            )
         features = torch.from_numpy(known.frozen).to(self.backbone.device)
         prefix = Prefix(features, {}, 1, torch.arange(len(features)))
-        captions = CaptionBank(self.backbone, names.names, text_cuts(self.backbone, [point.unfreeze]), seed)
+        cuts = text_cuts(self.backbone, [point.unfreeze])
+        captions = CaptionBank(self.backbone, names.names, cuts, seed, templates=templates)
         return SupportData(prefix, known.labels, len(names), captions)
 
     def _rejector(

@@ -15,7 +15,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
-from clip_fewshot.few_shot.model import encode_frozen, prepare_support
+from clip_fewshot.few_shot.model import encode_frozen
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
@@ -107,7 +107,7 @@ class OpenWorldClassifier:
         list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         depths = list_stored_depths(model.backbone.visual)
-        data = prepare_support(model.backbone, support, [model.point.unfreeze, *depths], model.views, model.seed)
+        data = model.prepare(support, [model.point.unfreeze, *depths])
         frozen = encode_frozen(data)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names

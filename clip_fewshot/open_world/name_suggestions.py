@@ -61,7 +61,7 @@ def suggest_names(
     words: Sequence[str] | None = None,
     top: int = 5,
     alpha: float = NAMES_ALPHA,
-    templates: Sequence[str] = TEMPLATES[:1],
+    templates: Sequence[str] = (),
 ) -> Suggestions:
     """Rank words by how well they tell a group of pictures from the known classes.
 
@@ -81,7 +81,7 @@ def suggest_names(
         words: the list; None: :func:`clip_fewshot.open_world.nouns.load_nouns`.
         top: names to give.
         alpha: share of groups with a right name on the list for which ``none_fits`` may be true, in (0, 1).
-        templates: captions with one "{}"; more of them cost as much again, the first time.
+        templates: captions with one "{}"; more of them cost as much again, the first time. Empty: the usual one.
 
     Raises:
         UsageError: no pictures, no known class, no words, or an alpha outside (0, 1).
@@ -95,7 +95,7 @@ def suggest_names(
             expected=expected, got=got, fix="pass the group's features and its reference", where="suggest_names"
         )
     vocabulary = list(dict.fromkeys([*listed, *spoken]))
-    texts = class_texts(backbone, vocabulary, templates)
+    texts = class_texts(backbone, vocabulary, templates or TEMPLATES[:1])
     directions = np.stack([texts[word] for word in vocabulary])
     directions = unit_rows(directions - directions[: len(listed)].mean(axis=0))
     scores = _contrasts(features, known) @ directions.T  # (c + 1, words), the group last

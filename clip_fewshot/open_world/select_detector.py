@@ -43,6 +43,7 @@ def select_detector(
     spaces: Collection[str] | None = None,
     names: Sequence[str] | None = None,
     per_class: bool = False,
+    n_neighbors: int | None = None,
 ) -> NoveltyChoice | None:
     """Hide groups of known classes in turn and keep what tells them best from the others.
 
@@ -56,22 +57,27 @@ def select_detector(
         names: of the classes, for detectors that read texts; None leaves those out.
         per_class: only what can be calibrated class by class: detectors with a scheme, on features not tuned.
 
+        n_neighbors: of a detector that has neighbours; None: chosen among NEIGHBOURS.
+
     Raises:
-        UsageError: no such detector, or one that cannot be calibrated class by class.
+        UsageError: no such detector, one without neighbours that is given a number of them, or one that cannot be
+            calibrated class by class.
 
     Returns:
         None where a class has one picture only: nothing is left to calibrate on.
     """
-    detectors = list_detectors(detector)
+    detectors = list_detectors(detector, n_neighbors)
     if count_fewest_shots(data.labels) < 2:
         return None
     allowed = [space for space in _spaces(recipe, data) if spaces is None or space in spaces]
-    offered = list_alternatives(detectors, allowed, count_fewest_shots(data.labels), names is not None)
+    shots = count_fewest_shots(data.labels)
+    ks = list_neighbour_counts(shots) if n_neighbors is None else [n_neighbors]
+    offered = list_alternatives(detectors, allowed, ks, names is not None)
     if per_class:
         offered = _by_class(offered, detectors)
     groups = _class_groups(data.labels, recipe.seed)
     if not groups or not offered:
-        return NoveltyChoice(_plain(detectors, count_fewest_shots(data.labels)))
+        return NoveltyChoice(_plain(detectors, n_neighbors or min(USUAL, shots - 1)))
     rounds: dict[str, list[Round]] = {one.space: [] for one in offered}
     for group in groups:
         fit, normal, novel = _hide(data.labels, group, recipe.seed)
@@ -82,23 +88,30 @@ def select_detector(
             X = build_space(space, frozen, encode_own(space, data.images, tuned))
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
     reads = any(one.needs_texts for one in offered)
-    texts = encode_concepts(backbone, names) if reads and names is not None else None
+    templates = recipe.settings.templates
+    texts = encode_concepts(backbone, names, templates) if reads and names is not None else None
     hidden = [drop_classes(texts, group) for group in groups]
     selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
     return NoveltyChoice(selection.best, selection)
 
 
-def list_detectors(detector: str | DetectorPart) -> dict[str, DetectorPart]:
+def list_detectors(detector: str | DetectorPart, n_neighbors: int | None = None) -> dict[str, DetectorPart]:
     """The detectors to choose among: all of the library for "auto", else the one that is named or given.
 
     Raises:
-        UsageError: see :func:`find_detector`.
+        UsageError: see :func:`find_detector`; ``n_neighbors`` beside "auto" or a detector without neighbours.
     """
-    return {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
+    found: dict[str, DetectorPart] = {**DETECTORS} if detector == AUTO else dict([find_detector(detector)])
+    if n_neighbors is not None and (detector == AUTO or not all(facts_of(part).neighbourly for part in found.values())):
+        can = [name for name, part in DETECTORS.items() if part.neighbourly]
+        fix = f"name such a one, as `detector` {can[-1]}, or leave `n_neighbors` out"
+        got = AUTO if detector == AUTO else next(iter(found))
+        raise UsageError(expected="a detector that has neighbours", got=repr(got), fix=fix, where="`n_neighbors`")
+    return found
 
 
 def list_alternatives(
-    detectors: Mapping[str, DetectorPart], spaces: Collection[str], fewest_shots: int, reads: bool
+    detectors: Mapping[str, DetectorPart], spaces: Collection[str], ks: Sequence[int | None], reads: bool
 ) -> list[Alternative]:
     """Every detector with every number of neighbours in every space where it makes sense, the preferred first.
 
@@ -107,6 +120,7 @@ def list_alternatives(
 
     Args:
         detectors: in the order of preference.
+        ks: numbers of neighbours.
         reads: whether there are texts to read.
     """
     found = []
@@ -117,8 +131,7 @@ def list_alternatives(
                 continue
             if parse_depth(space) is not None and not facts.at_depth:
                 continue
-            ks = list_neighbour_counts(fewest_shots) if facts.neighbourly else [None]
-            found += [_alternative(name, part, space, k) for k in ks]
+            found += [_alternative(name, part, space, k) for k in (ks if facts.neighbourly else [None])]
     return found
 
 
@@ -148,10 +161,10 @@ def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
     return [FROZEN, *tuned, *(name_depth(n) for n in DEPTHS if n in data.images.cuts)]
 
 
-def _plain(detectors: Mapping[str, DetectorPart], shots: int) -> Alternative:
+def _plain(detectors: Mapping[str, DetectorPart], k: int) -> Alternative:
     """What is taken where nothing can be hidden: the preferred one, on frozen features."""
     name, part = next(iter(detectors.items()))
-    return _alternative(name, part, FROZEN, min(USUAL, shots - 1) if facts_of(part).neighbourly else None)
+    return _alternative(name, part, FROZEN, k if facts_of(part).neighbourly else None)
 
 
 def _class_groups(labels: LabelArray, seed: int) -> list[LabelArray]:

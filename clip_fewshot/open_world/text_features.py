@@ -20,13 +20,18 @@ NEGATIVES = 1000
 Texts = Mapping[str, FloatArray]  # "concepts": (c, d) unit features of class names; "negatives": (m, d) of others
 
 
-def encode_concepts(backbone: Backbone, names: Sequence[str]) -> Texts:
-    """Concepts and negatives for these classes. The negatives are the words furthest from all of them."""
-    by_name = class_texts(backbone, names, TEMPLATES)
+def encode_concepts(backbone: Backbone, names: Sequence[str], templates: Sequence[str] = ()) -> Texts:
+    """Concepts and negatives for these classes. The negatives are the words furthest from all of them.
+
+    Args:
+        templates: texts with one "{}", of the classes and, the first of them, of the words; empty: the usual ones.
+    """
+    templates = templates or TEMPLATES
+    by_name = class_texts(backbone, names, templates)
     concepts = np.stack([by_name[name] for name in names])
     order = rng.generator(0, "negative words").permutation(len(load_nouns()))[:NEGATIVE_WORDS]
     drawn = [load_nouns()[int(i)] for i in np.sort(order)]
-    words = np.stack([*class_texts(backbone, drawn, TEMPLATES[:1]).values()])
+    words = np.stack([*class_texts(backbone, drawn, templates[:1]).values()])
     return {"concepts": concepts, "negatives": words[mine_negatives(concepts, words, NEGATIVES)]}
 
 

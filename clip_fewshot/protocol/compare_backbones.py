@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import check_name, load_backbone
+from clip_fewshot.backbones.download import OFFICIAL
+from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
+from clip_fewshot.errors import ClipFewShotError
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.evaluation.metrics import macro_f1
 from clip_fewshot.features.encode import encode_images
@@ -24,6 +28,9 @@ Features = Callable[[ImageDataset], FloatArray]
 
 PICTURES_MEASURED = 300  # pictures whose size is looked up
 SHOWN_PER_CLASS = 6
+ALL_MODELS, PIXELS = "all", "raw pixels"
+HEAD = ("features", "accuracy", "macro-F1", "n", "seconds", "C")
+LIKE = ("", "0.000 [0.000, 0.000]", "0.000", "00,000", "00000.0", "")  # how wide such cells are
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,37 @@ def draw_material(
     if shots is not None:
         supports = [draw_support(split.pool, shots, each) for each in range(seed, seed + seeds)]
     return ProbeMaterial(supports, split.test.open("comparison of frozen models"), split.warnings)
+
+
+def list_models(names: Sequence[str]) -> tuple[str, ...]:
+    """The models to compare, each once; "all" stands for OpenAI's nine.
+
+    Raises:
+        UsageError: a name that leads nowhere.
+    """
+    spread = [one for name in names for one in (OFFICIAL if name == ALL_MODELS else [name])]
+    return tuple(dict.fromkeys(map(check_name, spread)))
+
+
+def try_backbone(name: str, device: str) -> Backbone | ClipFewShotError:
+    """The backbone, or why it cannot be had: what others of a list have measured is not lost by it."""
+    try:
+        return load_backbone(name, device=device)
+    except ClipFewShotError as error:
+        return error
+
+
+def compare_models(
+    names: Sequence[str], material: ProbeMaterial, *, C: float | None, seed: int, device: str
+) -> Iterator[dict[str, Any]]:
+    """The same probe on raw pixels and on each model, one after the other; ``error`` of a model that cannot be had."""
+    yield measure_features(PIXELS, raw_pixels, material, C=C, seed=seed)
+    for name in names:
+        found = try_backbone(name, device)
+        if isinstance(found, ClipFewShotError):
+            yield {"model": name, "error": found.got, "notes": [str(found)]}
+        else:
+            yield measure_features(name, frozen_features(found), material, C=C, seed=seed)
 
 
 def frozen_features(backbone: Backbone) -> Features:
@@ -80,21 +118,29 @@ def measure_features(
     }
 
 
-def describe_features(found: Sequence[dict[str, Any]]) -> str:
-    """A line per model, the best last."""
-    head = ["features", "accuracy", "macro-F1", "C", "n", "seconds"]
-    rows = [
-        [
-            entry["model"],
-            tables.estimate_of(entry["accuracy"]),
-            tables.format_fraction(entry["macro_f1"]),
-            " ".join(f"{C:.3g}" for C in sorted(set(entry["C"]))),
-            str(entry["accuracy"]["n_test"]),
-            f"{entry['seconds']:.1f}",
-        ]
-        for entry in sorted(found, key=lambda entry: float(entry["accuracy"]["mean"]))
+def measure_columns(names: Sequence[str]) -> list[int]:
+    """How wide the columns are, before any row is known."""
+    return tables.measure_columns([HEAD, *((name, *LIKE[1:]) for name in (PIXELS, *names))])
+
+
+def describe_head(widths: Sequence[int]) -> str:
+    """The line above all others."""
+    return tables.format_row(HEAD, widths)
+
+
+def describe_features(entry: dict[str, Any], widths: Sequence[int]) -> str:
+    """The line of one model."""
+    if "error" in entry:
+        return tables.format_row([entry["model"], f"not to be had: {entry['error']}"], widths)
+    cells = [
+        entry["model"],
+        tables.estimate_of(entry["accuracy"]),
+        tables.format_fraction(entry["macro_f1"]),
+        f"{entry['accuracy']['n_test']:,}",
+        f"{entry['seconds']:.1f}",
+        " ".join(f"{C:.3g}" for C in sorted(set(entry["C"]))),
     ]
-    return tables.format_plain([head, *rows])
+    return tables.format_row(cells, widths)
 
 
 def look_at_data(data: ImageDataset, seed: int) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def compare_detectors(
     test_fraction: float = 0.5,
     alphas: Sequence[float] = (0.01, 0.05, 0.1),
     detectors: Sequence[str | DetectorPart] = (),
+    templates: Sequence[str] = (),
 ) -> DetectorComparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
@@ -92,13 +93,14 @@ def compare_detectors(
         unseen, shots, seed, test_fraction: as in :func:`~clip_fewshot.data.sampling.split_open_world`.
         alphas: false-alarm rates to try, in (0, 1).
         detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
+        templates: of the texts that some detectors read, with one "{}"; empty: the usual ones.
 
     Raises:
         UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
     """
     asked = check_detectors(detectors)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
-    scene = _stage(backbone, split, novel, shots, seed)
+    scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
     right, opinions, refused = _ask_all(scene, seeds, asked, progress)
     record = {
         "shots": shots,
@@ -143,10 +145,15 @@ def _ask_all(
 
 
 def _stage(
-    backbone: Backbone, split: OpenWorldSplit, novel: ImageDataset | None, shots: int, seed: int
+    backbone: Backbone,
+    split: OpenWorldSplit,
+    novel: ImageDataset | None,
+    shots: int,
+    seed: int,
+    settings: TrainSettings,
 ) -> DetectorScene:
     """The sealed test pictures behind the frozen layers; they stay the same for all support sets."""
-    task = Task(backbone, split.pool, shots, TrainSettings(EPOCHS), 1, seed)
+    task = Task(backbone, split.pool, shots, settings, 1, seed)
     known = split.test.open("novelty")
     novel = split.novel.open("novelty") if novel is None else novel
     if not len(novel):

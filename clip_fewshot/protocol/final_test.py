@@ -93,7 +93,8 @@ def open_test(
     unseen = look(task.backbone, novel, best_only)
     sights = zip(rejectors, known, unseen, strict=False)
     rejections = [Rejection.from_verdicts(*sight) for sight in sights] if len(novel) else []
-    texts = zero_shot_weights(task.backbone, split.seen.names, TEMPLATES).cpu().numpy()
+    templates = task.settings.templates or TEMPLATES
+    texts = zero_shot_weights(task.backbone, split.seen.names, templates).cpu().numpy()
     zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
     raw = raw_pixels(test)
     by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]

@@ -29,6 +29,7 @@ from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
 from clip_fewshot.data.pairs.split import split_pairs
@@ -46,6 +47,7 @@ from clip_fewshot.types import Progress, Say
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
 MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
+TEXTS = {"template", "templates", "class_names"}  # written down as the templates themselves, and in the pictures' names
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
 
 
@@ -80,23 +82,28 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    data, pretrained = read_dataset(job.data), load_backbone(job.model_name, device=job.device)
+    templates = choose_templates(job.templates, job.template)
+    data = read_dataset(job.data, class_names=job.class_names)
+    if templates and data.captions is not None:
+        fix = "leave `template` and `templates` out"
+        raise UsageError(expected="pictures with classes", got="captions", fix=fix, where="`template`")
+    pretrained = load_backbone(job.model_name, device=job.device)
     kept, held, warnings = _divide(data, pretrained, job)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
     tuned = make_tunable(pretrained, job.plan)
     trained, total = count_parameters(tuned)
     n = _blocks_to_rerun(pretrained, job, world)
-    pairs = _stream(kept, tuned, job, world, numbered=n is not None)
+    pairs = _stream(kept, tuned, job, world, templates, numbered=n is not None)
     if leads:
-        _begin(job, _task(job, data, pretrained))
-    before = _measure(pretrained, held, job) if leads else {}
+        _begin(job, _task(job, data, pretrained, templates))
+    before = _measure(pretrained, held, job, templates) if leads else {}
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
         _train(tuned, pairs, job, world, progress)
     if not leads:
         return {}
     save_tuned(tuned, job.folder / TUNED_FOLDER)
-    after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job)
+    after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job, templates)
     found = {
         "schema": 1,
         "model": job.model_name,
@@ -138,28 +145,28 @@ def _blocks_to_rerun(pretrained: Backbone, job: FineTuningJob, world: World) -> 
 
 
 def _stream(
-    data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, numbered: bool
+    data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, templates: tuple[str, ...], numbered: bool
 ) -> PairStream | CaptionedStream:
     """This process's part of the pairs."""
-    stream = CaptionedStream if data.captions is None else PairStream
-    batch = min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch
-    return stream(
-        data,
-        model,
-        batch=batch,
-        seed=job.seed,
-        rank=world.rank,
-        world=world.size,
-        truncate=job.truncate,
-        numbered=numbered,
-    )
+    asked: dict[str, Any] = {
+        "batch": min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch,
+        "seed": job.seed,
+        "rank": world.rank,
+        "world": world.size,
+        "truncate": job.truncate,
+        "numbered": numbered,
+    }
+    if data.captions is not None:
+        return PairStream(data, model, **asked)
+    return CaptionedStream(data, model, **asked, templates=templates)
 
 
-def _task(job: FineTuningJob, data: ImageDataset, model: Backbone) -> dict[str, Any]:
+def _task(job: FineTuningJob, data: ImageDataset, model: Backbone, templates: tuple[str, ...]) -> dict[str, Any]:
     """What a run that goes on must share with the one that began."""
-    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - set(WRITTEN_AS)
+    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - TEXTS - set(WRITTEN_AS)
     chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
     chosen["epochs"] = job.passes or FINE_TUNING_PASSES
+    chosen["templates"] = list(templates) or None  # as of runs that were begun before there was a choice
     captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
     return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
 
@@ -218,12 +225,15 @@ def _last_epoch(folder: Path, steps: int) -> dict[str, float]:
     return means | {"steps": last[-1]["step"], "scale": last[-1]["scale"]}
 
 
-def _measure(model: Backbone, held: ImageDataset, job: FineTuningJob) -> dict[str, dict[str, Any]]:
+def _measure(
+    model: Backbone, held: ImageDataset, job: FineTuningJob, templates: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
     """Name of a figure -> mean, ci95, n_test, chance."""
     if held.captions is not None:
         return measure_recall(model, held, job.truncate)
     names = held.label_space.names
-    right = zero_shot_probabilities(model, held, names, TEMPLATES).argmax(dim=1).numpy() == held.required_labels()
+    guesses = zero_shot_probabilities(model, held, names, templates or TEMPLATES).argmax(dim=1).numpy()
+    right = guesses == held.required_labels()
     return {"zero-shot accuracy": accuracy_interval([right]).to_json() | {"chance": 1 / len(names)}}
 
 

@@ -19,8 +19,10 @@ from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
+from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
@@ -156,7 +158,8 @@ def _validation(
     held: ImageDataset | None, model: Backbone, job: Pretraining, world: World, warn: Say
 ) -> Validation | None:
     """Loss and recall on the pictures held out, zero-shot accuracy on the labelled ones."""
-    labelled = None if job.labelled is None else _read(job.labelled, warn)
+    templates = choose_templates(job.templates, job.template) or TEMPLATES
+    labelled = None if job.labelled is None else _read(job.labelled, warn, job.class_names)
     pairs = None
     if held is not None:
         pairs = PairStream(
@@ -169,7 +172,7 @@ def _validation(
             truncate=job.truncate,
             drop_last=False,
         )
-    return None if pairs is None and labelled is None else Validation(pairs, labelled)
+    return None if pairs is None and labelled is None else Validation(pairs, labelled, templates)
 
 
 def _report_steps(total: int, say: Callable[[str], None]) -> Callable[[StepReport], None]:
@@ -198,8 +201,8 @@ def _shown(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
-def _read(source: str, warn: Say) -> ImageDataset:
-    data = read_dataset(source)
+def _read(source: str, warn: Say, class_names: str | None = None) -> ImageDataset:
+    data = read_dataset(source, class_names=class_names)
     for sentence in list_warnings(data):
         warn(sentence)
     return data

@@ -91,7 +91,8 @@ class PreparedSupport:
 
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSupport:
     """Run the frozen layers over a support set once, for all ``cuts``."""
-    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory)
+    templates = task.settings.templates
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates)
     frozen = encode_frozen(data)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 

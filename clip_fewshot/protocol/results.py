@@ -281,6 +281,13 @@ class Run:
         probes = [fit.support.probe.note_ for fit in self.outcome.fits]
         reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
         unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
-        return sorted(
-            {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
-        )
+        told = {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
+        return sorted(told | self._fewer_neighbours())
+
+    def _fewer_neighbours(self) -> set[str]:
+        """What a reader must know who asked for more neighbours than the shots allow."""
+        asked, rejections = self.options.get("n_neighbors"), self.outcome.rejections
+        used = rejections[0].rejector.n_neighbors if rejections else asked
+        if asked is None or used is None or used >= asked:
+            return set()
+        return {f"the detector compares with {used} neighbours, not {asked}: they stay below the shots of a class"}

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.batch import caption_ids
+from clip_fewshot.data.templates import fill_template
 from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
@@ -23,12 +23,19 @@ PLACES = (1, 5, 10)
 def rank_texts(
     backbone: Backbone, picture: ImageDataset, texts: Sequence[str], top: int = 5, truncate: bool = False
 ) -> list[dict[str, Any]]:
-    """The ``top`` nearest of ``texts`` for one picture, each with its cosine and its probability among all of them."""
+    """The ``top`` nearest of ``texts`` for one picture, each with its cosine and its probability among all of them.
+
+    One text alone has no probability (None): whatever the picture shows, its share would be 1.
+    """
     row = unit_rows(encode_images(backbone, picture).features)
     cosines = unit_rows(encode_texts(backbone, texts, truncate=truncate)) @ row[0]
     probabilities = _softmax(float(backbone.logit_scale.detach().exp()) * cosines)
     return [
-        {"text": texts[i], "cosine": float(cosines[i]), "probability": float(probabilities[i])}
+        {
+            "text": texts[i],
+            "cosine": float(cosines[i]),
+            "probability": float(probabilities[i]) if len(texts) > 1 else None,
+        }
         for i in np.argsort(-cosines, kind="stable")[:top].tolist()
     ]
 
@@ -48,11 +55,11 @@ def distinct_pictures(data: ImageDataset) -> ImageDataset:
     return data.subset(np.unique(data.digests, return_index=True)[1])
 
 
-def texts_of(data: ImageDataset) -> list[str]:
-    """The distinct captions of a set; of one with classes, a sentence per class."""
+def texts_of(data: ImageDataset, templates: Sequence[str]) -> list[str]:
+    """The distinct captions of a set; of one with classes, each template about each class."""
     if data.captions is not None:
         return list(dict.fromkeys(data.captions))
-    return [TEMPLATES[0].format(name) for name in data.label_space.names]
+    return [fill_template(template, name) for name in data.label_space.names for template in templates]
 
 
 class RetrievalSet(NamedTuple):

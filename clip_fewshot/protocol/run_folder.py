@@ -11,11 +11,13 @@ from typing import Any
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO, HIDDEN, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
-from clip_fewshot.novelty import DETECTORS, find_detector
+from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files, write_json
 from clip_fewshot.runtime.parts import PYTHON_PREFIX
 
@@ -37,7 +39,7 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     ignored = [
         f"`{name}`"
         for name, value in config.study_key().items()
-        if name != "approaches" and value not in (held[name], unset[name])
+        if name != "approaches" and value not in (held.get(name), unset.get(name))
     ]
     if ignored:
         fix = "leave them out, or begin another run"
@@ -51,14 +53,28 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     return replace(began, run=_resumed_run(config.run, began.run))
 
 
-def name_parts(config: FewShotConfig, approaches: Sequence[Approach]) -> FewShotConfig:
-    """``config`` as it is written down: the names of its parts in their place.
+def write_out_templates(config: FewShotConfig) -> FewShotConfig:
+    """``config`` with its templates themselves in place of a set's or file's name: what a file says may change.
 
     Raises:
-        UsageError: no such detector or method of discovery.
+        UsageError: a template without exactly one "{}".
+        DataError: no such set or file.
     """
+    chosen = choose_templates(config.data.templates, config.data.template)
+    return replace(config, data=replace(config.data, template=chosen, templates=None))
+
+
+def name_parts(config: FewShotConfig, approaches: Sequence[Approach]) -> FewShotConfig:
+    """``config`` as it is written down: the names of its parts in their place, and its templates themselves.
+
+    Raises:
+        UsageError: no such detector or method of discovery, or a detector without neighbours that is given a number of
+            them; and see :func:`write_out_templates`.
+    """
+    config = write_out_templates(config)
     run = config.run
-    detector = AUTO if run.detector == AUTO else find_detector(run.detector)[0]
+    detectors = list_detectors(run.detector, run.n_neighbors)
+    detector = AUTO if run.detector == AUTO else next(iter(detectors))
     discoverer = None if run.discoverer is None else find_discoverer(run.discoverer)[0]
     search = replace(config.search, approaches=tuple(approach.name for approach in approaches))
     return replace(config, search=search, run=replace(run, detector=detector, discoverer=discoverer))
@@ -83,7 +99,7 @@ def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
     trials, storage = run.trials or began.trials, run.storage or began.storage
     detector = _resumed_part("detector", run, began, DETECTORS)
     discoverer = _resumed_part("discoverer", run, began, DISCOVERERS)
-    parts = {"detector": detector, "discoverer": discoverer}
+    parts = {"detector": detector, "discoverer": discoverer, "n_neighbors": run.n_neighbors or began.n_neighbors}
     return replace(run, trials=trials, storage=storage, out=run.resume, resume=None, **parts)
 
 
@@ -138,7 +154,8 @@ def claim(
     if path.is_file():
         held = read_json(path)["key"]
         if held != key:
-            changed = [name for name in key["options"] if held["options"].get(name) != key["options"][name]]
+            names = {**held["options"], **key["options"]}
+            changed = [name for name in names if held["options"].get(name) != key["options"].get(name)]
             what = (
                 f"one with other {', '.join(changed)}" if changed else "one begun with other pictures, weights or code"
             )
@@ -151,6 +168,7 @@ def claim(
 
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:
     """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
-    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model")}
+    elsewhere = ("data", "model", "class_names")  # in the fingerprint of the pictures, and the digest of the weights
+    options = {name: value for name, value in config.study_key().items() if name not in elsewhere}
     same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
     return hash_bytes(same.encode())[:16]

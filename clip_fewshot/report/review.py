@@ -77,7 +77,12 @@ class ReviewView:
 
 
 def review_view(
-    store: Store, title: str, top: int = 5, words: Sequence[str] | None = None, shown: int = SHOWN
+    store: Store,
+    title: str,
+    top: int = 5,
+    words: Sequence[str] | None = None,
+    shown: int = SHOWN,
+    templates: Sequence[str] = (),
 ) -> ReviewView:
     """Discover, suggest names and fetch thumbnails.
 
@@ -85,6 +90,7 @@ def review_view(
         title: what the page calls the store.
         top: names to suggest per group; 0 for none.
         words: to choose names from, see :func:`suggest_names`.
+        templates: texts with one "{}" that are made of the words; empty: the usual one.
         shown: thumbnails of each group, the most typical first, and of the pictures in none.
 
     Raises:
@@ -93,7 +99,7 @@ def review_view(
     revision, groups = store.revision, store.discover()
     found, unknown = store.discovery_, store.unknown()
     if store.revision != revision or len(unknown.pictures) < len(found.labels):  # decided by another process meanwhile
-        return review_view(store, title, top, words, shown)
+        return review_view(store, title, top, words, shown, templates)
     pictures = unknown.pictures.subset(np.arange(len(found.labels)))  # without those that came meanwhile
     loose = [pictures.digests[i] for i in np.flatnonzero(found.labels < 0)[:shown]]
     typical = [group.pictures.digests[i] for group in groups for i in group.exemplars[:shown]]
@@ -103,7 +109,7 @@ def review_view(
         revision=revision,
         classes=store.world.model.label_space_.names,
         groups=groups,
-        suggestions=suggest_group_names(store, groups, top, words),
+        suggestions=suggest_group_names(store, groups, top, words, templates),
         found=found,
         digests=pictures.digests,
         names=pictures.names,
@@ -113,14 +119,18 @@ def review_view(
 
 
 def suggest_group_names(
-    store: Store, groups: Sequence[Group], top: int = 5, words: Sequence[str] | None = None
+    store: Store,
+    groups: Sequence[Group],
+    top: int = 5,
+    words: Sequence[str] | None = None,
+    templates: Sequence[str] = (),
 ) -> tuple[Suggestions | None, ...]:
     """Names for each group; None where ``top`` is 0."""
     if not top:
         return (None,) * len(groups)
     world = store.world
-    known = KnownClasses(*world.reference_, world.model.label_space_.names)
-    return tuple(suggest_names(world.model.backbone, group.features, known, words, top) for group in groups)
+    known, backbone = KnownClasses(*world.reference_, world.model.label_space_.names), world.model.backbone
+    return tuple(suggest_names(backbone, one.features, known, words, top, templates=templates) for one in groups)
 
 
 def render_review(view: ReviewView) -> str:

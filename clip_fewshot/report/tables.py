@@ -12,12 +12,19 @@ Rows = Sequence[Sequence[str]]
 
 def format_plain(rows: Rows) -> str:
     """Columns aligned: the first to the left, the others to the right. What would not print is escaped."""
-    cells = [[escape(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in cells
-    )
+    widths = measure_columns(rows)
+    return "\n".join(format_row(row, widths) for row in rows)
+
+
+def measure_columns(rows: Rows) -> list[int]:
+    """The width of each column. Of rows that come one after the other, measure what they will be like."""
+    return [max(map(len, map(escape, column))) for column in zip(*rows, strict=True)]
+
+
+def format_row(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of such a table."""
+    first, *others = map(escape, row)
+    return "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
 
 
 def format_markdown(rows: Rows) -> str:
@@ -29,6 +36,11 @@ def format_markdown(rows: Rows) -> str:
 def format_fraction(value: float) -> str:
     """Three decimals."""
     return f"{value:.3f}"
+
+
+def format_known(value: float | None) -> str:
+    """The same, or "-" for what is not known."""
+    return "-" if value is None else format_fraction(value)
 
 
 def estimate(mean: float, ci95: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ draw as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -67,25 +67,32 @@ WAYS: dict[str, Train] = {
 
 def run(options: Options) -> dict[str, Any]:
     """All ways, all seeds; the sealed pictures are the same throughout."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, options.class_names)
+    prompts = opening.open_templates(options, TEMPLATES)
     split = split_open_world(data, shots=1, seed=0)
     shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
     test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)
     supports = [draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
-    before = summarised([measured(model, model, None, test)], count_parameters(model)[1])
+    before = summarised([measured(model, model, None, test, prompts)], count_parameters(model)[1])
     rows = [{"way": "zero-shot", **before}]
     for way, train in WAYS.items():
         found = []
         for seed, support in enumerate(supports):
             trained = train(model, support, seed)
-            figure = measured(trained.model, model, trained.blocks, test) if trained.broken is None else {}
+            figure = measured(trained.model, model, trained.blocks, test, prompts) if trained.broken is None else {}
             found.append({**figure, "loss": trained.loss, "frozen": trained.frozen, "broken": trained.broken})
         rows.append({"way": way, **summarised(found, trained.parameters)})
     shape = {"classes": len(test.label_space), "shots": shots, "test_pictures": len(test), "seeds": options.seeds}
     return {"data": data.name, **shape, "rows": rows, "recommended": recommended(rows)}
 
 
-def measured(model: Backbone, pretrained: Backbone, blocks: int | None, test: ImageDataset) -> dict[str, Any]:
+def measured(
+    model: Backbone,
+    pretrained: Backbone,
+    blocks: int | None,
+    test: ImageDataset,
+    ensemble: Sequence[str] = TEMPLATES,
+) -> dict[str, Any]:
     """Hits per picture (n,) by one prompt and by several, among the first and among the first five; and the gap."""
     import torch
 
@@ -97,7 +104,7 @@ def measured(model: Backbone, pretrained: Backbone, blocks: int | None, test: Im
             images = torch.cat([model.encode_image(some) for some in numbers]).cpu().numpy()
     names, labels = test.label_space.names, test.required_labels()
     found: dict[str, Any] = {}
-    for prompts, templates in (("one prompt", TEMPLATES[:1]), ("ensemble", TEMPLATES)):
+    for prompts, templates in (("one prompt", TEMPLATES[:1]), ("ensemble", ensemble)):
         head = ZeroShotHead(zero_shot_weights(model, names, templates).cpu(), 1.0)
         order = head(torch.from_numpy(images)).argsort(dim=1, descending=True).numpy()
         found[prompts] = order[:, 0] == labels

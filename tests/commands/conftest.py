@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.backbones import download
 from clip_fewshot.commands import COMMANDS
 from clip_fewshot.commands.cli.run import run
 
@@ -90,6 +91,13 @@ def bare(mini: cf.Backbone, split: Any, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("saved") / "bare"
     cf.FewShotClassifier(mini, approach="linear-probe", seed=0).fit(split.support).save(folder)
     return folder
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No weights on this machine, and a hub where nobody listens."""
+    monkeypatch.setattr(download, "SOURCE", "http://127.0.0.1:9")
+    monkeypatch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path / "cache"))
 
 
 def one_line(ended: Ended, code: int, *words: str) -> None:

@@ -129,3 +129,45 @@ def test_code_of_the_current_folder_is_imported_only_where_it_was_asked_for(tmp_
     (tmp_path / "json.py").unlink()
     asked = clip_fewshot_says("zero-shot", "digits", "--model", "python:mine:build", cwd=tmp_path)
     assert asked.stderr == "mine was built\n"
+
+
+OF_TEXTS = {"template", "templates"}
+MAKE_TEXTS = {
+    "few_shot",
+    "finetune",
+    "zero_shot",
+    "retrieve",
+    "novelty",
+    "modality_gap",
+    "shots",
+    "experiments.replicate",
+    "pretrain",
+}
+
+
+def test_wherever_texts_are_made_of_names_templates_and_names_can_be_given() -> None:
+    """The same three options, which say the same; the store's groups have words of their own in place of names."""
+    having = {name for name, module in MODULES.items() if names_of(module) & OF_TEXTS}
+    assert having >= MAKE_TEXTS | {"open-world discover", "open-world review"}
+    said: dict[str, set[str]] = defaultdict(set)
+    for name in having:
+        assert names_of(MODULES[name]) >= OF_TEXTS, name
+        others = {"words", "sets"}  # a list to choose names from; several sets, each with classes of its own
+        assert ("class_names" in names_of(MODULES[name])) == (not others & names_of(MODULES[name])), name
+        for field, _, _ in flat_fields(options(MODULES[name])):
+            said[field.name].add(field.metadata.get("help", ""))
+    assert all(len(said[option]) == 1 for option in (*OF_TEXTS, "class_names"))
+
+
+def test_a_text_is_never_split_and_a_list_of_names_is() -> None:
+    typed = ["--template", "a {}, red", "--template", "one {}"]
+    for name in sorted(MAKE_TEXTS | {"open-world discover"}):
+        needed = {
+            "finetune": ["--out", "x"],
+            "pretrain": ["pairs", "--out", "x", "--labelled", "photos"],
+            "retrieve": ["--text", "x"],
+            "open-world discover": ["store"],
+        }
+        chosen = parse(options(MODULES[name]), name, "", [*needed.get(name, []), *typed])
+        place = chosen.data if name == "few_shot" else chosen
+        assert place.template == ("a {}, red", "one {}")

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
+from clip_fewshot.features.texts import class_texts
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.rejector import fit_rejector
@@ -133,3 +134,21 @@ def test_mistakes_are_one_line(command: Command, photos: Path) -> None:
     one_line(command("novelty", photos, *USUAL[:4], "--shots", "99"), 2, "need 99")
     one_line(command("novelty", photos, *USUAL[:2], "--unseen", "0", "--shots", "2"), 2, "--novel")
     one_line(command("novelty", photos, "--fresh"), 2, "--fresh with --saved")
+
+
+def test_texts_are_made_of_own_templates(photos: Path, mini: cf.Backbone, found: Any) -> None:
+    """What reads texts says something else; what reads none says the same."""
+    texts = ("the number {}",)
+    own = compare(mini, photos, seeds=1, detectors=("knn", "mcm"), templates=texts)
+    usual = compare(mini, photos, seeds=1, detectors=("knn", "mcm"))
+    for name, same in (("knn", True), ("mcm", False)):
+        mine, theirs = (done.opinions[name][0] for done in (own, usual))
+        assert np.array_equal(mine.scores, theirs.scores) == same
+    rejector = own.opinions["mcm"][0].rejector
+    assert rejector.texts is not None
+    by_name = class_texts(mini, own.scene.names, texts)
+    np.testing.assert_array_equal(rejector.texts["concepts"], np.stack([by_name[name] for name in own.scene.names]))
+
+
+def test_of_a_saved_model_the_texts_are_known(command: Command, photos: Path, world: Path) -> None:
+    one_line(command("novelty", photos, "--saved", world, "--template", "a {}"), 2, "--template without --saved")

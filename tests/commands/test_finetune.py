@@ -248,3 +248,33 @@ def weights_digest(run: Path) -> Any:
 def test_options_are_checked_alone() -> None:
     with pytest.raises(cf.UsageError, match="held_out"):
         Options(out="a", held_out=1.0)
+
+
+def test_own_texts_are_what_it_learns_from_and_is_measured_by(
+    command: Command, photos: Path, mini: cf.Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join("4176320"))  # four, one, seven, six, three, two, zero
+    texts = ("--template", "the number {}", "--class-names", tmp_path / "names.txt")
+    asked = ("finetune", photos, *QUICK, "--json")
+    own = command(*asked, *texts, "--out", tmp_path / "own").record
+    usual = command(*asked, "--out", tmp_path / "usual").record
+    assert own["training"]["loss"] != usual["training"]["loss"]
+    again = ("zero_shot", photos, "--json", "--template", "the number {}", "--class-names", tmp_path / "names.txt")
+    assert own["before"]["zero-shot accuracy"]["mean"] != usual["before"]["zero-shot accuracy"]["mean"]
+    assert command(*again, "--model", "mini").record["accuracy"]["mean"] == pytest.approx(
+        own["before"]["zero-shot accuracy"]["mean"], abs=0.15
+    )  # of all pictures, not only of those kept out
+    held = read_json(tmp_path / "own" / "task.json")
+    assert (held["templates"], read_json(tmp_path / "usual" / "task.json")["templates"]) == (["the number {}"], None)
+    resumed = (*asked, "--resume", tmp_path / "own")
+    one_line(command(*resumed), 2, "another data, templates")  # other names are other data
+    one_line(command(*resumed, *texts, "--template", "one {}"), 2, "another templates")
+    assert command(*resumed, *texts).code == 0
+
+
+def test_captions_need_no_template(command: Command, captioned: Path, tmp_path: Path) -> None:
+    asked = ("finetune", captioned, *QUICK, "--out", tmp_path / "run")
+    one_line(command(*asked, "--template", "a {}"), 2, "--template: expected pictures with classes, got captions")
+    (tmp_path / "names.txt").write_text("a\n")
+    one_line(command(*asked, "--class-names", tmp_path / "names.txt"), 2, "expected labelled images, got captions")
+    assert command(*asked).code == 0

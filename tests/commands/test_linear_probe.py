@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import clip_fewshot as cf
+from clip_fewshot.backbones.download import OFFICIAL
+from clip_fewshot.protocol import compare_backbones
 from tests.commands.conftest import KNOWN, PER_CLASS, UNKNOWN, Command, one_line
 
 
@@ -57,7 +60,58 @@ def test_tuning_searches_C_and_all_shots_train_once(command: Command, photos: Pa
 def test_what_limits_the_search_is_said(command: Command, photos: Path) -> None:
     ended = command("linear_probe", photos, "--models", "mini", "--shots", 1, "--seeds", 1, "--tune")
     assert "warning: mini: too few images per class to search C" in ended.err
-    assert ended.out.splitlines()[-1].startswith("mini")  # the best last
+    assert "warning: raw pixels: too few images per class to search C" in ended.err
+    assert ended.out.splitlines()[-1].startswith("mini")
+
+
+def test_a_C_at_the_edge_of_its_range_is_said_of_pixels_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels that say nothing ask for as much regularisation as there is."""
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(compare_backbones, "raw_pixels", lambda pictures: noise.normal(size=(len(pictures), 4)))
+    ended = command("linear_probe", "digits", "--models", "mini", "--shots", 8, "--seeds", 1, "--tune")
+    assert "warning: raw pixels: the best C, 1e-06, is an end of the range searched" in ended.err
+    assert "warning: mini" not in ended.err
+
+
+def test_all_are_the_nine_and_what_cannot_be_had_is_a_row_with_its_reason(
+    command: Command, photos: Path, no_hub: None
+) -> None:
+    asked = ("linear_probe", photos, "--models", "all,mini", "--models", "RN50", "--shots", 1, "--seeds", 1)
+    ended = command(*asked, "--json")
+    assert ended.code == 3
+    found = ended.record["models"]
+    assert [entry["model"] for entry in found] == ["raw pixels", *OFFICIAL, "mini"]
+    assert len(OFFICIAL) == 9
+    assert ["accuracy" in entry for entry in found] == [True, *[False] * 9, True]
+    assert all("no connection" in entry["error"] for entry in found[1:-1])
+    assert ended.err.count("use the model mini (--model)") == 9
+    rows = command(*asked).out.splitlines()[-12:]
+    assert rows[0].split()[:2] == ["features", "accuracy"]
+    assert all(row.startswith(name) for row, name in zip(rows[1:], ["raw pixels", *OFFICIAL, "mini"], strict=True))
+    assert rows[2].startswith("RN50            not to be had: no connection")
+    assert rows[1].index("[") == rows[-1].index("[")  # one column, though each row was written before the next
+
+
+def test_a_row_is_there_before_the_next_model_is_met(
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = compare_backbones.try_backbone
+
+    def until_the_second(name: str, device: str) -> object:
+        if name != "mini":
+            raise KeyboardInterrupt
+        return plain(name, device)
+
+    monkeypatch.setattr(compare_backbones, "try_backbone", until_the_second)
+    ended = command("linear_probe", photos, "--models", "mini,RN50", "--shots", 1, "--seeds", 1)
+    assert ended.code == 130
+    assert [line.split()[0] for line in ended.out.splitlines()[-3:]] == ["features", "raw", "mini"]
+
+
+def test_without_any_model_the_exit_code_says_what_lacks(command: Command, photos: Path, no_hub: None) -> None:
+    ended = command("linear_probe", photos, "--model", "RN50", "--shots", 1, "--seeds", 1)
+    assert ended.code == 4
+    assert [line.split()[0] for line in ended.out.splitlines()[-3:]] == ["features", "raw", "RN50"]
 
 
 def test_a_sample_of_each_class_is_drawn(command: Command, photos: Path, tmp_path: Path) -> None:
@@ -75,3 +129,4 @@ def test_mistakes_are_one_line(command: Command, photos: Path) -> None:
     one_line(command("linear_probe", photos, *short, "--shots", 0), 2, "--shots")
     one_line(command("linear_probe", photos, *short, "--shots", "most"), 2, "a whole number")
     one_line(command("linear_probe", photos, *short, "--C", 0), 2, "--C")
+    one_line(command("linear_probe", photos, "--models", "mini,midi"), 2, "'midi'")  # before anything is measured

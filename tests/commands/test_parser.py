@@ -45,6 +45,12 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    kind: str = field(default="a", metadata={"positional": True, "choices": ("a", "b")})
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
 class Needed:
     rate: float
 
@@ -66,6 +72,11 @@ def refused(capsys: pytest.CaptureFixture[str], kind: Any, *argv: str) -> str:
 
 def test_what_is_not_typed_keeps_the_default_of_the_dataclass() -> None:
     assert read("m") == Options(model=Path("m"))
+
+
+@pytest.mark.parametrize(("typed", "kind"), [("", "a"), ("--rate 2", "a"), ("b", "b"), ("--rate 2 b", "b")])
+def test_a_choice_by_its_place_may_be_left_out(typed: str, kind: str) -> None:
+    assert parse(Chosen, "replicate", "Replicate.", typed.split()).kind == kind
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
+from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from tests.commands.conftest import Command, one_line
 
 CONFIG = {
@@ -114,3 +115,25 @@ def test_an_unknown_model_and_a_wrong_file_are_named(photos: Path) -> None:
     odd.write_text('{"vision_layers": 3}')
     with pytest.raises(cf.DataError, match="embed_dim"):
         pretrain.main(options(photos, "--model", str(odd)))
+
+
+def test_zero_shot_accuracy_is_by_own_texts_and_names(photos: Path) -> None:
+    labelled, names = photos.parent / "labelled", photos.parent / "names.txt"
+    for i in range(12):
+        path = labelled / "abc"[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((photos / f"{i}.png").read_bytes())
+    names.write_text("a,apple\nb,bear\nc,cat\n")
+    own = ("--labelled", str(labelled), "--template", "the {}, 1", "--class-names", str(names))
+    assert pretrain.main(options(photos, *own)) == 0
+    lines = map(json.loads, (photos.parent / "out" / "metrics.jsonl").read_text().splitlines())
+    measured = [line["zero_shot_accuracy"] for line in lines if "zero_shot_accuracy" in line]
+    model, data = cf.load_backbone(photos.parent / "out", device="cpu"), cf.read_dataset(labelled, class_names=names)
+    guesses = zero_shot_probabilities(model, data, ("apple", "bear", "cat"), ("the {}, 1",)).argmax(dim=1).numpy()
+    assert measured[-1] == pytest.approx((guesses == data.labels).mean())
+
+
+def test_texts_about_classes_need_classes(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options(photos, "--template", "a {}")
+    assert "--template: expected pictures with classes, got captions alone" in capsys.readouterr().err

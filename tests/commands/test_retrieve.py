@@ -63,6 +63,26 @@ def test_prompts_for_a_picture_have_probabilities(command: Command, mini: cf.Bac
     assert top[0]["probability"] / top[1]["probability"] == pytest.approx(odds, rel=1e-4)
 
 
+def test_one_candidate_has_no_probability(command: Command, photos: Path) -> None:
+    picture = next((photos / "two").iterdir())
+    one = ("retrieve", "--model", "mini", "--image", picture, "--prompt", "a two")
+    (row,) = command(*one, "--json").record["top"]
+    assert (row["text"], row["probability"]) == ("a two", None)
+    assert -1 <= row["cosine"] <= 1
+    assert command(*one).out.splitlines()[-1].split()[-1] == "-"
+    assert command(*one, "--prompt", "a two", "--json").record["top"] == [row]  # said twice, one candidate
+
+
+def test_templates_about_each_class_are_candidates(command: Command, photos: Path) -> None:
+    picture = next((photos / "two").iterdir())
+    asked = ("retrieve", photos, "--model", "mini", "--image", picture, "--json")
+    assert command(*asked).record["candidates"] == 7
+    found = command(*asked, "--template", "the number {}", "--template", "one {}, no more").record
+    assert found["candidates"] == 14
+    assert found["top"][0]["text"] in ("the number two", "one two, no more")
+    assert sum(row["probability"] for row in found["top"]) <= 1 + 1e-6
+
+
 def test_captions_are_candidates_once_each(command: Command, captioned: Path, photos: Path) -> None:
     picture = next((photos / "one").iterdir())
     ended = command("retrieve", captioned, "--model", "mini", "--image", picture)
@@ -97,3 +117,13 @@ def test_the_gap_is_that_of_the_means(command: Command, mini: cf.Backbone, capti
     assert read_json(tmp_path / "gap" / "gap.json")["models"] == found
     lines = command("modality_gap", captioned, "--model", "mini", "--out", tmp_path / "gap").out.splitlines()
     assert len(lines) == 2
+
+
+def test_the_gap_is_written_nowhere_unless_a_folder_is_named(
+    command: Command, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = command("modality_gap", captioned, "--model", "mini", "--json")
+    assert (ended.code, ended.record["models"]["before"]["plot"]) == (0, None)
+    assert command("modality_gap", captioned, "--model", "mini").out.splitlines()[1].split()[-1] == "-"
+    assert list(tmp_path.iterdir()) == []

@@ -72,3 +72,18 @@ def test_mistakes_are_one_line_before_anything_runs(
     one_line(ask(command, photos, model, tmp_path / "out", "--shot-counts", "0"), 2, "--shot-counts")
     one_line(ask(command, photos, model, tmp_path / "out", "--approaches", "magic"), 2, "approach: expected one of")
     assert not (tmp_path / "out").exists()
+
+
+def test_own_templates_are_those_of_every_run_and_none_is_done_again(
+    command: Command, photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts.txt").write_text("the number {}\n")
+    own = ("--templates", tmp_path / "texts.txt")
+    ended = ask(command, photos, model, tmp_path / "own", *own)
+    assert ended.code == 0
+    for shots in (1, 2):
+        run = read_json(tmp_path / "own" / f"{photos.name}-{shots}" / "results.json")
+        assert run["config"]["template"] == ["the number {}"]
+    monkeypatch.setattr("clip_fewshot.pipeline.run_few_shot", None)
+    assert ask(command, photos, model, tmp_path / "own", *own).out == ended.out
+    one_line(ask(command, photos, model, tmp_path / "o", "--templates", "opnai"), 2, "--templates: expected one of one")

@@ -10,7 +10,10 @@ import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.data.captions import TEMPLATES
+from clip_fewshot.data.templates import OPENAI_TEMPLATES
 from tests.commands.conftest import KNOWN, PER_CLASS, UNKNOWN, Command, one_line
+
+ALL = sorted(KNOWN + UNKNOWN)
 
 
 def right(mini: cf.Backbone, data: cf.ImageDataset, templates: tuple[str, ...]) -> float:
@@ -35,6 +38,39 @@ def test_accuracy_equals_the_plain_computation(
     assert found["templates"] == list(templates)
     recalls = [row["recall"] for row in found["classes"].values()]
     assert np.mean(recalls) == pytest.approx(found["accuracy"]["mean"])  # equally many of each class
+
+
+def test_own_templates_and_names_are_what_is_measured(
+    command: Command, mini: cf.Backbone, photos: Path, tmp_path: Path
+) -> None:
+    """What S0 asks: is a digit better called 0 or zero, in a sentence of one's own?"""
+    own, other = "a photo of the number {}", "the digit {}, of seven"
+    (tmp_path / "names.txt").write_text("".join(f"{name},{place}\n" for place, name in enumerate(ALL)))
+    (tmp_path / "texts.txt").write_text(f"{own}\n{other}\n")
+    data, base = cf.read_dataset(photos), ("zero_shot", photos, "--model", "mini", "--json")
+    digits = cf.read_dataset(photos, class_names={name: str(place) for place, name in enumerate(ALL)})
+    for asked, templates, named in (
+        (("--template", own), (own,), data),
+        (("--template", own, "--template", other), (own, other), data),
+        (("--templates", tmp_path / "texts.txt"), (own, other), data),
+        (("--templates", "openai"), OPENAI_TEMPLATES, data),
+        (("--template", own, "--class-names", tmp_path / "names.txt"), (own,), digits),
+    ):
+        ended = command(*base, *asked)
+        assert (ended.code, ended.err) == (0, ""), asked
+        assert ended.record["templates"] == list(templates)
+        assert list(ended.record["classes"]) == list(named.label_space.names)
+        assert ended.record["accuracy"]["mean"] == pytest.approx(right(mini, named, templates))
+
+
+def test_a_wrong_text_or_name_is_refused_before_any_picture_is_read(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    one_line(command("zero_shot", "nowhere", "--template", "a photo"), 2, "--template: expected one {}", "'a photo'")
+    one_line(command("zero_shot", "nowhere", "--templates", "opnai"), 2, "--templates: expected one of one, ensemble")
+    ended = command("zero_shot", photos, "--model", "mini", "--class-names", tmp_path / "names.txt")
+    one_line(ended, 2, "names.txt: expected 7 names, one per class, got 2")
 
 
 def test_the_text_has_a_line_per_class(command: Command, photos: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -134,3 +135,27 @@ def test_a_newer_model_replaces_the_older_one_whole(tiny: Backbone, split: OpenW
     loaded = FewShotClassifier.load(tmp_path / "m", tiny)
     assert loaded.approach == "linear-probe"
     assert len(list((tmp_path / "m").iterdir())) == 2
+
+
+def test_own_templates_are_the_captions_that_it_learns_from_and_are_kept(
+    tiny: Backbone, split: OpenWorldSplit, tmp_path: Path
+) -> None:
+    texts = ("a photo of the number {}", "one {}, no more")
+    usual, own, alone = (
+        quick(tiny, "contrastive", templates=chosen).fit(split.support) for chosen in ((), texts, texts[:1])
+    )
+    said = [model.predict_proba(split.support) for model in (usual, own, alone)]
+    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(said, 2))
+    own.save(tmp_path / "own")
+    loaded = FewShotClassifier.load(tmp_path / "own", tiny)
+    assert loaded.recipe().settings.templates == texts
+    assert np.array_equal(loaded.fit(split.support).predict_proba(split.support), said[1])  # refitted from its file
+    usual.save(tmp_path / "usual")
+    assert "templates" not in json.loads((tmp_path / "usual" / "manifest.json").read_text())["meta"]["training"]
+    with pytest.raises(UsageError, match=r"one \{\} in each template"):
+        quick(tiny, "contrastive", templates=("a photo",)).fit(split.support)
+
+
+def test_a_head_reads_no_text(tiny: Backbone, split: OpenWorldSplit) -> None:
+    usual, own = (quick(tiny, "mlp", templates=chosen).fit(split.support) for chosen in ((), ("one {}",)))
+    assert np.array_equal(usual.predict_proba(split.support), own.predict_proba(split.support))

@@ -11,9 +11,11 @@ import pytest
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
+from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.features.texts import class_texts
 from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import Recipe, encode_frozen, prepare_support
@@ -230,3 +232,31 @@ def test_false_alarms_stay_near_what_was_asked_for(digits: ImageDataset) -> None
         fresh = split.pool.subset(np.flatnonzero(~np.isin(np.array(split.pool.digests), np.array(support.digests))))
         rates.append(np.mean([answer.label is None for answer in world.predict(fresh)]))
     assert 0.01 < np.mean(rates) < 0.1
+
+
+def test_detectors_read_the_texts_of_own_templates(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    texts, names = ("the digit {}", "one {}"), eight.support.label_space.names
+    for chosen, expected in ((texts, texts), ((), TEMPLATES)):
+        model = FewShotClassifier(tiny, "linear-probe", templates=chosen)
+        rejector = OpenWorldClassifier(model, detector="mcm", alpha=0.2).fit(eight.support).rejector_
+        assert rejector is not None
+        assert rejector.texts is not None
+        by_name = class_texts(tiny, names, expected)
+        np.testing.assert_array_equal(rejector.texts["concepts"], np.stack([by_name[name] for name in names]))
+
+
+def test_a_number_of_neighbours_is_that_of_a_detector_that_has_some(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    given = tiny, recipe("linear-probe"), data, encode_frozen(data)
+    choice = select_detector(*given, detector="lof", n_neighbors=6)
+    assert choice is not None
+    assert (choice.best.detector, choice.best.n_neighbors) == ("lof", 6)
+    assert choice.selection is not None
+    assert {row.name.n_neighbors for row in choice.selection.table} == {6}
+    usual = select_detector(*given, detector="lof")
+    assert usual is not None
+    assert usual.selection is not None
+    assert {row.name.n_neighbors for row in usual.selection.table} == {2, 3, 5}  # all that eight shots allow
+    for name in ("auto", "mahalanobis"):
+        with pytest.raises(UsageError, match=f"`n_neighbors`: expected a detector that has neighbours, got '{name}'"):
+            select_detector(*given, detector=name, n_neighbors=6)

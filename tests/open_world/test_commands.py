@@ -161,3 +161,12 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         assert end.value.code == 0
         assert "STORE" in capsys.readouterr().out
     assert command([]) == 2
+
+
+def test_names_are_chosen_by_own_templates(filled: Path, tmp_path: Path, said: Said) -> None:
+    (tmp_path / "words.txt").write_text("seven\nnine\nrabbit\n")
+    asked = ("discover", filled, "--words", tmp_path / "words.txt", "--json")
+    usual, own = said(*asked), said(*asked, "--template", "the number {}", "--template", "one {}")
+    assert [group["pictures"] for group in usual["groups"]] == [group["pictures"] for group in own["groups"]]
+    assert usual["groups"][0]["names"] != own["groups"][0]["names"]
+    assert {name["name"] for name in own["groups"][0]["names"]} == {"seven", "nine", "rabbit"}

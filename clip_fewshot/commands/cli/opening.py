@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_fewshot.config import BUILTIN_DATA
+from clip_fewshot.config import BUILTIN_DATA, TextOptions
 from clip_fewshot.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 BARE = "few-shot classifier"  # the kind of a saved model without a detector
-DONE, SOME_SKIPPED = 0, 3
+DONE, SOME_SKIPPED, NONE_TO_BE_HAD = 0, 3, 4
 
 
 def warn(sentences: Iterable[str]) -> None:
@@ -27,14 +27,25 @@ def warn(sentences: Iterable[str]) -> None:
         print(f"warning: {escape(sentence)}", file=sys.stderr)
 
 
-def open_data(source: str) -> ImageDataset:
-    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error."""
+def open_data(source: str, class_names: str | None = None) -> ImageDataset:
+    """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error.
+
+    Args:
+        class_names: file of other names for its classes.
+    """
     from clip_fewshot.data.collect import list_warnings
     from clip_fewshot.data.read import read_dataset
 
-    pictures = read_dataset(source)
+    pictures = read_dataset(source, class_names=class_names)
     warn(list_warnings(pictures))
     return pictures
+
+
+def open_templates(options: TextOptions, usual: Sequence[str]) -> tuple[str, ...]:
+    """The templates that were asked for, or the ``usual`` ones."""
+    from clip_fewshot.data.own_templates import choose_templates
+
+    return choose_templates(options.templates, options.template) or tuple(usual)
 
 
 def open_pictures(places: Sequence[Path]) -> ImageDataset:
@@ -68,6 +79,11 @@ def open_picture(path: Path) -> ImageDataset:
 def exit_code(pictures: ImageDataset) -> int:
     """Of a command that has done what it could."""
     return SOME_SKIPPED if pictures.skipped else DONE
+
+
+def exit_code_of(asked: int, lacking: int) -> int:
+    """Of a command over several models, of which some could not be had."""
+    return (NONE_TO_BE_HAD if lacking == asked else SOME_SKIPPED) if lacking else DONE
 
 
 def open_model(name: str, tuned: Path | None, device: str) -> Backbone:

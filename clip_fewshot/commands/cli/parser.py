@@ -103,7 +103,7 @@ def _filled(options: type[T], given: Mapping[str, Any]) -> T:
     return options(**values)
 
 
-def rename_to_flags(error: ClipFewShotError, options: type[Any]) -> str:
+def rename_to_flags(error: ClipFewShotError | str, options: type[Any]) -> str:
     """The message in the words of the command line, where the library names a parameter in backquotes.
 
     Of a command with such options, `` `max_unfreeze` `` becomes --max-unfreeze and `` `data` `` DATA.

@@ -71,6 +71,8 @@ def report_errors(convert: Convert) -> Convert:
     """argparse keeps the words of an ArgumentTypeError only; of a ValueError it prints the function's name."""
 
     def reported(text: str) -> Any:
+        if text is argparse.SUPPRESS:  # the mark of a place left empty, which argparse sends through the type
+            return text
         try:
             return convert(text)
         except ValueError as error:

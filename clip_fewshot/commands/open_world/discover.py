@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.name_suggestions import Suggestions
 
 DESCRIPTION = "Group the unknown pictures and suggest a name for each group."
-EXAMPLES = ("store/", "store/ --names 5 --words animals.txt")
+EXAMPLES = ("store/", 'store/ --names 5 --words animals.txt --template "a photo of a {}, a bird"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class Options(NamingOptions):
 def main(options: Options) -> int:
     from clip_fewshot.report.review import suggest_group_names
 
-    words = opening.read_words(options.words)
+    words, templates = opening.read_words(options.words), opening.open_templates(options, ())
     with open_store(options.store, options) as store:
         groups = store.discover()
         found = store.discovery_
-        said = suggest_group_names(store, groups, options.names, words)
+        said = suggest_group_names(store, groups, options.names, words, templates)
     outliers = int((found.labels < 0).sum())
     record = {
         "unknown": len(found.labels),

@@ -30,8 +30,9 @@ def main(options: Options) -> int:
     from clip_fewshot.runtime.files import write_text
 
     words, out = opening.read_words(options.words), Path(options.out or REVIEW_OUT)
+    templates = opening.open_templates(options, ())
     with open_store(options.store, options) as store:
-        view = review_view(store, options.store.resolve().name, options.names, words, options.shown)
+        view = review_view(store, options.store.resolve().name, options.names, words, options.shown, templates)
     write_text(out, render_review(view))
     record = {"page": str(out), "revision": view.revision, "groups": len(view.groups), "unknown": len(view.digests)}
     groups = f"{number(len(view.digests), 'unknown picture')} in {number(len(view.groups), 'group')}"

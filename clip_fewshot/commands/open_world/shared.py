@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
-from clip_fewshot.config import check_range, option
+from clip_fewshot.config import TextOptions, check_range, option
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
@@ -32,7 +32,7 @@ class StoreOptions(SavedModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamingOptions(StoreOptions):
+class NamingOptions(StoreOptions, TextOptions):
     """Of commands that suggest names for groups."""
 
     names: int = option(3, "names to suggest per group; 0 for none", group="names")

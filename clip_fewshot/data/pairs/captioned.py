@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -31,6 +31,7 @@ class CaptionedStream:
             second, a picture must prefer its caption to others that fit as well, and the loss stops at about
             ln(pairs per class): the accuracy is the same (digits, 16 shots: .979 and .980), but nothing shows when
             training is done.
+        templates: of the captions, as :class:`CaptionGenerator` takes them.
 
     Raises:
         DataError: no labels, or class names too long for a caption.
@@ -49,11 +50,12 @@ class CaptionedStream:
         truncate: bool = False,
         shared: Literal["class", "caption"] = "class",
         numbered: bool = False,
+        templates: Sequence[str] = (),
     ) -> None:
         self._dataset, self._model, self._seed, self._shared = dataset, model, seed, shared
         self._names = dataset.label_space.decode(dataset.required_labels())
         self._batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
-        self._numbered = numbered
+        self._numbered, self._templates = numbered, tuple(templates)
         self._steps = self._stream(0).steps()
 
     @property
@@ -76,11 +78,14 @@ class CaptionedStream:
         told = self._stream(0).identity()
         del told["captions"]
         classes = "\n".join(self._names).encode("utf-8", "surrogatepass")
-        return told | {"classes": digest_of(len(self._names), classes), "shared": self._shared}
+        told |= {"classes": digest_of(len(self._names), classes), "shared": self._shared}
+        texts = "\n".join(self._templates).encode("utf-8", "surrogatepass")
+        return told | ({"templates": digest_of(len(self._templates), texts)} if texts else {})
 
     def captions(self, epoch: int) -> tuple[str, ...]:
         """The caption of each row in ``epoch``."""
-        write = CaptionGenerator(derive_seed(self._seed, "captions of an epoch", epoch))
+        seed = derive_seed(self._seed, "captions of an epoch", epoch)
+        write = CaptionGenerator(seed, templates=self._templates)
         return tuple(write(name) for name in self._names)
 
     def _by_class(self, steps: list[IndexArray], batches: Iterator[PairBatch]) -> Iterator[PairBatch]:
