@@ -61,6 +61,7 @@ setup(
         "clip": ["clip @ git+https://github.com/openai/CLIP.git"],
         "open-clip": ["open-clip-torch>=3"],  # with a hyphen: pip before 23.3 does not find it with _
         "text": ["transformers>=4.44"],
+        "parquet": ["pyarrow>=18"],
         "spark": ["pyspark>=4", "pyarrow>=18"],
         "postgres": ["psycopg[binary]>=3.2"],
         "tracking": ["tensorboard>=2.17"],
@@ -71,6 +72,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",  # a process a core: the suite takes 3.5 minutes on two, 5.5 on one
             "hypothesis>=6.100",
+            "pyarrow>=18",
             "ruff>=0.12",
             "mypy>=1.15",
             "pandas-stubs",

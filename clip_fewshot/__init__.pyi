@@ -7,6 +7,7 @@ from .backbones.folder import save_backbone as save_backbone
 from .backbones.pair import PairBackbone as PairBackbone
 from .backbones.pretrained_text import load_text_encoder as load_text_encoder
 from .config import FewShotConfig as FewShotConfig
+from .contrastive.metrics_log import read_history as read_history
 from .contrastive.paired import train_paired as train_paired
 from .contrastive.trainer import train_contrastive as train_contrastive
 from .data.captions import CaptionGenerator as CaptionGenerator
@@ -39,6 +40,7 @@ from .few_shot.approach import Approach as Approach
 from .few_shot.approach import Point as Point
 from .few_shot.approach import Range as Range
 from .few_shot.classifier import FewShotClassifier as FewShotClassifier
+from .few_shot.search.record import list_trials as list_trials
 from .heads import HEADS as HEADS
 from .heads.arcface import ArcFaceHead as ArcFaceHead
 from .heads.mlp import MLPHead as MLPHead

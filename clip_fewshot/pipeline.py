@@ -11,7 +11,7 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.few_shot.approach import Point
+from clip_fewshot.few_shot.approach import Point, keep_trainable
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.search.allowance import Allowance
@@ -88,13 +88,14 @@ def run_few_shot(
     data, options, run = config.data, config.search, config.run
     out = choose_folder(data, run.out)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
-        dataset = read_dataset(data.data, class_names=data.class_names)
+        dataset = read_dataset(data.data, **data.reading())
         shots, unseen = data.shots, data.unseen_classes
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
         claim(out, config, approaches, dataset, backbone)
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
+        approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
@@ -113,10 +114,11 @@ def run_few_shot(
             )
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
             clock.lap("search")
-            winners, best = select(trials, approaches, len(support.images))
+            winners, best = select(trials, approaches, len(support.images), depth)
             saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
         clock.lap("refit")
+        notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
         k, names = config.run.n_neighbors, split.seen.names
         choice = select_detector(
@@ -130,7 +132,7 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, options.alpha, method)
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive)
+        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
         results = finished.results() | {
             "environment": describe_environment(backbone.device),

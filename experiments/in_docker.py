@@ -2,7 +2,8 @@
 
 Each argument that names a file or folder here is mounted read-only and replaced by its place in the container. The
 folder of runs and the weights cache are shared with this machine, and what is written belongs to the user who asked for
-it. Without an engine or its SDK the equal ``docker run`` line is printed, and the exit code is 4.
+it. For ``python:MODULE:NAME`` the current folder is mounted too. Without an engine or its SDK the equal ``docker run``
+line is printed, and the exit code is 4.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import experiments
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.runtime.files import cache_root
+from clip_fewshot.runtime.parts import PYTHON_PREFIX
 
 WORK, CACHE, DATA = PurePosixPath("/app"), PurePosixPath("/cache"), PurePosixPath("/data")  # as in docker/Dockerfile
+CODE = PurePosixPath("/code")  # there too: a folder of modules of the user's own
 RUNS = "runs"
 WRITTEN = ("--out", "--resume")  # options whose folder the experiment writes to
 BY_NAME = {*BUILTIN_DATA, "mini"}  # what an experiment knows by name, whatever folder lies here
 GRACE_SECONDS = 15  # from SIGTERM to SIGKILL: an experiment leaves within 10
 BUILD = "docker build -f docker/Dockerfile -t clip-fewshot ."
+EXAMPLES = ("few_shot --data photos/ --trials 50", "--gpus none --show zero_shot digits --model python:my_towers:build")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,11 @@ def plan(options: Options) -> Job:
     """Which container runs the experiment. Makes the folders it writes to: the engine would make them as root."""
     arguments, mounts = _rewrite(options.arguments, options.runs)
     shared = (_written(options.runs, WORK / RUNS), _written(cache_root(), CACHE))
+    own_code = any(PYTHON_PREFIX in argument for argument in options.arguments)
+    code = (Mount(str(Path.cwd()), str(CODE), True),) if own_code else ()
     user = f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else None
     command = (f"experiments.{options.experiment}", *arguments)
-    return Job(options.docker_image, command, shared + mounts, options.gpus, options.shm_size, user)
+    return Job(options.docker_image, command, shared + code + mounts, options.gpus, options.shm_size, user)
 
 
 def docker_run_line(job: Job) -> list[str]:
@@ -236,4 +242,4 @@ def _check_experiment(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, Options, "python -m experiments.in_docker", __doc__ or ""))
+    sys.exit(run(main, Options, "python -m experiments.in_docker", __doc__ or "", examples=EXAMPLES))

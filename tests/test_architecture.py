@@ -32,7 +32,7 @@ RESERVED = {
     "torchvision": set(),
     "transformers": {"backbones/pretrained_text.py"},
     "pyspark": {"contrastive/distributed/spark.py"},
-    "pyarrow": {"features/table.py"},
+    "pyarrow": {"data/parquet.py"},
     "tensorboard": {"contrastive/metrics_log.py"},
 }
 ARRAY_ONLY = {"novelty", "conformal", "neighbors", "discovery", "evaluation"}

@@ -49,3 +49,26 @@ def test_every_path_on_the_page_exists(page: Path) -> None:
     named |= set(re.findall(r"\b(?:tests|docs|clip_fewshot|experiments)/[\w./]*\w", text))
     here = (ROOT, ROOT / "clip_fewshot", page.parent)
     assert not [name for name in named - INVENTED if not any((place / name).exists() for place in here)]
+
+
+def source_lines() -> list[list[str]]:
+    """The rows of the tables of the sources: line, wish, command, outcome, status, tests."""
+    text = (ROOT / "docs/coverage-of-sources.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in text.splitlines() if row[:1] == "|"]
+    return [row for row in rows if row[0] != "line" and set(row[0]) != {"-"}]
+
+
+def test_the_page_of_the_sources_has_every_line_once() -> None:
+    names = [row[0] for row in source_lines()]
+    assert len(names) == len(set(names)) == 57
+    assert {row[4] for row in source_lines()} <= {"works", "open", "needs a GPU"}
+
+
+@pytest.mark.parametrize("row", source_lines(), ids=lambda row: row[0].replace(" ", "-"))
+def test_a_line_of_a_source_that_works_names_tests_that_exist(row: list[str]) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[5])
+    assert named or row[4] != "works"
+    for file, test in named:
+        path = ROOT / file
+        assert path.is_file(), file
+        assert f"\ndef {test}(" in path.read_text("utf-8"), f"{file}::{test}"

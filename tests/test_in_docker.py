@@ -14,9 +14,10 @@ from typing import Any
 
 import docker
 import pytest
+import yaml
 
 import clip_fewshot as cf
-from experiments.in_docker import Options, container_arguments, docker_run_line, main, plan
+from experiments.in_docker import BUILD, Options, container_arguments, docker_run_line, main, plan
 from tests.fake_engine import FakeEngine
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +110,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
 def asked(engine: FakeEngine) -> dict[str, Any]:
     """What decides the container, out of the many fields a client sends."""
     created, host = engine.created, engine.created["HostConfig"]
-    mounts = [{"ReadOnly": False} | mount for mount in host["Mounts"]]
+    mounts = [{"ReadOnly": False} | mount for mount in host.get("Mounts") or []]
     devices = [
         (request.get("Count") or 0, request.get("DeviceIDs") or [], request["Capabilities"])
         for request in host.get("DeviceRequests") or []
@@ -149,6 +150,54 @@ def test_the_printed_line_asks_for_the_same_container(here: Path, engine: FakeEn
     done = subprocess.run(docker_run_line(job), capture_output=True, text=True, timeout=30)
     assert asked(engine) == by_sdk
     assert (done.stdout, done.stderr, done.returncode) == ("result\n", "progress\n", 3)
+
+
+def readme_lines() -> list[str]:
+    """The commands of README's section on docker: the image, the folder, the run."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## Docker\n")[2]
+    return section.partition("```bash\n")[2].partition("```")[0].replace("\\\n", "").splitlines()
+
+
+def test_the_readme_builds_the_image_that_in_docker_runs() -> None:
+    assert readme_lines()[0] == BUILD
+
+
+@pytest.mark.skipif(not shutil.which("docker"), reason="needs the docker command (no engine)")
+def test_the_line_of_the_readme_asks_for_the_same_container(here: Path, engine: FakeEngine) -> None:
+    """What differs: the line keeps weights in a volume, as it cannot know where this machine has its own."""
+    job = plan(Options("few_shot", ("--trials", "50")))
+    client = docker.from_env()
+    client.containers.create(**container_arguments(job, docker))
+    client.close()
+    planned = asked(engine)
+    shutil.rmtree(here / "runs")  # as in a fresh clone
+    done = subprocess.run(["bash", "-ec", "\n".join(readme_lines()[1:])], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr, done.returncode) == ("result\n", "progress\n", 3)
+    assert (here / "runs").stat().st_uid == os.getuid()
+    by_hand, binds = asked(engine), engine.created["HostConfig"]["Binds"]
+    assert binds == [":".join(job.mounts[0][:2]), "clip-fewshot:/cache"]
+    assert (by_hand.pop("mounts"), len(planned.pop("mounts"))) == ([], 2)
+    assert by_hand == planned
+
+
+def test_compose_asks_for_the_same_container(here: Path) -> None:
+    """But for its user: test_docker.py."""
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    job = plan(Options("few_shot"))
+    targets = {volume.rsplit(":", 1)[1] for volume in compose["x-common"]["volumes"]}
+    for service in compose["services"].values():
+        assert service["init"] is ("--init" in docker_run_line(job))
+        assert service["shm_size"] == f"{job.shm_size}b"
+        assert {mount.target for mount in job.mounts} <= targets
+    assert compose["services"]["gpu"]["image"] == job.image
+    assert compose["volumes"] == {"weights": {"name": "clip-fewshot"}}  # as in the line of the README
+
+
+def test_for_code_of_the_users_own_the_current_folder_is_mounted(here: Path) -> None:
+    mount = (str(here), "/code", True)
+    assert planned("--model", "python:my_towers:build")[1] == [mount]
+    assert planned("--data", "photos", "--trust", "mine=python:my_towers:Head")[1][0] == mount
+    assert mount not in planned("--data", "photos")[1]
 
 
 def test_a_run_passes_on_both_streams_and_the_exit_code(here: Path, engine: FakeEngine) -> None:

@@ -102,6 +102,17 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     assert page.count("<img") > 10
 
 
+def test_without_unfrozen_layers_what_cannot_train_is_left_out(config: FewShotConfig, tmp_path: Path) -> None:
+    results = run_few_shot(changed(config, max_unfreeze=0, seeds=1, out=str(tmp_path / "run")), silent)
+    assert list(results["approaches"]) == ["mlp-arcface"]
+    assert results["approaches"]["mlp-arcface"]["params"]["unfreeze"] == 0
+    assert [w for w in results["warnings"] if w.startswith("contrastive is left out: ")]
+    check_results(results)
+    alone = changed(config, max_unfreeze=0, approaches=("contrastive",), out=str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="nothing of it trains with 0 unfrozen layers"):
+        run_few_shot(alone, silent)
+
+
 def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: ImageDataset) -> None:
     out, results = finished
     world = OpenWorldClassifier.load(out / "model")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.backbones.transformer import ACTIVATIONS
 from clip_fewshot.backbones.vit import VisionTransformer
 from clip_fewshot.errors import ArtifactError, UsageError
+
+STATED = "clip_fewshot architecture"  # in the header of a weights file
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,28 @@ class CLIPConfig:
                 where=where,
             )
 
+    def unlike_openai(self) -> dict[str, int | str]:
+        """Heads and activation, where they are not those that OpenAI's code takes for these widths.
+
+        That code, and others that read an architecture off the weights, load such a model without a word: no shape
+        depends on the number of heads, but the features do.
+        """
+        pooled = self.vision_width * (32 if self.patch_size is None else 1)
+        theirs = {"vision_heads": pooled // 64, "text_heads": self.text_width // 64, "activation": "quick_gelu"}
+        return {name: getattr(self, name) for name, value in theirs.items() if getattr(self, name) != value}
+
+    def warning(self) -> str:
+        """That others take such weights for another model, in a sentence; empty where they do not."""
+        odd = ", ".join(f"{name} {value}" for name, value in self.unlike_openai().items())
+        return odd and (
+            f"OpenAI's code loads these weights without a word and computes other features: no shape shows {odd}, and "
+            "it takes others; load them with clip_fewshot"
+        )
+
+    def header(self) -> dict[str, str]:
+        """What stands in the header of a weights file, where the shapes of its tensors mislead; else nothing."""
+        return {STATED: json.dumps(self.unlike_openai()), "warning": self.warning()} if self.unlike_openai() else {}
+
     def build_visual(self) -> Tower:
         """The image tower, freshly initialised from torch's global generator."""
         if isinstance(self.vision_layers, tuple):
@@ -132,24 +158,29 @@ ARCHITECTURES = {
 }
 
 
-def infer_config(state: Mapping[str, Tensor], where: str) -> CLIPConfig:
-    """The architecture of a state dict with OpenAI's keys; heads and activation, which it cannot show, are OpenAI's."""
+def infer_config(state: Mapping[str, Tensor], where: str, stated: Mapping[str, Any] | None = None) -> CLIPConfig:
+    """The architecture of a state dict with OpenAI's keys; heads and activation, which it cannot show, are OpenAI's.
+
+    Args:
+        stated: other heads and another activation, as :meth:`CLIPConfig.unlike_openai` gives them.
+    """
     try:
         image_size, layers, width, heads, patch = _infer_vision(state)
         text_width = state["ln_final.weight"].shape[0]
-        return CLIPConfig(
-            embed_dim=state["text_projection"].shape[1],
-            image_size=image_size,
-            vision_layers=layers,
-            vision_width=width,
-            vision_heads=heads,
-            patch_size=patch,
-            text_width=text_width,
-            text_layers=_count(state, "transformer.resblocks."),
-            text_heads=text_width // 64,
-            context_length=state["positional_embedding"].shape[0],
-            vocab_size=state["token_embedding.weight"].shape[0],
-        )
+        fields = {
+            "embed_dim": state["text_projection"].shape[1],
+            "image_size": image_size,
+            "vision_layers": layers,
+            "vision_width": width,
+            "vision_heads": heads,
+            "patch_size": patch,
+            "text_width": text_width,
+            "text_layers": _count(state, "transformer.resblocks."),
+            "text_heads": text_width // 64,
+            "context_length": state["positional_embedding"].shape[0],
+            "vocab_size": state["token_embedding.weight"].shape[0],
+        }
+        return CLIPConfig(**(fields | dict(stated or {})))
     except (KeyError, IndexError, ValueError) as error:
         raise ArtifactError(
             expected="the weights of a CLIP model", got=f"none ({error})", fix="check which file this is", where=where

@@ -111,6 +111,10 @@ class Backbone(nn.Module):
             self._digest = version, about, _digest(about, state)
         return self._digest[2]
 
+    def header(self) -> dict[str, str]:
+        """Texts for the header of a file with these weights: what their shapes do not show, and who is misled."""
+        return self.config.header()
+
     def _about(self) -> dict[str, Any]:
         """What decides the features besides the weights, as JSON."""
         return {"config": asdict(self.config), "preprocess": "CLIP", "mean": list(self.mean), "std": list(self.std)}

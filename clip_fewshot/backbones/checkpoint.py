@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clip_fewshot.backbones.architectures import CLIPConfig, infer_config
+from clip_fewshot.backbones.architectures import STATED, CLIPConfig, infer_config
 from clip_fewshot.backbones.archive import read_archive
 from clip_fewshot.backbones.backbone import NOT_WEIGHTS, Backbone
 from clip_fewshot.backbones.huggingface import rename_to_openai
 from clip_fewshot.errors import ArtifactError, DataError
+from clip_fewshot.runtime.tensor_file import read_metadata
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
 
@@ -41,21 +43,46 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(expected="a file with weights", got=got, fix=fix, where=str(path)) from error
 
 
-def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPConfig | None = None) -> Backbone:
+def read_stated(path: Path) -> dict[str, Any]:
+    """Heads and activation in the header of a weights file, from :meth:`CLIPConfig.header`.
+
+    Raises:
+        ArtifactError: others than these, in that place.
+    """
+    text = read_metadata(path).get(STATED, "{}")
+    try:
+        stated = json.loads(text)
+    except ValueError:
+        stated = None
+    kinds = {"vision_heads": int, "text_heads": int, "activation": str}
+    if not isinstance(stated, dict) or any(type(value) is not kinds.get(name) for name, value in stated.items()):
+        raise ArtifactError(
+            expected="heads and activation", got=text[:80], fix="get an undamaged copy", where=f"{path}, {STATED}"
+        )
+    return stated
+
+
+def assemble(
+    state: Mapping[str, Tensor],
+    name: str,
+    where: str,
+    config: CLIPConfig | None = None,
+    stated: Mapping[str, Any] | None = None,
+) -> Backbone:
     """A backbone that holds ``state`` (OpenAI's or Hugging Face's keys, any float type), in evaluation mode.
 
     Args:
         name: what the backbone is called.
         where: origin of the weights, for messages.
         config: the architecture; None reads it off the shapes.
+        stated: what these do not show, from :func:`read_stated`; by default as OpenAI has it.
 
     Raises:
         ArtifactError: keys or shapes are not the architecture's, or a number is not finite.
     """
     weights = {key: tensor for key, tensor in rename_to_openai(state, where).items() if not _is_constant(key)}
-    config = config or infer_config(weights, where)
-    with _Uninitialised():
-        backbone = Backbone(config, name)
+    config = config or infer_config(weights, where, stated)
+    backbone = sketch_backbone(config, name)
     _check(weights, backbone.state_dict(), where)
     backbone.load_state_dict(weights)
     for key, tensor in backbone.state_dict().items():
@@ -63,7 +90,13 @@ def assemble(state: Mapping[str, Tensor], name: str, where: str, config: CLIPCon
             raise ArtifactError(
                 expected=f"finite numbers in {key}", got="NaN or infinity", fix="get an undamaged copy", where=where
             )
-    return backbone.eval()
+    return backbone
+
+
+def sketch_backbone(config: CLIPConfig, name: str = "custom") -> Backbone:
+    """A model of that architecture without weights: its memory is asked for and never touched."""
+    with _Uninitialised():
+        return Backbone(config, name).eval()
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -13,7 +13,7 @@ from torch import nn
 from clip_fewshot.backbones import builder, open_clip
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.backbones.checkpoint import assemble, read_state
+from clip_fewshot.backbones.checkpoint import assemble, read_state, read_stated
 from clip_fewshot.backbones.download import OFFICIAL, fetch
 from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -36,8 +36,8 @@ def load_backbone(
             an official name ("ViT-B/32", "RN50", ...), downloaded once and kept under ``CLIP_FEWSHOT_CACHE``;
             "mini", the small model in the package;
             a path: OpenAI's archive, a state dict saved by torch, safetensors (Hugging Face's too), or a folder of
-            :func:`save_backbone`. A path never touches the network. Only that folder tells activation and heads; for
-            the others OpenAI's are assumed;
+            :func:`save_backbone`. A path never touches the network. Activation and heads are told by that folder and by
+            safetensors of this library; for the others OpenAI's are assumed;
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
             "python:MODULE:FUNCTION", a function of the user's own that is called without arguments and returns a
             backbone (a :class:`PairBackbone` of any two encoders) or one of the next line's objects; the backbone is
@@ -134,7 +134,7 @@ def _from_path(path: Path, name: str) -> Backbone:
         return load_folder(path, name)
     if not path.exists() and path.suffix not in WEIGHTS_SUFFIXES:
         raise _unknown(name)
-    return assemble(read_state(path), name, str(path))
+    return assemble(read_state(path), name, str(path), stated=read_stated(path))
 
 
 def _from_module(module: nn.Module) -> Backbone:

@@ -16,7 +16,8 @@ from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.runtime.files import hash_bytes, read_json, write_bytes, write_json
+from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
+from clip_fewshot.runtime.tensor_file import TensorFile
 
 BACKBONE_WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
@@ -54,9 +55,9 @@ def save_backbone(
             got=f"others in {infinite[:3]}",
             fix="save with half=False",
         )
-    data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
-    config = asdict(backbone.config) | {"sha256": hash_bytes(data)}
-    write_bytes(folder / BACKBONE_WEIGHTS, data)
+    weights = TensorFile(state, backbone.header())
+    digest = write_pieces(folder / BACKBONE_WEIGHTS, weights, weights.size)
+    config = asdict(backbone.config) | {"sha256": digest}
     write_json(folder / CONFIG, config)
 
 

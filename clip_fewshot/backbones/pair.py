@@ -19,6 +19,7 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.tensor_file import TensorFile
 
 PAIR_KIND = "pair of encoders"
 PAIR_WEIGHTS = "weights.safetensors"
@@ -91,6 +92,10 @@ class PairBackbone(Backbone):
             where="config",
         )
 
+    def header(self) -> dict[str, str]:
+        """Nothing: a pair's weights are nobody else's."""
+        return {}
+
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:
         """Choose again which layers train; the weights stay as they are."""
         for tower, n in ((self.visual, image_layers), (self.text, text_layers)):
@@ -117,10 +122,9 @@ class PairBackbone(Backbone):
 
     def save(self, folder: str | Path) -> None:
         """Write all weights in full precision; an older pair there is replaced in one step."""
-        state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.state_dict().items()}
         unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
         meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
-        save_artifact(Path(folder), PAIR_KIND, {PAIR_WEIGHTS: safetensors.torch.save(state)}, meta | unfrozen)
+        save_artifact(Path(folder), PAIR_KIND, {PAIR_WEIGHTS: TensorFile(self.state_dict())}, meta | unfrozen)
 
     @classmethod
     def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:

@@ -41,7 +41,7 @@ class Options(PicturesOptions):
 def main(options: Options) -> int:
     from clip_fewshot.protocol.compare_discovery import compare_discovery, describe_discovery, pool_rows
 
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     background = None if options.background is None else opening.open_data(options.background)
     backbone = opening.open_model(options.model_name, None, options.device)

@@ -32,11 +32,13 @@ class Options(PicturesOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.collect import picture_paths
+    from clip_fewshot.data.picture_paths import picture_paths
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
     started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
-    paths = picture_paths(options.data)
+    reading = options.reading()
+    sides = [options.data, *filter(None, [reading.pop("test")])]
+    paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
     if options.spark:
         from clip_fewshot.contrastive.distributed.spark import embed_on_spark
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
@@ -17,7 +18,10 @@ DESCRIPTION = (
     "Contrastive fine-tuning on captioned pictures, or on pictures with classes, whose captions are made from class "
     "names. Zero-shot accuracy, or recall both ways, on pictures kept out, before and after. DIR/model is the result."
 )
-EXAMPLES = ("photos/ --model ViT-B/32 --out runs/tuned", "pairs.csv --head linear --passes 5 --out runs/tuned")
+EXAMPLES = (
+    "photos/ --model ViT-B/32 --unfreeze all --precision bfloat16 --passes 5 --out runs/tuned",
+    "more_pairs.csv --category predicted --from runs/tuned --out runs/tuned-again",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,8 @@ def main(options: Options) -> int:
         found = finetune_by_spark(options)
     else:
         with join_world() as world, show_progress() as progress:
-            found = finetune(options, world, lambda sentence: opening.warn([sentence]), progress)
+            tell = (lambda line: None) if options.json else partial(print, flush=True)
+            found = finetune(options, world, lambda sentence: opening.warn([sentence]), progress, tell)
     if found:
         print(json.dumps(found, indent=1) if options.json else describe_finetuning(found))
     return 0

@@ -44,7 +44,7 @@ def main(options: Options) -> int:
 
     first = () if options.models and options.model is None else (options.model_name,)
     names = protocol.list_models((*first, *options.models))
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     seen = protocol.look_at_data(data, options.seed)
     show(options, protocol.describe_data(seen))
     if options.grid is not None:

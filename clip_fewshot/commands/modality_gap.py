@@ -9,17 +9,20 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
-from clip_fewshot.config import ClassTextOptions, option
+from clip_fewshot.config import TextOptions, option
 
 DESCRIPTION = (
     "Distance between the mean picture and the mean text (the modality gap), and both on two principal components, "
     "for a model and, with --tuned, the same model after training."
 )
-EXAMPLES = ("photos/ --model ViT-B/32", "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/")
+EXAMPLES = (
+    "books.csv --columns image=img_paths,caption=name",
+    "pairs/ --model ViT-B/32 --tuned runs/tuned/model --out gap/",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions, ClassTextOptions):
+class Options(TunedModelOptions, TextOptions):
     out: str | None = option(None, "folder for gap.json and a plot per model", group="output")
 
 
@@ -30,7 +33,7 @@ def main(options: Options) -> int:
     from clip_fewshot.runtime.files import write_json, write_text
 
     templates = opening.open_templates(options, TEMPLATES[:1])
-    data = opening.open_data(options.data, options.class_names)
+    data = opening.open_measured(options)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
     for when, tuned in {"before": None, "after": options.tuned}.items():
         if when == "after" and tuned is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions, top_option, truncate_option
-from clip_fewshot.config import ClassTextOptions, check_range, option
+from clip_fewshot.config import TextOptions, check_range, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = (
@@ -23,7 +23,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions, ClassTextOptions):
+class Options(TunedModelOptions, TextOptions):
     image: Path | None = option(None, "a picture: find texts for it")
     text: str | None = option(None, "a text to find pictures for", metavar="TEXT")
     prompt: tuple[str, ...] = option(
@@ -58,10 +58,10 @@ def answer(options: Options, picture: Any) -> dict[str, Any]:
     templates = opening.open_templates(options, TEMPLATES[:1])
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
     if options.text is not None:
-        pictures = distinct_pictures(opening.open_data(options.data))
+        pictures = distinct_pictures(opening.open_measured(options))
         top = rank_pictures(backbone, options.text, pictures, options.top, options.truncate)
         return {"text": options.text, "candidates": len(pictures), "top": top}
-    data = None if options.prompt else opening.open_data(options.data, options.class_names)
+    data = None if options.prompt else opening.open_measured(options)
     texts = texts_of(data, templates) if data else list(dict.fromkeys(options.prompt))
     top = rank_texts(backbone, picture, texts, options.top, options.truncate)
     return {"image": str(options.image), "candidates": len(texts), "top": top}

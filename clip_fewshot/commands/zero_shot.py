@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
-from clip_fewshot.config import ClassTextOptions, option
+from clip_fewshot.config import TextOptions, option
 
 DESCRIPTION = (
     "Zero-shot accuracy on a set of pictures, or with --image the most probable of its classes for one picture."
@@ -22,7 +22,7 @@ TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions, ClassTextOptions):
+class Options(TunedModelOptions, TextOptions):
     image: Path | None = option(None, f"a picture: show the top {TOP} of the classes for it instead")
 
 
@@ -32,7 +32,7 @@ def main(options: Options) -> int:
 
     templates = opening.open_templates(options, TEMPLATES)
     picture = None if options.image is None else opening.open_picture(options.image)
-    data = opening.open_data(options.data, options.class_names)
+    data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     backbone = opening.open_model(options.model_name, options.tuned, options.device)
     if picture is None:

@@ -69,11 +69,7 @@ def shrink_text_weights(text: nn.Module, activations: torch.dtype) -> Iterator[N
             fix=fix,
             where="text_weights",
         )
-    matrices = [
-        parameter
-        for name, parameter in text.named_parameters()
-        if parameter.requires_grad and parameter.ndim == 2 and "positional" not in name
-    ]
+    matrices = list_matrices(text)
     for parameter in matrices:
         parameter.data = parameter.data.to(torch.bfloat16)
     try:
@@ -82,6 +78,15 @@ def shrink_text_weights(text: nn.Module, activations: torch.dtype) -> Iterator[N
         for parameter in matrices:
             parameter.grad = None  # of the other precision
             parameter.data = parameter.data.to(torch.float32)
+
+
+def list_matrices(text: nn.Module) -> list[nn.Parameter]:
+    """The trained matrices of layers and embeddings."""
+    return [
+        parameter
+        for name, parameter in text.named_parameters()
+        if parameter.requires_grad and parameter.ndim == 2 and "positional" not in name
+    ]
 
 
 GROWTH_INTERVAL = 2000  # steps without overflow before the factor is doubled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,10 +45,6 @@ class RunningMean:
     def tensors(self) -> dict[str, Tensor]:
         """The mean, not copied."""
         return {f"mean.{i}": mean for i, mean in enumerate(self._mean)}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` gave."""
-        _fill(self._mean, [saved[name] for name in self.tensors()])
 
 
 @torch.no_grad()

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -18,7 +16,8 @@ from clip_fewshot.contrastive.sources import epoch_length, read_identity
 from clip_fewshot.contrastive.state import Training, broadcast_state
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST, load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import MANIFEST, find_artifact, save_artifact
+from clip_fewshot.runtime.tensor_file import Form, TensorFile, read_forms, read_tensors
 
 KIND, FOLDER = "training checkpoint", "checkpoint"
 CHECKPOINT_WEIGHTS, REST, MODEL_PREFIX = "model.safetensors", "training.safetensors", "model."
@@ -35,14 +34,14 @@ class Checkpoints:
     def __init__(self, folder: Path, world: World, device: torch.device) -> None:
         self.folder, self._world, self._device = folder / FOLDER, world, device
 
-    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], header: Mapping[str, str]) -> None:
+        """Replace the checkpoint, without a copy of it in memory; ``header`` is of the file with the weights."""
         if self._world.rank == 0:
             weights = {
                 name.removeprefix(MODEL_PREFIX): t for name, t in tensors.items() if name.startswith(MODEL_PREFIX)
             }
             rest = {name: t for name, t in tensors.items() if not name.startswith(MODEL_PREFIX)}
-            files = {CHECKPOINT_WEIGHTS: _packed(weights), REST: _packed(rest)}
+            files = {CHECKPOINT_WEIGHTS: TensorFile(weights, header), REST: TensorFile(rest)}
             save_artifact(self.folder, KIND, files, meta)
 
     def exists(self) -> bool:
@@ -51,31 +50,39 @@ class Checkpoints:
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
     def load(
-        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], pairs: Mapping[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The checkpoint's meta and tensors, the same in all processes, which need not share a disk.
+        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any] | None, pairs: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Fill ``tensors`` with the checkpoint's, in all processes, which need not share a disk; its meta.
 
         Args:
-            tensors: those of the training now; they give names, shapes and precisions.
-            identity: its options; what the checkpoint's meta has under "identity" must be equal.
+            tensors: those of the training now; names, shapes and precisions must be the checkpoint's.
+            identity: its options; what the checkpoint's meta has under "identity" must be equal. None: may differ.
             pairs: what it trains on, against "pairs" in the meta; None on either side: not known, not compared.
 
         Raises:
             UsageError: other pairs or options; names what differs.
-            ArtifactError: a damaged checkpoint, or one of another model.
+            ArtifactError: a damaged checkpoint, or one of another model. No tensor has been changed then.
         """
-        told, saved = b"", {name: torch.zeros_like(t, device=self._device) for name, t in tensors.items()}
+        told = b""
         if self._world.rank == 0:
-            meta, files = load_artifact(self.folder, KIND)
+            meta, files = find_artifact(self.folder, KIND)
             if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
                 _check_same("pairs", meta["pairs"], pairs, self.folder)
-            _check_same("options", meta["identity"], identity, self.folder)
+            if identity is not None:
+                _check_same("options", meta["identity"], identity, self.folder)
             told = json.dumps(meta).encode()
-            found = {MODEL_PREFIX + name: t for name, t in _unpacked(files[CHECKPOINT_WEIGHTS], self.folder).items()}
-            saved = _fitting(found | _unpacked(files[REST], self.folder), tensors, self.folder, self._device)
-        self._world.sum_([saved[name] for name in tensors])
+            parts = [(MODEL_PREFIX, files[CHECKPOINT_WEIGHTS]), ("", files[REST])]
+            _check_fitting(
+                {prefix + name: form for prefix, path in parts for name, form in read_forms(path).items()},
+                tensors,
+                self.folder,
+            )
+            for prefix, path in parts:
+                for name, saved in read_tensors(path):
+                    tensors[prefix + name].copy_(saved)
+        broadcast_state(list(tensors.values()), self._world)
         words = self._world.gather(torch.tensor(list(told), dtype=torch.uint8, device=self._device))
-        return json.loads(bytes(words.tolist())), saved
+        return dict(json.loads(bytes(words.tolist())))
 
 
 def _check_same(what: str, was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
@@ -86,34 +93,16 @@ def _check_same(what: str, was: Mapping[str, Any], now: Mapping[str, Any], where
         raise UsageError(expected=f"the {what} it began with: {begun}", got=given, fix=fix, where=str(where))
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    # Copies: safetensors refuses tensors that share memory, and tied weights do.
-    return safetensors.torch.save({k: t.detach().to("cpu", copy=True).contiguous() for k, t in tensors.items()})
-
-
-def _unpacked(data: bytes, where: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ArtifactError(
-            expected="a safetensors file", got=str(error), fix="restore the folder from a copy", where=str(where)
-        ) from error
-
-
-def _fitting(
-    saved: Mapping[str, Tensor], live: Mapping[str, Tensor], where: Path, device: torch.device
-) -> dict[str, Tensor]:
-    forms = [{name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} for tensors in (saved, live)]
-    if forms[0] != forms[1]:
-        odd = sorted(name for name in {*saved, *live} if forms[0].get(name) != forms[1].get(name))
-        got = f"{len(odd)} tensors that differ, {odd[0]} among them"
+def _check_fitting(saved: Mapping[str, Form], live: Mapping[str, Tensor], where: Path) -> None:
+    wanted = {name: (tuple(t.shape), t.dtype) for name, t in live.items()}
+    if saved != wanted:
+        odd = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
         raise ArtifactError(
             expected="a checkpoint of this model and these options",
-            got=got,
+            got=f"{len(odd)} tensors that differ, {odd[0]} among them",
             fix="choose a new folder",
             where=str(where),
         )
-    return {name: saved[name].to(device) for name in live}
 
 
 class CheckpointFolder:
@@ -125,8 +114,12 @@ class CheckpointFolder:
         self._checkpoints = None if folder is None else Checkpoints(folder, world, training.model.device)
         self._log: MetricsLog | None = None
 
-    def begin(self, resume: bool, tensorboard: bool) -> None:
-        """Bring all processes to the newest checkpoint, or to where process 0 stands, and open the log there."""
+    def begin(self, resume: bool, start: Path | None, tensorboard: bool) -> None:
+        """Bring all processes to the newest checkpoint, or to where process 0 stands, and open the log there.
+
+        Args:
+            start: folder of another training whose state this one begins with.
+        """
         training = self._training
         if self._checkpoints is not None and self._checkpoints.exists():
             if not resume:
@@ -138,13 +131,23 @@ class CheckpointFolder:
                     where=str(self._folder),
                 )
             identity = training.identity(self._length)
-            training.restore(*self._checkpoints.load(training.tensors(), identity, self._pairs))
+            tensors = training.tensors()
+            training.settle(self._checkpoints.load(tensors, identity, self._pairs), tensors)
+        elif start is not None:
+            self._adopt(Checkpoints(start, self._world, training.model.device))
         else:
             started = (training.model.state_dict(), training.recipe.state_dict(), training.mean.tensors())
             broadcast_state([tensor for tensors in started for tensor in tensors.values()], self._world)
         if self._folder is not None and self._world.rank == 0:
             board = TensorBoard(self._folder / "tensorboard", training.taken) if tensorboard else None
             self._log = MetricsLog(self._folder, training.taken, board)
+
+    def _adopt(self, other: Checkpoints) -> None:
+        if not other.exists():
+            fix = "name one that has reached the end of an epoch"
+            raise UsageError(expected="a training with a checkpoint", got="none", fix=fix, where=str(other.folder))
+        tensors = self._training.tensors()
+        self._training.adopt(other.load(tensors, None), tensors)
 
     def log(self, kind: str, figures: Figures) -> None:
         """A line about the steps taken so far."""
@@ -157,4 +160,4 @@ class CheckpointFolder:
             self._log.settle(self._training.taken)
         if self._checkpoints is not None:
             meta = self._training.meta(self._length) | {"pairs": self._pairs}
-            self._checkpoints.save(self._training.tensors(), meta)
+            self._checkpoints.save(self._training.tensors(), meta, self._training.model.header())

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clip_fewshot.config import DEVICES, MODEL_HELP, ClassTextOptions, check_fractions, check_range, model_for, option
+from clip_fewshot.config import (
+    DEVICES,
+    FINE_TUNING_RATES,
+    MODEL_HELP,
+    Depth,
+    ReadingOptions,
+    TextOptions,
+    check_fractions,
+    check_range,
+    model_for,
+    option,
+)
 from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +32,7 @@ MEASURED_GROUP, PROCESSES_GROUP, OUTPUT_GROUP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob:
+class TrainingJob(ReadingOptions):
     """What both jobs take.
 
     Raises:
@@ -39,6 +50,7 @@ class TrainingJob:
     chunk: int | None = option(
         None, "pairs in one pass: memory falls with it, the gradient stays (default: all)", **MEMORY_GROUP
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY_GROUP)
     truncate: bool = option(False, "cut texts that are too long for the model instead of refusing them")
     spark: bool = option(
         False, "compute in processes that Spark starts (on this machine, if it has no other master)", **PROCESSES_GROUP
@@ -52,6 +64,7 @@ class TrainingJob:
             got = "neither" if self.out is None else "both"
             raise UsageError(expected="`out` or `resume`", got=got, fix="name one folder", where="`out`")
         check_range(self, "batch", "chunk", "processes")
+        self.reading()
 
     @property
     def folder(self) -> Path:
@@ -60,7 +73,7 @@ class TrainingJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(TrainingJob, ClassTextOptions):
+class Pretraining(TrainingJob, TextOptions):
     """A CLIP from scratch on image-caption pairs."""
 
     data: str = field(metadata={"help": CAPTIONED, "positional": True, "flag": "--data"})
@@ -83,7 +96,6 @@ class Pretraining(TrainingJob, ClassTextOptions):
     checkpoint_gradients: bool = option(
         False, "compute blocks twice in place of keeping their activations", **MEMORY_GROUP
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "of activations", **MEMORY_GROUP)
     state_dtype: Literal["float32", "bfloat16"] = option("float32", "of the optimiser's moments", **MEMORY_GROUP)
     text_weights: Literal["float32", "bfloat16"] = option(
         "float32", "of the text tower while it is trained", **MEMORY_GROUP
@@ -108,24 +120,51 @@ class Pretraining(TrainingJob, ClassTextOptions):
         check_range(self, "validation", least=0)
 
 
+def _defaults(part: int) -> str:
+    return f"default: {FINE_TUNING_RATES['adamw'][part]:g}; {FINE_TUNING_RATES['sgd'][part]:g} by sgd"
+
+
+def parse_depths(text: str) -> Depth | tuple[Depth, Depth]:
+    """Text to layers that train: "2", "all", or one for each tower, image first: "12,4".
+
+    Raises:
+        ValueError: anything else.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if len(words) > 2 or not all(word == "all" or word.isdecimal() for word in words):
+        raise ValueError(f"expected a number of layers, all, or one for each tower such as 12,4, got {text!r}")
+    depths: list[Depth] = ["all" if word == "all" else int(word) for word in words]
+    return (depths[0], depths[1]) if depths[1:] else depths[0]
+
+
 @dataclass(frozen=True, kw_only=True)
-class FineTuningJob(TrainingJob, ClassTextOptions):
+class FineTuningJob(TrainingJob, TextOptions):
     """A pretrained CLIP on captioned pictures, or on pictures with classes."""
 
     data: str = option(
         "digits", "captioned or labelled pictures; or digits, digits-wild", positional=True, flag="--data"
     )
     model: str | None = option(None, MODEL_HELP, group="model")
-    unfreeze: int = option(1, "last layers of each tower that train", **LAYERS_GROUP)
+    unfreeze: Depth | tuple[Depth, Depth] = option(
+        1,
+        "last layers of each tower that train; two numbers are for image and text; all: stems and embeddings too",
+        parse=parse_depths,
+        metavar="N|N,N|all",
+        **LAYERS_GROUP,
+    )
     lock: Literal["none", "image", "text"] = option("none", "a tower that stays as it is", **LAYERS_GROUP)
-    head: Literal["none", "linear", "attention"] = option(
-        "none",
-        "added to each tower: linear is merged into it at the end, attention reads all tokens and stays",
+    head: Literal["none", "linear", "attention"] | None = option(
+        None,
+        "added to each tower: linear is merged into it at the end, attention reads all tokens and stays (default: "
+        "linear; none beside prompts)",
         **LAYERS_GROUP,
     )
     prompts: int = option(0, "deep visual prompts per block, trained alone (with --unfreeze 0)", **LAYERS_GROUP)
-    backbone_lr: float = option(1e-5, "peak learning rate of pretrained layers", **TRAINING_GROUP)
-    head_lr: float = option(1e-3, "peak learning rate of heads and prompts", **TRAINING_GROUP)
+    backbone_lr: float | None = option(
+        None, f"peak learning rate of pretrained layers ({_defaults(0)})", **TRAINING_GROUP
+    )
+    head_lr: float | None = option(None, f"peak learning rate of heads and prompts ({_defaults(1)})", **TRAINING_GROUP)
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or descent with momentum", **TRAINING_GROUP)
     distil: float = option(
         0.0, "share of the targets from a running mean of the model itself, in [0, 1]", **TRAINING_GROUP
     )
@@ -133,6 +172,18 @@ class FineTuningJob(TrainingJob, ClassTextOptions):
         None, f"over the pictures, each with other captions (default: {FINE_TUNING_PASSES})", **TRAINING_GROUP
     )
     per_class: int | None = option(None, "training pictures per class (default: all)", **TRAINING_GROUP)
+    category: Literal["none", "column", "predicted"] = option(
+        "none",
+        "class before each caption: of its row (column), or as the training side reads it off the words, out of fold "
+        "(predicted); recall with and without",
+        **TRAINING_GROUP,
+    )
+    from_: str | None = option(
+        None,
+        "go on from the fine-tuning in this folder, on DATA as it is now: its weights and optimiser, a new schedule",
+        metavar="PATH",
+        **TRAINING_GROUP,
+    )
     held_out: float = option(
         0.2, "share of the pictures kept out, where DATA itself has no test part", **MEASURED_GROUP
     )
@@ -153,6 +204,11 @@ class FineTuningJob(TrainingJob, ClassTextOptions):
         """What trains."""
         from clip_fewshot.contrastive.finetuning import FineTuning
 
-        names = ("unfreeze", "lock", "head", "prompts", "backbone_lr", "head_lr", "seed")
-        chosen: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return FineTuning(**chosen)
+        layers, added = FINE_TUNING_RATES[self.optimizer]
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in ("unfreeze", "lock", "prompts", "seed")}
+        return FineTuning(
+            **chosen,
+            head=self.head or ("none" if self.prompts else "linear"),
+            backbone_lr=layers if self.backbone_lr is None else self.backbone_lr,
+            head_lr=added if self.head_lr is None else self.head_lr,
+        )

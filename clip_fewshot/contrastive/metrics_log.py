@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from clip_fewshot.errors import ResourceError
+from clip_fewshot.errors import DataError, ResourceError
 from clip_fewshot.runtime.files import append_line, write_text
+from clip_fewshot.runtime.result_rows import ResultRows
 
 METRICS_FILE = "metrics.jsonl"
 Figures = Mapping[str, float | int | None]
@@ -45,6 +47,32 @@ class MetricsLog:
         append_line(self.path, json.dumps({"step": step, "kind": "checkpoint"}), durable=True)
         if self._board is not None:
             self._board.flush()
+
+
+def read_history(folder: str | Path) -> ResultRows[dict[str, Any]]:
+    """What a training measured, step by step; ``.to_frame()`` makes a DataFrame of it.
+
+    Args:
+        folder: where ``metrics.jsonl`` lies, itself or in its folder ``training``.
+
+    Raises:
+        DataError: no such file.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> import json, pathlib
+        >>> pathlib.Path("metrics.jsonl").write_text(json.dumps({"step": 1, "kind": "train", "loss": 0.5}))
+        41
+        >>> float(cf.read_history(".").to_frame().loss.mean())
+        0.5
+    """
+    places = [Path(folder) / METRICS_FILE, Path(folder) / "training" / METRICS_FILE]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        fix = "name the folder of a training"
+        raise DataError(expected=f"a folder with {METRICS_FILE}", got="none in it", fix=fix, where=str(folder))
+    lines = place.read_text("utf-8").splitlines()
+    return ResultRows(json.loads(line) for line in lines if _steps(line) < math.inf)  # the last may be half a line
 
 
 def _steps(line: str) -> float:

@@ -17,12 +17,15 @@ from clip_fewshot.tuning.added_heads import HeadedTower
 
 def count_replayed_blocks(plan: FineTuning, tower: Tower) -> int | None:
     """How many last blocks of the pretrained image tower a training must run; None: all of them, nothing is stored."""
-    trained = "visual" in plan.trained
-    n = plan.unfreeze if trained else 0
-    if trained and plan.head == "attention":  # reads all tokens, which a cut before a last block may not have kept
-        n = max(n, 1)
-        n += tower.reads_one_row(n)
-    return n if n < tower.n_blocks and not plan.prompts else None
+    depth = plan.depths["visual"]
+    if isinstance(depth, str) or plan.prompts:  # its stem trains too, or prompts before the first block
+        return None
+    n: int = depth
+    if plan.head == "attention" and "visual" in plan.trained:
+        # It reads all tokens, which a cut before a last block may not have kept.
+        read = max(n, 1)
+        n = read + tower.reads_one_row(read)
+    return n if n < tower.n_blocks else None
 
 
 @contextmanager

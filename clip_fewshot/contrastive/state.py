@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
 from clip_fewshot.contrastive.activation_memory import LossScale
@@ -90,7 +90,7 @@ class Training:
         return StepOutcome(self.loss, float(norm), factor, take)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that the steps to come depend on, not copied."""
+        """All tensors that the steps to come depend on, not copied: filling them is going on from elsewhere."""
         found: dict[str, Tensor] = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         for part, tensors in (
             ("objective", self.recipe.state_dict()),
@@ -111,13 +111,14 @@ class Training:
         """What must be equal in the run that goes on."""
         return self.options.identity() | {"total": self.total, "steps_per_epoch": per_epoch}
 
-    def restore(self, meta: Mapping[str, Any], saved: Mapping[str, Tensor]) -> None:
-        """Stand where the training that gave ``meta`` and ``saved`` stood."""
-        _copy(self.model, _part(saved, "model"))
-        _copy(self.recipe, _part(saved, "objective"))
-        self.optimizer.restore(_part(saved, "optimizer"))
-        self.mean.restore(_part(saved, "averaging"))
+    def settle(self, meta: Mapping[str, Any], filled: Mapping[str, Tensor]) -> None:
+        """Stand where the training that gave ``meta`` stood, after :meth:`tensors` have been filled with its own."""
+        self.adopt(meta, filled)
         self.taken, self.loss = int(meta["steps_taken"]), float(meta["loss"])
+
+    def adopt(self, meta: Mapping[str, Any], filled: Mapping[str, Tensor]) -> None:
+        """Take over weights and optimiser of the training that gave ``meta``, at one's own step."""
+        self.optimizer.taken = int(filled["optimizer.taken"])
         self.scale = LossScale(**meta["loss_scale"])
 
 
@@ -149,15 +150,3 @@ def broadcast_state(tensors: list[Tensor], world: World) -> None:
             if world.rank > 0:
                 tensor.zero_()
         world.sum_(numbers)
-
-
-@torch.no_grad()
-def _copy(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    # Not load_state_dict: what state_dict gives are the live tensors, and a copy of bfloat16 stays one.
-    for name, tensor in module.state_dict().items():
-        tensor.copy_(saved[name])
-
-
-def _part(saved: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    start = f"{part}."
-    return {name.removeprefix(start): t for name, t in saved.items() if name.startswith(start)}

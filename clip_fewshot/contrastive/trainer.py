@@ -21,6 +21,7 @@ from clip_fewshot.contrastive.state import StepOutcome, Training, activation_dty
 from clip_fewshot.contrastive.validation import Validation, validate
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.device import explain_full_memory
 from clip_fewshot.runtime.files import hold_folder
 
 Model = TypeVar("Model", bound=Backbone)
@@ -68,6 +69,7 @@ def train_contrastive(
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    start: Path | None = None,
     tensorboard: bool = False,
 ) -> Model:
     """Train the parameters of ``model`` that require a gradient, in place.
@@ -85,6 +87,8 @@ def train_contrastive(
         on_step, on_validation: called in every process; the latter with the steps taken and the figures.
         folder: of ``metrics.jsonl`` and the checkpoint; None: neither is written. One training at a time holds it.
         resume: go on from the checkpoint in ``folder`` if there is one.
+        start: folder of another training of the same parameters, whose weights and moments this one begins with, at
+            step 0 of its own schedule and on its own pairs. Once there is a checkpoint in ``folder``, that one counts.
         tensorboard: show the figures in TensorBoard too, under ``folder``/tensorboard.
 
     Raises:
@@ -109,6 +113,7 @@ def train_contrastive(
     pairs = wrap_source(source, options.steps)
     length = epoch_length(pairs)
     with ExitStack() as stack:
+        stack.enter_context(explain_full_memory("train fewer pairs at a time (`chunk`), or fewer layers"))
         if folder is not None and world.rank == 0:
             stack.enter_context(hold_folder(folder))
         if options.text_weights == "bfloat16":
@@ -118,7 +123,7 @@ def train_contrastive(
         recipe = wrap_objective(objective, options.identity_targets).to(model.device)
         training = Training(model, recipe, options, options.total(length))
         keeper = CheckpointFolder(training, pairs, world, folder)
-        keeper.begin(resume, tensorboard)
+        keeper.begin(resume, start, tensorboard)
         training.set_train_mode()
         session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)
         session.run()
@@ -153,7 +158,7 @@ class _Session:
             floor = training.recipe.floor(batch, self.world, training.model.device)
             self._report(outcome, floor, started, began, waited)
             if self.validation is not None and self.validation.due(training.taken, training.total, self.length):
-                self._validate(self.validation)
+                self._validate(self.validation, training.options.chunk or max(1, len(batch)))
             if training.taken % every == 0 or training.taken == training.total:
                 self.keeper.save()
 
@@ -177,11 +182,12 @@ class _Session:
         if self.on_step is not None:
             self.on_step(report)
 
-    def _validate(self, validation: Validation) -> None:
+    def _validate(self, validation: Validation, chunk: int) -> None:
+        """No more pairs in a pass than training has, or measuring would take more memory than the steps do."""
         training = self.training
         with training.mean.swap_in():
             broadcast_state(list(training.model.buffers()), self.world)
-            figures = validate(training.model, validation, self.world, training.options.chunk)
+            figures = validate(training.model, validation, self.world, chunk)
         self.keeper.log("validation", figures)
         if self.on_validation is not None:
             self.on_validation(training.taken, figures)

@@ -23,11 +23,14 @@ TUNED_KIND = "attention heads"
 TUNED_WEIGHTS = "trained.safetensors"
 
 
-def save_tuned(tuned: Backbone, folder: Path) -> None:
+def save_tuned(tuned: Backbone, folder: Path) -> dict[str, str]:
     """Write a tuned model, as little of it as makes it whole again beside the pretrained one.
 
     Prompts alone where they are what was trained; with attention heads, which no projection takes in, all that was
     trained; otherwise a backbone of its own, or a pair's weights.
+
+    Returns:
+        what the header of a whole backbone's file says of it, a warning perhaps; else nothing.
     """
     if isinstance(tuned.visual, PromptedTransformer):
         save_prompts(tuned, folder)
@@ -37,6 +40,8 @@ def save_tuned(tuned: Backbone, folder: Path) -> None:
         merge_heads(tuned).save(folder)  # type: ignore[operator]
     else:
         save_backbone(merge_heads(tuned), folder, half=False)
+        return tuned.header()
+    return {}
 
 
 def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import read_text
+from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def read_pairs(source: Path) -> Listing:
@@ -25,6 +29,7 @@ def read_pairs(source: Path) -> Listing:
         raise DataError(
             expected="pictures and .txt files that share a stem", got="no pair", fix="rename them", where=escape(source)
         )
+    _refuse_boxes({texts[stem]: read_text(source / texts[stem]) for stem in stems}, source)
     entries, blank = [], []
     for stem in stems:
         lines = enumerate(read_text(source / texts[stem]).split("\n"), start=1)
@@ -45,6 +50,16 @@ def measure_shared_stems(pictures: list[Path], texts: list[Path]) -> float:
     """The fraction of ``pictures``, in [0, 1], that have a text of their stem."""
     stems = {path.stem for path in texts}
     return sum(path.stem in stems for path in pictures) / max(len(pictures), 1)
+
+
+def _refuse_boxes(texts: Mapping[Path, str], source: Path) -> None:
+    """YOLO's: each line is the number of a class and four or more numbers of a box or outline."""
+    lines = [(path, line.split()) for path, text in texts.items() for line in text.split("\n") if line.strip()]
+    boxes = [path for path, words in lines if len(words) >= 5 and all(NUMBER.fullmatch(word) for word in words)]
+    if 2 * len(boxes) > len(lines):
+        got = f"boxes: lines of numbers in {len(boxes)} texts, the first {escape(boxes[0])}"
+        fix = "cut the objects out into pictures of their own, in a folder per class"
+        raise DataError(expected="captions", got=got, fix=fix, where=escape(source))
 
 
 def _by_stem(paths: list[Path], source: Path) -> dict[str, Path]:

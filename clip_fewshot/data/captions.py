@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from clip_fewshot.data.names import speak_name
 from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import generator
@@ -69,6 +70,9 @@ class CaptionGenerator:
         adjectives, nouns, locations: the words; by default 16 x 5 x 12 = 960 captions per class.
         templates: texts with one "{}" in place of all that; empty: that grammar.
 
+    Raises:
+        UsageError: words of a kind are missing, or a class without a name.
+
     Example:
         >>> import clip_fewshot as cf
         >>> captions = cf.CaptionGenerator(seed=0)
@@ -129,5 +133,5 @@ class CaptionGenerator:
         adjectives, nouns, locations = self._words
         number, place = divmod(number, len(locations))
         quality, kind = divmod(number, len(nouns))
-        adjective, name = adjectives[quality], label.replace("_", " ").strip()
+        adjective, name = adjectives[quality], speak_name(label)
         return f"This is {article(adjective)} {adjective} {nouns[kind]} of the {name} from the {locations[place]}"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import check_class_name, escape, list_first
-from clip_fewshot.data.tables import read_text
+from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.types import LabelSpace
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,7 +14,6 @@ from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.data.tables import COLUMN_NAMES, SEPARATORS, read_text
 from clip_fewshot.data.verify import check_pictures
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
@@ -138,37 +135,3 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
 
 def _pictures(place: Path) -> list[Path]:
     return [place / path for path in walk(place).pictures] if place.is_dir() else [place]
-
-
-def picture_paths(source: str | Path) -> tuple[Path, ...]:
-    """The picture files that ``source`` names, each once, in its order.
-
-    Args:
-        source: a folder, of which every picture is taken at whatever depth; a table (``, ; tab |``) with a column
-            ``filepath``, ``image``, ``path``, ``image_path`` or ``file_name``; or a text file with a path per line.
-            Relative paths start at the table's folder.
-
-    Raises:
-        DataError: no such source, or no picture in it. Whether the files are there is not looked at.
-    """
-    place = Path(source)
-    if place.is_dir():
-        named = [place / path for path in walk(place).pictures]
-    else:
-        named = [place.parent / path for path in _listed(read_text(place))]
-    if not named:
-        got = "none in it" if place.is_dir() else "an empty table"
-        raise DataError(expected="pictures", got=got, fix="check the path", where=escape(place))
-    return tuple(dict.fromkeys(named))
-
-
-def _listed(text: str) -> list[str]:
-    first = text.split("\n", 1)[0]
-    for separator in SEPARATORS:
-        names = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
-        column = next((names.index(name) for name in COLUMN_NAMES["path"] if name in names), None)
-        if column is not None:
-            rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-            next(rows)
-            return [row[column].strip() for row in rows if len(row) > column and row[column].strip()]
-    return [line.strip() for line in text.split("\n") if line.strip()]

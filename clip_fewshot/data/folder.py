@@ -7,14 +7,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_fewshot.data.image import SUFFIXES
+from clip_fewshot.data.folder_names import read_folder_names
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.errors import DataError
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 # Pictures we do not read: listed as unreadable and not passed over like a text file lying about.
 FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".dng", ".cr2", ".nef", ".raw")
+# Which folders on the way to a picture are its class.
+OUTER, BELOW, INNERMOST = slice(0, 1), slice(1, None), slice(0, None)
 
 
 @dataclass
@@ -91,7 +93,20 @@ def _sort_in(tree: Tree, path: Path) -> None:
 
 
 def read_folder(source: Path) -> Listing:
-    """Class = name of the folder a picture lies in, at whatever depth below it. No class folders: no labels."""
+    """Class = name of the folder a picture lies in, at whatever depth below it. No class folders: no labels.
+
+    Folders of first letters, as in Places, are passed over. A text at the top with a line per class folder names the
+    classes.
+    """
+    return _read_classes(source, leaves=False)
+
+
+def read_leaves(source: Path) -> Listing:
+    """Class = the innermost folder, as ``Greek/character01``; the same name in two folders is two classes."""
+    return _read_classes(source, leaves=True)
+
+
+def _read_classes(source: Path, leaves: bool) -> Listing:
     tree = walk(source)
     if not tree.pictures:
         raise DataError(expected="a folder with pictures", got="none in it", fix="check the path", where=escape(source))
@@ -99,26 +114,54 @@ def read_folder(source: Path) -> Listing:
         unlabelled = tuple(Entry(source / path, str(path)) for path in tree.pictures)
         return Listing(source, unlabelled, warnings=tuple(tree.warnings()))
     sides = _partition_folders(tree)
-    classes = {_class_of(folder / "any picture", sides) for folder in tree.folders} - {None}
+    depth, nested = _class_depth(tree, sides, leaves)
     entries = [
         Entry(source / path, str(path), label, partition=PARTITIONS[path.parts[0].lower()] if sides else "")
         for path in tree.pictures
-        if (label := _class_of(path, sides)) is not None
+        if (label := _class_of(path, sides, depth)) is not None
     ]
-    names = sorted((name for name in classes if name is not None), key=sort_key)
+    classes = {_class_of(folder / "any picture", sides, depth) for folder in tree.folders} - {None}
+    found = {entry.label for entry in entries} if depth != OUTER else classes
+    names = sorted((name for name in found if name is not None), key=sort_key)
     _refuse_empty(names, entries, source)
-    warnings = [*tree.warnings(), *_homeless(tree, sides)]
+    names_of, named = read_folder_names([source / path for path in tree.texts if len(path.parts) == 1], names)
+    entries = [entry._replace(label=names_of.get(str(entry.label), entry.label)) for entry in entries]
+    names = [names_of.get(name, name) for name in names]
+    warnings = [*tree.warnings(), *nested, *named, *_homeless(tree, sides)]
     if any(side.lower() in VALIDATION for side in sides):
         warnings.append(VALIDATION_JOINED)
     return Listing(source, tuple(entries), tuple(names), tuple(warnings))
 
 
-def _class_of(path: Path, sides: set[str]) -> str | None:
-    """The class folder of a picture; None for one that lies in none, or beside train and test."""
+def _class_of(path: Path, sides: set[str], depth: slice = OUTER) -> str | None:
+    """The class of a picture, ``depth`` of its folders; None for one that lies in none, or beside train and test."""
+    return "/".join(_folders_of(path, sides)[depth]) or None
+
+
+def _class_depth(tree: Tree, sides: set[str], leaves: bool) -> tuple[slice, list[str]]:
+    """Which folders on the way to a picture are its class, and what is said of it.
+
+    Where every picture lies two folders deep or more, names alone do not say whether the outer or the inner folder is
+    the class: ``cat/monday`` or ``Greek/alpha``. The outer one stays the class, and the other reading is named.
+    """
+    ways = [way for path in tree.pictures if (way := _folders_of(path, sides))]
+    inner = {way for way in ways if len(way) > 1}
+    if leaves:
+        return INNERMOST, []
+    if not inner or len(inner) < len(set(ways)):
+        return OUTER, []
+    if all(len(way[0]) == 1 and way[1][:1].casefold() == way[0].casefold() for way in inner):
+        return BELOW, ["the outer folders are first letters: the folders in them are the classes"]
+    outer = len({way[0] for way in inner})
+    note = f"every picture lies two folders deep: the {outer} outer folders are the classes"
+    return OUTER, [f"{note}, and with the format leaves the {len(inner)} inner ones"] if len(inner) > outer else []
+
+
+def _folders_of(path: Path, sides: set[str]) -> tuple[str, ...]:
+    """The folders that a picture lies in, below train and test; none beside these."""
     if sides and path.parts[0] not in sides:
-        return None
-    depth = 1 if sides else 0
-    return path.parts[depth] if len(path.parts) > depth + 1 else None
+        return ()
+    return path.parts[1:-1] if sides else path.parts[:-1]
 
 
 def _partition_folders(tree: Tree) -> set[str]:

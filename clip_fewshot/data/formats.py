@@ -2,8 +2,8 @@
 
 Example:
     >>> import clip_fewshot as cf
-    >>> sorted(cf.FORMATS)
-    ['captions', 'coop', 'csv', 'folder', 'list', 'pairs', 'shards']
+    >>> {"folder", "list", "csv", "json", "coop", "draw", "parquet", "shards"} <= set(cf.FORMATS)
+    True
 """
 
 from __future__ import annotations
@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
-from clip_fewshot.data.coop import read_coop
-from clip_fewshot.data.folder import Tree, read_folder, walk
+from clip_fewshot.data.coop import is_coop, read_coop
+from clip_fewshot.data.coop_draws import DRAW, read_draw
+from clip_fewshot.data.folder import Tree, read_folder, read_leaves, walk
+from clip_fewshot.data.hugging_face import parquet_paths, read_parquet
+from clip_fewshot.data.json_labels import LINES, parse_json, read_json_labels
 from clip_fewshot.data.listing import Listing
+from clip_fewshot.data.lists import is_captions, read_captions, read_list, refuse_parts
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.numbered_lists import is_numbered, read_numbered
+from clip_fewshot.data.parquet import PARQUET
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
-from clip_fewshot.data.tables import is_captions, is_table, read_captions, read_csv, read_list
+from clip_fewshot.data.split_tables import list_split_tables, read_split_tables
+from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.parts import find_part
 
@@ -33,32 +41,45 @@ class Format:
         read: source -> :class:`Listing`. Its entries stand in an order that depends on the content alone; all have
             labels, or captions, or none; what cannot be used is refused with DataError, every offender named.
         folders, files: which of them it reads.
+        takes: of the options ``root`` and ``columns`` of ``read_dataset`` those that ``read`` has too.
     """
 
-    read: Callable[[Path], Listing]
+    read: Callable[..., Listing]
     folders: bool = False
     files: bool = False
+    takes: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {
     "folder": Format(read_folder, folders=True),
+    "leaves": Format(read_leaves, folders=True),
+    "metadata": Format(read_split_tables, folders=True, takes=("columns",)),
     "pairs": Format(read_pairs, folders=True),
-    "list": Format(read_list, files=True),
-    "csv": Format(read_csv, files=True),
-    "coop": Format(read_coop, files=True),
-    "captions": Format(read_captions, files=True),
+    "list": Format(read_list, files=True, takes=("root",)),
+    "csv": Format(read_csv, files=True, takes=("root", "columns")),
+    "numbered": Format(read_numbered, files=True, takes=("root",)),
+    "json": Format(read_json_labels, files=True, takes=("root", "columns")),
+    "coop": Format(read_coop, files=True, takes=("root",)),
+    "draw": Format(read_draw, files=True, takes=("root",)),
+    "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
+    "parquet": Format(read_parquet, folders=True, files=True, takes=("columns",)),
 }
-BY_SUFFIX = {".json": "coop", ".csv": "csv", ".tsv": "csv", SUFFIX: "shards"}
+BY_SUFFIX = {".csv": "csv", ".tsv": "csv", SUFFIX: "shards", DRAW: "draw", PARQUET: "parquet"}
+BY_SUFFIX |= dict.fromkeys(LINES, "json")
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
 
-def list_source(source: Path, format: str | Format | None) -> Listing:
+def list_source(source: Path, format: str | Format | None, **options: Any) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like.
 
+    Args:
+        options: ``root`` and ``columns``, of formats that take them; None where they are not given.
+
     Raises:
-        UsageError: an unknown format. DataError: a source that it does not read, or that is not there.
+        UsageError: an unknown format, or an option that it does not take. DataError: a source that it does not read,
+            or that is not there.
     """
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
@@ -74,7 +95,11 @@ def list_source(source: Path, format: str | Format | None) -> Listing:
         raise DataError(
             expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=escape(source)
         )
-    return found.read(source)
+    given_options = {option: value for option, value in options.items() if value}
+    for option in given_options.keys() - set(found.takes):
+        fix = "leave it out, or name the list or table of these pictures"
+        raise UsageError(expected="a list or table", got=f"the format {name!r}", fix=fix, where=f"`{option}`")
+    return found.read(source, **given_options)
 
 
 def recognise(source: Path) -> str:
@@ -84,17 +109,32 @@ def recognise(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix in BY_SUFFIX:
         return BY_SUFFIX[suffix]
+    if suffix == ".json":
+        return "coop" if is_coop(parse_json(source)) else "json"
     if source.is_file() and suffix in TEXT_SUFFIXES:
-        return "csv" if is_table(source) else "captions" if is_captions(source) else "list"
-    fix = "pass the folder that holds the pictures, a .csv, .tsv, .txt or .json file that names them, or .tar shards"
+        return _recognise_text(source)
+    fix = "pass the folder of the pictures, a .csv, .tsv, .txt, .json or .pkl that names them, .tar or .parquet shards"
     raise DataError(expected="a folder or a file that lists pictures", got="neither", fix=fix, where=escape(source))
 
 
+def _recognise_text(source: Path) -> str:
+    if is_table(source):
+        return "csv"
+    if is_captions(source):
+        return "captions"
+    refuse_parts(source)
+    return "numbered" if is_numbered(source) else "list"
+
+
 def _recognise_tree(tree: Tree) -> str:
+    if list_split_tables(tree.root):
+        return "metadata"
     if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
     if not tree.pictures and shard_paths(tree.root):
         return "shards"
+    if not tree.pictures and parquet_paths(tree.root):
+        return "parquet"
     classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
     tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
     if tables and len(classes) < 2:

@@ -27,7 +27,8 @@ from PIL import (
 )
 
 from clip_fewshot.data.colour import ValueRangeError, to_rgb
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import SUFFIXES_OF, escape
+from clip_fewshot.data.parquet import cell_bytes, is_cell
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError, UsageError
 
@@ -68,14 +69,13 @@ class _Kind(NamedTuple):
 # The plugins are called directly: Image.open would try every registered format, and its size limit is a global that
 # other libraries change, warns where we must refuse and refuses where we can reduce.
 KINDS = (
-    _Kind("JPEG", (b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif"), JpegImagePlugin.JpegImageFile),
-    _Kind("PNG", (b"\x89PNG\r\n\x1a\n",), (".png", ".apng"), PngImagePlugin.PngImageFile),
-    _Kind("WEBP", (b"RIFF",), (".webp",), WebPImagePlugin.WebPImageFile),
-    _Kind("GIF", (b"GIF87a", b"GIF89a"), (".gif",), GifImagePlugin.GifImageFile),
-    _Kind("BMP", (b"BM",), (".bmp", ".dib"), BmpImagePlugin.BmpImageFile),
-    _Kind("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), (".tif", ".tiff"), TiffImagePlugin.TiffImageFile),
+    _Kind("JPEG", (b"\xff\xd8\xff",), SUFFIXES_OF["JPEG"], JpegImagePlugin.JpegImageFile),
+    _Kind("PNG", (b"\x89PNG\r\n\x1a\n",), SUFFIXES_OF["PNG"], PngImagePlugin.PngImageFile),
+    _Kind("WEBP", (b"RIFF",), SUFFIXES_OF["WEBP"], WebPImagePlugin.WebPImageFile),
+    _Kind("GIF", (b"GIF87a", b"GIF89a"), SUFFIXES_OF["GIF"], GifImagePlugin.GifImageFile),
+    _Kind("BMP", (b"BM",), SUFFIXES_OF["BMP"], BmpImagePlugin.BmpImageFile),
+    _Kind("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), SUFFIXES_OF["TIFF"], TiffImagePlugin.TiffImageFile),
 )
-SUFFIXES = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
 
 
 class ImageError(DataError):
@@ -107,7 +107,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """The bytes of a regular file or of one in a tar archive; pipes and devices are refused without waiting on them."""
+    """The bytes of a regular file, or of one in a tar or Parquet file; pipes and devices are refused, not waited on."""
     name = escape(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -136,7 +136,8 @@ def read_regular(path: str | Path) -> bytes:
 
 def _from_archive(path: Path) -> bytes | None:
     try:
-        return file_bytes(path, BYTE_LIMIT)
+        inside = file_bytes(path, BYTE_LIMIT)
+        return cell_bytes(path, BYTE_LIMIT) if inside is None else inside
     except DataError as error:
         raise ImageError(
             "unreadable", expected=error.expected, got=error.got, fix=error.fix, where=error.where
@@ -168,7 +169,8 @@ def decode(data: bytes, path: str | Path) -> Decoded:
             fix="set it to False: half-read pictures would pass as whole",
         )
     kind = _kind_of(data, name)
-    notes = [] if Path(path).suffix.lower() in kind.suffixes else ["wrong-extension"]
+    fits = is_cell(Path(path)) or Path(path).suffix.lower() in kind.suffixes
+    notes = [] if fits else ["wrong-extension"]
     try:
         picture = kind.plugin(io.BytesIO(data))
         if _check_size(picture, name):

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from clip_fewshot.data.base_folder import BaseFolder, find_base, is_there
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
-
-PROBED = 50  # rows looked at to find the folder that paths are relative to
+from clip_fewshot.data.names import escape
 
 
 class ManifestRow(NamedTuple):
@@ -29,22 +28,24 @@ def resolve(
     problems: Iterable[str] = (),
     class_names: tuple[str, ...] | None = None,
     warnings: Iterable[str] = (),
+    root: Path | None = None,
 ) -> Listing:
     """The listing of a manifest.
 
-    Paths are relative to the manifest's folder or to one folder in it, whichever has most of the files.
+    Paths are absolute, or start from ``root``, else from the folder that :func:`find_base` finds.
 
     Raises:
         DataError: all rows that cannot be used, those found by the parser (``problems``) among them.
     """
-    base, found, notes = _base(source, rows), list(problems), list(warnings)
-    inside = os.path.realpath(source.parent) + os.sep
+    base, notes = find_base(source, [row.path for row in rows], root)
+    found, notes = list(problems), [*warnings, *notes]
+    inside = tuple(os.path.join(os.path.realpath(folder), "") for folder in (base.folder, source.parent))
     entries: list[Entry] = []
     first: dict[tuple[str, str | None], ManifestRow] = {}
     for row in rows:
         problem = _problem(row, base, inside)
         if problem is None:
-            path = os.path.normpath(base / row.path)
+            path = base.find(row.path) or row.path
             earlier = first.setdefault((path, row.caption), row)
             if earlier is row:
                 entries.append(Entry(Path(path), row.path, row.label, row.caption, row.partition, row.where))
@@ -54,29 +55,14 @@ def resolve(
                 continue
             problem = f"{escape(row.path)} stands in {earlier.where} already, with another label or part"
         found.append(f"{row.where}: {problem}")
-    refuse_any(found, "rows that name a picture and what it shows", "correct them", source)
+    fix = f"correct them, or name the folder that the paths start from (`root`); looked in {escape(base.folder)}"
+    missing = any(": no file " in problem for problem in found)
+    refuse_any(found, "rows that name a picture and what it shows", fix if missing else "correct them", source)
     refuse_any([] if entries else ["no row at all"], "rows with pictures", "check the file", source)
     return Listing(source, tuple(entries), class_names, tuple(notes))
 
 
-def _base(source: Path, rows: Sequence[ManifestRow]) -> Path:
-    folders = [source.parent]
-    try:
-        with os.scandir(source.parent) as items:
-            folders += sorted((Path(i.path) for i in items if i.is_dir() and not i.name.startswith(".")), key=sort_key)
-    except OSError:
-        pass  # a folder that may be entered but not listed: its own files can still be reached
-    return max(folders, key=lambda folder: sum(_exists(folder, row.path) for row in rows[:PROBED]))
-
-
-def _exists(folder: Path, path: str) -> bool:
-    try:
-        return os.path.exists(folder / path)
-    except ValueError:  # a NUL or a lone surrogate
-        return False
-
-
-def _problem(row: ManifestRow, base: Path, inside: str) -> str | None:
+def _problem(row: ManifestRow, base: BaseFolder, inside: tuple[str, ...]) -> str | None:
     """Why the row's path cannot be used, or None."""
     name = escape(row.path[:200])
     if not row.path.strip():
@@ -87,8 +73,10 @@ def _problem(row: ManifestRow, base: Path, inside: str) -> str | None:
         return "empty label"
     if row.caption is not None and not row.caption.strip():
         return "empty caption"
-    if not _exists(base, row.path):
-        return f"no file {name}"
-    if not os.path.realpath(base / row.path).startswith(inside):
-        return f"{name} lies outside the manifest's folder"
+    files = base.spellings(row.path)
+    if len(files) != 1:
+        both = " or ".join(escape(os.path.basename(file)) for file in files)
+        return f"{name} may mean {both}" if files else f"no file {name}"
+    if not is_there(row.path) and not os.path.realpath(files[0]).startswith(inside):
+        return f"{name} lies outside the folder that the paths start from; name one above both (`root`)"
     return None

@@ -8,10 +8,19 @@ from pathlib import Path
 
 from clip_fewshot.errors import UsageError
 
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+}
+SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
 
-LISTED = 20  # offenders an error names before it only counts
+LISTED = 5  # offenders an error names before it only counts
 
 
 def escape(name: str | Path) -> str:
@@ -30,10 +39,23 @@ def fold_name(name: str) -> str:
 
 
 def list_first(offenders: Iterable[str]) -> str:
-    """The first twenty offenders and the count of the others, one per line."""
+    """The first five offenders and the count of the others, one per line."""
     lines = list(offenders)
     more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n  ".join(["", *lines[:LISTED], *more])
+
+
+def speak_name(name: str) -> str:
+    """A class name as a text says it: underscores are the spaces that a sentence would have.
+
+    Raises:
+        UsageError: nothing is left to say.
+    """
+    spoken = name.replace("_", " ").strip()
+    if not spoken:
+        fix = "give each class a name"
+        raise UsageError(expected="the name of a class in a text", got=repr(name), fix=fix, where="class name")
+    return spoken
 
 
 def check_class_name(name: str, existing: Collection[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import read_text
 from clip_fewshot.data.templates import OPENAI_TEMPLATES, check_templates
+from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
 
 TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = {

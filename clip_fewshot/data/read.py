@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
-from clip_fewshot.data.listing import Listing, refuse_any
+from clip_fewshot.data.listing import Listing, join_sides, refuse_any
 from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.tables import list_table, table_of
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import LabelSpace
 
+if TYPE_CHECKING:
+    import pandas
+
 
 def read_dataset(
-    source: str | Path,
+    source: str | Path | pandas.DataFrame,
     *,
     format: str | Format | None = None,
+    root: str | Path | None = None,
+    test: str | Path | pandas.DataFrame | None = None,
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
     max_skipped: float | None = None,
     class_names: ClassNames | None = None,
@@ -26,9 +35,16 @@ def read_dataset(
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
     Args:
-        source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``.
+        source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``; or
+            a DataFrame with a row per picture or caption.
         format: a key of ``FORMATS``, the name of an entry point, "python:MODULE:NAME" or a :class:`Format` of your own;
             None recognises those of the library.
+        root: folder that the paths in a list or table start from. None: the one where all of its files exist, out of
+            its own folder, the folders above it and the current one, then those inside and beside it.
+        test: a second source, read in the same way: the test side. ``source`` is then the training side.
+        columns: of a table, the names of its columns by what they say: ``{"image": "img_paths", "caption": "name",
+            "label": "category", "split": "part"}``. Those not named are known by their names, and among several
+            names of pictures the column whose files exist is taken.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
@@ -37,29 +53,55 @@ def read_dataset(
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
 
     Raises:
-        DataError: a source that cannot be used; every offender is named with file and line.
-        UsageError: an unknown format, or an empty name.
+        DataError: a source that cannot be used; the offenders are named with file and line.
+        UsageError: an unknown format, an empty name, or an option that the source has no use for.
 
     Example:
         >>> import clip_fewshot as cf
         >>> cf.read_dataset("digits")
         ImageDataset('digits', 1797 images, 10 classes)
     """
-    found = _read(source, format, strict, max_skipped)
+    options = {"root": None if root is None else Path(root), "columns": columns}
+    found = _read(source, test, format, options, strict, max_skipped)
     return found if class_names is None else rename_classes(found, class_names)
 
 
-def _read(source: str | Path, format: str | Format | None, strict: bool, max_skipped: float | None) -> ImageDataset:
+def _read(
+    source: str | Path | pandas.DataFrame,
+    test: str | Path | pandas.DataFrame | None,
+    format: str | Format | None,
+    options: Mapping[str, Any],
+    strict: bool,
+    max_skipped: float | None,
+) -> ImageDataset:
+    if isinstance(source, str) and source in BUILTIN_DATA and format is None:
+        return _builtin(source, {**options, "test": test})
+    listing = _list(source, format, options)
+    if test is not None:
+        listing = join_sides(listing, _list(test, format, options))
+    checked, warnings = check_listing(listing, strict, max_skipped)
+    return _from_listing(listing, checked, tuple(warnings))
+
+
+def _builtin(name: str, options: Mapping[str, object]) -> ImageDataset:
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
+    for option in (option for option, value in options.items() if value is not None):
+        fix = "leave it out, or name pictures on disk"
+        raise UsageError(expected="pictures on disk", got=f"{name}, which has no files", fix=fix, where=f"`{option}`")
+    return BUILTIN[name]()
+
+
+def _list(source: str | Path | pandas.DataFrame, format: str | Format | None, options: Mapping[str, Any]) -> Listing:
+    if not isinstance(source, str | Path):
+        if not all(hasattr(source, name) for name in ("columns", "itertuples", "isna")):
+            got, fix = f"a {type(source).__name__}", "name a folder or a table, or pass a DataFrame"
+            raise UsageError(expected="a path or a DataFrame", got=got, fix=fix, where="`data`")
+        return list_table(table_of(source), **options)
     if not str(source):  # which would mean the current folder
         fix = "name a folder or a table; . is the current folder"
         raise UsageError(expected="pictures", got="an empty name", fix=fix, where="`data`")
-    if str(source) in BUILTIN and format is None:
-        return BUILTIN[str(source)]()
-    listing = list_source(Path(source), format)
-    checked, warnings = check_listing(listing, strict, max_skipped)
-    return _from_listing(listing, checked, tuple(warnings))
+    return list_source(Path(source), format, **options)
 
 
 def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:

@@ -1,7 +1,9 @@
 """Who may see which picture: the sealed test set, the unseen classes, and K shots per class.
 
-A picture's side is decided by a hash of (seed, its content) against a threshold, never by a rank or a shuffle:
-pictures added later cannot move old ones across, and identical pictures lie on one side.
+A picture's side is decided by a hash of (seed, its content) against a threshold, never by a shuffle: identical pictures
+lie on one side, and pictures added later move no old one. Where a class falls short of K by that, its threshold is
+lower: the hash of its K-th picture from above. More pictures can only raise that one, so an old picture may go back to
+the test side, but none leaves it: what was once measured on is never trained on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.names import LISTED, escape, list_first
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace
@@ -102,7 +104,8 @@ def split_open_world(
         shots: K, at least 1.
         unseen: how many classes to hide, chosen by ``seed``, or their names.
         seed: decides sides, hidden classes and shots.
-        test_fraction: expected share of the test side, in (0, 1); not used where the source has a partition.
+        test_fraction: expected share of the test side, in (0, 1); not used where the source has a partition. A class
+            that would have fewer than ``shots`` left has a smaller one, but one test image at least.
 
     Raises:
         DataError: too few images for ``shots`` (each class is listed), no labels, an empty test side.
@@ -118,11 +121,12 @@ def split_open_world(
         raise UsageError(
             expected="test_fraction inside (0, 1)", got=str(test_fraction), fix="leave images for both sides"
         )
-    single, warnings = _without_duplicates(dataset)
+    single, warnings = drop_duplicates(dataset)
     hidden = _unseen_names(single.label_space, unseen, seed)
     seen_names = [name for name in single.label_space.names if name not in set(hidden)]
     known, novel = single.restrict(seen_names), single.restrict(hidden)
-    is_test = _test_side(known, seed, test_fraction)
+    is_test = choose_test_side(known, shots, seed, test_fraction)
+    warnings += _list_topped_up(known, is_test, choose_test_side(known, 0, seed, test_fraction))
     pool, test = known.subset(np.flatnonzero(~is_test)), known.subset(np.flatnonzero(is_test))
     if not len(test):
         raise DataError(
@@ -197,7 +201,7 @@ def stratified_folds(labels: LabelArray, n_folds: int, seed: int) -> list[tuple[
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(n_folds)]
 
 
-def _without_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
+def drop_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
     """The first of each set of identical images; one image under two labels is an error."""
     labels = dataset.required_labels()
     first: dict[str, int] = {}
@@ -240,8 +244,37 @@ def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> 
     return hidden.names
 
 
-def _test_side(dataset: ImageDataset, seed: int, fraction: float) -> BoolArray:
+def choose_test_side(dataset: ImageDataset, shots: int, seed: int, fraction: float) -> BoolArray:
+    """(n,) which of the distinct pictures lie on the test side, so that each class has ``shots`` on the other.
+
+    A class that falls short takes the pictures with the greatest hashes of its test side, but not the last one. The
+    source's own parts stay as they are. Where no class falls short, ``shots`` changes nothing.
+
+    Args:
+        dataset: labelled pictures, each once.
+        shots: per class, at least 0.
+        seed: of the hash.
+        fraction: expected share of the test side, in (0, 1).
+    """
     if "test" in dataset.partition:
         return np.array([part == "test" for part in dataset.partition])
-    threshold = int(fraction * 2**63)
-    return np.array([derive_seed(seed, "test", digest) < threshold for digest in dataset.digests], dtype=bool)
+    lots = np.array([derive_seed(seed, "test", digest) for digest in dataset.digests], np.int64)
+    labels, usual = dataset.required_labels(), int(fraction * 2**63)
+    thresholds = [_lower_threshold(usual, lots[labels == c], shots) for c in range(len(dataset.label_space))]
+    return np.asarray(lots < np.array(thresholds, np.int64)[labels])
+
+
+def _lower_threshold(usual: int, lots: IndexArray, shots: int) -> int:
+    """The threshold of one class; its pictures with at least that hash are for training."""
+    wanted = min(shots, len(lots) - 1)
+    return min(usual, int(np.sort(lots)[-wanted])) if wanted > 0 else usual
+
+
+def _list_topped_up(known: ImageDataset, is_test: BoolArray, by_hash: BoolArray) -> list[str]:
+    """A warning that names the classes of which pictures were taken from the test side."""
+    taken = by_hash & ~is_test
+    if not taken.any():
+        return []
+    names = known.label_space.decode(np.unique(known.required_labels()[taken]))
+    listed = ", ".join(map(escape, names[:LISTED])) + (" and others" if len(names) > LISTED else "")
+    return [f"too few training images by hash: {taken.sum()} came from the test side, of {listed}"]

@@ -1,50 +1,69 @@
-"""Tar shards in the WebDataset layout: files that share a key, as ``000012.jpg`` and ``000012.txt``, are one sample."""
+"""Tar shards in the WebDataset layout: files that share a key, as ``000012.jpg`` and ``000012.cls``, are one sample."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from clip_fewshot.data.image import SUFFIXES
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
-from clip_fewshot.data.tables import decode_text
+from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.tar import contents, file_bytes
+from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
 
 SUFFIX = ".tar"
 TEXT_LIMIT = 1 << 20  # bytes of a sample's text
 MOST_SHARDS = 100_000  # that one pattern may name
-UNUSABLE = 0.01  # of the samples, one at least, may have a picture and a text that make no pair
+UNUSABLE = 0.01  # of the samples, one at least, may have a picture beside a text of no use
+TEXT_ENDS = ("txt", "json", "cls")  # the first of a sample is named in messages
+LABEL_KEYS = ("class_name", "label_name", "label", "class", "cls", "category")
 _BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+class _Sample(NamedTuple):
+    """A picture and what stands beside it under its key."""
+
+    path: Path
+    name: str
+    where: str
+    label: str | None
+    captions: list[str]
 
 
 @dataclass
 class _Found:
-    """What was met in the shards: pairs, samples that make none and why, samples that lack a side."""
+    """What was met in the shards: samples, those that are of no use and why, those that lack a side."""
 
-    entries: list[Entry] = field(default_factory=list)
+    samples: list[_Sample] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     lonely: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    samples: int = 0
+    met: int = 0
     refused: int = 0
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
-        kinds = (("samples whose text is no caption", self.unusable), ("samples without picture or text", self.lonely))
+        kinds = (
+            ("samples whose text is of no use", self.unusable),
+            ("samples without picture or text", self.lonely),
+        )
         notes = [f"passed over {len(names)} {kind}, the first: {names[0]}" for kind, names in kinds if names]
         return (*notes, *([f"passed over {self.refused} tar entries that are no regular files"] * (self.refused > 0)))
 
 
 def read_shards(source: Path) -> Listing:
-    """One entry per caption: each line of ``key.txt``, else ``"caption"`` in ``key.json``.
+    """One entry per caption, or per picture where there are classes alone.
+
+    Captions are the lines of ``key.txt``, else ``"caption"`` in ``key.json``. The class is what ``key.cls`` says, a
+    number or a name, else ``"label"``, ``"class"`` and the like in ``key.json``. What not all samples have, captions
+    or classes, is left out; where neither is in all, samples without the more frequent one are.
 
     Args:
         source: a .tar file, a folder of them, or a pattern as ``pairs-{00000..00031}.tar``.
@@ -57,12 +76,36 @@ def read_shards(source: Path) -> Listing:
     for shard in shard_paths(source):
         _read_shard(shard, found)
     refuse_any(found.damaged, "whole, uncompressed tar archives", "make or download them again", source)
-    if len(found.unusable) > max(1, int(UNUSABLE * found.samples)):
-        refuse_any(found.unusable, "a caption in every text", "write one, or leave the sample out", source)
-    if not found.entries:
-        fix = "name them key.jpg and key.txt or key.json"
+    if len(found.unusable) > max(1, int(UNUSABLE * found.met)):
+        refuse_any(found.unusable, "a caption or a class in every text", "write one, or leave the sample out", source)
+    if not found.samples:
+        fix = "name them key.jpg and key.txt, key.json or key.cls"
         raise DataError(expected="pictures and texts that share a key", got="no pair", fix=fix, where=escape(source))
-    return Listing(source, tuple(found.entries), warnings=found.warnings())
+    entries, notes = _alike(found.samples)
+    return Listing(source, tuple(entries), warnings=(*found.warnings(), *notes))
+
+
+def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
+    """Entries that all have labels, or captions, or both, and what was left out for that."""
+    labelled, captioned = (sum(map(bool, side)) for side in zip(*((s.label, s.captions) for s in samples), strict=True))
+    by_caption = captioned >= labelled
+    kept = [s for s in samples if (s.captions if by_caption else s.label)]
+    with_label, with_caption = all(s.label for s in kept), all(s.captions for s in kept)
+    notes = [
+        f"left out the {what} of {have} samples: {len(kept) - have} others have none"
+        for what, have, all_have in (
+            ("class", sum(bool(s.label) for s in kept), with_label),
+            ("caption", sum(bool(s.captions) for s in kept), with_caption),
+        )
+        if have and not all_have
+    ]
+    if len(kept) < len(samples):
+        notes.append(f"passed over {len(samples) - len(kept)} samples without a {'caption' if by_caption else 'class'}")
+    return [
+        Entry(s.path, s.name, label=s.label if with_label else None, caption=caption, where=s.where)
+        for s in kept
+        for caption in (s.captions if with_caption else [None])
+    ], notes
 
 
 def shard_paths(source: Path) -> list[Path]:
@@ -108,14 +151,14 @@ def _read_shard(shard: Path, found: _Found) -> None:
         found.damaged.append(str(error))
         return
     found.refused += refused
-    for pictures, texts in _samples(files):
-        found.samples += 1
+    for pictures, texts in _by_key(files):
+        found.met += 1
         if not pictures or not texts:
-            found.lonely.append(f"{escape(shard)}/{escape((pictures or texts)[0])}")
+            found.lonely.append(f"{escape(shard)}/{escape((pictures or [*texts.values()])[0])}")
             continue
-        where = f"{escape(shard.name)}/{escape(texts[0])}"
+        where = f"{escape(shard.name)}/{escape(next(texts[end] for end in TEXT_ENDS if end in texts))}"
         try:
-            captions = _captions(shard / texts[0], where)
+            label, captions = _read_texts(shard, texts, where)
             if len(pictures) > 1:
                 raise DataError(
                     expected="one picture per key",
@@ -126,38 +169,56 @@ def _read_shard(shard: Path, found: _Found) -> None:
         except DataError as error:
             found.unusable.append(str(error))
             continue
-        name = f"{shard.name}/{pictures[0]}"
-        found.entries += [Entry(shard / pictures[0], name, caption=caption, where=where) for caption in captions]
+        found.samples.append(_Sample(shard / pictures[0], f"{shard.name}/{pictures[0]}", where, label, captions))
 
 
-def _samples(names: Iterable[str]) -> list[tuple[list[str], list[str]]]:
-    """(pictures, texts) of each key that has any. The key ends at the first dot of a file's name; .txt comes first."""
-    samples: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+def _by_key(names: Iterable[str]) -> list[tuple[list[str], dict[str, str]]]:
+    """(pictures, texts by ending) of each key that has any. The key ends at the first dot of a file's name."""
+    samples: dict[str, tuple[list[str], dict[str, str]]] = defaultdict(lambda: ([], {}))
     for name in names:
         folder, _, file = name.rpartition("/")
-        stem, _, suffix = file.partition(".")
-        if stem and f".{suffix.lower()}" in SUFFIXES:
+        stem, _, end = file.partition(".")
+        if stem and f".{end.lower()}" in SUFFIXES:
             samples[f"{folder}/{stem}"][0].append(name)
-        elif stem and suffix.lower() in ("txt", "json"):
-            samples[f"{folder}/{stem}"][1].insert(0 if suffix.lower() == "txt" else 1, name)
+        elif stem and end.lower() in TEXT_ENDS:
+            samples[f"{folder}/{stem}"][1].setdefault(end.lower(), name)
     return list(samples.values())
 
 
-def _captions(text: Path, where: str) -> list[str]:
-    content = decode_text(file_bytes(text, TEXT_LIMIT) or b"", where)
-    if text.suffix.lower() == ".json":
-        captions = [_caption_of(content, where).strip()]
-    else:
-        captions = [line.strip() for line in content.split("\n") if line.strip()]
-    if not any(captions):
-        raise DataError(expected="a caption", got="none", fix='write lines of text, or {"caption": "..."}', where=where)
-    return captions
+def _read_texts(shard: Path, texts: Mapping[str, str], where: str) -> tuple[str | None, list[str]]:
+    """The class and the captions of a sample; the one, or the others, may be missing."""
+    said = {end: decode_text(file_bytes(shard / name, TEXT_LIMIT) or b"", where) for end, name in texts.items()}
+    label = _class_of(said["cls"], where) if "cls" in said else None
+    captions = [line.strip() for line in said.get("txt", "").split("\n") if line.strip()]
+    if "json" in said:
+        fields = _fields_of(said["json"], where)
+        caption = fields.get("caption")
+        captions = captions or ([caption.strip()] if isinstance(caption, str) and caption.strip() else [])
+        label = label or _name_of(fields)
+    if not captions and label is None:
+        fix = 'write lines of text, {"caption": "..."}, or a class'
+        raise DataError(expected="a caption or a class", got="none", fix=fix, where=where)
+    return label, captions
 
 
-def _caption_of(content: str, where: str) -> str:
+def _class_of(text: str, where: str) -> str:
+    label = text.strip()
+    if not label or "\n" in label:
+        got = "more than one line" if label else "none"
+        raise DataError(expected="a class in .cls", got=got, fix="write its number or its name", where=where)
+    return label
+
+
+def _fields_of(content: str, where: str) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(expected="JSON", got=str(error), fix="repair it", where=where) from error
-    caption = parsed.get("caption") if isinstance(parsed, dict) else None
-    return caption if isinstance(caption, str) else ""
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _name_of(fields: Mapping[str, Any]) -> str | None:
+    """The class that a JSON object states: a name rather than a number."""
+    values = [fields[key] for key in LABEL_KEYS if key in fields]
+    names = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    return next(iter([*names, *(str(value) for value in values if type(value) is int)]), None)

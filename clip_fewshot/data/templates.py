@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clip_fewshot.data.names import speak_name
 from clip_fewshot.errors import UsageError
 
 PLACE = "{}"
@@ -116,5 +117,5 @@ def check_templates(templates: Sequence[str], where: str = "templates") -> tuple
 
 
 def fill_template(template: str, name: str) -> str:
-    """The text about a class: underscores of its name are the spaces that a caption would have."""
-    return template.replace(PLACE, name.replace("_", " ").strip())
+    """The text about a class, its name as :func:`speak_name` has it."""
+    return template.replace(PLACE, speak_name(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 import warnings as python_warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -104,11 +105,12 @@ def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Check
 
 
 def refuse_colliding(labels: Iterable[str], source: Path) -> None:
-    """Stop where class names differ only by case, spaces or the way letters are encoded."""
+    """Stop where class names differ only by case, spaces or the way letters are encoded; single letters may."""
     alike: dict[str, list[str]] = defaultdict(list)
     for label in sorted(set(labels), key=sort_key):
         alike[fold_name(label)].append(ascii(label))
-    collisions = [" and ".join(group) for group in alike.values() if len(group) > 1]
+    letters = {ascii(letter) for letter in string.ascii_letters}  # classes of their own in sets of handwriting
+    collisions = [" and ".join(group) for group in alike.values() if len(group) > 1 and not letters.issuperset(group)]
     refuse_any(collisions, "class names that differ by more than case, spaces or encoding", "merge them", source)
 
 

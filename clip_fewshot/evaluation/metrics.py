@@ -9,12 +9,14 @@ Novelty has one convention, turned around in one place (:func:`_novelty`): score
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import BoolArray, FloatArray
 
 
@@ -59,15 +61,22 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) 
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def per_class_table(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> list[ClassMetrics]:
-    """Precision, recall, F1 and support of each of the c classes, in order."""
+def per_class_table(
+    labels: ArrayLike, predictions: ArrayLike, n_classes: int, names: Sequence[str] | None = None
+) -> ResultRows[ClassMetrics]:
+    """Precision, recall, F1 and support of each of the c classes, in order.
+
+    Args:
+        names: of the classes, for the first column of ``.to_frame()``; None: their numbers.
+    """
     table = confusion_matrix(labels, predictions, n_classes)
     hits, support, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
-    return [
+    lines = [
         ClassMetrics(float(p), float(r), float(f), int(s))
         for p, r, f, s in zip(precision, recall, _f1(table), support, strict=True)
     ]
+    return ResultRows(lines, **{"class": range(n_classes) if names is None else names})
 
 
 def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:

@@ -1,7 +1,7 @@
 """Features of many pictures as a Parquet table: written in parts of bounded size, read as one FeatureSet.
 
 Columns: ``path`` as it was given, ``digest`` of the file, ``embedding`` (float32, not normalised), ``backbone`` (digest
-of the weights). Spark writes the same table as a folder of parts; pyarrow is imported here alone.
+of the weights). Spark writes the same table as a folder of parts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import keep_readable
 from clip_fewshot.data.dataset import SkippedImage
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.parquet import import_pyarrow
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.runtime.files import replace_file
@@ -77,7 +78,7 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
         DataError: no picture could be read.
         ResourceError: pyarrow is missing, or ``out`` cannot be written.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = import_pyarrow()
     if out.is_dir():
         raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
     types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
@@ -140,7 +141,7 @@ def find_skipped(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]
 
 
 def _read(place: Path, columns: list[str]) -> Any:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = import_pyarrow()
     if place.is_dir() and not (place / FINISHED).exists():
         raise ArtifactError(
             expected="a finished table", got=f"a folder without {FINISHED}", fix="embed again", where=str(place)
@@ -153,15 +154,3 @@ def _read(place: Path, columns: list[str]) -> Any:
         raise ArtifactError(
             expected="a Parquet table of features", got=text, fix="check the path", where=str(place)
         ) from error
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        fix = "pip install 'clip-fewshot[spark]', or pyarrow alone"
-        raise ResourceError(
-            expected="the package pyarrow", got=str(error), fix=fix, where="features as Parquet"
-        ) from error
-    return pyarrow, pyarrow.parquet

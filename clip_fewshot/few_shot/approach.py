@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -144,6 +144,9 @@ class Approach:
         if self.towers == "both" and (self.loss is None or self.head is not None):
             fix = "give a loss on (logits_per_image, caption_ids=...) and no head"
             raise UsageError(expected="a contrastive loss alone", got="other parts", fix=fix, where=where)
+        if UNFREEZE in self.space and self.space[UNFREEZE].low < self.least_unfreeze:
+            fix = "search from 1 on"
+            raise UsageError(expected="layers that train in each trial", got="a range from 0", fix=fix, where=where)
         if self.ends_in == "head" and self.probe != LOGISTIC:
             fix = 'write ends_in="probe"'
             raise UsageError(expected="no probe beside a head that classifies", got="one", fix=fix, where=where)
@@ -156,6 +159,28 @@ class Approach:
     def point(self) -> Point:
         """The point to begin from."""
         return Point(self.name, dict(self.centre))
+
+    @property
+    def least_unfreeze(self) -> int:
+        """The fewest last layers with which something trains: 1 where two towers train without a head."""
+        return 1 if self.towers == "both" else 0
+
+    def start(self, max_unfreeze: int) -> Point:
+        """The point to begin from, with no more layers than that."""
+        if self.point.unfreeze <= max_unfreeze:
+            return self.point
+        return Point(self.name, {**self.centre, UNFREEZE: max_unfreeze})
+
+    def check_trains(self, point: Point) -> None:
+        """Refuse a point at which nothing would train.
+
+        Raises:
+            UsageError: says which classifier would come out.
+        """
+        if point.unfreeze < self.least_unfreeze:
+            got = f"{point.unfreeze}: it has no head, so that nothing would train and the frozen probe come out"
+            fix = f"unfreeze 1 or more, or choose {PROBE!r}"
+            raise UsageError(expected=f"layers that {self.name!r} can train", got=got, fix=fix, where="`unfreeze`")
 
     def at(self, options: Mapping[str, Value]) -> Point:
         """The centre with other values for some options.
@@ -228,3 +253,19 @@ def find_approach(approach: str | Approach) -> Approach:
     if OWN.get(found.name, found) != found:
         raise UsageError(expected="a name of its own", got=repr(found.name), fix="rename it", where="approach")
     return found
+
+
+def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[tuple[Approach, ...], tuple[str, ...]]:
+    """Those that can train on at most that many layers, and a sentence about each of the others.
+
+    Raises:
+        UsageError: none can.
+    """
+    kept = tuple(approach for approach in approaches if approach.least_unfreeze <= max_unfreeze)
+    left = [approach.name for approach in approaches if approach not in kept]
+    why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
+    if not kept:
+        fix = "raise `max_unfreeze`, or choose approaches with a head"
+        expected = "an approach that can train"
+        raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
+    return kept, tuple(f"{name} is left out: {why}" for name in left)

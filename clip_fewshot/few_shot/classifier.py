@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,15 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
-from clip_fewshot.few_shot.model import Recipe, TunedModel, encode_frozen, fit_frozen_probe, fit_model, prepare_support
+from clip_fewshot.few_shot.model import (
+    Recipe,
+    TunedModel,
+    encode_frozen,
+    fit_frozen_probe,
+    fit_model,
+    note_if_below_frozen,
+    prepare_support,
+)
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
@@ -125,10 +134,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             images: a dataset, or paths or PIL pictures with ``labels``.
 
         Raises:
+            UsageError: layers that are not there, or nothing that would train.
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
         check_depth(self.backbone.visual, self.point.unfreeze)
+        find_approach(self.approach).check_trains(self.point)
         find_probe(self._probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
@@ -151,6 +162,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C = fit_frozen_probe(frozen, data.labels, self.seed).C_
         self.recipe_ = self.recipe(C)
         self.model_ = fit_model(self.backbone, self.recipe_, data)
+        note = note_if_below_frozen(self.backbone, self.recipe_, data, self.model_)
+        if note:
+            warnings.warn(note, RuntimeWarning, stacklevel=3)
         self.label_space_ = label_space
         return self
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.few_shot.approach import Approach, Point
-from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, note_if_below_frozen
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.types import IndexArray
 
@@ -47,12 +47,15 @@ class CrossValidation:
         return weighted_f1(held_out.labels, predicted)
 
     def fit(self, point: Point) -> TunedModel:
-        """Train on all pictures."""
-        return self._fit(point, self.data)
+        """Train on all pictures, and note where that was worse than training no layer."""
+        model = self._fit(point, self.data)
+        return replace(model, note=note_if_below_frozen(self.backbone, self._recipe(point), self.data, model))
 
     def _fit(self, point: Point, data: SupportData) -> TunedModel:
-        recipe = replace(self.recipe, approach=self.approaches[point.approach], point=point)
-        return fit_model(self.backbone, recipe, data)
+        return fit_model(self.backbone, self._recipe(point), data)
+
+    def _recipe(self, point: Point) -> Recipe:
+        return replace(self.recipe, approach=self.approaches[point.approach], point=point)
 
     def __getstate__(self) -> Mapping[str, Any]:
         deepest = max(self.data.images.cuts, default=0)

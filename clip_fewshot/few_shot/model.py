@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
-from clip_fewshot.few_shot.approach import Approach, Point
+from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
@@ -26,12 +26,17 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 @dataclass(frozen=True)
 class TunedModel:
-    """A trained image suffix and what classifies its features: a head or a probe."""
+    """A trained image suffix and what classifies its features: a head or a probe.
+
+    Attributes:
+        note: what :func:`note_if_below_frozen` found, if it was asked.
+    """
 
     point: Point
     suffix: Suffix
     head: nn.Module | None
     probe: Probe | None
+    note: str = ""
 
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
@@ -98,6 +103,31 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
         return TunedModel(point, suffix, head, None)
     features = replay(data.images, point.unfreeze, suffix).numpy()
     return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels))
+
+
+def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:
+    """A warning where ``model`` knows its own support set less well than without a layer that trains, else ""."""
+    point = model.point
+    right = _support_accuracy(model, data)
+    if point.unfreeze == 0 or right == 1:
+        return ""
+    if recipe.approach.ends_in == "probe":
+        probe = recipe.probe or recipe.approach.probe
+        start = replace(recipe, approach=LINEAR_PROBE, point=LINEAR_PROBE.point, probe=probe)
+    else:
+        start = replace(recipe, point=Point(point.approach, {**point.options, UNFREEZE: 0}))
+    before = _support_accuracy(fit_model(backbone, start, data), data)
+    if right >= before:
+        return ""
+    return (
+        f"{point.approach} knows {right:.3f} of its support set with the last {point.unfreeze} layers tuned, and "
+        f"{before:.3f} with frozen ones: lower `backbone_lr`, or unfreeze fewer"
+    )
+
+
+def _support_accuracy(model: TunedModel, data: SupportData) -> float:
+    predicted = model.probabilities(model.features(data.images)).argmax(axis=1)
+    return float((predicted == data.labels).mean())
 
 
 def prepare_support(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import RunOptions
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import ResourceError, UsageError
 from clip_fewshot.few_shot.approach import Approach
 from clip_fewshot.few_shot.cross_validation import drop_first_layers
 from clip_fewshot.few_shot.foreign import list_foreign_parts
@@ -17,6 +17,7 @@ from clip_fewshot.runtime.workers import explain_refusal
 
 PROCESSES_MEMORY_SHARE = 0.75  # of the machine's memory, for all workers
 BASE_BYTES = 420 << 20  # of a worker before it trains: torch, scikit-learn
+STATE = 3  # of the trained layers, at least: gradients and two moments, beside a whole model
 COPIES = 12  # of the trained layers, at most: weights, gradients, two moments, states between layers; 11 for ViT-B/32
 
 
@@ -51,9 +52,23 @@ def measure_resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
 
 
 def count_processes(backbone: Backbone, n: int) -> int:
-    """How many processes that train the last ``n`` layers the cores and the memory of this machine suffice for."""
-    trained = sum(p.numel() * p.element_size() for p in drop_first_layers(backbone, n).parameters() if not p.is_meta)
-    return max(1, min(usable_cores(), int(PROCESSES_MEMORY_SHARE * usable_memory()) // (BASE_BYTES + COPIES * trained)))
+    """How many processes that train the last ``n`` layers the cores and the memory of this machine suffice for.
+
+    Raises:
+        ResourceError: the memory does not suffice for one, on a CPU.
+    """
+    trained, room = _bytes_of(drop_first_layers(backbone, n)), usable_memory()
+    least = BASE_BYTES + _bytes_of(backbone) + (STATE * trained if n else 0)
+    if least > room and backbone.device.type == "cpu":
+        got, fix = f"{room / 2**30:.2f} GiB", "train fewer layers (`max_unfreeze`), or take a smaller `model`"
+        raise ResourceError(
+            expected=f"{least / 2**30:.2f} GiB of memory or more", got=got, fix=fix, where=f"the last {n} layers"
+        )
+    return max(1, min(usable_cores(), int(PROCESSES_MEMORY_SHARE * room) // (BASE_BYTES + COPIES * trained)))
+
+
+def _bytes_of(backbone: Backbone) -> int:
+    return sum(p.numel() * p.element_size() for p in backbone.parameters() if not p.is_meta)
 
 
 def choose_jobs(approaches: Sequence[Approach], jobs: int) -> int:

@@ -39,6 +39,12 @@ class TrialRecord:
         """The point that the trial evaluated."""
         return Point.from_json(self.params)
 
+    def to_row(self) -> dict[str, Any]:
+        """One line of a table: how it ended, and each option in a column of its own."""
+        ended = {"value": self.value if self.fold_values else None, "seconds": self.seconds, "reason": self.reason}
+        asked = {"approach": self.point.approach, **self.point.options}
+        return {"number": self.number, "state": self.state, **ended, **asked}
+
 
 def select_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
     """The best complete trial of each approach; of equals the earlier one."""
@@ -51,7 +57,7 @@ def select_by_approach(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]
 
 
 def select(
-    trials: Sequence[TrialRecord], approaches: Sequence[Approach], n_validated: int
+    trials: Sequence[TrialRecord], approaches: Sequence[Approach], n_validated: int, max_unfreeze: int
 ) -> tuple[dict[str, Point], str]:
     """(the best point of each approach, the name of the best approach) by validation score alone.
 
@@ -62,9 +68,10 @@ def select(
 
     Args:
         n_validated: pictures that a complete trial was validated on, all folds together.
+        max_unfreeze: most layers that a centre may unfreeze.
     """
     best = select_by_approach(trials)
-    winners = {a.name: best[a.name].point if a.name in best else a.point for a in approaches}
+    winners = {a.name: best[a.name].point if a.name in best else a.start(max_unfreeze) for a in approaches}
     ranked = sorted(best, key=lambda name: (-best[name].value, best[name].number))
     if not ranked:
         return winners, PROBE

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import BACKBONE_LR, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, copy_tuned_layers
 from clip_fewshot.optim.adamw import AdamW, group_parameters
@@ -121,6 +121,7 @@ def tune(
         raise _diverged(steps, steps, math.nan)
     for module, _ in trained:
         module.eval().requires_grad_(False)
+    objective.end(lambda: replay(data.images, point.unfreeze, suffix).to(backbone.device))
     return Tuned(suffix, objective.head, tuple(torch.stack(losses).tolist()))
 
 

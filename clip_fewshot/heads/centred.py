@@ -24,11 +24,13 @@ class CentredHead(nn.Module):
     Args:
         head: any head.
         mean: (d,) mean of the unit features, ``F.normalize(features, dim=-1).mean(0)``; zeros before a state is loaded.
+        follows: take each batch's own mean off in training, for features that move by more than they differ; whoever
+            trains calls :meth:`recentre` at the end.
     """
 
     mean: Tensor
 
-    def __init__(self, head: nn.Module, mean: Tensor) -> None:
+    def __init__(self, head: nn.Module, mean: Tensor, follows: bool = False) -> None:
         super().__init__()
         inner: Any = head
         if tuple(mean.shape) != (inner.in_features,):
@@ -39,12 +41,18 @@ class CentredHead(nn.Module):
                 where="mean",
             )
         self.in_features, self.n_classes, self.takes_tokens = inner.in_features, inner.n_classes, inner.takes_tokens
-        self.head = head
+        self.head, self.follows = head, follows
         self.register_buffer("mean", mean.detach().to(torch.promote_types(mean.dtype, torch.float32)).clone())
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, d) features, and labels where the head inside reads them -> (n, c) logits of that head."""
         require_width(features, self.in_features)
         unit = F.normalize(features.to(torch.promote_types(features.dtype, self.mean.dtype)), dim=-1)
-        logits: Tensor = self.head(unit - self.mean, labels)
+        mean = unit.mean(dim=0) if self.follows and self.training else self.mean
+        logits: Tensor = self.head(unit - mean, labels)
         return logits
+
+    @torch.no_grad()
+    def recentre(self, features: Tensor) -> None:
+        """Take the mean of (n, d) features from here on."""
+        self.mean.copy_(F.normalize(features.to(self.mean.dtype), dim=-1).mean(dim=0))

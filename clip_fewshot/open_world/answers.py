@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.open_world.fitted import Fitted
@@ -32,6 +33,13 @@ class Answer(NamedTuple):
     p_value: float
     score: float
     top: tuple[tuple[str, float], ...]
+
+    def to_row(self) -> dict[str, Any]:
+        """One line of a table: answer, p_value, score, and class and probability of each place of ``top``."""
+        row: dict[str, Any] = {"answer": self.label or NO_CLASS, "p_value": self.p_value, "score": self.score}
+        for place, (name, probability) in enumerate(self.top, start=1):
+            row |= {f"class_{place}": name, f"probability_{place}": probability}
+        return row
 
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:

@@ -30,6 +30,7 @@ from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
 OPEN_WORLD_KIND = "open-world classifier"
@@ -135,14 +136,17 @@ class OpenWorldClassifier:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
         return not needs_pictures(self.model.point, self.model.views, self.rejector_)
 
-    def predict(self, images: Images, top: int = 5) -> list[Answer]:
-        """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes."""
+    def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
+        """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
+
+        ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
+        """
         pictures = collect_images(images, purpose="predict")
         sight = self.look(pictures)
         answers = self.judge(sight, top)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
-        return answers
+        return ResultRows(answers, image=pictures.names)
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""

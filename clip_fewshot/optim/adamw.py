@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import derive_seed
 
 BETAS, EPS = (0.9, 0.98), 1e-6  # Radford et al., 2021, table 18 (ViT)
@@ -159,24 +159,12 @@ class Optimizer:
         return (norm / self.clip_norm).clamp(min=1.0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on besides weights and gradients, not copied."""
+        """All that the next step depends on besides weights and gradients; not copied, but for the count ``taken``."""
         found = {"taken": torch.tensor(self.taken)}
         for g, group in enumerate(self.groups):
             for kind, values in (("steps", group.steps), ("first", group.first), ("second", group.second)):
                 found |= {f"{kind}.{g}.{i}": value for i, value in enumerate(values)}
         return found
-
-    @torch.no_grad()
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` gave, in another process perhaps."""
-        mine = self.tensors()
-        if {k: (v.shape, v.dtype) for k, v in mine.items()} != {k: (v.shape, v.dtype) for k, v in saved.items()}:
-            raise ArtifactError(
-                expected="moments of the same parameters", got="others", fix="train what was trained before"
-            )
-        for key, value in saved.items():
-            mine[key].copy_(value)
-        self.taken = int(saved["taken"])
 
 
 class AdamW(Optimizer):

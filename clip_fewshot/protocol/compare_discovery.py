@@ -79,15 +79,17 @@ def compare_discovery(
         alpha: share of known pictures that may be flagged, in (0, 1).
         method: of grouping; None for what fits the known classes.
     """
-    scene = _stage(backbone, data, background, hidden)
+    scene = _stage(backbone, data, background, hidden, max(shot_counts))
     for shots in shot_counts:
         draws = [_draw(scene, alpha, method, shots, seed) for seed in range(seeds)]
         yield {"unseen": "+".join(hidden), "shots": shots, "n_new": scene.n_new, **_row(scene, draws)}
 
 
-def _stage(backbone: Backbone, data: ImageDataset, extra: ImageDataset | None, hidden: Sequence[str]) -> DiscoveryScene:
+def _stage(
+    backbone: Backbone, data: ImageDataset, extra: ImageDataset | None, hidden: Sequence[str], most_shots: int
+) -> DiscoveryScene:
     """Every picture goes through the tower once."""
-    split = split_open_world(data, shots=1, unseen=hidden)
+    split = split_open_world(data, shots=most_shots, unseen=hidden)
     parts = [split.test.open("discovery"), split.novel.open("discovery"), *([] if extra is None else [extra])]
     features = [encode_images(backbone, part).features for part in (split.pool, *parts)]
     n_known, n_new = len(split.seen), len(split.unseen)

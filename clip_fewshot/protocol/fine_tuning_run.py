@@ -6,12 +6,11 @@ pictures it is recall both ways.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.finetuning import count_parameters, make_tunable
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import count_bytes, measure_needs
+from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.replayed import count_replayed_blocks, replay_pictures
 from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
@@ -32,23 +34,23 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
-from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
-from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
-from clip_fewshot.protocol.retrieval import measure_recall
+from clip_fewshot.protocol.caption_categories import compare_recall, describe_category
+from clip_fewshot.protocol.fine_tuning_sides import FineTuningSides, divide, head_sides
+from clip_fewshot.protocol.fine_tuning_task import TRAINING_FOLDER, begin_task, describe_task
+from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
+from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, write_bytes, write_json
-from clip_fewshot.types import Progress, Say
+from clip_fewshot.types import FloatArray, Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
-TRAINING_FOLDER, TUNED_FOLDER, TASK, RESULTS_FILE = "training", "model", "task.json", "results.json"
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes"}  # from a run to the one that goes on
-TEXTS = {"template", "templates", "class_names"}  # written down as the templates themselves, and in the pictures' names
-WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
+TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
+PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
 
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
@@ -71,68 +73,110 @@ def _tuned_files(job: FineTuningJob) -> dict[str, bytes]:
 
 
 def finetune(
-    job: FineTuningJob, world: World, say: Say = lambda line: None, progress: Progress = lambda *done: None
+    job: FineTuningJob,
+    world: World,
+    say: Say = lambda line: None,
+    progress: Progress = lambda *done: None,
+    tell: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure, train, save, measure what was saved; each process calls this, and the first one does all but train.
 
     Args:
         say: receives what a reader of the pictures should know, a sentence at a time.
+        tell: receives a line on the memory that training will take.
 
     Returns:
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    templates = choose_templates(job.templates, job.template)
-    data = read_dataset(job.data, class_names=job.class_names)
-    if templates and data.captions is not None:
+    job = replace(job, template=choose_templates(job.templates, job.template), templates=None)
+    data = read_dataset(job.data, **job.reading())
+    if job.template and data.captions is not None:
         fix = "leave `template` and `templates` out"
         raise UsageError(expected="pictures with classes", got="captions", fix=fix, where="`template`")
-    pretrained = load_backbone(job.model_name, device=job.device)
-    kept, held, warnings = _divide(data, pretrained, job)
+    pretrained = load_backbone(job.model_name, device=job.device, dtype=PRECISIONS[job.precision])
+    plain, warnings = divide(job, data, pretrained)
     for sentence in [*list_warnings(data), *warnings] if leads else []:
         say(sentence)
-    tuned = make_tunable(pretrained, job.plan)
-    trained, total = count_parameters(tuned)
-    n = _blocks_to_rerun(pretrained, job, world)
-    pairs = _stream(kept, tuned, job, world, templates, numbered=n is not None)
-    if leads:
-        _begin(job, _task(job, data, pretrained, templates))
-    before = _measure(pretrained, held, job, templates) if leads else {}
-    with replay_pictures(tuned, pretrained, pairs.pictures, n):
-        _train(tuned, pairs, job, world, progress)
+    sides, right = head_sides(job, plain, pretrained)
+    if sides.earlier is not None and leads:
+        say(sides.earlier.describe_changes(sides.kept, sides.held))
+    found = _tune(job, sides, pretrained, world, progress, say, tell)
+    other, others = _without_category(job), None
+    if job.category != "none":
+        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, say, tell)
     if not leads:
         return {}
-    save_tuned(tuned, job.folder / TUNED_FOLDER)
-    after = _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), held, job, templates)
-    found = {
-        "schema": 1,
-        "model": job.model_name,
-        "data": data.name,
-        "pictures": {"training": len(set(kept.digests)), "test": len(set(held.digests))},
-        "parameters": {"trained": trained, "all": total},
-        "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
-        "before": before,
-        "after": after,
-        "seconds": time.perf_counter() - started,
-    }
+    if others is not None:
+        values = [_recalls(job, pretrained, sides.held), _recalls(other, pretrained, plain.held)]
+        found["category"] = {
+            "kind": job.category,
+            "right": right,
+            "without": {key: others[key] for key in ("before", "after")},
+            "difference": compare_recall(*values),
+        }
+    about = {"schema": 1, "model": job.model_name, "data": data.name, "pictures": sides.counts()}
+    if sides.earlier is not None:
+        about["changes"] = sides.earlier.count_changes(sides.kept, sides.held)
+    found = about | found | {"seconds": time.perf_counter() - started}
     write_json(job.folder / RESULTS_FILE, found)
     return found | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
-def _divide(
-    data: ImageDataset, model: Backbone, job: FineTuningJob
-) -> tuple[ImageDataset, ImageDataset, tuple[str, ...]]:
-    """(training, test, warnings): the source's own parts, or by a hash of the content."""
-    if data.captions is None:
-        split = split_open_world(data, shots=job.per_class or 1, seed=job.seed, test_fraction=job.held_out)
-        kept = split.support if job.per_class else split.pool
-        return kept, split.test.open("zero-shot accuracy"), tuple(split.warnings)
-    if job.per_class is not None:
-        fix = "leave it out"
-        raise UsageError(expected="pictures with classes", got="captions", fix=fix, where="`per_class`")
-    PairStream(data, model, batch=1, seed=0, truncate=job.truncate)  # names captions that are too long, of both
-    pictures = len(set(data.digests))
-    return *split_pairs(data, max(1, round(job.held_out * pictures)), job.seed), ()
+def _tune(
+    job: FineTuningJob,
+    sides: FineTuningSides,
+    pretrained: Backbone,
+    world: World,
+    progress: Progress,
+    say: Say,
+    tell: Say,
+) -> dict[str, Any]:
+    """One training on the training side, saved in the job's folder; at rank 0 the figures before and after."""
+    task, leads = describe_task(job, sides.data, pretrained), world.rank == 0
+    if sides.earlier is not None:
+        sides.earlier.check(task)
+    tuned = make_tunable(pretrained, job.plan)
+    trained, total = count_parameters(tuned)
+    n = _blocks_to_rerun(pretrained, job, world)
+    pairs = _stream(sides.kept, tuned, job, world, numbered=n is not None)
+    objective = SelfDistillation(tuned, job.distil) if job.distil else None
+    beside = count_bytes(pretrained) + (count_bytes(objective) if objective is not None else 0)
+    needs = measure_needs(tuned, pairs.tokens, beside)
+    forecast = check_memory(needs, _settings(job), Load(pairs.batch, world.size), tuned.device, changeable=())
+    if leads:
+        begin_task(job, task, sides.kept, sides.held, sides.earlier)
+        tell(f"memory: {forecast}")
+    figures = {"before": _measure(pretrained, sides.held, job)} if leads else {}
+    if leads and job.from_ and (begun := Path(job.from_) / TUNED_FOLDER).is_dir():  # a stopped run has no model yet
+        figures["earlier"] = _measure(load_tuned(begun, pretrained), sides.held, job)
+    with replay_pictures(tuned, pretrained, pairs.pictures, n):
+        _train(tuned, pairs, objective, job, world, progress)
+    if not leads:
+        return {}
+    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
+        say(warning)
+    return {
+        "parameters": {"trained": trained, "all": total},
+        "memory": asdict(forecast) | {"peak": forecast.peak},
+        "training": _last_epoch(job.folder / TRAINING_FOLDER, pairs.steps()),
+        **figures,
+        "after": _measure(load_tuned(job.folder / TUNED_FOLDER, pretrained), sides.held, job),
+    }
+
+
+def _without_category(job: FineTuningJob) -> FineTuningJob:
+    """The same on the captions as they are, in a folder inside; going on from such a one where there is one."""
+    inside, begun = str(job.folder / PLAIN_FOLDER), Path(job.from_ or "") / PLAIN_FOLDER
+    from_ = str(begun) if job.from_ and begun.is_dir() else job.from_
+    return replace(job, category="none", out=job.out and inside, resume=job.resume and inside, from_=from_)
+
+
+def _recalls(job: FineTuningJob, pretrained: Backbone, held: ImageDataset) -> dict[str, FloatArray]:
+    """Figure -> (pictures,) of what ``job`` has saved."""
+    model = load_tuned(job.folder / TUNED_FOLDER, pretrained)
+    among = find_candidates(model, held, job.truncate)
+    return recall_values(measure_cosines(model, among, job.truncate), among.belongs)
 
 
 def _blocks_to_rerun(pretrained: Backbone, job: FineTuningJob, world: World) -> int | None:
@@ -145,7 +189,7 @@ def _blocks_to_rerun(pretrained: Backbone, job: FineTuningJob, world: World) -> 
 
 
 def _stream(
-    data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, templates: tuple[str, ...], numbered: bool
+    data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, numbered: bool
 ) -> PairStream | CaptionedStream:
     """This process's part of the pairs."""
     asked: dict[str, Any] = {
@@ -158,62 +202,41 @@ def _stream(
     }
     if data.captions is not None:
         return PairStream(data, model, **asked)
-    return CaptionedStream(data, model, **asked, templates=templates)
+    return CaptionedStream(data, model, **asked, templates=job.template)
 
 
-def _task(job: FineTuningJob, data: ImageDataset, model: Backbone, templates: tuple[str, ...]) -> dict[str, Any]:
-    """What a run that goes on must share with the one that began."""
-    names = {f.name for f in fields(FineTuningJob)} - MAY_DIFFER - TEXTS - set(WRITTEN_AS)
-    chosen = {name: getattr(job, name) for name in names} | {old: getattr(job, new) for new, old in WRITTEN_AS.items()}
-    chosen["epochs"] = job.passes or FINE_TUNING_PASSES
-    chosen["templates"] = list(templates) or None  # as of runs that were begun before there was a choice
-    captions = hashlib.sha256("\n".join(data.captions or ()).encode("utf-8", "surrogatepass")).hexdigest()
-    return chosen | {"model": model.digest, "data": data.fingerprint(), "captions": captions}
-
-
-def _begin(job: FineTuningJob, now: dict[str, Any]) -> None:
-    """Note the task in the folder; a folder in which another one was begun is refused."""
-    path = job.folder / TASK
-    if path.exists():
-        was = read_json(path)
-        other = sorted(key for key in now if was.get(key) != now[key])
-        if other:
-            fix = "repeat the options it began with, or choose a new folder"
-            raise UsageError(
-                expected="the task that was begun there",
-                got=f"another {', '.join(other)}",
-                fix=fix,
-                where=str(job.folder),
-            )
-        if not job.resume:
-            raise UsageError(
-                expected="a new folder",
-                got="one with a training",
-                fix="go on with it (`resume`), or name another",
-                where=str(job.folder),
-            )
-    write_json(path, now)
-
-
-def _train(model: Backbone, pairs: PairSource, job: FineTuningJob, world: World, progress: Progress) -> None:
-    """``model``, in place."""
-    settings = job.plan.options(
+def _settings(job: FineTuningJob) -> ContrastiveOptions:
+    return job.plan.options(
         epochs=job.passes or FINE_TUNING_PASSES,
+        optimizer=job.optimizer,
         weight_decay=job.weight_decay,
         clip_norm=CLIP_NORM,
         chunk=job.chunk,
         seed=job.seed,
     )
+
+
+def _train(
+    model: Backbone,
+    pairs: PairSource,
+    objective: SelfDistillation | None,
+    job: FineTuningJob,
+    world: World,
+    progress: Progress,
+) -> None:
+    """``model``, in place."""
+    settings = _settings(job)
     total = settings.total(pairs.steps())
     train_contrastive(
         model,
         pairs,
         settings,
-        objective=SelfDistillation(model, job.distil) if job.distil else None,
+        objective=objective,
         world=world,
         on_step=lambda report: progress("training", report.step + 1, total) if world.rank == 0 else None,
         folder=job.folder / TRAINING_FOLDER,
         resume=job.resume is not None,
+        start=None if job.from_ is None else Path(job.from_) / TRAINING_FOLDER,
     )
 
 
@@ -225,22 +248,21 @@ def _last_epoch(folder: Path, steps: int) -> dict[str, float]:
     return means | {"steps": last[-1]["step"], "scale": last[-1]["scale"]}
 
 
-def _measure(
-    model: Backbone, held: ImageDataset, job: FineTuningJob, templates: tuple[str, ...]
-) -> dict[str, dict[str, Any]]:
+def _measure(model: Backbone, held: ImageDataset, job: FineTuningJob) -> dict[str, dict[str, Any]]:
     """Name of a figure -> mean, ci95, n_test, chance."""
     if held.captions is not None:
         return measure_recall(model, held, job.truncate)
     names = held.label_space.names
-    guesses = zero_shot_probabilities(model, held, names, templates or TEMPLATES).argmax(dim=1).numpy()
+    guesses = zero_shot_probabilities(model, held, names, job.template or TEMPLATES).argmax(dim=1).numpy()
     right = guesses == held.required_labels()
     return {"zero-shot accuracy": accuracy_interval([right]).to_json() | {"chance": 1 / len(names)}}
 
 
 def describe_finetuning(found: dict[str, Any]) -> str:
     """A line per figure."""
-    head = ["", "before", "after", "chance"]
-    parts, chances = (found["before"], found["after"]), {key: row["chance"] for key, row in found["after"].items()}
+    names = [name for name in ("before", "earlier", "after") if name in found]
+    head, parts = ["", *names, "chance"], [found[name] for name in names]
+    chances = {key: row["chance"] for key, row in found["after"].items()}
     rows = [
         [key, *(tables.estimate_of(part[key]) for part in parts), tables.format_fraction(chance)]
         for key, chance in chances.items()
@@ -255,6 +277,7 @@ def describe_finetuning(found: dict[str, Any]) -> str:
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",
             tables.format_plain([head, *rows]),
+            *(["", describe_category(found["category"], found["after"])] if "category" in found else []),
             "",
             f"model: {found['folder']}",
         ]

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.checkpoint import sketch_backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
+from clip_fewshot.contrastive.memory_check import Load, check_memory
+from clip_fewshot.contrastive.memory_forecast import measure_needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
 from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
@@ -27,14 +28,14 @@ from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
-from clip_fewshot.runtime.device import resolve_device
+from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
 PRETRAINING_BATCH, VALIDATION_BATCH = 256, 256
-PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHANGEABLE = ("checkpoint_gradients", "state_dtype", "model")  # where memory is short
 
 
 def pretrain_by_spark(job: Pretraining) -> None:
@@ -60,14 +61,20 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     if world.rank > 0:
         say = warn = _be_silent  # one process speaks for all
     started = time.perf_counter()
-    model = build_untrained(job.model or "ViT-B/32", job)
-    data = _read(job.data, warn)
-    kept, held = split_pairs(data, job.validation, job.seed) if job.validation else (data, None)
+    name, config = find_architecture(job.model or "ViT-B/32")
+    _check_state(config, job)
+    model = build_untrained(name, config, job)
+    data = _read(job.data, warn, **job.reading() | {"class_names": None})
+    kept, held = split_pairs(data, job.validation, job.seed) if job.validation or job.test else (data, None)
     pairs = _stream(kept, model, job, world)
     settings = choose_options(job, model, pairs.steps())
     total = settings.total(pairs.steps())
-    weights = sum(p.numel() for p in model.parameters())
+    weights, load = sum(p.numel() for p in model.parameters()), Load(pairs.batch, world.size)
+    forecast = check_memory(measure_needs(model, pairs.tokens), settings, load, model.device, CHANGEABLE)
     say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
+    say(f"memory: {forecast}")
+    if config.warning():
+        warn(config.warning())
     trained = train_contrastive(
         model,
         pairs,
@@ -86,18 +93,29 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     return trained
 
 
-def build_untrained(name: str, job: Pretraining) -> Backbone:
-    """Random weights of an official architecture, or of the one in a JSON file, by the seed."""
+def find_architecture(name: str) -> tuple[str, CLIPConfig]:
+    """An official name, or the stem of a JSON file, and the architecture it stands for."""
     path = Path(name)
-    known = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(name, name)
     if path.suffix == ".json":
-        config = read_architecture(path)
-    elif known in ARCHITECTURES:
-        config = ARCHITECTURES[known]
-    else:
+        return path.stem, read_architecture(path)
+    known = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(name, name)
+    if known not in ARCHITECTURES:
         expected = f"one of {', '.join(ARCHITECTURES)}, or a .json file"
         raise UsageError(expected=expected, got=repr(name), fix="check the spelling", where="`model`")
-    model = build_backbone(config, job.seed, path.stem if path.suffix == ".json" else known)
+    return known, ARCHITECTURES[known]
+
+
+def _check_state(config: CLIPConfig, job: Pretraining) -> None:
+    """Refuse a model whose state alone is too large, before it is built: the system would end the process."""
+    state = ContrastiveOptions(
+        steps=1, averaging=job.averaging, state_dtype=job.state_dtype, text_weights=job.text_weights
+    )
+    check_memory(measure_state(sketch_backbone(config)), state, Load(0), resolve_device(job.device), CHANGEABLE)
+
+
+def build_untrained(name: str, config: CLIPConfig, job: Pretraining) -> Backbone:
+    """Random weights by the seed, on the device, in the precision of the job."""
+    model = build_backbone(config, job.seed, name)
     model.activation_dtype = PRECISIONS[job.precision]
     return model.to(resolve_device(job.device))
 
@@ -159,7 +177,7 @@ def _validation(
 ) -> Validation | None:
     """Loss and recall on the pictures held out, zero-shot accuracy on the labelled ones."""
     templates = choose_templates(job.templates, job.template) or TEMPLATES
-    labelled = None if job.labelled is None else _read(job.labelled, warn, job.class_names)
+    labelled = None if job.labelled is None else _read(job.labelled, warn, class_names=job.class_names)
     pairs = None
     if held is not None:
         pairs = PairStream(
@@ -201,8 +219,8 @@ def _shown(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
-def _read(source: str, warn: Say, class_names: str | None = None) -> ImageDataset:
-    data = read_dataset(source, class_names=class_names)
+def _read(source: str, warn: Say, **reading: Any) -> ImageDataset:
+    data = read_dataset(source, **reading)
     for sentence in list_warnings(data):
         warn(sentence)
     return data

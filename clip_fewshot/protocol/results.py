@@ -161,7 +161,12 @@ def embedding_views(
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a finished run knows; what the two documents are made of. ``options``: as they are written down."""
+    """Everything a finished run knows; what the two documents are made of.
+
+    Attributes:
+        options: as they are written down.
+        notes: warnings of the search.
+    """
 
     options: Mapping[str, Any]
     dataset: ImageDataset
@@ -171,6 +176,7 @@ class Run:
     met: OpenWorldTest
     choice: NoveltyChoice | None
     naive_seconds: float
+    notes: Sequence[str] = ()
 
     def results(self) -> dict[str, Any]:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
@@ -282,7 +288,7 @@ class Run:
         reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
         unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
         told = {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
-        return sorted(told | self._fewer_neighbours())
+        return sorted({*told, *self.notes, *self._fewer_neighbours()})
 
     def _fewer_neighbours(self) -> set[str]:
         """What a reader must know who asked for more neighbours than the shots allow."""

@@ -79,9 +79,13 @@ class RetrievalSet(NamedTuple):
 def measure_recall(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> dict[str, dict[str, Any]]:
     """Recall of one model on captioned pictures."""
     among = find_candidates(backbone, data, truncate)
+    return recall_of([measure_cosines(backbone, among, truncate)], among.belongs)
+
+
+def measure_cosines(backbone: Backbone, among: RetrievalSet, truncate: bool = False) -> FloatArray:
+    """(pictures, captions) cosines."""
     pictures = unit_rows(encode_images(backbone, among.pictures).features)
-    texts = unit_rows(encode_texts(backbone, among.captions, truncate=truncate))
-    return recall_of([pictures @ texts.T], among.belongs)
+    return pictures @ unit_rows(encode_texts(backbone, among.captions, truncate=truncate)).T
 
 
 def find_candidates(backbone: Backbone, data: ImageDataset, truncate: bool = False) -> RetrievalSet:
@@ -106,16 +110,27 @@ def recall_of(cosines: Sequence[FloatArray], belongs: BoolArray) -> dict[str, di
     Args:
         cosines: (pictures, captions) by the model of each seed.
     """
-    found = {}
+    seeds, found = [recall_values(each, belongs) for each in cosines], {}
     for k in PLACES:
-        hits = [rank_right(each, belongs) < k for each in cosines]
-        found[f"image to text, recall@{k}"] = accuracy_interval(hits).to_json() | {"chance": text_chance(belongs, k)}
+        key = f"image to text, recall@{k}"
+        hits = accuracy_interval([values[key] > 0 for values in seeds])
+        found[key] = hits.to_json() | {"chance": text_chance(belongs, k)}
     for k in PLACES:
-        hits = [rank_right(each.T, belongs.T) < k for each in cosines]
-        shares = [belongs @ hit.astype(np.float64) / belongs.sum(axis=1) for hit in hits]
+        key = f"text to image, recall@{k}"
+        shares = [values[key] for values in seeds]
         result = statistic_interval(lambda _, values: float(values.mean()), np.zeros(len(belongs)), shares)
-        found[f"text to image, recall@{k}"] = result.to_json() | {"chance": picture_chance(belongs, k)}
+        found[key] = result.to_json() | {"chance": picture_chance(belongs, k)}
     return found
+
+
+def recall_values(cosines: FloatArray, belongs: BoolArray) -> dict[str, FloatArray]:
+    """Name of a figure -> (pictures,) whether each picture finds a caption, or the share of its captions that find it.
+
+    Their means are the figures of :func:`recall_of`.
+    """
+    forth, back, own = rank_right(cosines, belongs), rank_right(cosines.T, belongs.T), belongs.sum(axis=1)
+    texts = {f"image to text, recall@{k}": (forth < k).astype(np.float64) for k in PLACES}
+    return texts | {f"text to image, recall@{k}": belongs @ (back < k).astype(np.float64) / own for k in PLACES}
 
 
 def rank_right(cosines: FloatArray, right: BoolArray) -> IndexArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import AUTO, HIDDEN, DataOptions, FewShotConfig, RunOptions
+from clip_fewshot.config import AUTO, HIDDEN, READING, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
@@ -168,7 +168,6 @@ def claim(
 
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:
     """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
-    elsewhere = ("data", "model", "class_names")  # in the fingerprint of the pictures, and the digest of the weights
-    options = {name: value for name, value in config.study_key().items() if name not in elsewhere}
+    options = {name: value for name, value in config.study_key().items() if name not in ("data", "model", *READING)}
     same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
     return hash_bytes(same.encode())[:16]

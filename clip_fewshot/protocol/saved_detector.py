@@ -10,7 +10,7 @@ import numpy as np
 from clip_fewshot.config import count_or_names
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.data.sampling import choose_test_side, drop_duplicates
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.evaluation.clustering import ari, clustering_accuracy, nmi
 from clip_fewshot.evaluation.intervals import accuracy_interval, statistic_interval
@@ -105,9 +105,20 @@ def sides_of(
     if fresh:
         return Sides(data.restrict(known), data.restrict(hidden) if novel is None else novel)
     seed = world.model.seed if seed is None else seed
-    chosen = data.restrict([*known, *hidden])
-    split = split_open_world(chosen, shots=1, unseen=hidden, seed=seed, test_fraction=test_fraction)
-    return Sides(split.test.open("novelty"), split.novel.open("novelty") if novel is None else novel)
+    chosen, _ = drop_duplicates(data.restrict([*known, *hidden]))
+    ours = chosen.restrict(known)
+    is_test = choose_test_side(ours, _count_shots(world), seed, test_fraction)
+    return Sides(ours.subset(np.flatnonzero(is_test)), chosen.restrict(hidden) if novel is None else novel)
+
+
+def _count_shots(world: OpenWorldClassifier) -> int:
+    """The K with which the model was trained: the most pictures of a class, without those that namings brought."""
+    names = world.model.label_space_.names
+    counts = np.bincount(world.known_.labels, minlength=len(names))
+    for naming in world.named_:
+        for name, digests in naming.classes.items():
+            counts[names.index(name)] -= len(digests)
+    return int(counts.max())
 
 
 def _first_names(names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def measure_zero_shot(backbone: Backbone, data: ImageDataset, templates: Sequenc
     test, names = source_test_part(data), data.label_space.names
     labels = test.required_labels()
     predicted = zero_shot_probabilities(backbone, test, names, templates).argmax(dim=1).numpy()
-    rows = per_class_table(labels, predicted, len(names))
+    rows = per_class_table(labels, predicted, len(names), names)
     return {
         "accuracy": accuracy_interval([predicted == labels]).to_json(),
         "macro_f1": macro_f1(labels, predicted),

@@ -7,19 +7,41 @@ version or the new one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import FILE_LOCK, hash_bytes, hash_file, read_json, write_bytes, write_json
+from clip_fewshot.runtime.files import (
+    FILE_LOCK,
+    hash_bytes,
+    hash_file,
+    read_json,
+    rename_file,
+    write_bytes,
+    write_json,
+    write_pieces,
+)
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
 T = TypeVar("T")
 
 
-def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
+class Pieces(Protocol):
+    """Content that is made while it is written; a :class:`TensorFile` is one."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """The bytes in their order."""
+        ...
+
+
+def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any]) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
     A folder that holds something else than an artifact of the same kind is left alone and refused.
@@ -33,13 +55,7 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
             fix="choose another one",
             where=str(folder),
         )
-    entries = {}
-    for name, data in files.items():
-        digest, logical = hash_bytes(data), Path(name)
-        stored = f"{logical.stem}-{digest[:16]}{logical.suffix}"
-        if not (folder / stored).exists() or hash_file(folder / stored) != digest:
-            write_bytes(folder / stored, data)
-        entries[name] = {"file": stored, "sha256": digest, "bytes": len(data)}
+    entries = {name: _write(folder, name, content) for name, content in files.items()}
     meta_digest = hash_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
     manifest = {
         "schema": ARTIFACT_SCHEMA,
@@ -50,6 +66,26 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes], meta: Map
     }
     write_json(folder / MANIFEST, manifest)
     _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+
+
+def _write(folder: Path, name: str, content: bytes | Pieces) -> dict[str, str | int]:
+    """What the manifest says of a file once it is written."""
+    if isinstance(content, bytes):
+        digest, size = hash_bytes(content), len(content)
+        stored = _named_by_content(name, digest)
+        if not (folder / stored).exists() or hash_file(folder / stored) != digest:
+            write_bytes(folder / stored, content)
+    else:
+        half, size = folder / f".{name}.tmp", content.size  # its name is known when all of it is written
+        digest = write_pieces(half, content, size)
+        stored = _named_by_content(name, digest)
+        rename_file(half, stored)
+    return {"file": stored, "sha256": digest, "bytes": size}
+
+
+def _named_by_content(name: str, digest: str) -> str:
+    logical = Path(name)
+    return f"{logical.stem}-{digest[:16]}{logical.suffix}"
 
 
 def _left_by_kill(path: Path) -> bool:
@@ -65,24 +101,33 @@ def artifact_kind(folder: Path) -> str:
 
 def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read back (meta, files) of :func:`save_artifact`; every byte is checked against its SHA-256 first."""
+    return _load(folder, kind, lambda path: (data := path.read_bytes(), hash_bytes(data)))
+
+
+def find_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Like :func:`load_artifact`, with the paths of the files in place of what is in them: they may be large."""
+    return _load(folder, kind, lambda path: (path, hash_file(path)))
+
+
+def _load(folder: Path, kind: str, read: Callable[[Path], tuple[T, str]]) -> tuple[dict[str, Any], dict[str, T]]:
+    """(meta, what ``read`` gives of each file); it gives the SHA-256 beside it."""
     manifest = _read_manifest(folder, kind)
     files = {}
     for name, entry in manifest["files"].items():
         path = folder / entry["file"]
         try:
-            data = path.read_bytes()
+            files[name], digest = read(path)
         except OSError as error:
             raise ArtifactError(
                 expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
             ) from error
-        if hash_bytes(data) != entry["sha256"]:
+        if digest != entry["sha256"]:
             raise ArtifactError(
                 expected=f"SHA-256 {entry['sha256'][:12]}...",
-                got=f"{hash_bytes(data)[:12]}...",
+                got=f"{digest[:12]}...",
                 fix="the file is damaged: restore it",
                 where=str(path),
             )
-        files[name] = data
     return manifest["meta"], files
 
 

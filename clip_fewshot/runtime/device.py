@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from clip_fewshot.errors import ResourceError, UsageError
+from clip_fewshot.runtime.environment import usable_memory
+
+PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FULL = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # in the words of torch
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -49,6 +55,29 @@ def autocast_activations(device: torch.device, dtype: torch.dtype | None) -> Abs
     if dtype in (None, torch.float32):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that this process may fill there: what is free of a GPU, or its part of the RAM that it may use.
+
+    Of RAM the whole counts, free or not, without swap: what other programs hold now decides nothing. Processes that
+    torchrun has started on one machine share it.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    return usable_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def explain_full_memory(fix: str) -> Iterator[None]:
+    """Turn torch's refusals to allocate, on any device, into our error; ``fix`` says what takes less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).split("\n")[0]
+        if not isinstance(error, MemoryError) and not FULL.search(text):
+            raise
+        raise ResourceError(expected="enough memory", got=text or "too little", fix=fix, where="training") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,6 +54,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that any reader, at any moment, sees the old file or the new one, whole."""
     with replace_file(path, len(data)) as file:
         file.write(data)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], needed: int) -> str:
+    """Like :func:`write_bytes`, of content that is never whole in memory; its hex SHA-256.
+
+    Args:
+        needed: bytes in all.
+    """
+    digest = hashlib.sha256()
+    with replace_file(path, needed) as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def rename_file(path: Path, name: str) -> None:
+    """Give a file another name in its folder, in one step; a file of that name is replaced."""
+    os.replace(path, path.with_name(name))
+    _sync_folder(path.parent)
 
 
 @contextmanager

@@ -139,7 +139,11 @@ def add_linear_head(tower: Tower) -> HeadedTower:
 
     It has no bias. One would shift all features of a modality, which CLIP's projections do not do either (a ViT's and
     the text tower's have none), and could not become part of them.
+
+    Raises:
+        UsageError: a tower whose projection cannot take it in at the end.
     """
+    check_mergeable(tower.tail())
     weight = next(tower.parameters())
     head = nn.Linear(tower.out_features, tower.out_features, bias=False).to(weight.device)
     nn.init.eye_(head.weight)
@@ -148,16 +152,25 @@ def add_linear_head(tower: Tower) -> HeadedTower:
 
 def _follow(tail: Tail, weight: Tensor) -> None:
     """Multiply the projection of ``tail`` by ``weight`` (d, d), in float64 on the way."""
+    check_mergeable(tail)
     if isinstance(tail, TokenTail):
         tail.projection.copy_(tail.projection.double() @ weight.double().T)
-    elif isinstance(tail, AttentionPool):
-        last = tail.c_proj
-        last.weight.copy_(weight.double() @ last.weight.double())
+        return
+    last = tail.c_proj if isinstance(tail, AttentionPool) else cast(nn.Linear, cast(PooledTail, tail).projection)
+    last.weight.copy_(weight.double() @ last.weight.double())
+    if last.bias is not None:
         last.bias.copy_(weight.double() @ last.bias.double())
-    elif isinstance(tail, PooledTail) and isinstance(tail.projection, nn.Linear):
-        tail.projection.weight.copy_(weight.double() @ tail.projection.weight.double())
-    else:
-        fix = "train without a head"
+
+
+def check_mergeable(tail: Tail) -> None:
+    """Refuse a linear head behind a tail without a projection that could take it in.
+
+    Raises:
+        UsageError: such a tail.
+    """
+    pooled = isinstance(tail, PooledTail) and isinstance(tail.projection, nn.Linear)
+    if not (isinstance(tail, TokenTail | AttentionPool) or pooled):
+        fix = "train without one (`head` none)"
         raise UsageError(
             expected="a tower that ends in a linear projection", got=type(tail).__name__, fix=fix, where="`head`"
         )

@@ -26,9 +26,11 @@ REPORT_EVERY = 100
 def run_preset(name: str, steps: int | None, seed: int, out: Path) -> None:
     """Train a preset, write it to ``out``, and print how good it is."""
     preset = PRESETS[name] if steps is None else replace(PRESETS[name], steps=steps)
-    for figure, value in validate(pretrain(preset, seed, out)).items():
+    model = pretrain(preset, seed, out)
+    for figure, value in validate(model).items():
         print(f"{figure:16s} {value:.3f}")
     print(f"model: {sum(file.stat().st_size for file in out.iterdir()):,} bytes in {out}")
+    print(f"warning: {model.config.warning()}")
 
 
 def pretrain(preset: Preset, seed: int, out: Path) -> Backbone:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clip_fewshot.commands.cli.shared_options import PICTURES, PicturesOptions, refuse_idle, seeds_option
-from clip_fewshot.config import ClassTextOptions, check_range, option
+from clip_fewshot.config import TextOptions, check_range, option
 
-RECIPES = ("s0", "s1", "s2", "s3", "s4")  # modules with run(options) -> results as JSON, and table(results) -> text
+# Modules with run(options) -> results as JSON, and table(results) -> text.
+RECIPES = ("s0", "s1", "s1_rates", "s2", "s3", "s4")
 NAME_SETS = ("digits", "words")
 OF_S0, OF_S0_AND_S1 = ("models", "name_sets"), ("template", "templates", "class_names")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PicturesOptions, ClassTextOptions):
+class Options(PicturesOptions, TextOptions):
     """The command line. DATA is given as --data: the recipe has the one place."""
 
     recipe: str = option("s0", "which", positional=True, choices=RECIPES)

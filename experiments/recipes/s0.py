@@ -71,7 +71,7 @@ def run(options: Options) -> dict[str, Any]:
     first = () if options.models and options.model is None else (options.model_name,)
     names = list_models((*first, *options.models))
     templates = opening.open_templates(options, ())
-    data = opening.open_data(options.data, options.class_names)
+    data = opening.open_data(options.data, **options.reading())
     split = split_open_world(data, shots=SHOTS, seed=0)
     sets, test = choose_names(split.seen.names, options.name_sets), split.test.open("S0")
     about = {"data": data.name, "test_pictures": len(test), "seeds": options.seeds}

@@ -4,7 +4,9 @@ As written, all weights train by Adam in the half precision in which CLIP's load
 gradients and its epsilon underflow, and the weights become NaN. Rounding the weights to half precision after a step in
 float32, as the usual mend does, freezes those whose step is smaller than half their spacing. Ours are float32
 throughout. The linear layer behind each frozen tower is as written drawn at random, and has to learn again what the
-towers know; ours begins as the identity. The rest are ways to share rates between what is pretrained and what is added.
+towers know; ours begins as the identity, where the gradient is small: plain descent needs a hundred times the rate, and
+at the written one, clipped, it hardly moves from either start. The rest are ways to share rates between what is
+pretrained and what is added.
 
 S1 trained on all 244 photos of ants and bees; here each seed draws 16 of each class, so that the intervals hold the
 draw as well.
@@ -12,7 +14,9 @@ draw as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.config import FINE_TUNING_RATES
 from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters
 from clip_fewshot.contrastive.replayed import replay_pictures
 from clip_fewshot.data.captions import TEMPLATES
@@ -38,44 +43,50 @@ if TYPE_CHECKING:
     from experiments.recipes.options import Options
 
 SHOTS, TOP = 16, 5
-SLOW, FAST = ways.LAYER_RATE, ways.HEAD_RATE
+LAYER_RATES, HEAD_RATES, SGD_RATES = (1e-5, 1e-4, 1e-3), (1e-3, 3e-3), (1e-3, 1e-2)
+LAST = FineTuning(unfreeze=1)
 Train = Callable[..., ways.Trained]
 
 
-def layers(backbone_lr: float, head_lr: float) -> Train:
-    """The last layer of each tower and a linear head, at these rates."""
-    return ways.planned(FineTuning(unfreeze=1, head="linear", backbone_lr=backbone_lr, head_lr=head_lr))
+def layer(backbone_lr: float, head_lr: float | None = None) -> Train:
+    """The last layer of each tower, and where it has a rate a linear head."""
+    head: Any = {} if head_lr is None else {"head": "linear", "head_lr": head_lr}
+    return ways.planned(replace(LAST, backbone_lr=backbone_lr, **head))
 
 
 RATES: dict[str, Train] = {
-    f"last layer and head at {FAST:g}": layers(FAST, FAST),
-    f"last layer and head at {SLOW:g}": layers(SLOW, SLOW),
-    f"last layer at {SLOW:g}, head at {FAST:g}": layers(SLOW, FAST),
-    f"head at {FAST:g} first, then last layer at {SLOW:g}": ways.head_first,
+    **{f"last layer at {rate:g}": layer(rate) for rate in LAYER_RATES},
+    **{f"last layer at {rate:g}, head at {head:g}": layer(rate, head) for rate in LAYER_RATES for head in HEAD_RATES},
+    f"head at {ways.HEAD_RATE:g} first, then last layer at {ways.LAYER_RATE:g}": ways.head_first,
 }
+DEFAULT = "last layer at {:g}, head at {:g}".format(*FINE_TUNING_RATES["adamw"])
 WAYS: dict[str, Train] = {
     "all weights, Adam in float16 (as written)": ways.half_adam,
     "all weights, rounded to float16 (as mended)": ways.rounded_adam,
     "all weights, float32 (ours)": ways.full,
-    "linear heads, SGD, random start (as written)": ways.linear_as_written,
-    "linear heads, SGD, from the identity (ours)": ways.planned(ways.HEADS, "sgd"),
-    "linear heads, AdamW, from the identity (ours)": ways.planned(ways.HEADS),
-    "attention heads, AdamW (ours)": ways.planned(FineTuning(unfreeze=0, head="attention", head_lr=FAST)),
+    "linear heads, SGD at 0.001, random start (as written)": partial(ways.random_start, clip_norm=None),
+    "linear heads, SGD at 0.001, random start, clipped": partial(ways.random_start, clip_norm=1.0),
+    "linear heads, SGD at 0.001, from the identity": ways.planned(ways.WRITTEN, "sgd"),
+    "linear heads, SGD at 0.1, from the identity (ours)": ways.planned(ways.SGD_HEADS, "sgd"),
+    "linear heads, AdamW at 0.001, from the identity": ways.planned(ways.WRITTEN),
+    "linear heads, AdamW at 0.003, from the identity (ours)": ways.planned(ways.HEADS),
+    "attention heads, AdamW at 0.003 (ours)": ways.planned(replace(ways.HEADS, head="attention")),
+    **{f"last layer, SGD at {rate:g}": ways.planned(replace(LAST, backbone_lr=rate), "sgd") for rate in SGD_RATES},
     **RATES,
 }
 
 
-def run(options: Options) -> dict[str, Any]:
-    """All ways, all seeds; the sealed pictures are the same throughout."""
-    data = opening.open_data(options.data, options.class_names)
+def run(options: Options, chosen: Mapping[str, Train] | None = None, most: int = SHOTS) -> dict[str, Any]:
+    """All ways or those chosen, all seeds, up to ``most`` pictures a class; the sealed pictures stay."""
+    data = opening.open_data(options.data, **options.reading())
     prompts = opening.open_templates(options, TEMPLATES)
     split = split_open_world(data, shots=1, seed=0)
-    shots = min(SHOTS, int(np.bincount(split.pool.required_labels()).min()))
+    shots = min(most, int(np.bincount(split.pool.required_labels()).min()))
     test, model = split.test.open("S1"), load_backbone(options.model_name, device=options.device)
     supports = [draw_support(split.pool, shots, seed) for seed in range(options.seeds)]
     before = summarised([measured(model, model, None, test, prompts)], count_parameters(model)[1])
     rows = [{"way": "zero-shot", **before}]
-    for way, train in WAYS.items():
+    for way, train in (chosen or WAYS).items():
         found = []
         for seed, support in enumerate(supports):
             trained = train(model, support, seed)
@@ -130,14 +141,18 @@ def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
 
 
 def recommended(rows: list[dict[str, Any]]) -> str:
-    """Which way to share the rates, and which others its figures do not exclude."""
+    """Which way to share the rates, and which others its figures do not exclude.
+
+    Those of `finetune` are kept unless another way is told apart from them.
+    """
     tried = {row["way"]: row["accuracy"]["ensemble"] for row in rows if row["way"] in RATES}
-    best = max(tried, key=lambda way: tried[way]["mean"])
-    rest = [way for way, found in tried.items() if way != best]
-    close = [way for way in rest if tried[way]["ci95"][1] >= tried[best]["mean"]]
-    worse = [way for way in rest if way not in close]
-    told = f"Of the ways to share rates: {best}."
-    told += f" Not told apart from it: {'; '.join(close)}." if close else ""
+    top = max(tried, key=lambda way: tried[way]["mean"])
+    close = [way for way in tried if tried[way]["ci95"][1] >= tried[top]["mean"]]
+    best = DEFAULT if DEFAULT in close else top
+    rest = [way for way in close if way != best]
+    worse = [way for way in tried if way not in close]
+    told = f"Of the ways to share rates: {best}{' (the default of finetune)' if best == DEFAULT else ''}."
+    told += f" Not told apart from it: {'; '.join(rest)}." if rest else ""
     return told + (f" Worse: {'; '.join(worse)}." if worse else "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 BATCH, FULL_EPOCHS, HEAD_EPOCHS = 16, 3, 20
-FULL_RATE, HEAD_RATE, LAYER_RATE = 5e-5, 1e-3, 1e-5  # S1's, S1's, and ours for pretrained layers
-HEADS = FineTuning(unfreeze=0, head="linear", head_lr=HEAD_RATE)
+FULL_RATE, WRITTEN_RATE = 5e-5, 1e-3  # S1's
+SGD_RATE, HEAD_RATE, LAYER_RATE = 0.1, 3e-3, 1e-4  # ours
+WRITTEN = FineTuning(unfreeze=0, head="linear", head_lr=WRITTEN_RATE)
+SGD_HEADS, HEADS = (replace(WRITTEN, head_lr=rate) for rate in (SGD_RATE, HEAD_RATE))
 LAYERS = FineTuning(unfreeze=1, head="linear", backbone_lr=LAYER_RATE, head_lr=HEAD_RATE)
 
 
@@ -50,7 +52,7 @@ class Trained:
 
 def everything(pretrained: Backbone) -> Backbone:
     """A copy in which all parameters train; batch normalisations keep their statistics."""
-    return make_tunable(pretrained, FineTuning(unfreeze=1)).requires_grad_(True)
+    return make_tunable(pretrained, FineTuning(unfreeze="all"))
 
 
 def full(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
@@ -129,14 +131,15 @@ def in_half(tuned: Backbone, support: ImageDataset, seed: int, step: Callable[[]
     return Trained(tuned.eval(), None, count_parameters(tuned)[0], fmean(losses[-batches.steps() :]), still)
 
 
-def linear_as_written(pretrained: Backbone, support: ImageDataset, seed: int) -> Trained:
+def random_start(pretrained: Backbone, support: ImageDataset, seed: int, clip_norm: float | None) -> Trained:
     """A linear layer per frozen tower, drawn as torch draws it, by SGD; equal classes are wrong answers."""
     with seed_torch(seed, "linear as written"):
-        tuned = make_tunable(pretrained, HEADS)
+        tuned = make_tunable(pretrained, WRITTEN)
         for tower in (tuned.visual, tuned.text):
             tower.head.reset_parameters()  # type: ignore[operator, union-attr]
-    options = HEADS.options(epochs=HEAD_EPOCHS, optimizer="sgd", weight_decay=0.0, identity_targets=True, seed=seed)
-    return on_states(pretrained, tuned, HEADS, [options], support, seed)
+    chosen = {"optimizer": "sgd", "weight_decay": 0.0, "identity_targets": True, "clip_norm": clip_norm}
+    options = WRITTEN.options(epochs=HEAD_EPOCHS, seed=seed, **chosen)
+    return on_states(pretrained, tuned, WRITTEN, [options], support, seed)
 
 
 def planned(plan: FineTuning, optimizer: str = "adamw") -> Callable[..., Trained]:

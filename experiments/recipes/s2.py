@@ -43,7 +43,7 @@ SETTINGS = TrainSettings()
 
 def run(options: Options) -> dict[str, Any]:
     """All four parts; the sealed pictures are the same throughout."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     hidden = min(s2_unknown.GIVEN, max(1, len(data.label_space) - KNOWN))
     split = split_open_world(data, shots=SHOTS, unseen=hidden, seed=0)
     test, novel = split.test.open("S2"), split.novel.open("S2")

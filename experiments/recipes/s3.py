@@ -40,7 +40,7 @@ KINDS = ("contrastive", "distilled, as written", "distilled, ours")
 
 def run(options: Options) -> dict[str, Any]:
     """Gradients, targets, running means, and what they make of recall."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     pictures = len(set(data.digests))
     kept, apart = split_pairs(data, max(1, round(APART * pictures)), seed=0)
     model = load_backbone(options.model_name, device=options.device)

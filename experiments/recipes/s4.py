@@ -28,9 +28,7 @@ from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
-from clip_fewshot.features.encode import encode_images, encode_texts
-from clip_fewshot.geometry import unit_rows
-from clip_fewshot.protocol.retrieval import RetrievalSet, find_candidates, recall_of
+from clip_fewshot.protocol.retrieval import RetrievalSet, find_candidates, measure_cosines, recall_of
 from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray
 from experiments.recipes import s4_category, s4_processes
@@ -47,15 +45,18 @@ KINDS = (*WRITTEN, "ours")
 
 def run(options: Options) -> dict[str, Any]:
     """What training makes of recall, Spark of a model, a kill of a training, and a category of a caption."""
-    data = opening.open_data(options.data)
+    data = opening.open_data(options.data, **options.reading())
     pictures = len(set(data.digests))
     kept, held = split_pairs(data, max(1, round(APART * pictures)), seed=0)
     model = load_backbone(options.model_name, device=options.device)
     among = find_candidates(model, held, truncate=True)
-    cosines, ends = {"before": [similarities(model, among)]}, {}
+    cosines, ends = {"before": [measure_cosines(model, among, truncate=True)]}, {}
     for kind in KINDS:
         trained = [ended(kind, model, kept, seed) for seed in range(options.seeds)]
-        cosines[kind], ends[kind] = [similarities(end, among) for end in trained], change(model, trained[0])
+        cosines[kind], ends[kind] = (
+            [measure_cosines(end, among, truncate=True) for end in trained],
+            change(model, trained[0]),
+        )
     return {
         "data": data.name,
         "pictures": {"training": len(set(kept.digests)), "test": len(among.pictures)},
@@ -122,12 +123,6 @@ def change(model: Backbone, trained: Backbone) -> dict[str, float]:
     norms = [float(torch.cat([part[name].detach().flatten() for name in moved]).norm()) for part in (end, start)]
     scales = [float(part["logit_scale"].detach().exp()) for part in (start, end)]
     return {"weights": norms[0] / norms[1], "scale_before": scales[0], "scale": scales[1]}
-
-
-def similarities(model: Backbone, among: RetrievalSet) -> FloatArray:
-    """(pictures, captions) cosines."""
-    texts = unit_rows(encode_texts(model, among.captions, truncate=True))
-    return unit_rows(encode_images(model, among.pictures).features) @ texts.T
 
 
 def best_texts(cosines: FloatArray, among: RetrievalSet, top: int = 5) -> dict[str, Any]:

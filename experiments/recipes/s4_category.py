@@ -1,4 +1,6 @@
-"""S4's plan that was never carried out: the predicted category inside the caption.
+"""S4's plan that was never carried out: the predicted category inside the caption, before any training.
+
+`clip-fewshot finetune --category predicted` trains with it.
 
 Predicted from what? From the picture is what suggests itself, and then each caption carries what was seen in its own
 picture: asked for among others, it gives the answer away, and recall rises whatever the words say. What may be used is
@@ -7,7 +9,6 @@ the caption itself, or a category that was known before anyone looked for anythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images, encode_texts
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.protocol.caption_categories import head_captions
 from clip_fewshot.protocol.retrieval import measure_recall
 from clip_fewshot.report import tables
 
@@ -41,15 +43,10 @@ def compared(model: Backbone, held: ImageDataset) -> dict[str, Any] | None:
     }
     rows = {}
     for kind, labels in kinds.items():
-        written = captions if labels is None else headed(captions, [names[int(i)] for i in labels])
+        written = captions if labels is None else head_captions(captions, [names[int(i)] for i in labels])
         right = None if labels is None else accuracy_interval([np.asarray(labels == held.required_labels())]).to_json()
         rows[kind] = {"right": right, **measure_recall(model, replace(held, captions=tuple(written)), truncate=True)}
     return {"classes": len(names), "rows": rows}
-
-
-def headed(captions: Sequence[str], categories: Sequence[str]) -> list[str]:
-    """Captions with the category before each: "dog: it runs in the snow"."""
-    return [f"{category}: {caption}" for category, caption in zip(categories, captions, strict=True)]
 
 
 def table(found: dict[str, Any] | None) -> str:

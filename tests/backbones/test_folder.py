@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+from clip_fewshot.backbones.architectures import ARCHITECTURES, STATED, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.folder import BACKBONE_WEIGHTS, CONFIG, load_folder, save_backbone
 from clip_fewshot.errors import ArtifactError, UsageError
-from tests.backbones.conftest import SMALL, pixels
+from tests.backbones.conftest import SMALL, openai_model, pixels
 
 
 def test_in_full_precision_nothing_changes(small: Backbone, tmp_path: Path) -> None:
@@ -106,3 +109,42 @@ def test_the_features_of_a_loaded_model_are_those_of_its_weights(small: Backbone
     save_backbone(small, tmp_path, half=False)
     images = pixels(small.config)
     assert torch.equal(load_folder(tmp_path, "").encode_image(images), small.encode_image(images))
+
+
+NARROW = CLIPConfig(16, 16, 2, 128, 4, 8, 64, 2, 2, context_length=8, vocab_size=20)  # heads of 32, as mini's
+USUAL = replace(NARROW, vision_heads=2, text_heads=1)
+
+
+@torch.no_grad()
+def test_heads_that_no_shape_shows_are_told_in_the_file_and_read_from_it(tmp_path: Path) -> None:
+    narrow = build_backbone(NARROW)
+    save_backbone(narrow, tmp_path, half=False)
+    theirs = openai_model(USUAL)  # the heads that their code derives from the same shapes
+    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / BACKBONE_WEIGHTS))
+    assert (theirs.encode_image(pixels(NARROW)) - narrow.encode_image(pixels(NARROW))).abs().max() > 0.1
+    with safetensors.safe_open(tmp_path / BACKBONE_WEIGHTS, "pt") as file:
+        told = file.metadata()
+    assert "vision_heads 4, text_heads 2" in told["warning"]
+    assert "OpenAI's code loads these weights without a word" in told["warning"]
+    alone = tmp_path / "alone.safetensors"
+    (tmp_path / BACKBONE_WEIGHTS).rename(alone)
+    assert load_backbone(alone, device="cpu").digest == narrow.digest
+
+
+@torch.no_grad()
+def test_usual_heads_are_no_news(tmp_path: Path) -> None:
+    usual = build_backbone(USUAL)
+    save_backbone(usual, tmp_path, half=False)
+    theirs = openai_model(USUAL)
+    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / BACKBONE_WEIGHTS))
+    torch.testing.assert_close(theirs.encode_image(pixels(USUAL)), usual.encode_image(pixels(USUAL)))
+    assert (tmp_path / BACKBONE_WEIGHTS).read_bytes() == safetensors.torch.save(usual.state_dict())
+    assert not any(config.warning() for config in ARCHITECTURES.values())
+    assert replace(USUAL, activation="gelu").unlike_openai() == {"activation": "gelu"}
+
+
+@pytest.mark.parametrize("stated", ["[]", "{", '{"vision_heads": "4"}', '{"image_size": 3}', '{"text_heads": 0}'])
+def test_a_header_that_states_nonsense_is_named(stated: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file(build_backbone(NARROW).state_dict(), tmp_path / "w.safetensors", {STATED: stated})
+    with pytest.raises(ArtifactError, match=r"w\.safetensors"):
+        load_backbone(tmp_path / "w.safetensors", device="cpu")

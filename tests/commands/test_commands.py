@@ -152,7 +152,7 @@ def test_wherever_texts_are_made_of_names_templates_and_names_can_be_given() -> 
     said: dict[str, set[str]] = defaultdict(set)
     for name in having:
         assert names_of(MODULES[name]) >= OF_TEXTS, name
-        others = {"words", "sets"}  # a list to choose names from; several sets, each with classes of its own
+        others = {"words"}  # a list to choose names from
         assert ("class_names" in names_of(MODULES[name])) == (not others & names_of(MODULES[name])), name
         for field, _, _ in flat_fields(options(MODULES[name])):
             said[field.name].add(field.metadata.get("help", ""))

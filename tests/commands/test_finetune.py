@@ -19,6 +19,7 @@ import torch
 
 import clip_fewshot as cf
 from clip_fewshot.commands.finetune import Options
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, make_tunable
 from clip_fewshot.contrastive.tuned_files import load_tuned
 from clip_fewshot.protocol import fine_tuning_run
 from clip_fewshot.protocol.retrieval import measure_recall, picture_chance, rank_right, text_chance
@@ -52,7 +53,9 @@ def test_accuracy_does_not_fall_and_the_model_is_what_was_measured(
     command: Command, photos: Path, tmp_path: Path
 ) -> None:
     ended = command("finetune", photos, "--out", tmp_path / "run", *QUICK, "--head", "linear", "--json")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0
+    assert ended.err.startswith("warning: OpenAI's code loads these weights without a word")
+    assert ended.err.count("\n") == 1
     found = ended.record
     before, after = (found[part]["zero-shot accuracy"] for part in ("before", "after"))
     assert after["mean"] >= before["mean"] > 0.6
@@ -97,10 +100,47 @@ def test_a_pair_of_encoders_from_the_users_own_code(
     assert again.code == 0
 
 
+@pytest.mark.parametrize(
+    ("head", "optimizer", "precision"),
+    [("none", "sgd", "bfloat16"), ("linear", "sgd", "float32"), ("attention", "adamw", "float16")],
+)
+def test_everything_trains_by_either_optimiser_in_any_precision(
+    command: Command, photos: Path, tmp_path: Path, head: str, optimizer: str, precision: str
+) -> None:
+    chosen = ("--unfreeze", "all", "--head", head, "--optimizer", optimizer, "--precision", precision, "--json")
+    ended = command("finetune", photos, "--out", tmp_path / "run", *QUICK, "--per-class", 4, *chosen)
+    assert (ended.code, "error" in ended.err) == (0, False)
+    assert ended.record["parameters"]["trained"] == ended.record["parameters"]["all"]
+    assert ended.record["after"]["zero-shot accuracy"]["mean"] > 0.5
+    task = read_json(tmp_path / "run" / "task.json")
+    assert (task["unfreeze"], task["optimizer"], task["precision"]) == ("all", optimizer, precision)
+
+
+def test_layers_of_each_tower_are_read_and_a_run_of_before_goes_on(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    common = ("--model", "mini", "--per-class", 2, "--passes", 1, "--held-out", 0.4)
+    chosen = (*common, "--unfreeze", "2,1", "--json")
+    first = command("finetune", photos, "--out", tmp_path / "run", *chosen).record
+    plan = FineTuning(unfreeze=(2, 1), head="linear")
+    assert first["parameters"]["trained"] == count_parameters(make_tunable(cf.load_backbone("mini"), plan))[0]
+    task = tmp_path / "run" / "task.json"
+    older = {key: value for key, value in read_json(task).items() if key not in ("optimizer", "precision")}
+    task.write_text(json.dumps(older))
+    again = command("finetune", photos, "--resume", tmp_path / "run", *chosen).record
+    assert again["after"] == first["after"]
+    other = command("finetune", photos, "--resume", tmp_path / "run", *chosen, "--optimizer", "sgd")
+    one_line(other, 2, "optimizer; repeat")
+    for wrong in ("x", "1,2,3", "1,", "-1"):
+        one_line(command("finetune", photos, "--out", tmp_path / "new", *common, f"--unfreeze={wrong}"), 2, "12,4")
+
+
 def test_captions_are_recalled(command: Command, captioned: Path, tmp_path: Path) -> None:
     chosen = ("--lock", "text", "--distil", 0.5, "--chunk", 5)
     ended = command("finetune", captioned, "--out", tmp_path / "run", *QUICK, *chosen, "--json")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0
+    assert ended.err.startswith("warning: OpenAI's code loads these weights without a word")
+    assert ended.err.count("\n") == 1
     rows = ended.record["after"]
     assert [key[-2:] for key in rows] == ["@1", "@5", "10"] * 2
     for before, after in zip(ended.record["before"].values(), rows.values(), strict=True):
@@ -134,7 +174,9 @@ def test_prompts_are_saved_alone(command: Command, photos: Path, mini: cf.Backbo
 
 def test_the_table(command: Command, photos: Path, tmp_path: Path) -> None:
     chosen = ("--out", tmp_path / "run", "--model", "mini", "--per-class", 2, "--passes", 1, "--held-out", 0.4)
-    lines = command("finetune", photos, *chosen).out.splitlines()
+    memory, *lines = command("finetune", photos, *chosen).out.splitlines()
+    assert memory.startswith("memory: weights 3")
+    assert memory.endswith(" MiB with 14 pairs in a pass")
     assert "14 pictures to train on" in lines[0]
     assert lines[3].split() == ["before", "after", "chance"]
     assert lines[4].startswith("zero-shot accuracy  0.")
@@ -180,9 +222,9 @@ def test_mistakes_are_one_line(command: Command, photos: Path, captioned: Path, 
     out = ("--out", tmp_path / "a", "--held-out", 0.4)
     one_line(command("finetune", photos), 2, "--out")
     one_line(command("finetune", photos, *out, "--spark", "--processes", 0), 2, "--processes")
-    one_line(command("finetune", photos, *out, "--unfreeze", 0), 2, "something that trains")
+    one_line(command("finetune", photos, *out, "--unfreeze", 0, "--head", "none"), 2, "something that trains")
     one_line(command("finetune", photos, *out, "--prompts", 3), 2, "--unfreeze=0")
-    one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers to unfreeze")
+    one_line(command("finetune", photos, *out, "--model", "mini", "--unfreeze", 99), 2, "layers of the image tower")
     one_line(command("finetune", photos, *out, "--model", "mini", "--batch", 9999), 2, "batch")
     one_line(command("finetune", captioned, *out, "--model", "mini", "--per-class", 3), 2, "--per-class")
     one_line(command("finetune", photos, *out, "--distil", 2, *QUICK), 2, "alpha")
@@ -243,6 +285,14 @@ def test_killed_and_resumed_it_ends_in_the_same_weights(photos: Path, tmp_path: 
 
 def weights_digest(run: Path) -> Any:
     return json.loads((run / "model" / "config.json").read_text())["sha256"]
+
+
+def test_the_defaults_are_those_that_were_measured() -> None:
+    assert Options(out="a").plan == FineTuning(unfreeze=1, head="linear", backbone_lr=1e-4, head_lr=3e-3)
+    assert Options(out="a", optimizer="sgd").plan.head_lr == 0.1
+    assert Options(out="a", unfreeze=0, prompts=2).plan.head == "none"
+    own = Options(out="a", optimizer="sgd", backbone_lr=2.0, head_lr=3.0, head="none").plan
+    assert (own.backbone_lr, own.head_lr, own.head) == (2.0, 3.0, "none")
 
 
 def test_options_are_checked_alone() -> None:

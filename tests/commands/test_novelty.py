@@ -23,6 +23,23 @@ def test_the_sealed_side_of_the_training_is_found_again(world: Path, photos: Pat
     assert len(novel) == 2 * PER_CLASS
 
 
+def test_a_class_that_took_shots_from_its_test_side_is_not_measured_on_them(
+    digits: cf.ImageDataset, mini: cf.Backbone
+) -> None:
+    six = digits.restrict(digits.label_space.names[:6])
+    few = six.subset(np.concatenate([np.flatnonzero(six.required_labels() == c)[:6] for c in range(6)]))
+    split = cf.split_open_world(few, shots=4, unseen=["five"], seed=0)
+    assert "came from the test side" in split.warnings[0]
+    model = cf.FewShotClassifier(mini, approach="linear-probe", seed=0)
+    world = cf.OpenWorldClassifier(model, alpha=0.1).fit(split.support)
+    known, novel = sides_of(world, few)
+    assert known.digests == split.test.open("test").digests
+    assert not set(known.digests) & set(split.support.digests)
+    world.assign(known.subset([0]), split.seen.names[known.required_labels()[0]])  # no shot of the training
+    assert sides_of(world, few).known.digests == known.digests
+    assert novel.label_space.names == ("five",)
+
+
 def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos: Path, split: Any) -> None:
     ended = command("novelty", photos, "--saved", world, "--alphas", "0.001,0.1,0.3", "--json")
     assert (ended.code, ended.err) == (0, "")

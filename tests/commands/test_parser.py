@@ -208,10 +208,10 @@ def test_debug_shows_the_traceback_as_well(capsys: pytest.CaptureFixture[str], m
 
 
 def test_advice_of_the_library_is_given_in_the_words_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(cf.UsageError, match=r"^`max_unfreeze`: expected 1 or more, got 0; change `max_unfreeze`$"):
-        FewShotConfig.of(max_unfreeze=0)
-    assert "--max-unfreeze: expected 1 or more, got 0; change --max-unfreeze" in refused(
-        capsys, FewShotConfig, "--max-unfreeze", "0"
+    with pytest.raises(cf.UsageError, match=r"^`max_unfreeze`: expected 0 or more, got -1; change `max_unfreeze`$"):
+        FewShotConfig.of(max_unfreeze=-1)
+    assert "--max-unfreeze: expected 0 or more, got -1; change --max-unfreeze" in refused(
+        capsys, FewShotConfig, "--max-unfreeze=-1"
     )
     error = cf.DataError(expected="more", got="`data` alone", fix="change `other`", where="`data`")
     assert end_of(raiser(error), capsys)[1] == "error: DATA: expected more, got DATA alone; change `other`\n"

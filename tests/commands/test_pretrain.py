@@ -14,6 +14,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.commands import pretrain
 from clip_fewshot.commands.cli.parser import parse
+from clip_fewshot.contrastive import memory_check, memory_forecast
 from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
@@ -63,6 +64,36 @@ def test_trains_a_given_architecture_and_writes_a_model(photos: Path, capsys: py
     (checkpoint,) = (photos.parent / "out" / "checkpoint").glob("model-*.safetensors")
     of_checkpoint = cf.load_backbone(checkpoint, device="cpu").state_dict()
     assert all(torch.equal(tensor, of_checkpoint[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_heads_that_others_would_take_wrongly_are_told_and_the_checkpoint_is_read_rightly(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos.parent / "tiny.json").write_text(json.dumps(CONFIG | {"vision_heads": 2, "text_heads": 4}))
+    assert pretrain.main(options(photos)) == 0
+    assert "no shape shows vision_heads 2, text_heads 4" in capsys.readouterr().err
+    (checkpoint,) = (photos.parent / "out" / "checkpoint").glob("model-*.safetensors")
+    loaded = (cf.load_backbone(path, device="cpu") for path in (photos.parent / "out", checkpoint))
+    assert next(loaded).digest == next(loaded).digest
+
+
+def test_what_does_not_fit_into_memory_ends_before_it_begins(
+    photos: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos.parent / "tiny.json").write_text(json.dumps(CONFIG | {"image_size": 128}))
+    typed = ("pretrain", photos, "--model", photos.parent / "tiny.json", "--steps", 1, "--batch", 8)
+    typed = (*typed, "--validation", 0, "--device", "cpu", "--out", photos.parent / "out")
+    size, memory = command(*typed).out.splitlines()[:2]
+    assert memory.startswith(
+        "memory: weights 13 MiB, optimizer 25 MiB, gradients 13 MiB, activations 3 MiB, pictures 3 MiB"
+    )
+    assert memory.endswith(" MiB with 8 pairs in a pass")
+    monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
+    state = 16 * int(size.split()[1].replace(",", ""))  # bytes of weights, gradients and moments
+    for room, words in ((state + (5 << 20), "set --chunk=4 ("), (state * 4 // 5, "set --state-dtype=bfloat16 (")):
+        monkeypatch.setattr(memory_check, "device_memory", lambda device, room=room: room)
+        one_line(command(*typed[:-1], photos.parent / "new"), 4, "expected memory for weights 13 MiB", words)
+        assert not (photos.parent / "new").exists()
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

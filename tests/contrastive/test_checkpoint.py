@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import clip_fewshot as cf
@@ -187,3 +188,39 @@ def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
         cf.train_contrastive(
             build_backbone(CONFIG), patterns(2), ContrastiveOptions(steps=3), folder=tmp_path, tensorboard=True
         )
+
+
+def test_another_training_begins_with_the_weights_and_moments_of_an_earlier_one(tmp_path: Path) -> None:
+    """Adam's first moment is .9 of the earlier one and .1 of the new gradient; without a start, the second alone."""
+    options = ContrastiveOptions(steps=1, learning_rate=1e-3, seed=3)  # another seed, another number of steps
+    end = train(tmp_path / "a")
+    steps: list[StepReport] = []
+
+    def go_on(name: str, start: Path | None) -> None:
+        model = build_backbone(FULL)
+        if start is None:
+            model.load_state_dict(end.state_dict())
+        folder = tmp_path / name
+        cf.train_contrastive(model, patterns(2, seed=5), options, folder=folder, start=start, on_step=steps.append)
+
+    go_on("b", tmp_path / "a")
+    go_on("c", None)
+    assert [report.step for report in steps] == [0, 0]
+    assert steps[0].loss == steps[1].loss
+    a, b, c = (load_rest(tmp_path / name) for name in "abc")
+    moments = [name for name in a if name.startswith("optimizer.first.")]
+    assert moments
+    for name in moments:
+        torch.testing.assert_close(b[name] - c[name], 0.9 * a[name], rtol=1e-4, atol=1e-8)
+    assert max(float(a[name].abs().max()) for name in moments) > 1e-4
+    assert (int(a["optimizer.taken"]), int(b["optimizer.taken"]), int(c["optimizer.taken"])) == (4, 5, 1)
+    again = build_backbone(FULL)
+    cf.train_contrastive(again, patterns(2, seed=5), options, folder=tmp_path / "b", start=tmp_path / "c", resume=True)
+    assert int(load_rest(tmp_path / "b")["optimizer.taken"]) == 5  # its own checkpoint counts
+    with pytest.raises(UsageError, match="a training with a checkpoint"):
+        go_on("d", tmp_path / "nowhere")
+
+
+def load_rest(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = (folder / "checkpoint").glob("training-*.safetensors")
+    return safetensors.torch.load_file(path)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import clip_fewshot as cf
-from clip_fewshot.backbones.architectures import CLIPConfig
-from clip_fewshot.backbones.backbone import build_backbone
+from clip_fewshot.backbones.architectures import ARCHITECTURES, CLIPConfig
+from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.pair import PairBackbone
+from clip_fewshot.config import Depth
 from clip_fewshot.contrastive import finetuning
-from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable
+from clip_fewshot.contrastive.finetuning import FineTuning, count_parameters, make_tunable
 from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.data.pairs.captioned import CaptionedStream
@@ -109,6 +110,71 @@ def test_only_the_planned_parts_move_and_only_at_their_rates() -> None:
     assert [tower for tower, parts in (("visual", tuned.visual), ("text", tuned.text)) if parts.training] == []
 
 
+@pytest.mark.parametrize("head", ["none", "linear", "attention"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("config", [TINY, RESNET], ids=["vit", "resnet"])
+def test_all_parameters_train_and_come_back(head: str, optimizer: str, config: CLIPConfig, tmp_path: Path) -> None:
+    plain = build_backbone(config)
+    plan = FineTuning(unfreeze="all", head=head, backbone_lr=1e-3)  # type: ignore[arg-type]
+    tuned = make_tunable(plain, plan)
+    assert all(p.requires_grad for p in tuned.parameters())
+    start = {name: p.detach().clone() for name, p in tuned.named_parameters()}
+    options = plan.options(steps=3, weight_decay=0.2, optimizer=optimizer)
+    cf.train_contrastive(tuned, [PairBatch(*inputs(tuned))], options)
+    moved = {name for name, p in tuned.named_parameters() if not torch.equal(p, start[name])}
+    stems = {name for name in start if "embedding" in name or "ln_pre" in name or ".conv1." in name}
+    assert stems <= moved
+    assert "logit_scale" in moved
+    save_tuned(tuned, tmp_path)
+    for mine, saved in zip(features(load_tuned(tmp_path, plain)), features(tuned), strict=True):
+        torch.testing.assert_close(mine, saved, rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_of_the_official_models() -> None:
+    with torch.device("meta"):
+        vit, resnet = (Backbone(ARCHITECTURES[name], name) for name in ("ViT-B/32", "RN50"))
+    counts = {chosen: count_parameters(make_tunable(vit, FineTuning(unfreeze=chosen))) for chosen in ("all", 12)}  # type: ignore[arg-type]
+    assert counts["all"] == (151_277_313, 151_277_313)
+    assert counts[12] == (123_540_993, 151_277_313)  # type: ignore[index]
+    assert count_parameters(make_tunable(resnet, FineTuning(unfreeze=(16, 12))))[0] < 102_007_137
+    wrong = r"0 to 12 layers of the text tower to unfreeze, got 16; .* image first, such as 16,12; or all$"
+    with pytest.raises(cf.UsageError, match=wrong):
+        make_tunable(resnet, FineTuning(unfreeze=16))
+
+
+@pytest.mark.parametrize(("unfreeze", "lock"), [((2, 1), "none"), (("all", 0), "none"), ((1, "all"), "image")])
+def test_each_tower_has_a_depth_of_its_own(unfreeze: tuple[Depth, Depth], lock: str) -> None:
+    plain = build_backbone(TINY)
+    plan = FineTuning(unfreeze=unfreeze, lock=lock)  # type: ignore[arg-type]
+    trained = {name for name, p in make_tunable(plain, plan).named_parameters() if p.requires_grad}
+    wanted = {"logit_scale"}
+    for prefix, tower, depth in (("visual", plain.visual, unfreeze[0]), ("text", plain.text, unfreeze[1])):
+        names = [name for name, _ in tower.named_parameters()] if depth == "all" else tower.last_parameters(depth)
+        wanted |= set() if prefix == "visual" and lock == "image" else {f"{prefix}.base.{name}" for name in names}
+    # What is locked is held as it is, without a place for a head.
+    assert trained == wanted
+    two = make_tunable(plain, FineTuning(unfreeze=2))
+    same = make_tunable(plain, FineTuning(unfreeze=(2, 2)))
+    pairs = zip(two.named_parameters(), same.named_parameters(), strict=True)
+    assert all(a[0] == b[0] and a[1].requires_grad == b[1].requires_grad for a, b in pairs)
+
+
+def test_a_whole_pair_of_encoders_trains(tmp_path: Path) -> None:
+    plain = pair()
+    tuned = make_tunable(plain, FineTuning(unfreeze="all"))
+    assert all(p.requires_grad for p in tuned.parameters())
+    save_tuned(tuned, tmp_path)
+    again = load_tuned(tmp_path, plain)
+    assert all(torch.equal(a, b) for a, b in zip(features(again), features(tuned), strict=True))
+
+
+def test_a_head_that_no_projection_can_take_in_is_refused_before_training() -> None:
+    plain = pair().trunks()
+    with pytest.raises(cf.UsageError, match=r"ends in a linear projection.*`head` none"):
+        make_tunable(plain, FineTuning(unfreeze=0, head="linear"))
+    assert make_tunable(pair(), FineTuning(unfreeze=0, head="linear"))
+
+
 def test_batch_statistics_stay() -> None:
     plan = FineTuning(unfreeze=2)
     tuned = make_tunable(build_backbone(RESNET), plan)
@@ -142,6 +208,10 @@ def test_captions_are_anew_in_each_epoch_and_classes_share_targets(digits: cf.Im
     "wrong",
     [
         {"unfreeze": -1},
+        {"unfreeze": (1, -1)},
+        {"unfreeze": (0, 0)},
+        {"unfreeze": (2, 0), "lock": "image"},
+        {"prompts": 2, "unfreeze": (0, "all")},
         {"unfreeze": 0},
         {"head_lr": 0.0},
         {"prompts": 2},

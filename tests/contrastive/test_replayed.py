@@ -69,6 +69,9 @@ def test_the_weights_are_those_of_a_training_on_pixels(
 
 def test_where_nothing_is_frozen_nothing_is_stored(tiny: cf.Backbone) -> None:
     assert count_replayed_blocks(FineTuning(unfreeze=3), tiny.visual) is None
+    assert count_replayed_blocks(FineTuning(unfreeze="all"), tiny.visual) is None
+    assert count_replayed_blocks(FineTuning(unfreeze="all", head="attention"), tiny.visual) is None
+    assert count_replayed_blocks(FineTuning(unfreeze=(1, "all")), tiny.visual) == 1
     assert count_replayed_blocks(FineTuning(unfreeze=0, prompts=2), tiny.visual) is None
     assert count_replayed_blocks(FineTuning(unfreeze=3, lock="image"), tiny.visual) == 0
 

@@ -97,6 +97,15 @@ def test_folder_names_are_read_as_words() -> None:
     assert "of the water lily from" in CaptionGenerator(0)("water_lily")
 
 
+@pytest.mark.parametrize("label", ["", "  ", "_", "\t"])
+def test_a_class_without_a_name_gets_no_caption(label: str) -> None:
+    generator = CaptionGenerator(0)
+    for make in (generator, lambda name: generator.bank(name, 1)):
+        with pytest.raises(UsageError, match="the name of a class in a text"):
+            make(label)
+    assert generator("0")
+
+
 def test_templates_have_one_place_each_and_are_distinct() -> None:
     assert all(template.count("{}") == 1 for template in TEMPLATES)
     assert len(set(TEMPLATES)) == len(TEMPLATES) >= 5

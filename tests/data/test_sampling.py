@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import SealedSet, draw_support, split_open_world, stratified_folds
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import LabelSpace
 
 BLANK = Image.new("RGB", (8, 8))
@@ -47,32 +49,104 @@ def joined(*parts: ImageDataset) -> ImageDataset:
     )
 
 
-def sides(dataset: ImageDataset, **options: object) -> dict[str, str]:
-    split = split_open_world(dataset, shots=1, **options)  # type: ignore[arg-type]
+def sides(dataset: ImageDataset, shots: int = 1, **options: Any) -> dict[str, str]:
+    split = split_open_world(dataset, shots=shots, **options)
     parts = {"pool": split.pool, "test": split.test.open("t"), "novel": split.novel.open("t")}
     return {name: side for side, part in parts.items() for name in part.names}
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10**9),
-    old=st.lists(st.integers(0, 3), min_size=40, max_size=80),
-    new=st.lists(st.integers(0, 3), max_size=40),
-    unseen=st.integers(0, 2),
-    data=st.data(),
-)
-def test_adding_images_never_moves_others(
-    seed: int, old: list[int], new: list[int], unseen: int, data: st.DataObject
+def by_hash(dataset: ImageDataset, shots: int, seed: int, fraction: float) -> tuple[set[str], set[str]]:
+    """(training, test) by the rule in words: the threshold, and then class by class the next hashes. An oracle."""
+    lots = {
+        name: derive_seed(seed, "test", digest) for name, digest in zip(dataset.names, dataset.digests, strict=True)
+    }
+    training: set[str] = set()
+    for c in range(len(dataset.label_space)):
+        own = [name for name, label in zip(dataset.names, dataset.required_labels(), strict=True) if label == c]
+        falling = sorted(own, key=lambda name: -lots[name])
+        taken = [name for name in falling if lots[name] >= int(fraction * 2**63)]
+        while len(taken) < min(shots, len(own) - 1):
+            taken.append(falling[len(taken)])
+        training |= set(taken)
+    return training, set(dataset.names) - training
+
+
+LABELS = st.lists(st.integers(0, 3), max_size=40)
+SEEDS, SHOTS, FRACTIONS = st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.2, 0.5, 0.8])
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=SEEDS, old=LABELS, new=LABELS, shots=SHOTS, fraction=FRACTIONS, data=st.data())
+def test_added_images_take_no_other_out_of_the_test_side(
+    seed: int, old: list[int], new: list[int], shots: int, fraction: float, data: st.DataObject
 ) -> None:
-    first, more = plain(old, classes=4), plain(new, start=1000, classes=4)
+    first, more = plain([*range(4), *old], classes=4), plain(new, start=1000, classes=4)
     together = joined(first, more)
     shuffled = together.subset(np.array(data.draw(st.permutations(range(len(together))))))
+    options: dict[str, Any] = {"shots": shots, "seed": seed, "test_fraction": fraction}
     try:
-        before, after = sides(first, seed=seed, unseen=unseen), sides(shuffled, seed=seed, unseen=unseen)
+        before = sides(first, **options)
     except DataError:
-        return  # a class without a training image
-    assert set(before) == set(first.names)
-    assert {name: after[name] for name in before} == before
+        return  # a class of at most K images, or none on the test side
+    after = sides(shuffled, **options)
+    moved = {(before[name], after[name]) for name in before if after[name] != before[name]}
+    assert moved <= {("pool", "test")}
+    assert all(after[name] == "pool" for name in by_hash(first, 0, seed, fraction)[0])  # by the threshold alone
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=SEEDS, labels=LABELS, shots=SHOTS, fraction=FRACTIONS, unseen=st.integers(0, 2))
+def test_a_class_that_falls_short_takes_its_next_hashes(
+    seed: int, labels: list[int], shots: int, fraction: float, unseen: int
+) -> None:
+    dataset = plain([*range(4), *labels], classes=4)
+    options: dict[str, Any] = {"shots": shots, "seed": seed, "test_fraction": fraction}
+    try:
+        split = split_open_world(dataset, unseen=unseen, **options)
+    except DataError:
+        training, test = by_hash(dataset, shots, seed, fraction)
+        assert min(dataset.counts().values()) <= shots or not test or unseen
+        return
+    known = dataset.restrict(split.seen.names)
+    training, test = by_hash(known, shots, seed, fraction)
+    assert (set(split.pool.names), set(split.test.open("t").names)) == (training, test)
+    assert set(split.support.counts().values()) == {shots}
+    by_threshold, _ = by_hash(known, 0, seed, fraction)
+    taken = len(training - by_threshold)
+    assert training >= by_threshold
+    told = [line for line in split.warnings if "came from the test side" in line]
+    assert [f": {taken} came" in line for line in told] == [True] * bool(taken)
+
+
+def test_a_class_gives_all_but_one_of_its_test_images() -> None:
+    dataset = plain([0] * 13 + [1] * 5)
+    for seed in range(40):
+        split = split_open_world(dataset, shots=4, seed=seed)
+        assert split.test.open("t").counts()["class-1"] >= 1 or by_hash(dataset, 0, seed, 0.5)[0] >= {
+            f"image-{i}" for i in range(13, 18)
+        }
+    with pytest.raises(DataError, match="class-1: have 4, need 5"):
+        split_open_world(dataset, shots=5, seed=0)
+
+
+def test_twelve_images_a_class_are_always_enough_for_four_shots() -> None:
+    """By a coin for each picture 7 % of such classes are refused: (1 + 12 + 66 + 220) / 4096."""
+    dataset = plain(list(range(50)) * 12)
+    short = [seed for seed in range(40) if min(_training_by_hash(dataset, seed)) < 4]
+    assert len(short) > 30
+    assert all(set(split_open_world(dataset, shots=4, seed=seed).support.counts().values()) == {4} for seed in short)
+
+
+def _training_by_hash(dataset: ImageDataset, seed: int) -> list[int]:
+    training = by_hash(dataset, 0, seed, 0.5)[0]
+    return [sum(f"image-{i}" in training for i in range(c, len(dataset), 50)) for c in range(50)]
+
+
+def test_the_test_part_of_a_source_gives_nothing() -> None:
+    dataset = joined(plain([0, 1, 0], partition="train"), plain([0, 1] * 5, start=100, partition="test"))
+    with pytest.raises(DataError, match="class-1: have 1, need 2"):
+        split_open_world(dataset, shots=2)
+    assert len(split_open_world(dataset, shots=1).support) == 2
 
 
 def test_every_image_lands_on_one_side_and_seeds_differ() -> None:

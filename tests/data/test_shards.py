@@ -112,7 +112,70 @@ def test_json_captions_and_the_text_that_goes_before_them(tmp_path: Path) -> Non
     }
     dataset = read_dataset(archive(tmp_path / "s.tar", files))
     assert pairs(dataset) == [("s.tar/a.JPG", "two\nlines"), ("s.tar/b.webp", "from text")]
+    assert dataset.warnings == ("left out the class of 1 samples: 1 others have none",)
+
+
+def classes(dataset: ImageDataset) -> list[str]:
+    return [*dataset.label_space.decode(dataset.required_labels())]
+
+
+@pytest.mark.parametrize(
+    ("beside", "wanted"),
+    [
+        ({"cls": "{i}"}, ["0", "1", "10"]),
+        ({"cls": "bee {i}\n"}, ["bee 0", "bee 1", "bee 10"]),
+        ({"json": '{{"label": {i}}}'}, ["0", "1", "10"]),
+        ({"json": '{{"label": {i}, "class_name": "bee {i}"}}'}, ["bee 0", "bee 1", "bee 10"]),
+        ({"json": '{{"class": "{i}"}}', "cls": "wasp {i}"}, ["wasp 0", "wasp 1", "wasp 10"]),
+        ({"json": '{{"width": 3}}', "cls": "{i}"}, ["0", "1", "10"]),
+    ],
+)
+def test_labelled_shards(beside: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
+    numbers = (10, 0, 1)
+    files: Files = {f"{i:03d}.png": i for i in numbers} | {
+        f"{i:03d}.{end}": text.format(i=i) for i in numbers for end, text in beside.items()
+    }
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert dataset.label_space.names == tuple(wanted)
+    assert classes(dataset) == [wanted[2], wanted[0], wanted[1]]
+    assert dataset.captions is None
     assert dataset.warnings == ()
+
+
+def test_captions_and_classes_together(tmp_path: Path) -> None:
+    files = three() | {f"{i:06d}.cls": f"class {i}" for i in range(3)} | {"000001.txt": "one\ntwo"}
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert [caption for _, caption in pairs(dataset)] == ["text 0", "one", "two", "text 2"]
+    assert classes(dataset) == ["class 0", "class 1", "class 1", "class 2"]
+
+
+def test_an_empty_text_beside_a_caption_in_json_takes_that(tmp_path: Path) -> None:
+    files = three() | {"000001.txt": " \n", "000001.json": '{"caption": "from json"}', "000002.json": "{}"}
+    dataset = read_dataset(archive(tmp_path / "s.tar", files))
+    assert [caption for _, caption in pairs(dataset)] == ["text 0", "from json", "text 2"]
+    assert dataset.warnings == ()
+
+
+def test_what_not_all_have_is_left_out_and_told(tmp_path: Path) -> None:
+    one_class = read_dataset(archive(tmp_path / "s.tar", three() | {"000001.cls": "7"}))
+    assert one_class.labels is None
+    assert one_class.warnings == ("left out the class of 1 samples: 2 others have none",)
+    files: Files = {f"{i}.{end}": i if end == "png" else f"{i}" for i in range(3) for end in ("png", "cls")}
+    no_class = {"3.png": 3, "3.txt": "a caption"}
+    mostly = read_dataset(archive(tmp_path / "t.tar", files | no_class | {"0.txt": "another"}))
+    assert classes(mostly) == ["0", "1", "2"]
+    assert mostly.captions is None
+    assert mostly.warnings == (
+        "left out the caption of 1 samples: 2 others have none",
+        "passed over 1 samples without a class",
+    )
+
+
+@pytest.mark.parametrize("text", ["", " \n", "bee\nwasp"])
+def test_a_class_file_says_one_class(text: str, tmp_path: Path) -> None:
+    dataset = read_dataset(archive(tmp_path / "s.tar", three() | {"x.png": 7, "x.cls": text}))
+    assert len(dataset) == 3
+    assert "s.tar/x.cls: expected a class in .cls" in dataset.warnings[0]
 
 
 def test_damaged_pictures_are_skipped_by_reason(tmp_path: Path) -> None:
@@ -123,12 +186,13 @@ def test_damaged_pictures_are_skipped_by_reason(tmp_path: Path) -> None:
 
 
 BAD_TEXTS: dict[str, tuple[str, bytes | str, str]] = {
-    "blank": ("x.txt", " \n", "a caption, got none"),
+    "blank": ("x.txt", " \n", "a caption or a class, got none"),
     "latin": ("x.txt", b"f\xfbr", "UTF-8 text"),
     "no json": ("x.json", "{", "expected JSON"),
     "deep": ("x.json", "[" * 100_000, "expected JSON"),
-    "no caption": ("x.json", '{"caption": null}', "a caption, got none"),
-    "list": ("x.json", "[1]", "a caption, got none"),
+    "no caption": ("x.json", '{"caption": null}', "a caption or a class, got none"),
+    "number": ("x.json", '{"caption": 7}', "a caption or a class, got none"),
+    "list": ("x.json", "[1]", "a caption or a class, got none"),
     "large": ("x.txt", "x" * (module.TEXT_LIMIT + 1), "at most 1,048,576 bytes"),
 }
 

@@ -11,7 +11,7 @@ import torch
 import clip_fewshot as cf
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.data.pairs.captioned import CaptionedStream
-from experiments.recipes import s1
+from experiments.recipes import s1, s1_rates
 from experiments.recipes import s1_trained as ways
 from tests.commands.conftest import Command
 
@@ -52,8 +52,8 @@ def test_a_random_start_knows_nothing_and_the_identity_all(
         float(np.mean(s1.measured(t.model, mini, t.blocks, test)["ensemble"]))
         for t in (
             ways.Trained(mini, None, 0, 0.0),
-            ways.linear_as_written(mini, support, 0),
-            ways.planned(ways.HEADS, "sgd")(mini, support, 0),
+            ways.random_start(mini, support, 0, None),
+            ways.planned(ways.SGD_HEADS, "sgd")(mini, support, 0),
         )
     )
     assert before > 0.7
@@ -79,8 +79,7 @@ def test_the_head_is_trained_first_and_the_layers_then(
 def test_every_way_has_a_row(command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways, "FULL_EPOCHS", 1)
     monkeypatch.setattr(ways, "HEAD_EPOCHS", 2)
-    monkeypatch.setattr(s1, "SHOTS", 2)
-    found = command("replicate", "s1", "--data", photos, "--model", "mini", "--seeds", 2, "--json").record
+    found = command("replicate", "s1", "--data", photos, "--model", "mini", "--seeds", 1, "--json").record
     assert [row["way"] for row in found["rows"]] == ["zero-shot", *s1.WAYS]
     for row in found["rows"]:
         assert bool(row["accuracy"]) != bool(row["broken"])
@@ -94,9 +93,23 @@ def test_every_way_has_a_row(command: Command, photos: Path, monkeypatch: pytest
     assert sum("no longer finite" in line for line in lines) == 1
 
 
+def test_the_rates_alone(command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "HEAD_EPOCHS", 2)
+    found = command("replicate", "s1_rates", "--data", photos, "--model", "mini", "--seeds", 1, "--json").record
+    assert [row["way"] for row in found["rows"]] == ["zero-shot", *s1.RATES]
+    assert found["shots"] == s1_rates.SHOTS
+
+
 def test_the_recommendation_follows_the_intervals() -> None:
     figures = {"mean": 0.9, "ci95": [0.85, 0.95]}, {"mean": 0.8, "ci95": [0.7, 0.92]}, {"mean": 0.5, "ci95": [0.4, 0.6]}
-    best, close, worse, last = s1.RATES
-    rows = [{"way": way, "accuracy": {"ensemble": f}} for way, f in zip(s1.RATES, [*figures, figures[2]], strict=True)]
+    best, close, worse, last = list(s1.RATES)[:4]
+    chosen = zip((best, close, worse, last), [*figures, figures[2]], strict=True)
+    rows = [{"way": way, "accuracy": {"ensemble": f}} for way, f in chosen]
     told = s1.recommended(rows)
     assert told == f"Of the ways to share rates: {best}. Not told apart from it: {close}. Worse: {worse}; {last}."
+    own = {"way": s1.DEFAULT, "accuracy": {"ensemble": figures[1]}}
+    assert s1.recommended([*rows, own]).startswith(
+        f"Of the ways to share rates: {s1.DEFAULT} (the default of finetune)"
+    )
+    far = {"way": s1.DEFAULT, "accuracy": {"ensemble": figures[2]}}
+    assert s1.recommended([*rows, far]).startswith(f"Of the ways to share rates: {best}.")

@@ -15,7 +15,7 @@ from PIL import Image
 import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.commands import embed
-from clip_fewshot.data.collect import picture_paths
+from clip_fewshot.data.picture_paths import picture_paths
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features.table import embed_files, find_skipped, read_features, write_features
 
@@ -106,7 +106,7 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ResourceError, match=r"clip-fewshot\[spark\]"):
+    with pytest.raises(ResourceError, match=r"clip-fewshot\[parquet\]"):
         read_features(tmp_path / "t.parquet")
 
 

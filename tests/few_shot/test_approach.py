@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
+from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach, keep_trainable
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs
 from clip_fewshot.probes.base import FromLogits
@@ -172,8 +172,13 @@ def test_a_clone_has_the_settings_and_shares_the_backbone(fitted: FewShotClassif
         (lambda: Approach("x", head=CosineHead), "a head and a loss"),
         (lambda: Approach("x", loss=focal, towers="both"), "ends_in"),
         (lambda: Approach("x", head="mlp", loss=focal, space={"margin": Range(0.0, 1.0)}), "centre"),
+        (
+            lambda: Approach("x", loss=focal, towers="both", ends_in="probe", space={"unfreeze": Range(0, None)}),
+            "search from 1 on",
+        ),
         (lambda: Approach("x", head="mlp", loss=focal, probe="cache"), "no probe beside a head"),
         (lambda: find_approach("mpl"), "mlp-arcface"),
+        (lambda: keep_trainable([APPROACHES["contrastive"]], 0), "contrastive .*nothing of it trains"),
         (lambda: find_approach(Approach("mlp", head=CosineHead, loss=focal)), "a name of its own"),
         (lambda: find_approach(f"python:{__name__}:focal"), "an Approach"),
         (lambda: APPROACHES["mlp"].at({"unfrozen": 2}), "unfrozen"),
@@ -182,6 +187,14 @@ def test_a_clone_has_the_settings_and_shares_the_backbone(fitted: FewShotClassif
 def test_mistakes_are_named(make: object, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         make()  # type: ignore[operator]
+
+
+def test_without_unfrozen_layers_only_heads_take_part() -> None:
+    every = list(APPROACHES.values())
+    kept, left = keep_trainable(every, 0)
+    assert [approach.name for approach in kept] == ["mlp-arcface", "mlp"]
+    assert [sentence.split()[0] for sentence in left] == ["contrastive-arcface", "contrastive"]
+    assert keep_trainable(every, 1) == (tuple(every), ())
 
 
 def test_a_head_that_does_not_know_an_option_says_so(tiny: Backbone, split: OpenWorldSplit) -> None:

@@ -97,6 +97,17 @@ def test_layers_that_are_not_there_and_approaches_that_do_not_exist(tiny: Backbo
         quick(tiny, "resnet").fit(split.support)
 
 
+@pytest.mark.parametrize("approach", ["contrastive", "contrastive-arcface"])
+def test_an_approach_without_a_head_needs_a_layer_that_trains(
+    approach: str, tiny: Backbone, split: OpenWorldSplit
+) -> None:
+    words = "`unfreeze`: expected layers .*, got 0: .*nothing would train.*; unfreeze 1 or more, or .*linear-probe"
+    with pytest.raises(UsageError, match=words):
+        quick(tiny, approach, unfreeze=0).fit(split.support)
+    assert quick(tiny, approach, unfreeze=1).fit(split.support).model_.point.unfreeze == 1
+    assert quick(tiny, "mlp", unfreeze=0).fit(split.support).model_.head is not None
+
+
 def test_an_unknown_class_in_a_test_set_is_refused(tiny: Backbone, split: OpenWorldSplit) -> None:
     model = quick(tiny, "linear-probe").fit(split.support)
     with pytest.raises(UsageError, match="class names"):

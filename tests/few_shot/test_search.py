@@ -54,6 +54,14 @@ def what_was_drawn(records: list[TrialRecord]) -> list[tuple[int, str, str, tupl
     return [(r.number, r.state, json.dumps(r.params, sort_keys=True), r.fold_values) for r in records]
 
 
+def test_a_study_without_unfrozen_layers_draws_none(tmp_path: Path) -> None:
+    heads = SearchSpace((APPROACHES["mlp-arcface"], APPROACHES["mlp"]), max_unfreeze=0)
+    records = run_study(heads, toy_score, plan(tmp_path))
+    assert {r.point.unfreeze for r in records} == {0}
+    assert [r.point for r in records[1:3]] == [a.at({"unfreeze": 0}) for a in heads.approaches]
+    assert len({r.point.rate("head_lr") for r in records[1:]}) > 5
+
+
 def test_the_frozen_probe_is_trial_0_and_every_centre_comes_next(tmp_path: Path) -> None:
     records = run_study(SPACE, toy_score, plan(tmp_path))
     assert records[0].params["approach"] == PROBE

@@ -52,6 +52,18 @@ def test_takes_a_common_offset_off() -> None:
     assert trained_loss(CentredHead(ArcFaceHead(16, 3), mean)) < 0.01 < 0.3 < trained_loss(ArcFaceHead(16, 3))
 
 
+def test_in_training_it_follows_where_it_is_told_to() -> None:
+    inner, features = ArcFaceHead(6, 3), torch.randn(5, 6) + 9
+    head, unit = CentredHead(inner, torch.zeros(6), follows=True), F.normalize(features, dim=-1)
+    assert torch.allclose(head.train()(features), inner(unit - unit.mean(0)), atol=1e-5)
+    moved = features + 3  # what all have in common tells nothing of a class
+    shifted = F.normalize(moved, dim=-1)
+    assert torch.allclose(head(moved), inner(shifted - shifted.mean(0)), atol=1e-5)
+    assert torch.allclose(head.eval()(features), inner(unit), atol=1e-5)  # an answer does not depend on its batch
+    head.recentre(features)
+    assert torch.allclose(head(features[:2]), inner((unit - unit.mean(0))[:2]), atol=1e-5)
+
+
 def test_a_mean_of_another_width_is_refused() -> None:
     with pytest.raises(UsageError, match=r"a mean \(6,\)"):
         CentredHead(ArcFaceHead(6, 3), torch.zeros(5))

@@ -75,6 +75,13 @@ def test_no_class_names_are_refused() -> None:
         zero_shot_weights(LetterCounts(), [], TEMPLATES)
 
 
+@pytest.mark.parametrize("name", ["", " ", "_"])
+def test_a_class_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="the name of a class in a text"):
+        zero_shot_weights(LetterCounts(), ["bee", name], TEMPLATES)
+    assert zero_shot_weights(LetterCounts(), ["bee", "_a"], TEMPLATES).shape == (2, 26)
+
+
 def test_the_head_is_scale_times_cosine_and_has_nothing_to_train() -> None:
     directions, features = torch.randn(3, 8) * 5, torch.randn(4, 8)
     head = ZeroShotHead(directions, scale=torch.tensor(2.5).exp())

@@ -22,14 +22,14 @@ def test_the_probe_wins_unless_beaten_by_a_standard_error() -> None:
     """At 0.9 of 100 pictures the standard error is 0.030."""
     near = [trial(0, PROBE, 0.88), trial(1, "mlp", 0.90, unfreeze=2)]
     far = [trial(0, PROBE, 0.85), trial(1, "mlp", 0.90, unfreeze=2)]
-    assert select(near, [APPROACHES["mlp"]], 100)[1] == PROBE
-    assert select(far, [APPROACHES["mlp"]], 100)[1] == "mlp"
-    assert select(near, [APPROACHES["mlp"]], 10_000)[1] == "mlp"
+    assert select(near, [APPROACHES["mlp"]], 100, 5)[1] == PROBE
+    assert select(far, [APPROACHES["mlp"]], 100, 5)[1] == "mlp"
+    assert select(near, [APPROACHES["mlp"]], 10_000, 5)[1] == "mlp"
 
 
 def test_perfect_scores_do_not_make_the_error_zero() -> None:
-    assert select([trial(0, PROBE, 0.995), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112)[1] == PROBE
-    assert select([trial(0, PROBE, 0.95), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112)[1] == "mlp"
+    assert select([trial(0, PROBE, 0.995), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112, 5)[1] == PROBE
+    assert select([trial(0, PROBE, 0.95), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112, 5)[1] == "mlp"
 
 
 def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count() -> None:
@@ -40,16 +40,18 @@ def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count()
         trial(3, "mlp", 0.99, "PRUNED", unfreeze=3),
         trial(4, "contrastive", 0.6, "FAIL", unfreeze=1),
     ]
-    winners, best = select(trials, [APPROACHES["mlp"], APPROACHES["contrastive"]], 100)
+    winners, best = select(trials, [APPROACHES["mlp"], APPROACHES["contrastive"]], 100, 5)
     assert winners["mlp"].unfreeze == 2
     assert winners["contrastive"] == APPROACHES["contrastive"].point
     assert best == "mlp"
 
 
 def test_without_trials_every_approach_keeps_its_centre() -> None:
-    winners, best = select([], [APPROACHES["mlp"], APPROACHES["contrastive"]], 7)
+    winners, best = select([], [APPROACHES["mlp"], APPROACHES["contrastive"]], 7, 5)
     assert best == PROBE
     assert winners == {name: APPROACHES[name].point for name in ("mlp", "contrastive")}
+    frozen, _ = select([], [APPROACHES["mlp"]], 7, 0)
+    assert frozen["mlp"] == APPROACHES["mlp"].at({"unfreeze": 0})
 
 
 @pytest.fixture(scope="module")

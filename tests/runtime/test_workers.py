@@ -163,6 +163,19 @@ def test_threads_hang_on_the_machine_and_never_on_the_number_of_processes(
     assert resources_module.measure_resources(RunOptions(**options), tiny, 2) == expected
 
 
+def test_memory_too_small_for_one_training_is_told_before_it_runs_out(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = resources_module._bytes_of(tiny)
+    for room, deep in ((resources_module.BASE_BYTES + size, 0), (resources_module.BASE_BYTES + 4 * size, 2)):
+        monkeypatch.setattr(resources_module, "usable_memory", lambda room=room: room)
+        assert resources_module.measure_resources(RunOptions(), tiny, deep).jobs == 1
+        monkeypatch.setattr(resources_module, "usable_memory", lambda size=size: resources_module.BASE_BYTES + size - 1)
+        with pytest.raises(ResourceError, match="`max_unfreeze`") as refused:
+            resources_module.measure_resources(RunOptions(), tiny, deep)
+        assert refused.value.exit_code == 4
+
+
 def test_several_processes_on_a_gpu_are_refused(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
     with pytest.raises(UsageError, match="jobs"):

@@ -12,6 +12,7 @@ from clip_fewshot.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import Backbone
+    from clip_fewshot.commands.cli.shared_options import PicturesOptions
     from clip_fewshot.data.dataset import ImageDataset
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
@@ -27,18 +28,28 @@ def warn(sentences: Iterable[str]) -> None:
         print(f"warning: {escape(sentence)}", file=sys.stderr)
 
 
-def open_data(source: str, class_names: str | None = None) -> ImageDataset:
+def open_data(source: str, **reading: Any) -> ImageDataset:
     """The pictures of ``source``; warnings, and unreadable pictures by reason, go to standard error.
 
     Args:
-        class_names: file of other names for its classes.
+        reading: of ``read_dataset``.
     """
     from clip_fewshot.data.collect import list_warnings
     from clip_fewshot.data.read import read_dataset
 
-    pictures = read_dataset(source, class_names=class_names)
+    pictures = read_dataset(source, **reading)
     warn(list_warnings(pictures))
     return pictures
+
+
+def open_measured(options: PicturesOptions) -> ImageDataset:
+    """DATA of a command that learns nothing from it; with --test the pictures of that side alone."""
+    import numpy as np
+
+    pictures = open_data(options.data, **options.reading())
+    if options.test is None:
+        return pictures
+    return pictures.subset(np.flatnonzero([part == "test" for part in pictures.partition]))
 
 
 def open_templates(options: TextOptions, usual: Sequence[str]) -> tuple[str, ...]:

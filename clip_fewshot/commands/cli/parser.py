@@ -109,7 +109,7 @@ def rename_to_flags(error: ClipFewShotError | str, options: type[Any]) -> str:
     Of a command with such options, `` `max_unfreeze` `` becomes --max-unfreeze and `` `data` `` DATA.
     """
     typed = {
-        field.name: _metavar_of(field) if field.metadata.get("positional") else f"--{field.name.replace('_', '-')}"
+        field.name: _metavar_of(field) if field.metadata.get("positional") else _flag_of(field)
         for field, _, _ in flat_fields(options)
     }
     return re.sub(r"`(\w+)`", lambda match: typed.get(match[1], match[0]), " ".join(str(error).split()))
@@ -149,8 +149,7 @@ class _Once(argparse.Action):
 def _add(parser: argparse.ArgumentParser, group: Any, field: Field[Any], hint: Any) -> None:
     # Every default is SUPPRESS: only what was typed reaches the dataclass, whose own defaults hold for the rest.
     meta, arms = field.metadata, arms_of(hint)
-    flag = "--" + field.name.replace("_", "-")
-    required = _required(field)
+    flag, required = _flag_of(field), _required(field)
     common: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS}
     if arms == (bool,):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, required=required, **common)
@@ -162,7 +161,7 @@ def _add(parser: argparse.ArgumentParser, group: Any, field: Field[Any], hint: A
     if "nargs" in meta:
         common["nargs"] = meta["nargs"]
     if not positional:
-        group.add_argument(flag, required=required, **_growing(arms, meta), **common)
+        group.add_argument(flag, dest=field.name, required=required, **_growing(arms, meta), **common)
         return
     if meta.get("flag") and not many:
         common["action"], required = _Once, False  # else argparse asks for the place even where the name was given
@@ -183,6 +182,11 @@ def _growing(arms: tuple[Any, ...], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
+
+
+def _flag_of(field: Field[Any]) -> str:
+    """``max_unfreeze`` is --max-unfreeze; ``from_``, which is no name in Python without its end, is --from."""
+    return "--" + field.name.rstrip("_").replace("_", "-")
 
 
 def _metavar_of(field: Field[Any]) -> str:

@@ -11,6 +11,7 @@ from clip_fewshot.config import (
     APPROACHES_HELP,
     DEVICES,
     MODEL_HELP,
+    ReadingOptions,
     check_fractions,
     check_range,
     model_for,
@@ -19,7 +20,7 @@ from clip_fewshot.config import (
 )
 from clip_fewshot.errors import UsageError
 
-PICTURES = "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild"
+PICTURES = "folder, list, table, JSON or Parquet of pictures; or digits, digits-wild"
 
 
 def pictures_argument(**more: Any) -> Any:
@@ -101,7 +102,7 @@ class SavedModelOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesOptions(DeviceOptions):
+class PicturesOptions(ReadingOptions, DeviceOptions):
     """Of commands that look at pictures through a model."""
 
     data: str = option("digits", PICTURES, positional=True, flag="--data")

@@ -54,7 +54,7 @@ class CaptionedStream:
     ) -> None:
         self._dataset, self._model, self._seed, self._shared = dataset, model, seed, shared
         self._names = dataset.label_space.decode(dataset.required_labels())
-        self._batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
+        self.batch, self._rank, self._world, self._truncate = batch, rank, world, truncate
         self._numbered, self._templates = numbered, tuple(templates)
         self._steps = self._stream(0).steps()
 
@@ -62,6 +62,11 @@ class CaptionedStream:
     def pictures(self) -> ImageDataset:
         """Each picture once, in the order of the numbers."""
         return self._stream(0).pictures
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """(k, l) int32 token ids of the first epoch's captions; other epochs have as long ones."""
+        return self._stream(0).tokens
 
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -97,7 +102,7 @@ class CaptionedStream:
         return PairStream(
             replace(self._dataset, captions=self.captions(epoch)),
             self._model,
-            batch=self._batch,
+            batch=self.batch,
             seed=self._seed,
             rank=self._rank,
             world=self._world,

@@ -95,6 +95,11 @@ class PairStream:
         """Each picture once, in the order of the numbers."""
         return self.dataset.subset(self._pictures.rows[self._pictures.starts[:-1]])
 
+    @property
+    def tokens(self) -> Tensor:
+        """(k, l) int32 token ids of the distinct captions."""
+        return self._tokens
+
     def steps(self) -> int:
         """Steps of an epoch."""
         return self._steps

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.runtime.files import read_json, write_json
+from clip_fewshot.runtime.result_rows import ResultRows
 
 RECORD = "record"  # user attribute that marks a trial as finished
 
@@ -41,6 +42,29 @@ class StoredTrial:
 def read_trials(folder: Path) -> dict[int, StoredTrial]:
     """The finished trials of a folder by number, in order."""
     return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
+
+
+def list_trials(folder: str | Path) -> ResultRows[TrialRecord]:
+    """The finished trials of a run, in order; ``.to_frame()`` makes a DataFrame of them.
+
+    Args:
+        folder: of the run, as ``runs/digits-mini``.
+
+    Raises:
+        ArtifactError: no trial there, or a damaged one.
+
+    Example:
+        >>> import clip_fewshot as cf
+        >>> config = cf.FewShotConfig.of(shots=2, trials=2, seeds=1, approaches=("mlp",), epochs=1, out="run/")
+        >>> results = cf.run_few_shot(config)
+        >>> cf.list_trials("run/").to_frame()[["number", "state", "approach"]].values.tolist()
+        [[0, 'COMPLETE', 'linear-probe'], [1, 'COMPLETE', 'mlp']]
+    """
+    found = [stored.record for stored in read_trials(Path(folder) / "trials").values()]
+    if not found:
+        fix = "name the folder of a run with trials"
+        raise ArtifactError(expected="finished trials", got="none", fix=fix, where=str(folder))
+    return ResultRows(found)
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:

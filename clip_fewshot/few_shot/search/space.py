@@ -25,9 +25,9 @@ class SearchSpace:
 
     def centres(self) -> list[dict[str, Any]]:
         """The known-good starting point of each approach, as Optuna parameters."""
+        starts = [(a, a.start(self.max_unfreeze).options) for a in self.approaches]
         return [
-            {"approach": a.name} | {self.parameter(a, name): a.centre[name] for name in a.space}
-            for a in self.approaches
+            {"approach": a.name} | {self.parameter(a, name): start[name] for name in a.space} for a, start in starts
         ]
 
     @property

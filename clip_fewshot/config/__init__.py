@@ -2,107 +2,40 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from clip_fewshot.config.options import AUTO as AUTO
+from clip_fewshot.config.options import BUILTIN_DATA as BUILTIN_DATA
+from clip_fewshot.config.options import DEVICES as DEVICES
+from clip_fewshot.config.options import HIDDEN as HIDDEN
+from clip_fewshot.config.options import MODEL_HELP as MODEL_HELP
+from clip_fewshot.config.options import MODELS as MODELS
+from clip_fewshot.config.options import READING as READING
+from clip_fewshot.config.options import SOURCE_DEFAULTS as SOURCE_DEFAULTS
+from clip_fewshot.config.options import Depth as Depth
+from clip_fewshot.config.options import ReadingOptions as ReadingOptions
+from clip_fewshot.config.options import SourceOptions as SourceOptions
+from clip_fewshot.config.options import TextOptions as TextOptions
+from clip_fewshot.config.options import check_fractions as check_fractions
+from clip_fewshot.config.options import check_range as check_range
+from clip_fewshot.config.options import count_or_names as count_or_names
+from clip_fewshot.config.options import hide_passwords as hide_passwords
+from clip_fewshot.config.options import model_for as model_for
+from clip_fewshot.config.options import option as option
+from clip_fewshot.config.options import split_names as split_names
 from clip_fewshot.errors import ArtifactError, UsageError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-BUILTIN_DATA = ("digits", "digits-wild")
 DEFAULT_TRIALS = 50
-MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
-MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
+# Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
+# docs/figures/fine_tuning_rates.md.
+FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
 APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
-HIDDEN = "***"
-AUTO = "auto"  # in the place of a detector's name: all of them, to choose among
-
-
-def option(default: Any, text: str, **metadata: Any) -> Any:
-    """A dataclass field whose metadata describe it on the command line."""
-    return field(default=default, metadata={"help": text, **metadata})
-
-
-def check_range(options: Any, *names: str, least: float = 1, most: float = math.inf) -> None:
-    """Refuse numbers outside [``least``, ``most``] in the named fields, alone or in a list; None is not one.
-
-    Raises:
-        UsageError: names the field in backquotes, which a command line shows as its flag.
-    """
-    limit = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-    for name in names:
-        value = getattr(options, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and not least <= one <= most:
-                raise UsageError(expected=limit, got=str(one), fix=f"change `{name}`", where=f"`{name}`")
-
-
-def check_fractions(options: Any, *names: str) -> None:
-    """Refuse numbers outside (0, 1) in the named fields, alone or in a list; None is not one.
-
-    Raises:
-        UsageError: as in :func:`check_range`.
-    """
-    for name in names:
-        value = getattr(options, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and not 0 < one < 1:
-                expected = "a fraction between 0 and 1"
-                raise UsageError(expected=expected, got=f"{one:g}", fix=f"change `{name}`", where=f"`{name}`")
-
-
-def model_for(data: str, model: str | None) -> str:
-    """``model``, or where none is named the usual one: mini for the pictures of the package, else ViT-B/32."""
-    return model or ("mini" if data in BUILTIN_DATA else "ViT-B/32")
-
-
-def count_or_names(text: str) -> int | list[str]:
-    """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
-    text = text.strip()
-    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def hide_passwords(text: str) -> str:
-    """``text`` with ``***`` for the password of each address in it."""
-    return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The names in ``text``, commas between them."""
-    names = tuple(part.strip() for part in text.split(","))
-    if "" in names:
-        raise ValueError(f"expected names with commas between them, got {text!r}")
-    return names
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """Which texts are made of class names. Without templates a command takes its usual ones."""
-
-    template: tuple[str, ...] = option(
-        (), 'text made of a class name, as "a photo of the number {}"; repeat it for more', texts=True, group="texts"
-    )
-    templates: str | None = option(
-        None,
-        "one, ensemble (7), openai (80, of OpenAI for ImageNet) or a file with a template a line",
-        metavar="NAME|FILE",
-        group="texts",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassTextOptions(TextOptions):
-    """The same, and what the classes are called."""
-
-    class_names: str | None = option(
-        None, "file: other names of the classes, one a line in order, or label,name", metavar="FILE", group="texts"
-    )
 
 
 @dataclass(frozen=True)
-class DataOptions(ClassTextOptions):
+class DataOptions(SourceOptions):
     """What to learn from: pictures, the model that looks at them, and the texts that it reads.
 
     Raises:
@@ -111,7 +44,7 @@ class DataOptions(ClassTextOptions):
 
     data: str = option(
         "digits",
-        "folder, list file, CSV or CoOp split of pictures; or digits, digits-wild",
+        "folder, list, table, JSON or Parquet of pictures; or digits, digits-wild",
         positional=True,
         flag="--data",
     )
@@ -129,6 +62,7 @@ class DataOptions(ClassTextOptions):
     def __post_init__(self) -> None:
         check_range(self, "shots")
         check_fractions(self, "test_fraction")
+        self.reading()
 
     @property
     def builtin(self) -> bool:
@@ -160,7 +94,7 @@ class SearchOptions:
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
     )
-    max_unfreeze: int = option(5, "largest N of 'the last N layers'")
+    max_unfreeze: int = option(5, "largest N of 'the last N layers'; 0: heads alone")
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
@@ -168,7 +102,8 @@ class SearchOptions:
     alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
 
     def __post_init__(self) -> None:
-        check_range(self, "seeds", "max_unfreeze", "epochs")
+        check_range(self, "seeds", "epochs")
+        check_range(self, "max_unfreeze", least=0)
         check_range(self, "views", most=2)
         check_fractions(self, "alpha")
 
@@ -275,7 +210,7 @@ class FewShotConfig:
             fix = "begin another run: pictures are decoded as CLIP's own preprocessing does, and in no other way"
             raise ArtifactError(expected=f"a run with {GONE}", got="another one", fix=fix, where="options of a run")
         options = {name: value for name, value in record.items() if name not in GONE}
-        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "template")}
+        lists = {name: tuple(record.get(name, ())) for name in ("approaches", "columns", "template")}
         return cls.of(**options | lists)
 
     def study_key(self) -> dict[str, Any]:
@@ -286,7 +221,12 @@ class FewShotConfig:
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
 # Written down where chosen: without them a run is one of schema 1.
-LATER = {"detector": AUTO, "template": (), **dict.fromkeys(("discoverer", "n_neighbors", "templates", "class_names"))}
+LATER: Mapping[str, Any] = {
+    "detector": AUTO,
+    "discoverer": None,
+    "n_neighbors": None,
+    **SOURCE_DEFAULTS,
+}
 
 
 def _told(part: Any) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Text as a list, table or caption file holds it: the byte-order mark decides, else UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from clip_fewshot.data.names import escape
+from clip_fewshot.errors import DataError
+
+BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def read_text(path: Path) -> str:
+    """A text file as the byte-order mark says, else strictly as UTF-8; line ends become line feeds."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            expected="a readable text file", got=str(error), fix="check path and permissions", where=escape(path)
+        ) from error
+    return decode_text(data, escape(path))
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """The same for bytes that are in memory; ``where`` is named in errors."""
+    encoding = next((name for bom, name in BOMS if data.startswith(bom)), "utf-8")
+    try:
+        return data.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        got = f"byte {data[error.start]:#04x} at offset {error.start}"
+        raise DataError(expected="UTF-8 text", got=got, fix="save it as UTF-8", where=f"{where}:{line}") from error

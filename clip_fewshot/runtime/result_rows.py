@@ -1,0 +1,49 @@
+"""Results of one kind, one a row, that pandas can take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pandas
+
+T = TypeVar("T")
+
+
+class ResultRows(list[T]):
+    """A list with :meth:`to_frame`.
+
+    Args:
+        items: mappings, named tuples, or objects with a ``to_row()`` that returns a mapping.
+        beside: columns that stand before those of the items, each a value per row, as ``image=names``.
+    """
+
+    def __init__(self, items: Iterable[T], **beside: Sequence[Any]) -> None:
+        super().__init__(items)
+        self._beside = beside
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (list(self), self._beside)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A DataFrame with a row per item; pandas is imported here and nowhere before."""
+        import pandas
+
+        rows = [_to_row(item) for item in self]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        frame = pandas.DataFrame(rows, columns=pandas.Index(columns))
+        for place, (name, values) in enumerate(self._beside.items()):
+            frame.insert(place, name, list(values))
+        return frame
+
+
+def _rebuild(items: list[Any], beside: Mapping[str, Sequence[Any]]) -> ResultRows[Any]:
+    return ResultRows(items, **beside)
+
+
+def _to_row(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, Mapping):
+        return item
+    row: Mapping[str, Any] = item.to_row() if hasattr(item, "to_row") else item._asdict()
+    return row
