@@ -80,4 +80,4 @@ def test_the_main_job_has_a_row_for_it(tmp_path: Path) -> None:
     }
     approaches = ("text-prior", "mlp")
     results = run_few_shot(FewShotConfig.of(**options, approaches=approaches, out=str(tmp_path / "run")))
-    assert results["approaches"]["text-prior"]["mean"] > 0.9
+    assert results["approaches"]["text-prior"]["test"]["mean"] > 0.9
