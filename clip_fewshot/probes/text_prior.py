@@ -25,7 +25,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 BELIEFS = (0.0, 0.25, 0.5, 1.0)  # shares of the texts' own best scale
 PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
-GAP = 1e-5  # of the objective: what a member of a mean is solved to
+MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 USUAL_SPREAD, SPREAD_DECADES = 2.0, 0.7  # of text logits at their best scale; 1.8 to 3.2 on four sets. In ln: 1 sd
 REACH = 6.0  # ln; how far from the usual scale is looked
 
@@ -214,7 +214,7 @@ def _follow(
     found: list[tuple[float, FloatArray]] = []
     for penalty in PENALTIES:
         C = float(penalty) / length
-        weights = descend(problem, C, weights, GAP).weights
+        weights = descend(problem, C, weights, MEMBER_GAP).weights
         found.append((C, weights[0, :, :-1].astype(np.float64)))
     return found
 
