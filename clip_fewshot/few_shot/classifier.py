@@ -27,6 +27,7 @@ from clip_fewshot.few_shot.model import (
     fit_model,
     note_if_below_frozen,
     prepare_support,
+    reads_texts,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
@@ -47,8 +48,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
-        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive" or "linear-probe"; an :class:`Approach`;
-            the name of an entry point, or "python:MODULE:NAME".
+        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive", "linear-probe", or "text-prior": the
+            linear probe around the texts of the classes, the best at one to four shots; an :class:`Approach`; the name
+            of an entry point, or "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
@@ -155,7 +157,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
         """Labelled pictures behind the frozen layers, for all ``cuts``."""
-        return prepare_support(self.backbone, support, cuts, self.views, self.seed, templates=self.templates)
+        reads = reads_texts(find_approach(self.approach), self.probe)
+        return prepare_support(
+            self.backbone, support, cuts, self.views, self.seed, templates=self.templates, reads_texts=reads
+        )
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""

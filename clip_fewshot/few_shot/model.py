@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.special import softmax
 from torch import nn
@@ -72,8 +73,16 @@ class Recipe:
     seed: int
     probe: str | type[Probe] | None = None
 
-    def fit_probe(self, features: FloatArray, labels: LabelArray) -> Probe:
-        """The recipe's probe on (n, d) features and their (n,) labels.
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the probe reads the texts of the classes."""
+        return reads_texts(self.approach, self.probe)
+
+    def fit_probe(self, features: FloatArray, labels: LabelArray, texts: FloatArray | None = None) -> Probe:
+        """The recipe's probe on (n, d) features and their (n,) labels in 0..c-1.
+
+        Args:
+            texts: (c, d) of the classes, for a probe that reads them.
 
         Raises:
             UsageError: a probe that does not take the options of the point.
@@ -82,6 +91,8 @@ class Recipe:
         options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
+        if self.reads_texts and texts is not None:
+            options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
         try:
             probe = kind(**options)
         except TypeError as error:
@@ -89,6 +100,16 @@ class Recipe:
             expected = f"a probe that takes {', '.join(options) or 'no options'}"
             raise UsageError(expected=expected, got=str(error), fix=fix, where=f"probe {name!r}") from error
         return probe.fit(features, labels)
+
+
+def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
+    """Whether a model of ``approach`` ends in a probe that reads the texts of the classes.
+
+    Texts and pictures are compared where one model made both: in the frozen space, not behind tuned layers.
+    """
+    if approach.towers != "none" or approach.ends_in != "probe":
+        return False
+    return getattr(find_probe(probe or approach.probe)[1], "reads_texts", False)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
@@ -102,7 +123,7 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
     if approach.ends_in == "head":
         return TunedModel(point, suffix, head, None)
     features = replay(data.images, point.unfreeze, suffix).numpy()
-    return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels))
+    return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels, data.captions.texts))
 
 
 def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:
@@ -138,19 +159,23 @@ def prepare_support(
     seed: int,
     memory: int | None = None,
     templates: Sequence[str] = (),
+    reads_texts: bool = False,
 ) -> SupportData:
     """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
 
     Args:
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
         templates: of the captions, as in :class:`TrainSettings`.
+        reads_texts: whether a probe on them does; see :func:`reads_texts`.
     """
     names = support.label_space.names
     return SupportData(
         images=image_prefix(backbone, support, cuts, views, memory),
         labels=support.required_labels(),
         n_classes=len(names),
-        captions=CaptionBank(backbone, names, text_cuts(backbone, cuts), seed, templates=templates),
+        captions=CaptionBank(
+            backbone, names, text_cuts(backbone, cuts), seed, templates=templates, reads_texts=reads_texts
+        ),
     )
 
 

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
 from clip_fewshot.backbones.tower import Suffix
-from clip_fewshot.data.captions import CaptionGenerator
+from clip_fewshot.data.captions import TEMPLATES, CaptionGenerator
 from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import text_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Approach, Point, Value
 from clip_fewshot.geometry import margin_logits
 from clip_fewshot.heads import HEADS, CentredHead
+from clip_fewshot.heads.zero_shot import zero_shot_weights
 from clip_fewshot.losses import LOSSES, match_captions
 from clip_fewshot.runtime.parts import find_part
 from clip_fewshot.tuning import TUNINGS
+from clip_fewshot.types import FloatArray
 
 Loss = Callable[..., Tensor]
 
@@ -87,6 +89,7 @@ class CaptionBank:
     Attributes:
         prefix: states of all captions entering each cut of the text tower; caption j of class i is item i * size + j.
         size: captions per class; of own templates all.
+        texts: (c, d) unit features of the classes' texts, those of zero-shot, where they are read; else None.
     """
 
     def __init__(
@@ -97,11 +100,22 @@ class CaptionBank:
         seed: int,
         size: int = 8,
         templates: Sequence[str] = (),
+        reads_texts: bool = False,
     ) -> None:
+        self.texts = read_class_texts(backbone, class_names, templates) if reads_texts else None
         generator = CaptionGenerator(seed=seed, templates=templates)
         self.size = len(generator) if templates else size
         captions = [caption for name in class_names for caption in generator.bank(name, self.size)]
         self.prefix: Prefix = text_prefix(backbone, captions, cuts)
+
+
+def read_class_texts(backbone: Backbone, names: Sequence[str], templates: Sequence[str]) -> FloatArray:
+    """(c, d) unit text features of class names; without templates by the usual ones.
+
+    Not from the cache of names: what was read together with a name decides its last bit.
+    """
+    with torch.inference_mode():
+        return zero_shot_weights(backbone, names, templates or TEMPLATES).float().cpu().numpy()
 
 
 class ContrastiveObjective(nn.Module):

@@ -16,7 +16,7 @@ from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interva
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, prepare_support
-from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
+from clip_fewshot.few_shot.objectives import CaptionBank, read_class_texts, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
@@ -85,22 +85,23 @@ class Extender:
         if refit:
             model = fit_model(self.backbone, self.recipe, self._data(known, names))
         else:
-            model = self._added(
-                before.model, self._tuned(before.model, before.known), self._tuned(before.model, more), more.labels
-            )
+            known_rows, rows = self._tuned(before.model, before.known), self._tuned(before.model, more)
+            model = self._added(before.model, known_rows, rows, more.labels, self._texts(names))
         rejector, notes = self._rejector(before.rejector, known, names)
         counts = np.bincount(more.labels, minlength=len(names))
         given = {name: int(count) for name, count in zip(names.names, counts, strict=True) if count}
         report = _report(given, refit, change(before, more, names), notes)
         return Fitted(model, names, rejector, known), report
 
-    def _added(self, model: TunedModel, known: FloatArray, new: FloatArray, labels: LabelArray) -> TunedModel:
+    def _added(
+        self, model: TunedModel, known: FloatArray, new: FloatArray, labels: LabelArray, texts: FloatArray | None
+    ) -> TunedModel:
         probe = model.probe
         if probe is None:
             raise UsageError(
                 expected="a model with a probe", got="one with a head", fix="train it again", where="extension"
             )
-        return replace(model, probe=_with_classes(probe, known, new, labels))
+        return replace(model, probe=_with_classes(probe, known, new, labels, texts))
 
     def _tuned(self, model: TunedModel, known: KnownPictures) -> FloatArray:
         """(n, d) as the model's probe sees them."""
@@ -109,17 +110,29 @@ class Extender:
         (features,) = image_features(self.backbone, known.pictures, [(self.recipe.point.unfreeze, model.suffix)])
         return features
 
+    def _texts(self, names: LabelSpace) -> FloatArray | None:
+        """(c, d) texts of the classes, for a probe that reads them."""
+        recipe = self.recipe
+        return read_class_texts(self.backbone, names.names, recipe.settings.templates) if recipe.reads_texts else None
+
     def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
         point, seed, templates = self.recipe.point, self.recipe.seed, self.recipe.settings.templates
         if (depths or needs_pictures(point, self.views, None)) and known.pictures is not None:
             pictures = replace(known.pictures, labels=known.labels, label_space=names)
             return prepare_support(
-                self.backbone, pictures, [point.unfreeze, *depths], self.views, seed, templates=templates
+                self.backbone,
+                pictures,
+                [point.unfreeze, *depths],
+                self.views,
+                seed,
+                templates=templates,
+                reads_texts=self.recipe.reads_texts,
             )
         features = torch.from_numpy(known.frozen).to(self.backbone.device)
         prefix = Prefix(features, {}, 1, torch.arange(len(features)))
         cuts = text_cuts(self.backbone, [point.unfreeze])
-        captions = CaptionBank(self.backbone, names.names, cuts, seed, templates=templates)
+        reads = self.recipe.reads_texts
+        captions = CaptionBank(self.backbone, names.names, cuts, seed, templates=templates, reads_texts=reads)
         return SupportData(prefix, known.labels, len(names), captions)
 
     def _rejector(
@@ -149,10 +162,10 @@ class Extender:
     ) -> list[tuple[BoolArray, BoolArray]]:
         """Whether each held-out known picture is right before and after, fold by fold."""
         X, new, labels = self._tuned(before.model, before.known), self._tuned(before.model, more), before.known.labels
-        rights = []
+        texts, rights = self._texts(names), []
         for fit, held_out in self._folds(labels):
-            old = self.recipe.fit_probe(X[fit], labels[fit])
-            probes = (old, _with_classes(old, X[fit], new, more.labels))
+            old = self.recipe.fit_probe(X[fit], labels[fit], texts)
+            probes = (old, _with_classes(old, X[fit], new, more.labels, texts))
             right = [probe.logits(X[held_out]).argmax(axis=1) == labels[held_out] for probe in probes]
             rights.append((right[0], right[1]))
         return rights
@@ -178,11 +191,14 @@ class Extender:
         return stratified_folds(labels, min(FOLDS, smallest), self.recipe.seed) if smallest > 1 else []
 
 
-def _with_classes(probe: Probe, known: FloatArray, new: FloatArray, labels: LabelArray) -> Probe:
-    """The probe with the classes of (m,) ``labels``, one after the other."""
+def _with_classes(
+    probe: Probe, known: FloatArray, new: FloatArray, labels: LabelArray, texts: FloatArray | None
+) -> Probe:
+    """The probe with the classes of (m,) ``labels``, one after the other; (c, d) texts where it reads them."""
     for label in np.unique(labels).tolist():
         rows = new[labels == label]
-        probe = probe.extend(rows, label, known)
+        read = {} if texts is None else {"text": texts[label]}
+        probe = probe.extend(rows, label, known, **read)
         known = np.concatenate([known, rows])
     return probe
 

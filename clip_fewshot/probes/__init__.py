@@ -7,7 +7,7 @@ head on fixed features, cannot do that: it is an estimator beside them and no me
 Example:
     >>> import clip_fewshot as cf
     >>> list(cf.PROBES)
-    ['logistic', 'prototype', 'cache']
+    ['logistic', 'prototype', 'cache', 'text-prior']
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from clip_fewshot.probes.head import HeadClassifier as HeadClassifier
 from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
 from clip_fewshot.probes.penalty import SearchedC as SearchedC
 from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
+from clip_fewshot.probes.text_prior import TextPriorProbe as TextPriorProbe
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
-PROBES: dict[str, type[Probe]] = {"logistic": LinearProbe, "prototype": PrototypeProbe, "cache": CacheProbe}
+PROBES: dict[str, type[Probe]] = {
+    "logistic": LinearProbe,
+    "prototype": PrototypeProbe,
+    "cache": CacheProbe,
+    "text-prior": TextPriorProbe,
+}
 
 
 def find_probe(probe: str | type[Probe]) -> tuple[str, type[Probe]]:

@@ -50,11 +50,11 @@ def _refit(
     """Fill in the logits of the rows of each (part, classes present without it)."""
     count = len(block[0][1])
     rows = np.repeat(whole.rows, len(block), axis=0)
-    labels = np.zeros((len(block), rows.shape[1]), np.int64)
+    real, labels = np.repeat(whole.real, len(block), axis=0), np.zeros((len(block), rows.shape[1]), np.int64)
     for k, (part, classes) in enumerate(block):
-        rows[k, part] = 0
+        rows[k, part] = real[k, part] = 0
         labels[k] = np.minimum(np.searchsorted(classes, whole.labels[0]), count - 1)  # rows of zeros count for nothing
     begin = np.concatenate([weights[:, classes] for _, classes in block])
-    found = solve(SoftmaxProblem(rows, labels, count), C / 2 if count == 2 else C, begin).weights
+    found = solve(SoftmaxProblem(rows, real, labels, count), C / 2 if count == 2 else C, begin).weights
     for k, (part, classes) in enumerate(block):
         logits[np.ix_(part, classes)] = whole.rows[0, part] @ found[k].T

@@ -151,7 +151,7 @@ def _validate(paths: Sequence[WarmStarts], held: Sequence[SoftmaxProblem], expon
     """Held-out accuracy and loss at C = 10**exponent."""
     hits, loss, n_held = 0, 0.0, 0
     for path, rows in zip(paths, held, strict=True):
-        logits, real = rows.logits(path.follow(exponent, SEARCH_GAP)), rows.rows[:, :, -1] > 0
+        logits, real = rows.logits(path.follow(exponent, SEARCH_GAP)), rows.real[:, :, 0] > 0
         hits += int(((logits.argmax(axis=2) == rows.labels) & real).sum())
         loss += float(rows.softmax(logits).losses.sum(dtype=np.float64))
         n_held += int(real.sum())

@@ -56,7 +56,8 @@ class LowRankBlocks(NamedTuple):
         heaviest = np.argpartition(weights, n - m, axis=2)[:, :, n - m :]
         root = np.sqrt(np.minimum(np.take_along_axis(weights, heaviest, axis=2), STIFF))[..., None]
         factors = rows.reshape(f * n, width).take(heaviest + np.arange(0, f * n, n)[:, None, None], axis=0) * root
-        gram = factors @ factors.swapaxes(2, 3) + (1 / intercept - 1)[..., None] * (root * root.swapaxes(2, 3))
+        ones = factors[..., -1:]
+        gram = factors @ factors.swapaxes(2, 3) + (1 / intercept - 1)[..., None] * (ones * ones.swapaxes(2, 3))
         core = np.linalg.inv(gram + np.eye(m))  # in float64: at C = 1e6 its condition is beyond float32
         return cls(C, factors, core.astype(rows.dtype), intercept)
 

@@ -59,33 +59,54 @@ class SoftmaxProblem:
     """f data sets of equal size to fit for several C, side by side: small ones cost Python's time, not arithmetic's.
 
     Attributes:
-        rows: (f, n, r + 1) centred rows with a last column of ones; rows of zeros pad the shorter sets.
+        rows: (f, n, r + 1) centred rows with a last column of ones, or of zeros where there is no intercept; rows of
+            zeros pad the shorter sets.
+        real: (f, n, 1) 1, and 0 in rows that only pad.
         labels: (f, n) in 0..n_classes-1.
+        offset: (f, n, c) added to all logits: what a prior says of the rows; None: nothing.
     """
 
     rows: FloatArray
+    real: FloatArray
     labels: LabelArray
     n_classes: int
+    offset: FloatArray | None = None
 
     @classmethod
-    def from_rows(cls, rows: FloatArray, labels: LabelArray, n_classes: int) -> SoftmaxProblem:
-        """One data set, from (n, r) centred rows and (n,) labels in 0..n_classes-1."""
-        return cls(np.hstack([rows, np.ones((len(rows), 1), rows.dtype)])[None], labels[None], n_classes)
+    def from_rows(
+        cls, rows: FloatArray, labels: LabelArray, n_classes: int, offset: FloatArray | None = None
+    ) -> SoftmaxProblem:
+        """One data set, from (n, r) centred rows and (n,) labels in 0..n_classes-1.
+
+        Args:
+            offset: (n, c) of the logits. With one there is no intercept: the offset has it.
+        """
+        ones = np.ones((len(rows), 1), rows.dtype)
+        wide = np.hstack([rows, ones if offset is None else 0 * ones])
+        return cls(wide[None], ones[None], labels[None], n_classes, None if offset is None else offset[None])
 
     @cached_property
     def single(self) -> SoftmaxProblem:
         """The same in float32."""
         if self.rows.dtype == np.float32:
             return self
-        return SoftmaxProblem(self.rows.astype(np.float32), self.labels, self.n_classes)
+        offset = None if self.offset is None else self.offset.astype(np.float32)
+        return SoftmaxProblem(
+            self.rows.astype(np.float32), self.real.astype(np.float32), self.labels, self.n_classes, offset
+        )
 
     def subsets(self, parts: Sequence[IndexArray]) -> SoftmaxProblem:
         """In float32, one problem for each set of row numbers of the first."""
         shape = len(parts), max(map(len, parts))
         rows, labels = np.zeros((*shape, self.rows.shape[2]), np.float32), np.zeros(shape, np.int64)
+        real = np.zeros((*shape, 1), np.float32)
+        offset = None if self.single.offset is None else np.zeros((*shape, self.n_classes), np.float32)
         for k, part in enumerate(parts):
             rows[k, : len(part)], labels[k, : len(part)] = self.single.rows[0, part], self.labels[0, part]
-        return SoftmaxProblem(rows, labels, self.n_classes)
+            real[k, : len(part)] = 1
+            if offset is not None and self.single.offset is not None:
+                offset[k, : len(part)] = self.single.offset[0, part]
+        return SoftmaxProblem(rows, real, labels, self.n_classes, offset)
 
     @cached_property
     def _own(self) -> IndexArray:
@@ -98,6 +119,11 @@ class SoftmaxProblem:
 
     def logits(self, weights: FloatArray) -> FloatArray:
         """(f, n, c) of (f, c, r + 1) weights."""
+        learned = self.change(weights)
+        return learned if self.offset is None else learned + self.offset
+
+    def change(self, weights: FloatArray) -> FloatArray:
+        """(f, n, c) by which (f, c, r + 1) weights move the logits from their offset."""
         return np.asarray(self.rows @ weights.swapaxes(1, 2))
 
     def softmax(self, logits: FloatArray) -> Softmax:
@@ -109,11 +135,10 @@ class SoftmaxProblem:
         own[self._own] = 0.0
         others, right = p.sum(axis=2, keepdims=True), np.exp(logit)
         total = others + right
-        real = self.rows[:, :, -1:]
-        share = real / total
+        share = self.real / total
         p *= share
         own[self._own] = -(others * share).ravel()
-        return Softmax((np.log(total) - logit) * real, p, right * share)
+        return Softmax((np.log(total) - logit) * self.real, p, right * share)
 
     def evaluate(self, weights: FloatArray, C: float) -> ObjectivePoint:
         """Objective, gradient and probabilities at (f, c, r + 1) weights."""

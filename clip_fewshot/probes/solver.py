@@ -134,7 +134,7 @@ def _advance(problem: SoftmaxProblem, point: ObjectivePoint, step: FloatArray, C
     The logits are linear in the length, so a length costs no matrix product.
     """
     step = step.astype(point.weights.dtype, copy=False)
-    along, inner = problem.logits(step), step[:, :, :-1]
+    along, inner = problem.change(step), step[:, :, :-1]
     first, bend = dot(point.weights[:, :, :-1], inner), dot(inner, inner)
     slope = dot(point.gradient, step)
     low, high = np.zeros(len(step)), np.full(len(step), np.inf)  # lengths where f still falls, and already rises

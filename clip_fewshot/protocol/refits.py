@@ -19,7 +19,14 @@ from clip_fewshot.data.sampling import draw_support, stratified_folds
 from clip_fewshot.features.encode import image_batches
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, PROBE, Approach, Point
 from clip_fewshot.few_shot.cross_validation import CrossValidation
-from clip_fewshot.few_shot.model import Recipe, TunedModel, encode_frozen, fit_frozen_probe, prepare_support
+from clip_fewshot.few_shot.model import (
+    Recipe,
+    TunedModel,
+    encode_frozen,
+    fit_frozen_probe,
+    prepare_support,
+    reads_texts,
+)
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
@@ -92,7 +99,8 @@ class PreparedSupport:
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSupport:
     """Run the frozen layers over a support set once, for all ``cuts``."""
     templates = task.settings.templates
-    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates)
+    reads = any(reads_texts(approach) for approach in task.approaches)
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads)
     frozen = encode_frozen(data)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 
