@@ -318,7 +318,7 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
 
 def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="shots"):
-        run_few_shot(FewShotConfig.of(data=str(folder), model=model, shots=9, out=str(tmp_path / "r")), silent, "c")
+        run_few_shot(FewShotConfig.of(data=str(folder), model=model, shots=100, out=str(tmp_path / "r")), silent, "c")
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import (
-    BUILTIN_DATA,
-    MODEL_HELP,
-    SOURCE_DEFAULTS,
-    FewShotConfig,
-    SourceOptions,
-    check_range,
-    option,
-)
+from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, SOURCED, FewShotConfig, SourceOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -46,7 +38,7 @@ class Options(SourceOptions, shared.DeviceOptions):
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        names = ("model", "seeds", "approaches", "epochs", "seed", "device", *SOURCE_DEFAULTS)
+        names = ("model", "seeds", "approaches", "epochs", "seed", "device", *SOURCED)
         same = {name: getattr(self, name) for name in names}
         out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)

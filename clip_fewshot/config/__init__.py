@@ -13,7 +13,7 @@ from clip_fewshot.config.options import HIDDEN as HIDDEN
 from clip_fewshot.config.options import MODEL_HELP as MODEL_HELP
 from clip_fewshot.config.options import MODELS as MODELS
 from clip_fewshot.config.options import READING as READING
-from clip_fewshot.config.options import SOURCE_DEFAULTS as SOURCE_DEFAULTS
+from clip_fewshot.config.options import SOURCED as SOURCED
 from clip_fewshot.config.options import Depth as Depth
 from clip_fewshot.config.options import ReadingOptions as ReadingOptions
 from clip_fewshot.config.options import SourceOptions as SourceOptions
@@ -225,7 +225,7 @@ LATER: Mapping[str, Any] = {
     "detector": AUTO,
     "discoverer": None,
     "n_neighbors": None,
-    **SOURCE_DEFAULTS,
+    **SOURCED,
 }
 
 

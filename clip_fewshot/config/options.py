@@ -143,4 +143,4 @@ class SourceOptions(ReadingOptions, TextOptions):
 
 
 READING = {f.name: f.default for f in fields(ReadingOptions)}
-SOURCE_DEFAULTS = {f.name: f.default for f in fields(SourceOptions)}
+SOURCED = {f.name: f.default for f in fields(SourceOptions)}
