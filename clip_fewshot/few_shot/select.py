@@ -80,3 +80,16 @@ def select(
     standard_error = (hits * (1 - hits) / n_validated) ** 0.5
     keeps_probe = PROBE in best and best[PROBE].value >= top - standard_error
     return winners, PROBE if keeps_probe else ranked[0]
+
+
+def describe_changes(trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Which approaches end elsewhere than they began, and how many whole trials share the best score."""
+    best = select_by_approach(trials)
+    began: dict[str, int] = {}
+    for trial in trials:
+        began.setdefault(trial.params["approach"], trial.number)
+    top = max((trial.value for trial in best.values()), default=0.0)
+    return {
+        "moved": sorted(name for name, trial in best.items() if trial.number != began[name]),
+        "tied": sum(trial.state == "COMPLETE" and trial.value == top for trial in trials),
+    }

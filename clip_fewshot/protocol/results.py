@@ -15,7 +15,7 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.few_shot.approach import PROBE
-from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
+from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
@@ -281,6 +281,7 @@ class Run:
             "seconds": sum(trial.seconds for trial in self.trials),
             "naive_seconds_estimate": self.naive_seconds,
             "test_looks": self.split.test.looks,
+            **describe_changes(self.trials),
         }
 
     def _warnings(self) -> list[str]:

@@ -193,7 +193,8 @@ RESULTS_SCHEMA = record(
                 "seconds": number(0),
                 "naive_seconds_estimate": null_or(number(0)),
                 "test_looks": integer(0),
-            }
+            },
+            {"moved": list_of(text), "tied": integer(0)},
         ),
         "timing": mapping_of(number(0)),
         "artifacts": mapping_of(text),

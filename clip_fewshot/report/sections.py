@@ -181,13 +181,23 @@ def collect_facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
 
 
 def collect_search_facts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of the search: trials by state, time, looks at the test images."""
+    """(name, value) of the search: trials by state, what they changed, time, looks at the test images."""
     counts = [(f"{state} trials", f"{search[state]:,}") for state in ("finished", "pruned", "failed")]
     naive = search["naive_seconds_estimate"]
     saved = [] if naive is None else [("estimate without reuse of frozen layers", text.format_seconds(naive))]
+    changed = [("what it changed", _say_changed(search))] if "moved" in search else []
     return [
         *counts,
+        *changed,
         ("time", text.format_seconds(search["seconds"])),
         *saved,
         ("looks at the test images", str(search["test_looks"])),
     ]
+
+
+def _say_changed(search: Mapping[str, Any]) -> str:
+    """Where a study of many trials ends where it began, its reader should know."""
+    if search["moved"]:
+        return f"better settings than at the start: {', '.join(display_name(name) for name in search['moved'])}"
+    same = f"; {search['tied']} whole trials share the best score, and the first is kept" if search["tied"] > 1 else ""
+    return f"nothing: every approach ends with the settings it began with{same}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from clip_fewshot.conformal.p_values import p_values
+from clip_fewshot.few_shot.select import TrialRecord, describe_changes
 from clip_fewshot.open_world.alternatives import Alternative
 from clip_fewshot.open_world.rejector import Judge, LabelledRows, Rejector
 from clip_fewshot.protocol.final_test import Rejection
 from clip_fewshot.protocol.results import novelty_view
+from clip_fewshot.report.sections import collect_search_facts
 from clip_fewshot.types import FloatArray
 
 
@@ -35,3 +39,31 @@ def test_a_refused_rate_draws_no_threshold_and_says_what_it_takes() -> None:
     assert novelty_view(met, 0.05).threshold is None
     said = "it takes 19 known images to calibrate on, and there are 12; add images, or choose alpha >= 0.077"
     assert met.rejector.refusal(0.05) == said
+
+
+def trial(number: int, approach: str, value: float, state: str = "COMPLETE") -> TrialRecord:
+    return TrialRecord(number, state, {"approach": approach}, (value,), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("trials", "moved", "tied", "said"),
+    [
+        (
+            [trial(0, "mlp", 1.0), trial(1, "contrastive", 1.0), trial(2, "mlp", 1.0)],
+            [],
+            3,
+            "nothing: .*; 3 whole trials",
+        ),
+        ([trial(0, "mlp", 0.8), trial(1, "mlp", 0.9), trial(2, "mlp", 1.0, "PRUNED")], ["mlp"], 1, "better settings"),
+        ([trial(0, "mlp", 0.8)], [], 1, "it began with$"),
+        ([], [], 0, "nothing"),
+    ],
+)
+def test_the_page_says_what_the_search_changed(
+    trials: list[TrialRecord], moved: list[str], tied: int, said: str
+) -> None:
+    changes = describe_changes(trials)
+    assert changes == {"moved": moved, "tied": tied}
+    counts = dict.fromkeys(("finished", "pruned", "failed", "seconds", "naive_seconds_estimate", "test_looks"), 0)
+    facts = dict(collect_search_facts({**counts, **changes}))
+    assert re.search(said, facts["what it changed"])
