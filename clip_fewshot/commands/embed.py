@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.shared_options import PicturesOptions, required_data, spark_option
+from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
 from clip_fewshot.config import option
 from clip_fewshot.errors import UsageError
 
@@ -29,6 +29,7 @@ class Options(PicturesOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
+        refuse_idle(self, ("class_names",), "where classes are read")
 
 
 def main(options: Options) -> int:
@@ -36,8 +37,8 @@ def main(options: Options) -> int:
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
     started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
-    reading = options.reading()
-    sides = [options.data, *filter(None, [reading.pop("test")])]
+    reading = {name: value for name, value in options.reading().items() if name not in ("test", "class_names")}
+    sides = [options.data, *filter(None, [options.test])]
     paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
     if options.spark:
         from clip_fewshot.contrastive.distributed.spark import embed_on_spark
