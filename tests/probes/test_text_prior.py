@@ -14,7 +14,8 @@ from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.softmax import SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
-from clip_fewshot.probes.text_prior import USUAL_SPREAD, TextPriorProbe, fit_mean, fit_scale
+from clip_fewshot.probes.text_mean import USUAL_SPREAD, fit_mean, fit_scale
+from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.types import FloatArray, LabelArray
 
 C, D = 6, 32
@@ -174,5 +175,7 @@ def test_mistakes_are_named(texts: Mapping[int, FloatArray], words: str) -> None
 def test_a_new_class_needs_something() -> None:
     world = World(0.5)
     probe = TextPriorProbe(world.by_label).fit(*world.pictures(2))
-    with pytest.raises(UsageError, match="known pictures"):
+    with pytest.raises(UsageError, match="give pictures or a text of it"):
         probe.extend(np.empty((0, D)), "new")
+    with pytest.raises(UsageError, match="known pictures"):
+        probe.extend(world.pictures(1)[0][:1], "new")
