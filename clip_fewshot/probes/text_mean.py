@@ -20,6 +20,7 @@ BELIEFS = (0.0, 0.25, 0.5, 1.0)  # shares of the texts' own best scale
 PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 USUAL_SPREAD, SPREAD_DECADES = 2.0, 0.7  # of text logits at their best scale; 1.8 to 3.2 on four sets. In ln: 1 sd
+LEAST_LENGTH = 1e-12
 REACH = 6.0  # ln; how far from the usual scale is looked
 
 
@@ -40,7 +41,7 @@ def fit_scale(text_logits: FloatArray, labels: LabelArray) -> float:
         text_logits: (n, c) inner products of unit rows with unit texts. labels: (n,).
     """
     centred = text_logits - text_logits.mean(axis=1, keepdims=True)
-    usual = np.log(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), 1e-12))
+    usual = np.log(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), LEAST_LENGTH))
 
     def cost(log_scale: float) -> float:
         scaled = np.exp(log_scale) * text_logits
@@ -63,7 +64,7 @@ def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanCla
     basis = centre_rows(unit)
     text_logits = unit @ texts.T
     scale = fit_scale(text_logits, labels)
-    length = float((basis.rows**2).sum(axis=1).mean())
+    length = max(float((basis.rows**2).sum(axis=1).mean()), LEAST_LENGTH)  # 0 where all rows are the same
     likeness = measure_likeness(unit, labels)
     members = []
     for belief in BELIEFS:

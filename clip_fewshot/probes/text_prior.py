@@ -199,4 +199,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             fix = "encode texts and pictures with one model"
             got = f"shape {rows.shape[1:]}"
             raise UsageError(expected=f"texts of shape ({width},), as the features", got=got, fix=fix, where="texts")
+        if not np.isfinite(rows).all():
+            fix = "encode the names again, in float32"
+            raise UsageError(expected="finite texts", got="NaN or infinity", fix=fix, where="texts")
         return unit_rows(rows)

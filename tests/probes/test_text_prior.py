@@ -164,6 +164,7 @@ def test_pictures_sharpen_a_class_that_had_a_name() -> None:
     [
         ({0: np.eye(D)[0]}, "none for 1, 2, 3, 4, 5"),
         ({k: np.eye(D + 1)[k] for k in range(C)}, "one model"),
+        ({k: np.full(D, np.nan) for k in range(C)}, "finite texts"),
     ],
 )
 def test_mistakes_are_named(texts: Mapping[int, FloatArray], words: str) -> None:
@@ -179,3 +180,12 @@ def test_a_new_class_needs_something() -> None:
         probe.extend(np.empty((0, D)), "new")
     with pytest.raises(UsageError, match="known pictures"):
         probe.extend(world.pictures(1)[0][:1], "new")
+
+
+def test_pictures_that_are_all_the_same_leave_the_texts() -> None:
+    world = World(0.8)
+    X = np.ones((2 * C, D))
+    probe = TextPriorProbe(world.by_label).fit(X, np.repeat(np.arange(C), 2))
+    asked, truth = world.pictures(30)
+    assert np.isfinite(probe.logits(asked)).all()
+    assert np.mean(probe.predict(asked) == truth) > 0.5
