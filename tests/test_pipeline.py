@@ -68,7 +68,7 @@ def model(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> str:
 def config(model: str) -> FewShotConfig:
     two = ("mlp-arcface", "contrastive")
     return FewShotConfig.of(
-        model=model, shots=4, trials=5, seeds=2, epochs=1, max_unfreeze=2, alpha=0.1, approaches=two
+        model=model, shots=4, trials=5, seeds=2, epochs=1, max_unfreeze=2, alpha=0.1, approaches=two, jobs=1
     )
 
 
@@ -282,7 +282,7 @@ def folder(tmp_path: Path) -> Path:
 def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model: str, tmp_path: Path) -> None:
     """Nothing to validate on, nothing to calibrate on, nothing novel: said, not crashed."""
     out = tmp_path / "run"
-    config = FewShotConfig.of(data=str(folder), model=model, shots=1, seeds=2, epochs=1, trials=5, out=str(out))
+    config = FewShotConfig.of(data=str(folder), model=model, shots=1, seeds=2, epochs=1, trials=5, out=str(out), jobs=1)
     results = run_few_shot(config, silent, "the command")
     check_results(results)
     assert results["best"]["approach"] == "linear_probe"
@@ -356,7 +356,7 @@ def test_an_approach_of_ones_own_stands_in_table_report_and_model(
     assert "cosine" in (tmp_path / "run" / "report.html").read_text()
     drawn = [json.loads(path.read_text())["record"]["params"] for path in sorted((tmp_path / "run/trials").iterdir())]
     assert {"approach": "cosine", "unfreeze": 1, "scale": 16, "gamma": 2.0} in drawn
-    again = FewShotConfig.of(resume=out, trials=5)
+    again = FewShotConfig.of(resume=out, trials=5, jobs=1)
     with pytest.raises(ArtifactError, match=r"'cosine', which a file must not import"):
         run_few_shot(again, silent, "")
     named = changed(again, approaches=("mlp", COSINE))
