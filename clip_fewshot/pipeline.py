@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
@@ -103,15 +104,8 @@ def run_few_shot(
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
-            plan = StudyPlan(
-                trials=run.n_trials,
-                folds=len(task.folds(support.data.labels)),
-                seed=data.seed,
-                folder=out / TRIALS_FOLDER,
-                storage=run.storage,
-                deadline=allowance.deadline,
-                name=study_name(config, split.pool, backbone),
-            )
+            folds = len(task.folds(support.data.labels))
+            plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
             clock.lap("search")
             winners, best = select(trials, approaches, len(support.images), depth)
@@ -120,10 +114,8 @@ def run_few_shot(
         clock.lap("refit")
         notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
-        k, names = config.run.n_neighbors, split.seen.names
-        choice = select_detector(
-            backbone, recipe, known.data, known.frozen, detector=detector, n_neighbors=k, names=names
-        )
+        asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
+        choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
         measured = fits if split.novel.n else fits[:1]
         rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
         build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
@@ -141,6 +133,19 @@ def run_few_shot(
         }
         write_report(out, results, finished.record(command))
     return results
+
+
+def _plan(config: FewShotConfig, folder: Path, folds: int, allowance: Allowance, name: str) -> StudyPlan:
+    run = config.run
+    return StudyPlan(
+        trials=run.n_trials,
+        folds=folds,
+        seed=config.data.seed,
+        folder=folder,
+        storage=run.storage,
+        deadline=allowance.deadline,
+        name=name,
+    )
 
 
 def search(

@@ -240,8 +240,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def collect_files(self, model: TunedModel, labels: LabelSpace) -> tuple[dict[str, bytes], dict[str, Any]]:
         """:meth:`to_artifact` of another model that was trained in the same way."""
-        told = {"epochs": self.epochs, "views": self.views, "seed": self.seed, "probe": self._probe}
-        training: dict[str, Any] = told | ({"templates": list(self.templates)} if self.templates else {})
+        training: dict[str, Any] = {name: getattr(self, name) for name in ("epochs", "views", "seed")}
+        training |= {"probe": self._probe} | ({"templates": list(self.templates)} if self.templates else {})
         return collect_model_files(self.backbone, find_approach(self.approach), model, labels, training)
 
     @classmethod

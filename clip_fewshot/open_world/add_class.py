@@ -81,16 +81,18 @@ class Extender:
                 expected="the pictures that the model was trained on", got="none beside it", fix=fix, where="extension"
             )
         refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
-        change = self._refitted_on_known if refit else self._extended_on_known
         if refit:
             model = fit_model(self.backbone, self.recipe, self._data(known, names))
+            rights = self._refitted_on_known(before, more, names)
         else:
+            texts = self._texts(names)
             known_rows, rows = self._tuned(before.model, before.known), self._tuned(before.model, more)
-            model = self._added(before.model, known_rows, rows, more.labels, self._texts(names))
+            model = self._added(before.model, known_rows, rows, more.labels, texts)
+            rights = self._extended_on_known(before, more, texts)
         rejector, notes = self._rejector(before.rejector, known, names)
         counts = np.bincount(more.labels, minlength=len(names))
         given = {name: int(count) for name, count in zip(names.names, counts, strict=True) if count}
-        report = _report(given, refit, change(before, more, names), notes)
+        report = _report(given, refit, rights, notes)
         return Fitted(model, names, rejector, known), report
 
     def _added(
@@ -158,11 +160,11 @@ class Extender:
         return after, (few,) if k is not None and was is not None and k < was else ()
 
     def _extended_on_known(
-        self, before: Fitted, more: KnownPictures, names: LabelSpace
+        self, before: Fitted, more: KnownPictures, texts: FloatArray | None
     ) -> list[tuple[BoolArray, BoolArray]]:
         """Whether each held-out known picture is right before and after, fold by fold."""
         X, new, labels = self._tuned(before.model, before.known), self._tuned(before.model, more), before.known.labels
-        texts, rights = self._texts(names), []
+        rights = []
         for fit, held_out in self._folds(labels):
             old = self.recipe.fit_probe(X[fit], labels[fit], texts)
             probes = (old, _with_classes(old, X[fit], new, more.labels, texts))

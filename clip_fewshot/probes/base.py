@@ -97,7 +97,21 @@ def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
     return np.append(classes, np.array([label], dtype=None if classes.dtype.kind in "US" else classes.dtype))
 
 
+def multiply_rows(unit: FloatArray, coef: FloatArray, intercept: FloatArray, together: int) -> FloatArray:
+    """(n, c) products of (n, d) rows with (c, d) coefficients, plus (c,) intercepts.
+
+    Each row of coefficients after the first ``together`` is multiplied by itself: it was added later, and one product
+    with the others could change how those round.
+    """
+    parts = [slice(together), *(slice(i, i + 1) for i in range(together, len(coef)))]
+    return np.hstack([unit @ coef[part].T + intercept[part] for part in parts])
+
+
+def log_losses(logits: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
+    """(n,) -ln p of the labels under (n, c) logits."""
+    return np.asarray(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])
+
+
 def mean_loss(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:
     """Mean loss of those (n, c) logits that count."""
-    chosen = logits[which]
-    return float(np.mean(logsumexp(chosen, axis=1) - chosen[np.arange(len(chosen)), labels[which]]))
+    return float(np.mean(log_losses(logits[which], labels[which])))

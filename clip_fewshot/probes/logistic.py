@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
-from clip_fewshot.probes.base import append_class
+from clip_fewshot.probes.base import append_class, multiply_rows
 from clip_fewshot.probes.penalty import (
     HIGHEST,
     LOWEST,
@@ -168,13 +168,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(n, c), columns as ``classes_``; of two classes learned together the second is minus the first."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        unit, k = unit_rows(X), self.together_
-        logits = unit @ self.coef_[:k].T + self.intercept_[:k]
-        if k == 1:
-            logits = np.hstack([-logits / 2, logits / 2])
-        # A row that was added is multiplied by itself: one product with the others could change how they round.
-        later = [unit @ self.coef_[i : i + 1].T + self.intercept_[i] for i in range(k, len(self.coef_))]
-        return np.asarray(np.hstack([logits, *later]) if later else logits)
+        logits = multiply_rows(unit_rows(X), self.coef_, self.intercept_, self.together_)
+        if self.together_ == 1:
+            logits = np.hstack([-logits[:, :1] / 2, logits[:, :1] / 2, logits[:, 1:]])
+        return logits
 
     def decision_function(self, X: FloatArray) -> FloatArray:
         """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.probes.base import multiply_rows
 from clip_fewshot.types import FloatArray, LabelArray
 
 KAPPA = 10.0  # 20 is better where classes are equally frequent and worse where they are not: docs/figures/text_prior.md
@@ -29,8 +30,9 @@ class Refined(NamedTuple):
         posteriors: (q, c) of the queries.
         directions: (c, d) unit rows. centre: (d,). log_proportions: (c,).
         moved: share of the queries that change their class, in [0, 1].
-        agreement: share of the shots that directions made of the queries alone tell right.
-        refused: the shots are told worse than the classifier believes of the queries: it is better left as it was.
+        agreement: share of the shots that lie nearest to the mean of their own class's queries.
+        refused: that share is lower than the classifier's confidence in the queries, by more than chance: the queries
+            contradict the shots, and are better left out.
     """
 
     posteriors: FloatArray
@@ -58,12 +60,12 @@ def refine(logits: FloatArray, queries: FloatArray, shots: FloatArray, labels: L
         # The centre is the mean of the classes, not of the pictures, which would lie within the most frequent class.
         centre = means.mean(axis=0)
         directions = unit_rows(means - centre)
-        fit = unit_rows(queries - centre) @ directions.T
-        posteriors = softmax(log_proportions + KAPPA * fit + log_p, axis=1)
+        mixture = mixture_logits(queries, directions, centre, log_proportions, n_classes)
+        posteriors = softmax(mixture + log_p, axis=1)
         taken = posteriors.sum(axis=0)
         means = (sums + posteriors.T @ queries) / (counts + taken[:, None])
         log_proportions = np.log((taken + EVEN * len(queries) / n_classes) / ((1 + EVEN) * len(queries)))
-    agreement = _tell_shots(posteriors, queries, shots, labels)
+    agreement = _agree_on_shots(posteriors, queries, shots, labels)
     believed = float(np.exp(log_p).max(axis=1).mean())
     error = float(np.sqrt(believed * (1 - believed) / len(shots)))
     return Refined(
@@ -78,13 +80,13 @@ def refine(logits: FloatArray, queries: FloatArray, shots: FloatArray, labels: L
 
 
 def mixture_logits(
-    unit: FloatArray, directions: FloatArray, centre: FloatArray, log_proportions: FloatArray
+    unit: FloatArray, directions: FloatArray, centre: FloatArray, log_proportions: FloatArray, together: int
 ) -> FloatArray:
-    """(n, c) that the mixture adds to the classifier's log-probabilities of (n, d) unit rows."""
-    return np.asarray(KAPPA * unit_rows(unit - centre) @ directions.T + log_proportions)
+    """(n, c) that the mixture adds to the classifier's logits of (n, d) unit rows; ``together`` as in multiply_rows."""
+    return multiply_rows(KAPPA * unit_rows(unit - centre), directions, log_proportions, together)
 
 
-def _tell_shots(posteriors: FloatArray, queries: FloatArray, shots: FloatArray, labels: LabelArray) -> float:
+def _agree_on_shots(posteriors: FloatArray, queries: FloatArray, shots: FloatArray, labels: LabelArray) -> float:
     """Share of the shots that lie nearest to the mean of their class's queries."""
     taken = posteriors.sum(axis=0)[:, None]
     means = posteriors.T @ queries / np.maximum(taken, 1e-12)

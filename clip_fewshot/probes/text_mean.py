@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
+from clip_fewshot.probes.base import log_losses
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import descend
 from clip_fewshot.probes.twins import measure_likeness, twin_losses
@@ -19,9 +19,19 @@ from clip_fewshot.types import FloatArray, LabelArray
 BELIEFS = (0.0, 0.25, 0.5, 1.0)  # shares of the texts' own best scale
 PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
-USUAL_SPREAD, SPREAD_DECADES = 2.0, 0.7  # of text logits at their best scale; 1.8 to 3.2 on four sets. In ln: 1 sd
+# Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
+USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
 LEAST_LENGTH = 1e-12
 REACH = 6.0  # ln; how far from the usual scale is looked
+
+
+class Member(NamedTuple):
+    """One classifier of the grid, with its twins' losses."""
+
+    belief: float
+    C: float
+    weights: FloatArray  # (c, r)
+    losses: FloatArray  # (n,)
 
 
 class MeanClassifier(NamedTuple):
@@ -35,7 +45,7 @@ class MeanClassifier(NamedTuple):
 
 
 def fit_scale(text_logits: FloatArray, labels: LabelArray) -> float:
-    """The scale under which the texts tell the labels best, drawn to the usual one where few pictures say little.
+    """The scale under which the labels are likeliest, drawn to the usual one where there are few pictures.
 
     Args:
         text_logits: (n, c) inner products of unit rows with unit texts. labels: (n,).
@@ -44,9 +54,8 @@ def fit_scale(text_logits: FloatArray, labels: LabelArray) -> float:
     usual = np.log(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), LEAST_LENGTH))
 
     def cost(log_scale: float) -> float:
-        scaled = np.exp(log_scale) * text_logits
-        losses = logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
-        return float(losses.sum() + (log_scale - usual) ** 2 / (2 * SPREAD_DECADES**2))
+        losses = log_losses(np.exp(log_scale) * text_logits, labels)
+        return float(losses.sum() + (log_scale - usual) ** 2 / (2 * SPREAD_SD**2))
 
     steps = usual + np.linspace(-REACH, REACH, 61)
     best = steps[int(np.argmin([cost(step) for step in steps]))]
@@ -69,10 +78,10 @@ def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanCla
     members = []
     for belief in BELIEFS:
         offset = belief * scale * text_logits
-        members += [
-            (belief, C, weights, twin_losses(offset + basis.rows @ weights.T, weights, basis.rows, labels, C, likeness))
-            for C, weights in _follow(basis, labels, offset, length)
-        ]
+        for C, weights in _follow(basis, labels, offset, length):
+            logits = offset + basis.rows @ weights.T
+            losses = twin_losses(logits, weights, basis.rows, labels, C, likeness)
+            members.append(Member(belief, C, weights, losses))
     return _average(members, basis, scale)
 
 
@@ -90,14 +99,12 @@ def _follow(
     return found
 
 
-def _average(
-    members: list[tuple[float, float, FloatArray, FloatArray]], basis: CentredRows, scale: float
-) -> MeanClassifier:
-    likelihoods = np.array([-losses.sum() for *_, losses in members])
+def _average(members: list[Member], basis: CentredRows, scale: float) -> MeanClassifier:
+    likelihoods = np.array([-member.losses.sum() for member in members])
     shares = np.exp(likelihoods - likelihoods.max())
     shares /= shares.sum()
-    beliefs, penalties = np.array([one[0] for one in members]), np.array([one[1] for one in members])
-    weights = np.einsum("m,mcr->cr", shares, np.stack([one[2] for one in members]))
+    beliefs, penalties = np.array([one.belief for one in members]), np.array([one.C for one in members])
+    weights = np.einsum("m,mcr->cr", shares, np.stack([one.weights for one in members]))
     return MeanClassifier(
         weights=weights if basis.axes is None else weights @ basis.axes.T,
         centre=basis.mean,

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
-from clip_fewshot.probes.base import FromLogits, append_class
+from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.refine import mixture_logits, refine
 from clip_fewshot.probes.text_mean import fit_mean
@@ -122,21 +122,12 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         unit = unit_rows(validate_data(self, X, dtype=np.float64, reset=False))
         logits = self._linear(unit)
         if len(self.directions_):
-            logits += self._mixture(unit)
+            mixture = self.directions_, self.centre_, self.log_proportions_
+            logits += mixture_logits(unit, *mixture, self.together_)
         return logits
 
     def _linear(self, unit: FloatArray) -> FloatArray:
-        k = self.together_
-        # A row that was added is multiplied by itself: one product with the others could change how they round.
-        later = [unit @ self.coef_[i : i + 1].T + self.intercept_[i] for i in range(k, len(self.coef_))]
-        return np.hstack([unit @ self.coef_[:k].T + self.intercept_[:k], *later])
-
-    def _mixture(self, unit: FloatArray) -> FloatArray:
-        k = self.together_
-        parts = [slice(k), *(slice(i, i + 1) for i in range(k, len(self.directions_)))]
-        return np.hstack(
-            [mixture_logits(unit, self.directions_[p], self.centre_, self.log_proportions_[p]) for p in parts]
-        )
+        return multiply_rows(unit, self.coef_, self.intercept_, self.together_)
 
     def extend(
         self, X: FloatArray, label: Any, known: FloatArray | None = None, *, text: FloatArray | None = None
@@ -168,7 +159,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         if len(self.directions_):
             direction = unit_rows(unit[-len(X) :].mean(axis=0) - self.centre_)[None]
             usual = np.full(1, -np.log(len(self.directions_)))
-            others -= mixture_logits(unit, direction, self.centre_, usual)[:, 0]
+            others -= mixture_logits(unit, direction, self.centre_, usual, 1)[:, 0]
             extended.directions_ = np.vstack([self.directions_, direction])
             extended.log_proportions_ = np.append(self.log_proportions_, usual)
         weights, intercept = fit_row(unit, others, len(X), self.C_)

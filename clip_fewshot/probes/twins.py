@@ -1,8 +1,9 @@
 """How a softmax classifier would do on another picture like each one that it has learned from: right at one shot.
 
-Leaving a picture out tells how a classifier does that never saw it; where it is the only picture of its class, that is
-one without the class. A twin keeps the class: what a picture's row adds to its own logits shrinks to what another
-picture of the class would get from it, and all else stays. No refit is needed, and no picture is set aside.
+A picture that is left out shows how well a classifier does on pictures that it has not seen. But where it is the only
+one of its class, the class is left out too. A twin keeps the class: what a picture's row adds to its own logits shrinks
+to what another picture of the class would get from it, and all else stays. Nothing is fitted again, and no picture is
+set aside.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import softmax
 
+from clip_fewshot.probes.base import log_losses
 from clip_fewshot.types import FloatArray, LabelArray
 
-USUAL_LIKENESS = (
-    0.4  # of two pictures of a class, as below: .6, .4, .4 and .2 on digits, digits-wild, caltech, ants/bees
-)
-USUAL_COUNTS = 6.0  # pairs of pictures that the usual value counts for
-SPREAD = 5.0  # a pair tells as much of the noise of a similarity as this share of the features' directions
+# Of two pictures of a class, see measure_likeness: .6, .4, .4 and .2 on digits, digits-wild, Caltech and ants and bees.
+USUAL_LIKENESS = 0.4
+USUAL_PAIRS = 6.0  # pairs of pictures that the usual value counts for
+NOISE_DIRECTIONS = 5.0  # a pair of pictures: the noise of a feature is spread over so many directions
 
 
 def measure_likeness(rows: FloatArray, labels: LabelArray) -> float:
@@ -40,7 +41,7 @@ def measure_likeness(rows: FloatArray, labels: LabelArray) -> float:
         return USUAL_LIKENESS
     ratio = within / pairs / ((every - within) / (all_pairs - pairs))
     measured = float(np.clip(1 - ratio, 0.0, 0.9))
-    return (pairs / 2 * measured + USUAL_COUNTS * USUAL_LIKENESS) / (pairs / 2 + USUAL_COUNTS)
+    return (pairs / 2 * measured + USUAL_PAIRS * USUAL_LIKENESS) / (pairs / 2 + USUAL_PAIRS)
 
 
 def twin_losses(
@@ -57,10 +58,10 @@ def twin_losses(
         C: the weights minimise C * sum of losses + |W|^2 / 2.
         likeness: of :func:`measure_likeness`.
     """
-    n, own = len(rows), (np.arange(len(rows)), labels)
+    n = len(rows)
     lengths = (rows**2).sum(axis=1)
     dual = -softmax(logits, axis=1)
-    dual[own] += 1.0
+    dual[np.arange(n), labels] += 1.0
     dual *= C
     shared = _share_of_twin(labels, likeness)
     lacking = ((1 - shared) * lengths)[:, None]
@@ -68,10 +69,9 @@ def twin_losses(
     gram = weights @ weights.T
     squared = np.diag(gram)
     apart = squared[:, None] + squared[None] - 2 * gram  # (c, c) squared distances of weights
-    noise = (1 - shared) * lengths.mean() / (SPREAD * n * (n - 1) / 2)
+    noise = (1 - shared) * lengths.mean() / (NOISE_DIRECTIONS * n * (n - 1) / 2)
     twin += noise[:, None] / 2 * apart[labels]
-    top = twin.max(axis=1, keepdims=True)
-    return np.asarray(top[:, 0] + np.log(np.exp(twin - top).sum(axis=1)) - twin[own])
+    return log_losses(twin, labels)
 
 
 def _share_of_twin(labels: LabelArray, likeness: float) -> FloatArray:

@@ -91,8 +91,8 @@ def test_a_class_more_moves_no_other_and_arrays_restore_it() -> None:
 def test_mixture_logits_of_a_row_are_its_own() -> None:
     X, y = draw([2] * C, 0)
     found = refine(np.zeros((len(X), C)), unit_rows(X), unit_rows(X), y)
-    whole = mixture_logits(unit_rows(X), found.directions, found.centre, found.log_proportions)
-    alone = mixture_logits(unit_rows(X)[:1], found.directions, found.centre, found.log_proportions)
+    whole = mixture_logits(unit_rows(X), found.directions, found.centre, found.log_proportions, C)
+    alone = mixture_logits(unit_rows(X)[:1], found.directions, found.centre, found.log_proportions, C)
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-12)
 
 

@@ -39,7 +39,7 @@ def test_without_pairs_likeness_is_the_usual() -> None:
 def test_a_twin_s_logits_are_sums_over_the_rows_with_its_own_row_shrunk(
     shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "SPREAD", np.inf)  # the noise has a test of its own
+    monkeypatch.setattr(twins, "NOISE_DIRECTIONS", np.inf)  # the noise has a test of its own
     rows, labels = draw(shots)
     rows -= rows.mean(axis=0)
     n, c, C, likeness = len(rows), 4, 3.0, 0.3
