@@ -203,11 +203,11 @@ def test_without_a_second_user_too_a_closed_folder_is_refused(tmp_path: Path) ->
 @pytest.mark.skipif(not list(Path("/usr/lib").glob("*/libnss_wrapper.so")), reason="needs libnss-wrapper")
 def test_a_user_without_an_account_gets_one_for_java(checkout: Checkout) -> None:
     (checkout.folder / "whose.py").write_text("import os, pwd; print(*pwd.getpwuid(os.getuid()))")
-    nobody = 45678
+    stranger = 45678
     os.mkdir(checkout.runs)
-    os.chown(checkout.runs, nobody, nobody)
-    done = checkout.run(user=nobody, module="whose", HOME="/tmp")
-    assert done.stdout == f"clip x {nobody} {nobody}  /tmp /bin/sh\n"
+    os.chown(checkout.runs, stranger, stranger)
+    done = checkout.run(user=stranger, module="whose", HOME="/tmp")
+    assert done.stdout == f"clip x {stranger} {stranger}  /tmp /bin/sh\n"
     root = checkout.run(user=0, module="whose")
     assert root.stdout.startswith("root ")
 

@@ -93,7 +93,7 @@ class PairBackbone(Backbone):
         )
 
     def header(self) -> dict[str, str]:
-        """Nothing: a pair's weights are nobody else's."""
+        """Nothing: no other code reads a pair's weights."""
         return {}
 
     def unfreeze(self, image_layers: int | None, text_layers: int | None) -> None:

@@ -71,6 +71,11 @@ class TrainingJob(ReadingOptions):
         """Where the training is, or will be."""
         return Path(self.out or self.resume or "")
 
+    def stream_options(self, pictures: int, usual: int, rank: int, world: int) -> dict[str, Any]:
+        """How this process streams that many pictures, in batches of ``usual`` where no number is named."""
+        batch = min(usual, pictures) if self.batch is None else self.batch
+        return {"batch": batch, "seed": self.seed, "rank": rank, "world": world, "truncate": self.truncate}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(TrainingJob, TextOptions):

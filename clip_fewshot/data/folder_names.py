@@ -19,11 +19,13 @@ def read_folder_names(texts: Iterable[Path], folders: Sequence[str]) -> tuple[Ma
     for path in texts:
         lines = [line.split(None, 1) for line in read_text(path).split("\n")]
         table = {words[0]: words[1].split(",")[0].strip() for words in lines if len(words) == 2}
-        lost = [folder for folder in folders if folder not in table]
-        if not lost:
+        nameless = [folder for folder in folders if folder not in table]
+        if not nameless:
             often = Counter(table[folder] for folder in folders)
             names = {f: table[f] if often[table[f]] == 1 else f"{table[f]} ({f})" for f in folders}
             return names, [f"the names of the classes are those in {escape(path.name)}"]
-        if 2 * len(lost) < len(folders):
-            return {}, [f"{escape(path.name)} has no name for {len(lost)} classes, {escape(lost[0])} first: not used"]
+        if 2 * len(nameless) < len(folders):
+            return {}, [
+                f"{escape(path.name)} has no name for {len(nameless)} classes, {escape(nameless[0])} first: not used"
+            ]
     return {}, []

@@ -1,4 +1,4 @@
-"""JSON that names pictures, told apart by its structure alone: records, parts of records, COCO, FiftyOne, mappings."""
+"""JSON that names pictures, known by its structure alone: records, parts of records, COCO, FiftyOne, mappings."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.tar import contents, file_bytes
@@ -23,7 +24,6 @@ TEXT_LIMIT = 1 << 20  # bytes of a sample's text
 MOST_SHARDS = 100_000  # that one pattern may name
 UNUSABLE = 0.01  # of the samples, one at least, may have a picture beside a text of no use
 TEXT_ENDS = ("txt", "json", "cls")  # the first of a sample is named in messages
-LABEL_KEYS = ("class_name", "label_name", "label", "class", "cls", "category")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -219,6 +219,8 @@ def _fields_of(content: str, where: str) -> dict[str, Any]:
 
 def _name_of(fields: Mapping[str, Any]) -> str | None:
     """The class that a JSON object states: a name rather than a number."""
-    values = [fields[key] for key in LABEL_KEYS if key in fields]
+    keys = [*fields]
+    values = [fields[keys[number]] for number in list_candidates(keys, "label")]
     names = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    names.sort(key=str.isdigit)  # of a number and a name, both texts, the name
     return next(iter([*names, *(str(value) for value in values if type(value) is int)]), None)

@@ -86,8 +86,8 @@ def table_of(frame: pandas.DataFrame) -> Table:
     """The rows of a DataFrame; a missing cell is empty. Paths start from the current folder."""
     missing = frame.isna().to_numpy()
     cells = [
-        tuple("" if gone else str(value).strip() for value, gone in zip(row, lost, strict=True))
-        for row, lost in zip(frame.itertuples(index=False, name=None), missing, strict=True)
+        tuple("" if is_missing else str(value).strip() for value, is_missing in zip(row, flags, strict=True))
+        for row, flags in zip(frame.itertuples(index=False, name=None), missing, strict=True)
     ]
     places = [f"row {index}" for index in frame.index]
     return Table(Path("DataFrame"), tuple(map(str, frame.columns)), tuple(zip(places, cells, strict=True)))

@@ -192,14 +192,8 @@ def _stream(
     data: ImageDataset, model: Backbone, job: FineTuningJob, world: World, numbered: bool
 ) -> PairStream | CaptionedStream:
     """This process's part of the pairs."""
-    asked: dict[str, Any] = {
-        "batch": min(FINE_TUNING_BATCH, len(set(data.digests))) if job.batch is None else job.batch,
-        "seed": job.seed,
-        "rank": world.rank,
-        "world": world.size,
-        "truncate": job.truncate,
-        "numbered": numbered,
-    }
+    asked = job.stream_options(len(set(data.digests)), FINE_TUNING_BATCH, world.rank, world.size)
+    asked["numbered"] = numbered
     if data.captions is not None:
         return PairStream(data, model, **asked)
     return CaptionedStream(data, model, **asked, templates=job.template)

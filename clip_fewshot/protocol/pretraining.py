@@ -159,17 +159,8 @@ def choose_options(job: Pretraining, model: Backbone, per_epoch: int) -> Contras
 
 def _stream(data: ImageDataset, model: Backbone, job: Pretraining, world: World) -> PairStream:
     """This process's part of the training pairs."""
-    batch = min(PRETRAINING_BATCH, len(set(data.digests))) if job.batch is None else job.batch
-    return PairStream(
-        data,
-        model,
-        batch=batch,
-        seed=job.seed,
-        rank=world.rank,
-        world=world.size,
-        truncate=job.truncate,
-        augment=job.augment,
-    )
+    asked = job.stream_options(len(set(data.digests)), PRETRAINING_BATCH, world.rank, world.size)
+    return PairStream(data, model, **asked, augment=job.augment)
 
 
 def _validation(

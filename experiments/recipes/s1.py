@@ -143,7 +143,7 @@ def summarised(found: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
 def recommended(rows: list[dict[str, Any]]) -> str:
     """Which way to share the rates, and which others its figures do not exclude.
 
-    Those of `finetune` are kept unless another way is told apart from them.
+    Those of `finetune` are kept unless another way is better by more than its interval.
     """
     tried = {row["way"]: row["accuracy"]["ensemble"] for row in rows if row["way"] in RATES}
     top = max(tried, key=lambda way: tried[way]["mean"])

@@ -95,7 +95,7 @@ def bare(mini: cf.Backbone, split: Any, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No weights on this machine, and a hub where nobody listens."""
+    """No weights on this machine, and a hub that does not answer."""
     monkeypatch.setattr(download, "SOURCE", "http://127.0.0.1:9")
     monkeypatch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path / "cache"))
 

@@ -16,7 +16,7 @@ from tests.data.pictures import put
 from tests.data.test_inert_pickle import PROTOCOLS, draw_bytes
 
 CLASSES = ("leopard", "accordion", "face")  # numbers 0, 1, 2: not in the order of the alphabet
-AWAY = "/home/somebody/data/caltech-101/101_ObjectCategories"
+AWAY = "/home/other/data/caltech-101/101_ObjectCategories"
 Shots = list[tuple[str, int, str]]
 
 
@@ -26,7 +26,7 @@ def shots(folder: str, first: int, n: int) -> Shots:
 
 @pytest.fixture
 def caltech(tmp_path: Path) -> Path:
-    """The tree as CoOp's instructions make it: pictures, the split file, and a draw by somebody else."""
+    """The tree as CoOp's instructions make it: pictures, the split file, and a draw made on another machine."""
     root = tmp_path / "caltech-101"
     rows = [[f"{name}/{i}.png", c, name] for c, name in enumerate(CLASSES) for i in range(6)]
     for k, (path, _, _) in enumerate(rows):
@@ -57,7 +57,7 @@ def test_the_pictures_may_lie_elsewhere(caltech: Path, tmp_path: Path) -> None:
     place = write(tmp_path / "far" / "away" / "draws", draw_bytes(4, shots(AWAY, 0, 2)))
     for root in (caltech, caltech / "101_ObjectCategories", tmp_path):
         assert len(cf.read_dataset(place, root=root)) == 6
-    with pytest.raises(DataError, match="no file /home/somebody"):
+    with pytest.raises(DataError, match="no file /home/other"):
         cf.read_dataset(place, root=put(tmp_path / "other" / "a.png", 1).parent)
 
 

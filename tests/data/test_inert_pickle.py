@@ -222,7 +222,7 @@ def test_size_and_length_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_largest_draw_is_far_below_the_limits() -> None:
     """ImageNet, 16 shots and 4 to validate, with long paths."""
     rows = [
-        (f"/home/somebody/data/imagenet/images/train/n{i:08d}/n{i:08d}_{k}.JPEG", i, f"class {i}")
+        (f"/home/other/data/imagenet/images/train/n{i:08d}/n{i:08d}_{k}.JPEG", i, f"class {i}")
         for i in range(100)
         for k in range(16)
     ]
