@@ -126,6 +126,7 @@ def classes(dataset: ImageDataset) -> list[str]:
         ({"cls": "bee {i}\n"}, ["bee 0", "bee 1", "bee 10"]),
         ({"json": '{{"label": {i}}}'}, ["0", "1", "10"]),
         ({"json": '{{"label": {i}, "class_name": "bee {i}"}}'}, ["bee 0", "bee 1", "bee 10"]),
+        ({"json": '{{"label": "{i}", "Class Name": "bee {i}"}}'}, ["bee 0", "bee 1", "bee 10"]),
         ({"json": '{{"class": "{i}"}}', "cls": "wasp {i}"}, ["wasp 0", "wasp 1", "wasp 10"]),
         ({"json": '{{"width": 3}}', "cls": "{i}"}, ["0", "1", "10"]),
     ],

@@ -124,6 +124,15 @@ def test_the_scale_of_texts_is_the_likeliest_where_there_are_many_pictures_and_u
     assert 0.2 * USUAL_SPREAD < fit_scale(few, np.array([0, C // 2])) * spread < 5 * USUAL_SPREAD
 
 
+def test_texts_are_believed_less_where_pictures_say_more() -> None:
+    world = World(0.5)
+    X, y = world.pictures(12)
+    unit = unit_rows(X)
+    mean = fit_mean(unit, y, world.texts)
+    assert mean.scale < 0.9 * fit_scale(unit @ world.texts.T, y)
+    assert 0 < mean.belief < 1
+
+
 def test_the_mean_moves_little_when_rows_move_little() -> None:
     world = World(0.5)
     X, y = world.pictures(2)
