@@ -17,12 +17,12 @@ from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seed_option, seeds_option, shot_counts_option
 from clip_fewshot.config import check_range, option
 from clip_fewshot.data.sampling import split_open_world
+from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.objectives import read_class_texts
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes import LinearProbe
-from clip_fewshot.probes.base import log_losses
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import generator

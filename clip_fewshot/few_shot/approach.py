@@ -236,9 +236,10 @@ CONTRASTIVE = Approach(
 LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features: trial 0 of each study
 PROBE = LINEAR_PROBE.name
 TEXT_PRIOR = Approach("text-prior", towers="none", ends_in="probe", probe="text-prior")  # the same, around the texts
+ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-shot")  # the texts alone
 
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
-OWN: dict[str, Approach] = {**APPROACHES, PROBE: LINEAR_PROBE, TEXT_PRIOR.name: TEXT_PRIOR}
+OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT)}}
 
 
 def find_approach(approach: str | Approach) -> Approach:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
@@ -39,12 +40,14 @@ def collect_model_files(
         tensors |= {f"probe.{k}": torch.as_tensor(v) for k, v in model.probe.to_arrays().items()}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     name, probe = find_probe(training["probe"])
-    meta = {
+    meta: dict[str, Any] = {
         "backbone": {"name": backbone.name, "digest": backbone.digest},
         "classes": list(labels.names),
         "params": model.point.to_json(),
         "training": {**training, "probe": name},
     }
+    if model.temperature != 1:
+        meta["temperature"] = model.temperature
     parts = [*list_foreign_parts(approach), *foreign_parts("probes", name, probe, PROBES)]
     foreign = [list(part) for part in parts]
     return {WEIGHTS_FILE: safetensors.torch.save(stored)}, meta | ({"foreign": foreign} if foreign else {})
@@ -86,7 +89,8 @@ def read_model(
     approach = find_trusted_approach(point.approach, foreign, trusted, where)
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])
     _, probe = find_probe(read_probe(meta, approach, trusted, where))
-    return approach, _rebuild(backbone, approach, point, len(labels), tensors, probe), labels
+    model = _rebuild(backbone, approach, point, len(labels), tensors, probe)
+    return approach, replace(model, temperature=float(meta.get("temperature", 1.0))), labels
 
 
 def read_probe(

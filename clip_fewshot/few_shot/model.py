@@ -31,6 +31,8 @@ class TunedModel:
 
     Attributes:
         note: what :func:`note_if_below_frozen` found, if it was asked.
+        temperature: what the head's logits are divided by for their softmax to be right, see
+            :func:`clip_fewshot.evaluation.calibration.fit_temperature`. Probes need none.
     """
 
     point: Point
@@ -38,6 +40,7 @@ class TunedModel:
     head: nn.Module | None
     probe: Probe | None
     note: str = ""
+    temperature: float = 1.0
 
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
@@ -47,13 +50,17 @@ class TunedModel:
         """(n, d) features under the suffix -> (n, c)."""
         if self.probe is not None:
             return self.probe.predict_proba(features)
+        return np.asarray(softmax(self.logits(features) / self.temperature, axis=1))
+
+    def logits(self, features: FloatArray) -> FloatArray:
+        """(n, d) features under the suffix -> (n, c), before any temperature."""
+        if self.probe is not None:
+            return self.probe.logits(features)
         if self.head is None:
             raise UsageError(expected="a model with a head or a probe", got="neither", fix="fit it first")
         with torch.no_grad():
             device = next(self.head.parameters()).device
-            logits = self.head(torch.as_tensor(features, device=device)).float().cpu().numpy()
-        probabilities: FloatArray = softmax(logits, axis=1)
-        return probabilities
+            return np.asarray(self.head(torch.as_tensor(features, device=device)).float().cpu().numpy())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ head on fixed features, cannot do that: it is an estimator beside them and no me
 Example:
     >>> import clip_fewshot as cf
     >>> list(cf.PROBES)
-    ['logistic', 'prototype', 'cache', 'text-prior']
+    ['logistic', 'prototype', 'cache', 'text-prior', 'zero-shot']
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
 from clip_fewshot.probes.penalty import SearchedC as SearchedC
 from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
 from clip_fewshot.probes.text_prior import TextPriorProbe as TextPriorProbe
+from clip_fewshot.probes.zero_shot import ZeroShotProbe as ZeroShotProbe
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
 PROBES: dict[str, type[Probe]] = {
@@ -28,6 +29,7 @@ PROBES: dict[str, type[Probe]] = {
     "prototype": PrototypeProbe,
     "cache": CacheProbe,
     "text-prior": TextPriorProbe,
+    "zero-shot": ZeroShotProbe,
 }
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.runtime.learned import LearnedArrays
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -88,6 +89,13 @@ class FromLogits(LearnedArrays):
         best = self.logits(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
+    def left_out_logits(self) -> FloatArray | None:
+        """(n, c) logits of each picture of the fit as if it had not been seen; None where that has no closed form.
+
+        In the order of the rows of the fit, and only on the probe that was fitted: they are not kept in files.
+        """
+        return None
+
 
 def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
     """``classes`` and, at their end, ``label``."""
@@ -105,11 +113,6 @@ def multiply_rows(unit: FloatArray, coef: FloatArray, intercept: FloatArray, tog
     """
     parts = [slice(together), *(slice(i, i + 1) for i in range(together, len(coef)))]
     return np.hstack([unit @ coef[part].T + intercept[part] for part in parts])
-
-
-def log_losses(logits: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
-    """(n,) -ln p of the labels under (n, c) logits."""
-    return np.asarray(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])
 
 
 def mean_loss(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:

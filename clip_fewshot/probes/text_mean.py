@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
-from clip_fewshot.probes.base import log_losses
+from clip_fewshot.evaluation.calibration import fit_log_scale, log_losses
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import descend
-from clip_fewshot.probes.twins import measure_likeness, twin_losses
+from clip_fewshot.probes.twins import measure_likeness, twin_logits
 from clip_fewshot.types import FloatArray, LabelArray
 
 BELIEFS = (0.0, 0.25, 0.5, 1.0)  # shares of the texts' own best scale
@@ -22,22 +22,22 @@ MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 # Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
 USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
 LEAST_LENGTH = 1e-12
-REACH = 6.0  # ln; how far from the usual scale is looked
 
 
 class Member(NamedTuple):
-    """One classifier of the grid, with its twins' losses."""
+    """One classifier of the grid, with the ln of the likelihood of its twins."""
 
     belief: float
     C: float
     weights: FloatArray  # (c, r)
-    losses: FloatArray  # (n,)
+    likelihood: float
 
 
 class MeanClassifier(NamedTuple):
     """The mean over the grid: weights on rows less ``centre``, beside ``scale`` times the texts."""
 
     weights: FloatArray  # (c, d)
+    twins: FloatArray  # (n, c) logits
     centre: FloatArray  # (d,)
     scale: float
     C: float
@@ -53,15 +53,7 @@ def fit_scale(text_logits: FloatArray, labels: LabelArray) -> float:
     centred = text_logits - text_logits.mean(axis=1, keepdims=True)
     usual = np.log(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), LEAST_LENGTH))
 
-    def cost(log_scale: float) -> float:
-        losses = log_losses(np.exp(log_scale) * text_logits, labels)
-        return float(losses.sum() + (log_scale - usual) ** 2 / (2 * SPREAD_SD**2))
-
-    steps = usual + np.linspace(-REACH, REACH, 61)
-    best = steps[int(np.argmin([cost(step) for step in steps]))]
-    width = 2 * REACH / 60
-    found = minimize_scalar(cost, bounds=(best - width, best + width), method="bounded", options={"xatol": 1e-8})
-    return float(np.exp(found.x))
+    return float(np.exp(fit_log_scale(text_logits, labels, float(usual), SPREAD_SD)))
 
 
 def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanClassifier:
@@ -79,10 +71,14 @@ def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanCla
     for belief in BELIEFS:
         offset = belief * scale * text_logits
         for C, weights in _follow(basis, labels, offset, length):
-            logits = offset + basis.rows @ weights.T
-            losses = twin_losses(logits, weights, basis.rows, labels, C, likeness)
-            members.append(Member(belief, C, weights, losses))
-    return _average(members, basis, scale)
+            twins = twin_logits(offset + basis.rows @ weights.T, weights, basis.rows, labels, C, likeness)
+            members.append(Member(belief, C, weights, -float(log_losses(twins, labels).sum())))
+    shares = softmax(np.array([member.likelihood for member in members]))
+    twins = np.zeros_like(text_logits)
+    for share, (belief, C, weights, _) in zip(shares.tolist(), members, strict=True):
+        logits = belief * scale * text_logits + basis.rows @ weights.T
+        twins += share * twin_logits(logits, weights, basis.rows, labels, C, likeness)
+    return _average(members, shares, twins, basis, scale)
 
 
 def _follow(
@@ -99,14 +95,14 @@ def _follow(
     return found
 
 
-def _average(members: list[Member], basis: CentredRows, scale: float) -> MeanClassifier:
-    likelihoods = np.array([-member.losses.sum() for member in members])
-    shares = np.exp(likelihoods - likelihoods.max())
-    shares /= shares.sum()
+def _average(
+    members: list[Member], shares: FloatArray, twins: FloatArray, basis: CentredRows, scale: float
+) -> MeanClassifier:
     beliefs, penalties = np.array([one.belief for one in members]), np.array([one.C for one in members])
     weights = np.einsum("m,mcr->cr", shares, np.stack([one.weights for one in members]))
     return MeanClassifier(
         weights=weights if basis.axes is None else weights @ basis.axes.T,
+        twins=twins,
         centre=basis.mean,
         scale=scale * float(shares @ beliefs),
         C=float(np.exp(shares @ np.log(penalties))),

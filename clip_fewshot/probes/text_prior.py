@@ -16,6 +16,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
+from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.refine import mixture_logits, refine
 from clip_fewshot.probes.text_mean import fit_mean
@@ -79,7 +80,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         if self.texts is None:
             self._take(LinearProbe().fit(X, y))
         else:
-            self._learn(unit, labels, self._texts(self.texts, X.shape[1]))
+            self._learn(unit, labels, stack_texts(self.texts, self.classes_, X.shape[1]))
         named = [label for label in self.texts or () if label not in self.classes_.tolist()]
         self._refine(unit, labels, unlabelled, named)
         for label in named:
@@ -92,6 +93,11 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         self.coef_ = mean.weights + mean.scale * texts
         self.intercept_ = -mean.weights @ mean.centre
         self.together_ = len(self.coef_)
+        self._left_out: FloatArray | None = mean.twins
+
+    def left_out_logits(self) -> FloatArray | None:
+        """(n, c) that another picture of the class of each one may expect; None without texts."""
+        return self._left_out
 
     def _refine(
         self, unit: FloatArray, labels: LabelArray, unlabelled: FloatArray | None, named: Sequence[Any]
@@ -177,20 +183,4 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             self.coef_ = np.vstack([-plain.coef_, plain.coef_]) / 2
             self.intercept_ = np.concatenate([-plain.intercept_, plain.intercept_]) / 2
         self.scale_, self.C_, self.belief_, self.together_ = 0.0, plain.C_, 0.0, len(self.coef_)
-
-    def _texts(self, texts: Mapping[Any, FloatArray], width: int) -> FloatArray:
-        """(c, d) unit rows of the classes of the fit."""
-        missing = [str(label) for label in self.classes_.tolist() if label not in texts]
-        if missing:
-            fix = "give each class a text, or none"
-            got = f"none for {', '.join(missing[:5])}"
-            raise UsageError(expected="a text of each class", got=got, fix=fix, where="texts")
-        rows = np.stack([np.asarray(texts[label], np.float64) for label in self.classes_.tolist()])
-        if rows.shape[1:] != (width,):
-            fix = "encode texts and pictures with one model"
-            got = f"shape {rows.shape[1:]}"
-            raise UsageError(expected=f"texts of shape ({width},), as the features", got=got, fix=fix, where="texts")
-        if not np.isfinite(rows).all():
-            fix = "encode the names again, in float32"
-            raise UsageError(expected="finite texts", got="NaN or infinity", fix=fix, where="texts")
-        return unit_rows(rows)
+        self._left_out = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import softmax
 
-from clip_fewshot.probes.base import log_losses
 from clip_fewshot.types import FloatArray, LabelArray
 
 # Of two pictures of a class, see measure_likeness: .6, .4, .4 and .2 on digits, digits-wild, Caltech and ants and bees.
@@ -44,10 +43,10 @@ def measure_likeness(rows: FloatArray, labels: LabelArray) -> float:
     return (pairs / 2 * measured + USUAL_PAIRS * USUAL_LIKENESS) / (pairs / 2 + USUAL_PAIRS)
 
 
-def twin_losses(
+def twin_logits(
     logits: FloatArray, weights: FloatArray, rows: FloatArray, labels: LabelArray, C: float, likeness: float
 ) -> FloatArray:
-    """(n,) expected -ln p of the label of a twin of each picture.
+    """(n, c) logits that a twin of each picture may expect.
 
     With a_i = C (one-hot - p_i), the weights are sum_i a_i x_i. Row i gives its own logits a_i |x_i|^2, and a twin's a
     share r of that. The rows are centred, so what a twin lacks of it is spread over the other rows. The features of a
@@ -71,7 +70,7 @@ def twin_losses(
     apart = squared[:, None] + squared[None] - 2 * gram  # (c, c) squared distances of weights
     noise = (1 - shared) * lengths.mean() / (NOISE_DIRECTIONS * n * (n - 1) / 2)
     twin += noise[:, None] / 2 * apart[labels]
-    return log_losses(twin, labels)
+    return np.asarray(twin)
 
 
 def _share_of_twin(labels: LabelArray, likeness: float) -> FloatArray:

@@ -34,13 +34,16 @@ def check_probe(kind: type[Probe]) -> None:
 
 
 def fit_probe(kind: type[Probe], labels: Any = _LABELS, **options: Any) -> Probe:
-    """A probe of four classes."""
+    """A probe of four classes; one that reads texts is given them."""
+    if getattr(kind, "reads_texts", False):
+        options["texts"] = {label: _KNOWN[labels == label].mean(axis=0) for label in np.unique(labels).tolist()}
     return kind(**options).fit(_KNOWN, labels)
 
 
-def extend_probe(kind: type[Probe]) -> Probe:
+def extend_probe(probe: Probe, label: Any = _C) -> Probe:
     """The same, with a fifth that came later."""
-    return fit_probe(kind).extend(_NOVEL, _C, _KNOWN)
+    text = {"text": _NOVEL.mean(axis=0)} if getattr(probe, "reads_texts", False) else {}
+    return probe.extend(_NOVEL, label, _KNOWN, **text)
 
 
 def has_the_members(kind: type[Probe]) -> None:
@@ -77,7 +80,7 @@ def labels_of_any_kind(kind: type[Probe]) -> None:
 def fitting_is_a_function(kind: type[Probe]) -> None:
     """The same rows give the same bits; neither rows nor numpy's global generator are touched."""
     rows, before = _KNOWN.copy(), global_state()
-    first, second = (kind().fit(rows, _LABELS).logits(ASKED) for _ in range(2))
+    first, second = (fit_probe(kind).logits(ASKED) for _ in range(2))
     demand(same_bytes(first, second), "two fits on the same pictures give other logits")
     demand(np.array_equal(rows, _KNOWN), "fit changes the features that it is given")
     demand(np.array_equal(global_state(), before), "numpy's global random state moves")
@@ -94,7 +97,7 @@ def a_picture_s_logits_are_its_own(kind: type[Probe]) -> None:
 def a_class_more_moves_no_other(kind: type[Probe]) -> None:
     """What ``extend`` promises: the logits before it are the same bytes, and the probe itself stays as it is."""
     probe, before = fit_probe(kind), fit_probe(kind).logits(ASKED)
-    more = probe.extend(_NOVEL, _C, _KNOWN)
+    more = extend_probe(probe)
     demand(more.classes_.tolist() == [*range(_C), _C], "extend does not put the new class behind the others")
     logits: FloatArray = more.logits(ASKED)
     demand(logits.shape == (len(ASKED), _C + 1), "extend gives no column to the new class")
@@ -102,26 +105,27 @@ def a_class_more_moves_no_other(kind: type[Probe]) -> None:
     demand(same_bytes(probe.logits(ASKED), before), "extend changes the probe it is called on")
     found = np.mean(logits[len(_KNOWN) :].argmax(axis=1) == _C)
     demand(found > 0.5, f"after extend it finds {found:.0%} of the new class's own pictures")
-    demand(refuses(lambda: probe.extend(_NOVEL, 1, _KNOWN)), "extend takes a class that is there already")
+    demand(refuses(lambda: extend_probe(probe, 1)), "extend takes a class that is there already")
 
 
 def a_longer_name_can_be_added(kind: type[Probe]) -> None:
     """numpy's texts have a fixed width, which cuts what is put into them."""
-    names = fit_probe(kind, NAMES[_LABELS]).extend(_NOVEL, "axolotl", _KNOWN).classes_.tolist()
+    names = extend_probe(fit_probe(kind, NAMES[_LABELS]), "axolotl").classes_.tolist()
     demand(names == [*NAMES.tolist(), "axolotl"], "extend cuts a name that is longer than the others")
 
 
 def arrays_restore_it(kind: type[Probe]) -> None:
     """``to_arrays`` holds numbers, and ``from_arrays`` gives the same probe to the last bit."""
-    for probe in (fit_probe(kind), extend_probe(kind)):
+    for probe in (fit_probe(kind), extend_probe(fit_probe(kind))):
         arrays = {name: np.array(value) for name, value in probe.to_arrays().items()}
         demand(all(a.dtype.kind in "fiub" for a in arrays.values()), "to_arrays gives something else than numbers")
         restored = kind.from_arrays(arrays)
         demand(same_bytes(restored.logits(ASKED), probe.logits(ASKED)), "from_arrays gives a probe with other logits")
         demand(restored.classes_.tolist() == probe.classes_.tolist(), "from_arrays gives other classes_")
-    again = kind.from_arrays(fit_probe(kind).to_arrays()).extend(_NOVEL, _C, _KNOWN)
+    again = extend_probe(kind.from_arrays(fit_probe(kind).to_arrays()))
     demand(
-        np.allclose(again.logits(ASKED), extend_probe(kind).logits(ASKED)), "a restored probe extends to another one"
+        np.allclose(again.logits(ASKED), extend_probe(fit_probe(kind)).logits(ASKED)),
+        "a restored probe extends to another one",
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 from sklearn.base import clone
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.probes import PROBES, HeadClassifier, build_probe, find_probe
-from clip_fewshot.testing.probes import _CHECKS, _KNOWN, _LABELS
+from clip_fewshot.probes import PROBES, HeadClassifier, find_probe
+from clip_fewshot.testing.probes import _CHECKS, _KNOWN, _LABELS, fit_probe
 
 each = pytest.mark.parametrize("name", PROBES)
 
@@ -22,7 +22,7 @@ def test_contract(name: str, check: Callable[..., None]) -> None:
 
 @each
 def test_it_is_an_estimator_whose_arguments_are_kept(name: str) -> None:
-    probe = build_probe(name)
+    probe = fit_probe(PROBES[name])
     params = dict(probe.get_params())
     probe.fit(_KNOWN, _LABELS)
     assert probe.get_params() == params

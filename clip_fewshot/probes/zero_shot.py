@@ -1,0 +1,90 @@
+"""The class whose text lies nearest: nothing is learned from pictures but how sure to be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import unit_rows
+from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
+from clip_fewshot.probes.class_texts import stack_texts
+from clip_fewshot.probes.text_mean import fit_scale
+from clip_fewshot.types import FloatArray
+
+
+class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[misc]
+    """Cosine to the text of each class, times a scale.
+
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1. The
+    scale is the one under which the pictures of the fit are likeliest
+    (:func:`~clip_fewshot.probes.text_mean.fit_scale`), not that of the pretraining, which tells a picture's caption
+    among thousands of others. It never decides which class wins.
+
+    Args:
+        texts: (d,) text features by label.
+
+    Attributes:
+        classes_: (c,) labels. texts_: (c, d) unit rows. scale_: of the cosines.
+
+    Example:
+        >>> import numpy as np
+        >>> from clip_fewshot.probes import ZeroShotProbe
+        >>> texts = {"ant": np.array([1.0, 0, 0]), "bee": np.array([0, 1.0, 0])}
+        >>> ZeroShotProbe(texts).fit(np.eye(3)[:2], np.array(["ant", "bee"])).predict(np.eye(3)[1:2]).tolist()
+        ['bee']
+    """
+
+    reads_texts: ClassVar[bool] = True
+
+    def __init__(self, texts: Mapping[Any, FloatArray] | None = None) -> None:
+        self.texts = texts
+
+    def fit(self, X: FloatArray, y: NDArray[Any]) -> ZeroShotProbe:
+        """Fit the scale to (n, d) features with (n,) labels of at least two classes.
+
+        Raises:
+            UsageError: one class, or a class without a text.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            fix = "add images of another class"
+            raise UsageError(expected="labels of at least 2 classes", got="one class", fix=fix, where="zero-shot")
+        self.texts_ = stack_texts(self.texts or {}, self.classes_, X.shape[1])
+        self.together_ = len(self.texts_)
+        cosines = unit_rows(X) @ self.texts_.T
+        self.scale_ = fit_scale(cosines, labels)
+        self._left_out = self.scale_ * cosines
+        return self
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c) scaled cosines, columns as ``classes_``."""
+        check_is_fitted(self)
+        unit = unit_rows(validate_data(self, X, dtype=np.float64, reset=False))
+        return multiply_rows(unit, self.scale_ * self.texts_, np.zeros(len(self.texts_)), self.together_)
+
+    def left_out_logits(self) -> FloatArray:
+        """(n, c) of the pictures of the fit: the texts have never seen them."""
+        return self._left_out
+
+    def extend(
+        self, X: FloatArray, label: Any, known: FloatArray | None = None, *, text: FloatArray | None = None
+    ) -> ZeroShotProbe:
+        """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; pictures are not needed.
+
+        Args:
+            text: (d,) of the new class.
+        """
+        check_is_fitted(self)
+        extended = copy.copy(self)
+        extended.classes_ = append_class(self.classes_, label)
+        row = stack_texts({} if text is None else {label: text}, np.array([label]), self.texts_.shape[1])
+        extended.texts_ = np.vstack([self.texts_, row])
+        return extended
