@@ -15,6 +15,7 @@ from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.probes.base import NameProbe
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
 
@@ -56,8 +57,10 @@ class Fitted(NamedTuple):
     known: KnownPictures
 
     def without_pictures(self) -> tuple[str, ...]:
-        """The classes that are known by their name only."""
+        """The classes that are known by their name only; none where nothing is kept of any picture."""
         learned = set(self.known.labels.tolist())
+        if not learned or not isinstance(self.model.probe, NameProbe):
+            return ()
         return tuple(name for label, name in enumerate(self.names.names) if label not in learned)
 
 
