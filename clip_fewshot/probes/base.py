@@ -70,6 +70,7 @@ class FromLogits(LearnedArrays):
 
     takes_c: ClassVar[bool] = False
     classes_: NDArray[Any]
+    _left_out: FloatArray | None = None
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
@@ -94,7 +95,7 @@ class FromLogits(LearnedArrays):
 
         In the order of the rows of the fit, and only on the probe that was fitted: they are not kept in files.
         """
-        return None
+        return self._left_out
 
 
 def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:

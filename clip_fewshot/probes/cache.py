@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
+from clip_fewshot.probes.support import is_alone, twin_share
 from clip_fewshot.runtime.rng import generator
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 CACHE_BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 CACHE_SCALES = 2.0 ** np.arange(1, 11)
@@ -42,6 +43,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         counts_: (c,) how many of them each class has. centre_: (d,). beta_, scale_: those used.
     """
 
+    _order: IndexArray | None = None  # of the rows of the fit
+
     def __init__(self, beta: float | None = None, scale: float | None = None) -> None:
         self.beta = beta
         self.scale = scale
@@ -65,7 +68,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 )
         unit = unit_rows(X)
         self.centre_ = unit.mean(axis=0)
-        order = np.argsort(labels, kind="stable")
+        self._order = order = np.argsort(labels, kind="stable")
         self.keys_, self.counts_ = unit_rows(unit - self.centre_)[order], np.bincount(labels)
         self.together_ = len(self.classes_)
         self.beta_, self.scale_ = self._choose(labels[order])
@@ -79,16 +82,33 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
             return float(self.beta or BETA), float(self.scale or SCALE)
         if len(several) > MOST_LEFT_OUT:
             several = np.sort(generator(0, "cache probe").choice(several, MOST_LEFT_OUT, replace=False))
-        cosines, own = self.keys_[several] @ self.keys_.T, labels[several]
-        everyone = np.ones(len(several), dtype=bool)
+        own, everyone = labels[several], np.ones(len(several), dtype=bool)
         found: dict[tuple[float, float], float] = {}
         for beta in betas:
-            near = np.exp(-beta * (1 - cosines))
-            near[np.arange(len(several)), several] = 0
-            votes = np.add.reduceat(near, _starts(self.counts_), axis=1) / self.counts_
-            votes[np.arange(len(own)), own] *= self.counts_[own] / (self.counts_[own] - 1)
+            votes = self._leave_out(several, labels, beta)
             found |= {(beta, scale): mean_loss(scale * votes, own, everyone) for scale in scales}
         return min(found, key=lambda point: found[point])
+
+    def _leave_out(self, which: IndexArray, labels: LabelArray, beta: float) -> FloatArray:
+        """(m, c) votes for those keys without their own; of a twin, where the class has no other."""
+        alone, own, at = is_alone(labels)[which], labels[which], np.arange(len(which))
+        cosines = self.keys_[which] @ self.keys_.T
+        if alone.any():
+            cosines *= twin_share(self.keys_, labels)[which]
+        near = np.exp(-beta * (1 - cosines))
+        near[at[~alone], which[~alone]] = 0
+        votes = np.add.reduceat(near, _starts(self.counts_), axis=1) / self.counts_
+        votes[at, own] *= self.counts_[own] / np.maximum(self.counts_[own] - 1, 1)
+        return np.asarray(votes)
+
+    def left_out_logits(self) -> FloatArray | None:
+        """(n, c) of each picture of the fit under the cache of the others, in the order of its rows."""
+        if self._order is None:
+            return None
+        labels, logits = np.repeat(np.arange(self.together_), self.counts_), np.empty((len(self.keys_), self.together_))
+        for rows in np.array_split(np.arange(len(labels)), -(-len(labels) ** 2 // AFFINITY_BLOCK)):
+            logits[self._order[rows]] = self.scale_ * self._leave_out(rows, labels, self.beta_)
+        return logits
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled mean affinities, columns as ``classes_``."""
@@ -115,7 +135,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)
-        extended.classes_ = append_class(self.classes_, label)
+        extended.classes_, extended._order = append_class(self.classes_, label), None
         extended.keys_ = np.vstack([self.keys_, unit_rows(unit_rows(X) - self.centre_)])
         extended.counts_ = np.append(self.counts_, len(X))
         return extended

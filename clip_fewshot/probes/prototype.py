@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
+from clip_fewshot.probes.support import is_alone, twin_share
 from clip_fewshot.types import FloatArray, LabelArray
 
 PROTOTYPE_SCALES = 2.0 ** np.arange(1, 11)
@@ -63,7 +64,9 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         sums = np.zeros((len(self.classes_), X.shape[1]))
         np.add.at(sums, labels, rows)
         self.means_, self.together_ = unit_rows(sums), len(self.classes_)
-        self.scale_ = float(self.scale) if self.scale is not None else _scale(rows, labels, sums)
+        left_out = _leave_out(rows, labels, sums)
+        self.scale_ = float(self.scale) if self.scale is not None else _scale(left_out, labels)
+        self._left_out = self.scale_ * left_out
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -80,7 +83,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)
-        extended.classes_ = append_class(self.classes_, label)
+        extended.classes_, extended._left_out = append_class(self.classes_, label), None
         mean = unit_rows(unit_rows(unit_rows(X) - self.centre_).sum(axis=0, keepdims=True))
         extended.means_ = np.vstack([self.means_, mean])
         return extended
@@ -102,13 +105,18 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         return probe
 
 
-def _scale(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> float:
+def _leave_out(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> FloatArray:
+    """(n, c) cosines, with the own class without the picture; where it has no other, of a twin."""
+    cosines = rows @ unit_rows(sums).T * twin_share(rows, labels)
+    several = ~is_alone(labels)
+    without = unit_rows((sums[labels] - rows)[several])
+    cosines[several, labels[several]] = np.einsum("nd,nd->n", rows[several], without)
+    return cosines
+
+
+def _scale(left_out: FloatArray, labels: LabelArray) -> float:
     """The scale at which pictures left out of the mean of their own class lose least."""
-    counts = np.bincount(labels)
-    several = counts[labels] > 1
+    several = ~is_alone(labels)
     if not several.any():
         return DEFAULT_SCALE
-    cosines = rows @ unit_rows(sums).T
-    without = unit_rows(sums[labels] - rows)
-    cosines[np.arange(len(rows)), labels] = np.einsum("nd,nd->n", rows, without)
-    return float(min(PROTOTYPE_SCALES, key=lambda scale: mean_loss(scale * cosines, labels, several)))
+    return float(min(PROTOTYPE_SCALES, key=lambda scale: mean_loss(scale * left_out, labels, several)))
