@@ -70,7 +70,7 @@ class FromLogits(LearnedArrays):
 
     takes_c: ClassVar[bool] = False
     classes_: NDArray[Any]
-    _left_out: FloatArray | None = None
+    _left_out: FloatArray | None = None  # (m, n, c), of m draws
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
@@ -95,7 +95,9 @@ class FromLogits(LearnedArrays):
 
         In the order of the rows of the fit, and only on the probe that was fitted: they are not kept in files.
         """
-        return self._left_out
+        if self._left_out is None or len(self._left_out) == 1:
+            return None if self._left_out is None else self._left_out[0]
+        return np.log(softmax(self._left_out, axis=2).mean(axis=0))
 
 
 def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:

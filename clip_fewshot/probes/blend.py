@@ -12,32 +12,49 @@ from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.probes.text_mean import LEAST_LENGTH, SPREAD_SD, USUAL_SPREAD
 from clip_fewshot.types import FloatArray, LabelArray
 
+BETA_SD = 0.7  # of the ln of the sharpness of a kernel, around its usual value
 
-def fit_weights(terms: Sequence[FloatArray], labels: LabelArray) -> tuple[FloatArray, float]:
+
+def usual_weight(logits: FloatArray) -> float:
+    """The weight under which (n, c) logits of pictures that were not seen spread as text logits usually do."""
+    centred = logits - logits.mean(axis=-1, keepdims=True)
+    return float(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), LEAST_LENGTH))
+
+
+def fit_weights(terms: Sequence[FloatArray], labels: LabelArray, usual: Sequence[float]) -> tuple[FloatArray, float]:
     """(t,) positive weights of t terms, and what they cost: the least -ln of likelihood and prior.
 
-    With one term this is :func:`clip_fewshot.probes.text_mean.fit_scale`: each weight is drawn to the one under which
-    its term spreads as text logits usually do. Likelihood alone has no bound where all labels are told right.
+    With one term this is :func:`clip_fewshot.probes.text_mean.fit_scale`. Likelihood alone has no bound where all labels
+    are told right; each weight is drawn to its usual one.
 
     Args:
-        terms: (n, c) each, of pictures that the term has not learned from. labels: (n,) in 0..c-1.
+        terms: (m, n, c) each, of pictures that the term has not learned from, m times over; or (1, n, c).
+        labels: (n,) in 0..c-1.
+        usual: t weights.
     """
-    stack = np.stack(terms)
-    centred = stack - stack.mean(axis=2, keepdims=True)
-    spreads = np.sqrt((centred**2).mean(axis=(1, 2)))
-    usual = np.log(USUAL_SPREAD / np.maximum(spreads, LEAST_LENGTH))
-    told = stack[:, np.arange(len(labels)), labels]
+    draws = max(map(len, terms))
+    stack = np.stack([np.broadcast_to(term, (draws, *term.shape[1:])).reshape(-1, term.shape[2]) for term in terms])
+    labels = np.tile(labels, draws)
+    told, begin = stack[:, np.arange(len(labels)), labels], np.log(usual)
 
     def cost(logs: FloatArray) -> tuple[float, FloatArray]:
         logits = np.einsum("t,tnc->nc", np.exp(logs), stack)
-        away = (logs - usual) / SPREAD_SD
+        away = (logs - begin) / SPREAD_SD
         pull = (np.einsum("nc,tnc->t", softmax(logits, axis=1), stack) - told.sum(axis=1)) * np.exp(logs)
-        return float(log_losses(logits, labels).sum() + away @ away / 2), pull + away / SPREAD_SD
+        value = log_losses(logits, labels).sum() / draws + away @ away / 2
+        return float(value), pull / draws + away / SPREAD_SD
 
-    # From far below too: where a term misleads, the likelihood has a second hollow there.
-    starts = [usual + np.log(np.array(factors)) for factors in _STARTS[len(terms)]]
+    # From far below too: where a term misleads, there is a second hollow.
+    starts = [begin, *(begin - np.log(20) * (np.arange(len(terms)) == t) for t in range(len(terms)))]
     found = min((minimize(cost, start, jac=True, method="L-BFGS-B") for start in starts), key=lambda one: one.fun)
     return np.exp(found.x), float(found.fun)
 
 
-_STARTS = {1: [(1.0,)], 2: [(1.0, 1.0), (0.05, 1.0), (1.0, 0.05)]}
+def settle_scale(
+    term: FloatArray, labels: LabelArray, usual: float, given: float | None = None
+) -> tuple[float, float]:
+    """The weight of one (m, n, c) term, as of :func:`fit_weights` or as given, and what it costs."""
+    if given is None:
+        (scale,), cost = fit_weights([term], labels, [usual])
+        return float(scale), cost
+    return float(given), float(np.mean([log_losses(given * draw, labels).sum() for draw in term]))

@@ -14,14 +14,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
-from clip_fewshot.probes.support import is_alone, twin_share
+from clip_fewshot.probes.base import FromLogits, append_class
+from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
+from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 CACHE_BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-CACHE_SCALES = 2.0 ** np.arange(1, 11)
-BETA, SCALE = 5.5, 32.0  # beta: Tip-Adapter's own; both where no picture can be left out
+BETA = 5.5  # Tip-Adapter's own
 MOST_LEFT_OUT = 2000  # pictures at most that are left out in turn
 AFFINITY_BLOCK = 1 << 22  # affinities held at a time, 32 MiB
 
@@ -42,8 +42,6 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. keys_: (n, d) unit rows, class by class.
         counts_: (c,) how many of them each class has. centre_: (d,). beta_, scale_: those used.
     """
-
-    _order: IndexArray | None = None  # of the rows of the fit
 
     def __init__(self, beta: float | None = None, scale: float | None = None) -> None:
         self.beta = beta
@@ -68,47 +66,46 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 )
         unit = unit_rows(X)
         self.centre_ = unit.mean(axis=0)
-        self._order = order = np.argsort(labels, kind="stable")
+        order = np.argsort(labels, kind="stable")
         self.keys_, self.counts_ = unit_rows(unit - self.centre_)[order], np.bincount(labels)
         self.together_ = len(self.classes_)
-        self.beta_, self.scale_ = self._choose(labels[order])
+        self._choose(labels[order], order)
         return self
 
-    def _choose(self, labels: LabelArray) -> tuple[float, float]:
+    def _choose(self, labels: LabelArray, order: IndexArray) -> None:
+        """Settle beta_ and scale_ on pictures that are left out in turn."""
         betas = CACHE_BETAS if self.beta is None else (float(self.beta),)
-        scales = CACHE_SCALES.tolist() if self.scale is None else [float(self.scale)]
-        several = np.flatnonzero(self.counts_[labels] > 1)
-        if len(betas) * len(scales) == 1 or not len(several):
-            return float(self.beta or BETA), float(self.scale or SCALE)
-        if len(several) > MOST_LEFT_OUT:
-            several = np.sort(generator(0, "cache probe").choice(several, MOST_LEFT_OUT, replace=False))
-        own, everyone = labels[several], np.ones(len(several), dtype=bool)
-        found: dict[tuple[float, float], float] = {}
+        if self.beta is None and is_alone(labels).any():
+            betas = (BETA,)
+        which = np.arange(len(labels))
+        if len(which) > MOST_LEFT_OUT:
+            which = np.sort(generator(0, "cache probe").choice(which, MOST_LEFT_OUT, replace=False))
+        asked, best = draw_stand_ins(self.keys_, labels), np.inf
+        twins = draw_twins(self.keys_, labels)[0]
         for beta in betas:
-            votes = self._leave_out(several, labels, beta)
-            found |= {(beta, scale): mean_loss(scale * votes, own, everyone) for scale in scales}
-        return min(found, key=lambda point: found[point])
+            votes = np.stack([self._leave_out(rows[which], which, labels, beta) for rows in asked])
+            expected = self._votes(twins, self.keys_, self.counts_, beta)
+            scale, cost = settle_scale(votes, labels[which], usual_weight(expected), self.scale)
+            cost += np.log(beta / BETA) ** 2 / (2 * BETA_SD**2)
+            if cost < best:
+                best, self.beta_, self.scale_ = cost, beta, scale
+        every = np.arange(len(labels))
+        votes = np.stack([self._leave_out(rows, every, labels, self.beta_) for rows in asked])
+        self._left_out = np.empty_like(votes)
+        self._left_out[:, order] = self.scale_ * votes
 
-    def _leave_out(self, which: IndexArray, labels: LabelArray, beta: float) -> FloatArray:
-        """(m, c) votes for those keys without their own; of a twin, where the class has no other."""
-        alone, own, at = is_alone(labels)[which], labels[which], np.arange(len(which))
-        cosines = self.keys_[which] @ self.keys_.T
-        if alone.any():
-            cosines *= twin_share(self.keys_, labels)[which]
-        near = np.exp(-beta * (1 - cosines))
-        near[at[~alone], which[~alone]] = 0
-        votes = np.add.reduceat(near, _starts(self.counts_), axis=1) / self.counts_
-        votes[at, own] *= self.counts_[own] / np.maximum(self.counts_[own] - 1, 1)
-        return np.asarray(votes)
-
-    def left_out_logits(self) -> FloatArray | None:
-        """(n, c) of each picture of the fit under the cache of the others, in the order of its rows."""
-        if self._order is None:
-            return None
-        labels, logits = np.repeat(np.arange(self.together_), self.counts_), np.empty((len(self.keys_), self.together_))
-        for rows in np.array_split(np.arange(len(labels)), -(-len(labels) ** 2 // AFFINITY_BLOCK)):
-            logits[self._order[rows]] = self.scale_ * self._leave_out(rows, labels, self.beta_)
-        return logits
+    def _leave_out(self, asked: FloatArray, which: IndexArray, labels: LabelArray, beta: float) -> FloatArray:
+        """(m, c) votes for (m, d) rows that stand in for those keys, each of which does not vote unless it is alone."""
+        alone, votes = is_alone(labels), np.empty((len(which), len(self.counts_)))
+        size = max(1, AFFINITY_BLOCK // len(labels))
+        for rows in (slice(start, start + size) for start in range(0, len(which), size)):
+            near, own = np.exp(beta * (asked[rows] @ self.keys_.T - 1)), which[rows]
+            near[np.arange(len(own)), own] *= alone[own]
+            votes[rows] = np.add.reduceat(near, _starts(self.counts_), axis=1)
+        votes /= self.counts_
+        own = self.counts_[labels[which]]
+        votes[np.arange(len(which)), labels[which]] *= own / np.maximum(own - 1, 1)
+        return votes
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled mean affinities, columns as ``classes_``."""
@@ -120,22 +117,22 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         sizes = [int(self.counts_[:k].sum()), *self.counts_[k:].tolist()]
         parts = np.split(self.keys_, np.cumsum(sizes)[:-1])
         counts = [self.counts_[:k], *self.counts_[k:, None]]
-        return np.hstack([self._votes(rows, keys, own) for keys, own in zip(parts, counts, strict=True)])
+        return np.hstack([self.scale_ * self._votes(rows, keys, own, self.beta_) for keys, own in zip(parts, counts, strict=True)])
 
-    def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
+    def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64], beta: float) -> FloatArray:
         """(n, c) for the c classes whose keys these are; a picture's votes do not depend on the others."""
         votes, size = np.empty((len(rows), len(counts))), max(1, AFFINITY_BLOCK // len(keys))
         for start in range(0, len(rows), size):
-            near = np.exp(self.beta_ * (rows[start : start + size] @ keys.T - 1))
+            near = np.exp(beta * (rows[start : start + size] @ keys.T - 1))
             votes[start : start + size] = np.add.reduceat(near, _starts(counts), axis=1) / counts
-        return self.scale_ * votes
+        return votes
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         extended = copy.copy(self)
-        extended.classes_, extended._order = append_class(self.classes_, label), None
+        extended.classes_, extended._left_out = append_class(self.classes_, label), None
         extended.keys_ = np.vstack([self.keys_, unit_rows(unit_rows(X) - self.centre_)])
         extended.counts_ = np.append(self.counts_, len(X))
         return extended

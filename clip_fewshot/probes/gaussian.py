@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
-from clip_fewshot.probes.blend import fit_weights
+from clip_fewshot.probes.blend import settle_scale, usual_weight
 from clip_fewshot.probes.joined import JoinedProbe
-from clip_fewshot.probes.support import Support, is_alone, read_new_class, read_support, twin_share
+from clip_fewshot.probes.support import Support, draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray
 
 
@@ -41,8 +41,10 @@ class GaussianProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         self.precision_ = (scatter.axes / (scatter.values + scatter.ridge)) @ scatter.axes.T
         self.coef_ = scatter.means @ self.precision_
         self.intercept_ = -(self.coef_ * scatter.means).sum(axis=1) / 2
-        left_out = leave_out(support, support.unit - self.centre_, scatter)
-        (self.scale_,), _ = fit_weights([left_out], support.labels)
+        rows = support.unit - self.centre_
+        left_out = np.stack([leave_out(support, rows, asked, scatter) for asked in draw_stand_ins(rows, support.labels)])
+        usual = usual_weight(draw_twins(rows, support.labels) @ self.coef_.T + self.intercept_)
+        self.scale_, _ = settle_scale(left_out, support.labels, usual)
         self._left_out = self.scale_ * left_out
         return self
 
@@ -91,17 +93,17 @@ def measure_scatter(support: Support, rows: FloatArray) -> Scatter:
     return Scatter(means, np.maximum(values, 0.0), axes, total / (len(rows) - 1) if total > 0 else 1.0)
 
 
-def leave_out(support: Support, rows: FloatArray, scatter: Scatter) -> FloatArray:
-    """(n, c) logits, at scale 1, of each of the (n, d) centred rows under the Gaussians of all others.
+def leave_out(support: Support, rows: FloatArray, asked: FloatArray, scatter: Scatter) -> FloatArray:
+    """(n, c) logits, at scale 1, of what is asked under the Gaussians of all (n, d) centred rows but its own.
 
     Without a row r away from the mean of its k, that mean moves by -r / (k - 1), and G loses k / (k - 1) r r^T, whose
-    inverse follows by the formula of Sherman and Morrison. The only picture of a class is replaced by a twin.
+    inverse follows by the formula of Sherman and Morrison. The only picture of a class stays.
     """
     n, labels = len(rows), support.labels
     counts = np.bincount(labels)[labels]
     others = np.maximum(counts - 1, 1)
     lost = np.where(is_alone(labels), 0.0, counts / others)
-    means, asked = scatter.means @ scatter.axes, rows * twin_share(rows, labels) @ scatter.axes
+    means, asked = scatter.means @ scatter.axes, asked @ scatter.axes
     away = rows @ scatter.axes - means[labels]
     ridge = (scatter.values.sum() - lost * (away**2).sum(axis=1)) / max(n - 2, 1)
     ridge = np.where((lost > 0) & (ridge > 1e-9 * scatter.ridge), ridge, scatter.ridge)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
-from clip_fewshot.probes.blend import fit_weights
+from clip_fewshot.probes.blend import fit_weights, usual_weight
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import read_new_class, read_support
 from clip_fewshot.types import FloatArray
@@ -21,7 +21,26 @@ from clip_fewshot.types import FloatArray
 _PART = "part_"
 
 
-class JoinedProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[misc]
+class WithPart(FromLogits):
+    """A probe that keeps another one in ``_part``."""
+
+    part: ClassVar[type[Any]]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All that was learned, that of the part under names of its own."""
+        part = {_PART + name: array for name, array in self._part.to_arrays().items()}
+        return super().to_arrays() | part
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> WithPart:
+        """The probe that :meth:`to_arrays` came from, to the last bit."""
+        probe = super().from_arrays({name: one for name, one in arrays.items() if not name.startswith(_PART)})
+        part = {name.removeprefix(_PART): one for name, one in arrays.items() if name.startswith(_PART)}
+        probe._part = cls.part.from_arrays(part)
+        return probe
+
+
+class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[misc]
     """logits = s q t_j + a f_j(q): cosines q t_j to the texts, and the logits f of a probe that knows pictures alone.
 
     s and a make the left-out logits of the pictures likeliest. The texts have seen no picture, and the other term tells
@@ -35,7 +54,6 @@ class JoinedProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[m
     """
 
     reads_texts: ClassVar[bool] = True
-    part: ClassVar[type[Any]]  # of pictures; has left_out_logits
 
     def __init__(self, texts: Mapping[Any, FloatArray] | None = None) -> None:
         self.texts = texts
@@ -48,21 +66,21 @@ class JoinedProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[m
         """
         support = read_support(self, X, y)
         self.classes_, width = support.classes, X.shape[1]
-        self._pictures = self.part().fit(X, y)
-        self._left_out = self._pictures.left_out_logits()
+        self._part = self.part().fit(X, y)
+        self._left_out = self._part._left_out
         self.texts_, self.text_scale_, self.picture_scale_ = np.zeros((len(self.classes_), width)), 0.0, 1.0
         self.together_ = len(self.classes_)
         if self.texts is not None:
             self.texts_ = stack_texts(self.texts, self.classes_, width)
-            terms = [support.unit @ self.texts_.T, self._left_out]
-            (self.text_scale_, self.picture_scale_), _ = fit_weights(terms, support.labels)
+            terms = [(support.unit @ self.texts_.T)[None], self._left_out]
+            (self.text_scale_, self.picture_scale_), _ = fit_weights(terms, support.labels, [usual_weight(terms[0]), 1.0])
             self._left_out = self.text_scale_ * terms[0] + self.picture_scale_ * terms[1]
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
         check_is_fitted(self)
-        pictures = self._pictures.logits(X)
+        pictures = self._part.logits(X)
         rows = self.text_scale_ * self.texts_
         texts = multiply_rows(unit_rows(np.asarray(X, np.float64)), rows, np.zeros(len(rows)), self.together_)
         return np.asarray(texts + self.picture_scale_ * pictures)
@@ -83,18 +101,5 @@ class JoinedProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[m
         if self.text_scale_ > 0:
             row = stack_texts({} if text is None else {label: text}, np.array([label]), width)
         extended.texts_ = np.vstack([self.texts_, row])
-        extended._pictures = self._pictures.extend(X, label, known)
+        extended._part = self._part.extend(X, label, known)
         return extended
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All that was learned, that of the part under names of its own."""
-        part = {_PART + name: array for name, array in self._pictures.to_arrays().items()}
-        return super().to_arrays() | part
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> JoinedProbe:
-        """The probe that :meth:`to_arrays` came from, to the last bit."""
-        probe = super().from_arrays({name: one for name, one in arrays.items() if not name.startswith(_PART)})
-        part = {name.removeprefix(_PART): one for name, one in arrays.items() if name.startswith(_PART)}
-        probe._pictures = cls.part.from_arrays(part)
-        return probe

@@ -13,12 +13,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
-from clip_fewshot.probes.blend import fit_weights
+from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
 from clip_fewshot.probes.class_texts import stack_texts
-from clip_fewshot.probes.support import is_alone, read_new_class, read_support, twin_share
+from clip_fewshot.probes.support import draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
-KERNEL_BETAS = (0.5, 2.0, 8.0)  # of exp(-beta (1 - cosine)): twice the gamma of a Gaussian kernel on unit rows
+KERNEL_BETA, KERNEL_BETAS = 2.0, (0.5, 2.0, 8.0)  # of exp(-beta (1 - cosine)): twice the gamma of a Gaussian kernel on unit rows
 RIDGES = (0.01, 0.1, 1.0, 10.0)
 
 
@@ -70,7 +70,7 @@ class KernelRidgeProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ign
     def _choose(self, residual: FloatArray, start: FloatArray, labels: LabelArray) -> None:
         keys = unit_rows(self.rows_ - self.centre_)
         alone = is_alone(labels)
-        cosines, twins = keys @ keys.T, (twin_share(keys, labels) * keys)[alone] @ keys.T
+        cosines, twins = keys @ keys.T, draw_twins(keys, labels) @ keys.T
         best = np.inf
         for beta in KERNEL_BETAS:
             values, axes = np.linalg.eigh(np.exp(beta * (cosines - 1)))
@@ -79,8 +79,11 @@ class KernelRidgeProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ign
                 dual = axes @ (turned / (values + ridge)[:, None])
                 # e = r dual, and 1 - H = r (K + r I)^-1.
                 left_out = start + residual - dual / (axes**2 @ (1 / (values + ridge)))[:, None]
-                left_out[alone] = start[alone] + np.exp(beta * (twins - 1)) @ dual
-                (scale,), cost = fit_weights([left_out], labels)
+                expected = start + np.exp(beta * (twins - 1)) @ dual
+                left_out = np.where(alone[:, None], expected, left_out) if alone.any() else left_out[None]
+                usual = usual_weight(expected)
+                scale, cost = settle_scale(left_out, labels, usual)
+                cost += np.log(beta / KERNEL_BETA) ** 2 / (2 * BETA_SD**2)
                 if cost < best:
                     best, self.beta_, self.ridge_, self.scale_, self.dual_ = cost, beta, ridge, scale, dual
                     self._left_out = scale * left_out

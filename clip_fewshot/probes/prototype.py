@@ -14,12 +14,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
-from clip_fewshot.probes.support import is_alone, twin_share
+from clip_fewshot.probes.base import FromLogits, append_class
+from clip_fewshot.probes.blend import settle_scale, usual_weight
+from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone
 from clip_fewshot.types import FloatArray, LabelArray
-
-PROTOTYPE_SCALES = 2.0 ** np.arange(1, 11)
-DEFAULT_SCALE = 32.0  # where no picture can be left out
 
 
 class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -64,8 +62,9 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         sums = np.zeros((len(self.classes_), X.shape[1]))
         np.add.at(sums, labels, rows)
         self.means_, self.together_ = unit_rows(sums), len(self.classes_)
-        left_out = _leave_out(rows, labels, sums)
-        self.scale_ = float(self.scale) if self.scale is not None else _scale(left_out, labels)
+        left_out = np.stack([_leave_out(rows, asked, labels, sums) for asked in draw_stand_ins(rows, labels)])
+        usual = usual_weight(draw_twins(rows, labels) @ self.means_.T)
+        self.scale_ = settle_scale(left_out, labels, usual, self.scale)[0]
         self._left_out = self.scale_ * left_out
         return self
 
@@ -105,18 +104,9 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         return probe
 
 
-def _leave_out(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> FloatArray:
-    """(n, c) cosines, with the own class without the picture; where it has no other, of a twin."""
-    cosines = rows @ unit_rows(sums).T * twin_share(rows, labels)
-    several = ~is_alone(labels)
+def _leave_out(rows: FloatArray, asked: FloatArray, labels: LabelArray, sums: FloatArray) -> FloatArray:
+    """(n, c) cosines of what is asked; the mean of its own class is without the picture, unless it is the only one."""
+    cosines, several = asked @ unit_rows(sums).T, ~is_alone(labels)
     without = unit_rows((sums[labels] - rows)[several])
     cosines[several, labels[several]] = np.einsum("nd,nd->n", rows[several], without)
     return cosines
-
-
-def _scale(left_out: FloatArray, labels: LabelArray) -> float:
-    """The scale at which pictures left out of the mean of their own class lose least."""
-    several = ~is_alone(labels)
-    if not several.any():
-        return DEFAULT_SCALE
-    return float(min(PROTOTYPE_SCALES, key=lambda scale: mean_loss(scale * left_out, labels, several)))
