@@ -239,7 +239,15 @@ TEXT_PRIOR = Approach("text-prior", towers="none", ends_in="probe", probe="text-
 ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-shot")  # the texts alone
 
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
-OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT)}}
+# Of the field, by closed forms on frozen features: none trains, and no option is searched.
+TRAINING_FREE = tuple(
+    Approach(name, towers="none", ends_in="probe", probe=name)
+    for name in ("tip-adapter", "cross-modal", "gda", "gda-text", "kernel-ridge", "proker", "prototype-text")
+)
+OWN: dict[str, Approach] = {
+    **APPROACHES,
+    **{a.name: a for a in (LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT, *TRAINING_FREE)},
+}
 
 
 def find_approach(approach: str | Approach) -> Approach:

@@ -24,8 +24,8 @@ def usual_weight(logits: FloatArray) -> float:
 def fit_weights(terms: Sequence[FloatArray], labels: LabelArray, usual: Sequence[float]) -> tuple[FloatArray, float]:
     """(t,) positive weights of t terms, and what they cost: the least -ln of likelihood and prior.
 
-    With one term this is :func:`clip_fewshot.probes.text_mean.fit_scale`. Likelihood alone has no bound where all labels
-    are told right; each weight is drawn to its usual one.
+    For several terms what :func:`clip_fewshot.probes.text_mean.fit_scale` is for one. Likelihood alone has no bound
+    where all labels are told right; each weight is drawn to its usual one.
 
     Args:
         terms: (m, n, c) each, of pictures that the term has not learned from, m times over; or (1, n, c).
@@ -50,9 +50,7 @@ def fit_weights(terms: Sequence[FloatArray], labels: LabelArray, usual: Sequence
     return np.exp(found.x), float(found.fun)
 
 
-def settle_scale(
-    term: FloatArray, labels: LabelArray, usual: float, given: float | None = None
-) -> tuple[float, float]:
+def settle_scale(term: FloatArray, labels: LabelArray, usual: float, given: float | None = None) -> tuple[float, float]:
     """The weight of one (m, n, c) term, as of :func:`fit_weights` or as given, and what it costs."""
     if given is None:
         (scale,), cost = fit_weights([term], labels, [usual])

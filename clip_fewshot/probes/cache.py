@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
-from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone
+from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -35,8 +34,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     centred as in :class:`clip_fewshot.probes.prototype.PrototypeProbe`, which is this probe as beta goes to 0.
 
     Args:
-        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those of a grid with the least loss on
-            pictures left out of the cache; without two pictures of some class 5.5, as published, and 32.
+        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those with the least loss on pictures left out
+            of the cache, where beta is drawn to the published 5.5; where a class has a single picture, it is 5.5.
 
     Attributes:
         classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. keys_: (n, d) unit rows, class by class.
@@ -49,27 +48,17 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> CacheProbe:
         """Keep (n, d) features and (n,) labels (integers or strings) of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise UsageError(
-                expected="labels of at least 2 classes",
-                got="one class",
-                fix="add images of another class",
-                where="cache",
-            )
+        support = read_support(self, X, y)
         for name, value in (("beta", self.beta), ("scale", self.scale)):
             if value is not None and not value > 0:
                 raise UsageError(
                     expected=f"{name} > 0", got=str(value), fix="choose a positive number, or None", where="cache"
                 )
-        unit = unit_rows(X)
-        self.centre_ = unit.mean(axis=0)
-        order = np.argsort(labels, kind="stable")
-        self.keys_, self.counts_ = unit_rows(unit - self.centre_)[order], np.bincount(labels)
-        self.together_ = len(self.classes_)
-        self._choose(labels[order], order)
+        self.classes_, self.together_ = support.classes, len(support.classes)
+        self.centre_ = support.unit.mean(axis=0)
+        order = np.argsort(support.labels, kind="stable")
+        self.keys_, self.counts_ = unit_rows(support.unit - self.centre_)[order], np.bincount(support.labels)
+        self._choose(support.labels[order], order)
         return self
 
     def _choose(self, labels: LabelArray, order: IndexArray) -> None:
@@ -91,20 +80,16 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 best, self.beta_, self.scale_ = cost, beta, scale
         every = np.arange(len(labels))
         votes = np.stack([self._leave_out(rows, every, labels, self.beta_) for rows in asked])
-        self._left_out = np.empty_like(votes)
-        self._left_out[:, order] = self.scale_ * votes
+        self._draws = np.empty_like(votes)
+        self._draws[:, order] = self.scale_ * votes
 
     def _leave_out(self, asked: FloatArray, which: IndexArray, labels: LabelArray, beta: float) -> FloatArray:
-        """(m, c) votes for (m, d) rows that stand in for those keys, each of which does not vote unless it is alone."""
-        alone, votes = is_alone(labels), np.empty((len(which), len(self.counts_)))
-        size = max(1, AFFINITY_BLOCK // len(labels))
-        for rows in (slice(start, start + size) for start in range(0, len(which), size)):
-            near, own = np.exp(beta * (asked[rows] @ self.keys_.T - 1)), which[rows]
-            near[np.arange(len(own)), own] *= alone[own]
-            votes[rows] = np.add.reduceat(near, _starts(self.counts_), axis=1)
-        votes /= self.counts_
-        own = self.counts_[labels[which]]
-        votes[np.arange(len(which)), labels[which]] *= own / np.maximum(own - 1, 1)
+        """(m, c) votes for (m, d) rows that stand in for those keys, none of which votes unless it is alone."""
+        votes, own, at = self._votes(asked, self.keys_, self.counts_, beta), labels[which], np.arange(len(which))
+        counts = self.counts_[own]
+        itself = np.exp(beta * (np.einsum("md,md->m", asked, self.keys_[which]) - 1))
+        others = (counts * votes[at, own] - itself) / np.maximum(counts - 1, 1)
+        votes[at, own] = np.where(counts > 1, others, votes[at, own])
         return votes
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -117,7 +102,9 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         sizes = [int(self.counts_[:k].sum()), *self.counts_[k:].tolist()]
         parts = np.split(self.keys_, np.cumsum(sizes)[:-1])
         counts = [self.counts_[:k], *self.counts_[k:, None]]
-        return np.hstack([self.scale_ * self._votes(rows, keys, own, self.beta_) for keys, own in zip(parts, counts, strict=True)])
+        return np.hstack(
+            [self.scale_ * self._votes(rows, keys, own, self.beta_) for keys, own in zip(parts, counts, strict=True)]
+        )
 
     def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64], beta: float) -> FloatArray:
         """(n, c) for the c classes whose keys these are; a picture's votes do not depend on the others."""
@@ -130,10 +117,9 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        extended = copy.copy(self)
-        extended.classes_, extended._left_out = append_class(self.classes_, label), None
-        extended.keys_ = np.vstack([self.keys_, unit_rows(unit_rows(X) - self.centre_)])
+        unit, extended = read_new_class(self, X), copy.copy(self)
+        extended.classes_, extended._draws = append_class(self.classes_, label), None
+        extended.keys_ = np.vstack([self.keys_, unit_rows(unit - self.centre_)])
         extended.counts_ = np.append(self.counts_, len(X))
         return extended
 

@@ -26,7 +26,7 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
     """A linear probe on the pictures and, as one more row of each class, its text.
 
     Lin, Yu, Kuang, Pathak, Ramanan, "Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal
-    Models", 2023, equation 4. The texts are moved so that their mean is that of the pictures, which no probe could
+    Models", 2023, section 3. The texts are moved so that their mean is that of the pictures, which no probe could
     explain otherwise. C is searched as in :class:`~clip_fewshot.probes.logistic.LinearProbe`, on folds that hold out
     pictures and never a text: at one picture a class too.
 
@@ -50,8 +50,9 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
             UsageError: one class, or a class without a text where others have one.
         """
         support = read_support(self, X, y)
-        self.classes_, self.texts_ = support.classes, np.zeros((0, X.shape[1]))
-        self.move_ = np.zeros(X.shape[1])
+        self.classes_ = support.classes
+        self.texts_: FloatArray = np.zeros((0, X.shape[1]))
+        self.move_: FloatArray = np.zeros(X.shape[1])
         probe, labels = LinearProbe(), support.labels
         if self.texts is not None:
             texts = stack_texts(self.texts, support.classes, X.shape[1])

@@ -15,14 +15,14 @@ from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.blend import settle_scale, usual_weight
 from clip_fewshot.probes.joined import JoinedProbe
 from clip_fewshot.probes.support import Support, draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, LabelArray
 
 
 class GaussianProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore[misc]
     """logits = a (q P mu_j - mu_j P mu_j / 2), with P the precision that all classes share.
 
-    Wang, Liang, Sheng, Tan, Wang, Tan, "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", 2024,
-    equations 3 to 5. The precision is theirs, after Kubokawa and Srivastava, "Estimation of the precision matrix of a
+    Wang, Liang, Sheng, He, Wang, Tan, "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", 2024,
+    section 3.1. The precision is theirs, after Kubokawa and Srivastava, "Estimation of the precision matrix of a
     singular Wishart distribution", 2008: P ~ (G + tr(G) / (n - 1) I)^-1, with G the scatter of the n rows around the
     means of their classes. Its length is absorbed in a, which makes the left-out logits likeliest. One picture a class
     has no scatter, and P is the identity.
@@ -37,15 +37,15 @@ class GaussianProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         support = read_support(self, X, y)
         self.classes_, self.together_ = support.classes, len(support.classes)
         self.centre_ = support.unit.mean(axis=0)
-        scatter = measure_scatter(support, support.unit - self.centre_)
+        rows, labels = support.unit - self.centre_, support.labels
+        scatter = measure_scatter(support, rows)
         self.precision_ = (scatter.axes / (scatter.values + scatter.ridge)) @ scatter.axes.T
         self.coef_ = scatter.means @ self.precision_
         self.intercept_ = -(self.coef_ * scatter.means).sum(axis=1) / 2
-        rows = support.unit - self.centre_
-        left_out = np.stack([leave_out(support, rows, asked, scatter) for asked in draw_stand_ins(rows, support.labels)])
-        usual = usual_weight(draw_twins(rows, support.labels) @ self.coef_.T + self.intercept_)
-        self.scale_, _ = settle_scale(left_out, support.labels, usual)
-        self._left_out = self.scale_ * left_out
+        left_out = np.stack([leave_out(labels, rows, asked, scatter) for asked in draw_stand_ins(rows, labels)])
+        usual = usual_weight(draw_twins(rows, labels) @ self.coef_.T + self.intercept_)
+        self.scale_, _ = settle_scale(left_out, labels, usual)
+        self._draws = self.scale_ * left_out
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -59,14 +59,14 @@ class GaussianProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         check_is_fitted(self)
         mean = read_new_class(self, X).mean(axis=0) - self.centre_
         extended = copy.copy(self)
-        extended.classes_, extended._left_out = append_class(self.classes_, label), None
+        extended.classes_, extended._draws = append_class(self.classes_, label), None
         row = self.precision_ @ mean
         extended.coef_, extended.intercept_ = np.vstack([self.coef_, row]), np.append(self.intercept_, -row @ mean / 2)
         return extended
 
 
 class GaussianTextProbe(JoinedProbe):
-    """logits = s q t_j + a (q P mu_j - mu_j P mu_j / 2), equation 8 of the paper of :class:`GaussianProbe`.
+    """logits = s q t_j + a (q P mu_j - mu_j P mu_j / 2), section 3.2 of the paper of :class:`GaussianProbe`.
 
     The paper chooses the weight of the Gaussians on a validation set; here left-out pictures do.
     """
@@ -93,13 +93,13 @@ def measure_scatter(support: Support, rows: FloatArray) -> Scatter:
     return Scatter(means, np.maximum(values, 0.0), axes, total / (len(rows) - 1) if total > 0 else 1.0)
 
 
-def leave_out(support: Support, rows: FloatArray, asked: FloatArray, scatter: Scatter) -> FloatArray:
+def leave_out(labels: LabelArray, rows: FloatArray, asked: FloatArray, scatter: Scatter) -> FloatArray:
     """(n, c) logits, at scale 1, of what is asked under the Gaussians of all (n, d) centred rows but its own.
 
     Without a row r away from the mean of its k, that mean moves by -r / (k - 1), and G loses k / (k - 1) r r^T, whose
-    inverse follows by the formula of Sherman and Morrison. The only picture of a class stays.
+    inverse follows by the formula of Sherman and Morrison. The only picture of a class stays, and a twin is asked.
     """
-    n, labels = len(rows), support.labels
+    n = len(rows)
     counts = np.bincount(labels)[labels]
     others = np.maximum(counts - 1, 1)
     lost = np.where(is_alone(labels), 0.0, counts / others)

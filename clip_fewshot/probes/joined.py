@@ -19,12 +19,15 @@ from clip_fewshot.probes.support import read_new_class, read_support
 from clip_fewshot.types import FloatArray
 
 _PART = "part_"
+# Of the pictures' own scale: .5 or 1 makes .001 in accuracy on four sets, but .287 or .346 in loss at one shot.
+USUAL_SHARE = 0.5
 
 
 class WithPart(FromLogits):
     """A probe that keeps another one in ``_part``."""
 
     part: ClassVar[type[Any]]
+    _part: Any
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that was learned, that of the part under names of its own."""
@@ -43,8 +46,8 @@ class WithPart(FromLogits):
 class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[misc]
     """logits = s q t_j + a f_j(q): cosines q t_j to the texts, and the logits f of a probe that knows pictures alone.
 
-    s and a make the left-out logits of the pictures likeliest. The texts have seen no picture, and the other term tells
-    each one as if it had not (``left_out_logits`` of the part). Without texts it is the part.
+    s and a make the left-out logits of the pictures likeliest: the texts have seen no picture, and the part tells each
+    one as if it had not. Without texts it is the part.
 
     Args:
         texts: (d,) text features by label; None: none.
@@ -67,14 +70,16 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
         support = read_support(self, X, y)
         self.classes_, width = support.classes, X.shape[1]
         self._part = self.part().fit(X, y)
-        self._left_out = self._part._left_out
-        self.texts_, self.text_scale_, self.picture_scale_ = np.zeros((len(self.classes_), width)), 0.0, 1.0
+        self._draws = self._part._draws
+        self.texts_: FloatArray = np.zeros((len(self.classes_), width))
+        self.text_scale_, self.picture_scale_ = 0.0, 1.0
         self.together_ = len(self.classes_)
         if self.texts is not None:
             self.texts_ = stack_texts(self.texts, self.classes_, width)
-            terms = [(support.unit @ self.texts_.T)[None], self._left_out]
-            (self.text_scale_, self.picture_scale_), _ = fit_weights(terms, support.labels, [usual_weight(terms[0]), 1.0])
-            self._left_out = self.text_scale_ * terms[0] + self.picture_scale_ * terms[1]
+            terms = [(support.unit @ self.texts_.T)[None], self._draws]
+            usual = [usual_weight(terms[0]), USUAL_SHARE]
+            (self.text_scale_, self.picture_scale_), _ = fit_weights(terms, support.labels, usual)
+            self._draws = self.text_scale_ * terms[0] + self.picture_scale_ * terms[1]
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -96,8 +101,8 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
         check_is_fitted(self)
         read_new_class(self, X)
         extended, width = copy.copy(self), self.texts_.shape[1]
-        extended.classes_, extended._left_out = append_class(self.classes_, label), None
-        row = np.zeros((1, width))
+        extended.classes_, extended._draws = append_class(self.classes_, label), None
+        row: FloatArray = np.zeros((1, width))
         if self.text_scale_ > 0:
             row = stack_texts({} if text is None else {label: text}, np.array([label]), width)
         extended.texts_ = np.vstack([self.texts_, row])

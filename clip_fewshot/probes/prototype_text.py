@@ -12,7 +12,7 @@ class PrototypeTextProbe(JoinedProbe):
     The prototypes are those of :class:`~clip_fewshot.probes.prototype.PrototypeProbe`, whose q is centred and of unit
     length; m = s / a of :class:`~clip_fewshot.probes.joined.JoinedProbe`. A convex combination of prototype and text is
     the adaptive mixture of Xing, Rostamzadeh, Oreshkin, Pinheiro, "Adaptive Cross-Modal Few-shot Learning", 2019,
-    equation 5, with one weight for all classes in place of a network.
+    section 3.2, with one weight for all classes in place of a network.
     """
 
     part = PrototypeProbe

@@ -1,4 +1,4 @@
-"""What probes learn from: the rows of a support set, and stand-ins for pictures that are the only one of their class."""
+"""What probes learn from: the rows of a support set, and stand-ins for the only picture of a class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clip_fewshot.probes.twins import USUAL_PAIRS, measure_likeness
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
-TWIN_DRAWS = 16
+TWIN_DRAWS, MOST_TWINS = 16, 2000  # of a picture, of all
 MOST_COMPARED = 500  # pictures
 USUAL_NOISE = 0.15
 
@@ -64,7 +64,8 @@ def draw_twins(rows: FloatArray, labels: LabelArray) -> FloatArray:
     the deviation of its cosine to a picture of another class, is that between the classes at hand: .22, .24 and .08
     between the pictures of digits, digits-wild and Caltech at one shot, where new pictures deviate by .16, .19 and .05.
     """
-    noise = generator(0, "twins").normal(size=(TWIN_DRAWS, *rows.shape))
+    draws = max(1, min(TWIN_DRAWS, MOST_TWINS // len(rows)))
+    noise = generator(0, "twins").normal(size=(draws, *rows.shape))
     noise *= _measure_noise(rows, labels) * np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(measure_likeness(rows, labels) * rows + noise)
 

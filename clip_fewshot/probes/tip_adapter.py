@@ -10,7 +10,7 @@ class TipAdapterProbe(JoinedProbe):
     """logits = s q t_j + a sum_i exp(-beta (1 - q x_i)) [y_i = j].
 
     Zhang, Fang, Zhang, Gao, Li, Dai, Qiao, Li, "Tip-Adapter: Training-free Adaption of CLIP for Few-shot
-    Classification", 2022, equations 5 and 6. The cache is :class:`~clip_fewshot.probes.cache.CacheProbe`, which takes a
+    Classification", 2022, equation 6. The cache is :class:`~clip_fewshot.probes.cache.CacheProbe`, which takes a
     mean over the pictures of a class, of rows that are centred. The paper chooses a and beta on a validation set; here
     left-out pictures do, and beta is the published 5.5 where no picture can be left out.
 
