@@ -19,7 +19,7 @@ from clip_fewshot.probes.penalty import Folds, split_stratified
 from clip_fewshot.probes.support import read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
-FOLDS = 5
+_FOLDS = 5
 
 
 class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[misc]
@@ -91,5 +91,5 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
 def split_pictures(labels: LabelArray, n: int) -> Folds:
     """Folds of the first ``n`` rows; the others, which are texts, belong to each training part."""
     texts = np.arange(n, len(labels))
-    folds = split_stratified(labels, FOLDS, seed=0)
+    folds = split_stratified(labels, _FOLDS, seed=0)
     return [(np.union1d(train, texts), held[held < n]) for train, held in folds]

@@ -74,7 +74,7 @@ class GaussianTextProbe(JoinedProbe):
     part = GaussianProbe
 
 
-class Scatter(NamedTuple):
+class WithinScatter(NamedTuple):
     """Of rows around the means of their classes: axes diag(values) axes^T, plus ``ridge`` where inverted."""
 
     means: FloatArray  # (c, d)
@@ -83,17 +83,17 @@ class Scatter(NamedTuple):
     ridge: float
 
 
-def measure_scatter(support: Support, rows: FloatArray) -> Scatter:
+def measure_scatter(support: Support, rows: FloatArray) -> WithinScatter:
     """Of (n, d) centred rows; 0 and a ridge of 1 where each class has one row."""
     one_hot = support.one_hot
     means = one_hot.T @ rows / one_hot.sum(axis=0)[:, None]
     within = rows - means[support.labels]
     values, axes = np.linalg.eigh(within.T @ within)
     total = float((within**2).sum())
-    return Scatter(means, np.maximum(values, 0.0), axes, total / (len(rows) - 1) if total > 0 else 1.0)
+    return WithinScatter(means, np.maximum(values, 0.0), axes, total / (len(rows) - 1) if total > 0 else 1.0)
 
 
-def leave_out(labels: LabelArray, rows: FloatArray, asked: FloatArray, scatter: Scatter) -> FloatArray:
+def leave_out(labels: LabelArray, rows: FloatArray, asked: FloatArray, scatter: WithinScatter) -> FloatArray:
     """(n, c) logits, at scale 1, of what is asked under the Gaussians of all (n, d) centred rows but its own.
 
     Without a row r away from the mean of its k, that mean moves by -r / (k - 1), and G loses k / (k - 1) r r^T, whose
