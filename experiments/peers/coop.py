@@ -29,7 +29,8 @@ from experiments.peers.peer import CLIP_SCALE
 from experiments.peers.training import MOMENTUM, WEIGHT_DECAY, count_epochs, train
 
 N_CONTEXT, DEVIATION = 16, 0.02  # vectors, and the standard deviation of their first values
-RATE, BATCH, FEW_EPOCHS, MANY_EPOCHS = 2e-3, 32, 100, 200  # the authors: 50 at one shot
+RATE, BATCH = 2e-3, 32
+EPOCHS = {1: 50, 2: 100, 8: 200}  # from so many shots on
 
 
 class Prompts:
@@ -63,7 +64,7 @@ def learn_contexts(backbone: Backbone, support: ImageDataset, epochs: int | None
 
     Args:
         backbone: frozen; its scale is that of the logits.
-        epochs: passes over the pictures. None: 100 below 8 shots, 200 from there on.
+        epochs: passes over the pictures. None, as published: 50 at one shot, 100 below 8, 200 from there on.
 
     Returns:
         A head on features of the backbone; ``weight`` holds the (c, d) learned texts.
@@ -78,7 +79,7 @@ def learn_contexts(backbone: Backbone, support: ImageDataset, epochs: int | None
     def loss(rows: Tensor) -> Tensor:
         return F.cross_entropy(scale * unit[rows] @ prompts.encode(context).T, labels[rows])
 
-    steps = count_epochs(labels, FEW_EPOCHS, MANY_EPOCHS) if epochs is None else epochs
+    steps = count_epochs(labels, EPOCHS) if epochs is None else epochs
     optimizer = torch.optim.SGD(
         [context], lr=RATE * float(CLIP_SCALE / scale) ** 2, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )

@@ -14,8 +14,9 @@ from torch import Tensor
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
+from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.text_mean import fit_scale
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import FloatArray
 
 # Rates and constants of the papers are meant for OpenAI's models: s = 100, and texts about 10 long where a method does
 # not bring them to length 1. At another scale they are carried over so that a step moves the logits by as much.
@@ -28,7 +29,7 @@ class Peer(FromLogits):
     What is trained is float64 on the processor, on features stored once: no augmented views, no validation pictures.
 
     Args:
-        texts: unit text features by label. None: the unit mean of each class's pictures stands for its text.
+        texts: (d,) text features by label, of each class.
         scale: s, the factor on cosines with texts, > 0. The papers have that of the backbone, 100 for OpenAI's models;
             a probe sees features alone. None: fitted on the shots, which the texts never saw; 100: all is as published.
         seed: of the order of batches, and of first weights where there are some.
@@ -48,7 +49,7 @@ class Peer(FromLogits):
         """Learn from (n, d) features and (n,) labels of at least two classes.
 
         Raises:
-            UsageError: one class; a class without a text where others have one.
+            UsageError: one class, or a class without a text.
         """
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -57,7 +58,7 @@ class Peer(FromLogits):
                 expected="labels of at least 2 classes", got="one class", fix=fix, where=type(self).__name__
             )
         unit = unit_rows(np.asarray(X, np.float64))
-        texts = self._texts(unit, labels)
+        texts = stack_texts(self.texts or {}, self.classes_, unit.shape[1])
         self.scale_ = float(self.scale or fit_scale(unit @ texts.T, labels))
         self.together_, self.intercept_ = len(texts), np.zeros(len(texts))
         self.coef_ = self.scale_ * texts
@@ -90,29 +91,18 @@ class Peer(FromLogits):
         The papers have no classes that come later. To train the new one alone would be another method.
 
         Args:
-            X: (m, d) features of its pictures; m may be 0 where ``text`` is given.
-            text: (d,) of the class. None: the unit mean of its pictures.
+            X: (m, d) features of its pictures, m >= 0. text: (d,) of the class.
+
+        Raises:
+            UsageError: no text, or a class that is there already.
         """
-        unit = unit_rows(np.asarray(X, np.float64))
-        if not len(unit) and text is None:
-            fix = "give pictures or a text of it"
-            raise UsageError(expected="something of the new class", got="nothing", fix=fix, where="extend")
+        row = stack_texts({} if text is None else {label: text}, np.array([label]), self.coef_.shape[1])[0]
         extended = copy.copy(self)
         extended.classes_ = append_class(self.classes_, label)
-        extended.append(unit, unit_rows(unit.mean(axis=0) if text is None else np.asarray(text, np.float64)))
+        extended.append(unit_rows(np.asarray(X, np.float64)), row)
         return extended
 
     def append(self, unit: FloatArray, text: FloatArray) -> None:
         """Add a class with (m, d) unit rows and a (d,) unit text."""
         self.coef_ = np.vstack([self.coef_, self.scale_ * text])
         self.intercept_ = np.append(self.intercept_, 0.0)
-
-    def _texts(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
-        known = self.classes_.tolist()
-        if self.texts is None:
-            return unit_rows(np.stack([unit[labels == j].mean(axis=0) for j in range(len(known))]))
-        missing = [str(label) for label in known if label not in self.texts]
-        if missing:
-            got = f"none for {', '.join(missing[:5])}"
-            raise UsageError(expected="a text of each class", got=got, fix="give each one", where=type(self).__name__)
-        return unit_rows(np.stack([np.asarray(self.texts[label], np.float64) for label in known]))

@@ -16,7 +16,8 @@ from clip_fewshot.types import FloatArray
 from experiments.peers.peer import Peer
 from experiments.peers.training import WEIGHT_DECAY, count_epochs, train
 
-RATE, BATCH, FEW_EPOCHS, MANY_EPOCHS = 2e-3, 256, 100, 200
+RATE, BATCH = 2e-3, 256
+EPOCHS = {1: 100, 8: 200}  # from so many shots on
 
 
 class TaskResProbe(Peer):
@@ -52,7 +53,7 @@ class TaskResProbe(Peer):
         def loss(rows: Tensor) -> Tensor:
             return F.cross_entropy(unit[rows] @ weights().T, labels[rows])
 
-        epochs = count_epochs(labels, FEW_EPOCHS, MANY_EPOCHS) if self.epochs is None else self.epochs
+        epochs = count_epochs(labels, EPOCHS) if self.epochs is None else self.epochs
         optimizer = torch.optim.Adam([residuals], lr=RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
         train(loss, optimizer, schedule, len(unit), epochs=epochs, batch=BATCH, seed=self.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ def train(
         raise DivergedError(expected="a finite loss", got=str(last), fix=fix, where="training of a rival")
 
 
-def count_epochs(labels: Tensor, few: int, many: int) -> int:
-    """``few`` with less than 8 pictures a class on average, as CoOp and TaskRes have it, else ``many``."""
-    return few if len(labels) < 8 * len(torch.bincount(labels)) else many
+def count_epochs(labels: Tensor, by_shots: Mapping[int, int]) -> int:
+    """The epochs of the largest key that the pictures a class, on average, reach; keys in rising order, from 1."""
+    shots = len(labels) / len(torch.bincount(labels))
+    return [epochs for least, epochs in by_shots.items() if least <= max(1.0, shots)][-1]

@@ -24,12 +24,14 @@ from clip_fewshot.geometry import unit_rows
 from clip_fewshot.testing import check_probe
 from clip_fewshot.types import FloatArray
 from experiments import peers
+from experiments.peers import coop, task_res
 from experiments.peers.clap import ClapProbe
 from experiments.peers.clip_adapter import ClipAdapterProbe
 from experiments.peers.coop import Prompts, learn_contexts
 from experiments.peers.lp_plus_plus import LPPlusPlusProbe
 from experiments.peers.task_res import TaskResProbe
 from experiments.peers.tip_adapter_f import TipAdapterFProbe
+from experiments.peers.training import count_epochs
 
 C, SHOTS, D = 3, 4, 8
 RNG = np.random.default_rng(0)
@@ -71,8 +73,8 @@ def test_each_keeps_the_contract_of_a_probe(name: str) -> None:
     kind: Any = peers.PEERS[name].probe
 
     class Short(kind):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(epochs=20)
+        def __init__(self, texts: Any = None) -> None:
+            super().__init__(texts, epochs=20)
 
     check_probe(Short)
 
@@ -184,14 +186,20 @@ def test_texts_enter_by_label_and_a_class_may_come_by_its_text_alone(name: str) 
     np.testing.assert_array_equal(more.logits(QUERIES)[:, :C], plain.logits(QUERIES))
     with pytest.raises(UsageError, match="text of each class, got none for 2"):
         kind({0: ROWS[0], 1: ROWS[1]}).fit(SUPPORT, LABELS)
-    with pytest.raises(UsageError, match="something of the new class"):
-        plain.extend(np.zeros((0, D)), C)
+    with pytest.raises(UsageError, match="text of each class"):
+        plain.extend(QUERIES, C)
 
 
 def test_the_scale_of_the_texts_is_that_under_which_the_shots_are_likeliest() -> None:
     scale = TaskResProbe(TEXTS).fit(SUPPORT, LABELS).scale_
     best = min(np.linspace(1, 60, 60), key=lambda s: loss(s * SUPPORT @ ROWS.T))
     assert abs(np.log(scale / best)) < 0.3  # drawn to a usual one
+
+
+def test_epochs_grow_with_the_shots_as_published() -> None:
+    labels = [torch.arange(3).repeat_interleave(shots) for shots in (1, 2, 4, 8, 16)]
+    assert [count_epochs(each, coop.EPOCHS) for each in labels] == [50, 100, 100, 200, 200]
+    assert [count_epochs(each, task_res.EPOCHS) for each in labels] == [100, 100, 100, 200, 200]
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
