@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.special import log_softmax, softmax
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.tower import CutState
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, DivergedError, UsageError
 from clip_fewshot.features.encode import encode_images
@@ -21,6 +22,7 @@ from clip_fewshot.few_shot.approach import find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.objectives import read_class_texts
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.runtime.rng import generator
 from clip_fewshot.testing import check_probe
 from clip_fewshot.types import FloatArray
 from experiments import peers
@@ -235,6 +237,28 @@ def test_coop_with_the_words_as_context_is_the_text_of_those_words(tiny: Backbon
         expected = F.normalize(tiny.encode_text(tiny.tokenize(["x x x ant.", "x x x water lily."])), dim=-1)
         same(prompts.encode(words).numpy(), expected.numpy(), 1e-5)
         assert not torch.allclose(prompts.encode(2 * words), expected, atol=1e-3)
+
+
+def test_coop_takes_a_step_of_gradient_descent(tiny: Backbone, split: OpenWorldSplit) -> None:
+    support, tower, scale = split.support.subset(range(0, len(split.support), 2)), tiny.text, tiny.logit_scale.exp()
+    labels = torch.from_numpy(support.required_labels())
+    unit = F.normalize(torch.from_numpy(encode_images(tiny, support).features), dim=-1)
+    tokens = tiny.tokenize(["x " * 16 + f"{name}." for name in support.label_space.names])
+
+    def texts(context: torch.Tensor) -> torch.Tensor:
+        words = tower.token_embedding(tokens).clone()  # type: ignore[operator]
+        words[:, 1:17] = context
+        state = CutState(words + tower.positional_embedding, tower.ends(tokens))
+        return F.normalize(tower.project(tower.advance(state, 0, tower.n_blocks)), dim=-1)
+
+    drawn = generator(3, "CoOp").normal(0.0, 0.02, size=(16, tower.token_features))
+    context = torch.tensor(drawn, dtype=torch.float32, requires_grad=True)
+    value = F.cross_entropy(scale * unit @ texts(context).T, labels)
+    (gradient,) = torch.autograd.grad(value, context)
+    stepped = context - 2e-3 * (100 / scale) ** 2 * (gradient + 5e-4 * context)
+    assert len(labels) <= 32
+    same(learn_contexts(tiny, support, epochs=1, seed=3).weight.numpy(), texts(stepped).detach().numpy(), 1e-5)
+    assert not torch.allclose(texts(context), texts(stepped), atol=1e-4)
 
 
 def test_coop_lowers_the_loss_and_leaves_the_backbone_alone(tiny: Backbone, split: OpenWorldSplit) -> None:
