@@ -1,7 +1,7 @@
 """CLAP: a linear probe that begins at the texts and is held near those that know their class already.
 
 Julio Silva-Rodriguez, Sina Hajimiri, Ismail Ben Ayed, Jose Dolz, "A Closer Look at the Few-Shot Adaptation of Large
-Vision-Language Models", 2024, eq. 7 and 11 (multipliers), algorithm 1.
+Vision-Language Models", 2024; settings and multipliers from the authors' code.
 """
 
 from __future__ import annotations

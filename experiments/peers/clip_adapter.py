@@ -1,7 +1,7 @@
 """CLIP-Adapter: a bottleneck on the picture's feature, mixed with the feature itself.
 
 Peng Gao, Shijie Geng, Renrui Zhang, Teli Ma, Rongyao Fang, Yongfeng Zhang, Hongsheng Li, Yu Qiao, "CLIP-Adapter: Better
-Vision-Language Models with Feature Adapters", 2021, eq. 6 to 8, the variant with a visual adapter alone.
+Vision-Language Models with Feature Adapters", 2021, the variant with a visual adapter alone, as in the authors' code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LP++: a linear probe on pictures beside a trained multiple of each text, with step sizes from the data.
 
 Yunshi Huang, Fereshteh Shakeri, Jose Dolz, Malik Boudiaf, Houda Bahig, Ismail Ben Ayed, "LP++: A Surprisingly Strong
-Linear Probe for Few-Shot CLIP", 2024, eq. 2 (loss), section 3.2 (step sizes) and 3.3 (where it begins).
+Linear Probe for Few-Shot CLIP", 2024; step sizes and where it begins from the authors' code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """TaskRes: a trained residual on the texts.
 
-Tao Yu, Zhihe Lu, Xin Jin, Zhibo Chen, Xinchao Wang, "Task Residual for Tuning Vision-Language Models", 2023, eq. 5.
+Tao Yu, Zhihe Lu, Xin Jin, Zhibo Chen, Xinchao Wang, "Task Residual for Tuning Vision-Language Models", 2023;
+settings from the authors' code.
 """
 
 from __future__ import annotations

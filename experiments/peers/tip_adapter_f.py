@@ -1,7 +1,7 @@
 """Tip-Adapter-F: the pictures of the fit as trained keys of a cache, beside zero-shot.
 
 Renrui Zhang, Wei Zhang, Rongyao Fang, Peng Gao, Kunchang Li, Jifeng Dai, Yu Qiao, Hongsheng Li, "Tip-Adapter:
-Training-free Adaption of CLIP for Few-shot Classification", 2022, eq. 3 to 6 and section 3.2.
+Training-free Adaption of CLIP for Few-shot Classification", 2022; settings from the authors' code.
 """
 
 from __future__ import annotations
