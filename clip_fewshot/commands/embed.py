@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
-from clip_fewshot.config import option
+from clip_fewshot.config import TextOptions, option
 from clip_fewshot.errors import UsageError
 
+if TYPE_CHECKING:
+    from clip_fewshot.data.dataset import SkippedImage
+
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
-EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "paths.csv --out features/ --spark")
+EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
 FEATURES_OUT = "features.parquet"
+OF_LABELS = ("class_names", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PicturesOptions):
+class Options(PicturesOptions, TextOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
+    labels: bool = option(False, "record classes and their texts too, for compare --features", group="data")
     out: str | None = option(
         None, f"table to write; by Spark a folder of its parts (default: {FEATURES_OUT})", group="output"
     )
@@ -29,7 +36,10 @@ class Options(PicturesOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        refuse_idle(self, ("class_names",), "where classes are read")
+        if not self.labels:
+            refuse_idle(self, OF_LABELS, "with --labels")
+        elif self.spark:
+            refuse_idle(self, ("labels",), "without --spark")
 
 
 def main(options: Options) -> int:
@@ -37,6 +47,8 @@ def main(options: Options) -> int:
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
     started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
+    if options.labels:
+        return finish(options, out, started, *embed_labels(options, out))
     reading = {name: value for name, value in options.reading().items() if name not in ("test", "class_names")}
     sides = [options.data, *filter(None, [options.test])]
     paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
@@ -48,9 +60,26 @@ def main(options: Options) -> int:
     else:
         backbone = opening.open_model(options.model_name, None, options.device)
         left_out = write_features(out, embed_files(backbone, paths))
+    return finish(options, out, started, len(paths) - len(left_out), left_out)
+
+
+def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage]]:
+    """Write labelled pictures; how many, and those that could not be read."""
+    from clip_fewshot.features.labelled_table import write_labelled
+    from clip_fewshot.few_shot.objectives import read_class_texts
+
+    pictures = opening.open_data(options.data, **options.reading())
+    pictures.required_labels()
+    backbone = opening.open_model(options.model_name, None, options.device)
+    texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
+    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)
+
+
+def finish(options: Options, out: Path, started: float, done: int, left_out: Sequence[SkippedImage]) -> int:
+    """Say what was written."""
     reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
-    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
-    seconds, done = round(time.perf_counter() - started, 1), len(paths) - len(left_out)
+    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items() if not options.labels)
+    seconds = round(time.perf_counter() - started, 1)
     found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
     text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
