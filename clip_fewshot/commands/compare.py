@@ -14,6 +14,7 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
+from clip_fewshot.commands.shots import CURVE_SHOTS
 from clip_fewshot.config import MODEL_HELP, SourceOptions, check_range, model_for, option, split_names
 
 DESCRIPTION = """Fit every method on the same support sets, ask each about the same sealed pictures: accuracy and its
@@ -22,8 +23,8 @@ EXAMPLES = (
     "digits digits-wild photos/ --seeds 10 --published",
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
-COMPARED_SHOTS, COMPARED_OUT = (1, 2, 4, 8, 16), "runs/compare"
-PLANNED = ("approaches", "reference", "published", "seeds", "seed")
+METHODS_HELP = "methods, python:MODULE:NAME for your own (default: all that train no tower)"
+COMPARED_OUT = "runs/compare"
 OF_PICTURES = ("sets", "model", "root", "test", "columns", "format", "class_names", "template", "templates")
 
 
@@ -32,13 +33,11 @@ class Options(SourceOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = shared.sets_argument()
     features: tuple[Path, ...] = option((), "tables by embed --labels, in place of pictures", group="data")
     model: str | None = option(None, MODEL_HELP, group="model")
-    approaches: tuple[Any, ...] = option(
-        (), "methods, python:MODULE:NAME for your own (default: all that train no tower)", parse=split_names
-    )
+    approaches: tuple[Any, ...] = option((), METHODS_HELP, parse=split_names)
     reference: str | None = option(None, "method that the others are compared with (default: text-prior)")
     published: bool = option(False, "print published numbers of that model beside, with their sources", group="output")
     epochs: int = option(20, "passes over the support set in each training")
-    shot_counts: tuple[int, ...] = shared.shot_counts_option(COMPARED_SHOTS)
+    shot_counts: tuple[int, ...] = shared.shot_counts_option(CURVE_SHOTS)
     seeds: int = shared.seeds_option()
     seed: int = shared.seed_option()
     out: str | None = option(None, f"output folder (default: {COMPARED_OUT})", group="output")
@@ -51,19 +50,16 @@ class Options(SourceOptions, shared.DeviceOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.few_shot.trainer import TrainSettings
-    from clip_fewshot.protocol.compare_methods import choose_methods
     from clip_fewshot.protocol.compare_sets import MethodPlan, compare_sets
     from clip_fewshot.protocol.method_tables import count_results
 
-    choose_methods(options.approaches, options.reference, texts=True)  # refuses a name before anything is read
-    same: dict[str, Any] = {name: getattr(options, name) for name in PLANNED}
-    settings = TrainSettings(options.epochs, templates=opening.open_templates(options, ()))
-    plan = MethodPlan(**same, shot_counts=options.shot_counts or COMPARED_SHOTS, settings=settings)
-    out, show = Path(options.out or COMPARED_OUT), str if options.json else partial(print, flush=True)
-    with show_progress() as progress:
-        record = compare_sets(
-            open_sets(options, settings.templates), plan, out, command_line(), show, opening.warn, progress
-        )
+    asked, templates = (options.approaches, options.reference), opening.open_templates(options, ())
+    draws, counts = (options.seeds, options.seed), options.shot_counts or CURVE_SHOTS
+    plan = MethodPlan(*asked, counts, *draws, TrainSettings(options.epochs, templates=templates), options.published)
+    out, show = Path(options.out or COMPARED_OUT), partial(print, file=sys.stderr if options.json else sys.stdout)
+    with show_progress() as bars:
+        sets = open_sets(options, templates)
+        record = compare_sets(sets, plan, out, command_line(), partial(show, flush=True), opening.warn, bars)
     if options.json:
         print(json.dumps(record, indent=1))
     print(f"plot: {out / 'compare.svg'}   figures: {out / 'compare.json'}, .csv, .tex", file=sys.stderr)

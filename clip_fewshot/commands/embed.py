@@ -21,34 +21,39 @@ if TYPE_CHECKING:
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
 FEATURES_OUT = "features.parquet"
-OF_LABELS = ("class_names", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PicturesOptions, TextOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
     labels: bool = option(False, "record classes and their texts too, for compare --features", group="data")
-    out: str | None = option(
-        None, f"table to write; by Spark a folder of its parts (default: {FEATURES_OUT})", group="output"
-    )
+    out: str | None = option(None, f"table, or Spark's folder of parts (default: {FEATURES_OUT})", group="output")
     spark: bool = spark_option()
 
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        if not self.labels:
-            refuse_idle(self, OF_LABELS, "with --labels")
-        elif self.spark:
-            refuse_idle(self, ("labels",), "without --spark")
+        refuse_idle(self, () if self.labels else ("class_names", "template", "templates"), "with --labels")
+        refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
 def main(options: Options) -> int:
+    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
+    done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
+    reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
+    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
+    seconds = round(time.perf_counter() - started, 1)
+    found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
+    text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
+    print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
+    return 0
+
+
+def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage]]:
+    """Write the pictures that the source names; how many, and those that could not be read."""
     from clip_fewshot.data.picture_paths import picture_paths
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
-    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
-    if options.labels:
-        return finish(options, out, started, *embed_labels(options, out))
     reading = {name: value for name, value in options.reading().items() if name not in ("test", "class_names")}
     sides = [options.data, *filter(None, [options.test])]
     paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
@@ -60,27 +65,16 @@ def main(options: Options) -> int:
     else:
         backbone = opening.open_model(options.model_name, None, options.device)
         left_out = write_features(out, embed_files(backbone, paths))
-    return finish(options, out, started, len(paths) - len(left_out), left_out)
+    return len(paths) - len(left_out), left_out
 
 
 def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage]]:
-    """Write labelled pictures; how many, and those that could not be read."""
+    """The same of a source with classes, which the table then has."""
+    from clip_fewshot.data.read import read_dataset
     from clip_fewshot.features.labelled_table import write_labelled
     from clip_fewshot.few_shot.objectives import read_class_texts
 
-    pictures = opening.open_data(options.data, **options.reading())
-    pictures.required_labels()
+    pictures = read_dataset(options.data, **options.reading())
     backbone = opening.open_model(options.model_name, None, options.device)
     texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
     return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)
-
-
-def finish(options: Options, out: Path, started: float, done: int, left_out: Sequence[SkippedImage]) -> int:
-    """Say what was written."""
-    reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
-    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items() if not options.labels)
-    seconds = round(time.perf_counter() - started, 1)
-    found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
-    text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
-    print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
-    return 0

@@ -29,7 +29,7 @@ ASKED_AGAIN = 32  # sealed pictures that are also asked about apart from the oth
 SAME_ANSWER = 1e-4  # of a probability: rounding moves it by 1e-6 at most
 
 
-class Fitted(NamedTuple):
+class FittedMethod(NamedTuple):
     """What a method has become: (rows of the test side) -> (m, c) probabilities, and what it cost."""
 
     ask: Callable[[Any], FloatArray]
@@ -83,9 +83,9 @@ def measure_methods(scene: MethodScene, methods: Sequence[Approach], progress: P
                 points.append({"shots": shots, "error": " ".join(str(error).split())})
                 continue
             right = [one.probabilities.argmax(axis=1) == scene.test.labels for one in answers]
+            points.append({"shots": shots, **_measure(scene, answers, right, reference.get(shots))})
             if method is methods[0]:
                 reference[shots] = right
-            points.append({"shots": shots, **_measure(scene, answers, right, reference.get(shots))})
         progress(method.name, len(scene.supports), len(scene.supports))
         yield {"method": method.name, "points": points}
 
@@ -143,7 +143,7 @@ def _answer(scene: MethodScene, method: Approach, support: DrawnSupport) -> Answ
     return Answered(probabilities, fitted.seconds, fitted.parameters)
 
 
-def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport) -> Fitted:
+def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
     """A probe, on copies of what is its to see."""
     if reads_texts(method) and scene.texts is None:
         fix = "embed a labelled source with --labels, or take pictures"
@@ -154,10 +154,10 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
     texts = None if scene.texts is None else scene.texts.copy()
     probe = Recipe(method, method.point, scene.settings, C, scene.seed).fit_probe(X, y, texts)
     seconds = time.perf_counter() - began
-    return Fitted(lambda rows: probe.predict_proba(scene.sealed[rows]), seconds, count_parameters(probe))
+    return FittedMethod(lambda rows: probe.predict_proba(scene.sealed[rows]), seconds, count_parameters(probe))
 
 
-def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> Fitted:
+def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
     """An approach that trains inside the tower, at its centre."""
     backbone = scene.compared.backbone
     if backbone is None:
@@ -172,7 +172,7 @@ def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> Fitte
     model = classifier.fit_prepared(data, support.features, support.pictures.label_space).model_
     seconds = time.perf_counter() - began
     features = model.features(image_prefix(backbone, scene.test, [cut]))
-    return Fitted(lambda rows: model.probabilities(features[rows]), seconds, count_parameters(model))
+    return FittedMethod(lambda rows: model.probabilities(features[rows]), seconds, count_parameters(model))
 
 
 def count_parameters(model: Probe | TunedModel) -> int:

@@ -23,9 +23,7 @@ from clip_fewshot.protocol.method_tables import (
 )
 from clip_fewshot.protocol.published import describe_published, select_published
 from clip_fewshot.report.tables import format_markdown_row
-from clip_fewshot.types import Progress
-
-Say = Callable[[str], None]
+from clip_fewshot.types import Progress, Say
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,9 @@ class MethodPlan:
         shot_counts, seeds, seed: as of :func:`~clip_fewshot.protocol.method_scene.arrange_methods`.
         settings: of approaches that train.
         published: whether published numbers are put beside.
+
+    Raises:
+        UsageError: a name that is none, before anything is read.
     """
 
     approaches: Sequence[str | Approach]
@@ -46,6 +47,9 @@ class MethodPlan:
     seed: int
     settings: TrainSettings
     published: bool = False
+
+    def __post_init__(self) -> None:
+        choose_methods(self.approaches, self.reference, texts=True)
 
 
 def compare_sets(

@@ -142,6 +142,8 @@ MAKE_TEXTS = {
     "shots",
     "experiments.replicate",
     "pretrain",
+    "compare",
+    "embed",
 }
 
 
