@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
 from clip_fewshot.config import TextOptions, option
 from clip_fewshot.errors import UsageError
-
-if TYPE_CHECKING:
-    from clip_fewshot.data.dataset import SkippedImage
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
@@ -49,7 +46,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage]]:
+def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     """Write the pictures that the source names; how many, and those that could not be read."""
     from clip_fewshot.data.picture_paths import picture_paths
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
@@ -68,13 +65,14 @@ def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage
     return len(paths) - len(left_out), left_out
 
 
-def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[SkippedImage]]:
+def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     """The same of a source with classes, which the table then has."""
     from clip_fewshot.data.read import read_dataset
     from clip_fewshot.features.labelled_table import write_labelled
     from clip_fewshot.few_shot.objectives import read_class_texts
 
     pictures = read_dataset(options.data, **options.reading())
+    pictures.required_labels()
     backbone = opening.open_model(options.model_name, None, options.device)
     texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
     return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.errors import ClipFewShotError, UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_prefix
@@ -23,6 +24,7 @@ from clip_fewshot.probes import Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.protocol.method_scene import DrawnSupport, MethodScene
 from clip_fewshot.runtime.parts import user_code_error
+from clip_fewshot.tuning import copy_last_layers
 from clip_fewshot.types import BoolArray, FloatArray, Progress
 
 ASKED_AGAIN = 32  # sealed pictures that are also asked about apart from the others
@@ -154,7 +156,7 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
     texts = None if scene.texts is None else scene.texts.copy()
     probe = Recipe(method, method.point, scene.settings, C, scene.seed).fit_probe(X, y, texts)
     seconds = time.perf_counter() - began
-    return FittedMethod(lambda rows: probe.predict_proba(scene.sealed[rows]), seconds, count_parameters(probe))
+    return FittedMethod(lambda rows: probe.predict_proba(scene.sealed[rows]), seconds, count_numbers(probe))
 
 
 def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
@@ -172,17 +174,24 @@ def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> Fitte
     model = classifier.fit_prepared(data, support.features, support.pictures.label_space).model_
     seconds = time.perf_counter() - began
     features = model.features(image_prefix(backbone, scene.test, [cut]))
-    return FittedMethod(lambda rows: model.probabilities(features[rows]), seconds, count_parameters(model))
+    return FittedMethod(
+        lambda rows: model.probabilities(features[rows]), seconds, count_trained(model, backbone.visual)
+    )
 
 
-def count_parameters(model: Probe | TunedModel) -> int:
-    """How many numbers a fitted model keeps: of a probe its arrays, of a trained one also the layers that trained."""
-    if not isinstance(model, TunedModel):
-        arrays = model.to_arrays().values()
-        return sum(array.size for array in arrays if array.dtype.kind == "f" and array.ndim)
-    trained = [*([model.suffix] if model.point.unfreeze else []), *([model.head] if model.head is not None else [])]
-    own = sum(parameter.numel() for module in trained for parameter in module.parameters())
-    return own + (0 if model.probe is None else count_parameters(model.probe))
+def count_numbers(probe: Probe) -> int:
+    """How many numbers a fitted probe keeps."""
+    arrays = probe.to_arrays().values()
+    return sum(array.size for array in arrays if array.dtype.kind == "f" and array.ndim)
+
+
+def count_trained(model: TunedModel, tower: Tower) -> int:
+    """How many numbers a trained model keeps beside the frozen ``tower``: the layers that moved, its head or probe."""
+    frozen = copy_last_layers(tower, model.point.unfreeze).state_dict()
+    states = model.suffix.state_dict().items()
+    moved = sum(state.numel() for name, state in states if name not in frozen or not frozen[name].equal(state))
+    head = 0 if model.head is None else sum(weight.numel() for weight in model.head.parameters())
+    return moved + head + (0 if model.probe is None else count_numbers(model.probe))
 
 
 def _check_answers(scene: MethodScene, probabilities: FloatArray, ask: Callable[[Any], FloatArray]) -> None:

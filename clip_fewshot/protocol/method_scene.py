@@ -107,8 +107,11 @@ def arrange_methods(
     pictures is left out, and said.
 
     Raises:
-        DataError: too few pictures even for the smallest number of shots; no labels.
+        DataError: too few pictures even for the smallest number of shots, one class, or no labels.
     """
+    if len(compared.pictures.label_space) < 2:
+        fix, where = "add pictures of another class", compared.pictures.name
+        raise DataError(expected="two classes or more", got="one", fix=fix, where=where)
     split, counts, warnings = _split(compared.pictures, sorted(set(shot_counts)), seed)
     numbers = [derive_seed(seed, "draw", draw + 1) for draw in range(seeds)]
     draws = {shots: [draw_support(split.pool, shots, number) for number in numbers] for shots in counts}

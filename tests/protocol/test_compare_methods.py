@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -180,6 +181,12 @@ def test_a_number_of_shots_that_a_class_lacks_is_left_out_and_said() -> None:
     assert [warning.split(" ", 1)[0] for warning in scene.warnings[:2]] == ["16", "8"]
     with pytest.raises(DataError, match="training images per class"):
         arrange_methods(make_set(per_class=5), (16,), 1, 0, SETTINGS)
+
+
+def test_one_class_is_nothing_to_compare_on() -> None:
+    compared = make_set()
+    with pytest.raises(DataError, match="two classes or more"):
+        arrange_methods(replace(compared, pictures=compared.pictures.restrict(["ant"])), (1,), 1, 0, SETTINGS)
 
 
 def test_the_reference_is_one_of_the_methods_and_stands_first() -> None:
