@@ -21,6 +21,7 @@ from clip_fewshot.runtime.files import write_json, write_text
 MEAN_OF_SETS = "mean of the sets"
 LEAST_SETS = 3  # for an interval: two say nothing of how sets differ
 NOT_THERE = "-"
+RANGES = {"accuracy": (0.0, 1.0), "difference": (-1.0, 1.0), "loss": (0.0, np.inf)}
 CSV_HEAD = (
     *("set", "model", "method", "shots", "accuracy", "accuracy_low", "accuracy_high"),
     *("difference", "difference_low", "difference_high", "loss", "seconds", "parameters", "error"),
@@ -115,22 +116,22 @@ def _mean_point(entries: Sequence[Mapping[str, Any]], name: str, shots: int) -> 
     if lacking or len(points) < len(entries):
         return {"shots": shots, "error": lacking[0] if lacking else "not measured on each set"}
     found: dict[str, Any] = {"shots": shots}
-    for what in ("accuracy", "difference", "loss"):
+    for what, (low, high) in RANGES.items():
         values = [point[what]["mean"] for point in points if point[what] is not None]
-        found[what] = mean_of_sets(values) if len(values) == len(points) else None
+        found[what] = mean_of_sets(values, low, high) if len(values) == len(points) else None
     return found | {
         "seconds": float(np.mean([point["seconds"] for point in points])),
         "parameters": max(point["parameters"] for point in points),
     }
 
 
-def mean_of_sets(values: Sequence[float]) -> dict[str, Any]:
-    """``mean``, ``ci95`` by Student's t (None under three sets) and ``per_set``."""
+def mean_of_sets(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
+    """``mean``, ``ci95`` by Student's t inside [low, high] (None under three sets) and ``per_set``."""
     mean, interval = float(np.mean(values)), None
     if len(values) >= LEAST_SETS:
         quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(values) - 1))
         reach = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
-        interval = [mean - reach, mean + reach]
+        interval = [max(low, mean - reach), min(high, mean + reach)]
     return {"mean": mean, "ci95": interval, "per_set": list(values)}
 
 
