@@ -156,7 +156,7 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
     texts = None if scene.texts is None else scene.texts.copy()
     probe = Recipe(method, method.point, scene.settings, C, scene.seed).fit_probe(X, y, texts)
     seconds = time.perf_counter() - began
-    return FittedMethod(lambda rows: probe.predict_proba(scene.sealed[rows]), seconds, count_numbers(probe))
+    return FittedMethod(lambda rows: probe.predict_proba(scene.sealed[rows].copy()), seconds, count_numbers(probe))
 
 
 def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
@@ -189,7 +189,7 @@ def count_trained(model: TunedModel, tower: Tower) -> int:
     """How many numbers a trained model keeps beside the frozen ``tower``: the layers that moved, its head or probe."""
     frozen = copy_last_layers(tower, model.point.unfreeze).state_dict()
     states = model.suffix.state_dict().items()
-    moved = sum(state.numel() for name, state in states if name not in frozen or not frozen[name].equal(state))
+    moved: int = sum(state.numel() for name, state in states if name not in frozen or not frozen[name].equal(state))
     head = 0 if model.head is None else sum(weight.numel() for weight in model.head.parameters())
     return moved + head + (0 if model.probe is None else count_numbers(model.probe))
 

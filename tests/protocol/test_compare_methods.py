@@ -126,6 +126,20 @@ def test_a_method_that_fails_says_why_where_it_fails() -> None:
     assert method_tables.count_results(record) == (4, 1)
 
 
+def test_a_method_that_spoils_what_it_is_given_spoils_nothing_for_others() -> None:
+    class Spoiling(PrototypeProbe):
+        def predict_proba(self, X: Any) -> Any:
+            found = super().predict_proba(X)
+            X[:] = 0
+            return found
+
+    alone = measure(make_set(), "text-prior", "linear-probe")[1]
+    beside = measure(make_set(), "text-prior", approach("spoiling", Spoiling), "linear-probe")[2]
+    for one, other in zip(alone["points"], beside["points"], strict=True):
+        assert one["accuracy"] == other["accuracy"]
+        assert one["loss"] == other["loss"]
+
+
 def test_what_are_no_probabilities_is_refused() -> None:
     class Short(PrototypeProbe):
         def predict_proba(self, X: Any) -> Any:
