@@ -58,8 +58,8 @@ class Fitted(NamedTuple):
 
     def without_pictures(self) -> tuple[str, ...]:
         """The classes that are known by their name only; none where nothing is kept of any picture."""
-        learned = set(self.known.labels.tolist())
-        if not learned or not isinstance(self.model.probe, NameProbe):
+        learned, probe = set(self.known.labels.tolist()), self.model.probe
+        if not learned or probe is None or not isinstance(probe, NameProbe):
             return ()
         return tuple(name for label, name in enumerate(self.names.names) if label not in learned)
 
