@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.probes.preconditioner import Blocks
-from clip_fewshot.probes.softmax import SoftmaxProblem
+from clip_fewshot.probes.softmax import LEAST_LENGTH, SoftmaxProblem
 from clip_fewshot.probes.solver import descend
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -22,7 +22,6 @@ WORTHLESS = 0.01  # nats of held-out loss that are not worth a larger C
 # Decades of C for rows of mean squared length 1: its usual value, and how far around (docs/figures/logistic_probe.md).
 USUAL_EXPONENT, EXPONENT_SD = 3.3, 1.5
 SEARCH_GAP = 2e-4  # seeming relative distance from the optimum while searching: moves the held-out loss by 1e-3
-LEAST_LENGTH = 1e-12  # squared, of rows that are all the same
 WALK = 2.0  # decades below the chosen C from where the solution for all rows is followed up to it
 WALK_GAP = 0.1
 SIDE_BY_SIDE_COST = 20_000_000  # multiplications per evaluation of all folds; below, they are solved side by side

@@ -11,8 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from clip_fewshot.evaluation.calibration import fit_log_scale, log_losses
-from clip_fewshot.probes.penalty import LEAST_LENGTH
-from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
+from clip_fewshot.probes.softmax import LEAST_LENGTH, CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import descend
 from clip_fewshot.probes.twins import measure_likeness, twin_logits
 from clip_fewshot.types import FloatArray, LabelArray
