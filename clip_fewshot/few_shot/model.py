@@ -18,7 +18,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
-from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
+from clip_fewshot.few_shot.objectives import CaptionBank, find_head, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import copy_last_layers
@@ -82,7 +82,7 @@ class Recipe:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether the probe reads the texts of the classes."""
+        """Whether the head or the probe reads the texts of the classes."""
         return reads_texts(self.approach, self.probe)
 
     def fit_probe(self, features: FloatArray, labels: LabelArray, texts: FloatArray | None = None) -> Probe:
@@ -98,8 +98,8 @@ class Recipe:
         options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
-        if self.reads_texts and texts is not None:
-            options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
+            if getattr(kind, "reads_texts", False) and texts is not None:
+                options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
         try:
             probe = kind(**options)
         except TypeError as error:
@@ -110,13 +110,15 @@ class Recipe:
 
 
 def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
-    """Whether a model of ``approach`` ends in a probe that reads the texts of the classes.
+    """Whether ``approach`` has a head, or ends in a probe, that reads the texts of the classes.
 
-    Texts and pictures are compared where one model made both: in the frozen space, not behind tuned layers.
+    Texts and pictures are compared where one model made both. That is the frozen space: a probe reads none behind tuned
+    layers, and a head begins there.
     """
-    if approach.towers != "none" or approach.ends_in != "probe":
-        return False
-    return getattr(find_probe(probe or approach.probe)[1], "reads_texts", False)
+    part = find_head(approach)
+    if approach.towers == "none":
+        part = find_probe(probe or approach.probe)[1]
+    return getattr(part, "reads_texts", False)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
