@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from clip_fewshot.errors import UsageError
@@ -251,21 +251,18 @@ PROLIP = Approach(
     space={UNFREEZE: Range(1, 1), BACKBONE_LR: TUNED_RATE, "pull": Range(0.1, 10.0, log=True)},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-3, "pull": 1.0},
 )
-RLA = Approach(
-    "rla", head="zero-shot", loss="cross-entropy", tuning="adapter", space=PROLIP.space, centre=PROLIP.centre
-)
-LORA = Approach(
-    "lora",
-    head="zero-shot",
-    loss="cross-entropy",
+RLA = replace(PROLIP, name="rla", tuning="adapter")
+LORA = replace(
+    PROLIP,
+    name="lora",
     tuning="lora",
     space={UNFREEZE: Range(1, None), BACKBONE_LR: TUNED_RATE, "rank": Range(1, 16, log=True)},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-3, "rank": 2, "alpha": 1.0},
 )
-WISE_FT = Approach(
-    "wise-ft",
-    head="zero-shot",
-    loss="cross-entropy",
+WISE_FT = replace(
+    PROLIP,
+    name="wise-ft",
+    tuning="last-layers",
     space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE, TUNED_SHARE: Range(0.0, 1.0)},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, TUNED_SHARE: 0.5},
 )

@@ -126,9 +126,7 @@ def _rebuild(
         suffix = copy_last_layers(backbone.visual, 0)
     else:
         with rng.seed_torch(0, "blank suffix"):
-            suffix = finish_tuning(
-                copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options())
-            )
+            suffix = finish_tuning(copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options()))
     if point.unfreeze:
         suffix.load_state_dict(select_part(tensors, "suffix"))
     suffix.eval().requires_grad_(False)

@@ -59,7 +59,7 @@ class TunedModel:
         if self.head is None:
             raise UsageError(expected="a model with a head or a probe", got="neither", fix="fit it first")
         with torch.no_grad():
-            device = next(self.head.parameters()).device
+            device = next(iter(self.head.state_dict().values())).device  # some have no parameter
             return np.asarray(self.head(torch.as_tensor(features, device=device)).float().cpu().numpy())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clip_fewshot.backbones.tower import Suffix, Tower
+from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.tuning.base import finish_tuning as finish_tuning
 from clip_fewshot.tuning.last_layers import check_depth as check_depth
 from clip_fewshot.tuning.last_layers import copy_last_layers as copy_last_layers

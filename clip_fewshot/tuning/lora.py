@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -81,9 +80,7 @@ def add_low_rank_updates(tower: Tower, n: int, rank: int = 2, alpha: float = 1.0
             fix = 'choose a vision transformer, or another approach ("prolip" trains the projection of any tower)'
             raise UsageError(expected="layers with attention", got=type(block).__name__, fix=fix, where="lora")
         for module, name, parts in found:
-            parametrize.register_parametrization(
-                module, name, LowRankUpdate(getattr(module, name), parts, rank, alpha)
-            )
+            parametrize.register_parametrization(module, name, LowRankUpdate(getattr(module, name), parts, rank, alpha))
     return LowRankSuffix(list(suffix.blocks), suffix.tail).train(tower.training)
 
 

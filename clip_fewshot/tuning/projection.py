@@ -84,9 +84,9 @@ def train_projection(tower: Tower, n: int, pull: float = 1.0) -> Suffix:
 
 
 def add_adapter(tower: Tower, n: int, pull: float = 1.0) -> Suffix:
-    """The last ``n`` blocks of ``tower``, frozen, and behind the features a (d, d) matrix that trains from the identity.
+    """The last ``n`` blocks of ``tower``, frozen, and behind them a (d, d) matrix that trains from the identity.
 
-    It works for each tower. The features that it reads are those of the whole frozen tower.
+    It works for each tower.
     """
     check_depth(tower, n)
     suffix = tower.suffix(n)
