@@ -248,7 +248,7 @@ PROLIP = Approach(
     head="zero-shot",
     loss="cross-entropy",
     tuning="projection",
-    space={UNFREEZE: Range(1, 1), BACKBONE_LR: TUNED_RATE, "pull": Range(0.1, 10.0, log=True)},
+    space={UNFREEZE: Range(1, 1), BACKBONE_LR: TUNED_RATE, "pull": Range(0.01, 10.0, log=True)},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-3, "pull": 1.0},
 )
 RLA = replace(PROLIP, name="rla", tuning="adapter")

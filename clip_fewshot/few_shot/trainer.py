@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,12 +99,12 @@ def tune(
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
     labels = torch.as_tensor(data.labels, device=backbone.device)
+    suffix = _copy_layers(backbone, approach, point, seed)
     with rng.seed_torch(seed, "initialise"):
-        suffix = copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options())
         untuned = data.images.frozen_features()
         objective = build_objective(backbone, approach, point, data.n_classes, data.captions, untuned, labels)
     share = float(point.options.get(TUNED_SHARE, 1.0))
-    start = copy.deepcopy(suffix) if share < 1 else suffix
+    start = _copy_layers(backbone, approach, point, seed) if share < 1 else suffix
     trained = [(suffix, point.rate(BACKBONE_LR)), *objective.list_trained()]
     for module, _ in trained:
         module.to(backbone.device).train()
@@ -117,6 +116,12 @@ def tune(
     blend_weights(finish_tuning(start), suffix, share)
     objective.end(lambda: replay(data.images, point.unfreeze, suffix).to(backbone.device))
     return Tuned(suffix, objective.head, losses)
+
+
+def _copy_layers(backbone: Backbone, approach: Approach, point: Point, seed: int) -> Suffix:
+    """The layers that train, at their beginning; the same each time."""
+    with rng.seed_torch(seed, "layers"):
+        return copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options())
 
 
 def _minimise(

@@ -30,7 +30,7 @@ from clip_fewshot.heads.centred import CentredHead as CentredHead
 from clip_fewshot.heads.linear import LinearHead as LinearHead
 from clip_fewshot.heads.mlp import MLPHead as MLPHead
 from clip_fewshot.heads.mlp import mlp_arcface as mlp_arcface
-from clip_fewshot.heads.zero_shot import BlankZeroShotHead
+from clip_fewshot.heads.zero_shot import BlankZeroShotHead as BlankZeroShotHead
 from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
 from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
 

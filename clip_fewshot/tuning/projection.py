@@ -90,8 +90,7 @@ def add_adapter(tower: Tower, n: int, pull: float = 1.0) -> Suffix:
     """
     check_depth(tower, n)
     suffix = tower.suffix(n)
-    weight = next(suffix.parameters())
-    identity = torch.eye(tower.out_features, device=weight.device)
+    identity = torch.eye(tower.out_features, device=next(tower.parameters()).device)
     built = ProjectedSuffix(list(suffix.blocks), suffix.tail, identity, None, pull)
     built.update.requires_grad_(n > 0)
     return built.train(tower.training)
