@@ -257,7 +257,7 @@ LORA = replace(
     name="lora",
     tuning="lora",
     space={UNFREEZE: Range(1, None), BACKBONE_LR: TUNED_RATE, "rank": Range(1, 16, log=True)},
-    centre={UNFREEZE: 1, BACKBONE_LR: 1e-3, "rank": 2, "alpha": 1.0},
+    centre={UNFREEZE: 1, BACKBONE_LR: 3e-3, "rank": 2, "alpha": 1.0},
 )
 WISE_FT = replace(
     PROLIP,

@@ -164,7 +164,7 @@ def _hold_frozen_part(images: Prefix, n: int, suffix: Suffix) -> Callable[[Tenso
     """(items, views) -> features under ``suffix``, of which the part that does not train has run once."""
     if n == 0 or not isinstance(suffix, StartsFrozen):
         return partial(images.outputs, n, suffix)
-    pieces = torch.arange(len(images)).split(HELD_AT_ONCE)
+    pieces = torch.split(torch.arange(len(images)), HELD_AT_ONCE)
     with torch.no_grad():
         views = [torch.cat([suffix.before(images.rows(n, piece, v)) for piece in pieces]) for v in range(images.views)]
     held = torch.stack(views, dim=1)  # (inputs, views, w)
