@@ -56,8 +56,8 @@ class Point:
         approach: name of an :class:`Approach`.
         options: by name. "unfreeze" (the N of "the last N layers"), "backbone_lr" and "head_lr" (peak learning rates of
             pretrained layers and of the head) and "tuned_share" (of the tuned weights in their mean with the frozen
-            ones, in [0, 1]; without it 1) go to the trainer, all others as keywords to the tuning, the loss, the head
-            or the probe, whichever takes them.
+            ones, default 1) go to the trainer, all others as keywords to the tuning, loss, head or probe that names
+            them.
 
     Example:
         >>> import clip_fewshot as cf

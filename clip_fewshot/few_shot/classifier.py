@@ -49,14 +49,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         backbone: from :func:`load_backbone`; never changed.
         approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive", "linear-probe", or "text-prior": the
-            linear probe around the texts of the classes, the best at one to four shots; an :class:`Approach`; the name
-            of an entry point, or "python:MODULE:NAME".
+            linear probe around the texts of the classes, the best at one to four shots; "prolip", "rla", "lora" or
+            "wise-ft": a small part of the tower under fixed texts; an :class:`Approach`; the name of an entry point, or
+            "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
         margin: additive angular margin in radians, where the approach has one.
         scale: logit scale of the ArcFace head.
-        options: values of further options that an approach of your own has.
+        options: values of further options, by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of every
+            approach that trains layers: the weights are that share of the way from the frozen to the tuned ones.
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.

@@ -20,7 +20,7 @@ from clip_fewshot.few_shot.objectives import CaptionBank, TrainableLoss, build_o
 from clip_fewshot.optim.adamw import AdamW, group_parameters
 from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
-from clip_fewshot.tuning.base import Penalised, StartsFrozen, blend_weights, finish_tuning
+from clip_fewshot.tuning.base import Penalised, StartsFrozen, blend_weights, check_share, finish_tuning
 from clip_fewshot.types import IndexArray, LabelArray
 
 CHECKED_EVERY = 16  # steps between looks at the loss
@@ -96,14 +96,16 @@ def tune(
     """Train the last ``point.unfreeze`` layers and the objective's own modules on ``data``.
 
     Raises:
+        UsageError: options that a part refuses.
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
     labels = torch.as_tensor(data.labels, device=backbone.device)
+    share = float(point.options.get(TUNED_SHARE, 1.0))
+    check_share(share)
     suffix = _copy_layers(backbone, approach, point, seed)
     with rng.seed_torch(seed, "initialise"):
         untuned = data.images.frozen_features()
         objective = build_objective(backbone, approach, point, data.n_classes, data.captions, untuned, labels)
-    share = float(point.options.get(TUNED_SHARE, 1.0))
     start = _copy_layers(backbone, approach, point, seed) if share < 1 else suffix
     trained = [(suffix, point.rate(BACKBONE_LR)), *objective.list_trained()]
     for module, _ in trained:

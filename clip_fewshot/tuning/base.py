@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.tower import CutState, Suffix
+from clip_fewshot.errors import UsageError
 
 
 @runtime_checkable
@@ -44,6 +45,13 @@ class Merges(Protocol):
 def finish_tuning(suffix: Suffix) -> Suffix:
     """The suffix as it is saved: merged where it merges."""
     return suffix.merge() if isinstance(suffix, Merges) else suffix
+
+
+def check_share(share: float) -> None:
+    """Refuse a share of the tuned weights outside [0, 1]."""
+    if not 0 <= share <= 1:
+        fix = "0 gives the frozen weights, 1 the tuned ones"
+        raise UsageError(expected="a share in [0, 1]", got=f"{share}", fix=fix, where="`tuned_share`")
 
 
 @torch.no_grad()

@@ -71,8 +71,8 @@ def add_low_rank_updates(tower: Tower, n: int, rank: int = 2, alpha: float = 1.0
     """
     check_depth(tower, n)
     suffix = tower.suffix(n).requires_grad_(False)
-    if not 1 <= rank <= tower.token_features or not alpha > 0:
-        expected = f"a rank in 1..{tower.token_features} and alpha > 0"
+    if rank not in range(1, tower.token_features + 1) or not alpha > 0:
+        expected = f"a whole rank in 1..{tower.token_features} and alpha > 0"
         raise UsageError(expected=expected, got=f"{rank} and {alpha}", fix="change them", where="lora")
     for block in suffix.blocks:
         found = list(_attention_weights(block))

@@ -19,6 +19,7 @@ from clip_fewshot.backbones.encoder_tower import Pool, PooledTail, replace_modul
 from clip_fewshot.backbones.resnet import AttentionPool
 from clip_fewshot.backbones.tower import CutState, Suffix, Tail, Tower
 from clip_fewshot.backbones.transformer import TokenTail
+from clip_fewshot.errors import UsageError
 from clip_fewshot.tuning.last_layers import check_depth
 
 
@@ -41,6 +42,9 @@ class ProjectedSuffix(Suffix):
         self, blocks: Sequence[nn.Module], tail: Tail, projection: Tensor, bias: Tensor | None, pull: float
     ) -> None:
         super().__init__(blocks, tail)
+        if not pull >= 0:
+            fix = "1 is the usual one, 0 lets the projection go"
+            raise UsageError(expected="a pull >= 0", got=f"{pull}", fix=fix, where="`pull`")
         self.requires_grad_(False)
         self.register_buffer("projection", projection.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())

@@ -90,6 +90,17 @@ def test_options_of_another_approach_are_refused(mini: Backbone) -> None:
         _ = FewShotClassifier(mini, "prolip", options={"rank": 3}).point
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("lora", {"rank": 1.5}), ("lora", {"alpha": -1.0}), ("rla", {"pull": -1.0}), ("wise-ft", {TUNED_SHARE: 1.5})],
+)
+def test_values_outside_their_range_are_refused(
+    name: str, options: dict[str, Any], mini: Backbone, split: OpenWorldSplit
+) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        FewShotClassifier(mini, name, options=options).fit(split.support)
+
+
 def test_without_a_layer_nothing_would_train(mini: Backbone, split: OpenWorldSplit) -> None:
     with pytest.raises(UsageError, match="zero-shot"):
         FewShotClassifier(mini, "lora", unfreeze=0).fit(split.support)
