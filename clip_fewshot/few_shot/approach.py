@@ -182,7 +182,7 @@ class Approach:
         """
         if point.unfreeze < self.least_unfreeze:
             frozen = "zero-shot" if self.ends_in == "head" else "the frozen probe"
-            got = f"{point.unfreeze}: it has no head that trains, so that nothing would and {frozen} come out"
+            got = f"{point.unfreeze}: it has no head that trains, so that nothing would train and {frozen} come out"
             fix = f"unfreeze 1 or more, or choose {PROBE!r}"
             raise UsageError(expected=f"layers that {self.name!r} can train", got=got, fix=fix, where="`unfreeze`")
 
