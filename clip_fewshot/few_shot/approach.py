@@ -24,8 +24,7 @@ from clip_fewshot.runtime.parts import find_part
 
 Value = int | float | str
 LOGISTIC = "logistic"
-UNFREEZE, BACKBONE_LR, HEAD_LR = "unfreeze", "backbone_lr", "head_lr"
-TUNED_SHARE = "tuned_share"
+UNFREEZE, BACKBONE_LR, HEAD_LR, TUNED_SHARE = "unfreeze", "backbone_lr", "head_lr", "tuned_share"
 TRAINER_OPTIONS = (UNFREEZE, BACKBONE_LR, HEAD_LR, TUNED_SHARE)  # those that the trainer reads by itself
 
 
@@ -56,8 +55,7 @@ class Point:
         approach: name of an :class:`Approach`.
         options: by name. "unfreeze" (the N of "the last N layers"), "backbone_lr" and "head_lr" (peak learning rates of
             pretrained layers and of the head) and "tuned_share" (of the tuned weights in their mean with the frozen
-            ones, default 1) go to the trainer, all others as keywords to the tuning, loss, head or probe that names
-            them.
+            ones, default 1) go to the trainer, all others to the tuning, loss, head or probe that takes them.
 
     Example:
         >>> import clip_fewshot as cf
@@ -297,7 +295,6 @@ def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[t
     left = [approach.name for approach in approaches if approach not in kept]
     why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
     if not kept:
-        fix = "raise `max_unfreeze`, or choose approaches with a head"
-        expected = "an approach that can train"
+        expected, fix = "an approach that can train", "raise `max_unfreeze`, or choose approaches with a head"
         raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
     return kept, tuple(f"{name} is left out: {why}" for name in left)
