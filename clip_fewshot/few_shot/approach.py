@@ -236,7 +236,7 @@ CONTRASTIVE = Approach(
     space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, "margin": 0.0},
 )
-LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features: trial 0 of each study
+LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features
 PROBE = LINEAR_PROBE.name
 TEXT_PRIOR = Approach("text-prior", towers="none", ends_in="probe", probe="text-prior")  # the same, around the texts
 ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-shot")  # the texts alone
@@ -266,8 +266,15 @@ WISE_FT = replace(
 )
 
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
-_NAMED = (LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT, PROLIP, RLA, LORA, WISE_FT)  # tried where a person names them
-OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in _NAMED}}
+BASELINES = (ZERO_SHOT, TEXT_PRIOR, LINEAR_PROBE)  # the first trials of each study; nothing in them is searched
+BASELINE_NAMES = tuple(approach.name for approach in BASELINES)
+# Of the field, by closed forms on frozen features: none trains, and no option is searched.
+TRAINING_FREE = tuple(
+    Approach(name, towers="none", ends_in="probe", probe=name)
+    for name in ("tip-adapter", "cross-modal", "gda", "gda-text", "kernel-ridge", "proker", "prototype-text")
+)
+UNDER_TEXTS = (PROLIP, RLA, LORA, WISE_FT)  # a small part of the tower trains; the texts classify
+OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (*BASELINES, *TRAINING_FREE, *UNDER_TEXTS)}}
 
 
 def find_approach(approach: str | Approach) -> Approach:

@@ -18,7 +18,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
-from clip_fewshot.few_shot.objectives import CaptionBank, find_head, text_cuts
+from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import copy_last_layers
@@ -82,7 +82,7 @@ class Recipe:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether the head or the probe reads the texts of the classes."""
+        """Whether the texts of the classes are read."""
         return reads_texts(self.approach, self.probe)
 
     def fit_probe(self, features: FloatArray, labels: LabelArray, texts: FloatArray | None = None) -> Probe:
@@ -98,8 +98,8 @@ class Recipe:
         options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
-            if getattr(kind, "reads_texts", False) and texts is not None:
-                options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
+        if texts is not None and self.approach.towers == "none" and getattr(kind, "reads_texts", False):
+            options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
         try:
             probe = kind(**options)
         except TypeError as error:
@@ -110,15 +110,14 @@ class Recipe:
 
 
 def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
-    """Whether ``approach`` has a head, or ends in a probe, that reads the texts of the classes.
+    """Whether a model of ``approach`` reads the texts of the classes: its probe, or its head, which starts from them.
 
     Texts and pictures are compared where one model made both. That is the frozen space: a probe reads none behind tuned
     layers, and a head begins there.
     """
-    part = find_head(approach)
-    if approach.towers == "none":
-        part = find_probe(probe or approach.probe)[1]
-    return getattr(part, "reads_texts", False)
+    if approach.towers != "none":
+        return approach.head is not None
+    return getattr(find_probe(probe or approach.probe)[1], "reads_texts", False)
 
 
 def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
@@ -169,13 +168,15 @@ def prepare_support(
     memory: int | None = None,
     templates: Sequence[str] = (),
     reads_texts: bool = False,
+    reads_captions: bool = True,
 ) -> SupportData:
     """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
 
     Args:
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
         templates: of the captions, as in :class:`TrainSettings`.
-        reads_texts: whether a probe on them does; see :func:`reads_texts`.
+        reads_texts: whether an approach does; see :func:`reads_texts`.
+        reads_captions: whether an approach trains both towers.
     """
     names = support.label_space.names
     return SupportData(
@@ -183,7 +184,13 @@ def prepare_support(
         labels=support.required_labels(),
         n_classes=len(names),
         captions=CaptionBank(
-            backbone, names, text_cuts(backbone, cuts), seed, templates=templates, reads_texts=reads_texts
+            backbone,
+            names,
+            text_cuts(backbone, cuts),
+            seed,
+            templates=templates,
+            reads_texts=reads_texts,
+            reads_captions=reads_captions,
         ),
     )
 
