@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,8 +29,10 @@ from clip_fewshot.few_shot.model import (
     note_if_below_frozen,
     prepare_support,
     reads_texts,
+    takes_unlabelled,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.few_shot.unlabelled import UnlabelledUse, select_unlabelled
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
@@ -129,14 +132,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: getattr(self, name) for name in SCHEMA_1 if getattr(self, name) is not None}
         return find_approach(self.approach).at({**given, **(self.options or {})})
 
-    def fit(self, images: Images, labels: Sequence[str] | None = None) -> FewShotClassifier:
+    def fit(
+        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+    ) -> FewShotClassifier:
         """Learn from labelled pictures.
 
         Args:
             images: a dataset, or paths or PIL pictures with ``labels``.
+            unlabelled: further pictures, mostly of these classes, for an approach that learns from them too
+                ("text-prior"); labels among them are not read. Copies of ``images`` and what shows something else are
+                left out; ``unlabelled_`` says what became of them.
 
         Raises:
-            UsageError: layers that are not there, or nothing that would train.
+            UsageError: layers that are not there, nothing that would train, or an approach that takes no
+                ``unlabelled``.
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
@@ -152,8 +161,41 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="add pictures",
                 where=support.name,
             )
+        more = self.collect_unlabelled(unlabelled)
         data = self.prepare(support, [self.point.unfreeze])
-        return self.fit_prepared(data, encode_frozen(data), support.label_space)
+        frozen = encode_frozen(data)
+        data = self.add_unlabelled(data, frozen, support, more)
+        return self.fit_prepared(data, frozen, support.label_space)
+
+    def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
+        """The pictures that ``fit`` is given without labels.
+
+        Raises:
+            UsageError: the approach does not learn from such.
+        """
+        if images is not None and not takes_unlabelled(find_approach(self.approach), self.probe):
+            got = repr(find_approach(self.approach).name)
+            fix = "choose 'text-prior', or leave `unlabelled` out"
+            raise UsageError(
+                expected="an approach that learns from unlabelled pictures", got=got, fix=fix, where="`unlabelled`"
+            )
+        return None if images is None else collect_images(images, purpose="unlabelled")
+
+    def add_unlabelled(
+        self, data: SupportData, frozen: FloatArray, support: ImageDataset, more: ImageDataset | None
+    ) -> SupportData:
+        """``data`` with those of the unlabelled pictures that may teach; see :func:`select_unlabelled`."""
+        if more is None:
+            return data
+        return replace(
+            data, unlabelled=select_unlabelled(self.backbone, more, frozen, data.labels, {*support.digests})
+        )
+
+    @property
+    def unlabelled_(self) -> UnlabelledUse | None:
+        """What unlabelled pictures did; None where there were none."""
+        self._check_fitted()
+        return self.model_.unlabelled
 
     def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
         """Labelled pictures behind the frozen layers, for all ``cuts``."""

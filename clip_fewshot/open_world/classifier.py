@@ -98,18 +98,27 @@ class OpenWorldClassifier:
         world._begin(rejector, KnownPictures(*reference, pictures))
         return world
 
-    def fit(self, images: Images, labels: Sequence[str] | None = None) -> OpenWorldClassifier:
+    def fit(
+        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+    ) -> OpenWorldClassifier:
         """Fit the classifier, choose the detector's features by hiding known classes in turn, and calibrate it.
+
+        Args:
+            images, labels, unlabelled: as of :meth:`FewShotClassifier.fit`. The detector learns and calibrates on the
+                labelled pictures alone, and ``alpha`` is kept whatever the others show.
 
         Raises:
             DataError: no labels, or fewer than two classes.
-            UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
+            UsageError: one picture of some class only, an alpha that so few pictures cannot support, or a model that
+                takes no ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
+        more = model.collect_unlabelled(unlabelled)
         depths = list_stored_depths(model.backbone.visual)
         data = model.prepare(support, [model.point.unfreeze, *depths])
         frozen = encode_frozen(data)
+        data = model.add_unlabelled(data, frozen, support, more)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)

@@ -1,0 +1,98 @@
+"""Unlabelled pictures beside shots: what is left out, what is counted, what is saved, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import join_images
+from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.errors import UsageError
+from clip_fewshot.few_shot.approach import OWN
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.unlabelled import STRANGE, UnlabelledUse, screen
+from clip_fewshot.types import FloatArray, LabelArray
+
+C, D = 4, 24
+
+
+def draw(counts: list[int], seed: int, centre_seed: int = 99) -> tuple[FloatArray, LabelArray]:
+    labels = np.repeat(np.arange(C), counts)
+    noise = np.random.default_rng(seed).normal(size=(len(labels), D))
+    return 2 * np.random.default_rng(centre_seed).normal(size=(C, D))[labels] + noise, labels
+
+
+def test_strange_pictures_and_copies_are_left_out_and_counted() -> None:
+    shots, labels = draw([8] * C, 0)
+    known, _ = draw([30] * C, 1)
+    strange, _ = draw([10] * C, 2, centre_seed=7)
+    given = np.concatenate([known, strange, shots[:5], 3 * shots[5:6]])  # a copy in another length is one too
+    kept = screen(given, shots, labels, copies=2)
+    assert kept.copies == 2 + 6
+    assert len(kept.features) + kept.unknown + kept.copies == len(given) + 2
+    rows = {row.tobytes() for row in kept.features}
+    assert not rows & {row.tobytes() for row in strange}
+    assert len(rows) >= (1 - 2 * STRANGE) * len(known)
+    assert rows <= {row.tobytes() for row in known}
+
+
+def test_what_is_exchangeable_with_the_shots_is_rarely_left_out() -> None:
+    lost = []
+    for seed in range(40):
+        everyone, labels = draw([25] * C, seed)
+        order = np.random.default_rng(seed).permutation(len(labels))
+        shots, rest = order[:60], order[60:]
+        lost.append(screen(everyone[rest], everyone[shots], labels[shots]).unknown / len(rest))
+    assert np.mean(lost) <= STRANGE + 2 * np.std(lost) / np.sqrt(len(lost))
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_a_few_shots_of_two_classes_are_enough_to_ask(shots: int) -> None:
+    rows, labels = draw([shots, shots, 0, 0], 0)
+    kept = screen(np.concatenate([rows, rows + 0.01]), rows, labels)
+    assert (len(kept.features), kept.copies, kept.unknown) == (2 * shots, 2 * shots, 0)
+    assert len(screen(np.empty((0, D)), rows, labels).features) == 0
+
+
+def test_a_classifier_says_what_became_of_them_and_a_loaded_one_too(
+    tiny: Backbone, split: OpenWorldSplit, tmp_path: Path
+) -> None:
+    shots = split.support
+    given = join_images([shots, split.pool, split.pool])
+    model = FewShotClassifier(tiny, "text-prior").fit(shots, unlabelled=given)
+    used = model.unlabelled_
+    assert used is not None
+    assert used.used + used.copies + used.unknown == len(given)
+    assert used.copies >= len(given) - len(set(given.digests)) + len(shots)
+    assert str(used).startswith(f"{used.used:,} of {len(given):,} unlabelled") or used.refused
+    model.save(tmp_path / "model")
+    loaded = FewShotClassifier.load(tmp_path / "model", tiny)
+    assert loaded.unlabelled_ == used
+    one = split.pool.subset([0])
+    assert np.array_equal(loaded.predict_proba(one), model.predict_proba(one))
+    plain = FewShotClassifier(tiny, "text-prior").fit(shots)
+    assert plain.unlabelled_ is None
+    assert used.refused == np.array_equal(plain.predict_proba(one), model.predict_proba(one))
+
+
+def test_labels_of_unlabelled_pictures_are_not_read(tiny: Backbone, split: OpenWorldSplit) -> None:
+    without = join_images([split.pool])
+    found = [
+        FewShotClassifier(tiny, "text-prior").fit(split.support, unlabelled=given).predict_proba(split.support)
+        for given in (split.pool, without)
+    ]
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("approach", [name for name in OWN if name != "text-prior"])
+def test_other_approaches_refuse_them(approach: str, tiny: Backbone, split: OpenWorldSplit) -> None:
+    with pytest.raises(UsageError, match="choose 'text-prior', or leave `unlabelled` out"):
+        FewShotClassifier(tiny, approach).fit(split.support, unlabelled=split.pool)
+
+
+def test_a_refusal_is_a_sentence() -> None:
+    use = UnlabelledUse(used=50, copies=1, unknown=2, moved=0.0, share=0.0, agreement=0.25, refused=True)
+    assert "53 unlabelled pictures were not used: with them only 25.0% of the shots" in str(use)
