@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.few_shot.approach import Point, keep_trainable
@@ -20,6 +21,7 @@ from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
+from clip_fewshot.few_shot.unlabelled import drop_copies
 from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector
@@ -36,7 +38,7 @@ from clip_fewshot.protocol.refits import (
     refit,
     time_forward,
 )
-from clip_fewshot.protocol.results import Run
+from clip_fewshot.protocol.results import Run, describe_unlabelled
 from clip_fewshot.protocol.run_folder import (
     MODEL_FOLDER,
     TRIALS_FOLDER,
@@ -93,13 +95,16 @@ def run_few_shot(
         shots, unseen = data.shots, data.unseen_classes
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
-        claim(out, config, approaches, dataset, backbone)
+        unlabelled = read_images([data.unlabelled]) if data.unlabelled is not None else None
+        claim(out, config, approaches, dataset, backbone, unlabelled)
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
-        task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
+        allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
+        asked = (config.n_views, data.seed, memory, approaches, allowed)
+        task = Task(backbone, split.pool, data.shots, settings, *asked)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
@@ -126,7 +131,7 @@ def run_few_shot(
         met = run_open_world_test(task, outcome, options.alpha, method)
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
-        results = finished.results() | {
+        results = finished.results() | describe_unlabelled(unlabelled, task, fits) | {
             "environment": describe_environment(backbone.device),
             "timing": clock.laps,
             "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},

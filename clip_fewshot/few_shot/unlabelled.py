@@ -16,6 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import smallest_alpha
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.probes import Probe
@@ -32,7 +33,7 @@ class Unlabelled:
 
     Attributes:
         features: (q, d) of those that may.
-        copies: how many were left out as copies of shots, of sealed pictures or of one another.
+        copies: how many were left out as copies of shots or of one another.
         unknown: how many were left out because they show something else.
     """
 
@@ -88,6 +89,16 @@ class UnlabelledUse:
         return f"{self.used:,} of {n:,} unlabelled pictures used {left}; {moved}"
 
 
+def drop_copies(pictures: ImageDataset, digests: Collection[str]) -> ImageDataset:
+    """The pictures of which neither file nor pixels have one of ``digests``: sealed ones must not be looked at."""
+    fresh = [
+        i
+        for i, digest in enumerate(pictures.digests)
+        if digest not in digests and pixel_digest(pictures.open(i)) not in digests
+    ]
+    return pictures.subset(np.array(fresh, dtype=np.int64))
+
+
 def select_unlabelled(
     backbone: Backbone,
     pictures: ImageDataset,
@@ -99,7 +110,7 @@ def select_unlabelled(
 
     Args:
         frozen: (n, d) features of the shots. labels: (n,).
-        digests: of the shots, and of all other pictures that must not be among them, such as sealed ones.
+        digests: of the shots.
     """
     first = {digest: i for i, digest in reversed([*enumerate(pictures.digests)]) if digest not in digests}
     features = encode_images(backbone, pictures.subset(np.array(sorted(first.values()), dtype=np.int64))).features

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from clip_fewshot.few_shot.model import (
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.few_shot.unlabelled import select_unlabelled
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
@@ -50,6 +51,7 @@ class Task:
         pool: all training pictures of the known classes.
         approaches: those that may be tuned.
         shots: pictures per class in a support set, validation included.
+        unlabelled: pictures without labels, none of them a sealed one.
         memory: bytes of stored states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
     """
 
@@ -61,6 +63,7 @@ class Task:
     seed: int
     memory: int | None = None
     approaches: tuple[Approach, ...] = tuple(APPROACHES.values())
+    unlabelled: ImageDataset | None = None
 
     @property
     def by_name(self) -> dict[str, Approach]:
@@ -102,6 +105,9 @@ def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSu
     reads = any(reads_texts(approach) for approach in task.approaches)
     data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads)
     frozen = encode_frozen(data)
+    if task.unlabelled is not None:
+        more = select_unlabelled(task.backbone, task.unlabelled, frozen, data.labels, {*images.digests})
+        data = replace(data, unlabelled=more)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 
 

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.collect import join_images
-from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.unlabelled import STRANGE, UnlabelledUse, screen
+from clip_fewshot.few_shot.unlabelled import STRANGE, UnlabelledUse, drop_copies, screen
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.pipeline import run_few_shot
 from clip_fewshot.types import FloatArray, LabelArray
 
 C, D = 4, 24
@@ -96,3 +101,52 @@ def test_other_approaches_refuse_them(approach: str, tiny: Backbone, split: Open
 def test_a_refusal_is_a_sentence() -> None:
     use = UnlabelledUse(used=50, copies=1, unknown=2, moved=0.0, share=0.0, agreement=0.25, refused=True)
     assert "53 unlabelled pictures were not used: with them only 25.0% of the shots" in str(use)
+
+
+def test_false_alarms_stay_where_they_were_whatever_the_unlabelled_pictures_show(digits: ImageDataset) -> None:
+    """The detector's p-values are the same bytes with and without them, and keep their promise."""
+    alpha, n, draws, mini = 0.1, 120, 6, load_backbone("mini", device="cpu")
+    split = split_open_world(digits, shots=1, unseen=3, seed=0)
+    strange = split.novel.open("test").subset(np.arange(60))
+    rates, asked = [], 300
+    for draw in range(draws):
+        order = np.random.default_rng(draw).permutation(len(split.pool))
+        known, fresh = split.pool.subset(order[:n]), split.pool.subset(order[n : n + asked])
+        given = join_images([strange, known, fresh])  # the very pictures that are asked about, too
+        world, plain = (
+            OpenWorldClassifier(FewShotClassifier(mini, "text-prior"), detector="knn", alpha=alpha) for _ in range(2)
+        )
+        answers = world.fit(known, unlabelled=given).predict(fresh)
+        used = world.model.unlabelled_
+        assert used is not None
+        assert used.copies >= n
+        assert used.unknown > 20
+        if draw == 0:
+            without = plain.fit(known).predict(fresh)
+            assert [answer.p_value for answer in answers] == [answer.p_value for answer in without]
+        rates.append(np.mean([answer.label is None for answer in answers]))
+    error = np.sqrt(alpha * (1 - alpha) * (1 / n + 1 / asked) / draws)  # of calibration and test pictures
+    assert np.mean(rates) <= alpha + 3 * error
+
+
+def test_sealed_pictures_never_teach_and_the_main_job_says_so(digits: ImageDataset, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for i in range(0, len(digits), 6):
+        digits.open(i).save(folder / f"{i}.png")  # other files than the built-in ones, of the same pixels
+    options = {"shots": 2, "unseen": "0", "trials": 1, "seeds": 1, "epochs": 1, "jobs": 1, "device": "cpu"}
+    config = FewShotConfig.of(
+        **options, approaches=("text-prior",), unlabelled=str(folder), out=str(tmp_path / "run")
+    )
+    told = run_few_shot(config)["unlabelled"]
+    assert told["pictures"] == len(range(0, len(digits), 6))
+    sealed = split_open_world(digits, shots=2, unseen=0, seed=0).test.open("test")
+    assert told["sealed"] == len({*digits.digests[::6]} & {*sealed.digests}) > 50
+    for one in told["per_seed"]:
+        assert one["used"] + one["copies"] + one["unknown"] == told["pictures"] - told["sealed"]
+
+
+def test_copies_are_known_by_file_or_by_pixels(digits: ImageDataset) -> None:
+    some = digits.subset(np.arange(4))
+    assert drop_copies(some, {some.digests[1]}).names == tuple(some.names[i] for i in (0, 2, 3))
+    assert len(drop_copies(some, {"other"})) == 4
