@@ -103,8 +103,8 @@ def run_few_shot(
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
         allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
-        asked = (config.n_views, data.seed, memory, approaches, allowed)
-        task = Task(backbone, split.pool, data.shots, settings, *asked)
+        views, seed = config.n_views, data.seed
+        task = Task(backbone, split.pool, data.shots, settings, views, seed, memory, approaches, allowed)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
@@ -131,11 +131,15 @@ def run_few_shot(
         met = run_open_world_test(task, outcome, options.alpha, method)
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
-        results = finished.results() | describe_unlabelled(unlabelled, task, fits) | {
-            "environment": describe_environment(backbone.device),
-            "timing": clock.laps,
-            "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
-        }
+        results = (
+            finished.results()
+            | describe_unlabelled(unlabelled, task, fits)
+            | {
+                "environment": describe_environment(backbone.device),
+                "timing": clock.laps,
+                "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
+            }
+        )
         write_report(out, results, finished.record(command))
     return results
 

@@ -187,9 +187,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """``data`` with those of the unlabelled pictures that may teach; see :func:`select_unlabelled`."""
         if more is None:
             return data
-        return replace(
-            data, unlabelled=select_unlabelled(self.backbone, more, frozen, data.labels, {*support.digests})
-        )
+        return replace(data, unlabelled=select_unlabelled(self.backbone, more, frozen, data.labels, {*support.digests}))
 
     @property
     def unlabelled_(self) -> UnlabelledUse | None:

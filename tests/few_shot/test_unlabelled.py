@@ -135,9 +135,7 @@ def test_sealed_pictures_never_teach_and_the_main_job_says_so(digits: ImageDatas
     for i in range(0, len(digits), 6):
         digits.open(i).save(folder / f"{i}.png")  # other files than the built-in ones, of the same pixels
     options = {"shots": 2, "unseen": "0", "trials": 1, "seeds": 1, "epochs": 1, "jobs": 1, "device": "cpu"}
-    config = FewShotConfig.of(
-        **options, approaches=("text-prior",), unlabelled=str(folder), out=str(tmp_path / "run")
-    )
+    config = FewShotConfig.of(**options, approaches=("text-prior",), unlabelled=str(folder), out=str(tmp_path / "run"))
     told = run_few_shot(config)["unlabelled"]
     assert told["pictures"] == len(range(0, len(digits), 6))
     sealed = split_open_world(digits, shots=2, unseen=0, seed=0).test.open("test")

@@ -89,7 +89,7 @@ def test_shots_are_taken_out_of_the_mean_of_their_class_and_weigh_the_mixture() 
     scales = np.geomspace(0.05, 20, 20001)
     sharpness = min(scales, key=lambda scale: loss(scale, both) + np.log(scale) ** 2 / (2 * SHARPNESS_SD**2))
     share = 1 / (1 + np.exp(loss(sharpness, both) - loss(1, left_out)))
-    assert 0.01 < share
+    assert share > 0.01
     assert found.share == pytest.approx(share, rel=2e-3)
     assert found.factor == pytest.approx(1 - share + share * sharpness, rel=1e-3)
     assert np.linalg.norm(found.directions, axis=1) == pytest.approx(np.full(C, KAPPA * share * sharpness), rel=2e-3)
