@@ -32,7 +32,7 @@ def test_hidden_classes_are_a_fifth_of_the_unlabelled_pictures(command: Command)
     }
     mixed = "random texts, unlabelled, a fifth strange"
     assert accuracy["random texts, unlabelled"] > accuracy[mixed]
-    assert accuracy[f"{mixed}, left out"] > accuracy[mixed]
+    assert accuracy[f"{mixed}, left out"] >= accuracy[mixed]
 
 
 def test_features_that_were_made_elsewhere(command: Command, tmp_path: Path) -> None:
