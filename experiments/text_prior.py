@@ -21,7 +21,7 @@ from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.objectives import read_class_texts
-from clip_fewshot.few_shot.unlabelled import screen
+from clip_fewshot.few_shot.screening import screen
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.probes.text_prior import TextPriorProbe

@@ -31,8 +31,9 @@ from clip_fewshot.few_shot.model import (
     reads_texts,
     takes_unlabelled,
 )
+from clip_fewshot.few_shot.screening import select_unlabelled
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.few_shot.unlabelled import UnlabelledUse, select_unlabelled
+from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact

@@ -27,10 +27,10 @@ from clip_fewshot.few_shot.model import (
     prepare_support,
     reads_texts,
 )
+from clip_fewshot.few_shot.screening import select_unlabelled
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
-from clip_fewshot.few_shot.unlabelled import select_unlabelled
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector

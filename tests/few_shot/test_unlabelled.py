@@ -16,7 +16,8 @@ from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.few_shot.unlabelled import STRANGE, UnlabelledUse, drop_copies, screen
+from clip_fewshot.few_shot.screening import STRANGE, drop_copies, screen
+from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import run_few_shot
 from clip_fewshot.types import FloatArray, LabelArray
