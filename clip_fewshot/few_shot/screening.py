@@ -20,7 +20,7 @@ from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.types import FloatArray, LabelArray
 
-# Share of the known ones that is given up to keep others out. A picture that is left out costs little, but .2 takes away
+# Share of the known ones that is given up to keep others out. One that is left out costs little, but .2 takes away
 # those that teach most: digits-wild at 4 shots .931 for .936.
 STRANGE = 0.1
 SCREENED = 1024  # pictures compared with the shots at a time
