@@ -16,8 +16,7 @@ from clip_fewshot.config import FewShotConfig, option
 DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
 EXAMPLES = (
     "--trials 50",
-    "photos/ --shots 2 --unlabelled more_photos/",
-    "photos/ --unseen 3 --detector lof --n-neighbors 20 --templates openai",
+    "photos/ --unseen 3 --unlabelled more/ --detector lof --n-neighbors 20 --templates openai",
 )
 
 
