@@ -105,7 +105,8 @@ class OpenWorldClassifier:
 
         Args:
             images, labels, unlabelled: as of :meth:`FewShotClassifier.fit`. The detector learns and calibrates on the
-                labelled pictures alone, and ``alpha`` is kept whatever the others show.
+                labelled pictures alone, and ``alpha`` is kept whatever the others show. To name a class leaves what
+                they taught; :meth:`assign` fits again without them.
 
         Raises:
             DataError: no labels, or fewer than two classes.
