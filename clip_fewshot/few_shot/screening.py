@@ -7,6 +7,7 @@ both are left out. The detector of strange pictures is a fixed one on frozen fea
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from clip_fewshot.conformal.p_values import smallest_alpha
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.features.encode import encode_images
+from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.types import FloatArray, LabelArray
@@ -34,6 +36,19 @@ def drop_copies(pictures: ImageDataset, digests: Collection[str]) -> ImageDatase
         if digest not in digests and pixel_digest(pictures.open(i)) not in digests
     ]
     return pictures.subset(np.array(fresh, dtype=np.int64))
+
+
+def add_unlabelled(
+    backbone: Backbone,
+    data: SupportData,
+    frozen: FloatArray,
+    support: ImageDataset,
+    pictures: ImageDataset | None,
+) -> SupportData:
+    """``data`` of ``support`` with those of the pictures that may teach; (n, d) ``frozen`` features of the shots."""
+    if pictures is None:
+        return data
+    return replace(data, unlabelled=select_unlabelled(backbone, pictures, frozen, data.labels, {*support.digests}))
 
 
 def select_unlabelled(

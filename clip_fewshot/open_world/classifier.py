@@ -16,6 +16,7 @@ from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen
+from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
@@ -119,7 +120,7 @@ class OpenWorldClassifier:
         depths = list_stored_depths(model.backbone.visual)
         data = model.prepare(support, [model.point.unfreeze, *depths])
         frozen = encode_frozen(data)
-        data = model.add_unlabelled(data, frozen, support, more)
+        data = add_unlabelled(model.backbone, data, frozen, support, more)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)

@@ -99,6 +99,13 @@ def test_other_approaches_refuse_them(approach: str, tiny: Backbone, split: Open
         FewShotClassifier(tiny, approach).fit(split.support, unlabelled=split.pool)
 
 
+def test_the_choice_is_made_with_them(digits: ImageDataset) -> None:
+    split = split_open_world(digits, shots=1, seed=0)
+    model = FewShotClassifier(load_backbone("mini", device="cpu"), "auto").fit(split.support, unlabelled=split.pool)
+    assert model.unlabelled_ is not None
+    assert model.unlabelled_.used > 500
+
+
 def test_a_refusal_is_a_sentence() -> None:
     use = UnlabelledUse(used=50, copies=1, unknown=2, moved=0.0, share=0.0, agreement=0.25, refused=True)
     assert "53 unlabelled pictures were not used: with them only 25.0% of the shots" in str(use)

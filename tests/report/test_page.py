@@ -78,7 +78,7 @@ def test_the_headline_comes_first_with_intervals_and_the_best_marked(page: Page,
 
 
 def test_what_was_selected_the_difference_and_the_warnings_are_told(page: Page) -> None:
-    for said in ("It beats the frozen probe: +0.023 [0.009, 0.037]", "validation folds", "edge of its range"):
+    for said in ("It beats frozen probe (+0.023 [0.009, 0.037]", "validation folds", "edge of its range"):
         assert said in page.text
 
 
