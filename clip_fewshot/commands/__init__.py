@@ -26,6 +26,7 @@ STORE_COMMANDS = {
     "discover": "groups among the unknown pictures, with names to choose from",
     "review": "a page on which to name, merge, split, move and reject",
     "apply": "carry out a saved review, all of it or nothing",
+    "add": "a class of its name alone, or of pictures at hand",
     "predict": "what the newest classifier makes of pictures; nothing is stored",
     "undo": "take the last decision back",
     "watch": "is something new arriving? exit code 5 when it is",

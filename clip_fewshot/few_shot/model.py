@@ -52,18 +52,23 @@ class TunedModel:
     def probabilities(self, features: FloatArray) -> FloatArray:
         """(n, d) features under the suffix -> (n, c)."""
         if self.probe is not None:
-            return self.probe.predict_proba(features)
+            return _by_class(self.probe, self.probe.predict_proba(features))
         return np.asarray(softmax(self.logits(features) / self.temperature, axis=1))
 
     def logits(self, features: FloatArray) -> FloatArray:
         """(n, d) features under the suffix -> (n, c), before any temperature."""
         if self.probe is not None:
-            return self.probe.logits(features)
+            return _by_class(self.probe, self.probe.logits(features))
         if self.head is None:
             raise UsageError(expected="a model with a head or a probe", got="neither", fix="fit it first")
         with torch.no_grad():
             device = next(self.head.parameters()).device
             return np.asarray(self.head(torch.as_tensor(features, device=device)).float().cpu().numpy())
+
+
+def _by_class(probe: Probe, columns: FloatArray) -> FloatArray:
+    """(n, c) in the order of the classes' numbers: one that got its pictures late stands last in its probe."""
+    return np.take(columns, np.argsort(probe.classes_), axis=1)
 
 
 @dataclass(frozen=True)

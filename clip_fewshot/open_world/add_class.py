@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.names import list_first
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
@@ -21,9 +22,11 @@ from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.probes import Probe
+from clip_fewshot.probes.base import NameProbe
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray, LabelArray, LabelSpace
 
 FOLDS = 4
+BY_NAME_ONLY = "{name} is known by its name only: until it has pictures, the detector cannot vouch for it"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Extension:
     """What became of the known classes when others were named.
 
     Attributes:
-        pictures: how many each class was given.
+        pictures: how many each class was given; 0: it is known by its name only.
         refitted: False: the logits of the classes before are the same bytes as ever. True: all was trained again.
         before, after: accuracy on known pictures, each held out once by models that were trained without it; of
             the classes before, and with the new ones beside them. None where a class has one picture only.
@@ -57,8 +60,9 @@ class Extension:
 class Extender:
     """How a model is trained, and therefore how it learns a class more.
 
-    A probe keeps the rows of its classes and gets a new one. A head is trained again from its beginning, with all
-    pictures; so is everything where pictures join a class that was there.
+    A probe keeps the rows of its classes and gets a new one, which is the text of its name where no pictures come with
+    it, until they come. A head is trained again from its beginning, with all pictures; so is everything where pictures
+    join a class that has some.
     """
 
     backbone: Backbone
@@ -66,13 +70,14 @@ class Extender:
     views: int
 
     def extend(self, before: Fitted, more: KnownPictures, names: LabelSpace) -> tuple[Fitted, Extension]:
-        """``before`` with further pictures.
+        """``before`` with further pictures and classes.
 
         Args:
-            more: pictures with labels in ``names``, which begins with the classes of ``before``.
+            more: pictures with labels in ``names``, which begins with the classes of ``before``. A new class without
+                any is known by its name only.
 
         Raises:
-            UsageError: a training that needs pictures which are not there.
+            UsageError: a training that needs pictures which are not there, or a name for a model that reads none.
         """
         known = before.known.join(more)
         if needs_pictures(self.recipe.point, self.views, before.rejector) and known.pictures is None:
@@ -80,30 +85,30 @@ class Extender:
             raise UsageError(
                 expected="the pictures that the model was trained on", got="none beside it", fix=fix, where="extension"
             )
-        refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
+        by_name = _without_pictures(known, names)
+        new = [label for label in by_name if label >= len(before.names)]
+        if new:
+            _check_reads_names(before.model.probe, [names.names[label] for label in new])
+        texts = self._texts(names)
+        refit = before.model.probe is None or bool(np.isin(more.labels, before.known.labels).any())
         if refit:
-            model = fit_model(self.backbone, self.recipe, self._data(known, names))
-            rights = self._refitted_on_known(before, more, names)
+            model = self._fit(self._data(known, names), texts, by_name)
+            rights = self._refitted_on_known(before, more, names, texts)
         else:
-            texts = self._texts(names)
             known_rows, rows = self._tuned(before.model, before.known), self._tuned(before.model, more)
-            model = self._added(before.model, known_rows, rows, more.labels, texts)
-            rights = self._extended_on_known(before, more, texts)
-        rejector, notes = self._rejector(before.rejector, known, names)
+            model = _with_classes(before.model, known_rows, rows, more.labels, texts, by_name)
+            rights = self._extended_on_known(before, more, texts, by_name)
+        rejector, notes = self._rejector(before.rejector, known, names) if len(more.labels) else (before.rejector, ())
         counts = np.bincount(more.labels, minlength=len(names))
-        given = {name: int(count) for name, count in zip(names.names, counts, strict=True) if count}
-        report = _report(given, refit, rights, notes)
-        return Fitted(model, names, rejector, known), report
+        given = {name: int(n) for i, (name, n) in enumerate(zip(names.names, counts, strict=True)) if n or i in new}
+        notes += tuple(BY_NAME_ONLY.format(name=names.names[label]) for label in new)
+        return Fitted(model, names, rejector, known), _report(given, refit, rights, notes)
 
-    def _added(
-        self, model: TunedModel, known: FloatArray, new: FloatArray, labels: LabelArray, texts: FloatArray | None
-    ) -> TunedModel:
-        probe = model.probe
-        if probe is None:
-            raise UsageError(
-                expected="a model with a probe", got="one with a head", fix="train it again", where="extension"
-            )
-        return replace(model, probe=_with_classes(probe, known, new, labels, texts))
+    def _fit(self, data: SupportData, texts: FloatArray | None, by_name: Sequence[int]) -> TunedModel:
+        """A training from its beginning, and the classes that have no pictures."""
+        model = fit_model(self.backbone, self.recipe, data)
+        nothing = np.empty((0, 0 if texts is None else texts.shape[1]))
+        return _with_classes(model, nothing, nothing, np.empty(0, np.int64), texts, by_name)
 
     def _tuned(self, model: TunedModel, known: KnownPictures) -> FloatArray:
         """(n, d) as the model's probe sees them."""
@@ -160,29 +165,32 @@ class Extender:
         return after, (few,) if k is not None and was is not None and k < was else ()
 
     def _extended_on_known(
-        self, before: Fitted, more: KnownPictures, texts: FloatArray | None
+        self, before: Fitted, more: KnownPictures, texts: FloatArray | None, by_name: Sequence[int]
     ) -> list[tuple[BoolArray, BoolArray]]:
         """Whether each held-out known picture is right before and after, fold by fold."""
         X, new, labels = self._tuned(before.model, before.known), self._tuned(before.model, more), before.known.labels
         rights = []
         for fit, held_out in self._folds(labels):
-            old = self.recipe.fit_probe(X[fit], labels[fit], texts)
-            probes = (old, _with_classes(old, X[fit], new, more.labels, texts))
-            right = [probe.logits(X[held_out]).argmax(axis=1) == labels[held_out] for probe in probes]
+            plain = replace(before.model, probe=self.recipe.fit_probe(X[fit], labels[fit], texts))
+            named = _without_pictures(before.known, before.names)
+            old = _with_classes(plain, X[fit], new[:0], more.labels[:0], texts, named)
+            models = (old, _with_classes(old, X[fit], new, more.labels, texts, by_name))
+            right = [model.logits(X[held_out]).argmax(axis=1) == labels[held_out] for model in models]
             rights.append((right[0], right[1]))
         return rights
 
     def _refitted_on_known(
-        self, before: Fitted, more: KnownPictures, names: LabelSpace
+        self, before: Fitted, more: KnownPictures, names: LabelSpace, texts: FloatArray | None
     ) -> list[tuple[BoolArray, BoolArray]]:
         labels, n = before.known.labels, len(before.known.labels)
-        old, everyone = self._data(before.known, before.names), self._data(before.known.join(more), names)
+        known = before.known.join(more)
+        old, everyone = self._data(before.known, before.names), self._data(known, names)
+        named = _without_pictures(before.known, before.names), _without_pictures(known, names)
         rights = []
         for fit, held_out in self._folds(labels):
             with_more = np.concatenate([fit, n + np.arange(len(more.labels))])
-            models = [
-                fit_model(self.backbone, self.recipe, data) for data in (old.subset(fit), everyone.subset(with_more))
-            ]
+            parts = old.subset(fit), everyone.subset(with_more)
+            models = [self._fit(data, texts, by_name) for data, by_name in zip(parts, named, strict=True)]
             asked = old.subset(held_out).images
             right = [model.probabilities(model.features(asked)).argmax(axis=1) == labels[held_out] for model in models]
             rights.append((right[0], right[1]))
@@ -193,16 +201,44 @@ class Extender:
         return stratified_folds(labels, min(FOLDS, smallest), self.recipe.seed) if smallest > 1 else []
 
 
+def _without_pictures(known: KnownPictures, names: LabelSpace) -> list[int]:
+    return sorted({*range(len(names))} - {*known.labels.tolist()})
+
+
+def _check_reads_names(probe: Probe | None, names: Sequence[str]) -> None:
+    if not isinstance(probe, NameProbe):
+        fix = 'give pictures of it, or fit a model that reads names: approach="text-prior" or "zero-shot"'
+        got = f"only the name of {list_first(names).strip()}"
+        raise UsageError(expected="pictures of each class", got=got, fix=fix, where="extension")
+
+
 def _with_classes(
-    probe: Probe, known: FloatArray, new: FloatArray, labels: LabelArray, texts: FloatArray | None
-) -> Probe:
-    """The probe with the classes of (m,) ``labels``, one after the other; (c, d) texts where it reads them."""
-    for label in np.unique(labels).tolist():
-        rows = new[labels == label]
+    model: TunedModel,
+    known: FloatArray,
+    new: FloatArray,
+    labels: LabelArray,
+    texts: FloatArray | None,
+    by_name: Sequence[int],
+) -> TunedModel:
+    """A model whose probe learns the classes of (m,) ``labels``, and the names of others, one after the other.
+
+    Args:
+        texts: (c, d), for a probe that reads them.
+        by_name: classes without pictures, of which it may know some.
+    """
+    probe = model.probe
+    if probe is None:
+        return model
+    for label in sorted({*labels.tolist(), *by_name}):
+        rows, there = new[labels == label], label in probe.classes_.tolist()
+        if there and not len(rows):
+            continue
+        if isinstance(probe, NameProbe) and there:
+            probe = probe.without(label)  # known by its name until now
         read = {} if texts is None else {"text": texts[label]}
         probe = probe.extend(rows, label, known, **read)
         known = np.concatenate([known, rows])
-    return probe
+    return replace(model, probe=probe)
 
 
 def _report(

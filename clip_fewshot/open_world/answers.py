@@ -18,6 +18,8 @@ from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import EvalResult, FloatArray
 
+BY_PICTURES, BY_NAME = "pictures", "name"
+
 
 class Answer(NamedTuple):
     """What the model says of one picture.
@@ -27,16 +29,20 @@ class Answer(NamedTuple):
         p_value: share of known pictures at least as strange, in (0, 1]; 1 without a detector.
         score: what the detector gave it, higher = more normal; 0 without a detector.
         top: (class, probability), most probable first, whatever the decision.
+        known_by: "pictures", or "name" for a class that has none: the detector has seen none of it and cannot vouch
+            for it, so the class stands whatever the p-value; "" for unknown.
     """
 
     label: str | None
     p_value: float
     score: float
     top: tuple[tuple[str, float], ...]
+    known_by: str = BY_PICTURES
 
     def to_row(self) -> dict[str, Any]:
-        """One line of a table: answer, p_value, score, and class and probability of each place of ``top``."""
-        row: dict[str, Any] = {"answer": self.label or NO_CLASS, "p_value": self.p_value, "score": self.score}
+        """One line of a table: answer, known_by, p_value, score, and class and probability of each of ``top``."""
+        row: dict[str, Any] = {"answer": self.label or NO_CLASS, "known_by": self.known_by}
+        row |= {"p_value": self.p_value, "score": self.score}
         for place, (name, probability) in enumerate(self.top, start=1):
             row |= {f"class_{place}": name, f"probability_{place}": probability}
         return row
@@ -51,15 +57,27 @@ def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
         said = rejector.verdict(sight.frozen, sight.judged)
         unknown = rejector.flags(said.p, alpha)
     rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
-    return [_answer(fitted.names.names, *row, top) for row in rows]
+    by_name = fitted.without_pictures()
+    return [_answer(fitted.names.names, by_name, *row, top) for row in rows]
 
 
 def _answer(
-    names: Sequence[str], probabilities: FloatArray, p_value: float, score: float, unknown: bool, top: int
+    names: Sequence[str],
+    by_name: Sequence[str],
+    probabilities: FloatArray,
+    p_value: float,
+    score: float,
+    unknown: bool,
+    top: int,
 ) -> Answer:
     order = np.argsort(-probabilities, kind="stable")[:top]
     ranked = tuple((names[int(i)], float(probabilities[i])) for i in order)
-    return Answer(None if unknown else ranked[0][0], float(p_value), float(score), ranked)
+    label, known_by = ranked[0][0], BY_PICTURES
+    if label in by_name:
+        known_by = BY_NAME  # to a detector without pictures of it all of it is strange
+    elif unknown:
+        return Answer(None, float(p_value), float(score), ranked, "")
+    return Answer(label, float(p_value), float(score), ranked, known_by)
 
 
 def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int) -> EvalResult:

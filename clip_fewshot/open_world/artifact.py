@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +106,8 @@ def _read_known(files: dict[str, bytes]) -> KnownPictures:
         if _pictures(i) not in files:
             break
         stored = safetensors.numpy.load(files[_pictures(i)])
-        squares += [part.tobytes() for part in np.split(stored["png"], stored["ends"][:-1])]
+        starts = [0, *stored["ends"].tolist()]  # none but the first where a class came by its name only
+        squares += [stored["png"][start:end].tobytes() for start, end in pairwise(starts)]
     pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))]) if squares else None
     return KnownPictures(reference["features"], reference["labels"], pictures)
 
@@ -116,5 +117,5 @@ def _pictures(i: int) -> str:
 
 
 def _pack(squares: list[bytes]) -> bytes:
-    data = {"png": np.frombuffer(b"".join(squares), np.uint8), "ends": np.cumsum([len(square) for square in squares])}
-    return safetensors.numpy.save(data)
+    ends = np.cumsum([len(square) for square in squares], dtype=np.int64)
+    return safetensors.numpy.save({"png": np.frombuffer(b"".join(squares), np.uint8), "ends": ends})

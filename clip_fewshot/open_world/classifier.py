@@ -12,7 +12,6 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen
@@ -23,7 +22,7 @@ from clip_fewshot.open_world.answers import Answer, judge, score_answers, select
 from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
-from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
+from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, extend_names, needs_pictures
 from clip_fewshot.open_world.groups import Group, build_groups
 from clip_fewshot.open_world.history import History
 from clip_fewshot.open_world.rejector import Rejector
@@ -143,6 +142,11 @@ class OpenWorldClassifier:
         return self._history.namings
 
     @property
+    def without_pictures(self) -> tuple[str, ...]:
+        """The classes that are known by their names only."""
+        return self._fitted().without_pictures()
+
+    @property
     def from_features(self) -> bool:
         """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
         return not needs_pictures(self.model.point, self.model.views, self.rejector_)
@@ -165,11 +169,7 @@ class OpenWorldClassifier:
         return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
 
     def look_at_features(self, features: FloatArray) -> Sight:
-        """The same from (n, d) frozen features alone.
-
-        Raises:
-            UsageError: the model does not work :attr:`from_features`.
-        """
+        """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""
         return see_features(self.model.model_, features, self.from_features)
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
@@ -207,23 +207,25 @@ class OpenWorldClassifier:
         return build_groups(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
 
     def name(self, pictures: Group | Images, name: str) -> Extension:
-        """Make a class of a group, or of any pictures.
+        """Make a class of a group, or of any pictures, see :meth:`add_class`."""
+        return self.add_class(name, pictures)
+
+    def add_class(self, name: str, pictures: Group | Images | None = None) -> Extension:
+        """Make a class of pictures, or of its name alone, which pictures may follow later.
 
         With a probe the logits of the other classes keep their bytes; a head is trained again. The report says what
-        either did to the known classes.
+        either did to the known classes. Without pictures a class is known by its text, and answers say so: the detector
+        has seen none and cannot vouch for it (``known_by``). Pictures replace that text's row.
 
         Raises:
             UsageError: a name that is taken or cannot be one; no picture that has no name yet; too few for ``alpha``,
-                where it is kept within each class.
+                where it is kept within each class; a model that reads no names ("text-prior" and "zero-shot" do).
         """
         return self.extend({name: pictures})
 
-    def extend(self, classes: Mapping[str, Group | Images]) -> Extension:
-        """Name several classes at once, see :meth:`name`: one training, one entry of the history, one undo."""
-        taken = list(self.model.label_space_.names)
-        for name in classes:
-            taken.append(check_class_name(name, taken))
-        return self._learn(classes, LabelSpace(tuple(taken)), new=True)
+    def extend(self, classes: Mapping[str, Group | Images | None]) -> Extension:
+        """Add several classes at once, see :meth:`add_class`: one training, one entry of the history, one undo."""
+        return self._learn(classes, extend_names(self._fitted(), classes), new=True)
 
     def assign(self, pictures: Group | Images, name: str) -> Extension:
         """Add pictures to a class that is there. All is trained again, with them; the report says what that changed."""
@@ -262,8 +264,7 @@ class OpenWorldClassifier:
         detectors = {} if self.detector == AUTO else dict([find_detector(self.detector)])
         if self.rejector_ is not None:
             detectors[self.rejector_.chosen.detector] = self.rejector_.chosen.part
-        foreign = {name: part for name, part in detectors.items() if name not in DETECTORS}
-        return self.model.foreign_parts() | foreign
+        return self.model.foreign_parts() | {name: part for name, part in detectors.items() if name not in DETECTORS}
 
     def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """(files, meta) for :func:`save_artifact`."""
@@ -282,17 +283,16 @@ class OpenWorldClassifier:
     ) -> OpenWorldClassifier:
         """The inverse of :meth:`to_artifact`."""
         model, saved = load_world(files, meta, backbone, where, trusted)
-        detector = read_detector(meta["detector"], trusted, where)
-        world = cls(model, detector, meta["alpha"], meta.get("per_class", False))
+        world = cls(model, read_detector(meta["detector"], trusted, where), meta["alpha"], meta.get("per_class", False))
         world._begin(saved.now.rejector, saved.now.known)
         world._history, world.shown_ = History(saved.steps), saved.shown
         return world
 
-    def _learn(self, classes: Mapping[str, Group | Images], names: LabelSpace, new: bool) -> Extension:
+    def _learn(self, classes: Mapping[str, Group | Images | None], names: LabelSpace, new: bool) -> Extension:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
-        digests, more = history.gather(classes, names, encode, self.from_features)
-        shown = frozenset().union(*digests.values())
         before, model = self._fitted(), self.model
+        digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
+        shown = frozenset().union(*digests.values())
         after, report = Extender(model.backbone, model.recipe(), model.views).extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each

@@ -10,10 +10,12 @@ import numpy as np
 
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import check_class_name
 from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.probes.base import NameProbe
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
 
@@ -37,6 +39,8 @@ class KnownPictures:
 
     def join(self, more: KnownPictures) -> KnownPictures:
         """These and then ``more``."""
+        if not len(more.labels):
+            return self
         pictures = None
         if self.pictures is not None and more.pictures is not None:
             pictures = join_images([self.pictures, more.pictures])
@@ -52,13 +56,33 @@ class Fitted(NamedTuple):
     rejector: Rejector | None
     known: KnownPictures
 
+    def without_pictures(self) -> tuple[str, ...]:
+        """The classes that are known by their name only; none where nothing is kept of any picture."""
+        learned, probe = set(self.known.labels.tolist()), self.model.probe
+        if not learned or probe is None or not isinstance(probe, NameProbe):
+            return ()
+        return tuple(name for label, name in enumerate(self.names.names) if label not in learned)
+
+
+def extend_names(fitted: Fitted, classes: Mapping[str, object]) -> LabelSpace:
+    """The names of ``fitted``, and those of ``classes`` that are not there.
+
+    Raises:
+        UsageError: a name that cannot be one, or that is taken, but for a class that gets its first pictures.
+    """
+    waiting, taken = fitted.without_pictures(), list(fitted.names.names)
+    for name, given in classes.items():
+        if given is None or name not in waiting:
+            taken.append(check_class_name(name, taken))
+    return LabelSpace(tuple(taken))
+
 
 @dataclass(frozen=True)
 class Naming:
     """One entry of a model's history.
 
     Attributes:
-        classes: name -> digests of the pictures it was given.
+        classes: name -> digests of the pictures it was given; none where it is known by its name only.
         new: whether the classes began with it; False: the pictures joined classes that were there.
     """
 

@@ -44,23 +44,27 @@ class History:
 
     def gather(
         self,
-        classes: Mapping[str, Group | Images],
+        classes: Mapping[str, Group | Images | None],
         names: LabelSpace,
         encode: Callable[[ImageDataset], FloatArray],
         from_features: bool,
+        nothing: KnownPictures,
     ) -> tuple[dict[str, tuple[str, ...]], KnownPictures]:
         """What is to be named: each class's digests, and all pictures with labels in ``names``.
 
         Args:
             encode: pictures -> (n, d) frozen features, for those that come without.
             from_features: whether these are all that the model needs; else the pictures are handed on too.
+            nothing: what comes back where all classes are None, known by their names only.
 
         Raises:
             UsageError: no picture that has no name yet, or one in two classes.
         """
-        parts = {name: self._fresh(given, encode) for name, given in classes.items()}
-        digests = {name: pictures.digests for name, (pictures, _) in parts.items()}
+        parts = {name: self._fresh(given, encode) for name, given in classes.items() if given is not None}
+        digests = {name: parts[name][0].digests if name in parts else () for name in classes}
         _refuse_doubles(digests)
+        if not parts:
+            return digests, nothing
         labels = np.repeat(names.encode(parts), [len(pictures) for pictures, _ in parts.values()])
         features = np.concatenate([features for _, features in parts.values()])
         given = None if from_features else join_images([_kept(pictures) for pictures, _ in parts.values()])

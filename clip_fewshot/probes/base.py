@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,18 @@ class Probe(Protocol):
         """The probe that :meth:`to_arrays` came from, to the last bit."""
 
 
+@runtime_checkable
+class NameProbe(Protocol):
+    """A probe whose ``extend`` takes a text and no pictures: until they come, the class is known by its name."""
+
+    def without(self, label: Any) -> Probe:
+        """A probe that does not know ``label``, a class that was added; the logits of the others are the same bytes.
+
+        Raises:
+            UsageError: a class of the fit, on which the others depend, or one that it does not know.
+        """
+
+
 class FromLogits(LearnedArrays):
     """scikit-learn's three ways to ask, from ``logits`` and ``classes_``; and what is true of most probes."""
 
@@ -106,6 +118,19 @@ def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:
         fix = "choose another name, or fit again with its pictures"
         raise UsageError(expected="a class that the probe does not know", got=repr(label), fix=fix, where="label")
     return np.append(classes, np.array([label], dtype=None if classes.dtype.kind in "US" else classes.dtype))
+
+
+def find_added(classes: NDArray[Any], label: Any, together: int) -> int:
+    """The place of a class that came after the first ``together``.
+
+    Raises:
+        UsageError: one of the first, on which the others depend, or one that is not there.
+    """
+    places = np.flatnonzero(classes == label)
+    if not len(places) or places[0] < together:
+        fix = "fit again without its pictures"
+        raise UsageError(expected="a class that was added", got=repr(label), fix=fix, where="without")
+    return int(places[0])
 
 
 def multiply_rows(unit: FloatArray, coef: FloatArray, intercept: FloatArray, together: int) -> FloatArray:

@@ -11,6 +11,8 @@ import numpy as np
 
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
+LEAST_LENGTH = 1e-12  # squared, of rows that are all the same
+
 
 class CentredRows(NamedTuple):
     """Rows less their mean: ``rows = (X - mean) @ axes``, or without ``axes`` where that would save nothing."""

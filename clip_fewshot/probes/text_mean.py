@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from clip_fewshot.evaluation.calibration import fit_log_scale, log_losses
-from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
+from clip_fewshot.probes.softmax import LEAST_LENGTH, CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import descend
 from clip_fewshot.probes.twins import measure_likeness, twin_logits
 from clip_fewshot.types import FloatArray, LabelArray
@@ -21,11 +21,12 @@ PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 # Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
 USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
-LEAST_LENGTH = 1e-12
+# Pictures. The fewer there are, the more texts are doubted beforehand: two cannot tell them from chance.
+DISTRUST = 4.0
 
 
 class Member(NamedTuple):
-    """One classifier of the grid, with the ln of the likelihood of its twins."""
+    """One classifier of the grid, with the ln of the likelihood of its twins, and of what is thought of it before."""
 
     belief: float
     C: float
@@ -72,7 +73,8 @@ def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanCla
         offset = belief * scale * text_logits
         for C, weights in _follow(basis, labels, offset, length):
             twins = twin_logits(offset + basis.rows @ weights.T, weights, basis.rows, labels, C, likeness)
-            members.append(Member(belief, C, weights, -float(log_losses(twins, labels).sum())))
+            doubt = 0.0 if belief else np.log1p(DISTRUST / len(labels))
+            members.append(Member(belief, C, weights, float(doubt - log_losses(twins, labels).sum())))
     shares = softmax(np.array([member.likelihood for member in members]))
     twins = np.zeros_like(text_logits)
     for share, (belief, C, weights, _) in zip(shares.tolist(), members, strict=True):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
-from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
+from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.refine import mixture_logits, refine
@@ -172,6 +172,17 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         weights, intercept = fit_row(unit, others, len(X), self.C_)
         extended._append(label, prior + weights, intercept)
         return extended
+
+    def without(self, label: Any) -> TextPriorProbe:
+        """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
+        check_is_fitted(self)
+        fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
+        fewer.classes_, fewer.intercept_ = np.delete(self.classes_, place), np.delete(self.intercept_, place)
+        fewer.coef_ = np.delete(self.coef_, place, axis=0)
+        if len(self.directions_):
+            fewer.directions_ = np.delete(self.directions_, place, axis=0)
+            fewer.log_proportions_ = np.delete(self.log_proportions_, place)
+        return fewer
 
     def _append(self, label: Any, row: FloatArray, intercept: float) -> None:
         self.classes_ = append_class(self.classes_, label)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
+from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.text_mean import fit_scale
 from clip_fewshot.types import FloatArray
@@ -88,3 +88,10 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         row = stack_texts({} if text is None else {label: text}, np.array([label]), self.texts_.shape[1])
         extended.texts_ = np.vstack([self.texts_, row])
         return extended
+
+    def without(self, label: Any) -> ZeroShotProbe:
+        """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
+        check_is_fitted(self)
+        fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
+        fewer.classes_, fewer.texts_ = np.delete(self.classes_, place), np.delete(self.texts_, place, axis=0)
+        return fewer

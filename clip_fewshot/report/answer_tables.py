@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.open_world.answers import Answer
+from clip_fewshot.open_world.answers import BY_NAME, Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.report.grid import GridCell, picture_grid
 
 
 def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> str:
-    """One line per picture: answer, share of known pictures that look as strange (p), most probable classes."""
+    """One line per picture: answer, share of known pictures that look as strange (p), most probable classes.
+
+    Of a class that has no pictures the answer says so: the detector cannot vouch for it.
+    """
     places = range(len(answers[0].top))
     head = ["image", "answer", "p", *(f"top {place + 1}" for place in places)]
     rows = [
         [
             name,
-            answer.label or "unknown",
+            f"{answer.label} (name only)" if answer.known_by == BY_NAME else answer.label or "unknown",
             "-" if world.rejector_ is None else tables.format_fraction(answer.p_value),
             *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
@@ -38,6 +41,7 @@ def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: 
             {
                 "image": name,
                 "label": answer.label,
+                "known_by": answer.known_by,
                 "p_value": None if world.rejector_ is None else answer.p_value,
                 "top": [{"class": label, "probability": probability} for label, probability in answer.top],
             }

@@ -21,7 +21,16 @@ from clip_fewshot.commands.cli.values import arms_of
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "pandas", "PIL", "matplotlib", "optuna"}
-RESEARCH = ("replicate", "coverage", "distillation", "text_prior", "benchmark", "in_docker", "glyphs.command")
+RESEARCH = (
+    "replicate",
+    "coverage",
+    "distillation",
+    "text_prior",
+    "text_prior_constants",
+    "benchmark",
+    "in_docker",
+    "glyphs.command",
+)
 MODULES = {
     **{name: f"clip_fewshot.commands.{name}" for name in COMMANDS if name != OPEN_WORLD},
     **{f"open-world {name}": f"clip_fewshot.commands.{OPEN_WORLD}.{name}" for name in STORE_COMMANDS},

@@ -14,7 +14,7 @@ from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.softmax import SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
-from clip_fewshot.probes.text_mean import USUAL_SPREAD, fit_mean, fit_scale
+from clip_fewshot.probes.text_mean import DISTRUST, USUAL_SPREAD, fit_mean, fit_scale
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -131,6 +131,17 @@ def test_texts_are_believed_less_where_pictures_say_more() -> None:
     mean = fit_mean(unit, y, world.texts)
     assert mean.scale < 0.9 * fit_scale(unit @ world.texts.T, y)
     assert 0 < mean.belief < 1
+
+
+def test_before_any_evidence_the_doubt_is_a_few_pictures() -> None:
+    """Texts at a right angle to all pictures say nothing: each belief is as likely as the next, but for the doubt."""
+    world = World(0.5)
+    for shots in (1, 3):
+        X, y = world.pictures(shots)
+        rows, texts = np.hstack([X, np.zeros((len(X), 1))]), np.zeros((C, D + 1))
+        texts[:, -1] = 1
+        none = 1 + DISTRUST / len(y)
+        assert fit_mean(unit_rows(rows), y, texts).belief == pytest.approx(3 / (3 + none), rel=1e-6)
 
 
 def test_the_mean_moves_little_when_rows_move_little() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from clip_fewshot.config import TextOptions, check_range, option
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.store.decisions import Applied
     from clip_fewshot.open_world.store.ingesting import Ingested
     from clip_fewshot.open_world.store.store import Store
 
@@ -60,6 +61,19 @@ def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterat
 def print_answer(options: CommandOptions, record: Mapping[str, Any], text: str) -> None:
     """The answer, for machines or for people."""
     print(json.dumps({"schema": 1, **record}, indent=1) if options.json else text)
+
+
+def print_applied(options: CommandOptions, done: Applied, names: Sequence[str]) -> None:
+    """What a decision did, and all classes since."""
+    from clip_fewshot.report.extensions import describe_extension
+
+    record = {"revision": done.revision, "again": done.again, "classes": list(names)}
+    record["reports"] = [report.to_json() for report in done.reports]
+    lines = [f"revision {done.revision}: {number(len(names), 'class', 'classes')}"]
+    if done.again:
+        lines = [f"this review was applied before, as revision {done.revision}; nothing has changed"]
+    print_answer(options, record, "\n".join([*lines, *map(describe_extension, done.reports)]))
+    opening.warn(note for report in done.reports for note in report.notes)
 
 
 def number(n: int, noun: str, plural: str | None = None) -> str:

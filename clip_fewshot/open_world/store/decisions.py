@@ -34,18 +34,19 @@ def apply(session: Session, review: Review, token: str | None = None) -> Applied
     number = at.number + 1
     held = _held(session, review)
     session.set_world(None, None)  # if this fails, the classifier is read again
+    by_name = world.without_pictures
     reports = _learn(session, world, review, held)
     verdicts = {
         held[digest].seq: held[digest].verdict._replace(state=state, label=label, judged=number)
         for digest, state, label in _decided(review)
     }
-    rest = [one for one in rows.find_unknown(database) if one.seq not in verdicts]
+    rest = [one for one in rows.find_open(database, by_name) if one.seq not in verdicts]
     last = max([0, *(one.seq for one in rest)])
     if reports:
         verdicts |= judge_again(database, world, rest, number)
     with database.transaction():
         if reports:
-            late = [one for one in rows.find_unknown(database, last) if one.seq not in verdicts]
+            late = [one for one in rows.find_open(database, by_name, last) if one.seq not in verdicts]
             verdicts |= judge_again(database, world, late, number)
         saved_classifiers.add_revision(database, world.to_artifact(), number, at.state, at.encoder, token)
         rows.change_verdicts(database, number, verdicts)
@@ -128,11 +129,12 @@ def _decided(review: Review) -> Iterable[tuple[str, str, str | None]]:
 def _learn(
     session: Session, world: OpenWorldClassifier, review: Review, held: Mapping[str, StoredPicture]
 ) -> tuple[Extension, ...]:
-    def groups(part: Mapping[str, tuple[str, ...]]) -> dict[str, Group]:
-        return {name: _group(session, world, [held[digest] for digest in digests]) for name, digests in part.items()}
+    def group(digests: Sequence[str]) -> Group:
+        return _group(session, world, [held[digest] for digest in digests])
 
-    reports = [world.assign(group, name) for name, group in groups(review.assigned).items()]
-    return (*reports, world.extend(groups(review.named))) if review.named else tuple(reports)
+    reports = [world.assign(group(digests), name) for name, digests in review.assigned.items()]
+    named = {name: group(digests) if digests else None for name, digests in review.named.items()}
+    return (*reports, world.extend(named)) if named else tuple(reports)
 
 
 def _group(session: Session, world: OpenWorldClassifier, held: Sequence[StoredPicture]) -> Group:

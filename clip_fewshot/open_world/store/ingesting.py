@@ -10,6 +10,7 @@ import numpy as np
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.squares import encode_squares
 from clip_fewshot.data.thumbnail import thumbnail
+from clip_fewshot.open_world.answers import BY_PICTURES
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
@@ -65,7 +66,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
         return []
     sight = world.look(pictures)
     answers = world.judge(sight, 1)
-    strange = np.flatnonzero([answer.label is None for answer in answers])
+    strange = np.flatnonzero([answer.known_by != BY_PICTURES for answer in answers])  # may be judged again
     squares: dict[int, bytes] = {}
     if not world.from_features:
         made = encode_squares(pictures.subset(strange), world.model.backbone.image_size)

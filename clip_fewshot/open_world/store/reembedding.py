@@ -14,7 +14,7 @@ from clip_fewshot.data.squares import encode_squares
 from clip_fewshot.errors import DataError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group
-from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store import queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.material import SQUARES_AT_A_TIME, build_dataset, build_verdict, is_there
 from clip_fewshot.open_world.store.rows import StoredPicture, Verdict
@@ -119,14 +119,15 @@ def _name_again(database: Database, world: OpenWorldClassifier, encoder: int, so
         one = rows.parse_row(row)
         if one.verdict.label is not None and one.verdict.label not in world.model.label_space_.names:
             classes.setdefault(one.verdict.label, []).append(one)
-    groups = {}
+    groups: dict[str, Group | None] = {}
     for name, held in classes.items():
         features = rows.read_embeddings(database, [one.seq for one in held], encoder, str(database.path), NEXT)
         p = np.array([one.verdict.p_value for one in held])
         pictures = build_dataset(held) if world.from_features else sources.pictures(held)
         groups[name] = Group(0, pictures, features, p, np.arange(len(held)), None)
-    if groups:
-        world.extend(groups)
+    by_name = {*queries.read_status(database).names} - {*classes, *world.model.label_space_.names}
+    if groups or by_name:
+        world.extend(groups | dict.fromkeys(sorted(by_name)))
 
 
 def _judge(

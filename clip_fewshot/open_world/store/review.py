@@ -23,7 +23,8 @@ class Review:
 
     Attributes:
         store: identity of the store it was made from. revision: of the store then.
-        named: name of a new class -> its pictures. assigned: name of a class that is there -> pictures that join it.
+        named: name of a new class -> its pictures; none: it is known by its name only.
+        assigned: name of a class that is there -> pictures that join it.
         rejected: pictures that are shown no more.
         steps: how the groups came about, {"kind": "merge" | "split" | "move", ...}: kept in the history, nothing else.
     """
@@ -41,7 +42,7 @@ class Review:
             raise UsageError(
                 expected="one decision per picture", got="several for one", fix="decide for one of them", where="review"
             )
-        if not pictures:
+        if not pictures and not self.named:
             raise UsageError(expected="a decision", got="none", fix="name, assign or reject something", where="review")
 
     def to_json(self) -> dict[str, Any]:

@@ -97,6 +97,13 @@ def find_unnamed(database: Database, after: int = 0) -> list[StoredPicture]:
     return [parse_row(row) for row in database.rows(UNNAMED, (after,))]
 
 
+def find_open(database: Database, classes: Sequence[str], after: int = 0) -> list[StoredPicture]:
+    """The unknown pictures that came after number ``after``, and those that were taken to be of ``classes``."""
+    asked = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'known' AND class IN ({_marks(classes)}) AND seq > ?"
+    taken = [parse_row(row) for row in database.rows(asked, (*classes, after))] if classes else []
+    return sorted([*find_unknown(database, after), *taken])
+
+
 def read_embeddings(
     database: Database, seqs: Sequence[int], encoder: int, where: str, table: str = "embedding"
 ) -> FloatArray:

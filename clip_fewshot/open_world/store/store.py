@@ -178,12 +178,16 @@ class Store:
     def name(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
         """Make a class of pictures of the store, see :meth:`OpenWorldClassifier.name`.
 
-        All other unknown pictures are judged again.
+        All other unknown pictures are judged again, and those of classes that are known by their names only.
 
         Args:
             pictures: a group, or digests.
         """
         return self._decide(named={name: list_digests(pictures)})
+
+    def add_class(self, name: str, pictures: Group | ImageDataset | Sequence[str] = ()) -> Applied:
+        """Make a class of its name alone, or with pictures of the store, see :meth:`OpenWorldClassifier.add_class`."""
+        return self.name(pictures, name)
 
     def assign(self, pictures: Group | ImageDataset | Sequence[str], name: str) -> Applied:
         """Add pictures of the store to a class that is there, see :meth:`OpenWorldClassifier.assign`."""
