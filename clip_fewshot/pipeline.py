@@ -10,11 +10,13 @@ from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
 from clip_fewshot.few_shot.approach import Point, keep_trainable
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
+from clip_fewshot.few_shot.screening import drop_copies
 from clip_fewshot.few_shot.search.allowance import Allowance
 from clip_fewshot.few_shot.search.journal import JOURNAL, write_journal
 from clip_fewshot.few_shot.search.space import SearchSpace
@@ -37,7 +39,7 @@ from clip_fewshot.protocol.refits import (
     refit,
     time_forward,
 )
-from clip_fewshot.protocol.results import Run
+from clip_fewshot.protocol.results import Run, describe_unlabelled
 from clip_fewshot.protocol.run_folder import (
     MODEL_FOLDER,
     TRIALS_FOLDER,
@@ -94,13 +96,16 @@ def run_few_shot(
         shots, unseen = data.shots, data.unseen_classes
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
-        claim(out, config, approaches, dataset, backbone)
+        unlabelled = read_images([data.unlabelled]) if data.unlabelled is not None else None
+        claim(out, config, approaches, dataset, backbone, unlabelled)
         clock.lap("read")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
-        task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches)
+        allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
+        views, seed = config.n_views, data.seed
+        task = Task(backbone, split.pool, data.shots, settings, views, seed, memory, approaches, allowed)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
@@ -129,11 +134,15 @@ def run_few_shot(
         met = run_open_world_test(task, outcome, options.alpha, method)
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
         clock.lap("test")
-        results = finished.results() | {
-            "environment": describe_environment(backbone.device),
-            "timing": clock.laps,
-            "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
-        }
+        results = (
+            finished.results()
+            | describe_unlabelled(unlabelled, task, fits)
+            | {
+                "environment": describe_environment(backbone.device),
+                "timing": clock.laps,
+                "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
+            }
+        )
         write_report(out, results, finished.record(command))
     return results
 

@@ -21,18 +21,21 @@ from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.objectives import read_class_texts
+from clip_fewshot.few_shot.screening import screen
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+from experiments.label_propagation import classify_by_propagation
 
 PROG = "python -m experiments.text_prior"
 DESCRIPTION = (
     "Accuracy and loss on sealed pictures by shots per class: zero-shot, the frozen probe and the text-informed probe, "
     "with the texts of the classes or texts that say nothing, and with unlabelled pictures, whose classes are equally "
-    "frequent or the first ten times as frequent as the last."
+    "frequent or the first ten times as frequent as the last; or of which one in five shows something else, with and "
+    "without what leaves such out. DATA may be an .npz with features X (n, d), classes y (n,) and texts T (c, d)."
 )
 SHOTS = (1, 2, 4, 16)
 
@@ -42,27 +45,43 @@ class Options(PicturesOptions):
     """Of the comparison."""
 
     shot_counts: tuple[int, ...] = shot_counts_option(SHOTS)
-    unlabelled: int = option(40, "unlabelled pictures of the most frequent class", group="support sets")
+    queries: int = option(40, "unlabelled pictures of the most frequent class", group="support sets")
+    hidden: int = option(0, "the last classes that are hidden: a fifth of the unlabelled shows them", group="data")
     seeds: int = seeds_option()
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        check_range(self, "shot_counts", "unlabelled", "seeds")
+        check_range(self, "shot_counts", "queries", "seeds")
+        check_range(self, "hidden", least=0)
 
 
 class Pictures(NamedTuple):
-    """Frozen features, their labels, and the texts of the classes."""
+    """Frozen features, their labels, the texts of the classes, and features of other classes."""
 
     pool: FloatArray
     pool_labels: LabelArray
     test: FloatArray
     labels: LabelArray
     texts: FloatArray
+    strange: FloatArray
+
+    def hide(self, n: int) -> Pictures:
+        """The last n classes become strange ones."""
+        c = len(self.texts) - n
+        known, asked = self.pool_labels < c, self.labels < c
+        return Pictures(
+            self.pool[known],
+            self.pool_labels[known],
+            self.test[asked],
+            self.labels[asked],
+            self.texts[:c],
+            self.pool[~known],
+        )
 
 
 def main(options: Options) -> int:
     """Measure and print."""
-    pictures = see(options)
+    pictures = (read_features(options) if options.data.endswith(".npz") else see(options)).hide(options.hidden)
     rows = [row for shots in options.shot_counts or SHOTS for row in measure(pictures, shots, options)]
     found = {"schema": 1, "data": options.data, "model": options.model_name, "n_test": len(pictures.labels)}
     print(json.dumps(found | {"rows": rows}, indent=1) if options.json else describe(rows))
@@ -76,7 +95,17 @@ def see(options: Options) -> Pictures:
     backbone, test = load_backbone(options.model_name, device=options.device), split.test.open("text prior")
     pool, sealed = (encode_images(backbone, side).features for side in (split.pool, test))
     texts = read_class_texts(backbone, split.seen.names, ())
-    return Pictures(pool, split.pool.required_labels(), sealed, test.required_labels(), texts)
+    return Pictures(pool, split.pool.required_labels(), sealed, test.required_labels(), texts, pool[:0])
+
+
+def read_features(options: Options) -> Pictures:
+    """Features that were made elsewhere; a third of each class is sealed."""
+    with np.load(options.data, allow_pickle=False) as held:
+        X, y, texts = held["X"].astype(np.float64), held["y"], unit_rows(held["T"].astype(np.float64))
+    thirds = np.bincount(y) // 3
+    sealed = draw_rows(y, thirds, generator(options.seed, "text prior", "sealed"))
+    pool = np.setdiff1d(np.arange(len(y)), sealed)
+    return Pictures(X[pool], y[pool], X[sealed], y[sealed], texts, X[:0])
 
 
 def measure(pictures: Pictures, shots: int, options: Options) -> Iterator[dict[str, Any]]:
@@ -85,7 +114,7 @@ def measure(pictures: Pictures, shots: int, options: Options) -> Iterator[dict[s
     for draw in range(options.seeds):
         rng = generator(options.seed, "text prior", shots, draw)
         support = draw_rows(pictures.pool_labels, np.full(len(pictures.texts), shots), rng)
-        for method, found in classify(pictures, support, options.unlabelled, rng):
+        for method, found in classify(pictures, support, options.queries, rng):
             logits[method].append(found)
     for method, per_draw in logits.items():
         right = accuracy_interval([found.argmax(axis=1) == pictures.labels for found in per_draw])
@@ -105,14 +134,38 @@ def classify(
     spread = rng.normal(size=(len(pictures.texts), len(left))) @ (
         pictures.pool[left] - pictures.pool[left].mean(axis=0)
     )
-    even = np.full(len(pictures.texts), most)
-    uneven = np.maximum(1, np.round(most * 10.0 ** -np.linspace(0, 1, len(even)))).astype(int)
-    queries = {"": None, ", unlabelled": even, ", unlabelled 10 : 1": uneven}
+    queries = list(draw_queries(pictures, left, most, rng))
+    if len(pictures.strange):
+        queries += [(f"{name}, left out", screen(Q, X, y).features) for name, Q in queries]
     for kind, texts in (("text-prior", pictures.texts), ("random texts", unit_rows(spread))):
-        for name, counts in queries.items():
-            Q = None if counts is None else pictures.pool[left[draw_rows(pictures.pool_labels[left], counts, rng)]]
+        plain = TextPriorProbe(dict(enumerate(texts))).fit(X, y)
+        yield kind, plain.logits(pictures.test)
+        for name, Q in queries:
             probe = TextPriorProbe(dict(enumerate(texts))).fit(X, y, unlabelled=Q)
             yield kind + name, probe.logits(pictures.test)
+            if kind == "text-prior" and not len(pictures.strange):
+                p = plain.predict_proba(pictures.test)
+                yield (
+                    f"label propagation{name}",
+                    classify_by_propagation(p, pictures.test, plain.predict_proba(Q), Q),
+                )
+
+
+def draw_queries(
+    pictures: Pictures, left: IndexArray, most: int, rng: np.random.Generator
+) -> Iterator[tuple[str, FloatArray]]:
+    """(name, (q, d) features) of unlabelled pictures, from rows that no support set has."""
+    labels, n_classes = pictures.pool_labels[left], len(pictures.texts)
+    counts = np.full(n_classes, most)
+    if not len(pictures.strange):
+        uneven = np.maximum(1, np.round(most * 10.0 ** -np.linspace(0, 1, n_classes))).astype(int)
+        for name, drawn in (("", counts), (" 10 : 1", uneven)):
+            yield f", unlabelled{name}", pictures.pool[left[draw_rows(labels, drawn, rng)]]
+        return
+    known = pictures.pool[left[draw_rows(labels, counts, rng)]]
+    strange = pictures.strange[rng.permutation(len(pictures.strange))[: len(known) // 4]]
+    yield ", unlabelled", known
+    yield ", unlabelled, a fifth strange", np.concatenate([known, strange])
 
 
 def draw_rows(labels: LabelArray, counts: IndexArray, rng: np.random.Generator) -> IndexArray:

@@ -14,7 +14,7 @@ from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.config import FewShotConfig, option
 
 DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
-EXAMPLES = ("--trials 50", "photos/ --approaches tip-adapter,mlp --unseen 3 --detector lof --n-neighbors 20")
+EXAMPLES = ("--trials 50", "photos/ --approaches tip-adapter,mlp --unseen 3 --detector lof --unlabelled more/")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ def main(options: Options) -> int:
     config = resume_config(config)
     out = choose_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
+    unlabelled = results.get("unlabelled", {"said": ()})
+    for said in unlabelled["said"][:1]:
+        print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)

@@ -58,6 +58,12 @@ class DataOptions(SourceOptions):
     )
     test_fraction: float = option(0.5, "share of each class sealed as test set where the data has no test part")
     seed: int = option(0, "seed of everything random")
+    unlabelled: str | None = option(
+        None,
+        "folder of pictures without labels that sharpen the text-informed probe; copies of sealed test pictures and "
+        "what shows something else are left out",
+        metavar="FOLDER",
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "shots")
@@ -225,6 +231,7 @@ LATER: Mapping[str, Any] = {
     "detector": AUTO,
     "discoverer": None,
     "n_neighbors": None,
+    "unlabelled": None,
     **SOURCED,
 }
 

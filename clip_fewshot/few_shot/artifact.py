@@ -17,6 +17,7 @@ from clip_fewshot.few_shot.approach import Approach, Point
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.few_shot.objectives import build_head, copy_tuned_layers
+from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import select_part
@@ -48,6 +49,8 @@ def collect_model_files(
     }
     if model.temperature != 1:
         meta["temperature"] = model.temperature
+    if model.unlabelled is not None:
+        meta["unlabelled"] = model.unlabelled.to_json()
     parts = [*list_foreign_parts(approach), *foreign_parts("probes", name, probe, PROBES)]
     foreign = [list(part) for part in parts]
     return {WEIGHTS_FILE: safetensors.torch.save(stored)}, meta | ({"foreign": foreign} if foreign else {})
@@ -90,7 +93,8 @@ def read_model(
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])
     _, probe = find_probe(read_probe(meta, approach, trusted, where))
     model = _rebuild(backbone, approach, point, len(labels), tensors, probe)
-    return approach, replace(model, temperature=float(meta.get("temperature", 1.0))), labels
+    used = UnlabelledUse(**meta["unlabelled"]) if "unlabelled" in meta else None
+    return approach, replace(model, temperature=float(meta.get("temperature", 1.0)), unlabelled=used), labels
 
 
 def read_probe(

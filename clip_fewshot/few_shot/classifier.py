@@ -30,8 +30,11 @@ from clip_fewshot.few_shot.model import (
     note_if_below_frozen,
     prepare_support,
     reads_texts,
+    takes_unlabelled,
 )
+from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
@@ -137,14 +140,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_fitted()
         return self.model_.point
 
-    def fit(self, images: Images, labels: Sequence[str] | None = None) -> FewShotClassifier:
+    def fit(
+        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+    ) -> FewShotClassifier:
         """Learn from labelled pictures.
 
         Args:
             images: a dataset, or paths or PIL pictures with ``labels``.
+            unlabelled: further pictures, mostly of these classes, for an approach that learns from them too:
+                "text-prior", and "auto", which compares it with others. Labels among them are not read. Copies of
+                ``images`` and what shows something else are left out; ``unlabelled_`` says what became of them.
 
         Raises:
-            UsageError: layers that are not there, or nothing that would train.
+            UsageError: layers that are not there, nothing that would train, or an approach that takes no
+                ``unlabelled``.
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
@@ -161,19 +170,44 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="add pictures",
                 where=support.name,
             )
+        more = self.collect_unlabelled(unlabelled)
         if self.approach == AUTO:
-            return self._fit_best(support)
+            return self._fit_best(support, more)
         data = self.prepare(support, [self.point.unfreeze])
-        return self.fit_prepared(data, encode_frozen(data), support.label_space)
+        frozen = encode_frozen(data)
+        data = add_unlabelled(self.backbone, data, frozen, support, more)
+        return self.fit_prepared(data, frozen, support.label_space)
 
-    def _fit_best(self, support: ImageDataset) -> FewShotClassifier:
+    def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
+        """The pictures that ``fit`` is given without labels.
+
+        Raises:
+            UsageError: the approach does not learn from such.
+        """
+        if images is None:
+            return None
+        if self.approach != AUTO and not takes_unlabelled(self._approach, self.probe):
+            got = repr(self._approach.name)
+            fix = "choose 'text-prior', or leave `unlabelled` out"
+            raise UsageError(
+                expected="an approach that learns from unlabelled pictures", got=got, fix=fix, where="`unlabelled`"
+            )
+        return collect_images(images, purpose="unlabelled")
+
+    @property
+    def unlabelled_(self) -> UnlabelledUse | None:
+        """What unlabelled pictures did; None where there were none."""
+        self._check_fitted()
+        return self.model_.unlabelled
+
+    def _fit_best(self, support: ImageDataset, unlabelled: ImageDataset | None) -> FewShotClassifier:
         names = (*SCHEMA_1, "options", "probe")
         given = [name for name in names if getattr(self, name) is not None]
         if given:
             fix = "name an approach, or leave them out"
             raise UsageError(expected="no options of an approach", got=", ".join(given), fix=fix, where="auto")
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
-        choice = choose_model(self.backbone, support, settings, self.views, self.seed)
+        choice = choose_model(self.backbone, support, settings, self.views, self.seed, unlabelled)
         self.approach_, self.trials_ = choice.approach, choice.trials
         self.model_, self.recipe_, self.label_space_ = choice.model, choice.recipe, support.label_space
         return self

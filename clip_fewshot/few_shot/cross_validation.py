@@ -28,6 +28,7 @@ from clip_fewshot.few_shot.model import (
     note_if_below_frozen,
     prepare_support,
 )
+from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select, select_by_approach
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -104,7 +105,14 @@ class Choice:
     trials: tuple[TrialRecord, ...]
 
 
-def choose_model(backbone: Backbone, support: ImageDataset, settings: TrainSettings, views: int, seed: int) -> Choice:
+def choose_model(
+    backbone: Backbone,
+    support: ImageDataset,
+    settings: TrainSettings,
+    views: int,
+    seed: int,
+    unlabelled: ImageDataset | None = None,
+) -> Choice:
     """Compare the baselines and the approaches of this library on folds of ``support``, and fit the best on all of it.
 
     At one shot a class the baselines are compared on pictures that are left out in turn. See
@@ -115,7 +123,9 @@ def choose_model(backbone: Backbone, support: ImageDataset, settings: TrainSetti
     starts = [approach.start(depth) for approach in approaches]
     cuts = sorted({start.unfreeze for start in starts})
     data = prepare_support(backbone, support, cuts, views, seed, templates=settings.templates, reads_texts=True)
-    C = fit_frozen_probe(encode_frozen(data), data.labels, seed).C_
+    frozen = encode_frozen(data)
+    data = add_unlabelled(backbone, data, frozen, support, unlabelled)
+    C = fit_frozen_probe(frozen, data.labels, seed).C_
     recipe = Recipe(LINEAR_PROBE, LINEAR_PROBE.point, settings, C, seed)
     by_name = {approach.name: approach for approach in approaches}
     bench = CrossValidation(backbone, data, recipe, by_name, split_validation(data.labels, seed))

@@ -20,6 +20,7 @@ from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
+from clip_fewshot.few_shot.unlabelled import Unlabelled, UnlabelledUse
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import copy_last_layers
 from clip_fewshot.types import FloatArray, LabelArray
@@ -31,6 +32,7 @@ class TunedModel:
 
     Attributes:
         note: what :func:`note_if_below_frozen` found, if it was asked.
+        unlabelled: what unlabelled pictures did to the probe, where it was given any.
         temperature: what the head's logits are divided by for their softmax to be right, see
             :func:`clip_fewshot.evaluation.calibration.fit_temperature`. Probes need none.
     """
@@ -41,6 +43,7 @@ class TunedModel:
     probe: Probe | None
     note: str = ""
     temperature: float = 1.0
+    unlabelled: UnlabelledUse | None = None
 
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
@@ -90,11 +93,23 @@ class Recipe:
         """Whether the texts of the classes are read."""
         return reads_texts(self.approach, self.probe)
 
-    def fit_probe(self, features: FloatArray, labels: LabelArray, texts: FloatArray | None = None) -> Probe:
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether the probe learns from unlabelled pictures too."""
+        return takes_unlabelled(self.approach, self.probe)
+
+    def fit_probe(
+        self,
+        features: FloatArray,
+        labels: LabelArray,
+        texts: FloatArray | None = None,
+        unlabelled: Unlabelled | None = None,
+    ) -> Probe:
         """The recipe's probe on (n, d) features and their (n,) labels in 0..c-1.
 
         Args:
             texts: (c, d) of the classes, for a probe that reads them.
+            unlabelled: further pictures, for a probe that takes them.
 
         Raises:
             UsageError: a probe that does not take the options of the point.
@@ -111,7 +126,16 @@ class Recipe:
             fix = "name in `centre` and `options` what the probe's constructor takes"
             expected = f"a probe that takes {', '.join(options) or 'no options'}"
             raise UsageError(expected=expected, got=str(error), fix=fix, where=f"probe {name!r}") from error
+        if unlabelled is not None and self.takes_unlabelled:
+            return probe.fit(features, labels, unlabelled=unlabelled.features)  # type: ignore[call-arg]
         return probe.fit(features, labels)
+
+
+def takes_unlabelled(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
+    """Whether a model of ``approach`` ends in a probe on frozen features that learns from unlabelled pictures too."""
+    if approach.towers != "none" or approach.ends_in != "probe":
+        return False
+    return getattr(find_probe(probe or approach.probe)[1], "takes_unlabelled", False)
 
 
 def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
@@ -135,8 +159,10 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
         suffix, head = tuned.suffix, tuned.head
     if approach.ends_in == "head":
         return TunedModel(point, suffix, head, None)
-    features = replay(data.images, point.unfreeze, suffix).numpy()
-    return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels, data.captions.texts))
+    features, given = replay(data.images, point.unfreeze, suffix).numpy(), data.unlabelled
+    probe = recipe.fit_probe(features, data.labels, data.captions.texts, given)
+    used = None if given is None or not recipe.takes_unlabelled else UnlabelledUse.of(given, probe)
+    return TunedModel(point, suffix, None, probe, unlabelled=used)
 
 
 def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import BACKBONE_LR, TUNED_SHARE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, TrainableLoss, build_objective, copy_tuned_layers
+from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.optim.adamw import AdamW, group_parameters
 from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
@@ -69,16 +70,18 @@ class SupportData:
     Attributes:
         images: states of n pictures entering each cut.
         labels: (n,) in [0, n_classes).
+        unlabelled: further pictures of these classes, for a probe that takes them.
     """
 
     images: Prefix
     labels: LabelArray
     n_classes: int
     captions: CaptionBank
+    unlabelled: Unlabelled | None = None
 
     def subset(self, rows: IndexArray) -> SupportData:
-        """The chosen pictures; the classes and captions stay."""
-        return SupportData(self.images.subset(rows), self.labels[rows], self.n_classes, self.captions)
+        """The chosen pictures; all else stays."""
+        return replace(self, images=self.images.subset(rows), labels=self.labels[rows])
 
 
 @dataclass(frozen=True)

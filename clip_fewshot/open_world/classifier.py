@@ -15,6 +15,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.few_shot.model import encode_frozen
+from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
@@ -97,18 +98,28 @@ class OpenWorldClassifier:
         world._begin(rejector, KnownPictures(*reference, pictures))
         return world
 
-    def fit(self, images: Images, labels: Sequence[str] | None = None) -> OpenWorldClassifier:
+    def fit(
+        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+    ) -> OpenWorldClassifier:
         """Fit the classifier, choose the detector's features by hiding known classes in turn, and calibrate it.
+
+        Args:
+            images, labels, unlabelled: as of :meth:`FewShotClassifier.fit`. The detector learns and calibrates on the
+                labelled pictures alone, and ``alpha`` is kept whatever the others show. To name a class leaves what
+                they taught; :meth:`assign` fits again without them.
 
         Raises:
             DataError: no labels, or fewer than two classes.
-            UsageError: one picture of some class only, or an alpha that so few pictures cannot support.
+            UsageError: one picture of some class only, an alpha that so few pictures cannot support, or a model that
+                takes no ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
+        more = model.collect_unlabelled(unlabelled)
         depths = list_stored_depths(model.backbone.visual)
         data = model.prepare(support, [model.point.unfreeze, *depths])
         frozen = encode_frozen(data)
+        data = add_unlabelled(model.backbone, data, frozen, support, more)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)

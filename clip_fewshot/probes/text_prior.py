@@ -43,7 +43,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         classes_: (c,) labels. coef_: (c, d) on normalised features. intercept_: (c,). together_: rows of the fit.
         scale_: of the texts in the mean classifier; 0 without texts. C_: mean penalty, a geometric one.
         belief_: share in [0, 1] of the mean that believes the texts at all.
-        directions_, centre_, log_proportions_, moved_, agreement_, refused_: of
+        directions_, centre_, log_proportions_, moved_, share_, agreement_, refused_: of
             :class:`~clip_fewshot.probes.refine.Refined`; no directions without unlabelled pictures, or where refused.
 
     Example:
@@ -57,6 +57,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
 
     takes_c: ClassVar[bool] = False
     reads_texts: ClassVar[bool] = True
+    takes_unlabelled: ClassVar[bool] = True
 
     def __init__(self, texts: Mapping[Any, FloatArray] | None = None) -> None:
         self.texts = texts
@@ -107,7 +108,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         self.directions_: FloatArray = np.zeros((0, width))
         self.centre_: FloatArray = np.zeros(width)
         self.log_proportions_: FloatArray = np.zeros(0)
-        self.moved_, self.agreement_, self.refused_ = 0.0, 1.0, False
+        self.moved_, self.share_, self.agreement_, self.refused_ = 0.0, 0.0, 1.0, False
         if unlabelled is None or not len(unlabelled):
             return
         if named:
@@ -115,12 +116,14 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             got = f"none of {', '.join(map(str, named[:5]))}"
             raise UsageError(expected="pictures of each class", got=got, fix=fix, where="unlabelled")
         queries = unit_rows(validate_data(self, unlabelled, dtype=np.float64, reset=False))
-        found = refine(self._linear(queries), queries, unit, labels)
+        found = refine(self._linear(queries), queries, unit, labels, self._left_out)
         self.agreement_, self.refused_ = found.agreement, found.refused
         if found.refused:
             return
         self.directions_, self.centre_, self.log_proportions_ = found.directions, found.centre, found.log_proportions
-        self.moved_ = found.moved
+        self.moved_, self.share_, self._left_out = found.moved, found.share, found.left_out
+        self.coef_, self.intercept_ = found.factor * self.coef_, found.factor * self.intercept_
+        self.scale_ *= found.factor
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
@@ -128,8 +131,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         unit = unit_rows(validate_data(self, X, dtype=np.float64, reset=False))
         logits = self._linear(unit)
         if len(self.directions_):
-            mixture = self.directions_, self.centre_, self.log_proportions_
-            logits += mixture_logits(unit, *mixture, self.together_)
+            logits += mixture_logits(unit, self.directions_, self.centre_, self.together_)
         return logits
 
     def _linear(self, unit: FloatArray) -> FloatArray:
@@ -163,11 +165,10 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         unit = unit_rows(rows)
         others = logsumexp(self.logits(rows), axis=1) - unit @ prior
         if len(self.directions_):
-            direction = unit_rows(unit[-len(X) :].mean(axis=0) - self.centre_)[None]
-            usual = np.full(1, -np.log(len(self.directions_)))
-            others -= mixture_logits(unit, direction, self.centre_, usual, 1)[:, 0]
+            length = np.linalg.norm(self.directions_, axis=1).max()
+            direction = length * unit_rows(unit[-len(X) :].mean(axis=0) - self.centre_)[None]
+            others -= mixture_logits(unit, direction, self.centre_, 1)[:, 0]
             extended.directions_ = np.vstack([self.directions_, direction])
-            extended.log_proportions_ = np.append(self.log_proportions_, usual)
         weights, intercept = fit_row(unit, others, len(X), self.C_)
         extended._append(label, prior + weights, intercept)
         return extended

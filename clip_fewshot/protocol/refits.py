@@ -28,6 +28,7 @@ from clip_fewshot.few_shot.model import (
     prepare_support,
     reads_texts,
 )
+from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
@@ -51,6 +52,7 @@ class Task:
         pool: all training pictures of the known classes.
         approaches: those that may be tuned.
         shots: pictures per class in a support set, validation included.
+        unlabelled: pictures without labels, none of them a sealed one.
         memory: bytes of stored states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
     """
 
@@ -62,6 +64,7 @@ class Task:
     seed: int
     memory: int | None = None
     approaches: tuple[Approach, ...] = tuple(APPROACHES.values())
+    unlabelled: ImageDataset | None = None
 
     @property
     def by_name(self) -> dict[str, Approach]:
@@ -103,6 +106,7 @@ def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSu
     captions = any(approach.towers == "both" for approach in task.approaches)
     data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads, captions)
     frozen = encode_frozen(data)
+    data = add_unlabelled(task.backbone, data, frozen, images, task.unlabelled)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 
 

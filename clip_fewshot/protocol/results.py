@@ -20,6 +20,7 @@ from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
+from clip_fewshot.protocol.refits import Fit, Task
 from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
@@ -158,6 +159,15 @@ def embedding_views(
         EmbeddingView(title, unit_rows(images), labels, unit_rows(texts), space.names)
         for title, images in features.items()
     )
+
+
+def describe_unlabelled(given: ImageDataset | None, task: Task, fits: Sequence[Fit]) -> dict[str, Any]:
+    """For results: what became of the unlabelled pictures on each support set; {} where none were given."""
+    if given is None or task.unlabelled is None:
+        return {}
+    used = [model.unlabelled for fit in fits for model in fit.models.values() if model.unlabelled is not None]
+    entry = {"pictures": len(given), "sealed": len(given) - len(task.unlabelled)}
+    return {"unlabelled": entry | {"per_seed": [one.to_json() for one in used], "said": [str(one) for one in used]}}
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,12 @@ def choose_folder(data: DataOptions, out: str | None) -> Path:
 
 
 def claim(
-    out: Path, config: FewShotConfig, approaches: Sequence[Approach], dataset: ImageDataset, backbone: Backbone
+    out: Path,
+    config: FewShotConfig,
+    approaches: Sequence[Approach],
+    dataset: ImageDataset,
+    backbone: Backbone,
+    unlabelled: ImageDataset | None = None,
 ) -> None:
     """Write down what this run is, or make sure that it is the one that the folder holds already."""
     key = {
@@ -151,6 +156,8 @@ def claim(
         "objective": OBJECTIVE,
     }
     foreign = [part for approach in approaches for part in list_foreign_parts(approach)]
+    if unlabelled is not None:
+        key["unlabelled"] = unlabelled.fingerprint()
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
     if path.is_file():

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.refine import EVEN, KAPPA, REFINE_ROUNDS, mixture_logits, refine
+from clip_fewshot.probes.refine import EVEN, KAPPA, REFINE_ROUNDS, SHARPNESS_SD, mixture_logits, refine
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -44,7 +44,10 @@ def test_the_mixture_is_what_loops_make_of_it() -> None:
             means[j] = total / (len(rows) + posteriors[:, j].sum())
         proportions = (posteriors.sum(axis=0) + EVEN * len(queries) / C) / ((1 + EVEN) * len(queries))
     np.testing.assert_allclose(found.posteriors, posteriors, atol=1e-9)
-    np.testing.assert_allclose(found.directions, directions, atol=1e-9)
+    means = np.array(means)
+    centre = means.mean(axis=0)
+    np.testing.assert_allclose(found.directions, KAPPA * unit_rows(means - centre), atol=1e-9)
+    np.testing.assert_allclose(found.centre, centre, atol=1e-9)
     np.testing.assert_allclose(found.log_proportions, np.log(proportions), atol=1e-9)
 
 
@@ -61,6 +64,59 @@ def test_it_gains_where_classes_are_frequent_alike_and_where_they_are_not(counts
             before.append(np.mean(plain.predict(asked) == right))
             after.append(np.mean(refined.predict(asked) == right))
     assert np.mean(after) > np.mean(before) + 0.03
+
+
+def test_shots_are_taken_out_of_the_mean_of_their_class_and_weigh_the_mixture() -> None:
+    shots, labels = draw([3, 2, 1, 2, 2], 0)
+    queries, _ = draw([6] * C, 1)
+    shots, queries = unit_rows(shots), unit_rows(queries)
+    left_out, logits = np.random.default_rng(2).normal(size=(len(shots), C)), np.zeros((len(queries), C))
+    found = refine(logits, queries, shots, labels, left_out)
+
+    both = left_out.copy()
+    for i in range(len(shots)):
+        means = []
+        for j in range(C):
+            rows = [x for k, (x, y) in enumerate(zip(shots, labels, strict=True)) if y == j and k != i]
+            total = np.sum(rows, axis=0) + found.posteriors[:, j] @ queries
+            means.append(total / (len(rows) + found.posteriors[:, j].sum()))
+        centre = np.mean(means, axis=0)
+        both[i] += KAPPA * unit_rows(np.array(means) - centre) @ unit_rows(shots[i] - centre)
+
+    def loss(scale: float, rows: FloatArray) -> float:
+        return float(np.sum(logsumexp(scale * rows, axis=1) - scale * rows[np.arange(len(labels)), labels]))
+
+    scales = np.geomspace(0.05, 20, 20001)
+    sharpness = min(scales, key=lambda scale: loss(scale, both) + np.log(scale) ** 2 / (2 * SHARPNESS_SD**2))
+    share = 1 / (1 + np.exp(loss(sharpness, both) - loss(1, left_out)))
+    assert share > 0.01
+    assert found.share == pytest.approx(share, rel=2e-3)
+    assert found.factor == pytest.approx(1 - share + share * sharpness, rel=1e-3)
+    assert np.linalg.norm(found.directions, axis=1) == pytest.approx(np.full(C, KAPPA * share * sharpness), rel=2e-3)
+    np.testing.assert_allclose(found.left_out, (1 - share) * left_out + share * sharpness * both, rtol=0.01, atol=0.01)
+
+
+def test_a_mixture_that_shots_contradict_has_no_share() -> None:
+    X, y = draw([12] * C, 0, 0.5)
+    queries, labels = draw([30] * C, 1, 0.5)
+    sure = 20.0 * np.eye(C)
+    assert refine(sure[labels], unit_rows(queries), unit_rows(X), y, sure[y] / 20).share > 0.99
+    wrong = refine(sure[(labels + 1) % C], unit_rows(queries), unit_rows(X), y, sure[y] / 5)
+    assert wrong.share < 0.01
+    assert np.abs(wrong.directions).max() < 0.1
+
+
+def test_probabilities_with_unlabelled_pictures_are_no_more_too_sure_than_without() -> None:
+    texts = dict(enumerate(unit_rows(np.random.default_rng(99).normal(size=(C, D)))))
+    plain, refined = [], []
+    for seed in range(4):
+        X, y = draw([16] * C, seed, 1.6)
+        queries, _ = draw([40] * C, 100 + seed, 1.6)
+        asked, truth = draw([60] * C, 200 + seed, 1.6)
+        for losses, Q in ((plain, None), (refined, queries)):
+            p = TextPriorProbe(texts).fit(X, y, unlabelled=Q).predict_proba(asked)
+            losses.append(-np.log(p[np.arange(len(truth)), truth]).mean())
+    assert np.mean(refined) < np.mean(plain) + 0.01
 
 
 def test_pictures_that_contradict_the_shots_are_refused() -> None:
@@ -91,8 +147,8 @@ def test_a_class_more_moves_no_other_and_arrays_restore_it() -> None:
 def test_mixture_logits_of_a_row_are_its_own() -> None:
     X, y = draw([2] * C, 0)
     found = refine(np.zeros((len(X), C)), unit_rows(X), unit_rows(X), y)
-    whole = mixture_logits(unit_rows(X), found.directions, found.centre, found.log_proportions, C)
-    alone = mixture_logits(unit_rows(X)[:1], found.directions, found.centre, found.log_proportions, C)
+    whole = mixture_logits(unit_rows(X), found.directions, found.centre, C)
+    alone = mixture_logits(unit_rows(X)[:1], found.directions, found.centre, C)
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-12)
 
 

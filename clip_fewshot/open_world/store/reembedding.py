@@ -23,7 +23,6 @@ from clip_fewshot.open_world.store.session import Session
 
 NEXT = "embedding_next"
 TO_EMBED = f"SELECT {rows.IMAGE_COLUMNS} FROM image WHERE seq NOT IN (SELECT seq FROM {NEXT}) ORDER BY seq"
-TO_JUDGE = f"SELECT {rows.IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 SELECT_NAMED = f"SELECT {rows.IMAGE_COLUMNS} FROM image WHERE state = 'named' ORDER BY seq"
 
 
@@ -135,7 +134,7 @@ def _judge(
     database: Database, world: OpenWorldClassifier, encoder: int, number: int, sources: Sources, new: NewVerdicts
 ) -> None:
     """What the new classifier says of the pictures that it has not judged yet."""
-    held = [rows.parse_row(row) for row in database.rows(TO_JUDGE, (max(new.verdicts, default=0),))]
+    held = rows.find_unnamed(database, max(new.verdicts, default=0))
     for start in range(0, len(held), SQUARES_AT_A_TIME):
         part = held[start : start + SQUARES_AT_A_TIME]
         if world.from_features:

@@ -50,6 +50,7 @@ class StoredPicture(NamedTuple):
 FIELDS = "digest, name, place, state, class, p_value, score, judged"
 IMAGE_COLUMNS = f"seq, {FIELDS}"
 INSERT = f"INSERT INTO image ({FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+UNNAMED = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
 
 
@@ -89,6 +90,11 @@ def find(database: Database, digests: Iterable[str]) -> dict[str, StoredPicture]
 def find_unknown(database: Database, after: int = 0) -> list[StoredPicture]:
     """The unknown pictures that came after number ``after``, in the order in which they came."""
     return [parse_row(row) for row in database.rows(UNKNOWN, (after,))]
+
+
+def find_unnamed(database: Database, after: int = 0) -> list[StoredPicture]:
+    """The known and unknown pictures that came after number ``after``, in the order in which they came."""
+    return [parse_row(row) for row in database.rows(UNNAMED, (after,))]
 
 
 def find_open(database: Database, classes: Sequence[str], after: int = 0) -> list[StoredPicture]:

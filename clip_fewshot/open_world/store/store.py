@@ -19,7 +19,7 @@ from clip_fewshot.open_world.groups import Group, build_groups
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
-from clip_fewshot.open_world.store.material import build_dataset
+from clip_fewshot.open_world.store.material import build_dataset, is_there
 from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
 from clip_fewshot.open_world.store.review import Review, list_digests
@@ -150,6 +150,13 @@ class Store:
             held = rows.find_unknown(self.database)
             features = self.session.features(held)
         return UnknownPictures(build_dataset(held), features, np.array([one.verdict.p_value for one in held]))
+
+    def unlabelled(self) -> ImageDataset:
+        """All pictures without a name whose files are there: what ``fit(support, unlabelled=)`` may be given.
+
+        The classifier that is fitted so takes the place of the store's by :meth:`reembed`.
+        """
+        return build_dataset([one for one in rows.find_unnamed(self.database) if is_there(one)])
 
     def discover(self) -> tuple[Group, ...]:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""

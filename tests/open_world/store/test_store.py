@@ -12,10 +12,14 @@ import pytest
 from PIL import Image
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
+from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_dataset
+from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.review import Review
@@ -367,6 +371,30 @@ def test_another_backbone_is_let_in_by_reembedding_alone(
         Store.open(tmp_path / "store", tiny)
     with Store.open(tmp_path / "store", other) as store:
         assert store.ingest(some(strange, 5, 60)).new == 5
+
+
+def test_its_own_pictures_teach_another_classifier_which_takes_its_place(split: OpenWorldSplit, tmp_path: Path) -> None:
+    mini = load_backbone("mini", device="cpu")
+
+    def fit(**more: ImageDataset) -> OpenWorldClassifier:
+        return OpenWorldClassifier(FewShotClassifier(mini, "text-prior"), "knn", alpha=0.1).fit(split.support, **more)
+
+    photos = as_files(some(split.pool, 60), tmp_path / "photos")
+    with Store.create(tmp_path / "store", fit()) as store:
+        store.ingest(photos)
+        store.name(some(photos, 3), "axolotl")
+        away = Path(photos.names[3]).rename(tmp_path / "away.png")
+        given = store.unlabelled()
+        assert sorted(given.digests) == sorted(photos.digests[4:])
+        world = fit(unlabelled=given)
+        used = world.model.unlabelled_
+        assert used is not None
+        assert used.used + used.copies + used.unknown == 56
+        away.rename(photos.names[3])
+        store.reembed(world)
+    with Store.open(tmp_path / "store", mini) as store:
+        assert store.world.model.unlabelled_ == used
+        assert "axolotl" in store.world.model.label_space_.names
 
 
 def test_reembedding_goes_on_where_it_ended(
