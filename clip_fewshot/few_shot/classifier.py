@@ -16,6 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.evaluation.reliability import Scores, score_probabilities
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
@@ -200,11 +201,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
+        return self.evaluate(images, labels).accuracy.mean
+
+    def evaluate(self, images: Images, labels: Sequence[str] | None = None) -> Scores:
+        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them.
+
+        Example:
+            ``model.evaluate(split.test).ece.mean`` is how far probabilities lie from how often they are right.
+        """
         self._check_fitted()
         test = collect_images(images, labels, "score")
-        truth = test.label_space.decode(test.required_labels())
-        self.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
-        return float(np.mean(self.predict(test) == np.array(truth)))
+        truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))
+        return score_probabilities(truth, [self.predict_proba(test)])
 
     def save(self, folder: str | Path) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""

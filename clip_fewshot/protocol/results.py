@@ -14,20 +14,26 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
-from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.alternatives import NoveltyChoice
-from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
+from clip_fewshot.plots.views import TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
-from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
+from clip_fewshot.protocol.report_views import discovery_view, embedding_views, novelty_view, reliability_curves
+from clip_fewshot.report.record import PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
 EXAMPLES_SHOWN = 24
-CLUSTER_MEMBERS = 12
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 PROBE_KEY = "linear_probe"
+
+
+def method_entry(labels: LabelArray, probabilities: Sequence[FloatArray]) -> dict[str, Any]:
+    """Accuracy, log loss, Brier score and calibration error over support sets with their intervals, and macro-F1."""
+    predictions = [table.argmax(axis=1) for table in probabilities]
+    return accuracy_entry(labels, predictions) | score_probabilities(labels, probabilities).to_json()
 
 
 def accuracy_entry(labels: LabelArray, predictions: Sequence[LabelArray]) -> dict[str, Any]:
@@ -65,17 +71,6 @@ def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) 
     return entry | {"per_seed": table, "refused": rejections[0].rejector.refusal(alpha)}
 
 
-def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
-    """Scores and DET curve of one support set."""
-    scores = np.concatenate([rejection.known, rejection.novel])
-    curve = metrics.det_curve(np.arange(len(scores)) >= len(rejection.known), scores)
-    # The decision is by p-value; drawn at the first score that was not flagged.
-    flagged = int(rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha).sum())
-    ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
-    threshold = None if rejection.rejector.refusal(alpha) else float(ordered[flagged])
-    return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
-
-
 def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) -> dict[str, Any]:
     """How the groups agree with the classes they really show, false alarms included, each class as itself."""
     entry: dict[str, Any] = {
@@ -94,27 +89,6 @@ def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) 
             "accuracy": clustering.clustering_accuracy(labels, found.labels),
         }
     return entry
-
-
-def discovery_view(found: Discovery, images: ImageDataset, truth: Sequence[str]) -> DiscoveryView:
-    """The groups as pictures, the most central one first."""
-    clusters = []
-    for number in range(found.n_clusters):
-        members = np.flatnonzero(found.labels == number)
-        exemplar = int(found.exemplars[number])
-        shown = [int(i) for i in members if i != exemplar][:CLUSTER_MEMBERS]
-        names, counts = np.unique([truth[int(i)] for i in members], return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        clusters.append(
-            ClusterView(
-                number=number,
-                size=len(members),
-                exemplar=images.open(exemplar),
-                members=tuple(images.open(i) for i in shown),
-                composition=tuple((str(names[i]), int(counts[i])) for i in order),
-            )
-        )
-    return DiscoveryView(found.linkage, found.labels, tuple(clusters))
 
 
 def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
@@ -149,16 +123,6 @@ def _example(met: OpenWorldTest, i: int, space: LabelSpace, top: int) -> Predict
     )
 
 
-def embedding_views(
-    features: Mapping[str, FloatArray], texts: FloatArray, labels: LabelArray, space: LabelSpace
-) -> tuple[EmbeddingView, ...]:
-    """One 2-D view per space of image features; the frozen texts stand in each."""
-    return tuple(
-        EmbeddingView(title, unit_rows(images), labels, unit_rows(texts), space.names)
-        for title, images in features.items()
-    )
-
-
 @dataclass(frozen=True)
 class Run:
     """Everything a finished run knows; what the two documents are made of.
@@ -183,11 +147,11 @@ class Run:
         outcome, labels = self.outcome, self.outcome.test.required_labels()
         names = [name for name in outcome.fits[-1].models if name != PROBE]
         validation = {name: trial.value for name, trial in select_by_approach(self.trials).items()}
-        predicted = {name: [p.argmax(axis=1) for p in outcome.probabilities(name)] for name in (PROBE, *names)}
-        probe = accuracy_entry(labels, predicted[PROBE]) | {"params": {"C": outcome.fits[0].support.probe.C_}}
+        said = {name: outcome.probabilities(name) for name in (PROBE, *names)}
+        probe = method_entry(labels, said[PROBE]) | {"params": {"C": outcome.fits[0].support.probe.C_}}
         approaches = {}
         for name in names:
-            test = accuracy_entry(labels, predicted[name])
+            test = method_entry(labels, said[name])
             params = outcome.fits[-1].models[name].point.searched()
             approaches[name] = {
                 "params": params,
@@ -199,13 +163,14 @@ class Run:
         best = {**won, "approach": outcome.best.replace("-", "_") if outcome.best == PROBE else outcome.best}
         best["validation"] = validation.get(outcome.best)
         if outcome.best != PROBE:
-            best["difference_to_probe"] = difference_entry(labels, predicted[outcome.best], predicted[PROBE])
+            predicted = [[table.argmax(axis=1) for table in said[name]] for name in (outcome.best, PROBE)]
+            best["difference_to_probe"] = difference_entry(labels, *predicted)
         return {
             "schema": 1,
             "dataset": self._dataset(),
             "config": dict(self.options),
             "seeds": [fit.draw for fit in outcome.fits[1:]],
-            "zero_shot": accuracy_entry(labels, [outcome.zero_shot.argmax(axis=1)]),
+            "zero_shot": method_entry(labels, [outcome.zero_shot]),
             "raw_pixels": accuracy_entry(labels, outcome.raw_pixels),
             "linear_probe": probe,
             "approaches": approaches,
@@ -225,6 +190,9 @@ class Run:
         features = {"frozen": outcome.known[0].features[PROBE], "after tuning": outcome.known[0].features[outcome.best]}
         if outcome.best == PROBE:
             del features["after tuning"]
+        drawn = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}
+        if outcome.best != PROBE:
+            drawn[outcome.best] = outcome.probabilities(outcome.best)
         found = self.met.found
         unknown = np.flatnonzero(self.met.unknown)
         return RunRecord(
@@ -235,6 +203,7 @@ class Run:
             predictions=draw_examples(self.met, space, self.options["seed"]),
             embeddings=embedding_views(features, outcome.texts, labels, space),
             novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
+            reliability=reliability_curves(labels, drawn),
             discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,
         )
 
