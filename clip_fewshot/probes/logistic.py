@@ -26,7 +26,6 @@ from clip_fewshot.probes.penalty import (
     SearchedC,
     drop_unusable,
     search_penalty,
-    select_c,
     split_stratified,
 )
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
@@ -48,7 +47,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ``LogisticRegression(C)``; binary problems have one row of coefficients, as there.
 
     Args:
-        C: inverse strength of the L2 penalty, > 0; None searches 1e-6..1e6 for the least held-out loss on ``folds``.
+        C: inverse strength of the L2 penalty, > 0; None searches 1e-6..1e6 for the least held-out loss on ``folds``,
+            drawn to its usual value where few pictures are held out (:class:`~clip_fewshot.probes.penalty.UsualC`).
         folds: (train rows, validation rows) pairs, or a number of stratified folds >= 2. A class needs two rows to be
             both learned and checked; where no class has two, C is 100 and ``note_`` says so.
         seed: of the fold assignment when ``folds`` is a number.
@@ -115,8 +115,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not folds:
             self.C_, self.note_ = DEFAULT_C, f"too few images per class to search C: C = {DEFAULT_C:g}"
             return None
-        self.search_, weights = search_penalty(problem, folds)
-        self.C_ = select_c(self.search_).C
+        self.search_, chosen, weights = search_penalty(problem, folds)
+        self.C_ = chosen.C
         self.C_at_edge_ = self.C_ in (10.0**LOWEST, 10.0**HIGHEST)
         self.note_ = f"the best C, {self.C_:g}, is an end of the range searched" if self.C_at_edge_ else ""
         return weights

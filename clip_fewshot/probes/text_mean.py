@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from clip_fewshot.evaluation.calibration import fit_log_scale, log_losses
+from clip_fewshot.probes.penalty import LEAST_LENGTH
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import descend
 from clip_fewshot.probes.twins import measure_likeness, twin_logits
@@ -21,7 +22,6 @@ PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 # Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
 USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
-LEAST_LENGTH = 1e-12
 
 
 class Member(NamedTuple):

@@ -15,6 +15,7 @@ from clip_fewshot.probes.penalty import (
     FINEST,
     WORTHLESS,
     SearchedC,
+    UsualC,
     drop_unusable,
     search_penalty,
     select_c,
@@ -32,7 +33,7 @@ def test_search_finds_what_a_full_grid_finds() -> None:
     X, y = X[:200], y[:200]
     problem, folds = SoftmaxProblem.from_rows(centred(X), y, 10), split_stratified(y, 3, 0)
     search = search_penalty(problem, folds)
-    found = select_c(search.tried)
+    found = search.chosen
     grid = []
     for exponent in np.arange(-2, 6.01, 0.25):
         nll = 0.0
@@ -43,11 +44,43 @@ def test_search_finds_what_a_full_grid_finds() -> None:
             nll -= logits[np.arange(len(held)), y[held]].sum() / len(y)
         grid.append(SearchedC(10**exponent, 0.0, nll))
     assert found.nll <= min(s.nll for s in grid) + 0.011
-    assert abs(np.log10(found.C / select_c(grid).C)) <= 0.3
+    assert abs(np.log10(found.C / select_c(grid, UsualC.of(problem, folds)).C)) <= 0.3
     exact = {round(np.log10(s.C), 3): s.nll for s in grid}
     same = [(s.nll, exact[e]) for s in search.tried if (e := round(np.log10(s.C), 3)) in exact]
     assert len(same) >= 5
     assert np.allclose(*zip(*same, strict=True), atol=WORTHLESS / 2)  # the search stops far short of the optimum
+
+
+def test_few_pictures_leave_c_near_its_usual_value_and_many_decide() -> None:
+    grid = [SearchedC(10.0**e, 1.0, 0.1 * 2.0**-e) for e in np.arange(-2, 6.01, 0.25)]
+    away = (np.log10([s.C for s in grid]) - 3.5) ** 2 / (2 * 1.5**2)
+    for n_held in (4, 30, 1000):
+        costs = np.array([s.nll for s in grid]) + away / n_held
+        assert select_c(grid, UsualC(3.5, n_held)) == grid[int(np.flatnonzero(costs <= costs.min() + WORTHLESS)[0])]
+    flat = [s._replace(nll=0.5) for s in grid]
+    assert 2 < np.log10(select_c(flat, UsualC(3.5, 4)).C) <= 3.5
+    assert np.log10(select_c(flat, UsualC(3.5, 10**6)).C) == -2  # nothing is worth a larger one
+    slope = [s._replace(nll=0.5 - 0.02 * np.log10(s.C)) for s in grid]
+    assert np.log10(select_c(slope, UsualC(3.5, 4)).C) < 4 < np.log10(select_c(slope, UsualC(3.5, 10**4)).C)
+
+
+def test_the_usual_c_goes_with_the_length_of_the_rows() -> None:
+    X, y = features(3, 4, 12)
+    folds = split_stratified(y, 2, 0)
+    wide, narrow = (SoftmaxProblem.from_rows(size * centred(X), y, 3) for size in (1.0, 0.1))
+    assert UsualC.of(narrow, folds).exponent == pytest.approx(UsualC.of(wide, folds).exponent + 2)
+    assert UsualC.of(wide, folds).n_held == 12
+
+
+def test_two_pictures_a_class_do_not_throw_c_about() -> None:
+    """Without a prior these end anywhere between 1e-6 and 750,000."""
+    y = np.array([0, 0, 1, 1])
+    found = []
+    for seed in range(12):
+        X = np.random.default_rng(seed).normal(size=(4, 64))
+        X[:, 0] += 1.6 * (2 * y - 1)
+        found.append(LinearProbe().fit(X, y).C_)
+    assert 100 < min(found) < max(found) < 10_000
 
 
 def test_search_tries_few_values_on_the_fine_grid() -> None:
@@ -58,15 +91,15 @@ def test_search_tries_few_values_on_the_fine_grid() -> None:
     assert exponents[0] == -6
     assert (np.diff(exponents) > 0).all()
     assert len(exponents) <= len(COARSE) + 2 * np.log2(1 / FINEST)
-    assert probe.C_ == select_c(probe.search_).C
+    assert probe.C_ in [s.C for s in probe.search_]
 
 
 def test_an_edge_of_the_range_is_reported() -> None:
     X, y = features(4, 8, 40)
-    noise = np.random.default_rng(0).permutation(y)
-    low = LinearProbe(folds=4).fit(X, noise)
-    assert (low.C_, low.C_at_edge_) == (1e-6, True)
-    assert "end of the range" in low.note_
+    near = X + 100  # pictures that hardly differ need a large C
+    high = LinearProbe(folds=4).fit(near, y)
+    assert (high.C_, high.C_at_edge_) == (1e6, True)
+    assert "end of the range" in high.note_
     assert not LinearProbe(folds=4).fit(X, y).C_at_edge_
 
 
@@ -132,14 +165,14 @@ def test_folds_side_by_side_and_one_by_one_find_the_same(monkeypatch: pytest.Mon
     apart = search_penalty(problem, folds)
     shared = {s.C: s.nll for s in apart.tried}
     assert np.allclose([s.nll - shared.get(s.C, s.nll) for s in together.tried], 0, atol=WORTHLESS / 2)
-    assert abs(np.log10(select_c(together.tried).C / select_c(apart.tried).C)) <= 0.25
+    assert abs(np.log10(together.chosen.C / apart.chosen.C)) <= 0.25
 
 
 def test_the_search_hands_on_weights_near_the_optimum_for_all_rows() -> None:
     X, y = features(4, 9, 40, spread=0.3)
     problem = SoftmaxProblem.from_rows(centred(X), y, 4)
     search = search_penalty(problem, [(np.arange(0, 36, 2), np.arange(1, 36, 2))])
-    C = select_c(search.tried).C
+    C = search.chosen.C
     best = solve(problem, C).objective
     begun = problem.evaluate(search.weights.astype(np.float64), C).value
     assert begun < best + 0.5 * (problem.evaluate(problem.start(), C).value - best)
