@@ -24,15 +24,14 @@ from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
     encode_frozen,
+    fit_calibrated,
     fit_frozen_probe,
-    fit_model,
     note_if_below_frozen,
     prepare_support,
     reads_texts,
 )
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
-from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
@@ -158,7 +157,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
         """Labelled pictures behind the frozen layers, for all ``cuts``."""
-        reads = reads_texts(find_approach(self.approach), self.probe)
+        approach = find_approach(self.approach)
+        one_shot = approach.ends_in == "head" and max(support.counts().values()) == 1  # its temperature comes from them
+        reads = one_shot or reads_texts(approach, self.probe)
         return prepare_support(
             self.backbone, support, cuts, self.views, self.seed, templates=self.templates, reads_texts=reads
         )
@@ -167,7 +168,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
         C = fit_frozen_probe(frozen, data.labels, self.seed).C_
         self.recipe_ = self.recipe(C)
-        self.model_ = fit_model(self.backbone, self.recipe_, data)
+        self.model_ = fit_calibrated(self.backbone, self.recipe_, data)
         note = note_if_below_frozen(self.backbone, self.recipe_, data, self.model_)
         if note:
             warnings.warn(note, RuntimeWarning, stacklevel=3)
@@ -178,7 +179,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """How the model is trained; ``probe_c`` None: with the C of the probe that was fitted."""
         if probe_c is None:
             probe = self.model_.probe
-            probe_c = probe.C_ if isinstance(probe, LinearProbe) else DEFAULT_C
+            probe_c = probe.C_ if isinstance(probe, LinearProbe) else None
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         return Recipe(find_approach(self.approach), self.point, settings, probe_c, self.seed, self.probe)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.few_shot.approach import Approach, Point
-from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, note_if_below_frozen
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_calibrated, note_if_below_frozen
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.types import IndexArray
 
@@ -52,7 +52,7 @@ class CrossValidation:
         return replace(model, note=note_if_below_frozen(self.backbone, self._recipe(point), self.data, model))
 
     def _fit(self, point: Point, data: SupportData) -> TunedModel:
-        return fit_model(self.backbone, self._recipe(point), data)
+        return fit_calibrated(self.backbone, self._recipe(point), data)
 
     def _recipe(self, point: Point) -> Recipe:
         return replace(self.recipe, approach=self.approaches[point.approach], point=point)

@@ -19,6 +19,7 @@ from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
+from clip_fewshot.few_shot.temperature import match_temperature
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import copy_last_layers
@@ -32,7 +33,7 @@ class TunedModel:
     Attributes:
         note: what :func:`note_if_below_frozen` found, if it was asked.
         temperature: what the head's logits are divided by for their softmax to be right, see
-            :func:`clip_fewshot.evaluation.calibration.fit_temperature`. Probes need none.
+            :func:`clip_fewshot.few_shot.temperature.match_temperature`. Probes need none.
     """
 
     point: Point
@@ -69,14 +70,14 @@ class Recipe:
 
     Attributes:
         probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
-            the support set have seen its labels and would always ask for less regularisation.
+            the support set have seen its labels and would always ask for less regularisation. None: not known.
         probe: what classifies where the approach has no head, as :func:`find_probe` takes it; None: the approach's own.
     """
 
     approach: Approach
     point: Point
     settings: TrainSettings
-    probe_c: float
+    probe_c: float | None
     seed: int
     probe: str | type[Probe] | None = None
 
@@ -95,7 +96,7 @@ class Recipe:
             UsageError: a probe that does not take the options of the point.
         """
         name, kind = find_probe(self.probe or self.approach.probe)
-        options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
+        options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c and self.probe_c is not None else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
         if self.reads_texts and texts is not None:
@@ -131,6 +132,15 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
         return TunedModel(point, suffix, head, None)
     features = replay(data.images, point.unfreeze, suffix).numpy()
     return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels, data.captions.texts))
+
+
+def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
+    """:func:`fit_model`, with the temperature of its head: for what is asked for probabilities."""
+    model = fit_model(backbone, recipe, data)
+    if model.head is None:
+        return model
+    logits = model.logits(model.features(data.images))
+    return replace(model, temperature=match_temperature(logits, data, recipe.probe_c))
 
 
 def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:

@@ -15,7 +15,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, prepare_support
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_calibrated, fit_model, prepare_support
 from clip_fewshot.few_shot.objectives import CaptionBank, read_class_texts, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
@@ -82,7 +82,7 @@ class Extender:
             )
         refit = before.model.probe is None or bool((more.labels < len(before.names)).any())
         if refit:
-            model = fit_model(self.backbone, self.recipe, self._data(known, names))
+            model = fit_calibrated(self.backbone, self.recipe, self._data(known, names))
             rights = self._refitted_on_known(before, more, names)
         else:
             texts = self._texts(names)

@@ -99,7 +99,7 @@ class PreparedSupport:
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSupport:
     """Run the frozen layers over a support set once, for all ``cuts``."""
     templates = task.settings.templates
-    reads = any(reads_texts(approach) for approach in task.approaches)
+    reads = task.shots == 1 or any(reads_texts(approach) for approach in task.approaches)
     data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads)
     frozen = encode_frozen(data)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
