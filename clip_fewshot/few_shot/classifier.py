@@ -24,12 +24,12 @@ from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
     encode_frozen,
-    fit_calibrated,
     fit_frozen_probe,
     note_if_below_frozen,
     prepare_support,
     reads_texts,
 )
+from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.evaluation.metrics import weighted_f1
 from clip_fewshot.few_shot.approach import Approach, Point
-from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_calibrated, note_if_below_frozen
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, note_if_below_frozen
+from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.types import IndexArray
 
@@ -41,18 +42,15 @@ class CrossValidation:
         known-good centre. We rejected breaking ties by log loss: it prefers large logit scales, not better features.
         """
         train, validation = self.folds[fold]
-        model = self._fit(point, self.data.subset(train))
+        model = fit_model(self.backbone, self._recipe(point), self.data.subset(train))
         held_out = self.data.subset(validation)
         predicted = model.probabilities(model.features(held_out.images)).argmax(axis=1)
         return weighted_f1(held_out.labels, predicted)
 
     def fit(self, point: Point) -> TunedModel:
         """Train on all pictures, and note where that was worse than training no layer."""
-        model = self._fit(point, self.data)
+        model = fit_calibrated(self.backbone, self._recipe(point), self.data)
         return replace(model, note=note_if_below_frozen(self.backbone, self._recipe(point), self.data, model))
-
-    def _fit(self, point: Point, data: SupportData) -> TunedModel:
-        return fit_calibrated(self.backbone, self._recipe(point), data)
 
     def _recipe(self, point: Point) -> Recipe:
         return replace(self.recipe, approach=self.approaches[point.approach], point=point)

@@ -19,7 +19,6 @@ from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
-from clip_fewshot.few_shot.temperature import match_temperature
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.probes import LinearProbe, Probe, find_probe
 from clip_fewshot.tuning import copy_last_layers
@@ -33,7 +32,7 @@ class TunedModel:
     Attributes:
         note: what :func:`note_if_below_frozen` found, if it was asked.
         temperature: what the head's logits are divided by for their softmax to be right, see
-            :func:`clip_fewshot.few_shot.temperature.match_temperature`. Probes need none.
+            :func:`clip_fewshot.few_shot.temperature.fit_calibrated`. Probes need none.
     """
 
     point: Point
@@ -132,15 +131,6 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
         return TunedModel(point, suffix, head, None)
     features = replay(data.images, point.unfreeze, suffix).numpy()
     return TunedModel(point, suffix, None, recipe.fit_probe(features, data.labels, data.captions.texts))
-
-
-def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
-    """:func:`fit_model`, with the temperature of its head: for what is asked for probabilities."""
-    model = fit_model(backbone, recipe, data)
-    if model.head is None:
-        return model
-    logits = model.logits(model.features(data.images))
-    return replace(model, temperature=match_temperature(logits, data, recipe.probe_c))
 
 
 def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:
