@@ -118,7 +118,7 @@ def _interval(item: Check, further: Mapping[str, Check] | None = None) -> Check:
     """{"mean", "ci95": [lo, hi], "per_seed", "n_test"} with lo <= hi."""
     shape = record(
         {"mean": item, "ci95": list_of(item, 2), "per_seed": list_of(item, 1), "n_test": integer(1)},
-        {"notes": list_of(text), "macro_f1": FRACTION, "params": mapping} | (further or {}),
+        {"notes": list_of(text), "macro_f1": FRACTION, "params": mapping, **(further or {})},
     )
 
     def check(value: Any, where: str) -> None:
