@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.search.allowance import Allowance
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
-from clip_fewshot.few_shot.select import TrialRecord, select
+from clip_fewshot.few_shot.select import TrialRecord, select, select_by_approach
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
@@ -104,13 +104,14 @@ def run_few_shot(
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
-            folds = len(task.folds(support.data.labels))
+            folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
             plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
             clock.lap("search")
-            winners, best = select(trials, approaches, len(support.images), depth)
-            saved = refit(task, {name: point for name, point in winners.items() if name == best}, 0, crew)
-            fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew)]
+            winners, best = select(trials, list(task.by_name.values()), depth)
+            temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}
+            saved = refit(task, {best: winners[best]}, 0, crew, temperatures)
+            fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew, temperatures)]
         clock.lap("refit")
         notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
@@ -157,9 +158,9 @@ def search(
     progress: Progress,
     crew: WorkerPool,
 ) -> list[TrialRecord]:
-    """The study on the validation folds of the support set; none at one shot a class."""
-    if plan.folds == 0:
-        return []
+    """The study on the validation folds of the support set; at one shot a class, of what needs none."""
+    if not task.folds(support.data.labels):
+        space = replace(space, approaches=tuple(a for a in space.approaches if a.towers == "none" and not a.space))
 
     def told(done: int, record: TrialRecord) -> None:
         progress("search", done, plan.trials)
@@ -169,12 +170,17 @@ def search(
 
 
 def refit_fresh(
-    task: Task, winners: Mapping[str, Point], seeds: int, progress: Progress, crew: WorkerPool
+    task: Task,
+    winners: Mapping[str, Point],
+    seeds: int,
+    progress: Progress,
+    crew: WorkerPool,
+    temperatures: Mapping[str, float],
 ) -> list[Fit]:
     """The winners on ``seeds`` support sets that the search never saw."""
     fits = []
     for draw in range(1, seeds + 1):
-        fits.append(refit(task, winners, draw, crew))
+        fits.append(refit(task, winners, draw, crew, temperatures))
         progress("refit", draw, seeds)
     return fits
 

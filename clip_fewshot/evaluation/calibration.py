@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from clip_fewshot.types import FloatArray
 
@@ -57,6 +57,26 @@ def fit_temperature(left_out_logits: FloatArray, y: NDArray[np.int64]) -> float:
         3
     """
     return float(np.exp(-fit_log_scale(np.asarray(left_out_logits, np.float64), y, 0.0, TEMPERATURE_SD)))
+
+
+def fit_left_out_temperature(logits: FloatArray, y: NDArray[np.int64]) -> tuple[FloatArray, float]:
+    """((n,) -ln p of each label, the temperature of all): each picture under what the others ask for.
+
+    A temperature that has seen a label makes it likelier, and the fewer there are, the more. The ln of the scale
+    without picture i is one Newton step away, g_i / h, with its gradient g_i and the whole curvature h.
+
+    Args:
+        logits: (n, c) of pictures that the classifier has not learned from. y: (n,).
+    """
+    logits = np.asarray(logits, np.float64)
+    temperature = fit_temperature(logits, y)
+    scaled = logits / temperature
+    p = softmax(scaled, axis=1)
+    mean = (p * scaled).sum(axis=1)
+    gradients = mean - scaled[np.arange(len(y)), y]  # of each loss by ln scale
+    curvature = ((p * scaled**2).sum(axis=1) - mean**2 + gradients).sum() + 1 / TEMPERATURE_SD**2
+    steps = np.clip(gradients / max(float(curvature), 1 / TEMPERATURE_SD**2), -1.0, 1.0)
+    return log_losses(scaled * np.exp(steps)[:, None], y), temperature
 
 
 def _minimise(cost: Callable[[float], float], usual: float) -> float:

@@ -233,13 +233,15 @@ CONTRASTIVE = Approach(
     space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE},
     centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, "margin": 0.0},
 )
-LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features: trial 0 of each study
+LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on frozen features
 PROBE = LINEAR_PROBE.name
 TEXT_PRIOR = Approach("text-prior", towers="none", ends_in="probe", probe="text-prior")  # the same, around the texts
 ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-shot")  # the texts alone
 
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
-OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT)}}
+BASELINES = (ZERO_SHOT, TEXT_PRIOR, LINEAR_PROBE)  # the first trials of each study; nothing in them is searched
+BASELINE_NAMES = tuple(approach.name for approach in BASELINES)
+OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in BASELINES}}
 
 
 def find_approach(approach: str | Approach) -> Approach:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
@@ -20,6 +21,7 @@ from clip_fewshot.evaluation.reliability import Scores, score_probabilities
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
+from clip_fewshot.few_shot.cross_validation import choose_model
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
@@ -48,9 +50,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
-        approach: "mlp-arcface", "mlp", "contrastive-arcface", "contrastive", "linear-probe", or "text-prior": the
-            linear probe around the texts of the classes, the best at one to four shots; an :class:`Approach`; the name
-            of an entry point, or "python:MODULE:NAME".
+        approach: "auto": the best in validation of zero-shot, the text-informed probe, the linear probe and the four
+            trained ones, see :func:`~clip_fewshot.few_shot.select.select`. Or one by its name, a key of ``OWN`` such as
+            "text-prior", the linear probe around the texts of the classes; an :class:`Approach`; the name of an entry
+            point, or "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
@@ -125,9 +128,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def point(self) -> Point:
-        """The approach's options as they are set."""
+        """The approach's options as they are set, or as they were chosen."""
         given = {name: getattr(self, name) for name in SCHEMA_1 if getattr(self, name) is not None}
-        return find_approach(self.approach).at({**given, **(self.options or {})})
+        given |= self.options or {}
+        if self.approach != AUTO:
+            return find_approach(self.approach).at(given)
+        self._check_fitted()
+        return self.model_.point
 
     def fit(self, images: Images, labels: Sequence[str] | None = None) -> FewShotClassifier:
         """Learn from labelled pictures.
@@ -140,9 +147,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
-        check_depth(self.backbone.visual, self.point.unfreeze)
-        find_approach(self.approach).check_trains(self.point)
-        find_probe(self._probe)
+        if self.approach != AUTO:
+            check_depth(self.backbone.visual, self.point.unfreeze)
+            find_approach(self.approach).check_trains(self.point)
+            find_probe(self._probe)
         support = collect_images(images, labels, "fit")
         counts = support.counts()
         if len(counts) < 2 or min(counts.values()) == 0:
@@ -152,17 +160,31 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="add pictures",
                 where=support.name,
             )
+        if self.approach == AUTO:
+            return self._fit_best(support)
         data = self.prepare(support, [self.point.unfreeze])
         return self.fit_prepared(data, encode_frozen(data), support.label_space)
 
+    def _fit_best(self, support: ImageDataset) -> FewShotClassifier:
+        names = (*SCHEMA_1, "options", "probe")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given:
+            fix = "name an approach, or leave them out"
+            raise UsageError(expected="no options of an approach", got=", ".join(given), fix=fix, where="auto")
+        settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
+        choice = choose_model(self.backbone, support, settings, self.views, self.seed)
+        self.approach_, self.trials_ = choice.approach, choice.trials
+        self.model_, self.recipe_, self.label_space_ = choice.model, choice.recipe, support.label_space
+        return self
+
     def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
         """Labelled pictures behind the frozen layers, for all ``cuts``."""
-        approach = find_approach(self.approach)
-        one_shot = approach.ends_in == "head" and max(support.counts().values()) == 1  # its temperature comes from them
-        reads = one_shot or reads_texts(approach, self.probe)
-        return prepare_support(
-            self.backbone, support, cuts, self.views, self.seed, templates=self.templates, reads_texts=reads
-        )
+        approach = self._approach
+        reads = {
+            "reads_texts": reads_texts(approach, self.probe),
+            "reads_captions": approach.towers == "both",
+        }
+        return prepare_support(self.backbone, support, cuts, self.views, self.seed, templates=self.templates, **reads)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
@@ -181,7 +203,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             probe = self.model_.probe
             probe_c = probe.C_ if isinstance(probe, LinearProbe) else None
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
-        return Recipe(find_approach(self.approach), self.point, settings, probe_c, self.seed, self.probe)
+        return Recipe(self._approach, self.point, settings, probe_c, self.seed, self.probe)
 
     def features(self, images: Images) -> FloatArray:
         """(n, d) tuned features, not normalised."""
@@ -239,7 +261,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def foreign_parts(self) -> dict[str, Any]:
         """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
-        approach, (name, probe) = find_approach(self.approach), find_probe(self._probe)
+        approach, (name, probe) = self._approach, find_probe(self._probe)
         foreign: dict[str, Any] = {} if OWN.get(approach.name) == approach else {approach.name: approach}
         return foreign if self.probe is None or name in PROBES else foreign | {name: probe}
 
@@ -251,7 +273,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """:meth:`to_artifact` of another model that was trained in the same way."""
         training: dict[str, Any] = {name: getattr(self, name) for name in ("epochs", "views", "seed")}
         training |= {"probe": self._probe} | ({"templates": list(self.templates)} if self.templates else {})
-        return collect_model_files(self.backbone, find_approach(self.approach), model, labels, training)
+        return collect_model_files(self.backbone, self._approach, model, labels, training)
 
     @classmethod
     def from_artifact(
@@ -269,8 +291,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return cls.from_model(found, approach, model, labels, **training)
 
     @property
+    def _approach(self) -> Approach:
+        """The approach that was named, or the one that was chosen."""
+        if self.approach != AUTO:
+            return find_approach(self.approach)
+        self._check_fitted()
+        return self.approach_
+
+    @property
     def _probe(self) -> str | type[Probe]:
-        return self.probe or find_approach(self.approach).probe
+        return self.probe or self._approach.probe
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):

@@ -82,7 +82,7 @@ class Recipe:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether the probe reads the texts of the classes."""
+        """Whether the texts of the classes are read."""
         return reads_texts(self.approach, self.probe)
 
     def fit_probe(self, features: FloatArray, labels: LabelArray, texts: FloatArray | None = None) -> Probe:
@@ -98,7 +98,7 @@ class Recipe:
         options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c and self.probe_c is not None else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
-        if self.reads_texts and texts is not None:
+        if texts is not None and self.approach.towers == "none" and getattr(kind, "reads_texts", False):
             options["texts"] = {label: texts[label] for label in np.unique(labels).tolist()}
         try:
             probe = kind(**options)
@@ -110,12 +110,12 @@ class Recipe:
 
 
 def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
-    """Whether a model of ``approach`` ends in a probe that reads the texts of the classes.
+    """Whether a model of ``approach`` reads the texts of the classes: its probe, or its head, which starts from them.
 
     Texts and pictures are compared where one model made both: in the frozen space, not behind tuned layers.
     """
-    if approach.towers != "none" or approach.ends_in != "probe":
-        return False
+    if approach.towers != "none":
+        return approach.head is not None
     return getattr(find_probe(probe or approach.probe)[1], "reads_texts", False)
 
 
@@ -167,13 +167,15 @@ def prepare_support(
     memory: int | None = None,
     templates: Sequence[str] = (),
     reads_texts: bool = False,
+    reads_captions: bool = True,
 ) -> SupportData:
     """Run the frozen layers of both towers over the pictures and the captions of their classes, once.
 
     Args:
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
         templates: of the captions, as in :class:`TrainSettings`.
-        reads_texts: whether a probe on them does; see :func:`reads_texts`.
+        reads_texts: whether an approach does; see :func:`reads_texts`.
+        reads_captions: whether an approach trains both towers.
     """
     names = support.label_space.names
     return SupportData(
@@ -181,7 +183,13 @@ def prepare_support(
         labels=support.required_labels(),
         n_classes=len(names),
         captions=CaptionBank(
-            backbone, names, text_cuts(backbone, cuts), seed, templates=templates, reads_texts=reads_texts
+            backbone,
+            names,
+            text_cuts(backbone, cuts),
+            seed,
+            templates=templates,
+            reads_texts=reads_texts,
+            reads_captions=reads_captions,
         ),
     )
 

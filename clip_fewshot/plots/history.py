@@ -29,7 +29,7 @@ def history_plot(rows: Sequence[TrialRow]) -> Plot:
         if any(row["state"] == "pruned" for row in rows):
             axes.scatter([], [], marker="o", facecolors="white", edgecolors=SOFT, s=26, label="hollow: pruned")
         axes.set_xlabel("trial")
-        axes.set_ylabel("validation score (weighted F1)")
+        axes.set_ylabel("validation score, exp(-log loss)")
         axes.margins(y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2, columnspacing=1.2)

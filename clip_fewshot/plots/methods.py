@@ -5,13 +5,16 @@ from __future__ import annotations
 from clip_fewshot.plots import text
 
 # Left to right in every table and legend: from what costs nothing to what costs most.
-APPROACH_ORDER = ("mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
+APPROACH_ORDER = ("text-prior", "mlp-arcface", "mlp", "contrastive-arcface", "contrastive")
 
 
-BASELINES = {"raw_pixels": "raw pixels", "zero_shot": "zero-shot", "linear_probe": "frozen probe"}
+BASELINE_TITLES = {"raw_pixels": "raw pixels", "zero_shot": "zero-shot", "linear_probe": "frozen probe"}
 
 
-METHODS = (*BASELINES, *APPROACH_ORDER)
+CLOSED_FORMS = ("zero_shot", "text-prior", "linear_probe")  # nothing is trained in them; names as results have them
+
+
+METHODS = (*BASELINE_TITLES, *APPROACH_ORDER)
 
 
 def order_methods(names: list[str] | set[str]) -> list[str]:
@@ -22,4 +25,4 @@ def order_methods(names: list[str] | set[str]) -> list[str]:
 
 def display_name(key: str) -> str:
     """A method's name in prose."""
-    return BASELINES.get(key, text.clean(key))
+    return BASELINE_TITLES.get(key, text.clean(key))

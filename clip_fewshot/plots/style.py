@@ -20,9 +20,9 @@ from clip_fewshot.plots.text import shorten
 
 INK, SOFT, FAINT = "#1b1f24", "#57606a", "#d8dee4"
 OUTLIER = "#8b9199"  # grey: of no group
-SERIES = ("#0067a5", "#c84e00", "#00734d", "#8b3a8f", "#8a6d00", "#3d8fbf", "#5c5c5c")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)))
+SERIES = ("#0067a5", "#c84e00", "#00734d", "#8b3a8f", "#8a6d00", "#3d8fbf", "#b3325f", "#5c5c5c")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
 KNOWN, NOVEL = SERIES[0], SERIES[1]
 RASTER_ABOVE = 600  # points of one figure beyond which they are drawn as pixels: SVG costs 100 bytes a point
 

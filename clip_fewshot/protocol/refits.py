@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.sampling import draw_support, stratified_folds
+from clip_fewshot.data.sampling import draw_support
 from clip_fewshot.features.encode import image_batches
-from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, PROBE, Approach, Point
-from clip_fewshot.few_shot.cross_validation import CrossValidation
+from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, Approach, Point
+from clip_fewshot.few_shot.cross_validation import CrossValidation, split_validation
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
@@ -38,8 +39,8 @@ from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.workers import WorkerPool
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-MAX_FOLDS = 3
 TIMED = 8  # pictures
+NO_TEMPERATURES: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Task:
 
     @property
     def by_name(self) -> dict[str, Approach]:
-        """All approaches and the frozen probe."""
-        return {PROBE: LINEAR_PROBE, **{a.name: a for a in self.approaches}}
+        """The baselines and all approaches."""
+        return {a.name: a for a in (*BASELINES, *self.approaches)}
 
     def support(self, draw: int) -> ImageDataset:
         """Support set number ``draw``; 0 is the one that the search sees."""
@@ -73,8 +74,7 @@ class Task:
 
     def folds(self, labels: LabelArray) -> list[tuple[IndexArray, IndexArray]]:
         """(train, validation) rows, cut out of the K shots; the same for every trial. Empty at one shot a class."""
-        smallest = int(np.bincount(labels).min())
-        return stratified_folds(labels, min(smallest, MAX_FOLDS), self.seed) if smallest > 1 else []
+        return split_validation(labels, self.seed)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class PreparedSupport:
 def prepare(task: Task, images: ImageDataset, cuts: Sequence[int]) -> PreparedSupport:
     """Run the frozen layers over a support set once, for all ``cuts``."""
     templates = task.settings.templates
-    reads = task.shots == 1 or any(reads_texts(approach) for approach in task.approaches)
-    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads)
+    reads = any(reads_texts(approach) for approach in task.by_name.values())
+    captions = any(approach.towers == "both" for approach in task.approaches)
+    data = prepare_support(task.backbone, images, cuts, task.views, task.seed, task.memory, templates, reads, captions)
     frozen = encode_frozen(data)
     return PreparedSupport(images, data, frozen, fit_frozen_probe(frozen, data.labels, task.seed))
 
@@ -112,8 +113,9 @@ def build_cross_validation(task: Task, support: PreparedSupport) -> CrossValidat
 
 
 def build_evaluate(task: Task, support: PreparedSupport) -> Evaluate:
-    """The study's objective, :meth:`CrossValidation.score`."""
-    return build_cross_validation(task, support).score
+    """The study's objective: on folds, or at one shot a class on pictures that are left out."""
+    bench = build_cross_validation(task, support)
+    return bench.score if bench.folds else bench.score_left_out
 
 
 def time_forward(task: Task) -> float:
@@ -137,7 +139,7 @@ def count_image_steps(task: Task, support: PreparedSupport, trials: Sequence[Tri
 
 @dataclass(frozen=True)
 class Fit:
-    """Models trained on one support set, by approach; the frozen probe is always among them."""
+    """Models trained on one support set, by approach; the baselines are always among them."""
 
     draw: int
     support: PreparedSupport
@@ -148,13 +150,24 @@ class Fit:
         return self.support.recipe(task, self.models[name].point)
 
 
-def refit(task: Task, winners: Mapping[str, Point], draw: int, crew: WorkerPool | None = None) -> Fit:
-    """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process."""
-    points = {PROBE: LINEAR_PROBE.point, **winners}
+def refit(
+    task: Task,
+    winners: Mapping[str, Point],
+    draw: int,
+    crew: WorkerPool | None = None,
+    temperatures: Mapping[str, float] = NO_TEMPERATURES,
+) -> Fit:
+    """Train each winner on all K shots of support set ``draw``; by ``crew``, or in this process.
+
+    Args:
+        temperatures: of the winners, where validation asked for one.
+    """
+    points = {**{a.name: a.point for a in BASELINES}, **winners}
     depths = list_stored_depths(task.backbone.visual)
     support = prepare(task, task.support(draw), [*(point.unfreeze for point in points.values()), *depths])
     bench = build_cross_validation(task, support)
-    models = (crew or WorkerPool(1)).gather([(bench.fit, (point,)) for point in points.values()])
+    calls = [(bench.fit, (point, temperatures.get(name, 1.0))) for name, point in points.items()]
+    models = (crew or WorkerPool(1)).gather(calls)
     return Fit(draw, support, dict(zip(points, models, strict=True)))
 
 

@@ -15,7 +15,7 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.evaluation.reliability import score_probabilities
-from clip_fewshot.few_shot.approach import PROBE
+from clip_fewshot.few_shot.approach import BASELINE_NAMES, PROBE, ZERO_SHOT
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import TrialRow
@@ -28,6 +28,7 @@ from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 EXAMPLES_SHOWN = 24
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 PROBE_KEY = "linear_probe"
+RESULT_KEYS = {PROBE: PROBE_KEY, ZERO_SHOT.name: "zero_shot"}  # the two that results.json knows by other names
 
 
 def method_entry(labels: LabelArray, probabilities: Sequence[FloatArray]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
     return tuple(
         {
             "number": t.number,
-            "approach": t.params["approach"].replace("linear-probe", PROBE_KEY),
+            "approach": RESULT_KEYS.get(t.params["approach"], t.params["approach"]),
             "state": STATES[t.state],
             "value": t.value if t.fold_values and t.state != "FAIL" else None,
             "params": t.point.searched(),
@@ -145,35 +146,30 @@ class Run:
     def results(self) -> dict[str, Any]:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
         outcome, labels = self.outcome, self.outcome.test.required_labels()
-        names = [name for name in outcome.fits[-1].models if name != PROBE]
-        validation = {name: trial.value for name, trial in select_by_approach(self.trials).items()}
-        said = {name: outcome.probabilities(name) for name in (PROBE, *names)}
-        probe = method_entry(labels, said[PROBE]) | {"params": {"C": outcome.fits[0].support.probe.C_}}
-        approaches = {}
-        for name in names:
-            test = method_entry(labels, said[name])
-            params = outcome.fits[-1].models[name].point.searched()
-            approaches[name] = {
-                "params": params,
-                "validation": validation.get(name),
-                "test": test,
-                "macro_f1": test["macro_f1"],
-            }
-        won = approaches.get(outcome.best, {"params": probe["params"], "test": probe, "macro_f1": probe["macro_f1"]})
-        best = {**won, "approach": outcome.best.replace("-", "_") if outcome.best == PROBE else outcome.best}
-        best["validation"] = validation.get(outcome.best)
+        said = {name: outcome.probabilities(name) for name in outcome.fits[-1].models}
+        entries = {name: self._entry(name, tables) for name, tables in said.items()}
+        predicted = {name: [table.argmax(axis=1) for table in tables] for name, tables in said.items()}
+        zero_shot = method_entry(labels, [outcome.zero_shot])
+        entries[ZERO_SHOT.name] |= {"test": zero_shot}
+        others = {name: predicted[name] for name in BASELINE_NAMES} | {"raw_pixels": outcome.raw_pixels}
+        differences = {
+            RESULT_KEYS.get(name, name): difference_entry(labels, predicted[outcome.best], other)
+            for name, other in others.items()
+            if name != outcome.best
+        }
+        best = entries[outcome.best] | {"approach": RESULT_KEYS.get(outcome.best, outcome.best)}
+        best |= {"differences": differences}
         if outcome.best != PROBE:
-            predicted = [[table.argmax(axis=1) for table in said[name]] for name in (outcome.best, PROBE)]
-            best["difference_to_probe"] = difference_entry(labels, *predicted)
+            best["difference_to_probe"] = differences[PROBE_KEY]
         return {
             "schema": 1,
             "dataset": self._dataset(),
             "config": dict(self.options),
             "seeds": [fit.draw for fit in outcome.fits[1:]],
-            "zero_shot": method_entry(labels, [outcome.zero_shot]),
+            "zero_shot": zero_shot,
             "raw_pixels": accuracy_entry(labels, outcome.raw_pixels),
-            "linear_probe": probe,
-            "approaches": approaches,
+            "linear_probe": entries[PROBE]["test"] | {"params": entries[PROBE]["params"]},
+            "approaches": {name: entry for name, entry in entries.items() if name not in RESULT_KEYS},
             "best": best,
             "novelty": self._novelty(),
             "discovery": self._discovery(),
@@ -181,18 +177,28 @@ class Run:
             "warnings": self._warnings(),
         }
 
+    def _entry(self, name: str, probabilities: Sequence[FloatArray]) -> dict[str, Any]:
+        """What is reported of one approach."""
+        outcome, best = self.outcome, select_by_approach(self.trials)
+        test = method_entry(outcome.test.required_labels(), probabilities)
+        params: dict[str, Any] = outcome.fits[-1].models[name].point.searched()
+        if name == PROBE:
+            params = {"C": outcome.fits[0].support.probe.C_}
+        validation = best[name].value if name in best else None
+        return {"params": params, "validation": validation, "test": test, "macro_f1": test["macro_f1"]}
+
     def record(self, command: str) -> RunRecord:
         """Arrays and pictures of the report."""
         outcome, labels, space = self.outcome, self.outcome.test.required_labels(), self.split.seen
         confusion = sum(
             metrics.confusion_matrix(labels, p.argmax(axis=1), len(space)) for p in outcome.probabilities(outcome.best)
         )
-        features = {"frozen": outcome.known[0].features[PROBE], "after tuning": outcome.known[0].features[outcome.best]}
-        if outcome.best == PROBE:
-            del features["after tuning"]
-        drawn = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}
-        if outcome.best != PROBE:
-            drawn[outcome.best] = outcome.probabilities(outcome.best)
+        features = {"frozen": outcome.known[0].features[PROBE]}
+        if outcome.best not in BASELINE_NAMES:
+            features["after tuning"] = outcome.known[0].features[outcome.best]
+        drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
+        chosen = RESULT_KEYS.get(chosen, chosen)
+        drawn[chosen] = drawn.pop(chosen, None) or outcome.probabilities(outcome.best)  # the last one
         found = self.met.found
         unknown = np.flatnonzero(self.met.unknown)
         return RunRecord(

@@ -22,6 +22,7 @@ from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files,
 from clip_fewshot.runtime.parts import PYTHON_PREFIX
 
 TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
+OBJECTIVE = "log loss"  # what trials are judged by: those of a run that judged otherwise mean something else
 
 
 def resume_config(config: FewShotConfig) -> FewShotConfig:
@@ -147,6 +148,7 @@ def claim(
         "options": config.study_key(),
         "fingerprint": dataset.fingerprint(),
         "backbone": backbone.digest,
+        "objective": OBJECTIVE,
     }
     foreign = [part for approach in approaches for part in list_foreign_parts(approach)]
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
@@ -169,5 +171,5 @@ def claim(
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:
     """Equal for runs that mean the same by a trial, wherever pictures and weights lie."""
     options = {name: value for name, value in config.study_key().items() if name not in ("data", "model", *READING)}
-    same = json.dumps([options, pool.fingerprint(), backbone.digest], sort_keys=True)
+    same = json.dumps([options, pool.fingerprint(), backbone.digest, OBJECTIVE], sort_keys=True)
     return hash_bytes(same.encode())[:16]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from clip_fewshot.plots import text
-from clip_fewshot.plots.methods import BASELINES, display_name, order_methods
+from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name, order_methods
 
 # Whether probabilities are right: keys of results.json, and how they are called in tables.
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
@@ -38,7 +38,7 @@ def headline_rows(results: Mapping[str, Any]) -> list[HeadlineRow]:
 
 def _rows(results: Mapping[str, Any]) -> Iterator[HeadlineRow]:
     best = results["best"]
-    for key, name in BASELINES.items():
+    for key, name in BASELINE_TITLES.items():
         accuracy = results.get(key)
         if accuracy is not None:
             yield _row(name, accuracy, accuracy.get("macro_f1"), accuracy.get("params", {}), best["approach"] == key)
@@ -110,25 +110,39 @@ def write_verdict(results: Mapping[str, Any]) -> str:
     name, test = display_name(best["approach"]), best["test"]
     images = text.format_count(test["n_test"], "sealed test image")
     reached = f"accuracy {text.format_fraction(test['mean'])} {text.format_interval(test['ci95'])} on {images}"
-    return f"{name} was chosen: {reached}. {_against_probe(best, results['linear_probe'])}"
+    return " ".join((f"{name} was chosen: {reached}.", *_compare(best, results)))
 
 
-def _against_probe(best: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
-    if best["approach"] == "linear_probe":
-        return "No tuned approach beat it on the validation folds by more than their noise (one standard error)."
-    difference = best.get("difference_to_probe")
-    if difference is None:
-        return f"The frozen probe has {text.format_fraction(probe['mean'])} {text.format_interval(probe['ci95'])}."
-    low, high = difference["ci95"]
-    per_seed = difference["per_seed"]
-    wins = sum(value > 0 for value in per_seed)
-    gain = f"{text.format_signed(difference['mean'])} {text.format_interval((low, high))}"
-    says = f"{gain} on the same support sets, ahead on {wins} of {len(per_seed)}"
-    if low > 0:
-        return f"It beats the frozen probe: {says}."
-    if high < 0:
-        return f"On the test images it is behind the frozen probe: {says}."
-    return f"The difference to the frozen probe is within the noise: {says}."
+def _compare(best: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+    """What the test set says of the choice: a win is one over every baseline."""
+    if best["approach"] in CLOSED_FORMS:
+        yield "No trained approach beat it in validation by more than the noise (one standard error)."
+    probe = best.get("difference_to_probe")
+    differences = best.get("differences") or ({} if probe is None else {"linear_probe": probe})
+    if not differences and best["approach"] != "linear_probe":
+        held = results["linear_probe"]
+        yield f"The frozen probe has {text.format_fraction(held['mean'])} {text.format_interval(held['ci95'])}."
+    ahead = {name: found for name, found in differences.items() if found["ci95"][0] > 0}
+    behind = {name: found for name, found in differences.items() if found["ci95"][1] < 0}
+    level = {name: found for name, found in differences.items() if name not in {**ahead, **behind}}
+    if ahead:
+        every = "every baseline, " if len(ahead) == len(differences) > 1 else ""
+        yield f"It beats {every}{_list_gains(ahead)}."
+    if behind:
+        yield f"On the test images it is behind {_list_gains(behind)}."
+    if level:
+        yield f"The difference to {_list_gains(level)} is within the noise."
+
+
+def _list_gains(differences: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each baseline with what the chosen method has more, on the same support sets and images."""
+    return "; ".join(_gain(display_name(name), found) for name, found in differences.items())
+
+
+def _gain(name: str, found: Mapping[str, Any]) -> str:
+    wins, draws = sum(value > 0 for value in found["per_seed"]), len(found["per_seed"])
+    gain = f"{text.format_signed(found['mean'])} {text.format_interval(found['ci95'])}"
+    return f"{name} ({gain}, ahead on {wins} of {draws} support sets)"
 
 
 def collect_warnings(results: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,10 @@ RESULTS_SCHEMA = record(
         "approaches": mapping_of(record(APPROACH, {"macro_f1": FRACTION})),
         "best": record(
             {"approach": text, **APPROACH, "macro_f1": FRACTION},
-            {"difference_to_probe": null_or(_interval(SIGNED_SHARE))},
+            {
+                "difference_to_probe": null_or(_interval(SIGNED_SHARE)),
+                "differences": mapping_of(_interval(SIGNED_SHARE)),
+            },
         ),
         "novelty": null_or(
             record(

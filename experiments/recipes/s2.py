@@ -25,6 +25,7 @@ from clip_fewshot.features.encode import encode_images, image_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Point
 from clip_fewshot.few_shot.cross_validation import CrossValidation
+from clip_fewshot.few_shot.model import fit_model
 from clip_fewshot.few_shot.trainer import TrainSettings, tune
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.runtime.rng import generator
@@ -133,6 +134,13 @@ def other_classes(labels: IndexArray) -> IndexArray:
     return moved
 
 
+def fold_f1(bench: CrossValidation, fold: int) -> float:
+    """Weighted F1 of the frozen probe on one fold, what the source's trials are judged by."""
+    train, validation = (bench.data.subset(rows) for rows in bench.folds[fold])
+    model = fit_model(bench.backbone, bench.recipe, train)
+    return weighted_f1(validation.labels, model.probabilities(model.features(validation.images)).argmax(axis=1))
+
+
 def splits(tasks: list[Task], supports: list[PreparedSupport], test: ImageDataset) -> list[dict[str, Any]]:
     """The score of one configuration, the probe, in trials that each split the support set again or do not."""
     rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
@@ -142,10 +150,10 @@ def splits(tasks: list[Task], supports: list[PreparedSupport], test: ImageDatase
         orders = [generator(task.seed, "split of a trial", trial).permutation(n) for trial in range(TRIALS)]
         anew = [(np.sort(order[n // 5 :]), np.sort(order[: n // 5])) for order in orders]
         bench = CrossValidation(task.backbone, support.data, support.recipe(task, point), task.by_name, anew)
-        rows["as written"].append([bench.score(point, trial) for trial in range(TRIALS)])
+        rows["as written"].append([fold_f1(bench, trial) for trial in range(TRIALS)])
         bench = replace(bench, folds=task.folds(support.data.labels))
         folds = range(len(bench.folds))
-        rows["ours"].append([fmean(bench.score(point, fold) for fold in folds) for _ in range(TRIALS)])
+        rows["ours"].append([fmean(fold_f1(bench, fold) for fold in folds) for _ in range(TRIALS)])
     guesses = [support.probe.predict(sealed) for support in supports]
     honest = statistic_interval(weighted_f1, test.required_labels(), guesses).to_json()
     return [{"kind": kind, "scores": scores, "test": honest} for kind, scores in rows.items()]

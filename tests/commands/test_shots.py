@@ -12,7 +12,7 @@ from clip_fewshot.runtime.files import read_json
 from tests.commands.conftest import Command, Ended, one_line
 
 COUNTS = ("--shot-counts", "2", "--shot-counts", "1")
-METHODS = ["raw_pixels", "zero_shot", "linear_probe", "mlp"]
+METHODS = ["raw_pixels", "zero_shot", "linear_probe", "text-prior", "mlp"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_method_at_every_number_of_shots(
         assert results["dataset"]["unseen"] == []
     table = [line for line in ended.out.splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip() for line in table[2:]]
-    assert names == ["raw pixels", "zero-shot", "frozen probe", "mlp"]
+    assert names == ["raw pixels", "zero-shot", "frozen probe", "text-prior", "mlp"]
     for column in (2, 3):
         assert any("**" in line.split("|")[column] for line in table[2:])
     drawing = (tmp_path / "shots.svg").read_text("utf-8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from clip_fewshot.evaluation.calibration import TEMPERATURE_SD, fit_temperature, log_losses
+from clip_fewshot.evaluation.calibration import TEMPERATURE_SD, fit_left_out_temperature, fit_temperature, log_losses
 
 
 def drawn(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,3 +39,16 @@ def test_loss_is_that_of_the_softmax() -> None:
     logits, labels = drawn(50, 2.0)
     p = softmax(logits, axis=1)[np.arange(50), labels]
     np.testing.assert_allclose(log_losses(logits, labels), -np.log(p), rtol=1e-9)
+
+
+def test_each_picture_is_judged_under_the_temperature_of_the_others() -> None:
+    """The slow way: leave each out and fit again."""
+    logits, labels = drawn(40, 3.0)
+    losses, temperature = fit_left_out_temperature(logits, labels)
+    slow = []
+    for i in range(40):
+        rest = np.arange(40) != i
+        slow.append(log_losses(logits[i : i + 1] / fit_temperature(logits[rest], labels[rest]), labels[i : i + 1])[0])
+    own = log_losses(logits / temperature, labels)
+    assert np.mean(own) < np.mean(slow)
+    assert np.mean(losses) == pytest.approx(np.mean(slow), abs=0.1 * (np.mean(slow) - np.mean(own)))

@@ -167,6 +167,12 @@ def test_own_templates_are_the_captions_that_it_learns_from_and_are_kept(
         quick(tiny, "contrastive", templates=("a photo",)).fit(split.support)
 
 
-def test_a_head_reads_no_text(tiny: Backbone, split: OpenWorldSplit) -> None:
+def test_a_head_starts_from_the_texts(tiny: Backbone, split: OpenWorldSplit) -> None:
     usual, own = (quick(tiny, "mlp", templates=chosen).fit(split.support) for chosen in ((), ("one {}",)))
-    assert np.array_equal(usual.predict_proba(split.support), own.predict_proba(split.support))
+    assert not np.array_equal(usual.predict_proba(split.support), own.predict_proba(split.support))
+
+
+def test_captions_are_encoded_where_they_are_read(tiny: Backbone, split: OpenWorldSplit) -> None:
+    with pytest.raises(UsageError, match="captions"):
+        _ = quick(tiny, "mlp").prepare(split.support, [1]).captions.prefix
+    assert quick(tiny, "contrastive").prepare(split.support, [1]).captions.prefix

@@ -22,16 +22,30 @@ import pytest
 from hypothesis import given
 
 from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
-from clip_fewshot.few_shot.approach import APPROACHES, PROBE, Point
-from clip_fewshot.few_shot.search.generation import Evaluate
+from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, PROBE, TEXT_PRIOR, Point
+from clip_fewshot.few_shot.search import study
 from clip_fewshot.few_shot.search.halving import Halving, estimate_worth
 from clip_fewshot.few_shot.search.space import SearchSpace
-from clip_fewshot.few_shot.search.study import StudyPlan, run_study
-from clip_fewshot.few_shot.select import TrialRecord, select_by_approach
+from clip_fewshot.few_shot.search.study import StudyPlan
+from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select_by_approach
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.workers import Done, WorkerPool
 
-SPACE = SearchSpace(tuple(APPROACHES.values()), max_unfreeze=4)
+SPACE = SearchSpace(tuple(APPROACHES.values()), max_unfreeze=4, baselines=(LINEAR_PROBE,))
+
+
+class Scored:
+    """A score as a study takes it; the object can be sent to workers."""
+
+    def __init__(self, score: Callable[[Point, int], float]) -> None:
+        self.score = score
+
+    def evaluate(self, point: Point, fold: int) -> FoldScore:
+        return FoldScore(self.score(point, fold))
+
+
+def run_study(space: SearchSpace, score: Callable[[Point, int], float], *rest: Any, **more: Any) -> list[TrialRecord]:
+    return study.run_study(space, Scored(score).evaluate, *rest, **more)
 
 
 def toy_score(params: Point, fold: int) -> float:
@@ -55,7 +69,7 @@ def what_was_drawn(records: list[TrialRecord]) -> list[tuple[int, str, str, tupl
 
 
 def test_a_study_without_unfrozen_layers_draws_none(tmp_path: Path) -> None:
-    heads = SearchSpace((APPROACHES["mlp-arcface"], APPROACHES["mlp"]), max_unfreeze=0)
+    heads = replace(SPACE, approaches=(APPROACHES["mlp-arcface"], APPROACHES["mlp"]), max_unfreeze=0)
     records = run_study(heads, toy_score, plan(tmp_path))
     assert {r.point.unfreeze for r in records} == {0}
     assert [r.point for r in records[1:3]] == [a.at({"unfreeze": 0}) for a in heads.approaches]
@@ -68,6 +82,20 @@ def test_the_frozen_probe_is_trial_0_and_every_centre_comes_next(tmp_path: Path)
     centres = [r.point for r in records[1:5]]
     assert centres == [approach.point for approach in APPROACHES.values()]
     assert len(records) == 15
+
+
+def test_a_study_begins_with_the_baselines_and_repeats_none(tmp_path: Path) -> None:
+    space = SearchSpace((APPROACHES["mlp"], TEXT_PRIOR), max_unfreeze=4)
+    records = run_study(space, toy_score, plan(tmp_path))
+    assert [r.point.approach for r in records[:4]] == [*(a.name for a in BASELINES), "mlp"]
+    assert {r.point.approach for r in records[3:]} == {"mlp"}
+    assert len(records) == 15
+
+
+def test_a_study_with_nothing_to_draw_ends_after_its_start(tmp_path: Path) -> None:
+    space = SearchSpace((TEXT_PRIOR,), max_unfreeze=4)
+    assert [r.point.approach for r in run_study(space, toy_score, plan(tmp_path))] == [a.name for a in BASELINES]
+    assert len(run_study(space, toy_score, plan(tmp_path))) == 3
 
 
 def test_the_study_is_repeatable_and_its_seed_matters(tmp_path: Path) -> None:
@@ -181,7 +209,7 @@ class Rising:
         return 0.5 + 0.001 * self.points.index(params)
 
 
-SCORES: dict[str, Evaluate] = {
+SCORES: dict[str, Callable[[Point, int], float]] = {
     "saturated": lambda params, fold: 1.0,
     "tied": lambda params, fold: 0.75,
     "smooth": toy_score,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import OpenWorldSplit
-from clip_fewshot.evaluation.metrics import weighted_f1
-from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, OWN, PROBE
+from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, OWN, PROBE
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.protocol.refits import Task, build_evaluate, count_image_steps, prepare, refit
@@ -18,18 +19,40 @@ def trial(number: int, name: str, value: float, state: str = "COMPLETE", **param
     return TrialRecord(number, state, OWN[name].at(params).to_json(), (value, value, value), seconds=1.0)
 
 
-def test_the_probe_wins_unless_beaten_by_a_standard_error() -> None:
-    """At 0.9 of 100 pictures the standard error is 0.030."""
-    near = [trial(0, PROBE, 0.88), trial(1, "mlp", 0.90, unfreeze=2)]
-    far = [trial(0, PROBE, 0.85), trial(1, "mlp", 0.90, unfreeze=2)]
-    assert select(near, [APPROACHES["mlp"]], 100, 5)[1] == PROBE
-    assert select(far, [APPROACHES["mlp"]], 100, 5)[1] == "mlp"
-    assert select(near, [APPROACHES["mlp"]], 10_000, 5)[1] == "mlp"
+def judged(number: int, name: str, losses: np.ndarray) -> TrialRecord:
+    """A trial with these losses, in two folds."""
+    folds = tuple(tuple(part.tolist()) for part in np.array_split(losses, 2))
+    values = tuple(float(np.exp(-np.mean(fold))) for fold in folds)
+    return TrialRecord(number, "COMPLETE", OWN[name].point.to_json(), values, 1.0, losses=folds)
 
 
-def test_perfect_scores_do_not_make_the_error_zero() -> None:
-    assert select([trial(0, PROBE, 0.995), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112, 5)[1] == PROBE
-    assert select([trial(0, PROBE, 0.95), trial(1, "mlp", 1.0)], [APPROACHES["mlp"]], 112, 5)[1] == "mlp"
+EVERY = [*BASELINES, APPROACHES["mlp"]]
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.02, "text-prior"), (0.04, "mlp")])
+def test_the_text_informed_probe_is_kept_within_one_standard_error(gain: float, chosen: str) -> None:
+    """The error is that of the difference: what both find hard is no noise. By hand: 0.3 / sqrt(100) = 0.03."""
+    hard, signs = np.linspace(0, 3, 100), np.tile([0.3, -0.3], 50)
+    error = float(signs.std(ddof=1) / 10)
+    assert 0.02 < error < 0.04
+    trials = [judged(1, "text-prior", hard + 1), judged(3, "mlp", hard + 1 - gain + signs)]
+    assert select(trials, EVERY, 5)[1] == chosen
+
+
+def test_what_nothing_tells_apart_is_chosen_in_the_order_of_trust() -> None:
+    losses = np.linspace(0, 1, 30)
+    names = ("zero-shot", "text-prior", "linear-probe", "mlp")
+    trials = [judged(i, name, losses) for i, name in enumerate(names)]
+    assert select(trials, EVERY, 5)[1] == "text-prior"
+    assert select([t for t in trials if t.number != 1], EVERY, 5)[1] == "linear-probe"
+    assert select([t for t in trials if t.number in (0, 3)], EVERY, 5)[1] == "zero-shot"
+
+
+def test_each_baseline_can_win() -> None:
+    rng = np.random.default_rng(0)
+    for best in ("zero-shot", "text-prior", "linear-probe"):
+        trials = [judged(i, a.name, rng.random(40) + (a.name != best)) for i, a in enumerate(BASELINES)]
+        assert select(trials, EVERY, 5)[1] == best
 
 
 def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count() -> None:
@@ -40,18 +63,23 @@ def test_each_approach_keeps_its_own_best_point_and_only_complete_trials_count()
         trial(3, "mlp", 0.99, "PRUNED", unfreeze=3),
         trial(4, "contrastive", 0.6, "FAIL", unfreeze=1),
     ]
-    winners, best = select(trials, [APPROACHES["mlp"], APPROACHES["contrastive"]], 100, 5)
+    winners, best = select(trials, [APPROACHES["mlp"], APPROACHES["contrastive"]], 5)
     assert winners["mlp"].unfreeze == 2
     assert winners["contrastive"] == APPROACHES["contrastive"].point
     assert best == "mlp"
 
 
 def test_without_trials_every_approach_keeps_its_centre() -> None:
-    winners, best = select([], [APPROACHES["mlp"], APPROACHES["contrastive"]], 7, 5)
-    assert best == PROBE
-    assert winners == {name: APPROACHES[name].point for name in ("mlp", "contrastive")}
-    frozen, _ = select([], [APPROACHES["mlp"]], 7, 0)
+    winners, best = select([], EVERY, 5)
+    assert best == "text-prior"
+    assert winners["mlp"] == APPROACHES["mlp"].point
+    frozen, _ = select([], [APPROACHES["mlp"]], 0)
     assert frozen["mlp"] == APPROACHES["mlp"].at({"unfreeze": 0})
+
+
+def test_the_temperature_of_a_trial_is_the_geometric_mean_of_its_folds() -> None:
+    assert replace(trial(0, "mlp", 0.5), temperatures=(2.0, 8.0)).temperature == pytest.approx(4)
+    assert trial(0, "mlp", 0.5).temperature == 1
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +107,28 @@ def test_a_fold_is_scored_by_a_model_that_never_saw_it(task: Task, split: OpenWo
     from clip_fewshot.probes import LinearProbe
 
     probe = LinearProbe(C=support.probe.C_).fit(support.frozen[train], support.data.labels[train])
-    expected = weighted_f1(support.data.labels[validation], probe.predict(support.frozen[validation]))
-    assert build_evaluate(task, support)(LINEAR_PROBE.point, 1) == pytest.approx(expected)
+    found = build_evaluate(task, support)(LINEAR_PROBE.point, 1)
+    p = probe.predict_proba(support.frozen[validation])[np.arange(len(validation)), support.data.labels[validation]]
+    np.testing.assert_allclose(found.losses, -np.log(p), atol=1e-5)
+    assert found.value == pytest.approx(float(np.exp(np.log(p).mean())), abs=1e-5)
+
+
+def test_large_logits_are_not_better_features(task: Task, split: OpenWorldSplit) -> None:
+    support = prepare(task, split.support, [0])
+    evaluate = build_evaluate(task, support)
+    values = [evaluate(OWN["mlp-arcface"].at({"unfreeze": 0, "scale": scale}), 0) for scale in (16.0, 64.0)]
+    assert values[1].temperature > values[0].temperature
+    assert abs(values[0].value - values[1].value) < 0.1
+
+
+def test_at_one_shot_the_baselines_are_compared_on_pictures_left_out(task: Task) -> None:
+    one = replace(task, shots=1)
+    support = prepare(one, one.support(0), [0])
+    evaluate = build_evaluate(one, support)
+    found = {a.name: evaluate(a.point, 0) for a in BASELINES}
+    assert all(len(score.losses) == len(one.support(0).label_space) for score in found.values())
+    assert found["linear-probe"].value == pytest.approx(1 / len(found["linear-probe"].losses))  # it has no answer
+    assert found["zero-shot"].value != found["text-prior"].value
 
 
 def test_steps_are_counted_fold_by_fold(task: Task, split: OpenWorldSplit) -> None:
@@ -90,7 +138,7 @@ def test_steps_are_counted_fold_by_fold(task: Task, split: OpenWorldSplit) -> No
     assert count_image_steps(task, support, [trial(0, PROBE, 0.5), pruned]) == 6 * min(32, len(train))
 
 
-def test_the_probe_is_always_among_the_refitted(task: Task) -> None:
+def test_the_baselines_are_always_among_the_refitted(task: Task) -> None:
     fit = refit(task, {"mlp": APPROACHES["mlp"].at({"unfreeze": 1})}, draw=1)
-    assert set(fit.models) == {PROBE, "mlp"}
+    assert set(fit.models) == {"zero-shot", "text-prior", PROBE, "mlp"}
     np.testing.assert_allclose(fit.models[PROBE].features(fit.support.data.images), fit.support.frozen, atol=1e-6)

@@ -52,9 +52,9 @@ def test_a_baseline_that_was_not_measured_has_no_row() -> None:
 @pytest.mark.parametrize(
     ("ci", "says"),
     [
-        ([0.01, 0.04], "It beats the frozen probe: +0.023"),
+        ([0.01, 0.04], "It beats frozen probe (+0.023"),
         ([-0.01, 0.04], "is within the noise"),
-        ([-0.04, -0.01], "it is behind the frozen probe"),
+        ([-0.04, -0.01], "it is behind frozen probe"),
     ],
 )
 def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[float], says: str) -> None:
@@ -67,7 +67,7 @@ def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[floa
 def test_the_probe_may_win() -> None:
     said = write_verdict(best(approach="linear_probe", difference_to_probe=None))
     assert said.startswith("frozen probe was chosen")
-    assert "No tuned approach beat it" in said
+    assert "No trained approach beat it" in said
 
 
 def test_without_a_paired_difference_the_probe_is_named_beside() -> None:

@@ -92,7 +92,7 @@ def test_each_method_says_whether_its_probabilities_are_right(page: Page) -> Non
 
 
 def test_what_was_selected_the_difference_and_the_warnings_are_told(page: Page) -> None:
-    for said in ("It beats the frozen probe: +0.023 [0.009, 0.037]", "validation folds", "edge of its range"):
+    for said in ("It beats frozen probe (+0.023 [0.009, 0.037]", "validation folds", "edge of its range"):
         assert said in page.text
 
 

@@ -10,12 +10,12 @@ import optuna
 import torch
 
 from clip_fewshot.errors import DivergedError
-from clip_fewshot.few_shot.approach import PROBE, Point
+from clip_fewshot.few_shot.approach import BASELINE_NAMES, Point
 from clip_fewshot.few_shot.search.halving import Halving
-from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.select import FoldScore, TrialRecord
 from clip_fewshot.runtime.workers import Done, WorkerPool
 
-Evaluate = Callable[[Point, int], float]  # (point, fold) -> validation score in [0, 1]
+Evaluate = Callable[[Point, int], FoldScore]  # (point, fold) -> what the validation fold says
 ENDS_A_TRIAL = (DivergedError, MemoryError, torch.OutOfMemoryError)
 
 
@@ -25,7 +25,7 @@ class RunningTrial:
 
     Attributes:
         trial: Optuna's side of it.
-        values: score of each fold that ran.
+        scores: of each fold that ran.
         under_way: its fold that runs at the moment.
         record: how it ended.
     """
@@ -33,7 +33,7 @@ class RunningTrial:
     trial: optuna.Trial
     point: Point
     record: TrialRecord | None = None
-    values: list[float] = field(default_factory=list)
+    scores: list[FoldScore] = field(default_factory=list)
     seconds: float = 0.0
     under_way: Future[Done] | None = None
 
@@ -43,13 +43,18 @@ class RunningTrial:
         return int(self.trial.number)
 
     @property
+    def values(self) -> list[float]:
+        """The score of each fold that ran, as a number."""
+        return [score.value for score in self.scores]
+
+    @property
     def begun(self) -> list[float]:
         """Score of the first fold, if it ran to its end."""
         return list(self.values if self.record is None else self.record.fold_values)[:1]
 
     def end(self, state: str, reason: str = "") -> TrialRecord:
         """Close the trial in this state and keep its record."""
-        self.record = TrialRecord(self.number, state, self.point.to_json(), tuple(self.values), self.seconds, reason)
+        self.record = TrialRecord.from_scores(self.number, state, self.point, self.scores, self.seconds, reason)
         return self.record
 
 
@@ -59,7 +64,7 @@ class Generation:
     Args:
         drawn: in order; those that ended in an earlier run have their record already.
         halving: what was known when they were drawn.
-        out_of_time: asked before each fold; when true no fold starts any more, except of the probe.
+        out_of_time: asked before each fold; when true no fold starts any more, except of the baselines.
     """
 
     def __init__(self, drawn: Sequence[RunningTrial], halving: Halving, out_of_time: Callable[[], bool]) -> None:
@@ -88,7 +93,7 @@ class Generation:
 
     def _may_start(self, trial: RunningTrial, slots: int) -> bool:
         room = sum(t.under_way is not None for t in self.drawn) < slots
-        return room and (trial.point.approach == PROBE or not self.out_of_time())
+        return room and (trial.point.approach in BASELINE_NAMES or not self.out_of_time())
 
     def _collect(self) -> Iterator[TrialRecord]:
         for trial in self.drawn:
@@ -97,7 +102,7 @@ class Generation:
             fold, trial.under_way = trial.under_way, None
             try:
                 done = fold.result()
-                trial.values.append(done.value)
+                trial.scores.append(done.value)
                 trial.seconds += done.seconds
             except ENDS_A_TRIAL as error:
                 yield trial.end("FAIL", f"{type(error).__name__}: {error}")

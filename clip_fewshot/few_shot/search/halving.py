@@ -21,7 +21,7 @@ class Halving:
     A trial that cannot win any more stops; that loses nothing, since of equals the earlier wins. And the trials after
     the start may run 1 + 1 / FACTOR folds each on average, so that neither ties nor a search that finds better points
     all the time can make the study a full one: with three folds, fifty trials and four approaches half of all folds.
-    The start, which is the probe and the centre of each approach, runs all its folds.
+    The start, which is each approach once, runs all its folds.
 
     Attributes:
         told: the finished trials of earlier generations.

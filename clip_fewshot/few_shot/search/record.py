@@ -55,10 +55,10 @@ def list_trials(folder: str | Path) -> ResultRows[TrialRecord]:
 
     Example:
         >>> import clip_fewshot as cf
-        >>> config = cf.FewShotConfig.of(shots=2, trials=2, seeds=1, approaches=("mlp",), epochs=1, out="run/")
+        >>> config = cf.FewShotConfig.of(shots=2, trials=4, seeds=1, approaches=("mlp",), epochs=1, out="run/")
         >>> results = cf.run_few_shot(config)
-        >>> cf.list_trials("run/").to_frame()[["number", "state", "approach"]].values.tolist()
-        [[0, 'COMPLETE', 'linear-probe'], [1, 'COMPLETE', 'mlp']]
+        >>> cf.list_trials("run/").to_frame()["approach"].tolist()
+        ['zero-shot', 'text-prior', 'linear-probe', 'mlp']
     """
     found = [stored.record for stored in read_trials(Path(folder) / "trials").values()]
     if not found:
@@ -96,7 +96,9 @@ def _file_name(number: int) -> str:
 
 
 def _record(fields: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(**{**fields, "fold_values": tuple(fields["fold_values"])})
+    lists = {name: tuple(fields.get(name, ())) for name in ("fold_values", "temperatures")}
+    losses = tuple(tuple(fold) for fold in fields.get("losses", ()))
+    return TrialRecord(**{**fields, **lists, "losses": losses})
 
 
 def _read(path: Path) -> StoredTrial:

@@ -8,7 +8,9 @@ from typing import Any
 
 import optuna
 
-from clip_fewshot.few_shot.approach import LINEAR_PROBE, PROBE, Approach, Point, Range, Value
+from clip_fewshot.few_shot.approach import BASELINES, Approach, Point, Range, Value
+
+FIXED = "fixed"  # user attribute of a trial in which nothing is drawn: the approach's name
 
 
 @dataclass(frozen=True)
@@ -18,29 +20,43 @@ class SearchSpace:
     Attributes:
         approaches: each under a name of its own.
         max_unfreeze: largest N of "the last N layers".
+        baselines: what every study begins with.
     """
 
     approaches: tuple[Approach, ...]
     max_unfreeze: int
+    baselines: tuple[Approach, ...] = BASELINES
 
-    def centres(self) -> list[dict[str, Any]]:
-        """The known-good starting point of each approach, as Optuna parameters."""
-        starts = [(a, a.start(self.max_unfreeze).options) for a in self.approaches]
-        return [
-            {"approach": a.name} | {self.parameter(a, name): start[name] for name in a.space} for a, start in starts
-        ]
+    @property
+    def all(self) -> tuple[Approach, ...]:
+        """The baselines, then the others: the order of the first trials."""
+        return (*self.baselines, *(a for a in self.approaches if a not in self.baselines))
+
+    @property
+    def searched(self) -> tuple[Approach, ...]:
+        """Those with something to draw. A trial of any other would repeat its first one."""
+        return tuple(a for a in self.all if a.space)
 
     @property
     def start(self) -> int:
-        """Number of trials that every study begins with: the frozen probe and the centres."""
-        return 1 + len(self.approaches)
+        """Number of trials that every study begins with: the known-good starting point of each approach."""
+        return len(self.all)
+
+    def limit(self, trials: int) -> int:
+        """How many of ``trials`` there can be."""
+        return trials if self.searched else min(trials, self.start)
+
+    def centre(self, approach: Approach) -> dict[str, Any]:
+        """The starting point of an approach that is searched, as Optuna parameters."""
+        start = approach.start(self.max_unfreeze).options
+        return {"approach": approach.name} | {self.parameter(approach, name): start[name] for name in approach.space}
 
     def suggest(self, trial: optuna.Trial) -> Point:
-        """Draw a point, or none for the probe; an option without effect on the drawn approach is not drawn."""
-        if PROBE in trial.user_attrs:
-            return LINEAR_PROBE.point
-        name = trial.suggest_categorical("approach", [a.name for a in self.approaches])
-        chosen = next(a for a in self.approaches if a.name == name)
+        """Draw a point; an option without effect on the drawn approach is not drawn."""
+        if (fixed := trial.user_attrs.get(FIXED)) is not None:
+            return self._find(fixed).start(self.max_unfreeze)
+        name = trial.suggest_categorical("approach", [a.name for a in self.searched])
+        chosen = self._find(name)
         drawn: Mapping[str, Value] = {
             option: self._draw(trial, self.parameter(chosen, option), limits) for option, limits in chosen.space.items()
         }
@@ -52,8 +68,11 @@ class SearchSpace:
         Its own, or with the approach before it where another approach means another kind of number by it, which
         Optuna refuses under one name.
         """
-        first = next(a.space[option] for a in self.approaches if option in a.space)
+        first = next(a.space[option] for a in self.searched if option in a.space)
         return option if _kind(first) == _kind(approach.space[option]) else f"{approach.name}.{option}"
+
+    def _find(self, name: str) -> Approach:
+        return next(a for a in self.all if a.name == name)
 
     def _draw(self, trial: optuna.Trial, parameter: str, limits: Range) -> Value:
         high = self.max_unfreeze if limits.high is None else limits.high
@@ -67,7 +86,9 @@ def _kind(limits: Range) -> tuple[bool, bool]:
 
 
 def enqueue_start(study: optuna.Study, space: SearchSpace) -> None:
-    """The frozen probe first, then every centre."""
-    study.enqueue_trial({}, user_attrs={PROBE: True})
-    for point in space.centres():
-        study.enqueue_trial(point)
+    """Every approach once: where it is known to be good."""
+    for approach in space.all:
+        if approach.space:
+            study.enqueue_trial(space.centre(approach))
+        else:
+            study.enqueue_trial({}, user_attrs={FIXED: approach.name})

@@ -108,8 +108,9 @@ def run_study(
 ) -> list[TrialRecord]:
     """Run or go on with a study until ``plan.trials`` have finished or the deadline has passed.
 
-    Trial 0 is the frozen probe, then comes the centre of each approach, then what TPE (Bergstra et al.,
-    "Algorithms for Hyper-Parameter Optimization", 2011) draws, a generation of trials at a time.
+    Trial 0 is zero-shot, trial 1 the text-informed probe, trial 2 the frozen probe; then comes the centre of each
+    approach, then what TPE (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011) draws, a generation
+    of trials at a time. Where no approach has an option to draw, the study ends before that.
 
     Args:
         crew: evaluates folds; None: this process. The study is the same for any.
@@ -139,8 +140,9 @@ def _run_alone(search: StudyContext) -> list[TrialRecord]:
         raise _gap(plan.folder, files)
     if whole.start == 0:
         enqueue_start(study, search.space)
-    while whole.start < plan.trials:
-        drawn = [search.draw(study) for _ in range(whole.start, min(whole.stop, plan.trials))]
+    trials = search.space.limit(plan.trials)
+    while whole.start < trials:
+        drawn = [search.draw(study) for _ in range(whole.start, min(whole.stop, trials))]
         _take_over(drawn, records, plan.folder)
         told = [records[number] for number in range(whole.start)]
         in_time = (not records or not plan.is_out_of_time()) and search.finish(drawn, told, len(records))
@@ -177,7 +179,8 @@ def _take_over(drawn: Sequence[RunningTrial], records: Mapping[int, TrialRecord]
 
 def _run_shared(search: StudyContext, study: optuna.Study) -> list[TrialRecord]:
     """One trial at a time: what the others of this study finish meanwhile is known to the next."""
-    while len(told := _finished(study)) < search.plan.trials and not (told and search.plan.is_out_of_time()):
+    trials = search.space.limit(search.plan.trials)
+    while len(told := _finished(study)) < trials and not (told and search.plan.is_out_of_time()):
         drawn = search.draw(study)
         search.finish([drawn], told, len(told))
         if drawn.record is None:

@@ -21,7 +21,7 @@ from clip_fewshot.few_shot.cross_validation import CrossValidation
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
-from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.select import FoldScore, TrialRecord
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from experiments.benchmark.cases.step import step_times
@@ -98,7 +98,7 @@ class Found:
         """N of each trial that trained image layers."""
         return [point.unfreeze for point in self.points if point.unfreeze]
 
-    def score(self, benches: dict[str, CrossValidation], point: Point, fold: int) -> float:
+    def score(self, benches: dict[str, CrossValidation], point: Point, fold: int) -> FoldScore:
         """Train and score a point on each side, the first one in turns; the search learns ours."""
         scores = {}
         for side in SIDES if len(self.points) % 2 else SIDES[::-1]:
@@ -106,7 +106,7 @@ class Found:
             scores[side] = benches[side].score(point, fold)
             self.spent[side] += now() - began
         self.points.append(point)
-        self.scores.append(scores)
+        self.scores.append({side: score.value for side, score in scores.items()})
         return scores["ours"]
 
 
@@ -166,8 +166,8 @@ def pruning(data: str, sizes: Sizes, options: Options) -> tuple[Row, float]:
     bench = workbench(task, prepared)
     folds = len(bench.folds)
 
-    def every_fold(point: Point, fold: int) -> float:
-        return fmean(bench.score(point, i) for i in range(folds))
+    def every_fold(point: Point, fold: int) -> FoldScore:
+        return FoldScore(fmean(bench.score(point, i).value for i in range(folds)))
 
     def run(score: Evaluate, folds: int) -> tuple[Spent, Sequence[TrialRecord]]:
         with TemporaryDirectory() as trials:
