@@ -72,15 +72,19 @@ class CrossValidation:
 
         For one shot a class, where there are no folds. As bad as chance where the classifier has no answer.
         """
-        probe = self._fit(point, self.data).probe
+        probe = fit_model(self.backbone, self._recipe(point), self.data).probe
         logits = getattr(probe, "left_out_logits", lambda: None)()
         if logits is None:
             return _score(np.full(len(self.data.labels), math.log(self.data.n_classes)))
         return _score(log_losses(logits, self.data.labels))
 
-    def fit(self, point: Point, temperature: float = 1.0) -> TunedModel:
-        """Train on all pictures, and note where that was worse than training no layer."""
-        model = fit_calibrated(self.backbone, self._recipe(point), self.data)
+    def fit(self, point: Point, temperature: float | None = None) -> TunedModel:
+        """Train on all pictures, and note where that was worse than training no layer.
+
+        Args:
+            temperature: that validation asked for; None: it was not asked.
+        """
+        model = fit_calibrated(self.backbone, self._recipe(point), self.data, temperature)
         note = note_if_below_frozen(self.backbone, self._recipe(point), self.data, model)
         return replace(model, note=note)
 

@@ -22,26 +22,36 @@ HIGHEST_AT_ONE_SHOT = 2.0  # of so few pictures little is known
 HELD_OUT = 3  # folds
 
 
-def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedModel:
+def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData, validated: float | None = None) -> TunedModel:
     """:func:`~clip_fewshot.few_shot.model.fit_model`, with the temperature of its head, see :func:`match_temperature`.
 
     A head that is less sure of its own pictures than the probe has learned less of them, or has small logits. Which of
     both, only pictures that it has not seen can tell: it is then trained again without each third of them. At one shot
     a class there are none, and it is left as it is.
+
+    Args:
+        validated: the temperature that held-out pictures ask for, where they were asked already. Heads that hold some
+            out have learned from fewer and are surer or less sure than this one, so that it is taken together with the
+            matched one, as their geometric mean.
     """
     model = fit_model(backbone, recipe, data)
     if model.head is None:
         return model
-    temperature = match_temperature(model.logits(model.features(data.images)), data, recipe.probe_c)
+    matched = match_temperature(model.logits(model.features(data.images)), data, recipe.probe_c)
     shots = int(np.bincount(data.labels).min())
-    if temperature > 1 or shots == 1:
-        return replace(model, temperature=temperature)
-    folds = stratified_folds(data.labels, min(shots, HELD_OUT), recipe.seed)
+    if matched == 1 and shots > 1:
+        temperature = validated or _validate(backbone, recipe, data, min(shots, HELD_OUT))
+    else:
+        temperature = matched if validated is None else (matched * validated) ** 0.5
+    return replace(model, temperature=temperature)
+
+
+def _validate(backbone: Backbone, recipe: Recipe, data: SupportData, n_folds: int) -> float:
     logits = np.empty((len(data.labels), data.n_classes))
-    for train, held_out in folds:
+    for train, held_out in stratified_folds(data.labels, n_folds, recipe.seed):
         trained = fit_model(backbone, recipe, data.subset(train))
         logits[held_out] = trained.logits(trained.features(data.images.subset(held_out)))
-    return replace(model, temperature=fit_temperature(logits, data.labels))
+    return fit_temperature(logits, data.labels)
 
 
 def match_temperature(logits: FloatArray, data: SupportData, C: float | None) -> float:
