@@ -33,6 +33,7 @@ setup(
         "clip_fewshot": ["py.typed", "*.pyi"],
         "clip_fewshot.open_world": ["words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
+        "clip_fewshot.protocol": ["*.csv"],
         "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
     },
     # No torchvision (a build that does not match torch breaks the packages beside it at import), and no "clip":

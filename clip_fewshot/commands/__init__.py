@@ -47,7 +47,8 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "measure": {
         "linear_probe": "compare models by a probe on frozen features",
-        "shots": "accuracy by shots per class, as table and plot",
+        "compare": "every method on the same support sets, as table and plot",
+        "shots": "the main job by shots per class, as table and plot",
         "novelty": "all detectors on one model, or the detector of a saved one",
         "discovery": "new classes among test pictures, against semi-supervised k-means",
         "modality_gap": "where pictures and texts lie in the common space",

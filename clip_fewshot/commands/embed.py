@@ -5,38 +5,52 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
-from clip_fewshot.config import option
+from clip_fewshot.config import TextOptions, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
-EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "paths.csv --out features/ --spark")
+EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
 FEATURES_OUT = "features.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PicturesOptions):
+class Options(PicturesOptions, TextOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
-    out: str | None = option(
-        None, f"table to write; by Spark a folder of its parts (default: {FEATURES_OUT})", group="output"
-    )
+    labels: bool = option(False, "record classes and their texts too, for compare --features", group="data")
+    out: str | None = option(None, f"table, or Spark's folder of parts (default: {FEATURES_OUT})", group="output")
     spark: bool = spark_option()
 
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        refuse_idle(self, ("class_names",), "where classes are read")
+        refuse_idle(self, () if self.labels else ("class_names", "template", "templates"), "with --labels")
+        refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
 def main(options: Options) -> int:
+    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
+    done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
+    reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
+    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
+    seconds = round(time.perf_counter() - started, 1)
+    found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
+    text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
+    print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
+    return 0
+
+
+def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
+    """Write the pictures that the source names; how many, and those that could not be read."""
     from clip_fewshot.data.picture_paths import picture_paths
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
-    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
     reading = {name: value for name, value in options.reading().items() if name not in ("test", "class_names")}
     sides = [options.data, *filter(None, [options.test])]
     paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
@@ -48,10 +62,17 @@ def main(options: Options) -> int:
     else:
         backbone = opening.open_model(options.model_name, None, options.device)
         left_out = write_features(out, embed_files(backbone, paths))
-    reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
-    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
-    seconds, done = round(time.perf_counter() - started, 1), len(paths) - len(left_out)
-    found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
-    text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
-    print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
-    return 0
+    return len(paths) - len(left_out), left_out
+
+
+def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
+    """The same of a source with classes, which the table then has."""
+    from clip_fewshot.data.read import read_dataset
+    from clip_fewshot.features.labelled_table import write_labelled
+    from clip_fewshot.few_shot.objectives import read_class_texts
+
+    pictures = read_dataset(options.data, **options.reading())
+    pictures.required_labels()
+    backbone = opening.open_model(options.model_name, None, options.device)
+    texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
+    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)

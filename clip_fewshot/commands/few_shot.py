@@ -14,7 +14,7 @@ from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.config import FewShotConfig, option
 
 DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
-EXAMPLES = ("--trials 50", "photos/ --unseen 3 --detector lof --n-neighbors 20 --templates openai")
+EXAMPLES = ("--trials 50", "photos/ --approaches tip-adapter,mlp --unseen 3 --detector lof --n-neighbors 20")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import BUILTIN_DATA, MODEL_HELP, SOURCED, FewShotConfig, SourceOptions, check_range, option
+from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, SourceOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -24,9 +24,7 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SourceOptions, shared.DeviceOptions):
-    sets: tuple[str, ...] = option(
-        BUILTIN_DATA, "sets of pictures: digits, digits-wild, or paths", positional=True, flag="--data", metavar="DATA"
-    )
+    sets: tuple[str, ...] = shared.sets_argument()
     model: str | None = option(None, MODEL_HELP, group="model")
     approaches: tuple[Any, ...] = shared.approaches_option()
     trials: int | None = option(None, f"total trials of each study (default: {CURVE_TRIALS})")

@@ -1,12 +1,13 @@
 """Features of many pictures as a Parquet table: written in parts of bounded size, read as one FeatureSet.
 
 Columns: ``path`` as it was given, ``digest`` of the file, ``embedding`` (float32, not normalised), ``backbone`` (digest
-of the weights). Spark writes the same table as a folder of parts.
+of the weights). Spark writes the same table as a folder of parts. With classes and their texts:
+:mod:`clip_fewshot.features.labelled_table`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +29,32 @@ PATH_COLUMN, DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN = TABLE_COLUMNS = 
     "embedding",
     "backbone",
 )
+MARK_COLUMNS = LABEL_COLUMN, PART_COLUMN = "label", "part"
 TABLE_CHUNK = 4096  # pictures at a time: 12 MB of features, and the cache's index is read once for each
 FINISHED = "_SUCCESS"  # Spark's mark in a folder whose parts are all there
 
 
 class Embedded(NamedTuple):
-    """Some of the pictures: where the readable ones lie, their features, and the others."""
+    """Some of the pictures: where the readable ones lie, their features, and the others.
+
+    Attributes:
+        marks: class and part of each readable one; empty where the table has none.
+    """
 
     paths: tuple[str, ...]
     features: FeatureSet
     skipped: tuple[SkippedImage, ...]
+    marks: tuple[tuple[str, str], ...] = ()
 
     def columns(self) -> dict[str, list[Any]]:
         """The rows of the table."""
+        marks = {name: [mark[i] for mark in self.marks] for i, name in enumerate(MARK_COLUMNS)} if self.marks else {}
         return {
             PATH_COLUMN: list(self.paths),
             DIGEST_COLUMN: list(self.features.digests),
             EMBEDDING_COLUMN: list(self.features.features),
             BACKBONE_COLUMN: [self.features.backbone] * len(self.paths),
+            **marks,
         }
 
 
@@ -68,8 +77,13 @@ def _named(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, ...]:
+def write_features(
+    out: Path, parts: Iterable[Embedded], metadata: Mapping[bytes, bytes] | None = None
+) -> tuple[SkippedImage, ...]:
     """Write a table, part by part; it appears at ``out`` once it is whole.
+
+    Args:
+        metadata: of the schema, for parts with marks, see :mod:`clip_fewshot.features.labelled_table`.
 
     Returns:
         the pictures that are not in it.
@@ -81,8 +95,9 @@ def write_features(out: Path, parts: Iterable[Embedded]) -> tuple[SkippedImage, 
     arrow, parquet = import_pyarrow()
     if out.is_dir():
         raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
-    types = (arrow.string(), arrow.string(), arrow.list_(arrow.float32()), arrow.string())
-    schema = arrow.schema(list(zip(TABLE_COLUMNS, types, strict=True)))
+    types = dict.fromkeys((*TABLE_COLUMNS, *(MARK_COLUMNS if metadata else ())), arrow.string())
+    types[EMBEDDING_COLUMN] = arrow.list_(arrow.float32())
+    schema = arrow.schema(list(types.items()), metadata=metadata)
     skipped: list[SkippedImage] = []
     written = 0
     with replace_file(out) as file, parquet.ParquetWriter(file, schema) as writer:
@@ -111,7 +126,7 @@ def read_features(path: str | Path) -> FeatureSet:
         ResourceError: pyarrow is missing.
     """
     place = Path(path)
-    table = _read(place, [DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN])
+    table = read_columns(place, [DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN])
     backbones = table.column(BACKBONE_COLUMN).unique().to_pylist()
     embeddings = table.column(EMBEDDING_COLUMN).combine_chunks()
     widths = np.unique(np.diff(embeddings.offsets.to_numpy()))
@@ -134,13 +149,18 @@ def find_skipped(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]
     Raises:
         DataError: it lacks all.
     """
-    written = set(_read(table, [PATH_COLUMN]).column(PATH_COLUMN).to_pylist())
+    written = set(read_columns(table, [PATH_COLUMN]).column(PATH_COLUMN).to_pylist())
     skipped = keep_readable([path for path in paths if _named(path) not in written]).skipped
     _refuse_nothing(len(written), skipped, table)
     return skipped
 
 
-def _read(place: Path, columns: list[str]) -> Any:
+def read_columns(place: Path, columns: list[str] | None) -> Any:
+    """An Arrow table of those columns, or of all.
+
+    Raises:
+        ArtifactError: no such table, or an unfinished one.
+    """
     arrow, parquet = import_pyarrow()
     if place.is_dir() and not (place / FINISHED).exists():
         raise ArtifactError(

@@ -241,7 +241,12 @@ ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-sh
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
 BASELINES = (ZERO_SHOT, TEXT_PRIOR, LINEAR_PROBE)  # the first trials of each study; nothing in them is searched
 BASELINE_NAMES = tuple(approach.name for approach in BASELINES)
-OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in BASELINES}}
+# Of the field, by closed forms on frozen features: none trains, and no option is searched.
+TRAINING_FREE = tuple(
+    Approach(name, towers="none", ends_in="probe", probe=name)
+    for name in ("tip-adapter", "cross-modal", "gda", "gda-text", "kernel-ridge", "proker", "prototype-text")
+)
+OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (*BASELINES, *TRAINING_FREE)}}
 
 
 def find_approach(approach: str | Approach) -> Approach:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from clip_fewshot.plots.methods import display_name
-from clip_fewshot.plots.style import DASHES, MARKERS, SERIES, Plot, choose_style, format_label, render
+from clip_fewshot.plots.methods import METHODS, display_name
+from clip_fewshot.plots.style import DASHES, MARKERS, SERIES, Plot, format_label, render
 from clip_fewshot.plots.views import ShotPoint
 
 
@@ -22,7 +23,7 @@ def shots_plot(curves: Mapping[str, Sequence[ShotPoint]], title: str = "") -> Pl
     """
 
     def paint(axes: Axes) -> None:
-        _paint_panel(axes, curves, title)
+        _paint_panel(axes, curves, title, choose_looks(curves))
         axes.set_ylabel("test accuracy")
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2, columnspacing=1.2)
 
@@ -35,11 +36,11 @@ def shots_panels(panels: Mapping[str, Mapping[str, Sequence[ShotPoint]]]) -> Plo
     Args:
         panels: title -> curves; a method looks the same in all of them.
     """
-    methods = dict.fromkeys(name for curves in panels.values() for name in curves)
+    methods = choose_looks(dict.fromkeys(name for curves in panels.values() for name in curves))
 
     def painter(place: int, title: str, curves: Mapping[str, Sequence[ShotPoint]]) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
-            _paint_panel(axes, curves, title)
+            _paint_panel(axes, curves, title, methods)
             if place == 0:
                 axes.set_ylabel("test accuracy")
             if place == len(panels) - 1:
@@ -53,10 +54,17 @@ def shots_panels(panels: Mapping[str, Mapping[str, Sequence[ShotPoint]]]) -> Plo
     )
 
 
-def _paint_panel(axes: Axes, curves: Mapping[str, Sequence[ShotPoint]], title: str) -> None:
+def choose_looks(names: Iterable[str]) -> dict[str, int]:
+    """A number for each method: a known one has the same in every figure, the others take what is left."""
+    known = {name: METHODS.index(name) for name in names if name in METHODS}
+    free = (place for place in count() if place not in known.values())
+    return {name: known[name] if name in known else next(free) for name in names}
+
+
+def _paint_panel(axes: Axes, curves: Mapping[str, Sequence[ShotPoint]], title: str, looks: Mapping[str, int]) -> None:
     for i, (name, points) in enumerate(curves.items()):
         offset = (i - (len(curves) - 1) / 2) / len(curves)
-        _paint_curve(axes, format_label(display_name(name)), points, choose_style(name, i), offset)
+        _paint_curve(axes, format_label(display_name(name)), points, looks[name], offset)
     ticks = sorted({point.shots for points in curves.values() for point in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -77,11 +85,13 @@ def _shared_legend(axes: Axes, n_methods: int) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.4)
 
 
-def _paint_curve(axes: Axes, name: str, points: Sequence[ShotPoint], style: int, offset: float) -> None:
+def _paint_curve(axes: Axes, name: str, points: Sequence[ShotPoint], look: int, offset: float) -> None:
     shots, mean, low, high = np.array(sorted(points), dtype=float).T
     bars = np.stack([mean - low, high - mean])
-    look: Any = {"color": SERIES[style], "marker": MARKERS[style], "linestyle": DASHES[style]}
-    axes.errorbar(shots * 2 ** (0.2 * offset), mean, yerr=bars, ms=5, capsize=2.5, elinewidth=1, label=name, **look)
+    again, i = divmod(look, len(SERIES))  # where colours run out, they come back with other markers and dashes
+    style: Any = {"color": SERIES[i], "marker": MARKERS[(i + 3 * again) % len(MARKERS)]}
+    style["linestyle"] = DASHES[(i + again) % len(DASHES)]
+    axes.errorbar(shots * 2 ** (0.2 * offset), mean, yerr=bars, ms=5, capsize=2.5, elinewidth=1, label=name, **style)
 
 
 def _describe(curves: Mapping[str, Sequence[ShotPoint]]) -> str:

@@ -6,7 +6,7 @@ head on fixed features, cannot do that: it is an estimator beside them and no me
 
 Example:
     >>> import clip_fewshot as cf
-    >>> list(cf.PROBES)
+    >>> list(cf.PROBES)[:5]
     ['logistic', 'prototype', 'cache', 'text-prior', 'zero-shot']
 """
 
@@ -16,11 +16,18 @@ from typing import Any
 
 from clip_fewshot.probes.base import Probe as Probe
 from clip_fewshot.probes.cache import CacheProbe as CacheProbe
+from clip_fewshot.probes.cross_modal import CrossModalProbe as CrossModalProbe
+from clip_fewshot.probes.gaussian import GaussianProbe as GaussianProbe
+from clip_fewshot.probes.gaussian import GaussianTextProbe as GaussianTextProbe
 from clip_fewshot.probes.head import HeadClassifier as HeadClassifier
+from clip_fewshot.probes.kernel_ridge import KernelRidgeProbe as KernelRidgeProbe
+from clip_fewshot.probes.kernel_ridge import ProKeRProbe as ProKeRProbe
 from clip_fewshot.probes.logistic import LinearProbe as LinearProbe
 from clip_fewshot.probes.penalty import SearchedC as SearchedC
 from clip_fewshot.probes.prototype import PrototypeProbe as PrototypeProbe
+from clip_fewshot.probes.prototype_text import PrototypeTextProbe as PrototypeTextProbe
 from clip_fewshot.probes.text_prior import TextPriorProbe as TextPriorProbe
+from clip_fewshot.probes.tip_adapter import TipAdapterProbe as TipAdapterProbe
 from clip_fewshot.probes.zero_shot import ZeroShotProbe as ZeroShotProbe
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
@@ -30,6 +37,13 @@ PROBES: dict[str, type[Probe]] = {
     "cache": CacheProbe,
     "text-prior": TextPriorProbe,
     "zero-shot": ZeroShotProbe,
+    "tip-adapter": TipAdapterProbe,
+    "cross-modal": CrossModalProbe,
+    "gda": GaussianProbe,
+    "gda-text": GaussianTextProbe,
+    "kernel-ridge": KernelRidgeProbe,
+    "proker": ProKeRProbe,
+    "prototype-text": PrototypeTextProbe,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.calibration import log_losses
@@ -70,6 +70,7 @@ class FromLogits(LearnedArrays):
 
     takes_c: ClassVar[bool] = False
     classes_: NDArray[Any]
+    _draws: FloatArray | None = None  # (m, n, c) left-out logits, m times over where they are drawn
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
@@ -94,7 +95,9 @@ class FromLogits(LearnedArrays):
 
         In the order of the rows of the fit, and only on the probe that was fitted: they are not kept in files.
         """
-        return None
+        if self._draws is None or len(self._draws) == 1:
+            return None if self._draws is None else self._draws[0]
+        return np.asarray(logsumexp(log_softmax(self._draws, axis=2), axis=0))
 
 
 def append_class(classes: NDArray[Any], label: Any) -> NDArray[Any]:

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
+from clip_fewshot.probes.base import FromLogits, append_class
+from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
+from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.runtime.rng import generator
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 CACHE_BETAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-CACHE_SCALES = 2.0 ** np.arange(1, 11)
-BETA, SCALE = 5.5, 32.0  # beta: Tip-Adapter's own; both where no picture can be left out
+BETA = 5.5  # Tip-Adapter's own
 MOST_LEFT_OUT = 2000  # pictures at most that are left out in turn
 AFFINITY_BLOCK = 1 << 22  # affinities held at a time, 32 MiB
 
@@ -34,8 +34,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     centred as in :class:`clip_fewshot.probes.prototype.PrototypeProbe`, which is this probe as beta goes to 0.
 
     Args:
-        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those of a grid with the least loss on
-            pictures left out of the cache; without two pictures of some class 5.5, as published, and 32.
+        beta: sharpness, > 0. scale: factor on the affinities, > 0. None: those with the least loss on pictures left out
+            of the cache, where beta is drawn to the published 5.5; where a class has a single picture, it is 5.5.
 
     Attributes:
         classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. keys_: (n, d) unit rows, class by class.
@@ -48,47 +48,49 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> CacheProbe:
         """Keep (n, d) features and (n,) labels (integers or strings) of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise UsageError(
-                expected="labels of at least 2 classes",
-                got="one class",
-                fix="add images of another class",
-                where="cache",
-            )
+        support = read_support(self, X, y)
         for name, value in (("beta", self.beta), ("scale", self.scale)):
             if value is not None and not value > 0:
                 raise UsageError(
                     expected=f"{name} > 0", got=str(value), fix="choose a positive number, or None", where="cache"
                 )
-        unit = unit_rows(X)
-        self.centre_ = unit.mean(axis=0)
-        order = np.argsort(labels, kind="stable")
-        self.keys_, self.counts_ = unit_rows(unit - self.centre_)[order], np.bincount(labels)
-        self.together_ = len(self.classes_)
-        self.beta_, self.scale_ = self._choose(labels[order])
+        self.classes_, self.together_ = support.classes, len(support.classes)
+        self.centre_ = support.unit.mean(axis=0)
+        order = np.argsort(support.labels, kind="stable")
+        self.keys_, self.counts_ = unit_rows(support.unit - self.centre_)[order], np.bincount(support.labels)
+        self._choose(support.labels[order], order)
         return self
 
-    def _choose(self, labels: LabelArray) -> tuple[float, float]:
+    def _choose(self, labels: LabelArray, order: IndexArray) -> None:
+        """Settle beta_ and scale_ on pictures that are left out in turn."""
         betas = CACHE_BETAS if self.beta is None else (float(self.beta),)
-        scales = CACHE_SCALES.tolist() if self.scale is None else [float(self.scale)]
-        several = np.flatnonzero(self.counts_[labels] > 1)
-        if len(betas) * len(scales) == 1 or not len(several):
-            return float(self.beta or BETA), float(self.scale or SCALE)
-        if len(several) > MOST_LEFT_OUT:
-            several = np.sort(generator(0, "cache probe").choice(several, MOST_LEFT_OUT, replace=False))
-        cosines, own = self.keys_[several] @ self.keys_.T, labels[several]
-        everyone = np.ones(len(several), dtype=bool)
-        found: dict[tuple[float, float], float] = {}
+        if self.beta is None and is_alone(labels).any():
+            betas = (BETA,)
+        which = np.arange(len(labels))
+        if len(which) > MOST_LEFT_OUT:
+            which = np.sort(generator(0, "cache probe").choice(which, MOST_LEFT_OUT, replace=False))
+        asked, best = draw_stand_ins(self.keys_, labels), np.inf
+        twins = draw_twins(self.keys_, labels)[0]
         for beta in betas:
-            near = np.exp(-beta * (1 - cosines))
-            near[np.arange(len(several)), several] = 0
-            votes = np.add.reduceat(near, _starts(self.counts_), axis=1) / self.counts_
-            votes[np.arange(len(own)), own] *= self.counts_[own] / (self.counts_[own] - 1)
-            found |= {(beta, scale): mean_loss(scale * votes, own, everyone) for scale in scales}
-        return min(found, key=lambda point: found[point])
+            votes = np.stack([self._leave_out(rows[which], which, labels, beta) for rows in asked])
+            expected = self._votes(twins, self.keys_, self.counts_, beta)
+            scale, cost = settle_scale(votes, labels[which], usual_weight(expected), self.scale)
+            cost += np.log(beta / BETA) ** 2 / (2 * BETA_SD**2)
+            if cost < best:
+                best, self.beta_, self.scale_ = cost, beta, scale
+        every = np.arange(len(labels))
+        votes = np.stack([self._leave_out(rows, every, labels, self.beta_) for rows in asked])
+        self._draws = np.empty_like(votes)
+        self._draws[:, order] = self.scale_ * votes
+
+    def _leave_out(self, asked: FloatArray, which: IndexArray, labels: LabelArray, beta: float) -> FloatArray:
+        """(m, c) votes for (m, d) rows that stand in for those keys, none of which votes unless it is alone."""
+        votes, own, at = self._votes(asked, self.keys_, self.counts_, beta), labels[which], np.arange(len(which))
+        counts = self.counts_[own]
+        itself = np.exp(beta * (np.einsum("md,md->m", asked, self.keys_[which]) - 1))
+        others = (counts * votes[at, own] - itself) / np.maximum(counts - 1, 1)
+        votes[at, own] = np.where(counts > 1, others, votes[at, own])
+        return votes
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled mean affinities, columns as ``classes_``."""
@@ -100,23 +102,24 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         sizes = [int(self.counts_[:k].sum()), *self.counts_[k:].tolist()]
         parts = np.split(self.keys_, np.cumsum(sizes)[:-1])
         counts = [self.counts_[:k], *self.counts_[k:, None]]
-        return np.hstack([self._votes(rows, keys, own) for keys, own in zip(parts, counts, strict=True)])
+        return np.hstack(
+            [self.scale_ * self._votes(rows, keys, own, self.beta_) for keys, own in zip(parts, counts, strict=True)]
+        )
 
-    def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
+    def _votes(self, rows: FloatArray, keys: FloatArray, counts: NDArray[np.int64], beta: float) -> FloatArray:
         """(n, c) for the c classes whose keys these are; a picture's votes do not depend on the others."""
         votes, size = np.empty((len(rows), len(counts))), max(1, AFFINITY_BLOCK // len(keys))
         for start in range(0, len(rows), size):
-            near = np.exp(self.beta_ * (rows[start : start + size] @ keys.T - 1))
+            near = np.exp(beta * (rows[start : start + size] @ keys.T - 1))
             votes[start : start + size] = np.add.reduceat(near, _starts(counts), axis=1) / counts
-        return self.scale_ * votes
+        return votes
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        extended = copy.copy(self)
-        extended.classes_ = append_class(self.classes_, label)
-        extended.keys_ = np.vstack([self.keys_, unit_rows(unit_rows(X) - self.centre_)])
+        unit, extended = read_new_class(self, X), copy.copy(self)
+        extended.classes_, extended._draws = append_class(self.classes_, label), None
+        extended.keys_ = np.vstack([self.keys_, unit_rows(unit - self.centre_)])
         extended.counts_ = np.append(self.counts_, len(X))
         return extended
 

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.base import FromLogits, append_class, mean_loss
+from clip_fewshot.probes.base import FromLogits, append_class
+from clip_fewshot.probes.blend import settle_scale, usual_weight
+from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
-
-PROTOTYPE_SCALES = 2.0 ** np.arange(1, 11)
-DEFAULT_SCALE = 32.0  # where no picture can be left out
 
 
 class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -30,8 +28,8 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
     nothing of any class. A class that is added later changes neither the centre nor the means before it.
 
     Args:
-        scale: factor on the cosines, > 0; None: the one of 2, 4, ..., 1024 with the least loss on pictures left out of
-            their class's mean. It decides how sure the probabilities are, and never which class wins.
+        scale: factor on the cosines, > 0; None: the one with the least loss on pictures left out of their class's
+            mean. It decides how sure the probabilities are, and never which class wins.
 
     Attributes:
         classes_: (c,) labels, see :class:`clip_fewshot.probes.base.Probe`. means_: (c, d) of unit length.
@@ -43,27 +41,21 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> PrototypeProbe:
         """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise UsageError(
-                expected="labels of at least 2 classes",
-                got="one class",
-                fix="add images of another class",
-                where="prototype",
-            )
+        support = read_support(self, X, y)
         if self.scale is not None and not self.scale > 0:
             raise UsageError(
                 expected="scale > 0", got=str(self.scale), fix="choose a positive number, or None", where="prototype"
             )
-        unit = unit_rows(X)
-        self.centre_ = unit.mean(axis=0)
-        rows = unit_rows(unit - self.centre_)
-        sums = np.zeros((len(self.classes_), X.shape[1]))
+        self.classes_, labels = support.classes, support.labels
+        self.centre_ = support.unit.mean(axis=0)
+        rows = unit_rows(support.unit - self.centre_)
+        sums = np.zeros((len(self.classes_), rows.shape[1]))
         np.add.at(sums, labels, rows)
         self.means_, self.together_ = unit_rows(sums), len(self.classes_)
-        self.scale_ = float(self.scale) if self.scale is not None else _scale(rows, labels, sums)
+        left_out = np.stack([_leave_out(rows, asked, labels, sums) for asked in draw_stand_ins(rows, labels)])
+        usual = usual_weight(draw_twins(rows, labels) @ self.means_.T)
+        self.scale_ = settle_scale(left_out, labels, usual, self.scale)[0]
+        self._draws = self.scale_ * left_out
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
@@ -78,10 +70,9 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> PrototypeProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        extended = copy.copy(self)
-        extended.classes_ = append_class(self.classes_, label)
-        mean = unit_rows(unit_rows(unit_rows(X) - self.centre_).sum(axis=0, keepdims=True))
+        unit, extended = read_new_class(self, X), copy.copy(self)
+        extended.classes_, extended._draws = append_class(self.classes_, label), None
+        mean = unit_rows(unit_rows(unit - self.centre_).sum(axis=0, keepdims=True))
         extended.means_ = np.vstack([self.means_, mean])
         return extended
 
@@ -102,13 +93,9 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
         return probe
 
 
-def _scale(rows: FloatArray, labels: LabelArray, sums: FloatArray) -> float:
-    """The scale at which pictures left out of the mean of their own class lose least."""
-    counts = np.bincount(labels)
-    several = counts[labels] > 1
-    if not several.any():
-        return DEFAULT_SCALE
-    cosines = rows @ unit_rows(sums).T
-    without = unit_rows(sums[labels] - rows)
-    cosines[np.arange(len(rows)), labels] = np.einsum("nd,nd->n", rows, without)
-    return float(min(PROTOTYPE_SCALES, key=lambda scale: mean_loss(scale * cosines, labels, several)))
+def _leave_out(rows: FloatArray, asked: FloatArray, labels: LabelArray, sums: FloatArray) -> FloatArray:
+    """(n, c) cosines of what is asked; the mean of its own class is without the picture, unless it is the only one."""
+    cosines, several = asked @ unit_rows(sums).T, ~is_alone(labels)
+    without = unit_rows((sums[labels] - rows)[several])
+    cosines[several, labels[several]] = np.einsum("nd,nd->n", rows[several], without)
+    return cosines

@@ -1,4 +1,4 @@
-"""Check a results dict against schema 1 before it is written; the error names the field.
+"""Check results.json and compare.json against schema 1 before they are written; the error names the field.
 
 Written by hand, in forty lines of combinators, because the whole schema then reads as one table and a JSON-schema
 library would be one more dependency for one file.
@@ -214,3 +214,44 @@ def check_results(results: Any) -> None:
     methods = {*results["approaches"], "linear_probe", "zero_shot"}
     if results["best"]["approach"] not in methods:
         _refuse(f"one of {sorted(methods)}", results["best"]["approach"], "results.best.approach")
+
+
+POINT = record(
+    {"shots": integer(1)},
+    {
+        "error": text,
+        "accuracy": ACCURACY,
+        "difference": null_or(record({"mean": SIGNED_SHARE, "ci95": list_of(SIGNED_SHARE, 2), "p_value": FRACTION})),
+        "loss": record({"mean": number(0), "per_seed": list_of(number(0), 1)}),
+        "seconds": number(0),
+        "parameters": integer(0),
+    },
+)
+COMPARISON_SCHEMA = record(
+    {
+        "schema": integer(SCHEMA_VERSION),
+        "command": text,
+        "seeds": integer(1),
+        "seed": integer(0),
+        "sets": list_of(
+            record(
+                {
+                    **dict.fromkeys(("name", "model", "fingerprint", "reference"), text),
+                    "n_classes": integer(2),
+                    "n_test": integer(1),
+                    "test_looks": integer(1),
+                    "shots": list_of(integer(1), 1),
+                    "draws": list_of(text, 1),
+                    "rows": list_of(record({"method": text, "points": list_of(POINT, 1)})),
+                }
+            )
+        ),
+        "summary": null_or(record({"sets": list_of(text, 2), "rows": list_of(record({"method": text}))})),
+        "published": list_of(record({"method": text, "set": text, "source": text, "accuracy": mapping_of(FRACTION)})),
+    }
+)
+
+
+def check_comparison(comparison: Any) -> None:
+    """Raise :class:`ArtifactError` naming the first field of ``comparison`` that schema 1 does not allow."""
+    COMPARISON_SCHEMA(comparison, "comparison")

@@ -1,13 +1,16 @@
-"""Tables as text: aligned for a terminal, Markdown for a README."""
+"""Tables as text: aligned for a terminal, Markdown for a README, CSV for a spreadsheet, LaTeX for a paper."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_fewshot.data.names import escape
 
 Rows = Sequence[Sequence[str]]
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
 
 
 def format_plain(rows: Rows) -> str:
@@ -29,8 +32,27 @@ def format_row(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def format_markdown(rows: Rows) -> str:
     """A Markdown table; the first row is its head."""
-    lines = ["| " + " | ".join(escape(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
+    first, *others = map(format_markdown_row, rows)
+    return "\n".join([first, "|---|" + "---:|" * (len(rows[0]) - 1), *others])
+
+
+def format_markdown_row(row: Sequence[str]) -> str:
+    """One line of such a table."""
+    return "| " + " | ".join(escape(cell).replace("|", "\\|") for cell in row) + " |"
+
+
+def format_csv(rows: Rows) -> str:
+    """Comma-separated values, a line each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def format_latex(rows: Rows) -> str:
+    """A ``tabular``; the first row is its head, the first column stands to the left."""
+    head, *others = (" & ".join("".join(LATEX.get(c, c) for c in escape(cell)) for cell in row) for row in rows)
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", "\\hline", f"{head} \\\\", "\\hline"]
+    return "\n".join([*lines, *(f"{line} \\\\" for line in others), "\\hline", "\\end{tabular}"])
 
 
 def format_fraction(value: float) -> str:

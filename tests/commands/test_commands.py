@@ -142,6 +142,8 @@ MAKE_TEXTS = {
     "shots",
     "experiments.replicate",
     "pretrain",
+    "compare",
+    "embed",
 }
 
 
@@ -167,6 +169,7 @@ def test_a_text_is_never_split_and_a_list_of_names_is() -> None:
             "pretrain": ["pairs", "--out", "x", "--labelled", "photos"],
             "retrieve": ["--text", "x"],
             "open-world discover": ["store"],
+            "embed": ["photos", "--labels"],
         }
         chosen = parse(options(MODULES[name]), name, "", [*needed.get(name, []), *typed])
         place = chosen.data if name == "few_shot" else chosen

@@ -54,14 +54,15 @@ def test_other_texts_are_another_prior(mini: Backbone, one_shot: OpenWorldSplit)
     assert not np.allclose(*(model.predict_proba(one_shot.pool) for model in models))
 
 
-def test_a_class_that_is_named_later_brings_its_text(mini: Backbone) -> None:
+@pytest.mark.parametrize("approach", ["text-prior", "tip-adapter", "proker", "cross-modal"])
+def test_a_class_that_is_named_later_brings_its_text(mini: Backbone, approach: str) -> None:
     split = split_open_world(read_dataset("digits"), shots=4, unseen=["seven"], seed=0)
-    world = OpenWorldClassifier(FewShotClassifier(mini, "text-prior"), detector="knn", alpha=0.2).fit(split.support)
+    world = OpenWorldClassifier(FewShotClassifier(mini, approach), detector="knn", alpha=0.2).fit(split.support)
     before = world.model.predict_proba(split.pool)
     novel = split.novel.open("test")
     world.name(novel.subset(np.arange(3)), "seven")
     probe = world.model.model_.probe
-    assert isinstance(probe, TextPriorProbe)
+    assert probe is not None
     assert len(probe.classes_) == len(split.seen.names) + 1
     assert np.mean(world.model.predict(novel.subset(np.arange(3, 60))) == "seven") > 0.9
     world.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -25,6 +26,8 @@ from clip_fewshot.plots import Plot
 from clip_fewshot.plots.dendrogram import lay_out_tree, order_leaves
 from clip_fewshot.plots.det import _apart, _look, equal_error_rate, find_operating_point, normal_deviates
 from clip_fewshot.plots.embedding import measure_modality_gap, project_on_plane
+from clip_fewshot.plots.methods import METHODS
+from clip_fewshot.plots.shots import choose_looks
 from clip_fewshot.plots.style import INK, OUTLIER, SERIES, SOFT
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView, ShotPoint
 from clip_fewshot.report.record import DiscoveryView, RunRecord
@@ -263,6 +266,15 @@ def test_equal_scores_everywhere_are_drawn() -> None:
 def test_a_curve_of_one_point_is_drawn() -> None:
     plot = plots.shots_plot({"mlp": [ShotPoint(16, 0.9, 0.88, 0.92)]})
     assert "mlp 0.900 at 16" in plot.alt
+
+
+def test_more_methods_than_colours_look_different() -> None:
+    looks = choose_looks(["mlp", *(f"m{i}" for i in range(12))])
+    assert looks["mlp"] == METHODS.index("mlp")
+    assert len(set(looks.values())) == 13
+    curves = {name: [ShotPoint(1, 0.5, 0.4, 0.6), ShotPoint(2, 0.7, 0.6, 0.8)] for name in looks}
+    lines = re.findall(r'style="fill: none; ([^"]*stroke-width: 1.6)', plots.shots_plot(curves).svg)
+    assert len({*lines}) == len(curves)
 
 
 def luminance(colour: str) -> float:

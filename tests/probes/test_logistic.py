@@ -121,7 +121,7 @@ def test_mistakes_are_explained() -> None:
         LinearProbe(folds=1).fit(X, y)
     with pytest.raises(UsageError, match="at least 2 classes"):
         LinearProbe().fit(X, np.zeros(len(X), dtype=int))
-    with pytest.raises(UsageError, match="one of logistic, prototype, cache, text-prior, zero-shot, got 'svm'"):
+    with pytest.raises(UsageError, match=r"one of logistic, prototype, cache, .*prototype-text, got 'svm'"):
         build_probe("svm")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_fewshot.config import (
     APPROACHES_HELP,
+    BUILTIN_DATA,
     DEVICES,
     MODEL_HELP,
     ReadingOptions,
@@ -27,6 +28,12 @@ def pictures_argument(**more: Any) -> Any:
     """The field of commands that take pictures one by one, or by the folder."""
     text = "pictures, or folders that hold some; or digits, digits-wild"
     return field(metadata={"positional": True, "metavar": "PICTURES", "help": text}, **more)
+
+
+def sets_argument() -> Any:
+    """The field of commands over several sets of pictures."""
+    text = "sets of pictures: digits, digits-wild, or paths"
+    return option(BUILTIN_DATA, text, positional=True, flag="--data", metavar="DATA")
 
 
 def required_data(text: str) -> Any:
