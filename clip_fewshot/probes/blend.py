@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from clip_fewshot.evaluation.calibration import log_losses
-from clip_fewshot.probes.text_mean import LEAST_LENGTH, SPREAD_SD, USUAL_SPREAD
+from clip_fewshot.probes.penalty import LEAST_LENGTH
+from clip_fewshot.probes.text_mean import SPREAD_SD, USUAL_SPREAD
 from clip_fewshot.types import FloatArray, LabelArray
 
 BETA_SD = 0.7  # of the ln of the sharpness of a kernel, around its usual value

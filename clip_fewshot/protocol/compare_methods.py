@@ -21,7 +21,6 @@ from clip_fewshot.few_shot.approach import OWN, PROBE, TEXT_PRIOR, Approach, fin
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_frozen_probe, reads_texts
 from clip_fewshot.probes import Probe, find_probe
-from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.protocol.method_scene import DrawnSupport, MethodScene
 from clip_fewshot.runtime.parts import user_code_error
 from clip_fewshot.tuning import copy_last_layers
@@ -152,7 +151,7 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
         raise UsageError(expected="texts of the classes", got="features without", fix=fix, where=method.name)
     X, y = support.features.copy(), support.pictures.required_labels().copy()
     began = time.perf_counter()
-    C = fit_frozen_probe(X, y, scene.seed).C_ if find_probe(method.probe)[1].takes_c else DEFAULT_C
+    C = fit_frozen_probe(X, y, scene.seed).C_ if find_probe(method.probe)[1].takes_c else None
     texts = None if scene.texts is None else scene.texts.copy()
     probe = Recipe(method, method.point, scene.settings, C, scene.seed).fit_probe(X, y, texts)
     seconds = time.perf_counter() - began

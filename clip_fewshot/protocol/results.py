@@ -198,7 +198,7 @@ class Run:
             features["after tuning"] = outcome.known[0].features[outcome.best]
         drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
         chosen = RESULT_KEYS.get(chosen, chosen)
-        drawn[chosen] = drawn.pop(chosen, None) or outcome.probabilities(outcome.best)  # the last one
+        drawn[chosen] = drawn.pop(chosen, []) or outcome.probabilities(outcome.best)  # the last one
         found = self.met.found
         unknown = np.flatnonzero(self.met.unknown)
         return RunRecord(
