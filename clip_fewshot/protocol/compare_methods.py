@@ -15,7 +15,8 @@ import numpy as np
 
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.errors import ClipFewShotError, UsageError
-from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
+from clip_fewshot.evaluation.intervals import paired_difference
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.few_shot.approach import OWN, PROBE, TEXT_PRIOR, Approach, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
@@ -70,7 +71,8 @@ def measure_methods(scene: MethodScene, methods: Sequence[Approach], progress: P
     Returns:
         rows with ``method`` and ``points``, one for each number of shots: ``shots`` with ``error``, or with
         ``accuracy`` and ``difference`` to the reference with their intervals over support sets and test pictures,
-        ``loss`` (mean -ln p of the true class), mean ``seconds`` of a fit behind the frozen layers, and
+        ``loss`` (mean -ln p of the true class), ``brier`` and ``ece``, each with its interval, mean ``seconds`` of a
+        fit behind the frozen layers, and
         ``parameters``: the numbers that a fitted model keeps beside the frozen tower.
     """
     reference: dict[int, list[BoolArray]] = {}
@@ -119,13 +121,13 @@ class Answered(NamedTuple):
 def _measure(
     scene: MethodScene, answers: Sequence[Answered], right: list[BoolArray], reference: list[BoolArray] | None
 ) -> dict[str, Any]:
-    truth = scene.test.required_labels()
-    least = np.finfo(np.float64).tiny
-    losses = [-np.log(np.maximum(one.probabilities[np.arange(len(truth)), truth], least)).mean() for one in answers]
+    scores = score_probabilities(scene.test.required_labels(), [one.probabilities for one in answers])
     return {
-        "accuracy": accuracy_interval(right).to_json(),
+        "accuracy": scores.accuracy.to_json(),
         "difference": None if reference is None else paired_difference(right, reference).to_json(),
-        "loss": {"mean": float(np.mean(losses)), "per_seed": [float(loss) for loss in losses]},
+        "loss": scores.nll.to_json(),
+        "brier": scores.brier.to_json(),
+        "ece": scores.ece.to_json(),
         "seconds": round(float(np.mean([one.seconds for one in answers])), 4),
         "parameters": max(one.parameters for one in answers),
     }
