@@ -16,6 +16,7 @@ from clip_fewshot.few_shot.approach import Point, keep_trainable
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.search.allowance import Allowance
+from clip_fewshot.few_shot.search.journal import JOURNAL, write_journal
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord, select, select_by_approach
@@ -81,7 +82,7 @@ def run_few_shot(
         >>> config = cf.FewShotConfig.of(data="digits", shots=1, unseen="0", seeds=1, approaches=("mlp",), out="run/")
         >>> results = cf.run_few_shot(config)
         >>> sorted(results["approaches"])
-        ['mlp']
+        ['mlp', 'text-prior']
     """
     approaches, config, clock = choose_approaches(config), resume_config(config), Stopwatch()
     detector, method = config.run.detector, config.run.discoverer
@@ -107,6 +108,7 @@ def run_few_shot(
             folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
             plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
+            write_journal(out / JOURNAL, out / TRIALS_FOLDER)
             clock.lap("search")
             winners, best = select(trials, list(task.by_name.values()), depth)
             temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}

@@ -80,7 +80,7 @@ def test_the_text_has_a_line_per_class(command: Command, photos: Path) -> None:
     assert lines[1].startswith("accuracy 0.")
     assert re.fullmatch(r"NLL \d.*\], Brier 0.*\], ECE 0.*\]", lines[2])
     assert [line.split()[0] for line in lines[5:]] == sorted(KNOWN + UNKNOWN)
-    assert {line.split()[-1] for line in lines[4:]} == {str(PER_CLASS)}
+    assert {line.split()[-1] for line in lines[5:]} == {str(PER_CLASS)}
 
 
 def test_a_test_part_of_the_source_is_what_is_measured(command: Command, photos: Path, tmp_path: Path) -> None:
