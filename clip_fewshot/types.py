@@ -118,7 +118,7 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A fraction in [0, 1] measured over seeds, with its 95 % interval over seeds and test images."""
+    """A figure measured over seeds, mostly a fraction in [0, 1], with its 95 % interval over seeds and test images."""
 
     mean: float
     ci95: tuple[float, float]

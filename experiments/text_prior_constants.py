@@ -128,7 +128,7 @@ def open_set(source: str, options: Options) -> Pictures:
         raise DataError(expected="arrays X, y and T", got=str(error), fix=fix, where=source) from error
     half = draw_rows(y, np.bincount(y) // 2, generator(options.seed, "text prior", "halves"))
     rest = np.setdiff1d(np.arange(len(y)), half)
-    return Pictures(X[half], y[half], X[rest], y[rest], unit_rows(texts))
+    return Pictures(X[half], y[half], X[rest], y[rest], unit_rows(texts), X[:0])
 
 
 def leave_out(constant: Constant, sets: Mapping[str, Pictures], options: Options) -> Iterator[dict[str, Any]]:

@@ -47,8 +47,9 @@ def main(options: Options) -> int:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Accuracy, then a line per class."""
+    """Accuracy, whether the probabilities are right, then a line per class."""
     from clip_fewshot.report import tables
+    from clip_fewshot.report.headline import FIGURES
 
     head = ["class", "precision", "recall", "F1", "n"]
     rows = [
@@ -59,7 +60,8 @@ def summary(found: dict[str, Any]) -> str:
     how = f"{found['model']}, {prompts} prompt{'s' if prompts > 1 else ''} per class"
     accuracy, macro_f1 = tables.estimate(result["mean"], result["ci95"]), tables.format_fraction(found["macro_f1"])
     first = f"{found['data']}: {result['n_test']:,} pictures of {len(rows)} classes, {how}"
-    return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", "", tables.format_plain([head, *rows])])
+    sure = ", ".join(f"{name} {tables.estimate_of(found[key])}" for key, name in FIGURES.items())
+    return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", sure, "", tables.format_plain([head, *rows])])
 
 
 def ranking(found: dict[str, Any]) -> str:

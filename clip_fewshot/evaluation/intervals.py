@@ -99,6 +99,18 @@ def accuracy_interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
     return EvalResult(mean, _wilson(mean, spread, n), tuple(table.mean(axis=1).tolist()), n)
 
 
+def mean_interval(values_per_seed: Sequence[FloatArray], low: float = 0.0, high: float = np.inf) -> EvalResult:
+    """A mean over pictures with its 95 % interval over seeds and test images: Student's, cut to [low, high].
+
+    ``values_per_seed`` holds for each seed (n,) values of the test images, which are the same for every seed.
+    """
+    table = _table(values_per_seed)
+    mean, (n_seeds, n) = float(table.mean()), table.shape
+    spread = _two_level(table) if n_seeds > 1 else _Spread(float(np.var(table)) / max(n - 1, 1), max(n - 1, 1))
+    reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom)) * spread.variance**0.5
+    return EvalResult(mean, (max(low, mean - reach), min(high, mean + reach)), tuple(table.mean(axis=1).tolist()), n)
+
+
 def statistic_interval(
     statistic: Callable[[NDArray[Any], NDArray[Any]], float],
     labels: NDArray[Any],
@@ -234,15 +246,15 @@ def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -
     return _add((of_seeds, n_seeds - 1), (of_images, n - 1 if n_seeds > 1 else np.inf))
 
 
-def _table(correct_per_seed: Sequence[BoolArray]) -> FloatArray:
-    """(S, n) zeros and ones."""
-    lengths = {len(row) for row in correct_per_seed}
+def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
+    """(S, n); true is 1."""
+    lengths = {len(row) for row in values_per_seed}
     if len(lengths) != 1 or lengths == {0}:
         fix = "evaluate every seed on the same sealed test images"
         raise UsageError(
             expected="one array per seed, all over the same n >= 1 images", got=f"lengths {sorted(lengths)}", fix=fix
         )
-    return np.array([np.asarray(row, dtype=bool) for row in correct_per_seed], dtype=np.float64)
+    return np.array([np.asarray(row) for row in values_per_seed], dtype=np.float64)
 
 
 def _two_level(table: FloatArray) -> _Spread:

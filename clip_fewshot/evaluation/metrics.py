@@ -111,7 +111,8 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
 def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over equal-width bins of the top confidence, weighted by bin size.
 
-    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, eq. 3; bins are (low, high].
+    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, eq. 3; bins are (low, high]. As in
+    papers: noise in small bins adds to it, see :func:`~clip_fewshot.evaluation.reliability.measure_gaps`.
 
     Example:
         >>> import clip_fewshot as cf
@@ -123,12 +124,6 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bi
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     gap = np.bincount(bins, weights=confidence - hit, minlength=n_bins)  # bin size x (confidence - accuracy)
     return float(np.abs(gap).sum() / len(truth))
-
-
-def negative_log_likelihood(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean -ln p of the true class, in nats; probabilities are kept above the smallest float so that 0 is finite."""
-    truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    return float(-np.mean(np.log(np.maximum(table[np.arange(len(truth)), truth], np.finfo(np.float64).tiny))))
 
 
 class DetCurve(NamedTuple):

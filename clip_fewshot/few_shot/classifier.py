@@ -17,6 +17,7 @@ from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.evaluation.reliability import Scores, score_probabilities
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
@@ -26,17 +27,16 @@ from clip_fewshot.few_shot.model import (
     TunedModel,
     encode_frozen,
     fit_frozen_probe,
-    fit_model,
     note_if_below_frozen,
     prepare_support,
     reads_texts,
     takes_unlabelled,
 )
 from clip_fewshot.few_shot.screening import add_unlabelled
+from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
-from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
@@ -225,7 +225,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
         C = fit_frozen_probe(frozen, data.labels, self.seed).C_
         self.recipe_ = self.recipe(C)
-        self.model_ = fit_model(self.backbone, self.recipe_, data)
+        self.model_ = fit_calibrated(self.backbone, self.recipe_, data)
         note = note_if_below_frozen(self.backbone, self.recipe_, data, self.model_)
         if note:
             warnings.warn(note, RuntimeWarning, stacklevel=3)
@@ -236,7 +236,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """How the model is trained; ``probe_c`` None: with the C of the probe that was fitted."""
         if probe_c is None:
             probe = self.model_.probe
-            probe_c = probe.C_ if isinstance(probe, LinearProbe) else DEFAULT_C
+            probe_c = probe.C_ if isinstance(probe, LinearProbe) else None
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         return Recipe(self._approach, self.point, settings, probe_c, self.seed, self.probe)
 
@@ -259,11 +259,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
+        return self.evaluate(images, labels).accuracy.mean
+
+    def evaluate(self, images: Images, labels: Sequence[str] | None = None) -> Scores:
+        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them.
+
+        Example:
+            ``model.evaluate(split.test).ece.mean`` is how far probabilities lie from how often they are right.
+        """
         self._check_fitted()
         test = collect_images(images, labels, "score")
-        truth = test.label_space.decode(test.required_labels())
-        self.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
-        return float(np.mean(self.predict(test) == np.array(truth)))
+        truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))
+        return score_probabilities(truth, [self.predict_proba(test)])
 
     def save(self, folder: str | Path) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""

@@ -30,6 +30,7 @@ from clip_fewshot.few_shot.model import (
 )
 from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select, select_by_approach
+from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -60,7 +61,7 @@ class CrossValidation:
         better features. Each picture is judged under the temperature that the others ask for.
         """
         train, validation = self.folds[fold]
-        model = self._fit(point, self.data.subset(train))
+        model = fit_model(self.backbone, self._recipe(point), self.data.subset(train))
         held_out = self.data.subset(validation)
         logits = model.logits(model.features(held_out.images))
         if self.approaches[point.approach].towers == "none":
@@ -72,20 +73,21 @@ class CrossValidation:
 
         For one shot a class, where there are no folds. As bad as chance where the classifier has no answer.
         """
-        probe = self._fit(point, self.data).probe
+        probe = fit_model(self.backbone, self._recipe(point), self.data).probe
         logits = getattr(probe, "left_out_logits", lambda: None)()
         if logits is None:
             return _score(np.full(len(self.data.labels), math.log(self.data.n_classes)))
         return _score(log_losses(logits, self.data.labels))
 
-    def fit(self, point: Point, temperature: float = 1.0) -> TunedModel:
-        """Train on all pictures, and note where that was worse than training no layer."""
-        model = self._fit(point, self.data)
-        note = note_if_below_frozen(self.backbone, self._recipe(point), self.data, model)
-        return replace(model, note=note, temperature=temperature)
+    def fit(self, point: Point, temperature: float | None = None) -> TunedModel:
+        """Train on all pictures, and note where that was worse than training no layer.
 
-    def _fit(self, point: Point, data: SupportData) -> TunedModel:
-        return fit_model(self.backbone, self._recipe(point), data)
+        Args:
+            temperature: that validation asked for; None: it was not asked.
+        """
+        model = fit_calibrated(self.backbone, self._recipe(point), self.data, temperature)
+        note = note_if_below_frozen(self.backbone, self._recipe(point), self.data, model)
+        return replace(model, note=note)
 
     def _recipe(self, point: Point) -> Recipe:
         return replace(self.recipe, approach=self.approaches[point.approach], point=point)

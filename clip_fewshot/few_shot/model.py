@@ -34,7 +34,7 @@ class TunedModel:
         note: what :func:`note_if_below_frozen` found, if it was asked.
         unlabelled: what unlabelled pictures did to the probe, where it was given any.
         temperature: what the head's logits are divided by for their softmax to be right, see
-            :func:`clip_fewshot.evaluation.calibration.fit_temperature`. Probes need none.
+            :func:`clip_fewshot.few_shot.temperature.fit_calibrated`. Probes need none.
     """
 
     point: Point
@@ -77,14 +77,14 @@ class Recipe:
 
     Attributes:
         probe_c: inverse regularisation of probes on tuned features. Chosen on frozen features: tuned features of
-            the support set have seen its labels and would always ask for less regularisation.
+            the support set have seen its labels and would always ask for less regularisation. None: not known.
         probe: what classifies where the approach has no head, as :func:`find_probe` takes it; None: the approach's own.
     """
 
     approach: Approach
     point: Point
     settings: TrainSettings
-    probe_c: float
+    probe_c: float | None
     seed: int
     probe: str | type[Probe] | None = None
 
@@ -115,7 +115,7 @@ class Recipe:
             UsageError: a probe that does not take the options of the point.
         """
         name, kind = find_probe(self.probe or self.approach.probe)
-        options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c else {}
+        options: dict[str, Any] = {"C": self.probe_c} if kind.takes_c and self.probe_c is not None else {}
         if self.approach.towers == "none":
             options |= self.point.part_options()
         if texts is not None and self.approach.towers == "none" and getattr(kind, "reads_texts", False):

@@ -16,8 +16,9 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model, prepare_support
+from clip_fewshot.few_shot.model import Recipe, TunedModel, prepare_support
 from clip_fewshot.few_shot.objectives import CaptionBank, read_class_texts, text_cuts
+from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
@@ -106,7 +107,7 @@ class Extender:
 
     def _fit(self, data: SupportData, texts: FloatArray | None, by_name: Sequence[int]) -> TunedModel:
         """A training from its beginning, and the classes that have no pictures."""
-        model = fit_model(self.backbone, self.recipe, data)
+        model = fit_calibrated(self.backbone, self.recipe, data)
         nothing = np.empty((0, 0 if texts is None else texts.shape[1]))
         return _with_classes(model, nothing, nothing, np.empty(0, np.int64), texts, by_name)
 

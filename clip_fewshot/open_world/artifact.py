@@ -39,6 +39,7 @@ def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
         own, about = _fitted_files(model, before, f"before-{i}.")
         files |= own
         kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
+        kept |= {name: about[name] for name in ("temperature",) if name in about}
         meta["namings"].append(naming.to_json() | {"before": kept})
     features, labels = saved.now.known.frozen, saved.now.known.labels
     files[REFERENCE_WEIGHTS] = safetensors.numpy.save({"features": features, "labels": labels})
@@ -74,7 +75,7 @@ def load_world(
         kept, prefix = record["before"], f"before-{i}."
         space = LabelSpace(names.names[: kept["classes"]])
         own = {WORLD_WEIGHTS: files[f"{prefix}{WORLD_WEIGHTS}"]}
-        about = meta | {"classes": list(space.names)}
+        about = meta | {"classes": list(space.names), "temperature": kept.get("temperature", 1.0)}
         old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
         before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known.first(kept["known"]))
         steps.append(Step(Naming.from_json(record), before, []))

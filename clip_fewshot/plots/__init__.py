@@ -11,6 +11,7 @@ from clip_fewshot.plots.embedding import embedding_plot as embedding_plot
 from clip_fewshot.plots.embedding import measure_modality_gap as measure_modality_gap
 from clip_fewshot.plots.embedding import measure_spread as measure_spread
 from clip_fewshot.plots.history import history_plot as history_plot
+from clip_fewshot.plots.reliability import reliability_plot as reliability_plot
 from clip_fewshot.plots.shots import shots_panels as shots_panels
 from clip_fewshot.plots.shots import shots_plot as shots_plot
 from clip_fewshot.plots.style import Plot as Plot

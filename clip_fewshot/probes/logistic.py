@@ -24,6 +24,7 @@ from clip_fewshot.probes.penalty import (
     LOWEST,
     Folds,
     SearchedC,
+    UsualC,
     drop_unusable,
     search_penalty,
     split_stratified,
@@ -31,9 +32,6 @@ from clip_fewshot.probes.penalty import (
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
 from clip_fewshot.types import FloatArray, LabelArray
-
-DEFAULT_C = 100.0  # where nothing can be held out; on one digit scan per class as accurate as C = 1, half its loss
-
 
 SERIAL_COST = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
 
@@ -50,7 +48,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C: inverse strength of the L2 penalty, > 0; None searches 1e-6..1e6 for the least held-out loss on ``folds``,
             drawn to its usual value where few pictures are held out (:class:`~clip_fewshot.probes.penalty.UsualC`).
         folds: (train rows, validation rows) pairs, or a number of stratified folds >= 2. A class needs two rows to be
-            both learned and checked; where no class has two, C is 100 and ``note_`` says so.
+            both learned and checked; where no class has two, C has its usual value and ``note_`` says so.
         seed: of the fold assignment when ``folds`` is a number.
 
     Attributes:
@@ -113,7 +111,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             split_stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels
         )
         if not folds:
-            self.C_, self.note_ = DEFAULT_C, f"too few images per class to search C: C = {DEFAULT_C:g}"
+            self.C_ = 10.0 ** UsualC.of(problem, folds).exponent
+            self.note_ = f"too few images per class to search C: its usual value, {self.C_:.3g}"
             return None
         self.search_, chosen, weights = search_penalty(problem, folds)
         self.C_ = chosen.C

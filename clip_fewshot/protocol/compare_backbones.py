@@ -15,12 +15,13 @@ from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support, split_open_world
 from clip_fewshot.errors import ClipFewShotError
-from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.evaluation.metrics import macro_f1
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.report import tables
 from clip_fewshot.report.grid import GridCell, picture_grid
+from clip_fewshot.report.headline import FIGURES
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
 
@@ -29,8 +30,8 @@ Features = Callable[[ImageDataset], FloatArray]
 PICTURES_MEASURED = 300  # pictures whose size is looked up
 SHOWN_PER_CLASS = 6
 ALL_MODELS, PIXELS = "all", "raw pixels"
-HEAD = ("features", "accuracy", "macro-F1", "n", "seconds", "C")
-LIKE = ("", "0.000 [0.000, 0.000]", "0.000", "00,000", "00000.0", "")  # how wide such cells are
+HEAD = ("features", "accuracy", "macro-F1", *FIGURES.values(), "n", "seconds", "C")
+LIKE = ("", "0.000 [0.000, 0.000]", "0.000", *3 * ("0.000",), "00,000", "00000.0", "")  # how wide such cells are
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def frozen_features(backbone: Backbone) -> Features:
 def measure_features(
     name: str, features: Features, material: ProbeMaterial, *, C: float | None, seed: int
 ) -> dict[str, Any]:
-    """Accuracy of the probe on these features, over the training sets.
+    """Accuracy and calibration of the probe on these features, over the training sets.
 
     Args:
         C: inverse regularisation; None to search it by cross-validation on the training pictures.
@@ -106,11 +107,12 @@ def measure_features(
     probes = [
         LinearProbe(C=C, seed=seed).fit(features(support), support.required_labels()) for support in material.supports
     ]
-    predicted = [probe.predict(X_test) for probe in probes]
+    probabilities = [probe.predict_proba(X_test) for probe in probes]
+    scores = score_probabilities(truth, probabilities)
     return {
         "model": name,
-        "accuracy": accuracy_interval([labels == truth for labels in predicted]).to_json(),
-        "macro_f1": sum(macro_f1(truth, labels) for labels in predicted) / len(predicted),
+        **{key: result.to_json() for key, result in scores._asdict().items()},
+        "macro_f1": sum(macro_f1(truth, table.argmax(axis=1)) for table in probabilities) / len(probabilities),
         "C": [probe.C_ for probe in probes],
         "gradient_norm": max(probe.gradient_norm_ for probe in probes),
         "notes": sorted({probe.note_ for probe in probes if probe.note_}),
@@ -136,6 +138,7 @@ def describe_features(entry: dict[str, Any], widths: Sequence[int]) -> str:
         entry["model"],
         tables.estimate_of(entry["accuracy"]),
         tables.format_fraction(entry["macro_f1"]),
+        *(tables.format_fraction(entry[key]["mean"]) for key in FIGURES),
         f"{entry['accuracy']['n_test']:,}",
         f"{entry['seconds']:.1f}",
         " ".join(f"{C:.3g}" for C in sorted(set(entry["C"]))),

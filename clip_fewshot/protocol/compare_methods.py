@@ -15,13 +15,13 @@ import numpy as np
 
 from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.errors import ClipFewShotError, UsageError
-from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
+from clip_fewshot.evaluation.intervals import paired_difference
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.few_shot.approach import OWN, PROBE, TEXT_PRIOR, Approach, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_frozen_probe, reads_texts
 from clip_fewshot.probes import Probe, find_probe
-from clip_fewshot.probes.logistic import DEFAULT_C
 from clip_fewshot.protocol.method_scene import DrawnSupport, MethodScene
 from clip_fewshot.runtime.parts import user_code_error
 from clip_fewshot.tuning import copy_last_layers
@@ -71,7 +71,8 @@ def measure_methods(scene: MethodScene, methods: Sequence[Approach], progress: P
     Returns:
         rows with ``method`` and ``points``, one for each number of shots: ``shots`` with ``error``, or with
         ``accuracy`` and ``difference`` to the reference with their intervals over support sets and test pictures,
-        ``loss`` (mean -ln p of the true class), mean ``seconds`` of a fit behind the frozen layers, and
+        ``loss`` (mean -ln p of the true class), ``brier`` and ``ece``, each with its interval, mean ``seconds`` of a
+        fit behind the frozen layers, and
         ``parameters``: the numbers that a fitted model keeps beside the frozen tower.
     """
     reference: dict[int, list[BoolArray]] = {}
@@ -120,13 +121,13 @@ class Answered(NamedTuple):
 def _measure(
     scene: MethodScene, answers: Sequence[Answered], right: list[BoolArray], reference: list[BoolArray] | None
 ) -> dict[str, Any]:
-    truth = scene.test.required_labels()
-    least = np.finfo(np.float64).tiny
-    losses = [-np.log(np.maximum(one.probabilities[np.arange(len(truth)), truth], least)).mean() for one in answers]
+    scores = score_probabilities(scene.test.required_labels(), [one.probabilities for one in answers])
     return {
-        "accuracy": accuracy_interval(right).to_json(),
+        "accuracy": scores.accuracy.to_json(),
         "difference": None if reference is None else paired_difference(right, reference).to_json(),
-        "loss": {"mean": float(np.mean(losses)), "per_seed": [float(loss) for loss in losses]},
+        "loss": scores.nll.to_json(),
+        "brier": scores.brier.to_json(),
+        "ece": scores.ece.to_json(),
         "seconds": round(float(np.mean([one.seconds for one in answers])), 4),
         "parameters": max(one.parameters for one in answers),
     }
@@ -152,7 +153,7 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
         raise UsageError(expected="texts of the classes", got="features without", fix=fix, where=method.name)
     X, y = support.features.copy(), support.pictures.required_labels().copy()
     began = time.perf_counter()
-    C = fit_frozen_probe(X, y, scene.seed).C_ if find_probe(method.probe)[1].takes_c else DEFAULT_C
+    C = fit_frozen_probe(X, y, scene.seed).C_ if find_probe(method.probe)[1].takes_c else None
     texts = None if scene.texts is None else scene.texts.copy()
     probe = Recipe(method, method.point, scene.settings, C, scene.seed).fit_probe(X, y, texts)
     seconds = time.perf_counter() - began

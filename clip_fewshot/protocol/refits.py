@@ -170,7 +170,7 @@ def refit(
     depths = list_stored_depths(task.backbone.visual)
     support = prepare(task, task.support(draw), [*(point.unfreeze for point in points.values()), *depths])
     bench = build_cross_validation(task, support)
-    calls = [(bench.fit, (point, temperatures.get(name, 1.0))) for name, point in points.items()]
+    calls = [(bench.fit, (point, temperatures.get(name))) for name, point in points.items()]
     models = (crew or WorkerPool(1)).gather(calls)
     return Fit(draw, support, dict(zip(points, models, strict=True)))
 

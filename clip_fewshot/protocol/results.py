@@ -14,22 +14,28 @@ from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.few_shot.approach import BASELINE_NAMES, PROBE, ZERO_SHOT
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
-from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.alternatives import NoveltyChoice
-from clip_fewshot.plots.views import EmbeddingView, NoveltyView, TrialRow
+from clip_fewshot.plots.views import TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.protocol.refits import Fit, Task
-from clip_fewshot.report.record import ClusterView, DiscoveryView, PredictionExample, RunRecord
+from clip_fewshot.protocol.report_views import discovery_view, embedding_views, novelty_view, reliability_curves
+from clip_fewshot.report.record import PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
 EXAMPLES_SHOWN = 24
-CLUSTER_MEMBERS = 12
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 PROBE_KEY = "linear_probe"
 RESULT_KEYS = {PROBE: PROBE_KEY, ZERO_SHOT.name: "zero_shot"}  # the two that results.json knows by other names
+
+
+def method_entry(labels: LabelArray, probabilities: Sequence[FloatArray]) -> dict[str, Any]:
+    """Accuracy, log loss, Brier score and calibration error over support sets with their intervals, and macro-F1."""
+    predictions = [table.argmax(axis=1) for table in probabilities]
+    return accuracy_entry(labels, predictions) | score_probabilities(labels, probabilities).to_json()
 
 
 def accuracy_entry(labels: LabelArray, predictions: Sequence[LabelArray]) -> dict[str, Any]:
@@ -67,17 +73,6 @@ def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) 
     return entry | {"per_seed": table, "refused": rejections[0].rejector.refusal(alpha)}
 
 
-def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
-    """Scores and DET curve of one support set."""
-    scores = np.concatenate([rejection.known, rejection.novel])
-    curve = metrics.det_curve(np.arange(len(scores)) >= len(rejection.known), scores)
-    # The decision is by p-value; drawn at the first score that was not flagged.
-    flagged = int(rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha).sum())
-    ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
-    threshold = None if rejection.rejector.refusal(alpha) else float(ordered[flagged])
-    return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
-
-
 def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) -> dict[str, Any]:
     """How the groups agree with the classes they really show, false alarms included, each class as itself."""
     entry: dict[str, Any] = {
@@ -96,27 +91,6 @@ def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) 
             "accuracy": clustering.clustering_accuracy(labels, found.labels),
         }
     return entry
-
-
-def discovery_view(found: Discovery, images: ImageDataset, truth: Sequence[str]) -> DiscoveryView:
-    """The groups as pictures, the most central one first."""
-    clusters = []
-    for number in range(found.n_clusters):
-        members = np.flatnonzero(found.labels == number)
-        exemplar = int(found.exemplars[number])
-        shown = [int(i) for i in members if i != exemplar][:CLUSTER_MEMBERS]
-        names, counts = np.unique([truth[int(i)] for i in members], return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        clusters.append(
-            ClusterView(
-                number=number,
-                size=len(members),
-                exemplar=images.open(exemplar),
-                members=tuple(images.open(i) for i in shown),
-                composition=tuple((str(names[i]), int(counts[i])) for i in order),
-            )
-        )
-    return DiscoveryView(found.linkage, found.labels, tuple(clusters))
 
 
 def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
@@ -151,16 +125,6 @@ def _example(met: OpenWorldTest, i: int, space: LabelSpace, top: int) -> Predict
     )
 
 
-def embedding_views(
-    features: Mapping[str, FloatArray], texts: FloatArray, labels: LabelArray, space: LabelSpace
-) -> tuple[EmbeddingView, ...]:
-    """One 2-D view per space of image features; the frozen texts stand in each."""
-    return tuple(
-        EmbeddingView(title, unit_rows(images), labels, unit_rows(texts), space.names)
-        for title, images in features.items()
-    )
-
-
 def describe_unlabelled(given: ImageDataset | None, task: Task, fits: Sequence[Fit]) -> dict[str, Any]:
     """For results: what became of the unlabelled pictures on each support set; {} where none were given."""
     if given is None or task.unlabelled is None:
@@ -192,9 +156,10 @@ class Run:
     def results(self) -> dict[str, Any]:
         """results.json of schema 1, less environment, timing and artifacts, which the pipeline adds."""
         outcome, labels = self.outcome, self.outcome.test.required_labels()
-        predicted = {name: [p.argmax(axis=1) for p in outcome.probabilities(name)] for name in outcome.fits[-1].models}
-        entries = {name: self._entry(name, predicted[name]) for name in predicted}
-        zero_shot = accuracy_entry(labels, [outcome.zero_shot.argmax(axis=1)])
+        said = {name: outcome.probabilities(name) for name in outcome.fits[-1].models}
+        entries = {name: self._entry(name, tables) for name, tables in said.items()}
+        predicted = {name: [table.argmax(axis=1) for table in tables] for name, tables in said.items()}
+        zero_shot = method_entry(labels, [outcome.zero_shot])
         entries[ZERO_SHOT.name] |= {"test": zero_shot}
         others = {name: predicted[name] for name in BASELINE_NAMES} | {"raw_pixels": outcome.raw_pixels}
         differences = {
@@ -222,10 +187,10 @@ class Run:
             "warnings": self._warnings(),
         }
 
-    def _entry(self, name: str, predicted: Sequence[LabelArray]) -> dict[str, Any]:
+    def _entry(self, name: str, probabilities: Sequence[FloatArray]) -> dict[str, Any]:
         """What is reported of one approach."""
         outcome, best = self.outcome, select_by_approach(self.trials)
-        test = accuracy_entry(outcome.test.required_labels(), predicted)
+        test = method_entry(outcome.test.required_labels(), probabilities)
         params: dict[str, Any] = outcome.fits[-1].models[name].point.searched()
         if name == PROBE:
             params = {"C": outcome.fits[0].support.probe.C_}
@@ -241,6 +206,9 @@ class Run:
         features = {"frozen": outcome.known[0].features[PROBE]}
         if outcome.best not in BASELINE_NAMES:
             features["after tuning"] = outcome.known[0].features[outcome.best]
+        drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
+        chosen = RESULT_KEYS.get(chosen, chosen)
+        drawn[chosen] = drawn.pop(chosen, []) or outcome.probabilities(outcome.best)  # the last one
         found = self.met.found
         unknown = np.flatnonzero(self.met.unknown)
         return RunRecord(
@@ -251,6 +219,7 @@ class Run:
             predictions=draw_examples(self.met, space, self.options["seed"]),
             embeddings=embedding_views(features, outcome.texts, labels, space),
             novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
+            reliability=reliability_curves(labels, drawn),
             discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,
         )
 

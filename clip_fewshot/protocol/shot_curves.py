@@ -14,6 +14,7 @@ from clip_fewshot.few_shot.approach import APPROACHES, find_approach
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
+from clip_fewshot.report.headline import FIGURES
 from clip_fewshot.runtime.files import read_json
 
 BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
@@ -45,7 +46,7 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tests = {name: results[name] for name in BASELINE_KEYS}
         tests |= {name: approach["test"] for name, approach in results["approaches"].items()}
         for name, test in tests.items():
-            point = {key: test[key] for key in ("mean", "ci95", "per_seed")}
+            point = {key: test[key] for key in ("mean", "ci95", "per_seed", *FIGURES) if key in test}
             methods.setdefault(name, []).append({"shots": results["config"]["shots"], **point})
     return {
         "n_classes": len(runs[0]["dataset"]["classes"]),

@@ -10,8 +10,8 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.evaluation.metrics import macro_f1, per_class_table
+from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
 
@@ -20,14 +20,16 @@ def measure_zero_shot(backbone: Backbone, data: ImageDataset, templates: Sequenc
     """Accuracy over the source's own test part, or where it has none over all pictures: nothing is trained or chosen.
 
     Returns:
-        ``accuracy`` with its interval, ``macro_f1``, and precision, recall and F1 of each of ``classes``.
+        ``accuracy`` with its interval, log loss, Brier score and calibration error with theirs, ``macro_f1``, and
+        precision, recall and F1 of each of ``classes``.
     """
     test, names = source_test_part(data), data.label_space.names
     labels = test.required_labels()
-    predicted = zero_shot_probabilities(backbone, test, names, templates).argmax(dim=1).numpy()
+    probabilities = zero_shot_probabilities(backbone, test, names, templates).numpy()
+    predicted = probabilities.argmax(axis=1)
     rows = per_class_table(labels, predicted, len(names), names)
     return {
-        "accuracy": accuracy_interval([predicted == labels]).to_json(),
+        **{key: result.to_json() for key, result in score_probabilities(labels, [probabilities])._asdict().items()},
         "macro_f1": macro_f1(labels, predicted),
         "classes": {name: row._asdict() for name, row in zip(names, rows, strict=True)},
     }

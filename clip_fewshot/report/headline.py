@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name, order_methods
 
+# Whether probabilities are right: keys of results.json, and how they are called in tables.
+FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
+
 
 class HeadlineRow(NamedTuple):
-    """One method on the sealed test images; all accuracies are fractions in [0, 1]."""
+    """One method on the sealed test images; all accuracies are fractions in [0, 1].
+
+    Attributes:
+        figures: what is known of "nll", "brier" and "ece", each with its interval as it stands in results.json.
+    """
 
     name: str
     mean: float
@@ -21,6 +28,7 @@ class HeadlineRow(NamedTuple):
     n_test: int
     settings: str
     best: bool
+    figures: Mapping[str, Mapping[str, Any]]
 
 
 def headline_rows(results: Mapping[str, Any]) -> list[HeadlineRow]:
@@ -55,6 +63,7 @@ def _row(
         accuracy["n_test"],
         text.format_settings(_chosen(params)),
         best,
+        {key: accuracy[key] for key in FIGURES if key in accuracy},
     )
 
 
@@ -73,21 +82,23 @@ def headline_table(results: Mapping[str, Any]) -> str:
         Lines joined by newlines, without a newline at the end.
     """
     rows = headline_rows(results)
-    cells = [("method", "accuracy", "95 % interval", "macro-F1", "n", "settings")]
+    figures = [key for key in FIGURES if any(key in row.figures for row in rows)]
+    cells = [("method", "accuracy", "95 % interval", "macro-F1", *map(FIGURES.__getitem__, figures), "n", "settings")]
     cells += [
         (
             ("* " if row.best else "  ") + row.name,
             text.format_fraction(row.mean),
             text.format_interval((row.low, row.high)),
             text.format_fraction(row.macro_f1),
+            *(text.format_fraction(row.figures[key]["mean"] if key in row.figures else None) for key in figures),
             str(row.n_test),
             row.settings,
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in cells) for i in range(5)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     lines = [
-        "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, 5)), line[5]]).rstrip()
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:-1], widths[1:]), line[-1]]).rstrip()
         for line in cells
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", write_verdict(results)])

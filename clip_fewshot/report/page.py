@@ -20,7 +20,7 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.headline import collect_warnings, describe_selection, headline_rows, write_verdict
+from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows, write_verdict
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
@@ -69,6 +69,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         tiles=sections.build_tiles(results),
         rows=list(zip(rows, strips, strict=True)),
         scale=scale,
+        measures=FIGURES,
         figures=_figures(results, record),
         per_class=[] if record.confusion is None else sections.build_class_rows(record.confusion, record.class_names),
         predictions=[sections.prediction_card(example, known) for example in record.predictions],
@@ -87,6 +88,8 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
     }
     if record.history:
         figures["history"] = plots.history_plot(record.history)
+    if record.reliability:
+        figures["reliability"] = plots.reliability_plot(record.reliability)
     if record.confusion is not None:
         figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
     if record.novelty is not None and results["novelty"] is not None:

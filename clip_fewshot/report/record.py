@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.reliability import ReliabilityBins
 from clip_fewshot.plots.views import TRIAL_STATES, EmbeddingView, NoveltyView, ShotPoint, TrialRow
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -110,6 +111,7 @@ class RunRecord:
         embeddings: one view per picture of the common space, for example before and after tuning.
         novelty: None where no class was held out.
         discovery: None where nothing was flagged or no class was held out.
+        reliability: method -> accuracy by the probability that is given; the chosen one last.
         shots: method -> accuracy by shots per class; empty for a run at one number of shots.
     """
 
@@ -121,6 +123,7 @@ class RunRecord:
     embeddings: tuple[EmbeddingView, ...] = ()
     novelty: NoveltyView | None = None
     discovery: DiscoveryView | None = None
+    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)
     shots: Mapping[str, tuple[ShotPoint, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

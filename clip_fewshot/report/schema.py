@@ -110,15 +110,15 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
     return check
 
 
-FRACTION = number(0, 1)
+FRACTION, LOSS = number(0, 1), number(0)
 SIGNED_SHARE = number(-1, 1)
 
 
-def _interval(item: Check) -> Check:
+def _interval(item: Check, further: Mapping[str, Check] | None = None) -> Check:
     """{"mean", "ci95": [lo, hi], "per_seed", "n_test"} with lo <= hi."""
     shape = record(
         {"mean": item, "ci95": list_of(item, 2), "per_seed": list_of(item, 1), "n_test": integer(1)},
-        {"notes": list_of(text), "macro_f1": FRACTION, "params": mapping},
+        {"notes": list_of(text), "macro_f1": FRACTION, "params": mapping, **(further or {})},
     )
 
     def check(value: Any, where: str) -> None:
@@ -129,7 +129,7 @@ def _interval(item: Check) -> Check:
     return check
 
 
-ACCURACY = _interval(FRACTION)
+ACCURACY = _interval(FRACTION, {"nll": _interval(LOSS), "brier": _interval(number(0, 2)), "ece": _interval(FRACTION)})
 APPROACH = {"params": mapping, "validation": null_or(FRACTION), "test": ACCURACY}
 RESULTS_SCHEMA = record(
     {

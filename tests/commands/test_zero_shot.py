@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -77,8 +78,9 @@ def test_the_text_has_a_line_per_class(command: Command, photos: Path) -> None:
     lines = command("zero_shot", photos, "--model", "mini").out.splitlines()
     assert f"{PER_CLASS * 7} pictures of 7 classes, mini, {len(TEMPLATES)} prompts per class" in lines[0]
     assert lines[1].startswith("accuracy 0.")
-    assert [line.split()[0] for line in lines[4:]] == sorted(KNOWN + UNKNOWN)
-    assert {line.split()[-1] for line in lines[4:]} == {str(PER_CLASS)}
+    assert re.fullmatch(r"NLL \d.*\], Brier 0.*\], ECE 0.*\]", lines[2])
+    assert [line.split()[0] for line in lines[5:]] == sorted(KNOWN + UNKNOWN)
+    assert {line.split()[-1] for line in lines[5:]} == {str(PER_CLASS)}
 
 
 def test_a_test_part_of_the_source_is_what_is_measured(command: Command, photos: Path, tmp_path: Path) -> None:

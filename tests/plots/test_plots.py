@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from clip_fewshot import plots
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import DetCurve, det_curve
+from clip_fewshot.evaluation.reliability import ReliabilityBins
 from clip_fewshot.plots import Plot
 from clip_fewshot.plots.dendrogram import lay_out_tree, order_leaves
 from clip_fewshot.plots.det import _apart, _look, equal_error_rate, find_operating_point, normal_deviates
@@ -75,6 +76,7 @@ def drawings() -> dict[str, Callable[[], Plot]]:
         "det-curves": lambda: plots.det_curves(curves()),
         "density-panels": lambda: plots.density_panels(first_scores(), NOVEL_ROWS),
         "dendrogram": lambda: plots.dendrogram_plot(found.linkage, found.labels),
+        "reliability": lambda: plots.reliability_plot(sample.reliability()),
         "shots": lambda: plots.shots_plot(sample.shots(), title="digits"),
     }
 
@@ -124,6 +126,13 @@ def test_the_failed_the_pruned_and_the_best_are_told() -> None:
     assert f"trial {winner['number']} " in plot.alt
     assert "hollow: pruned" in plot.svg
     assert "failed" in plot.svg
+
+
+def test_what_is_promised_and_what_is_kept_are_told() -> None:
+    bins = ReliabilityBins(np.array([0.5, 0.9]), np.array([0.4, 0.8]), np.array([10, 30]))
+    assert plots.reliability_plot({"zero_shot": bins}).alt.endswith(
+        "Mean probability and accuracy: zero-shot 0.800, 0.700."
+    )
 
 
 def test_confusion_counts_and_errors_are_told() -> None:

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 import clip_fewshot.probes.penalty as penalty
+from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.probes.penalty import (
     COARSE,
     FINEST,
+    USUAL_EXPONENT,
     WORTHLESS,
     SearchedC,
     UsualC,
@@ -124,10 +126,13 @@ def test_given_folds_are_the_ones_used() -> None:
     assert twice.search_ != ours.search_
 
 
-def test_one_image_per_class_takes_the_default_and_says_so() -> None:
+def test_one_image_per_class_takes_the_usual_value_and_says_so() -> None:
     X, y = features(6, 1, 16)
     probe = LinearProbe().fit(X, y)
-    assert (probe.C_, probe.search_) == (100.0, ())
+    unit = unit_rows(X)
+    length = ((unit - unit.mean(axis=0)) ** 2).sum(axis=1).mean()
+    assert pytest.approx(10**USUAL_EXPONENT / length, rel=1e-5) == probe.C_
+    assert probe.search_ == ()
     assert "too few images" in probe.note_
     assert probe.score(X, y) == 1.0
 

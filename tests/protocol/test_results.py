@@ -6,13 +6,15 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from clip_fewshot.conformal.p_values import p_values
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes
 from clip_fewshot.open_world.alternatives import Alternative
 from clip_fewshot.open_world.rejector import Judge, LabelledRows, Rejector
 from clip_fewshot.protocol.final_test import Rejection
-from clip_fewshot.protocol.results import novelty_view
+from clip_fewshot.protocol.report_views import novelty_view, reliability_curves
+from clip_fewshot.protocol.results import method_entry
 from clip_fewshot.report.sections import collect_search_facts
 from clip_fewshot.types import FloatArray
 
@@ -39,6 +41,16 @@ def test_a_refused_rate_draws_no_threshold_and_says_what_it_takes() -> None:
     assert novelty_view(met, 0.05).threshold is None
     said = "it takes 19 known images to calibrate on, and there are 12; add images, or choose alpha >= 0.077"
     assert met.rejector.refusal(0.05) == said
+
+
+def test_an_entry_has_each_figure_over_support_sets_and_the_curve_their_pictures_together() -> None:
+    rng = np.random.default_rng(0)
+    labels, tables = rng.integers(0, 3, 90), [rng.dirichlet(np.ones(3), 90) for _ in range(2)]
+    entry = method_entry(labels, tables)
+    assert entry["nll"]["mean"] == pytest.approx(np.mean([log_loss(labels, table) for table in tables]))
+    assert len(entry["ece"]["per_seed"]) == len(entry["brier"]["per_seed"]) == 2
+    assert entry["mean"] == pytest.approx(np.mean([(table.argmax(axis=1) == labels).mean() for table in tables]))
+    assert reliability_curves(labels, {"mlp": tables})["mlp"].size.sum() == 180
 
 
 def trial(number: int, approach: str, value: float, state: str = "COMPLETE") -> TrialRecord:

@@ -22,7 +22,17 @@ from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import PredictionExample
 from tests.report import sample
 
-SECTIONS = ("results", "classes", "predictions", "novelty", "discovery", "embeddings", "search", "repeat")
+SECTIONS = (
+    "results",
+    "probabilities",
+    "classes",
+    "predictions",
+    "novelty",
+    "discovery",
+    "embeddings",
+    "search",
+    "repeat",
+)
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -66,7 +76,7 @@ def page(source: str) -> Page:
 def test_every_section_and_its_figure_is_there(page: Page) -> None:
     assert [attrs["id"] for attrs in page.all("section")] == list(SECTIONS)
     svgs = [a for a in page.all("img") if str(a["src"]).startswith("data:image/svg+xml")]
-    assert len(svgs) == 8  # shots, confusion, densities, DET, dendrogram, two embeddings, history
+    assert len(svgs) == 9  # shots, reliability, confusion, densities, DET, dendrogram, two embeddings, history
     assert 'class="none"' not in page.text
     assert "No " not in page.text.replace("No tuned", "")
 
@@ -75,6 +85,10 @@ def test_the_headline_comes_first_with_intervals_and_the_best_marked(page: Page,
     assert page.text.index("frozen probe 0.929 [0.908, 0.950] 0.928 503 C 12.6") < page.text.index("Class by class")
     assert "mlp-arcface chosen 0.952 [0.932, 0.972] 0.951 503 backbone lr 3.2e-05" in page.text
     assert source[: source.index('id="novelty"')].count('class="tag"') == 1
+
+
+def test_each_method_says_whether_its_probabilities_are_right(page: Page) -> None:
+    assert "frozen probe 0.210 [0.190, 0.230] 0.105 [0.085, 0.125] 0.023 [0.013, 0.033]" in page.text
 
 
 def test_what_was_selected_the_difference_and_the_warnings_are_told(page: Page) -> None:

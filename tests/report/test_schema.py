@@ -22,6 +22,7 @@ OPTIONAL = {
     "linear_probe.macro_f1",
     "linear_probe.params",
     "best.difference_to_probe",
+    *(f"{place}.{key}" for place in ("linear_probe", "best.test") for key in ("nll", "brier", "ece")),
     "novelty.chosen",
     "novelty.margin",
     "novelty.selection",
