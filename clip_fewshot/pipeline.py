@@ -13,7 +13,7 @@ from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
-from clip_fewshot.few_shot.approach import Point, keep_trainable
+from clip_fewshot.few_shot.approach import Point
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs, measure_resources
 from clip_fewshot.few_shot.screening import drop_copies
@@ -21,7 +21,7 @@ from clip_fewshot.few_shot.search.allowance import Allowance
 from clip_fewshot.few_shot.search.journal import JOURNAL, write_journal
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
-from clip_fewshot.few_shot.select import TrialRecord, select, select_by_approach
+from clip_fewshot.few_shot.select import TrialRecord, keep_trainable, select, select_by_approach
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier

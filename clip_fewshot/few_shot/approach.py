@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -290,18 +290,3 @@ def find_approach(approach: str | Approach) -> Approach:
     if OWN.get(found.name, found) != found:
         raise UsageError(expected="a name of its own", got=repr(found.name), fix="rename it", where="approach")
     return found
-
-
-def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[tuple[Approach, ...], tuple[str, ...]]:
-    """Those that can train on at most that many layers, and a sentence about each of the others.
-
-    Raises:
-        UsageError: none can.
-    """
-    kept = tuple(approach for approach in approaches if approach.least_unfreeze <= max_unfreeze)
-    left = [approach.name for approach in approaches if approach not in kept]
-    why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
-    if not kept:
-        expected, fix = "an approach that can train", "raise `max_unfreeze`, or choose approaches with a head"
-        raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
-    return kept, tuple(f"{name} is left out: {why}" for name in left)

@@ -14,9 +14,10 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_saved_backbone
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.few_shot.approach import Approach, Point
+from clip_fewshot.few_shot.build_head import build_head
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.few_shot.model import TunedModel
-from clip_fewshot.few_shot.objectives import build_head, copy_tuned_layers
+from clip_fewshot.few_shot.objectives import copy_tuned_layers
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng

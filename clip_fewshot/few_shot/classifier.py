@@ -16,7 +16,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.reliability import Scores, score_probabilities
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
@@ -25,6 +25,7 @@ from clip_fewshot.few_shot.cross_validation import choose_model
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
+    check_classes,
     encode_frozen,
     fit_frozen_probe,
     note_if_below_frozen,
@@ -32,7 +33,7 @@ from clip_fewshot.few_shot.model import (
     reads_texts,
     takes_unlabelled,
 )
-from clip_fewshot.few_shot.screening import add_unlabelled
+from clip_fewshot.few_shot.screening import add_unlabelled, collect_unlabelled
 from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
@@ -68,9 +69,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.
         probe: "logistic", "prototype", "cache" or a class of your own, see :func:`find_probe`: what classifies where
-            the approach has no head. None: the approach's own, the logistic one where it names none. On digits and
-            digits-wild (shipped model, 1, 4 and 16 shots, 5 seeds) the logistic one was the most accurate each time:
-            .983 against .972 and .974 at 16 shots of digits, .825 against .816 and .810 at 4 of digits-wild.
+            the approach has no head. None: the approach's own, the logistic one where it names none.
         templates: texts with one "{}" of which captions, and the class texts of detectors, are made; empty: the usual
             ones, see :class:`CaptionGenerator` and :data:`~clip_fewshot.data.captions.TEMPLATES`.
 
@@ -162,14 +161,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             find_approach(self.approach).check_trains(self.point)
             find_probe(self._probe)
         support = collect_images(images, labels, "fit")
-        counts = support.counts()
-        if len(counts) < 2 or min(counts.values()) == 0:
-            raise DataError(
-                expected="two classes or more, each with pictures",
-                got=str(counts),
-                fix="add pictures",
-                where=support.name,
-            )
+        check_classes(support)
         more = self.collect_unlabelled(unlabelled)
         if self.approach == AUTO:
             return self._fit_best(support, more)
@@ -179,26 +171,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.fit_prepared(data, frozen, support.label_space)
 
     def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
-        """The pictures that ``fit`` is given without labels.
-
-        Raises:
-            UsageError: the approach does not learn from such.
-        """
-        if images is None:
-            return None
-        if self.approach != AUTO and not takes_unlabelled(self._approach, self.probe):
-            got = repr(self._approach.name)
-            fix = "choose 'text-prior', or leave `unlabelled` out"
-            raise UsageError(
-                expected="an approach that learns from unlabelled pictures", got=got, fix=fix, where="`unlabelled`"
-            )
-        return collect_images(images, purpose="unlabelled")
+        """The pictures that :meth:`fit` is given without labels."""
+        takes = self.approach == AUTO or takes_unlabelled(self._approach, self.probe)
+        return collect_unlabelled(images, takes, str(self.approach))
 
     @property
     def unlabelled_(self) -> UnlabelledUse | None:
         """What unlabelled pictures did; None where there were none."""
         self._check_fitted()
         return self.model_.unlabelled
+
+    def choose(self, support: ImageDataset, unlabelled: ImageDataset | None = None) -> None:
+        """Where the approach is "auto" and none is chosen yet: choose one."""
+        if self.approach == AUTO and not hasattr(self, "approach_"):
+            self._fit_best(support, unlabelled)
 
     def _fit_best(self, support: ImageDataset, unlabelled: ImageDataset | None) -> FewShotClassifier:
         names = (*SCHEMA_1, "options", "probe")
@@ -214,11 +200,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
         """Labelled pictures behind the frozen layers, for all ``cuts``."""
-        approach = self._approach
-        reads = {
-            "reads_texts": reads_texts(approach, self.probe),
-            "reads_captions": approach.towers == "both",
-        }
+        both = self._approach.towers == "both"
+        reads = {"reads_texts": reads_texts(self._approach, self.probe), "reads_captions": both}
         return prepare_support(self.backbone, support, cuts, self.views, self.seed, templates=self.templates, **reads)
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
@@ -262,11 +245,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.evaluate(images, labels).accuracy.mean
 
     def evaluate(self, images: Images, labels: Sequence[str] | None = None) -> Scores:
-        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them.
-
-        Example:
-            ``model.evaluate(split.test).ece.mean`` is how far probabilities lie from how often they are right.
-        """
+        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them."""
         self._check_fitted()
         test = collect_images(images, labels, "score")
         truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))

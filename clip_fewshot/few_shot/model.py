@@ -14,7 +14,7 @@ from torch import nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
@@ -234,3 +234,15 @@ def encode_frozen(data: SupportData) -> FloatArray:
 def fit_frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> LinearProbe:
     """The probe on frozen features, its C chosen on folds of the support set itself."""
     return LinearProbe(seed=seed).fit(features, labels)
+
+
+def check_classes(support: ImageDataset) -> None:
+    """Refuse pictures of fewer than two classes, or a class without any.
+
+    Raises:
+        DataError: says how many pictures each class has.
+    """
+    counts = support.counts()
+    if len(counts) < 2 or min(counts.values()) == 0:
+        expected, fix = "two classes or more, each with pictures", "add pictures"
+        raise DataError(expected=expected, got=str(counts), fix=fix, where=support.name)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,16 +16,12 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import text_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Approach, Point, Value
+from clip_fewshot.few_shot.build_head import Loss, bind_loss, build_head, class_directions, find_tuning, take_named
 from clip_fewshot.geometry import margin_logits
-from clip_fewshot.heads import HEADS, CentredHead
+from clip_fewshot.heads import CentredHead
 from clip_fewshot.heads.zero_shot import zero_shot_weights
-from clip_fewshot.losses import LOSSES, match_captions
-from clip_fewshot.probes.text_mean import fit_mean
-from clip_fewshot.runtime.parts import find_part
-from clip_fewshot.tuning import TUNINGS
+from clip_fewshot.losses import match_captions
 from clip_fewshot.types import FloatArray
-
-Loss = Callable[..., Tensor]
 
 # Mean distance of unit features from their mean (mini 0.8, EfficientNet 0.7), below which one step of the layers moves
 # them by more than they differ: an untrained ResNet (0.001) at the usual rate by 250 times that. A mean fixed before
@@ -203,14 +196,9 @@ def copy_tuned_layers(approach: Approach, tower: Any, n: int, options: Mapping[s
     Args:
         options: of all parts of the approach; the tuning is given those that it names.
     """
-    cut = _find_tuning(approach)
-    suffix: Suffix = cut(tower, n, **_take_named(cut, options)[0])
+    cut = find_tuning(approach)
+    suffix: Suffix = cut(tower, n, **take_named(cut, options)[0])
     return suffix
-
-
-def _find_tuning(approach: Approach) -> Callable[..., Any]:
-    tuning = approach.tuning
-    return find_part("tuning", tuning, TUNINGS) if isinstance(tuning, str) else tuning
 
 
 def build_objective(
@@ -230,7 +218,7 @@ def build_objective(
             wild ones right at one shot, .82 -> .83 at four.
         labels: (n,).
     """
-    loss, options = _bound_loss(approach, point.part_options())
+    loss, options = bind_loss(approach, point.part_options())
     unit = F.normalize(features, dim=-1)
     mean = unit.mean(dim=0)
     narrow = point.unfreeze > 0 and float((unit - mean).norm(dim=1).mean()) < NARROW
@@ -260,55 +248,6 @@ def _texts_and_scale(backbone: Backbone, captions: CaptionBank) -> tuple[Tensor,
         fix = "prepare the support set with reads_texts=True"
         raise UsageError(expected="texts of the classes", got="none", fix=fix, where="a head that reads texts")
     return torch.from_numpy(captions.texts), float(backbone.logit_scale.detach().exp())
-
-
-def class_directions(unit: Tensor, labels: Tensor, texts: FloatArray) -> Tensor:
-    """(c, d) weights of the text-informed probe, about as long as the (n, d) unit rows are around their mean.
-
-    One for each class, like a picture that shows nothing else: what a head with hidden layers can begin from too.
-    """
-    rows = unit.double().cpu().numpy()
-    mean = fit_mean(rows, labels.cpu().numpy(), texts.astype(np.float64))
-    weights = mean.weights + mean.scale * texts
-    weights -= weights.mean(axis=0)
-    length = np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean() / np.linalg.norm(weights, axis=1).mean()
-    return torch.as_tensor(length * weights, dtype=unit.dtype, device=unit.device)
-
-
-def build_head(
-    backbone: Backbone, approach: Approach, point: Point, n_classes: int, mean: Tensor | None = None
-) -> CentredHead:
-    """The head of ``approach``; ``mean`` None: centred on zeros, to be loaded over."""
-    if approach.head is None:
-        fix = "its classifier is a probe"
-        raise UsageError(expected="an approach with a head", got=repr(approach.name), fix=fix, where="approach")
-    make = find_part("heads", approach.head, HEADS) if isinstance(approach.head, str) else approach.head
-    width = backbone.visual.out_features
-    _, options = _bound_loss(approach, point.part_options())
-    try:
-        head = make(width, n_classes, **options)
-    except TypeError as error:
-        expected = f"a head that takes {', '.join(options) or 'no options'}"
-        fix = "name in `centre` and `options` what the head's constructor takes"
-        raise UsageError(expected=expected, got=str(error), fix=fix, where=f"approach {approach.name!r}") from error
-    return CentredHead(head, torch.zeros(width) if mean is None else mean)
-
-
-def _bound_loss(approach: Approach, options: Mapping[str, Value]) -> tuple[Loss, dict[str, Any]]:
-    """The loss with the options that it names, and those that it and the tuning leave for the head."""
-    if approach.loss is None:
-        fix = "choose an approach that trains"
-        raise UsageError(expected="an approach with a loss", got=repr(approach.name), fix=fix, where="approach")
-    loss = find_part("losses", approach.loss, LOSSES) if isinstance(approach.loss, str) else approach.loss
-    own, rest = _take_named(loss, _take_named(_find_tuning(approach), options)[1])
-    return (partial(loss, **own) if own else loss), rest
-
-
-def _take_named(part: Callable[..., Any], options: Mapping[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that ``part`` names behind its first two arguments, and the others."""
-    named = list(inspect.signature(part).parameters)[2:]
-    own = {name: value for name, value in options.items() if name in named}
-    return own, {name: value for name, value in options.items() if name not in named}
 
 
 def _refuse_options(options: Mapping[str, Value], approach: Approach) -> None:

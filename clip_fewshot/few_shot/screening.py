@@ -14,8 +14,10 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import smallest_alpha
+from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
+from clip_fewshot.errors import UsageError
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.few_shot.unlabelled import Unlabelled
@@ -26,6 +28,20 @@ from clip_fewshot.types import FloatArray, LabelArray
 # those that teach most: digits-wild at 4 shots .931 for .936.
 STRANGE = 0.1
 SCREENED = 1024  # pictures compared with the shots at a time
+
+
+def collect_unlabelled(images: Images | None, takes: bool, approach: str) -> ImageDataset | None:
+    """The pictures that ``fit`` is given without labels; None where there are none.
+
+    Raises:
+        UsageError: the approach does not learn from such.
+    """
+    if images is None:
+        return None
+    if not takes:
+        expected, fix = "an approach that learns from unlabelled pictures", "choose 'text-prior', or leave it out"
+        raise UsageError(expected=expected, got=repr(approach), fix=fix, where="`unlabelled`")
+    return collect_images(images, purpose="unlabelled")
 
 
 def drop_copies(pictures: ImageDataset, digests: Collection[str]) -> ImageDataset:

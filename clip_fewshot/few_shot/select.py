@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, TEXT_PRIOR, ZERO_SHOT, Approach, Point
 from clip_fewshot.types import FloatArray
 
@@ -152,3 +153,18 @@ def describe_changes(trials: Sequence[TrialRecord]) -> dict[str, Any]:
         "moved": sorted(name for name, trial in best.items() if trial.number != began[name]),
         "tied": sum(trial.state == "COMPLETE" and trial.value == top for trial in trials),
     }
+
+
+def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[tuple[Approach, ...], tuple[str, ...]]:
+    """Those that can train on at most that many layers, and a sentence about each of the others.
+
+    Raises:
+        UsageError: none can.
+    """
+    kept = tuple(approach for approach in approaches if approach.least_unfreeze <= max_unfreeze)
+    left = [approach.name for approach in approaches if approach not in kept]
+    why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
+    if not kept:
+        expected, fix = "an approach that can train", "raise `max_unfreeze`, or choose approaches with a head"
+        raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
+    return kept, tuple(f"{name} is left out: {why}" for name in left)

@@ -116,6 +116,7 @@ class OpenWorldClassifier:
         list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
+        model.choose(support, more)
         depths = list_stored_depths(model.backbone.visual)
         data = model.prepare(support, [model.point.unfreeze, *depths])
         frozen = encode_frozen(data)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach, keep_trainable
+from clip_fewshot.few_shot.approach import APPROACHES, OWN, Approach, Point, Range, find_approach
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.resources import choose_jobs
+from clip_fewshot.few_shot.select import keep_trainable
 from clip_fewshot.probes.base import FromLogits
 from clip_fewshot.types import FloatArray, LabelArray
 

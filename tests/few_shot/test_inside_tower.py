@@ -17,10 +17,11 @@ from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
-from clip_fewshot.few_shot.approach import APPROACHES, OWN, TUNED_SHARE, Approach, Point, keep_trainable
+from clip_fewshot.few_shot.approach import APPROACHES, OWN, TUNED_SHARE, Approach, Point
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.model import reads_texts
 from clip_fewshot.few_shot.objectives import read_class_texts
+from clip_fewshot.few_shot.select import keep_trainable
 from clip_fewshot.heads import CentredHead
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import run_few_shot

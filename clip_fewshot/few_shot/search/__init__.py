@@ -3,10 +3,11 @@
 It sees support features and their labels and nothing else. Every finished trial is one file, written before Optuna
 hears of it; the study in memory is rebuilt from those files. We rejected Optuna's own files as the place of the study,
 because its journal takes no trial any more after an incomplete write (:mod:`clip_fewshot.few_shot.search.journal`), and
-a resumed study repeats or forgets trials. Here a kill loses at most the trials that are running. What a trial may do depends on earlier generations and on the trials before it in its own generation,
-and its sampler is seeded by its number. So a resumed run draws the very parameters that the killed one was working on,
-and the study is the same however many processes run its folds, whichever of them is done first. A study that several
-workers share lives in a database; the files then are one worker's copies.
+a resumed study repeats or forgets trials. Here a kill loses at most the trials that are running. What a trial may do
+depends on earlier generations and on the trials before it in its own generation, and its sampler is seeded by its
+number. So a resumed run draws the very parameters that the killed one was working on, and the study is the same however
+many processes run its folds, whichever of them is done first. A study that several workers share lives in a database;
+the files then are one worker's copies.
 """
 
 from __future__ import annotations
