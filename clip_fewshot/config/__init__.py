@@ -31,7 +31,7 @@ DEFAULT_TRIALS = 50
 # Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
 # docs/figures/fine_tuning_rates.md.
 FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
-APPROACHES_HELP = "approaches to search over, python:MODULE:NAME for your own (default: all)"
+APPROACHES_HELP = "approaches to search over, such as prolip,lora; python:MODULE:NAME for your own (default: all four)"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from clip_fewshot.errors import UsageError
@@ -24,7 +24,8 @@ from clip_fewshot.runtime.parts import find_part
 
 Value = int | float | str
 LOGISTIC = "logistic"
-UNFREEZE, BACKBONE_LR, HEAD_LR = "unfreeze", "backbone_lr", "head_lr"  # options that the trainer reads by itself
+UNFREEZE, BACKBONE_LR, HEAD_LR, TUNED_SHARE = "unfreeze", "backbone_lr", "head_lr", "tuned_share"
+TRAINER_OPTIONS = (UNFREEZE, BACKBONE_LR, HEAD_LR, TUNED_SHARE)  # those that the trainer reads by itself
 
 
 class Range(NamedTuple):
@@ -53,8 +54,8 @@ class Point:
     Attributes:
         approach: name of an :class:`Approach`.
         options: by name. "unfreeze" (the N of "the last N layers"), "backbone_lr" and "head_lr" (peak learning rates of
-            pretrained layers and of the head) go to the trainer, all others as keywords to the loss, the head or the
-            probe, whichever takes them.
+            pretrained layers and of the head) and "tuned_share" (of the tuned weights in their mean with the frozen
+            ones, default 1) go to the trainer, all others to the tuning, loss, head or probe that takes them.
 
     Example:
         >>> import clip_fewshot as cf
@@ -75,8 +76,8 @@ class Point:
         return float(self.options.get(name, SCHEMA_1[name]))
 
     def part_options(self) -> dict[str, Value]:
-        """What the head or the loss is given: all that the trainer does not read."""
-        return {k: v for k, v in self.options.items() if k not in (UNFREEZE, BACKBONE_LR, HEAD_LR)}
+        """What the parts are given: all that the trainer does not read."""
+        return {k: v for k, v in self.options.items() if k not in TRAINER_OPTIONS}
 
     def to_json(self) -> dict[str, Any]:
         """Flat, as files hold it."""
@@ -87,7 +88,7 @@ class Point:
     def from_json(cls, record: Mapping[str, Any]) -> Point:
         """The inverse of :meth:`to_json`."""
         name = record["approach"]
-        known = OWN[name].centre if name in OWN else record
+        known = {*OWN[name].centre, TUNED_SHARE} if name in OWN else record
         return cls(name, {k: v for k, v in record.items() if k in known and k != "approach"})
 
     def searched(self) -> dict[str, Value]:
@@ -107,7 +108,7 @@ class Approach:
         loss: a key of ``LOSSES``, or a callable. With a head: ``(logits, labels) -> scalar``; between two towers:
             ``(logits_per_image, caption_ids=...) -> scalar``. None: nothing is trained.
         towers: what trains: "image"; "both", on pictures and captions of their classes; or "none".
-        tuning: a key of ``TUNINGS``, or a callable ``(tower, n) -> trainable suffix``.
+        tuning: a key of ``TUNINGS``, or a callable ``(tower, n, **options) -> trainable suffix``.
         ends_in: what classifies in the end: the "head", or a "probe" on the trained features.
         probe: which probe, a key of ``PROBES``, the name of an entry point, "python:MODULE:NAME" or a class. Where no
             tower trains, the options go to it as keywords.
@@ -144,7 +145,7 @@ class Approach:
         if self.towers == "both" and (self.loss is None or self.head is not None):
             fix = "give a loss on (logits_per_image, caption_ids=...) and no head"
             raise UsageError(expected="a contrastive loss alone", got="other parts", fix=fix, where=where)
-        if UNFREEZE in self.space and self.space[UNFREEZE].low < self.least_unfreeze:
+        if UNFREEZE in self.space and self.towers == "both" and self.space[UNFREEZE].low < 1:
             fix = "search from 1 on"
             raise UsageError(expected="layers that train in each trial", got="a range from 0", fix=fix, where=where)
         if self.ends_in == "head" and self.probe != LOGISTIC:
@@ -162,8 +163,8 @@ class Approach:
 
     @property
     def least_unfreeze(self) -> int:
-        """The fewest last layers with which something trains: 1 where two towers train without a head."""
-        return 1 if self.towers == "both" else 0
+        """The fewest last layers with which something trains: 1 where there is no head that trains by itself."""
+        return int(self.space[UNFREEZE].low) if UNFREEZE in self.space else int(self.towers == "both")
 
     def start(self, max_unfreeze: int) -> Point:
         """The point to begin from, with no more layers than that."""
@@ -178,7 +179,8 @@ class Approach:
             UsageError: says which classifier would come out.
         """
         if point.unfreeze < self.least_unfreeze:
-            got = f"{point.unfreeze}: it has no head, so that nothing would train and the frozen probe come out"
+            frozen = "zero-shot" if self.ends_in == "head" else "the frozen probe"
+            got = f"{point.unfreeze}: it has no head that trains, so that nothing would train and {frozen} come out"
             fix = f"unfreeze 1 or more, or choose {PROBE!r}"
             raise UsageError(expected=f"layers that {self.name!r} can train", got=got, fix=fix, where="`unfreeze`")
 
@@ -188,11 +190,12 @@ class Approach:
         Raises:
             UsageError: an option that the approach does not have.
         """
-        if self.name in OWN and (unknown := set(options) - set(SCHEMA_1)):
+        known = {*self.centre} | ({TUNED_SHARE} if self.towers != "none" else set())
+        if self.name in OWN and (unknown := set(options) - known - set(SCHEMA_1)):
             fix = "check the spelling"
-            expected = f"options out of {', '.join(self.centre)}"
+            expected = f"options out of {', '.join(sorted(known))}"
             raise UsageError(expected=expected, got=f"{sorted(unknown)}", fix=fix, where=f"approach {self.name!r}")
-        kept = {k: v for k, v in options.items() if self.name not in OWN or k in self.space}
+        kept = {k: v for k, v in options.items() if self.name not in OWN or k in self.space or k not in SCHEMA_1}
         return Point(self.name, {**self.centre, **kept})
 
 
@@ -237,6 +240,30 @@ LINEAR_PROBE = Approach("linear-probe", towers="none", ends_in="probe")  # on fr
 PROBE = LINEAR_PROBE.name
 TEXT_PRIOR = Approach("text-prior", towers="none", ends_in="probe", probe="text-prior")  # the same, around the texts
 ZERO_SHOT = Approach("zero-shot", towers="none", ends_in="probe", probe="zero-shot")  # the texts alone
+TUNED_RATE = Range(1e-5, 1e-2, log=True)  # of maps that begin as the identity
+PROLIP = Approach(
+    "prolip",
+    head="zero-shot",
+    loss="cross-entropy",
+    tuning="projection",
+    space={UNFREEZE: Range(1, 1), BACKBONE_LR: TUNED_RATE, "pull": Range(0.01, 10.0, log=True)},
+    centre={UNFREEZE: 1, BACKBONE_LR: 1e-3, "pull": 1.0},
+)
+RLA = replace(PROLIP, name="rla", tuning="adapter")
+LORA = replace(
+    PROLIP,
+    name="lora",
+    tuning="lora",
+    space={UNFREEZE: Range(1, None), BACKBONE_LR: TUNED_RATE, "rank": Range(1, 16, log=True)},
+    centre={UNFREEZE: 1, BACKBONE_LR: 3e-3, "rank": 2, "alpha": 1.0},
+)
+WISE_FT = replace(
+    PROLIP,
+    name="wise-ft",
+    tuning="last-layers",
+    space={UNFREEZE: Range(1, None), BACKBONE_LR: RATE, TUNED_SHARE: Range(0.0, 1.0)},
+    centre={UNFREEZE: 1, BACKBONE_LR: 1e-4, TUNED_SHARE: 0.5},
+)
 
 APPROACHES: dict[str, Approach] = {a.name: a for a in (MLP_ARCFACE, MLP, CONTRASTIVE_ARCFACE, CONTRASTIVE)}
 BASELINES = (ZERO_SHOT, TEXT_PRIOR, LINEAR_PROBE)  # the first trials of each study; nothing in them is searched
@@ -246,7 +273,8 @@ TRAINING_FREE = tuple(
     Approach(name, towers="none", ends_in="probe", probe=name)
     for name in ("tip-adapter", "cross-modal", "gda", "gda-text", "kernel-ridge", "proker", "prototype-text")
 )
-OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (*BASELINES, *TRAINING_FREE)}}
+UNDER_TEXTS = (PROLIP, RLA, LORA, WISE_FT)  # a small part of the tower trains; the texts classify
+OWN: dict[str, Approach] = {**APPROACHES, **{a.name: a for a in (*BASELINES, *TRAINING_FREE, *UNDER_TEXTS)}}
 
 
 def find_approach(approach: str | Approach) -> Approach:
@@ -274,7 +302,6 @@ def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[t
     left = [approach.name for approach in approaches if approach not in kept]
     why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
     if not kept:
-        fix = "raise `max_unfreeze`, or choose approaches with a head"
-        expected = "an approach that can train"
+        expected, fix = "an approach that can train", "raise `max_unfreeze`, or choose approaches with a head"
         raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
     return kept, tuple(f"{name} is left out: {why}" for name in left)

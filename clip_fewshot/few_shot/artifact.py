@@ -22,7 +22,7 @@ from clip_fewshot.probes import PROBES, Probe, find_probe
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
-from clip_fewshot.tuning import copy_last_layers
+from clip_fewshot.tuning import copy_last_layers, finish_tuning
 from clip_fewshot.types import LabelSpace
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -129,7 +129,8 @@ def _rebuild(
     if approach.towers == "none":
         suffix = copy_last_layers(backbone.visual, 0)
     else:
-        suffix = copy_tuned_layers(approach, backbone.visual, point.unfreeze)
+        with rng.seed_torch(0, "blank suffix"):
+            suffix = finish_tuning(copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options()))
     if point.unfreeze:
         suffix.load_state_dict(select_part(tensors, "suffix"))
     suffix.eval().requires_grad_(False)

@@ -55,14 +55,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         backbone: from :func:`load_backbone`; never changed.
         approach: "auto": the best in validation of zero-shot, the text-informed probe, the linear probe and the four
             trained ones, see :func:`~clip_fewshot.few_shot.select.select`. Or one by its name, a key of ``OWN`` such as
-            "text-prior", the linear probe around the texts of the classes; an :class:`Approach`; the name of an entry
-            point, or "python:MODULE:NAME".
+            "text-prior", the linear probe around the texts of the classes, or "lora", a small part of the tower under
+            fixed texts; an :class:`Approach`; the name of an entry point, or "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
         margin: additive angular margin in radians, where the approach has one.
         scale: logit scale of the ArcFace head.
-        options: values of further options that an approach of your own has.
+        options: values of further options, by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of every
+            approach that trains layers: the weights are that share of the way from the frozen to the tuned ones.
         epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too.
         seed: seed of everything random.

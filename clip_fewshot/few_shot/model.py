@@ -62,7 +62,7 @@ class TunedModel:
         if self.head is None:
             raise UsageError(expected="a model with a head or a probe", got="neither", fix="fit it first")
         with torch.no_grad():
-            device = next(self.head.parameters()).device
+            device = next(iter(self.head.state_dict().values())).device  # some have no parameter
             return np.asarray(self.head(torch.as_tensor(features, device=device)).float().cpu().numpy())
 
 
@@ -141,7 +141,8 @@ def takes_unlabelled(approach: Approach, probe: str | type[Probe] | None = None)
 def reads_texts(approach: Approach, probe: str | type[Probe] | None = None) -> bool:
     """Whether a model of ``approach`` reads the texts of the classes: its probe, or its head, which starts from them.
 
-    Texts and pictures are compared where one model made both: in the frozen space, not behind tuned layers.
+    Texts and pictures are compared where one model made both. That is the frozen space: a probe reads none behind tuned
+    layers, and a head begins there.
     """
     if approach.towers != "none":
         return approach.head is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,6 +63,16 @@ class StartsFromExamples(Protocol):
 
     def init_from_examples(self, features: Tensor, labels: Tensor) -> None:
         """Begin from (n, d) features with (n,) labels."""
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A head that begins from the texts of its classes, and says so in its class."""
+
+    reads_texts: ClassVar[bool]
+
+    def init_from_texts(self, texts: Tensor, scale: float) -> None:
+        """Begin from (c, d) unit text features and the backbone's factor on cosines."""
 
 
 class HeadObjective:
@@ -187,12 +197,20 @@ def text_cuts(backbone: Backbone, cuts: Sequence[int]) -> list[int]:
     return sorted({min(n, backbone.text.n_blocks) for n in cuts})
 
 
-def copy_tuned_layers(approach: Approach, tower: Any, n: int) -> Suffix:
-    """The part of ``tower`` that trains, as the approach cuts it."""
-    tuning = approach.tuning
-    cut = find_part("tuning", tuning, TUNINGS) if isinstance(tuning, str) else tuning
-    suffix: Suffix = cut(tower, n)
+def copy_tuned_layers(approach: Approach, tower: Any, n: int, options: Mapping[str, Value]) -> Suffix:
+    """The part of ``tower`` that trains, as the approach cuts it.
+
+    Args:
+        options: of all parts of the approach; the tuning is given those that it names.
+    """
+    cut = _find_tuning(approach)
+    suffix: Suffix = cut(tower, n, **_take_named(cut, options)[0])
     return suffix
+
+
+def _find_tuning(approach: Approach) -> Callable[..., Any]:
+    tuning = approach.tuning
+    return find_part("tuning", tuning, TUNINGS) if isinstance(tuning, str) else tuning
 
 
 def build_objective(
@@ -219,17 +237,29 @@ def build_objective(
     if approach.towers == "both":
         margin = float(options.pop("margin", 0.0))
         _refuse_options(options, approach)
-        text = copy_tuned_layers(approach, backbone.text, min(point.unfreeze, backbone.text.n_blocks))
+        depth = min(point.unfreeze, backbone.text.n_blocks)
+        text = copy_tuned_layers(approach, backbone.text, depth, point.part_options())
         return ContrastiveObjective(backbone, text, captions, loss, margin, point, narrow)
     head = build_head(backbone, approach, point, n_classes, mean)
     head.follows = narrow
-    if isinstance(head.head, StartsFromExamples):
+    if isinstance(head.head, ReadsTexts):  # texts and pictures are compared as they are: no mean is taken off
+        head.mean.zero_()
+        head.follows = False
+        head.head.init_from_texts(*_texts_and_scale(backbone, captions))
+    elif isinstance(head.head, StartsFromExamples):
         if captions.texts is None:
             head.head.init_from_examples(unit - mean, labels)
         else:
             rows = class_directions(unit, labels, captions.texts)
             head.head.init_from_examples(rows, torch.arange(n_classes, device=rows.device))
     return HeadObjective(head, loss, point.rate(HEAD_LR))
+
+
+def _texts_and_scale(backbone: Backbone, captions: CaptionBank) -> tuple[Tensor, float]:
+    if captions.texts is None:
+        fix = "prepare the support set with reads_texts=True"
+        raise UsageError(expected="texts of the classes", got="none", fix=fix, where="a head that reads texts")
+    return torch.from_numpy(captions.texts), float(backbone.logit_scale.detach().exp())
 
 
 def class_directions(unit: Tensor, labels: Tensor, texts: FloatArray) -> Tensor:
@@ -265,15 +295,20 @@ def build_head(
 
 
 def _bound_loss(approach: Approach, options: Mapping[str, Value]) -> tuple[Loss, dict[str, Any]]:
-    """The loss with the options that it names, and the options that are left for the head."""
+    """The loss with the options that it names, and those that it and the tuning leave for the head."""
     if approach.loss is None:
         fix = "choose an approach that trains"
         raise UsageError(expected="an approach with a loss", got=repr(approach.name), fix=fix, where="approach")
     loss = find_part("losses", approach.loss, LOSSES) if isinstance(approach.loss, str) else approach.loss
-    named = list(inspect.signature(loss).parameters)[2:]  # behind logits and targets
-    own = {name: value for name, value in options.items() if name in named}
-    rest = {name: value for name, value in options.items() if name not in named}
+    own, rest = _take_named(loss, _take_named(_find_tuning(approach), options)[1])
     return (partial(loss, **own) if own else loss), rest
+
+
+def _take_named(part: Callable[..., Any], options: Mapping[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that ``part`` names behind its first two arguments, and the others."""
+    named = list(inspect.signature(part).parameters)[2:]
+    own = {name: value for name, value in options.items() if name in named}
+    return own, {name: value for name, value in options.items() if name not in named}
 
 
 def _refuse_options(options: Mapping[str, Value], approach: Approach) -> None:

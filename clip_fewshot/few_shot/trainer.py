@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,15 +15,17 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix, replay
-from clip_fewshot.few_shot.approach import BACKBONE_LR, Approach, Point
-from clip_fewshot.few_shot.objectives import CaptionBank, build_objective, copy_tuned_layers
+from clip_fewshot.few_shot.approach import BACKBONE_LR, TUNED_SHARE, Approach, Point
+from clip_fewshot.few_shot.objectives import CaptionBank, TrainableLoss, build_objective, copy_tuned_layers
 from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.optim.adamw import AdamW, group_parameters
 from clip_fewshot.optim.schedule import warmup_cosine_factor
 from clip_fewshot.runtime import rng
+from clip_fewshot.tuning.base import Penalised, StartsFrozen, blend_weights, check_share, finish_tuning
 from clip_fewshot.types import IndexArray, LabelArray
 
 CHECKED_EVERY = 16  # steps between looks at the loss
+HELD_AT_ONCE = 64  # inputs that run together through what is frozen of a suffix
 
 
 @dataclass(frozen=True)
@@ -96,23 +99,60 @@ def tune(
     """Train the last ``point.unfreeze`` layers and the objective's own modules on ``data``.
 
     Raises:
+        UsageError: options that a part refuses.
         DivergedError: the loss or a weight stopped being finite; names the step.
     """
-    suffix = copy_tuned_layers(approach, backbone.visual, point.unfreeze)
     labels = torch.as_tensor(data.labels, device=backbone.device)
+    share = float(point.options.get(TUNED_SHARE, 1.0))
+    check_share(share)
+    suffix = _copy_layers(backbone, approach, point, seed)
     with rng.seed_torch(seed, "initialise"):
         untuned = data.images.frozen_features()
         objective = build_objective(backbone, approach, point, data.n_classes, data.captions, untuned, labels)
+    start = _copy_layers(backbone, approach, point, seed) if share < 1 else suffix
     trained = [(suffix, point.rate(BACKBONE_LR)), *objective.list_trained()]
     for module, _ in trained:
         module.to(backbone.device).train()
     optimizer = AdamW(group_parameters(trained, settings.weight_decay), settings.clip_norm)
+    losses = _minimise(backbone, point.unfreeze, suffix, objective, data, optimizer, settings, seed)
+    for module, _ in trained:
+        module.eval().requires_grad_(False)
+    suffix = finish_tuning(suffix)
+    blend_weights(finish_tuning(start), suffix, share)
+    objective.end(lambda: replay(data.images, point.unfreeze, suffix).to(backbone.device))
+    return Tuned(suffix, objective.head, losses)
+
+
+def _copy_layers(backbone: Backbone, approach: Approach, point: Point, seed: int) -> Suffix:
+    """The layers that train, at their beginning; the same each time."""
+    with rng.seed_torch(seed, "layers"):
+        return copy_tuned_layers(approach, backbone.visual, point.unfreeze, point.part_options())
+
+
+def _minimise(
+    backbone: Backbone,
+    n: int,
+    suffix: Suffix,
+    objective: TrainableLoss,
+    data: SupportData,
+    optimizer: AdamW,
+    settings: TrainSettings,
+    seed: int,
+) -> tuple[float, ...]:
+    """Train a suffix of ``n`` layers and the objective in place; the loss of each step."""
+    labels = torch.as_tensor(data.labels, device=backbone.device)
     steps, batch = settings.steps(len(labels)), settings.batch_size(len(labels))
+    if not optimizer.groups:  # a head that does not train, on frozen layers
+        return ()
+    with backbone.autocast():
+        read = _hold_frozen_part(data.images, n, suffix)
     losses = []
     for step, (items, views) in enumerate(balanced_batches(data.labels, data.images.views, batch, steps, seed)):
         with backbone.autocast():
-            features = data.images.outputs(point.unfreeze, suffix, items, views)
+            features = read(items, views)
         loss = objective(features.float(), labels[items], step)
+        if isinstance(suffix, Penalised):
+            loss = loss + suffix.penalty(len(labels) / data.n_classes)
         losses.append(loss.detach())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -120,12 +160,20 @@ def tune(
         if step % CHECKED_EVERY == 0:
             _check(losses, steps)
     _check(losses, steps)
-    if not all(bool(p.isfinite().all()) for module, _ in trained for p in module.parameters()):
+    if not all(bool(p.isfinite().all()) for group in optimizer.groups for p in group.parameters):
         raise _diverged(steps, steps, math.nan)
-    for module, _ in trained:
-        module.eval().requires_grad_(False)
-    objective.end(lambda: replay(data.images, point.unfreeze, suffix).to(backbone.device))
-    return Tuned(suffix, objective.head, tuple(torch.stack(losses).tolist()))
+    return tuple(torch.stack(losses).tolist())
+
+
+def _hold_frozen_part(images: Prefix, n: int, suffix: Suffix) -> Callable[[Tensor, Tensor], Tensor]:
+    """(items, views) -> features under ``suffix``, of which the part that does not train has run once."""
+    if n == 0 or not isinstance(suffix, StartsFrozen):
+        return partial(images.outputs, n, suffix)
+    pieces = torch.split(torch.arange(len(images)), HELD_AT_ONCE)
+    with torch.no_grad():
+        views = [torch.cat([suffix.before(images.rows(n, piece, v)) for piece in pieces]) for v in range(images.views)]
+    held = torch.stack(views, dim=1)  # (inputs, views, w)
+    return lambda items, views: suffix.after(held[items, views])
 
 
 def balanced_batches(

@@ -30,8 +30,8 @@ from clip_fewshot.heads.centred import CentredHead as CentredHead
 from clip_fewshot.heads.linear import LinearHead as LinearHead
 from clip_fewshot.heads.mlp import MLPHead as MLPHead
 from clip_fewshot.heads.mlp import mlp_arcface as mlp_arcface
+from clip_fewshot.heads.zero_shot import BlankZeroShotHead as BlankZeroShotHead
 from clip_fewshot.heads.zero_shot import ZeroShotHead as ZeroShotHead
-from clip_fewshot.heads.zero_shot import build_blank_zero_shot
 from clip_fewshot.heads.zero_shot import zero_shot_weights as zero_shot_weights
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
@@ -40,7 +40,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "arcface": ArcFaceHead,
     "mlp-arcface": mlp_arcface,
     "attention": AttentionHead,
-    "zero-shot": build_blank_zero_shot,
+    "zero-shot": BlankZeroShotHead,
 }
 
 

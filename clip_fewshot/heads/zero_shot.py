@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,21 @@ class ZeroShotHead(nn.Module):
         self.weight.copy_(check_prototypes(prototypes, self.weight))
 
 
-def build_blank_zero_shot(in_features: int, n_classes: int, scale: float = 100.0) -> ZeroShotHead:
-    """A zero-shot head of random directions, by size alone as all heads are built; fill it by ``init_from`` or load."""
-    return ZeroShotHead(torch.randn(n_classes, in_features), scale)
+class BlankZeroShotHead(ZeroShotHead):
+    """A zero-shot head of random directions, by size alone as all heads are built; whoever trains gives it the texts.
+
+    Args:
+        in_features: d.
+        n_classes: c.
+    """
+
+    reads_texts: ClassVar[bool] = True
+
+    def __init__(self, in_features: int, n_classes: int) -> None:
+        super().__init__(torch.randn(n_classes, in_features), 100.0)
+
+    @torch.no_grad()
+    def init_from_texts(self, texts: Tensor, scale: float) -> None:
+        """Take (c, d) text features of the classes and the factor on cosines that goes with them."""
+        self.init_from(texts)
+        self.scale.fill_(scale)

@@ -2,7 +2,7 @@
 
 It sees support features and their labels and nothing else. Every finished trial is one file, written before Optuna
 hears of it; the study in memory is rebuilt from those files. We rejected Optuna's own files as the place of the study,
-because its journal takes no trial any more after an incomplete write (see :mod:`.journal`), and a resumed study repeats
+because its journal takes no trial any more after an incomplete write (see :mod:`clip_fewshot.few_shot.search.journal`), and a resumed study repeats
 or forgets trials. Here a kill loses at most the trials
 that are running. What a trial may do depends on earlier generations and on the trials before it in its own generation,
 and its sampler is seeded by its number. So a resumed run draws the very parameters that the killed one was working on,
