@@ -63,7 +63,7 @@ class Pictures(NamedTuple):
     test: FloatArray
     labels: LabelArray
     texts: FloatArray
-    strange: FloatArray
+    strange: FloatArray = np.empty((0, 0))
 
     def hide(self, n: int) -> Pictures:
         """The last n classes become strange ones."""
@@ -95,7 +95,7 @@ def see(options: Options) -> Pictures:
     backbone, test = load_backbone(options.model_name, device=options.device), split.test.open("text prior")
     pool, sealed = (encode_images(backbone, side).features for side in (split.pool, test))
     texts = read_class_texts(backbone, split.seen.names, ())
-    return Pictures(pool, split.pool.required_labels(), sealed, test.required_labels(), texts, pool[:0])
+    return Pictures(pool, split.pool.required_labels(), sealed, test.required_labels(), texts)
 
 
 def read_features(options: Options) -> Pictures:
@@ -105,7 +105,7 @@ def read_features(options: Options) -> Pictures:
     thirds = np.bincount(y) // 3
     sealed = draw_rows(y, thirds, generator(options.seed, "text prior", "sealed"))
     pool = np.setdiff1d(np.arange(len(y)), sealed)
-    return Pictures(X[pool], y[pool], X[sealed], y[sealed], texts, X[:0])
+    return Pictures(X[pool], y[pool], X[sealed], y[sealed], texts)
 
 
 def measure(pictures: Pictures, shots: int, options: Options) -> Iterator[dict[str, Any]]:
