@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -290,3 +290,10 @@ def find_approach(approach: str | Approach) -> Approach:
     if OWN.get(found.name, found) != found:
         raise UsageError(expected="a name of its own", got=repr(found.name), fix="rename it", where="approach")
     return found
+
+
+def refuse_named(options: Sequence[str]) -> None:
+    """Refuse options of one approach where the approach is yet to be chosen."""
+    if options:
+        fix = "name an approach, or leave them out"
+        raise UsageError(expected="no options of an approach", got=", ".join(options), fix=fix, where="auto")

@@ -19,7 +19,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.reliability import Scores, score_probabilities
 from clip_fewshot.features.encode import image_features
-from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach
+from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach, refuse_named
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
 from clip_fewshot.few_shot.cross_validation import choose_model
 from clip_fewshot.few_shot.model import (
@@ -61,17 +61,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
-        margin: additive angular margin in radians, where the approach has one.
-        scale: logit scale of the ArcFace head.
-        options: values of further options, by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of every
-            approach that trains layers: the weights are that share of the way from the frozen to the tuned ones.
+        margin: additive angular margin in radians. scale: logit scale of the ArcFace head.
+        options: of further options by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of all that
+            trains layers: the weights are that share of the way from the frozen to the tuned ones.
         epochs: passes over the support set.
-        views: 1, or 2 to train on mirror images too.
-        seed: seed of everything random.
-        probe: "logistic", "prototype", "cache" or a class of your own, see :func:`find_probe`: what classifies where
-            the approach has no head. None: the approach's own, the logistic one where it names none.
-        templates: texts with one "{}" of which captions, and the class texts of detectors, are made; empty: the usual
-            ones, see :class:`CaptionGenerator` and :data:`~clip_fewshot.data.captions.TEMPLATES`.
+        views: 1, or 2 to train on mirror images too. seed: of everything random.
+        probe: a key of ``PROBES`` or a class of your own, see :func:`find_probe`: what classifies where the approach
+            has no head. None: the approach's own, the logistic one where it names none.
+        templates: texts with one "{}", for captions and class texts; empty: those of :class:`CaptionGenerator`.
 
     Example:
         >>> import clip_fewshot as cf
@@ -100,19 +97,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probe: str | type[Probe] | None = None,
         templates: Sequence[str] = (),
     ) -> None:
-        self.backbone = backbone
-        self.approach = approach
-        self.unfreeze = unfreeze
-        self.backbone_lr = backbone_lr
-        self.head_lr = head_lr
-        self.margin = margin
-        self.scale = scale
-        self.options = options
-        self.epochs = epochs
-        self.views = views
-        self.seed = seed
-        self.probe = probe
-        self.templates = templates
+        self.backbone, self.approach, self.options, self.probe = backbone, approach, options, probe
+        self.unfreeze, self.backbone_lr, self.head_lr = unfreeze, backbone_lr, head_lr
+        self.margin, self.scale = margin, scale
+        self.epochs, self.views, self.seed, self.templates = epochs, views, seed, templates
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return FewShotClassifier(**self.get_params(deep=False))  # scikit-learn would copy the backbone
@@ -123,8 +111,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> FewShotClassifier:
         """Wrap a model that is already trained; ``training``: epochs, views, seed, probe, templates."""
         named = approach.name if OWN.get(approach.name) == approach else approach
-        known: dict[str, Any] = {name: value for name, value in model.point.options.items() if name in SCHEMA_1}
-        further = {name: value for name, value in model.point.options.items() if name not in SCHEMA_1}
+        known: dict[str, Any] = {k: v for k, v in model.point.options.items() if k in SCHEMA_1}
+        further = {k: v for k, v in model.point.options.items() if k not in SCHEMA_1}
         classifier = cls(backbone, named, **known, options=further or None, **training)
         classifier.model_, classifier.label_space_ = model, label_space
         return classifier
@@ -132,12 +120,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def point(self) -> Point:
         """The approach's options as they are set, or as they were chosen."""
+        if self.approach == AUTO:
+            self._check_fitted()
+            return self.model_.point
         given = {name: getattr(self, name) for name in SCHEMA_1 if getattr(self, name) is not None}
-        given |= self.options or {}
-        if self.approach != AUTO:
-            return find_approach(self.approach).at(given)
-        self._check_fitted()
-        return self.model_.point
+        return self._approach.at({**given, **(self.options or {})})
 
     def fit(
         self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
@@ -147,12 +134,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             images: a dataset, or paths or PIL pictures with ``labels``.
             unlabelled: further pictures, mostly of these classes, for an approach that learns from them too:
-                "text-prior", and "auto", which compares it with others. Labels among them are not read. Copies of
-                ``images`` and what shows something else are left out; ``unlabelled_`` says what became of them.
+                "text-prior" and "auto". Copies of ``images`` and what shows something else are left out;
+                ``unlabelled_`` says what became of them.
 
         Raises:
-            UsageError: layers that are not there, nothing that would train, or an approach that takes no
-                ``unlabelled``.
+            UsageError: layers that are not there, nothing that would train, or no use for ``unlabelled``.
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
@@ -165,10 +151,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         more = self.collect_unlabelled(unlabelled)
         if self.approach == AUTO:
             return self._fit_best(support, more)
-        data = self.prepare(support, [self.point.unfreeze])
-        frozen = encode_frozen(data)
-        data = add_unlabelled(self.backbone, data, frozen, support, more)
-        return self.fit_prepared(data, frozen, support.label_space)
+        return self.fit_prepared(*self.prepare(support, [self.point.unfreeze], more), support.label_space)
 
     def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
         """The pictures that :meth:`fit` is given without labels."""
@@ -178,7 +161,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def unlabelled_(self) -> UnlabelledUse | None:
         """What unlabelled pictures did; None where there were none."""
-        self._check_fitted()
         return self.model_.unlabelled
 
     def choose(self, support: ImageDataset, unlabelled: ImageDataset | None = None) -> None:
@@ -187,25 +169,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._fit_best(support, unlabelled)
 
     def _fit_best(self, support: ImageDataset, unlabelled: ImageDataset | None) -> FewShotClassifier:
-        names = (*SCHEMA_1, "options", "probe")
-        given = [name for name in names if getattr(self, name) is not None]
-        if given:
-            fix = "name an approach, or leave them out"
-            raise UsageError(expected="no options of an approach", got=", ".join(given), fix=fix, where="auto")
+        refuse_named([name for name in (*SCHEMA_1, "options", "probe") if getattr(self, name) is not None])
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         choice = choose_model(self.backbone, support, settings, self.views, self.seed, unlabelled)
         self.approach_, self.trials_ = choice.approach, choice.trials
         self.model_, self.recipe_, self.label_space_ = choice.model, choice.recipe, support.label_space
         return self
 
-    def prepare(self, support: ImageDataset, cuts: Sequence[int]) -> SupportData:
-        """Labelled pictures behind the frozen layers, for all ``cuts``."""
-        both = self._approach.towers == "both"
-        reads = {"reads_texts": reads_texts(self._approach, self.probe), "reads_captions": both}
-        return prepare_support(self.backbone, support, cuts, self.views, self.seed, templates=self.templates, **reads)
+    def prepare(
+        self, support: ImageDataset, cuts: Sequence[int], unlabelled: ImageDataset | None = None
+    ) -> tuple[SupportData, FloatArray]:
+        """Labelled pictures behind the frozen layers, for all ``cuts``; and their (n, d) frozen features."""
+        texts, captions = reads_texts(self._approach, self.probe), self._approach.towers == "both"
+        fixed = (self.backbone, support, cuts, self.views, self.seed)
+        data = prepare_support(*fixed, templates=self.templates, reads_texts=texts, reads_captions=captions)
+        frozen = encode_frozen(data)
+        return add_unlabelled(self.backbone, data, frozen, support, unlabelled), frozen
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
-        """Like :meth:`fit`, on pictures whose states and frozen (n, d) features are at hand."""
+        """Like :meth:`fit`, on what :meth:`prepare` returned."""
         C = fit_frozen_probe(frozen, data.labels, self.seed).C_
         self.recipe_ = self.recipe(C)
         self.model_ = fit_calibrated(self.backbone, self.recipe_, data)
@@ -232,13 +214,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, images: Images) -> FloatArray:
         """(n, c) class probabilities, columns as in ``label_space_``."""
-        features = self.features(images)
-        return self.model_.probabilities(features)
+        return self.model_.probabilities(self.features(images))
 
     def predict(self, images: Images) -> NDArray[np.str_]:
         """(n,) class names."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return np.array(self.label_space_.decode(best))
+        return np.array(self.label_space_.decode(self.predict_proba(images).argmax(axis=1)))
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
@@ -264,11 +244,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             backbone: the one it was trained on; None loads it by its name.
-            trusted: parts from outside the library, by the name that they had when the model was saved: nothing that a
-                file names is imported.
+            trusted: parts from outside the library, by the name that they were saved under: no file imports any.
 
         Raises:
-            ArtifactError: damaged files, another backbone than it was trained on, or a foreign part not passed.
+            ArtifactError: damaged files, another backbone than then, or a foreign part not passed.
         """
         meta, files = load_artifact(Path(folder), FEW_SHOT_KIND)
         return cls.from_artifact(files, meta, backbone, str(folder), trusted)

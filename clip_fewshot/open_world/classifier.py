@@ -14,8 +14,6 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
-from clip_fewshot.few_shot.model import encode_frozen
-from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.add_class import Extender, Extension
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
@@ -105,22 +103,18 @@ class OpenWorldClassifier:
 
         Args:
             images, labels, unlabelled: as of :meth:`FewShotClassifier.fit`. The detector learns and calibrates on the
-                labelled pictures alone, and ``alpha`` is kept whatever the others show. To name a class leaves what
-                they taught; :meth:`assign` fits again without them.
+                labelled pictures alone, and ``alpha`` is kept whatever the others show. :meth:`assign` fits without.
 
         Raises:
             DataError: no labels, or fewer than two classes.
-            UsageError: one picture of some class only, an alpha that so few pictures cannot support, or a model that
-                takes no ``unlabelled``.
+            UsageError: one picture of some class only, too few for ``alpha``, or no use for ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
         depths = list_stored_depths(model.backbone.visual)
-        data = model.prepare(support, [model.point.unfreeze, *depths])
-        frozen = encode_frozen(data)
-        data = add_unlabelled(model.backbone, data, frozen, support, more)
+        data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
@@ -181,9 +175,7 @@ class OpenWorldClassifier:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
 
         Pictures on which a class was named are left out and counted in ``notes``. To open a sealed set is a look.
-
-        Raises:
-            UsageError: pictures of a class that the model does not know, or only pictures that were named.
+        UsageError: pictures of a class that the model does not know, or only pictures that were named.
         """
         test, left_out = self.drop_named(collect_images(images, labels, "score"))
         truth = test.label_space.decode(test.required_labels())
@@ -200,8 +192,7 @@ class OpenWorldClassifier:
 
         ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
 
-        Args:
-            method: as of :func:`discover_classes`.
+        ``method``: as of :func:`discover_classes`.
         """
         pictures, features, p = join_unknown(self.unknown_)
         self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
@@ -215,12 +206,12 @@ class OpenWorldClassifier:
         """Make a class of pictures, or of its name alone, which pictures may follow later.
 
         With a probe the logits of the other classes keep their bytes; a head is trained again. The report says what
-        either did to the known classes. Without pictures a class is known by its text, and answers say so: the detector
-        has seen none and cannot vouch for it (``known_by``). Pictures replace that text's row.
+        that did to the known classes. Without pictures a class is known by its text: the detector has seen none and
+        cannot vouch for it (``known_by`` of answers). Pictures replace that text's row.
 
         Raises:
-            UsageError: a name that is taken or cannot be one; no picture that has no name yet; too few for ``alpha``,
-                where it is kept within each class; a model that reads no names ("text-prior" and "zero-shot" do).
+            UsageError: a name that is taken or cannot be one; no picture without a name; too few for ``alpha`` within
+                each class; a model that reads no names ("text-prior" and "zero-shot" do).
         """
         return self.extend({name: pictures})
 
@@ -247,8 +238,7 @@ class OpenWorldClassifier:
     def save(self, folder: str | Path) -> None:
         """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
 
-        Unless the model works :attr:`from_features`, the known pictures are in it as squares: who gets the folder can
-        look at them.
+        Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
         """
         save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact())
 

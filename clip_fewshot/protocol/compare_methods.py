@@ -170,7 +170,7 @@ def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> Fitte
     classifier = FewShotClassifier(backbone, method, **how)
     method.check_trains(classifier.point)
     cut = classifier.point.unfreeze
-    data = classifier.prepare(support.pictures, [cut])
+    data, _ = classifier.prepare(support.pictures, [cut])
     began = time.perf_counter()
     model = classifier.fit_prepared(data, support.features, support.pictures.label_space).model_
     seconds = time.perf_counter() - began

@@ -174,5 +174,5 @@ def test_a_head_starts_from_the_texts(tiny: Backbone, split: OpenWorldSplit) -> 
 
 def test_captions_are_encoded_where_they_are_read(tiny: Backbone, split: OpenWorldSplit) -> None:
     with pytest.raises(UsageError, match="captions"):
-        _ = quick(tiny, "mlp").prepare(split.support, [1]).captions.prefix
-    assert quick(tiny, "contrastive").prepare(split.support, [1]).captions.prefix
+        _ = quick(tiny, "mlp").prepare(split.support, [1])[0].captions.prefix
+    assert quick(tiny, "contrastive").prepare(split.support, [1])[0].captions.prefix
