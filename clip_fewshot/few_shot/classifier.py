@@ -60,11 +60,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             fixed texts; an :class:`Approach`; the name of an entry point, or "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
-        backbone_lr, head_lr: peak learning rates.
+        backbone_lr, head_lr: peak learning rates. epochs: passes over the support set.
         margin: additive angular margin in radians. scale: logit scale of the ArcFace head.
         options: of further options by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of all that
             trains layers: the weights are that share of the way from the frozen to the tuned ones.
-        epochs: passes over the support set.
         views: 1, or 2 to train on mirror images too. seed: of everything random.
         probe: a key of ``PROBES`` or a class of your own, see :func:`find_probe`: what classifies where the approach
             has no head. None: the approach's own, the logistic one where it names none.
@@ -218,7 +217,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, images: Images) -> NDArray[np.str_]:
         """(n,) class names."""
-        return np.array(self.label_space_.decode(self.predict_proba(images).argmax(axis=1)))
+        best = self.predict_proba(images).argmax(axis=1)
+        return np.array(self.label_space_.decode(best))
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""

@@ -39,7 +39,10 @@ def collect_unlabelled(images: Images | None, takes: bool, approach: str) -> Ima
     if images is None:
         return None
     if not takes:
-        expected, fix = "an approach that learns from unlabelled pictures", "choose 'text-prior', or leave it out"
+        expected, fix = (
+            "an approach that learns from unlabelled pictures",
+            "choose 'text-prior', or leave `unlabelled` out",
+        )
         raise UsageError(expected=expected, got=repr(approach), fix=fix, where="`unlabelled`")
     return collect_images(images, purpose="unlabelled")
 
