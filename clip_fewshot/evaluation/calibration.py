@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import entr, logsumexp, softmax
 
 from clip_fewshot.types import FloatArray
 
@@ -57,6 +57,24 @@ def fit_temperature(left_out_logits: FloatArray, y: NDArray[np.int64]) -> float:
         3
     """
     return float(np.exp(-fit_log_scale(np.asarray(left_out_logits, np.float64), y, 0.0, TEMPERATURE_SD)))
+
+
+def match_temperature(logits: FloatArray, reference: FloatArray, highest: float) -> float:
+    """The temperature in [1, highest] at which (n, c) logits are as unsure as the reference: mean entropies are equal.
+
+    The entropy of a softmax rises with its temperature, so that there is one; 1 where the logits are less sure already.
+
+    Args:
+        reference: (n, c) probabilities of the same pictures.
+    """
+    precise, entropy = np.asarray(logits, np.float64), entr(reference).sum(axis=1).mean()
+
+    def excess(temperature: float) -> float:
+        return float(entr(softmax(precise / temperature, axis=1)).sum(axis=1).mean() - entropy)
+
+    if excess(1.0) >= 0:
+        return 1.0
+    return highest if excess(highest) <= 0 else float(brentq(excess, 1.0, highest, xtol=1e-10))
 
 
 def fit_left_out_temperature(logits: FloatArray, y: NDArray[np.int64]) -> tuple[FloatArray, float]:

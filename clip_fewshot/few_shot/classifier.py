@@ -27,6 +27,7 @@ from clip_fewshot.few_shot.model import (
     TunedModel,
     check_classes,
     encode_frozen,
+    fit_calibrated,
     fit_frozen_probe,
     note_if_below_frozen,
     prepare_support,
@@ -34,7 +35,6 @@ from clip_fewshot.few_shot.model import (
     takes_unlabelled,
 )
 from clip_fewshot.few_shot.screening import add_unlabelled, collect_unlabelled
-from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe

@@ -23,6 +23,7 @@ from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
     encode_frozen,
+    fit_calibrated,
     fit_frozen_probe,
     fit_model,
     note_if_below_frozen,
@@ -30,7 +31,6 @@ from clip_fewshot.few_shot.model import (
 )
 from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select, select_by_approach
-from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 

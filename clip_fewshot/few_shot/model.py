@@ -14,16 +14,22 @@ from torch import nn
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.evaluation.calibration import fit_temperature, match_temperature
 from clip_fewshot.features.encode import image_prefix
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import LINEAR_PROBE, UNFREEZE, Approach, Point
 from clip_fewshot.few_shot.objectives import CaptionBank, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings, tune
 from clip_fewshot.few_shot.unlabelled import Unlabelled, UnlabelledUse
-from clip_fewshot.probes import LinearProbe, Probe, find_probe
+from clip_fewshot.probes import LinearProbe, Probe, TextPriorProbe, find_probe
 from clip_fewshot.tuning import copy_last_layers
 from clip_fewshot.types import FloatArray, LabelArray
+
+HELD_OUT = 3  # folds
+HIGHEST_TEMPERATURE = 8.0
+HIGHEST_AT_ONE_SHOT = 2.0  # of so few pictures little is known
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class TunedModel:
         note: what :func:`note_if_below_frozen` found, if it was asked.
         unlabelled: what unlabelled pictures did to the probe, where it was given any.
         temperature: what the head's logits are divided by for their softmax to be right, see
-            :func:`clip_fewshot.few_shot.temperature.fit_calibrated`. Probes need none.
+            :func:`fit_calibrated`. Probes need none.
     """
 
     point: Point
@@ -163,6 +169,54 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
     probe = recipe.fit_probe(features, data.labels, data.captions.texts, given)
     used = None if given is None or not recipe.takes_unlabelled else UnlabelledUse.of(given, probe)
     return TunedModel(point, suffix, None, probe, unlabelled=used)
+
+
+def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData, validated: float | None = None) -> TunedModel:
+    """:func:`fit_model`, with a temperature: the head is then as sure of its own pictures as a probe of them is.
+
+    A head's logits are of no scale: it is trained on when it is sure already. The frozen probe has learned from the same
+    pictures, and its penalty is the one under which held-out ones are likeliest. Held-out thirds for all heads would be
+    three trainings more, and are no nearer to the best temperature (docs/figures/calibration.md). They are asked where
+    a head is less sure than the probe: it has learned less of its pictures, or has small logits. At one shot a class
+    there are none, and it is left as it is.
+
+    Args:
+        validated: the temperature that held-out pictures ask for, where they were asked already: by heads that learned
+            from fewer, so that the geometric mean of it and the matched one is taken.
+    """
+    model = fit_model(backbone, recipe, data)
+    if model.head is None:
+        return model
+    shots = int(np.bincount(data.labels).min())
+    logits, reference = model.logits(model.features(data.images)), _reference(data, recipe.probe_c)
+    highest = HIGHEST_TEMPERATURE if shots > 1 else HIGHEST_AT_ONE_SHOT
+    matched = 1.0 if reference is None else match_temperature(logits, reference, highest)
+    if matched == 1 and shots > 1:
+        temperature = validated or _validate(backbone, recipe, data, min(shots, HELD_OUT))
+    else:
+        temperature = matched if validated is None else (matched * validated) ** 0.5
+    return replace(model, temperature=temperature)
+
+
+def _reference(data: SupportData, C: float | None) -> FloatArray | None:
+    """(n, c) probabilities of its own pictures by a probe whose penalty they chose; None where nothing chooses it.
+
+    That is the logistic probe, or at one shot a class, where no picture can be held out, the text-informed one.
+    """
+    features = encode_frozen(data)
+    if np.bincount(data.labels).max() > 1:
+        return LinearProbe(C=C).fit(features, data.labels).predict_proba(features)
+    if data.captions.texts is None:
+        return None
+    return TextPriorProbe(dict(enumerate(data.captions.texts))).fit(features, data.labels).predict_proba(features)
+
+
+def _validate(backbone: Backbone, recipe: Recipe, data: SupportData, n_folds: int) -> float:
+    logits = np.empty((len(data.labels), data.n_classes))
+    for train, held_out in stratified_folds(data.labels, n_folds, recipe.seed):
+        trained = fit_model(backbone, recipe, data.subset(train))
+        logits[held_out] = trained.logits(trained.features(data.images.subset(held_out)))
+    return fit_temperature(logits, data.labels)
 
 
 def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, model: TunedModel) -> str:

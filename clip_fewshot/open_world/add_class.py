@@ -16,9 +16,8 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.prefix import Prefix
-from clip_fewshot.few_shot.model import Recipe, TunedModel, prepare_support
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_calibrated, prepare_support
 from clip_fewshot.few_shot.objectives import CaptionBank, read_class_texts, text_cuts
-from clip_fewshot.few_shot.temperature import fit_calibrated
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
