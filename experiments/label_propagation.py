@@ -9,7 +9,7 @@ from clip_fewshot.neighbors.exact import find_nearest, find_nearest_others
 from clip_fewshot.types import FloatArray
 
 NEIGHBOURS = 10
-SPREAD = 0.8  # weight of the neighbours; of .5, .8 and .95 the best on four sets
+SPREAD = 0.8  # weight of the neighbours
 SWEEPS = 20
 STEEPNESS = 10.0  # of exp(STEEPNESS cosine) as the likeness of neighbours
 

@@ -174,11 +174,11 @@ def fit_model(backbone: Backbone, recipe: Recipe, data: SupportData) -> TunedMod
 def fit_calibrated(backbone: Backbone, recipe: Recipe, data: SupportData, validated: float | None = None) -> TunedModel:
     """:func:`fit_model`, with a temperature: the head is then as sure of its own pictures as a probe of them is.
 
-    A head's logits are of no scale: it is trained on when it is sure already. The frozen probe has learned from the same
-    pictures, and its penalty is the one under which held-out ones are likeliest. Held-out thirds for all heads would be
-    three trainings more, and are no nearer to the best temperature (docs/figures/calibration.md). They are asked where
-    a head is less sure than the probe: it has learned less of its pictures, or has small logits. At one shot a class
-    there are none, and it is left as it is.
+    A head's logits are of no scale: it is trained on when it is sure already. The frozen probe has learned from the
+    same pictures, and its penalty is the one under which held-out ones are likeliest. Held-out thirds for all heads
+    would be three trainings more, and are no nearer to the best temperature (docs/figures/calibration.md). They are
+    asked where a head is less sure than the probe: it has learned less of its pictures, or has small logits. At one
+    shot a class there are none, and it is left as it is.
 
     Args:
         validated: the temperature that held-out pictures ask for, where they were asked already: by heads that learned
@@ -291,11 +291,7 @@ def fit_frozen_probe(features: FloatArray, labels: LabelArray, seed: int) -> Lin
 
 
 def check_classes(support: ImageDataset) -> None:
-    """Refuse pictures of fewer than two classes, or a class without any.
-
-    Raises:
-        DataError: says how many pictures each class has.
-    """
+    """Refuse pictures of fewer than two classes, or a class without any, with how many each has."""
     counts = support.counts()
     if len(counts) < 2 or min(counts.values()) == 0:
         expected, fix = "two classes or more, each with pictures", "add pictures"
