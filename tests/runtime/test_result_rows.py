@@ -24,7 +24,7 @@ def test_answers(digits: cf.ImageDataset) -> None:
     pictures = split.novel.open("a test").subset(np.arange(40))
     answers = world.predict(pictures, top=2)
     frame = answers.to_frame()
-    assert list(frame.columns) == ["image", "answer", "p_value", "score"] + [
+    assert list(frame.columns) == ["image", "answer", "known_by", "p_value", "score"] + [
         f"{what}_{place}" for place in (1, 2) for what in ("class", "probability")
     ]
     assert tuple(frame.image) == pictures.names

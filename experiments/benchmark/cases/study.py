@@ -140,7 +140,7 @@ def searched(found: Found, steps: dict[int, dict[str, Times]], sizes: Sizes, pla
     apart = max(abs(scores["naive"] - scores["ours"]) for scores in found.scores)
     plain_best, our_best = (int(np.argmax([scores[side] for scores in found.scores])) for side in SIDES)
     checks = (
-        Check("validation scores apart", apart, 0.0),
+        Check("validation scores apart", apart, 1e-3),
         Check("best trials apart", float(plain_best != our_best), 0.0),
     )
     drawn = ", ".join(str(point.unfreeze) for point in found.points if point.unfreeze)
