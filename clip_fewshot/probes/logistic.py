@@ -112,7 +112,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if not folds:
             self.C_ = 10.0 ** UsualC.of(problem, folds).exponent
-            self.note_ = f"too few images per class to search C: its usual value, {self.C_:.3g}"
+            self.note_ = "too few images per class to search C: its usual value is taken"
             return None
         self.search_, chosen, weights = search_penalty(problem, folds)
         self.C_ = chosen.C

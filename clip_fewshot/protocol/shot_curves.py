@@ -53,6 +53,7 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "n_test": runs[0]["dataset"]["counts"]["test"],
         "fingerprint": runs[0]["dataset"]["fingerprint"],
         "methods": {name: methods[name] for name in order_methods(set(methods))},
+        "chosen": [{"approach": results["best"]["approach"], **results["best"]["test"]} for results in runs],
     }
 
 
@@ -83,7 +84,8 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
         for name, points in item["methods"].items()
     ]
     shots = [str(point["shots"]) for point in next(iter(item["methods"].values()))]
-    return [["shots per class", *shots], *rows]
+    chosen = [f"{one['mean']:.3f} {display_name(one['approach'])}" for one in item["chosen"]]
+    return [["shots per class", *shots], *rows, ["chosen in validation", *chosen]]
 
 
 def _cell(point: Mapping[str, Any], best: float) -> str:

@@ -46,12 +46,15 @@ def test_every_method_at_every_number_of_shots(
         assert results["dataset"]["unseen"] == []
     table = [line for line in ended.out.splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip() for line in table[2:]]
-    assert names == ["raw pixels", "zero-shot", "frozen probe", "text-prior", "mlp"]
+    assert names == ["raw pixels", "zero-shot", "frozen probe", "text-prior", "mlp", "chosen in validation"]
+    for shots, one in zip((1, 2), item["chosen"], strict=True):
+        best = read_json(tmp_path / f"{photos.name}-{shots}" / "results.json")["best"]
+        assert (one["approach"], one["mean"]) == (best["approach"], best["test"]["mean"])
     for column in (2, 3):
         assert any("**" in line.split("|")[column] for line in table[2:])
     drawing = (tmp_path / "shots.svg").read_text("utf-8")
     ElementTree.fromstring(drawing)
-    assert all(name in drawing for name in [*names, photos.name, "shots per class"])
+    assert all(name in drawing for name in [*names[:-1], photos.name, "shots per class"])
 
     def never(*_: object) -> None:
         raise AssertionError("a complete run was done again")
