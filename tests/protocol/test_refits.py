@@ -9,10 +9,20 @@ import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.sampling import OpenWorldSplit
+from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, OWN, PROBE
+from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.few_shot.select import TrialRecord, select
 from clip_fewshot.few_shot.trainer import TrainSettings
-from clip_fewshot.protocol.refits import Task, build_evaluate, count_image_steps, prepare, refit
+from clip_fewshot.protocol.refits import (
+    PreparedSupport,
+    Task,
+    build_cross_validation,
+    build_evaluate,
+    count_image_steps,
+    prepare,
+    refit,
+)
 
 
 def trial(number: int, name: str, value: float, state: str = "COMPLETE", **params: float) -> TrialRecord:
@@ -24,6 +34,11 @@ def judged(number: int, name: str, losses: np.ndarray) -> TrialRecord:
     folds = tuple(tuple(part.tolist()) for part in np.array_split(losses, 2))
     values = tuple(float(np.exp(-np.mean(fold))) for fold in folds)
     return TrialRecord(number, "COMPLETE", OWN[name].point.to_json(), values, 1.0, losses=folds)
+
+
+def refit_on(task: Task, support: PreparedSupport, name: str) -> TunedModel:
+    """The model of that approach on all of the support set."""
+    return build_cross_validation(task, support).fit(OWN[name].point)
 
 
 EVERY = [*BASELINES, APPROACHES["mlp"]]
@@ -111,6 +126,16 @@ def test_a_fold_is_scored_by_a_model_that_never_saw_it(task: Task, split: OpenWo
     p = probe.predict_proba(support.frozen[validation])[np.arange(len(validation)), support.data.labels[validation]]
     np.testing.assert_allclose(found.losses, -np.log(p), atol=1e-5)
     assert found.value == pytest.approx(float(np.exp(np.log(p).mean())), abs=1e-5)
+
+
+def test_closed_forms_are_asked_about_pictures_that_they_leave_out(task: Task, split: OpenWorldSplit) -> None:
+    support = prepare(task, split.support, [0])
+    evaluate, folds = build_evaluate(task, support), task.folds(support.data.labels)
+    model = refit_on(task, support, "text-prior")
+    logits, labels = model.probe.left_out_logits(), support.data.labels  # type: ignore[union-attr]
+    for fold, (_, validation) in enumerate(folds):
+        expected = log_losses(logits[validation], labels[validation])
+        np.testing.assert_allclose(evaluate(OWN["text-prior"].point, fold).losses, expected, atol=1e-5)
 
 
 def test_large_logits_are_not_better_features(task: Task, split: OpenWorldSplit) -> None:
