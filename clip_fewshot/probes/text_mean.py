@@ -18,6 +18,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 BELIEFS = (0.0, 0.25, 0.5, 1.0)  # shares of the texts' own best scale
 PENALTIES = 10.0 ** np.arange(0.0, 7.0)  # C, for rows of mean squared length 1
+LEAST_SHARE = 1e-9  # of a mean; a member below it is not asked about its twins again
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 # Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
 USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
@@ -78,8 +79,9 @@ def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanCla
     shares = softmax(np.array([member.likelihood for member in members]))
     twins = np.zeros_like(text_logits)
     for share, (belief, C, weights, _) in zip(shares.tolist(), members, strict=True):
-        logits = belief * scale * text_logits + basis.rows @ weights.T
-        twins += share * twin_logits(logits, weights, basis.rows, labels, C, likeness)
+        if share > LEAST_SHARE:
+            logits = belief * scale * text_logits + basis.rows @ weights.T
+            twins += share * twin_logits(logits, weights, basis.rows, labels, C, likeness)
     return _average(members, shares, twins, basis, scale)
 
 
