@@ -19,7 +19,7 @@ import pytest
 from tests.cli.command import Ended, fork, wait_for
 
 pytestmark = pytest.mark.postgres
-TRIALS = 6
+TRIALS = 8
 PASSWORD = "s3cret"
 
 
@@ -107,11 +107,11 @@ def points(records: list[dict[str, Any]]) -> list[str]:
 
 
 def starts(records: list[dict[str, Any]]) -> list[str]:
-    """Approaches of the points that every study begins with: the probe and the centres."""
-    return sorted(record["params"]["approach"] for record in records if record["number"] <= 2)
+    """Approaches of the points that every study begins with: the baselines and the centres."""
+    return sorted(record["params"]["approach"] for record in records if record["number"] < len(ALL_STARTS))
 
 
-ALL_STARTS = ["contrastive", "linear-probe", "mlp"]
+ALL_STARTS = ["contrastive", "linear-probe", "mlp", "text-prior", "zero-shot"]
 
 
 @pytest.mark.parametrize("workers", [2, 3])
