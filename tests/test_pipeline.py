@@ -102,6 +102,18 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     assert page.count("<img") > 10
 
 
+def test_a_run_that_was_judged_otherwise_is_not_gone_on_with(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "old"
+    out.mkdir()
+    record = json.loads((finished[0] / "run.json").read_text())
+    del record["key"]["objective"]
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match="an earlier release judged by F1"):
+        run_few_shot(FewShotConfig.of(resume=str(out)), silent)
+
+
 def test_without_unfrozen_layers_what_cannot_train_is_left_out(config: FewShotConfig, tmp_path: Path) -> None:
     results = run_few_shot(changed(config, max_unfreeze=0, seeds=1, out=str(tmp_path / "run")), silent)
     assert list(results["approaches"]) == ["text-prior", "mlp-arcface"]

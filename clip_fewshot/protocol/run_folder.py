@@ -169,6 +169,8 @@ def claim(
                 f"one with other {', '.join(changed)}" if changed else "one begun with other pictures, weights or code"
             )
             fix = "choose another folder (`out`), or go on with it under its own options (`resume`)"
+            if held.get("objective") != OBJECTIVE:
+                what, fix = "a run that an earlier release judged by F1", "choose another folder (`out`)"
             raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
     for folder in (out, out / TRIALS_FOLDER):
         remove_half_files(folder)
