@@ -104,8 +104,7 @@ def run_few_shot(
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
         allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
-        views, seed = config.n_views, data.seed
-        task = Task(backbone, split.pool, data.shots, settings, views, seed, memory, approaches, allowed)
+        task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches, allowed)
         support = prepare(task, split.support, range(depth + 1))
         clock.lap("frozen layers")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
@@ -113,7 +112,6 @@ def run_few_shot(
             folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
             plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
-            write_journal(out / JOURNAL, out / TRIALS_FOLDER)
             clock.lap("search")
             winners, best = select(trials, list(task.by_name.values()), depth)
             temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}
@@ -124,8 +122,7 @@ def run_few_shot(
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
-        measured = fits if split.novel.n else fits[:1]
-        rejectors = [calibrate(task, fit, best, choice) for fit in measured] if choice else []
+        rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
         build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
         clock.lap("novelty")
         outcome = open_test(task, split, fits, best, rejectors)
@@ -169,7 +166,7 @@ def search(
     progress: Progress,
     crew: WorkerPool,
 ) -> list[TrialRecord]:
-    """The study on the validation folds of the support set; at one shot a class, of what needs none."""
+    """The study on the support set; at one shot a class, of what needs no validation folds."""
     if not task.folds(support.data.labels):
         space = replace(space, approaches=tuple(a for a in space.approaches if a.towers == "none" and not a.space))
 
@@ -177,7 +174,9 @@ def search(
         progress("search", done, plan.trials)
         allowance.observe(record)
 
-    return run_study(space, build_evaluate(task, support), plan, told, crew)
+    trials = run_study(space, build_evaluate(task, support), plan, told, crew)
+    write_journal(plan.folder.parent / JOURNAL, plan.folder)
+    return trials
 
 
 def refit_fresh(

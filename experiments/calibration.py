@@ -32,7 +32,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 PROG = "python -m experiments.calibration"
 DESCRIPTION = (
     "Accuracy, NLL and ECE of classifiers on sealed pictures by shots per class; of those with a head also without a "
-    "temperature, and with the one that is best for the sealed pictures, which nobody has."
+    "temperature, and with the one that is best for the sealed pictures, which no user has."
 )
 SHOTS = (1, 2, 4, 16)
 ARCFACE = Approach(

@@ -87,14 +87,14 @@ def measure(backbone: Backbone, data: ImageDataset, shots: int, options: Options
     for seed in range(options.seed, options.seed + options.seeds):
         task = Task(backbone, split.pool, shots, TrainSettings(), views=1, seed=seed)
         found.append(compare(task, test, options))
-    lost = paired_difference([one.best_right for one in found], [one.right for one in found])
+    regret = paired_difference([one.best_right for one in found], [one.right for one in found])
     accuracy = float(np.mean([one.right.mean() for one in found]))
     names = {"chosen": [one.chosen for one in found], "best": [one.best for one in found]}
     return {
         "shots": shots,
         "accuracy": accuracy,
-        "best_accuracy": accuracy + lost.mean,
-        "regret": lost.to_json(),
+        "best_accuracy": accuracy + regret.mean,
+        "regret": regret.to_json(),
         **names,
     }
 

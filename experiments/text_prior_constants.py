@@ -37,7 +37,7 @@ from experiments.text_prior import Pictures, draw_rows, see
 PROG = "python -m experiments.text_prior_constants"
 DESCRIPTION = (
     "Choose each constant of the text-informed probe, of its mixture over unlabelled pictures and of the prior on C "
-    "anew, by the log loss on all sets but one, and measure it on that one."
+    "again, by the log loss on all sets but one, and measure it on that one."
 )
 FEW_SHOTS = (1, 2, 4)
 QUERIES = 40  # unlabelled pictures of the most frequent class

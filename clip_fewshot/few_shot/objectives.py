@@ -214,8 +214,7 @@ def build_objective(
 
     Args:
         features: (n, d) of the training pictures before any tuning; a head is centred on them and, where it can, starts
-            from the text-informed probe on them, or without texts from the pictures themselves: on digits .56 -> .75
-            wild ones right at one shot, .82 -> .83 at four.
+            from the text-informed probe on them, or without texts from the pictures themselves.
         labels: (n,).
     """
     loss, options = bind_loss(approach, point.part_options())

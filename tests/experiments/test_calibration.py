@@ -1,4 +1,4 @@
-"""The comparison at a small size: a temperature helps, and never more than the one that nobody has."""
+"""The comparison at a small size: a temperature helps, and never more than the one that no user has."""
 
 from __future__ import annotations
 

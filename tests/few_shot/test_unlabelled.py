@@ -46,13 +46,13 @@ def test_strange_pictures_and_copies_are_left_out_and_counted() -> None:
 
 
 def test_what_is_exchangeable_with_the_shots_is_rarely_left_out() -> None:
-    lost = []
+    left_out = []
     for seed in range(40):
         everyone, labels = draw([25] * C, seed)
         order = np.random.default_rng(seed).permutation(len(labels))
         shots, rest = order[:60], order[60:]
-        lost.append(screen(everyone[rest], everyone[shots], labels[shots]).unknown / len(rest))
-    assert np.mean(lost) <= STRANGE + 2 * np.std(lost) / np.sqrt(len(lost))
+        left_out.append(screen(everyone[rest], everyone[shots], labels[shots]).unknown / len(rest))
+    assert np.mean(left_out) <= STRANGE + 2 * np.std(left_out) / np.sqrt(len(left_out))
 
 
 @pytest.mark.parametrize("shots", [1, 2])

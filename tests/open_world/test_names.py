@@ -1,4 +1,4 @@
-"""A class that is known by its name only: what it is worth, what nobody vouches for, and how pictures sharpen it."""
+"""A class that is known by its name only: what it is worth, what a detector says of it, how pictures sharpen it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_name_is_enough_and_pictures_sharpen_it(
     assert said(world, asked) == answers
 
 
-def test_nobody_vouches_for_a_name(
+def test_no_detector_vouches_for_a_name(
     world: OpenWorldClassifier, threes: ImageDataset, nines: ImageDataset, asked: ImageDataset
 ) -> None:
     """The detector is the one of before, so that known pictures are called unknown as often; no other stranger is

@@ -10,12 +10,15 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.probes import text_mean
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.softmax import SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
 from clip_fewshot.probes.text_mean import DISTRUST, USUAL_SPREAD, fit_mean, fit_scale
 from clip_fewshot.probes.text_prior import TextPriorProbe
+from clip_fewshot.probes.twins import measure_likeness, twin_logits
 from clip_fewshot.types import FloatArray, LabelArray
 
 C, D = 6, 32
@@ -209,3 +212,21 @@ def test_pictures_that_are_all_the_same_leave_the_texts() -> None:
     asked, truth = world.pictures(30)
     assert np.isfinite(probe.logits(asked)).all()
     assert np.mean(probe.predict(asked) == truth) > 0.5
+
+
+def test_left_out_logits_are_those_of_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, with one belief and one penalty in the mean; and no picture speaks for itself there."""
+    monkeypatch.setattr(text_mean, "BELIEFS", (0.5,))
+    monkeypatch.setattr(text_mean, "PENALTIES", (30.0,))
+    world = World(0.5)
+    X, y = world.pictures(3)
+    probe = TextPriorProbe(world.by_label).fit(X, y)
+    unit = unit_rows(X)
+    weights = probe.coef_ - probe.scale_ * world.texts
+    rows = unit - unit.mean(axis=0)
+    logits = probe.scale_ * unit @ world.texts.T + rows @ weights.T
+    expected = twin_logits(logits, weights, rows, y, probe.C_, measure_likeness(unit, y))
+    found = probe.left_out_logits()
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert log_losses(found, y).mean() > log_losses(probe.logits(X), y).mean()
