@@ -94,7 +94,9 @@ def add_adapter(tower: Tower, n: int, pull: float = 1.0) -> Suffix:
     """
     check_depth(tower, n)
     suffix = tower.suffix(n)
-    identity = torch.eye(tower.out_features, device=next(tower.parameters()).device)
+    # The first layers of a tower that was sent to a worker are empty, on no device: see drop_first_layers.
+    device = next(p.device for p in tower.parameters() if not p.is_meta)
+    identity = torch.eye(tower.out_features, device=device)
     built = ProjectedSuffix(list(suffix.blocks), suffix.tail, identity, None, pull)
     built.update.requires_grad_(n > 0)
     return built.train(tower.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -167,3 +168,13 @@ def test_the_baselines_are_always_among_the_refitted(task: Task) -> None:
     fit = refit(task, {"mlp": APPROACHES["mlp"].at({"unfreeze": 1})}, draw=1)
     assert set(fit.models) == {"zero-shot", "text-prior", PROBE, "mlp"}
     np.testing.assert_allclose(fit.models[PROBE].features(fit.support.data.images), fit.support.frozen, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rla", "prolip", "lora", "wise-ft", "mlp"])
+def test_workers_train_what_this_process_trains(task: Task, split: OpenWorldSplit, name: str) -> None:
+    """They are sent the tower without its first layers."""
+    every = replace(task, approaches=(OWN[name],))
+    bench = build_cross_validation(every, prepare(every, split.support, [0, 1]))
+    here, there = (one.fit(OWN[name].point) for one in (bench, pickle.loads(pickle.dumps(bench))))
+    images = bench.data.images
+    np.testing.assert_allclose(there.features(images), here.features(images), atol=1e-5)
