@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
+from clip_fewshot.data.decode import upright_rgb
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.names import escape, list_first
@@ -44,8 +45,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             fix="use read_dataset(path) or [path]",
             where="images",
         )
-    pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
-    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
+    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(images))
+    pictures = tuple(
+        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(images, names, strict=True)
+    )
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     return ImageDataset(
         name="given pictures",

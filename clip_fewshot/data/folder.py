@@ -9,12 +9,9 @@ from pathlib import Path
 
 from clip_fewshot.data.folder_names import read_folder_names
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
-from clip_fewshot.data.names import SUFFIXES, escape, sort_key
+from clip_fewshot.data.names import READERS, SUFFIXES, SYSTEM_NAMES, escape, sort_key
 from clip_fewshot.errors import DataError
 
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
-# Pictures we do not read: listed as unreadable and not passed over like a text file lying about.
-FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".dng", ".cr2", ".nef", ".raw")
 # Which folders on the way to a picture are its class.
 OUTER, BELOW, INNERMOST = slice(0, 1), slice(1, None), slice(0, None)
 
@@ -46,7 +43,7 @@ def walk(root: Path) -> Tree:
         folder = waiting.pop()
         for item in _listed(root / folder):
             path = folder / item.name
-            if item.name.startswith(".") or item.name.lower() in SYSTEM_FILES:
+            if item.name.startswith(".") or item.name.lower() in SYSTEM_NAMES:
                 tree.ignored["hidden or system files"] += 1
                 continue
             if item.is_symlink() and not (os.path.realpath(item.path) + os.sep).startswith(inside):
@@ -84,7 +81,7 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def _sort_in(tree: Tree, path: Path) -> None:
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES or suffix in FOREIGN_SUFFIXES:
+    if suffix in SUFFIXES or suffix in READERS:
         tree.pictures.append(path)
     elif suffix == ".txt":
         tree.texts.append(path)

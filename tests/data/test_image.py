@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from clip_fewshot.data import image as module
-from clip_fewshot.data.image import ImageError, decode, open_image, read_regular
+from clip_fewshot.data import decode as module
+from clip_fewshot.data import image as reading
+from clip_fewshot.data.decode import decode
+from clip_fewshot.data.image import open_image, read_regular
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import UsageError
 from tests.data.pictures import FORMATS, encoded, picture_bytes, pixels, png_header
 
@@ -32,10 +35,11 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "zip": ("not-image", lambda: b"PK\x03\x04" + b"\0" * 40),
     "pdf": ("not-image", lambda: b"%PDF-1.7 " + b"\0" * 40),
     "postscript": ("not-image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
-    "icon": ("not-image", lambda: encoded(Image.fromarray(pixels(0, 32, 32)), "ICO")),
-    "photoshop": ("not-image", lambda: b"8BPS" + b"\0" * 40),
-    "ppm": ("not-image", lambda: encoded(Image.fromarray(pixels(0)), "PPM")),
-    "jpeg 2000": ("not-image", lambda: encoded(Image.fromarray(pixels(0)), "JPEG2000")),
+    "icon": ("unsupported", lambda: encoded(Image.fromarray(pixels(0, 32, 32)), "ICO")),
+    "photoshop magic and rubbish": ("damaged", lambda: b"8BPS" + b"\0" * 40),
+    "half a ppm": ("truncated", lambda: encoded(Image.fromarray(pixels(0)), "PPM")[:500]),
+    "half a jpeg 2000": ("damaged", lambda: encoded(Image.fromarray(pixels(0)), "JPEG2000")[:500]),
+    "half an avif": ("truncated", lambda: encoded(Image.fromarray(pixels(0)), "AVIF")[:500]),
     "riff sound": ("not-image", lambda: b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40),
     "half a jpeg": ("truncated", lambda: picture_bytes(0, "JPEG")[:500]),
     "half a png": ("truncated", lambda: picture_bytes(0, "PNG")[:500]),
@@ -105,7 +109,7 @@ def test_folders_devices_and_absent_files(tmp_path: Path) -> None:
 
 def test_a_file_beyond_the_byte_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(picture_bytes(0))
-    monkeypatch.setattr(module, "BYTE_LIMIT", 100)
+    monkeypatch.setattr(reading, "BYTE_LIMIT", 100)
     with pytest.raises(ImageError) as caught:
         open_image(tmp_path / "a.png")
     assert caught.value.reason == "too-large"
