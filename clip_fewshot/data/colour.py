@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, SIGNED_FORMAT = 0, 2
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
-STRIP = 1 << 20  # pixels converted at once
+STRIP = 1 << 17  # pixels converted at once; in wider numbers they fit into a processor's cache
 
 Box = tuple[int, int, int, int]
 
