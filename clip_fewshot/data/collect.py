@@ -15,7 +15,7 @@ from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
 from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.data.verify import check_pictures
+from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
@@ -133,6 +133,7 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
         partition=("",) * len(kept),
         digests=tuple(checked[path].digest for path in kept),
         skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        warnings=tuple(list_decisions({path: checked[path] for path in kept})),
     )
 
 

@@ -28,9 +28,9 @@ GREATEST_ASPECT = 100  # a longer strip would be blown up beyond PIXEL_LIMIT whe
 # In what Pillow says of a picture that is sound, but of a form that it has no decoder for.
 _UNSUPPORTED = re.compile(
     r"(?i)unsupported|not (yet )?supported|not installed|cannot handle|unknown (pixel mode|raw mode|data organization)"
-    r"|string index out of range|SyntaxError: \d+$"
+    r"|string index out of range|SyntaxError: (\d+|\(\d+, \d+\))(;|$)"
 )
-_DIGITS = re.compile(r"\d+")
+_NUMBERS = re.compile(r"\b\d+\b")
 
 # EXIF 2.3, tag 274. TIFF files are turned by Pillow when they are loaded and no longer carry it.
 ORIENTATION = 274
@@ -49,7 +49,8 @@ class Decoded(NamedTuple):
     """An RGB picture and what had to be decided to get it.
 
     Notes: ``wrong-extension``, ``first-frame``, ``reduced`` (decoded at a fraction of its size), ``exif-unreadable``
-    (taken as it is stored), ``decoder-warning (...)``, with what the decoder said, its numbers left out.
+    (taken as it is stored), ``decoder-warning (...)``, with what the decoder said first, its numbers left
+    out.
     """
 
     image: Image.Image
@@ -86,7 +87,7 @@ def decoding(data: bytes, path: str | Path) -> Iterator[Decoded]:
         with _explained(kind.name, name, heard), listening(heard, libtiff=getattr(picture, "use_load_libtiff", False)):
             image = _upright(picture, data, notes, name)
         del picture
-        notes += list(dict.fromkeys(f"decoder-warning ({_DIGITS.sub('#', escape(line))[:100]})" for line in heard))
+        notes += [f"decoder-warning ({_NUMBERS.sub('#', escape(line))[:100]})" for line in heard[:1]]
         yield Decoded(image, tuple(notes))
 
 

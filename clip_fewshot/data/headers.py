@@ -16,6 +16,7 @@ SUB_IFDS, EXTRA_SAMPLES, SUBSAMPLING, DNG_VERSION = 330, 338, 530, 50706
 RGB, REDUCED, SEPARATE = 2, 1, 2
 GREY_TYPE, RGB_TYPE = 0, 2  # PNG's colour types
 CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: its start and its first segment
+END_OF_CODESTREAM = b"\xff\xd9"
 
 
 class UnsupportedError(ValueError):
@@ -45,8 +46,10 @@ def mend_header(picture: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def _check_codestream(picture: Jpeg2KImagePlugin.Jpeg2KImageFile, data: bytes) -> None:
-    """The decoder takes the size from the codestream, and negative values for dark ones."""
+    """The decoder takes the size from the codestream, negative values for dark ones, and what is missing for grey."""
     start = data.index(CODESTREAM) + 8
+    if END_OF_CODESTREAM not in data[start:]:  # two bytes that occur in no packet before it
+        raise ValueError("a truncated codestream")
     right, bottom, left, top = struct.unpack_from(">4I", data, start)
     if (right - left, bottom - top) != picture.size:
         raise ValueError(f"{right - left} x {bottom - top} pixels under a header of {picture.size}")

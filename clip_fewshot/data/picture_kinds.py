@@ -86,24 +86,23 @@ PILLOW_NAMES = frozenset(("MPO", "AVIF", *(kind.plugin.format for kind in KINDS 
 DECODERS = {"TIFF": "tifffile", "PSD": "psd-tools", "BMP": "opencv-python", "NETPBM": "opencv-python"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# Pictures that something else reads: their marks, and what they are (a key of READERS).
-_FOREIGN_MARKS = {
-    b"\xff\x0a": ".jxl",
-    b"\0\0\0\x0cJXL \r\n\x87\n": ".jxl",
-    b"II\xbc": ".jxr",
-    b"\0\0\1\0": ".ico",
-    b"v/1\x01": ".exr",
-    b"#?RADIANCE": ".hdr",
-    b"#?RGBE": ".hdr",
-    b"SIMPLE  =": ".fits",
-    b"P7": ".pam",
-    b"PF": ".pam",
-    b"FUJIFILMCCD-RAW": ".raf",
-    b"IIRO": ".orf",
-    b"IIRS": ".orf",
-    b"IIU\0": ".rw2",
-    b"FOVb": ".x3f",
-    b"<svg": ".svg",
+# Pictures that something else reads: their marks, what they are, and the Python package that reads them.
+_FOREIGN = {
+    b"\xff\x0a": ("JPEG XL", "pillow-jxl-plugin"),
+    b"\0\0\0\x0cJXL \r\n\x87\n": ("JPEG XL", "pillow-jxl-plugin"),
+    b"II\xbc": ("JPEG XR", "imagecodecs"),
+    b"\0\0\1\0": ("an icon", "Pillow"),
+    b"v/1\x01": ("OpenEXR", "opencv-python"),
+    b"#?R": ("Radiance HDR", "opencv-python"),
+    b"P7": ("PAM", "opencv-python"),
+    b"PF": ("PFM in colour", "opencv-python"),
+    b"SIMPLE  =": ("FITS", "astropy"),
+    b"FUJIFILMCCD-RAW": ("a raw photo", "rawpy"),
+    b"IIRO": ("a raw photo", "rawpy"),
+    b"IIRS": ("a raw photo", "rawpy"),
+    b"IIU\0": ("a raw photo", "rawpy"),
+    b"FOVb": ("a raw photo", "rawpy"),
+    b"<svg": ("SVG", "cairosvg"),
 }
 
 
@@ -120,14 +119,14 @@ def kind_of(data: bytes, path: str | Path) -> Kind:
         )
     foreign = _foreign(data, suffix)
     if foreign is not None:
-        raise unsupported(f"a {foreign[1:].upper()} file", READERS[foreign], name)
+        raise unsupported(*foreign, name)
     found = next((kind for kind in KINDS if kind.marks and data.startswith(kind.marks)), None)
     if found is None and data[4:8] == b"ftyp" and _brands(data) & _AVIF_BRANDS:
         found = _BY_NAME["AVIF"]
     if found is None:
         found = next((kind for kind in KINDS if not kind.marks and suffix in kind.suffixes), None)
     if found is None and READERS.get(suffix) == "Pillow":
-        raise unsupported(f"a {suffix[1:].upper()} file", "Pillow", name)
+        raise unsupported(suffix[1:].upper(), "Pillow", name)
     if found is None or (found.name == "WEBP" and data[8:12] != b"WEBP"):
         known = ", ".join(_BY_NAME)
         got = f"content starting {data[:12]!r}"
@@ -149,17 +148,17 @@ def _brands(data: bytes) -> set[bytes]:
     return {box[i : i + 4] for i in range(0, min(len(box), 256), 4) if i != 4}
 
 
-def _foreign(data: bytes, suffix: str) -> str | None:
-    """The extension that names a format of which this library reads none, out of the file's first bytes."""
+def _foreign(data: bytes, suffix: str) -> tuple[str, str] | None:
+    """What else a file is, by its first bytes, and the package that reads it."""
     if data[4:8] == b"ftyp":
         brands = _brands(data)
-        if brands & _AVIF_BRANDS:
-            return None
-        return ".cr3" if b"crx " in brands else ".heic" if brands & _HEIF_BRANDS else None
+        if b"crx " in brands:
+            return "a raw photo", "rawpy"
+        return ("HEIC", "pillow-heif") if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS else None
     if data.startswith(_TIFF_MARKS) and (data[8:10] == b"CR" or READERS.get(suffix) == "rawpy"):
-        return suffix if suffix in READERS else ".cr2"
+        return "a raw photo", "rawpy"
     if data[128:132] == b"DICM":
-        return ".dcm"
+        return "DICOM", "pydicom"
     if data.lstrip()[:5] == b"<?xml" and b"<svg" in data[:4096]:
-        return ".svg"
-    return next((suffix for mark, suffix in _FOREIGN_MARKS.items() if data.startswith(mark)), None)
+        return "SVG", "cairosvg"
+    return next((what for mark, what in _FOREIGN.items() if data.startswith(mark)), None)
