@@ -17,8 +17,8 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 # Bytes a pixel that decoders take beside the picture, as measured, by format or codec: WebP keeps two canvases and
 # hands over a third; TGA is flipped afterwards.
 _BESIDE = {"WEBP": 12, "bcn": 5, "TGA": 4, "SGI": 2, "bmp_rle": 2}
-# Pillow's blocks of 16 MB stay in the C library's arena of each thread after they are freed: 65 pictures of 50 megapixels
-# in 8 threads took 2.4 GB, and 1.0 GB in blocks too large for an arena. The pixels do not depend on it.
+# Freed blocks of Pillow's 16 MB stay in the C library's arena of each thread: 65 pictures of 50 megapixels took 2.4 GB
+# in 8 threads, and 1.1 GB in blocks too large for an arena. The pixels do not depend on it.
 Image.core.set_block_size(1 << 26)
 _JPEG2000_SAMPLE = 5  # bytes
 # Decoded a value at a time in Python, a microsecond each: a limit of time, not of memory, at 8 million pixels.

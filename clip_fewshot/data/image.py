@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_fewshot.data.decode import decode
+from clip_fewshot.data.decode import decode, upright_rgb
 from clip_fewshot.data.decode_memory import MEMORY, PICTURE_MEMORY
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.parquet import cell_bytes
@@ -120,6 +120,8 @@ def resize_crop(image: Image.Image, size: int) -> Image.Image:
 
     The roundings are torchvision's: the long side is cut to an integer, the margin rounded half to even.
     """
+    if image.mode == "LAB" or image.mode.startswith(("I", "F")):  # Pillow would cut what is brighter than 255
+        image = upright_rgb(image, "image")
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -88,4 +88,4 @@ def test_warnings_of_pillow_are_kept_by_thread_and_others_pass() -> None:
 def test_exif_data_that_pillow_warns_of() -> None:
     outside = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0\xff\0\0\0\xf0\0\0\0"  # a text beyond the end
     notes = decode(encoded(Image.new("RGB", (16, 16)), "PNG", exif=outside), "a.png").notes
-    assert any(note.startswith("decoder-warning (Corrupt EXIF data") for note in notes)
+    assert [note.split(" ")[0] for note in notes] == ["decoder-warning"]
