@@ -12,8 +12,9 @@ from PIL import Image
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.decode import upright_rgb
 from clip_fewshot.data.folder import walk
-from clip_fewshot.data.image import pixel_digest, read_regular
+from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError

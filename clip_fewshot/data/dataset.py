@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 
 from clip_fewshot.data.decode import decoding, upright_rgb
-from clip_fewshot.data.image import reading
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.picture_files import reading
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 
 class SkippedImage(NamedTuple):
-    """A picture that was left out, and why. ``reason`` is a code of :mod:`clip_fewshot.data.image`."""
+    """A picture that was left out, and why: ``reason`` is that of an :class:`~clip_fewshot.data.picture_kinds.ImageError`."""
 
     path: str
     reason: str

@@ -19,7 +19,7 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 _BESIDE = {"WEBP": 12, "bcn": 5, "TGA": 4, "SGI": 2, "bmp_rle": 2}
 # Freed blocks of Pillow's 16 MB stay in the C library's arena of each thread: 65 pictures of 50 megapixels took 2.4 GB
 # in 8 threads, and 1.1 GB in blocks too large for an arena. The pixels do not depend on it.
-Image.core.set_block_size(1 << 26)
+Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]
 _JPEG2000_SAMPLE = 5  # bytes
 # Decoded a value at a time in Python, a microsecond each: a limit of time, not of memory, at 8 million pixels.
 _SLOW, _SLOW_CODECS = 40, ("ppm", "ppm_plain", "qoi", "dds_rgb", "SGI16")

@@ -1,17 +1,8 @@
-"""One picture: decode it safely, bring it to RGB, and prepare it exactly as CLIP expects.
-
-Reason codes of :class:`ImageError`: ``missing``, ``unreadable`` (the system refuses), ``not-regular`` (a pipe, a
-device, a folder), ``empty``, ``not-image``, ``unsupported`` (a picture, but one for another library, which is named),
-``truncated``, ``damaged``, ``too-large``, ``shape``, ``range``.
-"""
+"""One picture: read it safely, and prepare it exactly as CLIP expects."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_fewshot.data.decode import decode, upright_rgb
-from clip_fewshot.data.decode_memory import MEMORY, PICTURE_MEMORY
-from clip_fewshot.data.names import escape
-from clip_fewshot.data.parquet import cell_bytes
-from clip_fewshot.data.picture_kinds import ImageError
-from clip_fewshot.data.tar import file_bytes
-from clip_fewshot.errors import DataError
+from clip_fewshot.data.picture_files import read_regular
 
-BYTE_LIMIT = PICTURE_MEMORY
-SMALL_FILE = 1 << 24  # bytes; each thread may read one beside the memory that they share
 Colour = tuple[float, float, float]  # red, green, blue
 
 # Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021: the statistics of
@@ -43,70 +27,6 @@ def open_image(path: str | Path) -> Image.Image:
         ImageError: with a reason code; no other error leaves this function for any content of the file.
     """
     return decode(read_regular(path), path).image
-
-
-@contextmanager
-def reading(path: str | Path) -> Iterator[bytes]:
-    """The bytes of the file at ``path``; a large one takes the memory of a whole picture from the threads' budget."""
-    try:
-        large = os.stat(path).st_size > SMALL_FILE
-    except (OSError, ValueError):  # in an archive, or an error that read_regular explains
-        large = False
-    with MEMORY.hold(PICTURE_MEMORY if large else 0):
-        yield read_regular(path)
-
-
-def read_regular(path: str | Path) -> bytes:
-    """The bytes of a regular file, or of one in a tar or Parquet file; pipes and devices are refused, not waited on."""
-    name = escape(path)
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        inside = _from_archive(Path(path))
-        if inside is not None:
-            return inside
-        raise ImageError(
-            "missing", expected="a picture", got="no such file", fix="check the path", where=name
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(
-            "unreadable", expected="a readable file", got=str(error), fix="check its permissions", where=name
-        ) from error
-    try:
-        _check_regular(os.fstat(handle), name)
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise ImageError(
-            "unreadable", expected="a readable file", got=str(error), fix="check the disk", where=name
-        ) from error
-    finally:
-        os.close(handle)
-
-
-def _from_archive(path: Path) -> bytes | None:
-    try:
-        inside = file_bytes(path, BYTE_LIMIT)
-        return cell_bytes(path, BYTE_LIMIT) if inside is None else inside
-    except DataError as error:
-        raise ImageError(
-            "unreadable", expected=error.expected, got=error.got, fix=error.fix, where=error.where
-        ) from error
-
-
-def _check_regular(status: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(
-            "not-regular", expected="a regular file", got="a pipe, device or folder", fix="remove it", where=name
-        )
-    if status.st_size > BYTE_LIMIT:
-        raise ImageError(
-            "too-large",
-            expected=f"at most {BYTE_LIMIT:,} bytes",
-            got=f"{status.st_size:,}",
-            fix="shrink it",
-            where=name,
-        )
 
 
 def pixel_digest(image: Image.Image) -> str:

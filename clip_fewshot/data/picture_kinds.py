@@ -35,7 +35,12 @@ from clip_fewshot.errors import DataError
 
 
 class ImageError(DataError):
-    """A picture that cannot be used; ``reason`` is one of the codes of :mod:`clip_fewshot.data.image`."""
+    """A picture that cannot be used.
+
+    ``reason``: ``missing``, ``unreadable`` (the system refuses), ``not-regular`` (a pipe, a device, a folder),
+    ``empty``, ``not-image``, ``unsupported`` (a picture, but one for another library, which is named), ``truncated``,
+    ``damaged``, ``too-large``, ``shape``, ``range``.
+    """
 
     def __init__(self, reason: str, *, expected: str, got: str, fix: str, where: str | None = None) -> None:
         super().__init__(expected=expected, got=got, fix=fix, where=where)

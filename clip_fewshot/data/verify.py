@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from clip_fewshot.data.decode import decoding
 from clip_fewshot.data.decoder_warnings import HANDLER
-from clip_fewshot.data.image import reading
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape, fold_name, list_first, sort_key
+from clip_fewshot.data.picture_files import reading
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
