@@ -21,7 +21,10 @@ from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 
 class SkippedImage(NamedTuple):
-    """A picture that was left out, and why: ``reason`` is that of an :class:`~clip_fewshot.data.picture_kinds.ImageError`."""
+    """A picture that was left out, and why.
+
+    ``reason`` is that of an :class:`~clip_fewshot.data.picture_kinds.ImageError`.
+    """
 
     path: str
     reason: str
