@@ -46,9 +46,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             fix="use read_dataset(path) or [path]",
             where="images",
         )
-    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(images))
+    given = tuple(images)
+    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(given))
     pictures = tuple(
-        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(images, names, strict=True)
+        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(given, names, strict=True)
     )
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     return ImageDataset(
