@@ -110,6 +110,13 @@ class ReadingOptions:
         None, "file: other names of the classes, one a line in order, or label,name", metavar="FILE", group="data"
     )
 
+    classes_at: int | None = option(
+        None,
+        "depth of the folders that are the classes, 1 right in DATA (default: where the tree shows it)",
+        metavar="DEPTH",
+        group="data",
+    )
+
     def reading(self) -> dict[str, Any]:
         """These options as :func:`~clip_fewshot.data.read.read_dataset` takes them."""
         pairs = [one.partition("=") for one in self.columns]
@@ -118,7 +125,7 @@ class ReadingOptions:
                 fix = "write image=COLUMN,label=COLUMN"
                 raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
         columns = {role.strip(): column.strip() for role, _, column in pairs}
-        same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names")}
+        same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names", "classes_at")}
         return same | {"columns": columns or None}
 
 

@@ -12,8 +12,9 @@ from clip_fewshot.errors import DataError
 
 PROBED_PATHS = 50  # paths looked for in every folder; in those that have them all, the others too
 MOST_FOLDERS = 500  # looked at in one step of the search
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "jpgs", "jpg")  # no class is called so
 # Folders beside that of a list, as in meta/train.txt and images/; any other may be another set.
-CONTAINERS = ("images", "image", "imgs", "img", "jpegimages", "jpgs", "jpg", "pictures", "photos")
+CONTAINERS = (*IMAGE_FOLDERS, "pictures", "photos")
 
 
 class BaseFolder:

@@ -53,9 +53,11 @@ def measure_shared_stems(pictures: list[Path], texts: list[Path]) -> float:
 
 
 def _refuse_boxes(texts: Mapping[Path, str], source: Path) -> None:
-    """YOLO's: each line is the number of a class and four or more numbers of a box or outline."""
-    lines = [(path, line.split()) for path, text in texts.items() for line in text.split("\n") if line.strip()]
-    boxes = [path for path, words in lines if len(words) >= 5 and all(NUMBER.fullmatch(word) for word in words)]
+    """Numbers, as the class and box of YOLO, or four and more beside a few words, as in KITTI and DOTA."""
+    lines = [(path, re.split(r"[\s,;]+", line.strip())) for path, text in texts.items() for line in text.split("\n")]
+    lines = [(path, words) for path, words in lines if any(words)]
+    numbers = [sum(NUMBER.fullmatch(word) is not None for word in words) for _, words in lines]
+    boxes = [p for (p, words), n in zip(lines, numbers, strict=True) if n == len(words) or 3 * n >= 2 * len(words) > 7]
     if 2 * len(boxes) > len(lines):
         got = f"boxes: lines of numbers in {len(boxes)} texts, the first {escape(boxes[0])}"
         fix = "cut the objects out into pictures of their own, in a folder per class"

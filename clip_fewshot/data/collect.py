@@ -12,7 +12,7 @@ from PIL import Image
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
-from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.names import escape, list_first, refuse_names
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures
 from clip_fewshot.errors import DataError, UsageError
@@ -36,6 +36,7 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             raise UsageError(
                 expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
             )
+        refuse_names(images.label_space.names, images.name)
         return images
     if isinstance(images, str | Path):
         raise UsageError(
@@ -47,6 +48,7 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
     pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
+    refuse_names(space.names, "labels")
     return ImageDataset(
         name="given pictures",
         images=pictures,

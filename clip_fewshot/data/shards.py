@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_fewshot.data.columns import list_candidates
+from clip_fewshot.data.folder import kind_of, list_passed
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.tar import contents, file_bytes
@@ -20,6 +21,7 @@ from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
 
 SUFFIX = ".tar"
+MAC_FOLDER = "__MACOSX"  # of resource forks beside the files of an archive made on a Mac
 TEXT_LIMIT = 1 << 20  # bytes of a sample's text
 MOST_SHARDS = 100_000  # that one pattern may name
 UNUSABLE = 0.01  # of the samples, one at least, may have a picture beside a text of no use
@@ -46,7 +48,7 @@ class _Found:
     lonely: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     met: int = 0
-    refused: int = 0
+    passed: Counter[str] = field(default_factory=Counter)
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
@@ -55,7 +57,7 @@ class _Found:
             ("samples without picture or text", self.lonely),
         )
         notes = [f"passed over {len(names)} {kind}, the first: {names[0]}" for kind, names in kinds if names]
-        return (*notes, *([f"passed over {self.refused} tar entries that are no regular files"] * (self.refused > 0)))
+        return (*notes, *list_passed(self.passed))
 
 
 def read_shards(source: Path) -> Listing:
@@ -150,8 +152,8 @@ def _read_shard(shard: Path, found: _Found) -> None:
     except DataError as error:
         found.damaged.append(str(error))
         return
-    found.refused += refused
-    for pictures, texts in _by_key(files):
+    found.passed["tar entries that are no regular files"] += refused
+    for pictures, texts in _by_key(files, found.passed):
         found.met += 1
         if not pictures or not texts:
             found.lonely.append(f"{escape(shard)}/{escape((pictures or [*texts.values()])[0])}")
@@ -172,16 +174,24 @@ def _read_shard(shard: Path, found: _Found) -> None:
         found.samples.append(_Sample(shard / pictures[0], f"{shard.name}/{pictures[0]}", where, label, captions))
 
 
-def _by_key(names: Iterable[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """(pictures, texts by ending) of each key that has any. The key ends at the first dot of a file's name."""
+def _by_key(names: Iterable[str], passed: Counter[str]) -> list[tuple[list[str], dict[str, str]]]:
+    """(pictures, texts by ending) of each key that has any; other files are counted in ``passed``.
+
+    The key ends at the last dot, so that ``shop v2.0.jpg`` has one. By the convention of WebDataset it ends at the
+    first, and what stands behind that here is no ending that we read.
+    """
     samples: dict[str, tuple[list[str], dict[str, str]]] = defaultdict(lambda: ([], {}))
     for name in names:
         folder, _, file = name.rpartition("/")
-        stem, _, end = file.partition(".")
-        if stem and f".{end.lower()}" in SUFFIXES:
+        stem, _, end = file.rpartition(".")
+        if file.startswith(".") or MAC_FOLDER in folder.split("/"):
+            passed["hidden or system files"] += 1
+        elif stem and f".{end.lower()}" in SUFFIXES:
             samples[f"{folder}/{stem}"][0].append(name)
-        elif stem and end.lower() in TEXT_ENDS:
-            samples[f"{folder}/{stem}"][1].setdefault(end.lower(), name)
+        elif not stem or end.lower() not in TEXT_ENDS:
+            passed[kind_of(Path(file))] += 1
+        elif samples[f"{folder}/{stem}"][1].setdefault(end.lower(), name) != name:
+            passed["texts beside another of their name"] += 1
     return list(samples.values())
 
 
