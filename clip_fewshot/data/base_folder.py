@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from itertools import islice, takewhile
+from pathlib import Path, PurePosixPath
 
 from clip_fewshot.data.names import SUFFIXES, escape, list_first, sort_key
 from clip_fewshot.errors import DataError
@@ -20,12 +22,15 @@ CONTAINERS = (*IMAGE_FOLDERS, "pictures", "photos")
 class BaseFolder:
     """A folder, and what paths mean that start from it.
 
-    A path is the file of that name; else the one that it names with slashes for backslashes; else, of an id without
-    extension, the one picture of that stem.
+    A path is the file of that name; else the one that it names with slashes for backslashes; else the picture whose
+    extension has other capitals; else, of an id without extension, the one picture of that stem.
+
+    Args:
+        dropped: folders at the beginning of each path that are not here.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dropped: int = 0) -> None:
+        self.folder, self.dropped = folder, dropped
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
@@ -36,12 +41,16 @@ class BaseFolder:
     def spellings(self, path: str) -> list[str]:
         """The files that ``path`` may mean."""
         ways = dict.fromkeys((path, path.replace("\\", "/"), path.lstrip("/\\")))  # Places: /a/airfield/0.jpg
+        if self.dropped:
+            ways = {"/".join(_parts(path)[self.dropped :]): None}
         for way in ways:
             if way and _exists(place := os.path.join(self.folder, way)):
                 return [os.path.normpath(place)]
         for way in ways:
             folder, stem = os.path.split(os.path.join(self.folder, way))
-            if stem and (names := self._pictures(folder).get(stem)):
+            there = self._pictures(folder)
+            same = [name for name in there.get(os.path.splitext(stem)[0], ()) if name.casefold() == stem.casefold()]
+            if stem and (names := same or there.get(stem)):
                 return [os.path.normpath(os.path.join(folder, name)) for name in names]
         return []
 
@@ -92,7 +101,28 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
             return whole[0], [] if found.startswith(own) else [note]
         if any(counts):
             return bases[counts.index(max(counts))], []
-    return BaseFolder(source.parent), []
+    return _find_moved(source, relative) or (BaseFolder(source.parent), [])
+
+
+def _find_moved(source: Path, paths: Sequence[str]) -> tuple[BaseFolder, list[str]] | None:
+    """Where absolute paths of another machine lie here: all files are found behind as few dropped folders as can be."""
+    if not paths or not all(path[:1] == "/" or re.match(r"[A-Za-z]:[\\/]", path) for path in paths):
+        return None
+    levels = zip(*(_parts(path)[:-1] for path in paths), strict=False)
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+    folders = [folder for step in islice(_steps(source.parent), 2) for folder in step]
+    for dropped in range(1, len(shared) + 1):
+        bases = [BaseFolder(folder, dropped) for folder in folders]
+        whole = _distinct([base for base in bases if all(base.find(path) for path in paths)], paths)
+        if whole:
+            _refuse_two(whole, source)
+            gone = escape("/".join(shared[:dropped]).replace("//", "/"))
+            return whole[0], [f"paths below {gone}, which is not here, are read below {escape(whole[0].folder)}"]
+    return None
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePosixPath(path.replace("\\", "/")).parts
 
 
 def count_files(source: Path, paths: Sequence[str], root: Path | None) -> int:

@@ -57,7 +57,7 @@ def _refuse_boxes(texts: Mapping[Path, str], source: Path) -> None:
     lines = [(path, re.split(r"[\s,;]+", line.strip())) for path, text in texts.items() for line in text.split("\n")]
     lines = [(path, words) for path, words in lines if any(words)]
     numbers = [sum(NUMBER.fullmatch(word) is not None for word in words) for _, words in lines]
-    boxes = [p for (p, words), n in zip(lines, numbers, strict=True) if n == len(words) or 3 * n >= 2 * len(words) > 7]
+    boxes = [p for (p, words), n in zip(lines, numbers, strict=True) if n >= 4 and 3 * n >= 2 * len(words)]
     if 2 * len(boxes) > len(lines):
         got = f"boxes: lines of numbers in {len(boxes)} texts, the first {escape(boxes[0])}"
         fix = "cut the objects out into pictures of their own, in a folder per class"

@@ -40,10 +40,17 @@ def read_leaves(source: Path) -> Listing:
 def read_unlabelled(source: Path) -> Listing:
     """Every picture, without a class; on a side where the folders are train and test."""
     tree, ways = _walk(source)
-    form = find_form(ways, source, innermost=True)
+    try:
+        form = find_form(ways, source, innermost=True)
+    except DataError:
+        form = Form(slice(0, None))  # folders that may be parts: none of them is, as it was not asked for
     folders = {form.label(way) for way in ways} - {None}
     alone = [f"one folder of pictures names no classes: {escape(*folders)}"] if len(folders) == 1 else []
-    entries = [Entry(source / path, str(path), partition=form.side(way)) for path, way in zip(tree.pictures, ways, strict=True)]
+    if form.sides and not folders:
+        alone = [f"{', '.join(map(escape, form.sides))} hold pictures and no class folders"]
+    entries = [
+        Entry(source / path, str(path), partition=form.side(way)) for path, way in zip(tree.pictures, ways, strict=True)
+    ]
     return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *form.notes, *alone, *_joined(form)))
 
 
@@ -99,7 +106,9 @@ def _refuse_empty(tree: Tree, form: Form) -> None:
     """Class folders without pictures; one that holds texts, tables or outlines is none."""
     if form.classes.stop is None:
         return
-    said = {path.parts[: form.classes.stop] for path in (*tree.texts, *tree.others) if path.suffix.lower() in ANNOTATIONS}
+    said = {
+        path.parts[: form.classes.stop] for path in (*tree.texts, *tree.others) if path.suffix.lower() in ANNOTATIONS
+    }
     held = {path.parts[: form.classes.stop] for path in tree.pictures}
     folders = {path.parts for path in tree.folders if len(path.parts) == form.classes.stop} - held - said
     filled = {form.label(way) for way in _ways(tree)}

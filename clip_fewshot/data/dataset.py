@@ -84,7 +84,7 @@ class ImageDataset:
         if self.labels is None:
             raise DataError(
                 expected="labelled images",
-                got="captions or nothing",
+                got="; ".join(["captions or nothing", *self.warnings]),
                 fix="use a source with a class per image",
                 where=self.name,
             )

@@ -30,11 +30,16 @@ class Tree:
 
     def warnings(self, texts: Iterable[Path] = ()) -> list[str]:
         """What was passed over, by kind; of the texts those that are named."""
-        return list_passed(self.ignored + Counter(map(kind_of, (*self.others, *texts))))
+        return list_passed(self.passed(texts))
+
+    def passed(self, texts: Iterable[Path] = ()) -> Counter[str]:
+        """The same as counts."""
+        return self.ignored + Counter(map(kind_of, (*self.others, *texts)))
 
 
 def list_passed(kinds: Counter[str]) -> list[str]:
     """A sentence on each of the commonest kinds of what was passed over, and one on the others."""
+    kinds = +kinds  # those above 0
     rare = sum(n for _, n in kinds.most_common()[MOST_KINDS:])
     named = sorted(kinds.most_common(MOST_KINDS)) + ([("files of other kinds", rare)] if rare else [])
     return [f"passed over {n} {kind}" for kind, n in named]

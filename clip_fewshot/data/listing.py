@@ -16,10 +16,13 @@ PARTITIONS = {
     "val": "train",
     "valid": "train",
     "validation": "train",
+    "dev": "train",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
-VALIDATION = ("val", "valid", "validation")
+VALIDATION = ("val", "valid", "validation", "dev")
 VALIDATION_JOINED = "the source's validation images joined the training side: validation comes out of the K shots"
 
 

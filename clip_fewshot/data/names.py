@@ -50,7 +50,7 @@ def fold_name(name: str) -> str:
 
 
 def shape_of(name: str) -> str:
-    """What two names share when they look the same on paper: letters of other scripts, _ and - count as what they show."""
+    """What two names share when they look alike on paper: letters of other scripts are what they show, _ and - go."""
     return fold_name(unicodedata.normalize("NFKC", name).translate(LOOKALIKES)).replace("_", "").replace("-", "")
 
 
@@ -83,8 +83,8 @@ def refuse_names(names: Iterable[str], where: str) -> list[str]:
         DataError: every name that is blank, "unknown", or the same as another.
     """
     distinct = sorted(set(names), key=sort_key)
-    problems = [f"{ascii(name)}: nothing that shows" for name in distinct if not fold_name(name)]
-    problems += [f"{ascii(name)}: what answers say where there is no class" for name in distinct if _is_no_class(name)]
+    problems = [f"{name!a}: nothing that shows" for name in distinct if not fold_name(name)]
+    problems += [f"{name!a}: what answers say where there is no class" for name in distinct if _is_no_class(name)]
     problems += [f"{both}: the same but for case, spaces or encoding" for both in _alike(distinct, fold_name)]
     if problems:
         got = f"{len(problems)} that cannot be used:{list_first(problems)}\n"
@@ -102,7 +102,9 @@ def _alike(names: Sequence[str], fold: Callable[[str], str]) -> list[str]:
     for name in names:
         groups[fold(name)].append(name)
     letters = frozenset(string.ascii_letters)  # classes of their own in sets of handwriting
-    return [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1 and not letters.issuperset(group)]
+    return [
+        " and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1 and not letters.issuperset(group)
+    ]
 
 
 def check_class_name(name: str, existing: Collection[str]) -> str:

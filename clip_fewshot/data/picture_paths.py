@@ -21,7 +21,7 @@ def picture_paths(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
 ) -> tuple[Path, ...]:
-    """The picture files that ``source`` names, each once, in its order.
+    r"""The picture files that ``source`` names, each once, in its order.
 
     Args:
         source: a folder, of which every picture is taken at whatever depth; a table (``, ; tab |``) with a column of
@@ -30,12 +30,32 @@ def picture_paths(
 
     Raises:
         DataError: no such source, or no picture in it. Whether the files are there is not looked at.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import clip_fewshot as cf
+        >>> Path("list.csv").write_text("image,label\ncat.jpg,cat\ndog.jpg,dog\n")
+        36
+        >>> [path.name for path in cf.picture_paths("list.csv")]
+        ['cat.jpg', 'dog.jpg']
     """
-    place, top = Path(source), None if root is None else Path(root)
+    return list_pictures(source, root, columns, format)[0]
+
+
+def list_pictures(
+    source: str | Path,
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+) -> tuple[tuple[Path, ...], list[str]]:
+    """The paths of :func:`picture_paths`, and what was passed over on the way."""
+    place, top, notes = Path(source), None if root is None else Path(root), list[str]()
     if format is not None:
-        named = [entry.path for entry in list_source(place, format, root=top, columns=columns).entries]
+        listing = list_source(place, format, root=top, columns=columns)
+        named, notes = [entry.path for entry in listing.entries], [*listing.warnings]
     elif place.is_dir():
-        named = [place / path for path in walk(place).pictures]
+        tree = walk(place)
+        named, notes = [place / path for path in tree.pictures], tree.warnings(tree.texts)
     else:
         paths = _named_paths(place, top, columns or {})
         base, _ = find_base(place, paths, top)
@@ -43,7 +63,7 @@ def picture_paths(
     if not named:
         got = "none in it" if place.is_dir() else "an empty table"
         raise DataError(expected="pictures", got=got, fix="check the path", where=escape(place))
-    return tuple(dict.fromkeys(named))
+    return tuple(dict.fromkeys(named)), notes
 
 
 def _named_paths(source: Path, root: Path | None, columns: Mapping[str, str]) -> list[str]:

@@ -57,7 +57,11 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
         for picture, label in label_of.items():
             if (other := said.get((tree.root / picture).absolute())) is not None:
                 found[label].add(other)
-        torn = [f"{escape(label)}: {', '.join(sorted(map(escape, others)))}" for label, others in found.items() if len(others) > 1]
+        torn = [
+            f"{escape(label)}: {', '.join(sorted(map(escape, others)))}"
+            for label, others in found.items()
+            if len(others) > 1
+        ]
         numbered = {re.sub(r"\d+", "#", label) for label in label_of.values()}
         if torn or (not found and len(numbered) == 1 and re.search(r"[^\W\d_]", *numbered)):
             got = f"{escape(path)}, which divides the pictures otherwise" + (f":{list_first(torn)}\n" if torn else "")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from clip_fewshot.data.image import ImageError, decode, read_regular
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, list_first, sort_key
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 
