@@ -6,9 +6,9 @@ from pathlib import Path
 
 from clip_fewshot.data.folder import Tree, walk
 from clip_fewshot.data.folder_names import read_folder_names
-from clip_fewshot.data.listing import VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
+from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape, sort_key
-from clip_fewshot.data.tree_form import Form, Way, find_form, form_at
+from clip_fewshot.data.tree_form import Form, Way, find_form, find_parts, form_at
 from clip_fewshot.errors import DataError
 
 # Of files that say something about pictures in other folders.
@@ -40,10 +40,7 @@ def read_leaves(source: Path) -> Listing:
 def read_unlabelled(source: Path) -> Listing:
     """Every picture, without a class; on a side where the folders are train and test."""
     tree, ways = _walk(source)
-    try:
-        form = find_form(ways, source, innermost=True)
-    except DataError:
-        form = Form(slice(0, None))  # folders that may be parts: none of them is, as it was not asked for
+    form = find_parts(ways, source)
     folders = {form.label(way) for way in ways} - {None}
     alone = [f"one folder of pictures names no classes: {escape(*folders)}"] if len(folders) == 1 else []
     if form.sides and not folders:
@@ -51,7 +48,7 @@ def read_unlabelled(source: Path) -> Listing:
     entries = [
         Entry(source / path, str(path), partition=form.side(way)) for path, way in zip(tree.pictures, ways, strict=True)
     ]
-    return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *form.notes, *alone, *_joined(form)))
+    return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *form.notes, *alone, *form.joined()))
 
 
 def find_labels(tree: Tree) -> dict[Path, str]:
@@ -93,13 +90,8 @@ def _labelled(tree: Tree, form: Form) -> Listing:
     texts = [path for path in tree.texts if not names_of or not named[0].endswith(f" {escape(path)}")]
     lost = [path for path, label in labels.items() if label is None]
     homeless = [f"{len(lost)} pictures lie in no class folder and were not read: {escape(lost[0])} ..."] if lost else []
-    warnings = (*tree.warnings(texts), *form.notes, *named, *homeless, *_joined(form))
+    warnings = (*tree.warnings(texts), *form.notes, *named, *homeless, *form.joined())
     return Listing(tree.root, tuple(entries), tuple(names_of.get(name, name) for name in names), warnings)
-
-
-def _joined(form: Form) -> list[str]:
-    words = {word for side in form.sides for word in side.casefold().split("_")}
-    return [VALIDATION_JOINED] if words & {*VALIDATION} else []
 
 
 def _refuse_empty(tree: Tree, form: Form) -> None:

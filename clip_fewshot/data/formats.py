@@ -133,7 +133,8 @@ def _recognise_text(source: Path) -> str:
 
 
 def _recognise_tree(tree: Tree) -> str:
-    if list_split_tables(tree.root):
+    own = list_split_tables(tree.root)
+    if any(path.suffix == ".jsonl" or is_table(path) for path in own):
         return "metadata"
     if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
@@ -146,6 +147,8 @@ def _recognise_tree(tree: Tree) -> str:
     tables = find_tables(tree)
     labels = _find_labels(tree, tables)
     if len({*labels.values()}) < 2:
+        if own:
+            return "metadata"
         refuse_unread(tree, tables)
         return "unlabelled"
     refuse_contradicted(tree, tables, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from collections import defaultdict
@@ -50,8 +51,9 @@ def fold_name(name: str) -> str:
 
 
 def shape_of(name: str) -> str:
-    """What two names share when they look alike on paper: letters of other scripts are what they show, _ and - go."""
-    return fold_name(unicodedata.normalize("NFKC", name).translate(LOOKALIKES)).replace("_", "").replace("-", "")
+    """What two names share when they look alike: letters of other scripts are what they show, 01 and 1.0 are 1."""
+    shown = fold_name(unicodedata.normalize("NFKC", name).translate(LOOKALIKES))
+    return re.sub(r"^0+(?=\d)|\.0+$|[_-]", "", shown)
 
 
 def list_first(offenders: Iterable[str]) -> str:
@@ -90,7 +92,14 @@ def refuse_names(names: Iterable[str], where: str) -> list[str]:
         got = f"{len(problems)} that cannot be used:{list_first(problems)}\n"
         fix = "rename or merge these classes"
         raise DataError(expected="class names that are told apart", got=got, fix=fix, where=where)
-    return [f"class names that look the same: {both}" for both in _alike(distinct, shape_of)]
+    joint = [ascii(name) for name in distinct if len(own := _split(name)) > 1 and own <= {*distinct}]
+    listed = [f"class names that join other classes, as of pictures with several labels: {', '.join(joint[:LISTED])}"]
+    return [f"class names that look the same: {both}" for both in _alike(distinct, shape_of)] + listed * bool(joint)
+
+
+def _split(name: str) -> set[str]:
+    """The names that ``cat|dog`` or ``['cat', 'dog']`` is made of."""
+    return {part.strip(" []'\"") for part in re.split(r"[|,;&+]", name)}
 
 
 def _is_no_class(name: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_fewshot.data.base_folder import IMAGE_FOLDERS
-from clip_fewshot.data.listing import PARTITIONS
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED
 from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.errors import DataError, UsageError
 
@@ -46,6 +46,10 @@ class Form(NamedTuple):
             return None
         return "/".join(way[self.classes]) or None
 
+    def joined(self) -> list[str]:
+        """The note on validation pictures, if there are any."""
+        return [VALIDATION_JOINED] if any(_part_word(name) in VALIDATION for name in self.sides) else []
+
 
 def find_form(ways: Sequence[Way], where: Path, innermost: bool = False) -> Form:
     """The form of a tree.
@@ -73,6 +77,14 @@ def find_form(ways: Sequence[Way], where: Path, innermost: bool = False) -> Form
     form = Form(classes, part, sides, (*notes, *more))
     _refuse_lonely(form, ways, where)
     return form
+
+
+def find_parts(ways: Sequence[Way], where: Path) -> Form:
+    """Train and test alone; none where folders may be parts or not."""
+    try:
+        return find_form(ways, where, innermost=True)
+    except DataError:
+        return Form(slice(0, None))
 
 
 def form_at(ways: Sequence[Way], depth: int, where: Path) -> Form:
@@ -107,17 +119,26 @@ def _shared(ways: Sequence[Way], depth: int) -> Way:
 
 
 def _parts(names: Iterable[str]) -> dict[str, str]:
-    """Those of ``names`` that are parts: train and test, or else seg_train and seg_test beside each other."""
+    """Those of ``names`` that are parts: train and test, or else seg_train and seg_test, train2017 and val2017."""
     exact = {name: PARTITIONS[name.casefold()] for name in names if name.casefold() in PARTITIONS}
     if exact:
         return exact
     alike: dict[Way, dict[str, str]] = defaultdict(dict)  # by what stands around the word
     for name in names:
-        words = re.split(r"[\W_]+", name.casefold())
-        said = [word for word in words if word in PARTITIONS]
-        if len(said) == 1:
-            alike[tuple("*" if word in said else word for word in words)][name] = PARTITIONS[said[0]]
+        if (said := _part_word(name)) is not None:
+            alike[tuple(word for word in _words(name) if word != said)][name] = PARTITIONS[said]
     return next((found for found in alike.values() if len(found) > 1), {})
+
+
+def _part_word(name: str) -> str | None:
+    """The one word of a folder's name that says train, val or test: ``val`` of ``Val2017`` and ``val_images``."""
+    said = [word for word in _words(name) if word in PARTITIONS]
+    return said[0] if len(said) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    words = (word.casefold() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))
+    return [word.removesuffix("set") or word for word in words]
 
 
 def _find_sides(ways: Sequence[Way], depth: int, where: Path) -> dict[str, str]:

@@ -20,10 +20,11 @@ LOOKED_AT = 100_000  # characters of each
 
 
 def find_tables(tree: Tree) -> list[Path]:
-    """The files of a tree that name pictures in it, the uppermost first; a text of one picture is none."""
+    """The files of a tree that name pictures in it, the uppermost and train's first; a text of one picture is none."""
     stems, names = {path.stem for path in tree.pictures}, {path.name for path in tree.pictures}
     files = [p for p in (*tree.others, *tree.texts) if p.suffix.lower() in LISTS and p.stem not in stems]
-    return [path for path in sorted(files, key=lambda path: len(path.parts))[:MOST_TABLES] if _names(tree, path, names)]
+    files.sort(key=lambda path: (len(path.parts), "train" not in path.stem.casefold()))
+    return [path for path in files[:MOST_TABLES] if _names(tree, path, names)]
 
 
 def _names(tree: Tree, path: Path, pictures: set[str]) -> bool:

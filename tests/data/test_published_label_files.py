@@ -344,7 +344,7 @@ def attributes(root: Path) -> Path:
 
 
 REFUSED: Mapping[Callable[[Path], Path], str] = {
-    yolo: "expected captions, got boxes: lines of numbers in 8 texts",
+    yolo: "expected captions, got boxes: 8 lines of numbers",
     coco_boxes: "expected one class per picture, got boxes",
     celeba_parts: "expected classes of pictures, got parts",
     celeba_parts_table: "the label .*columns 'image_id', 'partition'",

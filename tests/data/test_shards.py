@@ -112,7 +112,8 @@ def test_json_captions_and_the_text_that_goes_before_them(tmp_path: Path) -> Non
     }
     dataset = read_dataset(archive(tmp_path / "s.tar", files))
     assert pairs(dataset) == [("s.tar/a.JPG", "two\nlines"), ("s.tar/b.webp", "from text")]
-    assert dataset.warnings == ("left out the class of 1 samples: 1 others have none",)
+    said = ("passed over 1 hidden or system files", "left out the class of 1 samples: 1 others have none")
+    assert dataset.warnings == said
 
 
 def classes(dataset: ImageDataset) -> list[str]:
