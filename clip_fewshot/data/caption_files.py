@@ -59,7 +59,7 @@ def _match(tree: Tree, form: Form, source: Path) -> dict[Path, Path]:
         lambda path: (form.side(path.parts), path.stem),
     )
     found = [_matched(tree, key) for key in keys]
-    pairs, collisions = max(found, key=lambda one: (not one[1] and len(one[0]), -len(one[1])))
+    pairs, collisions = max(found, key=lambda one: 0 if one[1] else len(one[0]))  # of equals the first
     refuse_any(collisions, "one picture and one text per stem", "rename one of each", source)
     return pairs
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.data.folder import kind_of, list_passed
-from clip_fewshot.data.listing import Entry, Listing, refuse_any
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
 from clip_fewshot.data.names import SUFFIXES, escape, sort_key
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.data.text_files import decode_text
@@ -37,6 +37,7 @@ class _Sample(NamedTuple):
     where: str
     label: str | None
     captions: list[str]
+    side: str
 
 
 @dataclass
@@ -103,8 +104,9 @@ def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
     ]
     if len(kept) < len(samples):
         notes.append(f"passed over {len(samples) - len(kept)} samples without a {'caption' if by_caption else 'class'}")
+    notes += [VALIDATION_JOINED] if {s.side for s in kept} & {*VALIDATION} else []
     return [
-        Entry(s.path, s.name, label=s.label if with_label else None, caption=caption, where=s.where)
+        Entry(s.path, s.name, s.label if with_label else None, caption, PARTITIONS.get(s.side, ""), s.where)
         for s in kept
         for caption in (s.captions if with_caption else [None])
     ], notes
@@ -171,7 +173,8 @@ def _read_shard(shard: Path, found: _Found) -> None:
         except DataError as error:
             found.unusable.append(str(error))
             continue
-        found.samples.append(_Sample(shard / pictures[0], f"{shard.name}/{pictures[0]}", where, label, captions))
+        name, side = f"{shard.name}/{pictures[0]}", part_of(shard.stem, pictures[0].partition("/")[0])
+        found.samples.append(_Sample(shard / pictures[0], name, where, label, captions, side))
 
 
 def _by_key(names: Iterable[str], passed: Counter[str]) -> list[tuple[list[str], dict[str, str]]]:
