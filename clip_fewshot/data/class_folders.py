@@ -41,8 +41,8 @@ def read_unlabelled(source: Path) -> Listing:
     """Every picture, without a class; on a side where the folders are train and test."""
     tree, ways = _walk(source)
     form = find_parts(ways, source)
-    folders = {form.label(way) for way in ways} - {None}
-    alone = [f"one folder of pictures names no classes: {escape(*folders)}"] if len(folders) == 1 else []
+    folders = {label for way in ways if (label := form.label(way)) is not None}
+    alone = [f"one folder of pictures names no classes: {escape(one)}" for one in folders] if len(folders) == 1 else []
     if form.sides and not folders:
         alone = [f"{', '.join(map(escape, form.sides))} hold pictures and no class folders"]
     entries = [

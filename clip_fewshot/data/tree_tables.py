@@ -64,7 +64,7 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
             if len(others) > 1
         ]
         numbered = {re.sub(r"\d+", "#", label) for label in label_of.values()}
-        if torn or (not found and len(numbered) == 1 and re.search(r"[^\W\d_]", *numbered)):
+        if torn or (not found and len(numbered) == 1 and re.search(r"[^\W\d_]", next(iter(numbered)))):
             got = f"{escape(path)}, which divides the pictures otherwise" + (f":{list_first(torn)}\n" if torn else "")
             fix = f"pass {escape(tree.root / path)}, or `format`=folder if the folders are the classes"
             raise DataError(expected="folders that name the classes", got=got, fix=fix, where=escape(tree.root))
