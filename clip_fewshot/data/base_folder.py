@@ -81,8 +81,8 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
         root: taken as it is.
 
     Raises:
-        DataError: two folders have all the files, or ``root`` is none. Where none has them all, the one with most is
-            returned, and the caller names what is missing.
+        DataError: two folders have all the files and neither is that of ``source``, or ``root`` is none. Where none has
+            them all, the one with most is returned, and the caller names what is missing.
     """
     if root is not None:
         if not root.is_dir():
@@ -95,7 +95,7 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
         full = [base for base, n in zip(bases, counts, strict=True) if n == len(relative[:PROBED_PATHS])]
         whole = _distinct([base for base in full if all(base.find(path) for path in relative)], relative)
         if whole:
-            _refuse_two(whole, source)
+            _refuse_two(whole if whole[0].folder != source.parent else [], source)  # a list's own folder comes first
             found, own = (os.path.join(os.path.realpath(f), "") for f in (whole[0].folder, source.parent))
             note = f"the paths in {escape(source.name)} start from {escape(whole[0].folder)}"
             return whole[0], [] if found.startswith(own) else [note]
