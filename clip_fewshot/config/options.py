@@ -80,7 +80,7 @@ class ReadingOptions:
     """How pictures on disk are read.
 
     Raises:
-        UsageError: a column without a role.
+        UsageError: a column without a role, an empty name.
     """
 
     root: str | None = option(
@@ -126,6 +126,8 @@ class ReadingOptions:
                 raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
         columns = {role.strip(): column.strip() for role, _, column in pairs}
         same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names", "classes_at")}
+        for name in (name for name, value in same.items() if value == ""):
+            raise UsageError(expected="a name", got="an empty one", fix="leave it out", where=f"`{name}`")
         return same | {"columns": columns or None}
 
 

@@ -10,7 +10,7 @@ from clip_fewshot.data.folder import Tree, walk
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.text_files import read_text
-from clip_fewshot.data.tree_form import Form, find_parts
+from clip_fewshot.data.tree_form import TreeForm, find_parts
 from clip_fewshot.errors import DataError
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -47,7 +47,7 @@ def read_pairs(source: Path) -> Listing:
     return Listing(source, tuple(entries), warnings=tuple(warnings))
 
 
-def _match(tree: Tree, form: Form, source: Path) -> dict[Path, Path]:
+def _match(tree: Tree, form: TreeForm, source: Path) -> dict[Path, Path]:
     """Picture -> text of its stem; where stems come twice, of its stem in the same folder or in the same part.
 
     Raises:

@@ -8,7 +8,7 @@ from clip_fewshot.data.folder import Tree, walk
 from clip_fewshot.data.folder_names import read_folder_names
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape, sort_key
-from clip_fewshot.data.tree_form import Form, Way, find_form, find_parts, form_at
+from clip_fewshot.data.tree_form import TreeForm, Way, find_form, find_parts, form_at
 from clip_fewshot.errors import DataError
 
 # Of files that say something about pictures in other folders.
@@ -75,7 +75,7 @@ def _walk(source: Path) -> tuple[Tree, list[Way]]:
     return tree, _ways(tree)
 
 
-def _labelled(tree: Tree, form: Form) -> Listing:
+def _labelled(tree: Tree, form: TreeForm) -> Listing:
     labels = {path: form.label(way) for path, way in zip(tree.pictures, _ways(tree), strict=True)}
     names = sorted({label for label in labels.values() if label is not None}, key=sort_key)
     if not names:
@@ -94,7 +94,7 @@ def _labelled(tree: Tree, form: Form) -> Listing:
     return Listing(tree.root, tuple(entries), tuple(names_of.get(name, name) for name in names), warnings)
 
 
-def _refuse_empty(tree: Tree, form: Form) -> None:
+def _refuse_empty(tree: Tree, form: TreeForm) -> None:
     """Class folders without pictures; one that holds texts, tables or outlines is none."""
     if form.classes.stop is None:
         return

@@ -12,7 +12,7 @@ from clip_fewshot.data.formats import list_source
 from clip_fewshot.data.lists import list_paths
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.tables import is_table, read_table
-from clip_fewshot.errors import DataError
+from clip_fewshot.errors import DataError, UsageError
 
 
 def picture_paths(
@@ -54,6 +54,9 @@ def list_pictures(
         listing = list_source(place, format, root=top, columns=columns)
         named, notes = [entry.path for entry in listing.entries], [*listing.warnings]
     elif place.is_dir():
+        for option in (name for name, value in (("root", root), ("columns", columns)) if value):
+            fix = "leave it out, or name the list or table of these pictures"
+            raise UsageError(expected="a list or table", got="a folder", fix=fix, where=f"`{option}`")
         tree = walk(place)
         named, notes = [place / path for path in tree.pictures], tree.warnings(tree.texts)
     else:

@@ -18,10 +18,10 @@ from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.errors import DataError, UsageError
 
 Way = tuple[str, ...]
-SHOWN = 3  # classes of a reading that an error names
+NAMES_SHOWN = 3  # classes of a reading that an error names
 
 
-class Form(NamedTuple):
+class TreeForm(NamedTuple):
     """What the folders on a way say.
 
     Attributes:
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return [VALIDATION_JOINED] if any(_part_word(name) in VALIDATION for name in self.sides) else []
 
 
-def find_form(ways: Sequence[Way], where: Path, innermost: bool = False) -> Form:
+def find_form(ways: Sequence[Way], where: Path, innermost: bool = False) -> TreeForm:
     """The form of a tree.
 
     Args:
@@ -69,25 +69,25 @@ def find_form(ways: Sequence[Way], where: Path, innermost: bool = False) -> Form
         ways, part = [way for way in ways if len(way) > depth and way[depth] in sides], depth
         depth = _skip(ways, depth + 1, part)
     if innermost:
-        return Form(slice(depth, None), part, sides, tuple(notes))
+        return TreeForm(slice(depth, None), part, sides, tuple(notes))
     inner = {way[depth + 1] for way in ways if len(way) == depth + 2}
     if part is None and ways and inner and all(len(way) == depth + 2 for way in ways) and inner <= _parts(inner).keys():
-        return Form(slice(depth, depth + 1), depth + 1, _parts(inner), tuple(notes))
+        return TreeForm(slice(depth, depth + 1), depth + 1, _parts(inner), tuple(notes))
     classes, more = _find_classes(ways, depth, where)
-    form = Form(classes, part, sides, (*notes, *more))
+    form = TreeForm(classes, part, sides, (*notes, *more))
     _refuse_lonely(form, ways, where)
     return form
 
 
-def find_parts(ways: Sequence[Way], where: Path) -> Form:
+def find_parts(ways: Sequence[Way], where: Path) -> TreeForm:
     """Train and test alone; none where folders may be parts or not."""
     try:
         return find_form(ways, where, innermost=True)
     except DataError:
-        return Form(slice(0, None))
+        return TreeForm(slice(0, None))
 
 
-def form_at(ways: Sequence[Way], depth: int, where: Path) -> Form:
+def form_at(ways: Sequence[Way], depth: int, where: Path) -> TreeForm:
     """The form in which the ``depth``-th folder on each way, from 1, is the class, and another may be train or test."""
     if depth < 1:
         raise UsageError(expected="1 or more", got=str(depth), fix="1 is the outermost", where="`classes_at`")
@@ -99,8 +99,8 @@ def form_at(ways: Sequence[Way], depth: int, where: Path) -> Form:
     for part in range(min(map(len, ways))):
         names = {way[part] for way in ways}
         if part != depth - 1 and names <= _parts(names).keys():
-            return Form(classes, part, _parts(names))
-    return Form(classes)
+            return TreeForm(classes, part, _parts(names))
+    return TreeForm(classes)
 
 
 def _skip(ways: Sequence[Way], depth: int, part: int | None = None) -> int:
@@ -156,7 +156,7 @@ def _find_sides(ways: Sequence[Way], depth: int, where: Path) -> dict[str, str]:
         return sides
     if len(sides) == 1 and training <= holding and next(iter(sides)).casefold() in ("train", "training"):
         return {}  # a vehicle
-    parts, beside = (", ".join(map(escape, some[:SHOWN])) for some in ([*sides], others))
+    parts, beside = (", ".join(map(escape, some[:NAMES_SHOWN])) for some in ([*sides], others))
     deep = any(len(way) > depth + 1 for way in ways)
     fix = f"`classes_at`={depth + 1} if all are classes" + (f", {depth + 2} if they are parts" if deep else "")
     raise DataError(
@@ -201,7 +201,7 @@ def _refuse_containers(tops: Sequence[str], depth: int, where: Path) -> None:
         )
 
 
-def _refuse_lonely(form: Form, ways: Sequence[Way], where: Path) -> None:
+def _refuse_lonely(form: TreeForm, ways: Sequence[Way], where: Path) -> None:
     """A part whose only folder is no class of the others, as ``test/unlabelled``, has no class folders."""
     classes: dict[str, set[str]] = defaultdict(set)
     for way in ways:
@@ -230,5 +230,5 @@ def _ambiguous(below: Sequence[Way], depth: int, where: Path) -> DataError:
 
 
 def _some(names: set[str]) -> str:
-    first = sorted(names, key=sort_key)[:SHOWN]
-    return ", ".join(map(escape, first)) + (" ..." if len(names) > SHOWN else "")
+    first = sorted(names, key=sort_key)[:NAMES_SHOWN]
+    return ", ".join(map(escape, first)) + (" ..." if len(names) > NAMES_SHOWN else "")

@@ -13,8 +13,8 @@ from clip_fewshot.data.tables import is_table, read_csv
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
 
-TABLES = (".csv", ".tsv")
-LISTS = (*TABLES, ".json", ".jsonl", ".ndjson", ".txt", ".lst", ".list")
+TABLE_SUFFIXES = (".csv", ".tsv")
+LISTS = (*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".txt", ".lst", ".list")
 MOST_TABLES = 100  # looked into, the uppermost first
 LOOKED_AT = 100_000  # characters of each
 
@@ -33,7 +33,9 @@ def _names(tree: Tree, path: Path, pictures: set[str]) -> bool:
     except DataError:
         return False
     words = (PurePosixPath(word).name for word in re.split(r"[\s,;|\"'\\]+", text))
-    return not pictures.isdisjoint(words) or (path.suffix.lower() in TABLES and is_table(tree.root / path, bare=True))
+    return not pictures.isdisjoint(words) or (
+        path.suffix.lower() in TABLE_SUFFIXES and is_table(tree.root / path, bare=True)
+    )
 
 
 def refuse_unread(tree: Tree, tables: list[Path]) -> None:
@@ -72,7 +74,7 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
 
 def _labels(table: Path) -> dict[Path, str]:
     """Picture -> class, of a table that says classes and can be read."""
-    if table.suffix.lower() not in TABLES:
+    if table.suffix.lower() not in TABLE_SUFFIXES:
         return {}
     try:
         return {entry.path.absolute(): entry.label for entry in read_csv(table).entries if entry.label is not None}
