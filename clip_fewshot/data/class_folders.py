@@ -71,7 +71,8 @@ def _ways(tree: Tree) -> list[Way]:
 def _walk(source: Path) -> tuple[Tree, list[Way]]:
     tree = walk(source)
     if not tree.pictures:
-        raise DataError(expected="a folder with pictures", got="none in it", fix="check the path", where=escape(source))
+        got = "; ".join(["none in it", *tree.warnings(tree.texts)])
+        raise DataError(expected="a folder with pictures", got=got, fix="check the path", where=escape(source))
     return tree, _ways(tree)
 
 

@@ -50,6 +50,15 @@ def kind_of(path: Path) -> str:
     return f"{escape(path.suffix.lower())} files" if path.suffix else "files without extension"
 
 
+def count_beside(root: Path, suffix: str) -> Counter[str]:
+    """What lies in a folder beside files of one suffix, by kind; nothing where ``root`` is a file itself."""
+    if not root.is_dir():
+        return Counter()
+    tree = walk(root)
+    tree.others = [path for path in tree.others if path.suffix.lower() != suffix]
+    return tree.passed((*tree.texts, *tree.pictures))
+
+
 def walk(root: Path) -> Tree:
     """List a tree. Links to files inside it count; links to folders inside it are read once, as the folder itself.
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.columns import list_candidates
+from clip_fewshot.data.folder import count_beside, list_passed, walk
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.parquet import PARQUET, explain_damage, import_pyarrow, read_rows
 from clip_fewshot.errors import DataError, UsageError
 
@@ -36,8 +37,7 @@ class _Columns:
 
 def parquet_paths(folder: Path) -> list[Path]:
     """The Parquet files below a folder, hidden ones left out."""
-    found = (path for path in folder.rglob(f"*{PARQUET}") if path.is_file())
-    return sorted((p for p in found if not any(x[0] == "." for x in p.relative_to(folder).parts)), key=sort_key)
+    return [folder / path for path in walk(folder).others if path.suffix.lower() == PARQUET]
 
 
 def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> Listing:
@@ -75,6 +75,7 @@ def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> List
                 problems.append(f"{escape(name)}: no text, or one of more than {LONGEST_TEXT:,} characters")
     refuse_any(problems, "rows with a picture and what it shows", "correct them", source)
     refuse_any([] if entries else ["no row at all"], "rows with pictures", "check the files", source)
+    notes += list_passed(count_beside(source, PARQUET))
     notes += [f"{n:,} rows of {escape(name)} have no class and were left out" for name, n in unlabelled.items()]
     notes += [VALIDATION_JOINED] if sides & {*VALIDATION} else []
     present = {entry.label for entry in entries}

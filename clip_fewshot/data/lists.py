@@ -13,6 +13,7 @@ from clip_fewshot.data.text_files import read_text
 from clip_fewshot.data.tree_form import find_form
 from clip_fewshot.errors import DataError
 
+CELLS = re.compile(rf"({'|'.join(map(re.escape, sorted(SUFFIXES)))})\"?[,;|]")  # a picture, and another cell
 SENTENCE = 3  # words; few class names have as many
 LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
 
@@ -37,6 +38,9 @@ def read_captions(source: Path, root: Path | None = None) -> Listing:
 def list_paths(source: Path) -> list[str]:
     """The paths of a list, with labels or captions behind them or without."""
     bare = _are_bare(source)
+    if any(CELLS.search(line.casefold()) for _, line in _lines(source)):
+        fix = "begin it with a header such as image,label"
+        raise DataError(expected="a path a line", got="cells of a table", fix=fix, where=escape(source))
     return [_path_of(line.strip(), bare) for _, line in _lines(source)]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from clip_fewshot.data.base_folder import count_files, find_base
 from clip_fewshot.data.columns import choose_columns
 from clip_fewshot.data.folder import walk
-from clip_fewshot.data.formats import list_source
+from clip_fewshot.data.formats import TEXT_SUFFIXES, list_source
+from clip_fewshot.data.listing import refuse_any
 from clip_fewshot.data.lists import list_paths
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import is_table, read_table
+from clip_fewshot.data.tables import TABLE_SUFFIXES, is_table, read_table
 from clip_fewshot.errors import DataError, UsageError
 
 
@@ -50,7 +51,7 @@ def list_pictures(
 ) -> tuple[tuple[Path, ...], list[str]]:
     """The paths of :func:`picture_paths`, and what was passed over on the way."""
     place, top, notes = Path(source), None if root is None else Path(root), list[str]()
-    if format is not None:
+    if format is not None or (place.is_file() and place.suffix.lower() not in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)):
         listing = list_source(place, format, root=top, columns=columns)
         named, notes = [entry.path for entry in listing.entries], [*listing.warnings]
     elif place.is_dir():
@@ -75,4 +76,6 @@ def _named_paths(source: Path, root: Path | None, columns: Mapping[str, str]) ->
         return [path for path in list_paths(source) if path]
     table = read_table(source, columns)
     chosen, _ = choose_columns(table, columns, lambda paths: count_files(source, paths, root), bare=True)
-    return [path for path in table.column(chosen["image"]) if path]
+    blank = [f"{where}: empty path" for where, cells in table.rows if not cells[chosen["image"]]]
+    refuse_any([*table.problems, *blank], "rows that name a picture", "correct them", source)
+    return table.column(chosen["image"])

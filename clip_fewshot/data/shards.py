@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_fewshot.data.columns import list_candidates
-from clip_fewshot.data.folder import kind_of, list_passed
+from clip_fewshot.data.folder import count_beside, kind_of, list_passed, walk
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
-from clip_fewshot.data.names import SUFFIXES, escape, sort_key
+from clip_fewshot.data.names import SUFFIXES, escape
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
@@ -44,12 +44,12 @@ class _Sample(NamedTuple):
 class _Found:
     """What was met in the shards: samples, those that are of no use and why, those that lack a side."""
 
+    passed: Counter[str]
     samples: list[_Sample] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     lonely: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     met: int = 0
-    passed: Counter[str] = field(default_factory=Counter)
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
@@ -75,9 +75,9 @@ def read_shards(source: Path) -> Listing:
         DataError: a shard that is missing, compressed or damaged (all are named), more samples with an unusable text
             than ``UNUSABLE`` allows, no pair.
     """
-    found = _Found()
+    found = _Found(count_beside(source, SUFFIX))
     for shard in shard_paths(source):
-        _read_shard(shard, found)
+        _read_shard(shard, found, shard.parent.name if shard.parent != source else "")
     refuse_any(found.damaged, "whole, uncompressed tar archives", "make or download them again", source)
     if len(found.unusable) > max(1, int(UNUSABLE * found.met)):
         refuse_any(found.unusable, "a caption or a class in every text", "write one, or leave the sample out", source)
@@ -113,9 +113,9 @@ def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
 
 
 def shard_paths(source: Path) -> list[Path]:
-    """The archives that a path means: itself, those right in a folder, or those that a pattern names."""
+    """The archives that a path means: itself, those in a folder, or those that a pattern names."""
     if source.is_dir():
-        return sorted((path for path in source.iterdir() if path.suffix.lower() == SUFFIX), key=sort_key)
+        return [source / path for path in walk(source).others if path.suffix.lower() == SUFFIX]
     return _expanded(str(source)) if is_pattern(source) else [source]
 
 
@@ -148,7 +148,7 @@ def _choices(group: str, pattern: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
 
 
-def _read_shard(shard: Path, found: _Found) -> None:
+def _read_shard(shard: Path, found: _Found, folder: str) -> None:
     try:
         files, refused = contents(shard)
     except DataError as error:
@@ -173,7 +173,7 @@ def _read_shard(shard: Path, found: _Found) -> None:
         except DataError as error:
             found.unusable.append(str(error))
             continue
-        name, side = f"{shard.name}/{pictures[0]}", part_of(shard.stem, pictures[0].partition("/")[0])
+        name, side = f"{shard.name}/{pictures[0]}", part_of(shard.stem, folder, pictures[0].partition("/")[0])
         found.samples.append(_Sample(shard / pictures[0], name, where, label, captions, side))
 
 

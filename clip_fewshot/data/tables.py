@@ -19,6 +19,7 @@ from clip_fewshot.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
+TABLE_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = (",", ";", "\t", "|")
 
 

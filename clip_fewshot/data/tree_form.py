@@ -109,7 +109,12 @@ def _skip(ways: Sequence[Way], depth: int, part: int | None = None) -> int:
         there = {(way[part] if part is not None else "", way[depth]) for way in ways if len(way) > depth}
         alone = bool(there) and len({side for side, _ in there}) == len(there)
         deeper = sum(len(way) > depth + 1 for way in ways)
-        if not alone or 2 * deeper <= len(ways) or (part is None and _parts({name for _, name in there})):
+        other = len({name for _, name in there}) == len(there) > 1  # train/train and test/test
+        if (
+            not alone
+            or (2 * deeper <= len(ways) and not other)
+            or (part is None and _parts({name for _, name in there}))
+        ):
             return depth
         depth += 1
 

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from clip_fewshot.data.folder import Tree
 from clip_fewshot.data.names import escape, list_first
-from clip_fewshot.data.tables import is_table, read_csv
+from clip_fewshot.data.tables import TABLE_SUFFIXES, is_table, read_csv
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
 
-TABLE_SUFFIXES = (".csv", ".tsv")
 LISTS = (*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".txt", ".lst", ".list")
 MOST_TABLES = 100  # looked into, the uppermost first
 LOOKED_AT = 100_000  # characters of each

@@ -195,6 +195,32 @@ def test_pictures_alone_are_enough_to_be_embedded(tmp_path: Path) -> None:
     assert list(picture_paths(put(tmp_path / "u.txt", "nowhere.png\n"))) == [tmp_path / "nowhere.png"]
 
 
+PATHS = {
+    "no header, one column": ("l.csv", "0.png\n1.png\n", None),
+    "objects": ("l.json", '{"0.png": "a", "1.png": "b"}', None),
+    "an object a line": ("l.jsonl", '{"image": "0.png", "label": "a"}\n{"image": "1.png", "label": "b"}\n', None),
+    "labels behind": ("l.txt", "0.png a\n1.png b\n", None),
+    "no header": ("l.csv", "0.png,a\n1.png,b\n", "cells of a table; begin it with a header"),
+    "another header": ("l.csv", "one,two\n0.png,a\n1.png,b\n", "cells of a table"),
+    "cells in a text": ("l.txt", '"0.png";a\n"1.png";b\n', "cells of a table"),
+    "a cell too many": ("l.csv", "image,label\n0.png,a,7\n1.png,b\n", "l.csv:2: 3 cells under a header of 2"),
+    "an empty path": ("l.csv", "image,label\n,a\n1.png,b\n", "l.csv:2: empty path"),
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_paths_are_never_cells_or_headers(case: str, tmp_path: Path) -> None:
+    for i in range(2):
+        put(tmp_path / f"{i}.png", i)
+    name, text, refused = PATHS[case]
+    source = put(tmp_path / name, text)
+    if refused is None:
+        assert [path.name for path in cf.picture_paths(source)] == ["0.png", "1.png"]
+        return
+    with pytest.raises(cf.DataError, match=refused):
+        cf.picture_paths(source)
+
+
 def test_a_data_frame_of_captions_is_trained_on(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(books)
     frame = pandas.read_csv(put(books / "prepared.csv", PREPARED))
