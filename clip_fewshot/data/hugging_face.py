@@ -59,7 +59,7 @@ def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> List
     unlabelled, names, sides = Counter[str](), dict[str, None](), set[str]()
     for file in files:
         chosen = _choose(file, columns or {})
-        side = part_of(file.stem, file.parent.name if file.parent != source else "")
+        side = part_of(file.stem, file.parent.name if source in file.parent.parents else "")
         sides.add(side)
         names |= dict.fromkeys(chosen.class_names or ())
         for row, label, texts in _rows(file, chosen):

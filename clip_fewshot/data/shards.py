@@ -77,7 +77,7 @@ def read_shards(source: Path) -> Listing:
     """
     found = _Found(count_beside(source, SUFFIX))
     for shard in shard_paths(source):
-        _read_shard(shard, found, shard.parent.name if shard.parent != source else "")
+        _read_shard(shard, found, shard.parent.name if source in shard.parent.parents else "")
     refuse_any(found.damaged, "whole, uncompressed tar archives", "make or download them again", source)
     if len(found.unusable) > max(1, int(UNUSABLE * found.met)):
         refuse_any(found.unusable, "a caption or a class in every text", "write one, or leave the sample out", source)
