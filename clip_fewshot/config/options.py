@@ -103,7 +103,9 @@ class ReadingOptions:
         metavar="ROLE=COLUMN,...",
     )
     format: str | None = option(
-        None, "how to read DATA: folder, list, csv and others, python:MODULE:NAME (default: recognised)", group="data"
+        None,
+        "how to read DATA: folder, leaves, unlabelled, list, csv and others, python:MODULE:NAME (default: recognised)",
+        group="data",
     )
 
     class_names: str | None = option(

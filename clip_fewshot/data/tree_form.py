@@ -18,6 +18,7 @@ from clip_fewshot.data.names import escape, sort_key
 from clip_fewshot.errors import DataError, UsageError
 
 Way = tuple[str, ...]
+PIECES = ("part", "batch", "chunk", "shard")  # of a set that was too large for one archive
 NAMES_SHOWN = 3  # classes of a reading that an error names
 
 
@@ -195,9 +196,12 @@ def _starts_alike(letter: str, name: str) -> bool:
 
 
 def _refuse_containers(tops: Sequence[str], depth: int, where: Path) -> None:
+    """``images`` beside ``masks`` are no classes, nor are ``images_001`` and ``images_002``, nor ``part_1`` ..."""
     named = [top for top in tops if top.casefold() in IMAGE_FOLDERS]
+    if len({re.sub(r"\d+", "", top) for top in tops}) == 1 and {*_words(tops[0])} & {*IMAGE_FOLDERS, *PIECES}:
+        named = tops[:1]
     if named:
-        others = ", ".join(escape(top) for top in tops if top not in named)
+        others = ", ".join([escape(top) for top in tops if top not in named][:NAMES_SHOWN])
         raise DataError(
             expected="a folder per class",
             got=f"{escape(named[0])} beside {others}, which are no classes of pictures",

@@ -48,7 +48,7 @@ def refuse_unread(tree: Tree, tables: list[Path]) -> None:
 
 
 def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, str]) -> None:
-    """Stop where a table gives the pictures of one folder several classes, or where folders are numbered parts of it.
+    """Stop where a table gives the pictures of one folder several classes.
 
     Args:
         label_of: picture -> its class by its folder, both as in the tree.
@@ -64,16 +64,15 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
             for label, others in found.items()
             if len(others) > 1
         ]
-        numbered = {re.sub(r"\d+", "#", label) for label in label_of.values()}
-        if torn or (not found and len(numbered) == 1 and re.search(r"[^\W\d_]", next(iter(numbered)))):
-            got = f"{escape(path)}, which divides the pictures otherwise" + (f":{list_first(torn)}\n" if torn else "")
+        if torn:
+            got = f"{escape(path)}, which divides the pictures otherwise:{list_first(torn)}\n"
             fix = f"pass {escape(tree.root / path)}, or `format`=folder if the folders are the classes"
             raise DataError(expected="folders that name the classes", got=got, fix=fix, where=escape(tree.root))
 
 
 def _labels(table: Path) -> dict[Path, str]:
-    """Picture -> class, of a table that says classes and can be read."""
-    if table.suffix.lower() not in TABLE_SUFFIXES:
+    """Picture -> class, of a table that names its classes and can be read."""
+    if table.suffix.lower() not in TABLE_SUFFIXES or not is_table(table):
         return {}
     try:
         return {entry.path.absolute(): entry.label for entry in read_csv(table).entries if entry.label is not None}

@@ -97,8 +97,10 @@ def test_a_key_may_hold_dots_and_what_is_no_sample_is_counted(tmp_path: Path) ->
 
 def test_shards_keep_the_parts_that_their_names_say(tmp_path: Path) -> None:
     archive(tmp_path / "s" / "train-000.tar", three())
-    archive(tmp_path / "s" / "Test-000.tar", three(3))
+    archive(tmp_path / "s" / "more" / "Test-000.tar", three(3))
+    put(tmp_path / "s" / "sizes.json", "{}")
     found = read_dataset(tmp_path / "s")
+    assert found.warnings == ("passed over 1 .json files",)
     assert dict(zip(found.names, found.partition, strict=True))["Test-000.tar/000003.png"] == "test"
     assert found.partition.count("train") == 3
     inside = {

@@ -94,6 +94,15 @@ READ = {
         "passed over 1 .csv",
         {"l.csv": "image,label\nsea/0.png,1\nsea/1.png,1\nice/2.png,2\nice/3.png,2\n"},
     ),
+    "classes by number": Tree(each("class1 class2"), {"class1": 2, "class2": 2}),
+    "a table of cameras": Tree(
+        each("sea ice"),
+        {"ice": 2, "sea": 2},
+        0,
+        "1 .csv files",
+        {"c.csv": "file,camera\nsea/0.png,x\nsea/1.png,y\nice/2.png,x\nice/3.png,y\n"},
+    ),
+    "the same folder's name in each part": Tree(each("train/train test/test"), None, 2, "no class folders"),
     "a table of other things": Tree(each("1 2"), {"1": 2, "2": 2}, 0, "1 .csv files", {"c.csv": "class,price\n1,3\n"}),
 }
 
@@ -176,8 +185,8 @@ WAYS_OUT: dict[str, tuple[Tree, str, Mapping[str, Counts | None]]] = {
     ),
     "numbered parts and a table": (
         Tree(HAM, files={"meta.csv": "image_id,dx\n0,nv\n1,mel\n2,nv\n3,mel\n"}),
-        "meta.csv, which divides the pictures otherwise; pass ROOT/meta.csv, or `format`=folder",
-        {"format=folder": HAM},
+        "got ham_part_1 beside ham_part_2, which are no classes of pictures; pass ROOT/meta.csv, or name the folder",
+        {"classes_at=1": HAM},
     ),
     "a table that says otherwise": (
         Tree(each("mon tue"), files={"l.csv": "image,label\nmon/0.png,a\nmon/1.png,b\ntue/2.png,a\ntue/3.png,b\n"}),
