@@ -77,6 +77,4 @@ def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Map
     from clip_fewshot.protocol.shot_curves import read_finished
 
     place = f"{Path(config.data.data).name} at {config.data.shots}: "
-    return read_finished(config) or run_few_shot(
-        config, lambda stage, *done: progress(place + stage, *done), command_line()
-    )
+    return read_finished(config) or run_few_shot(config, lambda at, *done: progress(place + at, *done), command_line())
