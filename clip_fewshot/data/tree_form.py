@@ -199,7 +199,7 @@ def _refuse_containers(tops: Sequence[str], depth: int, where: Path) -> None:
     """``images`` beside ``masks`` are no classes, nor are ``images_001`` and ``images_002``, nor ``part_1`` ..."""
     named = [top for top in tops if top.casefold() in IMAGE_FOLDERS]
     if len({re.sub(r"\d+", "", top) for top in tops}) == 1 and {*_words(tops[0])} & {*IMAGE_FOLDERS, *PIECES}:
-        named = tops[:1]
+        named = [tops[0]]
     if named:
         others = ", ".join([escape(top) for top in tops if top not in named][:NAMES_SHOWN])
         raise DataError(
