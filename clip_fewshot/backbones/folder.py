@@ -15,11 +15,14 @@ from torch import Tensor
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
+from clip_fewshot.backbones.stated import CONFIG, OPEN_CLIP_CONFIG
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
 from clip_fewshot.runtime.tensor_file import TensorFile
 
-BACKBONE_WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BACKBONE_WEIGHTS = "model.safetensors"
+# Where Hugging Face and open_clip put weights; behind ".index.json" a list of the files that hold a part of them.
+FOREIGN_WEIGHTS = (BACKBONE_WEIGHTS, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
 SHIPPED = Path(__file__).parent / "mini"
 
@@ -83,6 +86,41 @@ def load_folder(folder: Path, name: str) -> Backbone:
     if TOKEN_ROWS in state:
         state[TOKEN_EMBEDDING] = _spread_rows(state[TOKEN_EMBEDDING], state.pop(TOKEN_ROWS), str(path))
     return assemble(state, name, str(path), config)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder's configs are Hugging Face's or open_clip's; another is taken for one of ours."""
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    return (folder / OPEN_CLIP_CONFIG).is_file() or (isinstance(config, dict) and "vision_config" in config)
+
+
+def find_weights(path: Path) -> list[Path]:
+    """The files that hold the weights: ``path`` itself, or those in a folder of another library.
+
+    Raises:
+        ArtifactError: the folder has none, or a list that leads elsewhere.
+    """
+    if not path.is_dir():
+        return [path]
+    for file in (path / name for name in FOREIGN_WEIGHTS):
+        if file.is_file():
+            return [file]
+        index = file.with_name(f"{file.name}.index.json")
+        if index.is_file():
+            return _shards(index)
+    expected, fix = f"one of {', '.join(FOREIGN_WEIGHTS)}", "restore the folder, or name the file"
+    raise ArtifactError(expected=expected, got="none", fix=fix, where=str(path))
+
+
+def _shards(index: Path) -> list[Path]:
+    listed = read_json(index)
+    names = listed.get("weight_map") if isinstance(listed, dict) else None
+    files = sorted({*map(str, names.values())}) if isinstance(names, dict) else []
+    if not files or any(Path(name).name != name for name in files):
+        raise ArtifactError(
+            expected="a list of files in this folder", got=str(files)[:80], fix="restore the folder", where=str(index)
+        )
+    return [index.with_name(name) for name in files]
 
 
 def read_config(folder: Path) -> tuple[CLIPConfig, str]:
