@@ -185,11 +185,12 @@ def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
 
 def _known(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The architecture of the shipped model, if these are its weights: another file of them tells no heads."""
-    mini = load_folder(SHIPPED, MINI)
-    same = state.keys() == mini.state_dict().keys() and all(
-        torch.equal(state[key].to(tensor.dtype), tensor) for key, tensor in mini.state_dict().items()
-    )
-    return asdict(mini.config) if same else None
+    config = read_config(SHIPPED)[0]
+    if "visual.proj" not in state or state["visual.proj"].shape != (config.vision_width, config.embed_dim):
+        return None  # without a look at all of them
+    mini = load_folder(SHIPPED, MINI).state_dict()
+    same = state.keys() == mini.keys() and all(torch.equal(state[key].to(own.dtype), own) for key, own in mini.items())
+    return asdict(config) if same else None
 
 
 def _random(name: str | Path | nn.Module) -> Backbone:

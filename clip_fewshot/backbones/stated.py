@@ -76,7 +76,7 @@ def of_usual_texts(given: dict[str, Any], state: Mapping[str, Tensor], where: st
         ArtifactError: another vocabulary. Its tokens are others, and Hugging Face's code may look for another end.
     """
     sizes = {len(table) for key, table in state.items() if key.endswith("token_embedding.weight")}
-    _refuse({"vocab_size": size for size in sizes - {VOCABULARY}}, where)
+    _refuse({"vocab_size": sizes} if sizes - {VOCABULARY} else {}, where)
     return given
 
 
