@@ -175,7 +175,7 @@ def infer_config(state: Mapping[str, Tensor], where: str, stated: Mapping[str, A
         sizes = _infer_sizes(state)
     except (KeyError, IndexError, ValueError) as error:
         raise ArtifactError(
-            expected="the weights of a CLIP model", got=f"none ({error})", fix="check which file this is", where=where
+            expected="the weights of a CLIP model", got=f"none ({error})", fix="check which model this is", where=where
         ) from error
     if stated is None:
         raise _unstated(_openai_choice(sizes), where)

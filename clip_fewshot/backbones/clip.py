@@ -80,7 +80,7 @@ def load_backbone(
     others = {key: own for key, value in (given or {}).items() if (own := getattr(backbone.config, key)) != value}
     if others:
         fix = "leave activation= and heads= out, or correct the config beside the weights"
-        raise UsageError(expected=f"{others}, which the weights tell", got=str(given), fix=fix, where=str(name))
+        raise UsageError(expected=f"{others}, which the weights tell", got=str(given), fix=fix, where=backbone.name)
     backbone.activation_dtype = dtype
     return backbone.to(place)
 
@@ -128,7 +128,7 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
 def _given(activation: str | None, heads: tuple[int, int] | None) -> dict[str, Any] | None:
     if activation is None and heads is None:
         return None
-    if activation not in ACTIVATIONS or not isinstance(heads, tuple | list) or [*map(type, heads)] != [int, int]:
+    if str(activation) not in ACTIVATIONS or not isinstance(heads, tuple | list) or [*map(type, heads)] != [int, int]:
         raise UsageError(
             expected=f"activation= one of {sorted(ACTIVATIONS)} and heads=(image tower, text tower) together",
             got=f"activation={activation!r}, heads={heads!r}",

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import clip_fewshot as cf
 from clip_fewshot.backbones import clip, download
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
@@ -92,6 +93,22 @@ def test_files_that_torch_and_safetensors_saved(small: Backbone, tmp_path: Path)
         loaded = load_backbone(str(tmp_path / name), device="cpu", **openai_heads(small.config))
         assert loaded.digest == small.digest
         assert loaded.name == str(tmp_path / name)
+
+
+def test_a_saved_classifier_finds_weights_that_tell_nothing_by_its_digest(
+    tmp_path: Path, split: cf.OpenWorldSplit
+) -> None:
+    weights, told = tmp_path / "w.pt", openai_heads(SMALL["vit"])
+    torch.save(build_backbone(SMALL["vit"]).state_dict(), weights)
+    for activation in ("quick_gelu", "gelu"):
+        backbone = load_backbone(weights, device="cpu", **told | {"activation": activation})
+        cf.FewShotClassifier(backbone, "linear-probe").fit(split.support).save(tmp_path / activation)
+    assert cf.FewShotClassifier.load(tmp_path / "quick_gelu").backbone.config == SMALL["vit"]
+    with pytest.raises(ArtifactError, match="pass the backbone it was trained on"):
+        cf.FewShotClassifier.load(tmp_path / "gelu")
+    assert cf.FewShotClassifier.load(tmp_path / "gelu", backbone).backbone is backbone
+    (tmp_path / "w.json").write_text('{"activation": "gelu", "vision_heads": 2, "text_heads": 1}')
+    assert cf.FewShotClassifier.load(tmp_path / "gelu").backbone.config.activation == "gelu"
 
 
 def test_official_names_go_through_the_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
