@@ -89,9 +89,10 @@ def load_folder(folder: Path, name: str) -> Backbone:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a folder's configs are Hugging Face's or open_clip's; another is taken for one of ours."""
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    return (folder / OPEN_CLIP_CONFIG).is_file() or (isinstance(config, dict) and "vision_config" in config)
+    """Whether a folder's config is Hugging Face's or open_clip's; another is taken for one of ours."""
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    ours = not isinstance(config, dict) or "sha256" in config
+    return not ours and ("vision_config" in config or (folder / OPEN_CLIP_CONFIG).is_file())
 
 
 def find_weights(path: Path) -> list[Path]:
@@ -140,8 +141,12 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
             fields["vision_layers"] = tuple(fields["vision_layers"])
         return CLIPConfig(**fields), digest
     except (KeyError, TypeError, AttributeError, UsageError) as error:
+        other = isinstance(fields, dict) and fields.get("model_type")  # as Hugging Face's config.json has it
         raise ArtifactError(
-            expected="the architecture of a CLIP model", got=repr(error), fix="restore the folder", where=str(path)
+            expected="the architecture of a CLIP model",
+            got=f"that of {other!r}" if other else repr(error),
+            fix="name the folder of a CLIP model" if other else "restore the folder",
+            where=str(path),
         ) from error
 
 

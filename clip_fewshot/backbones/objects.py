@@ -38,7 +38,10 @@ def convert(model: nn.Module, name: str, given: Mapping[str, Any] | None = None)
     if isinstance(model, torch.jit.ScriptModule):  # it tells nothing, and OpenAI's runs on a GPU alone
         state = model.state_dict()
         return assemble(state, name, name, stated={} if state.keys() >= NOT_WEIGHTS else given)
-    twin: Any = copy.deepcopy(model).float().cpu().eval()  # the given one stays as and where it is
+    try:
+        twin: Any = copy.deepcopy(model).float().cpu().eval()  # the given one stays as and where it is
+    except (RuntimeError, TypeError) as error:
+        raise _foreign(name, f"one that cannot be copied ({error})") from error
     state = bare_names(twin.state_dict())
     stated = read_hugging_face(twin.config.to_dict(), name) if SIGN in state else _read_attributes(twin, name)
     backbone = assemble(state, name, name, stated=given if stated is None else stated)
@@ -53,7 +56,10 @@ def convert(model: nn.Module, name: str, given: Mapping[str, Any] | None = None)
 
 def _inside(model: nn.Module) -> nn.Module:
     """The module that wrappers hold: torch's parallel ones, torch.compile's, or one of the user's."""
-    return model.get_submodule(".".join(common_prefix(key.split(".") for key in model.state_dict())))
+    try:
+        return model.get_submodule(".".join(common_prefix(key.split(".") for key in model.state_dict())))
+    except AttributeError:  # keys that are no modules
+        return model
 
 
 def _read_attributes(model: Any, name: str) -> dict[str, Any] | None:

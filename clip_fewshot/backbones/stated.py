@@ -19,7 +19,7 @@ from clip_fewshot.backbones.backbone import NOT_WEIGHTS
 from clip_fewshot.backbones.huggingface import SIGN
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.runtime.files import read_json
+from clip_fewshot.runtime.files import hash_file, read_json
 from clip_fewshot.runtime.tensor_file import read_metadata
 
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
@@ -50,8 +50,8 @@ def read_stated(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any] | Non
 
     Args:
         path: the file; of weights in several, the first.
-        state: the tensors. OpenAI's archives are known by the constants among them; of two configs in one folder that
-            of the library whose keys they have is read.
+        state: the tensors. OpenAI's archives are known by the constants among them, and in a folder the config of the
+            library whose keys they have is read.
 
     Raises:
         ArtifactError: nonsense in that place, or settings that we do not build.
@@ -61,12 +61,22 @@ def read_stated(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any] | Non
         return _checked(_parsed(text), f"{path}, {STATED}", frozenset(HEADS_AND_ACTIVATION))
     if state.keys() >= NOT_WEIGHTS:
         return {}
-    names = (CONFIG, OPEN_CLIP_CONFIG) if SIGN in state else (OPEN_CLIP_CONFIG, CONFIG)
-    for place in (path.with_suffix(".json"), *map(path.with_name, names)):
-        stated = read_config_file(place) if place.is_file() else None
-        if stated is not None:
-            return stated if "vocab_size" in stated else of_usual_texts(stated, state, str(place))
+    for place in (path.with_suffix(".json"), path.with_name(OPEN_CLIP_CONFIG), path.with_name(CONFIG)):
+        config = read_json(place) if place.is_file() else None
+        if isinstance(config, dict) and (place.stem == path.stem or _is_of(config, path, SIGN in state)):
+            stated = _read_config(config, place)
+            if stated is not None:
+                return stated if "vocab_size" in stated else of_usual_texts(stated, state, str(place))
     return None
+
+
+def _is_of(config: Mapping[str, Any], path: Path, hugging_face: bool) -> bool:
+    """Whether the config of a folder is of this file: not if its library gives tensors other names, or by its digest.
+
+    A folder may hold another library's file of the same sizes, with other heads.
+    """
+    same = config["sha256"] == hash_file(path) if "sha256" in config else True
+    return ("vision_config" in config) is hugging_face and same
 
 
 def of_usual_texts(given: dict[str, Any], state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
@@ -80,11 +90,8 @@ def of_usual_texts(given: dict[str, Any], state: Mapping[str, Tensor], where: st
     return given
 
 
-def read_config_file(path: Path) -> dict[str, Any] | None:
-    """The fields of :class:`CLIPConfig` in a JSON file of one of the three forms; None of another."""
-    config = read_json(path)
-    if not isinstance(config, dict):
-        return None
+def _read_config(config: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """The fields of :class:`CLIPConfig` in JSON of one of the three forms; None of another."""
     if "text_config" in config and "vision_config" in config:
         processors = [place for place in map(path.with_name, PROCESSORS) if place.is_file()]
         return read_hugging_face(config, str(path), *map(read_json, processors))

@@ -20,6 +20,7 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.runtime.files import hash_file
 from tests.backbones.conftest import SMALL, openai_model, pixels, shaken
 from tests.backbones.test_huggingface import huggingface_state
 
@@ -179,6 +180,34 @@ def test_hugging_faces_config_is_read_from_its_folder_and_beside_any_file(config
         load_backbone(tmp_path, device="cpu")
 
 
+def test_the_config_of_another_file_in_the_folder_does_not_count(tmp_path: Path) -> None:
+    theirs = other_variant(VARIANTS[5])
+    state = theirs.state_dict()
+    (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(VARIANTS[1])))
+    with pytest.raises(ArtifactError, match=UNTOLD):
+        load_backbone(write(state, tmp_path / "w.pt"), device="cpu")
+    (tmp_path / "config.json").rename(tmp_path / "open_clip_config.json")
+    with pytest.raises(ArtifactError, match=UNTOLD):
+        load_backbone(tmp_path / "w.pt", device="cpu")
+    save_backbone(build_backbone(VARIANTS[1]), tmp_path / "ours", half=False)
+    with pytest.raises(ArtifactError, match=UNTOLD):
+        load_backbone(write(state, tmp_path / "ours" / "w.pt"), device="cpu")
+    (tmp_path / "ours" / "w.json").write_text(json.dumps(open_clip_config(VARIANTS[5])))
+    assert_same(load_backbone(tmp_path / "ours" / "w.pt", device="cpu"), theirs)
+
+
+def test_a_file_of_an_older_release_is_told_by_its_config(tmp_path: Path) -> None:
+    usual = build_backbone(SMALL["vit"])
+    save_backbone(usual, tmp_path, half=False)
+    weights = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(usual.state_dict(), weights)  # without a header, where heads are OpenAI's
+    with pytest.raises(ArtifactError, match=UNTOLD):
+        load_backbone(weights, device="cpu")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": hash_file(weights)}))
+    assert load_backbone(weights, device="cpu").digest == load_backbone(tmp_path, device="cpu").digest == usual.digest
+
+
 def test_of_two_configs_that_of_the_weights_library_counts(tmp_path: Path) -> None:
     theirs, other = other_variant(VARIANTS[1]), VARIANTS[5]
     (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(other)))
@@ -225,6 +254,8 @@ def test_an_object_that_tells_nothing_is_believed_only_after_a_trial() -> None:
     for wrong in ({"heads": (2, 1)}, {"heads": (4, 1)}, {"activation": "gelu"}):
         with pytest.raises(ArtifactError, match="features that differ"):
             load_backbone(theirs, device="cpu", **given(theirs.told) | wrong)
+    with pytest.raises(ArtifactError, match="one that cannot be copied"):
+        load_backbone(copy.deepcopy(theirs).to("meta"), device="cpu", **given(theirs.told))
     theirs.encode_image = None
     with pytest.raises(ArtifactError, match="one that fails on a trial input"):
         load_backbone(theirs, device="cpu", **given(theirs.told))
@@ -386,6 +417,10 @@ def test_a_folder_without_weights_says_which_files_it_looks_for(tmp_path: Path) 
         load_backbone(tmp_path, device="cpu")
     save_backbone(build_backbone(SMALL["vit"]), tmp_path / "ours", half=False)
     config = tmp_path / "ours" / "config.json"
-    config.write_text(json.dumps(asdict(SMALL["vit"])))  # its digest is gone
-    with pytest.raises(ArtifactError, match="sha256"):
-        load_backbone(tmp_path / "ours", device="cpu")
+    for content, match in (
+        (asdict(SMALL["vit"]), "sha256"),
+        ({"model_type": "bert"}, "CLIP model, got that of 'bert'"),
+    ):
+        config.write_text(json.dumps(content))
+        with pytest.raises(ArtifactError, match=match):
+            load_backbone(tmp_path / "ours", device="cpu")
