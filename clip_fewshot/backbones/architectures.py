@@ -181,7 +181,7 @@ def infer_config(state: Mapping[str, Tensor], where: str, stated: Mapping[str, A
         raise _unstated(_openai_choice(sizes), where)
     others = [name for name, value in stated.items() if sizes.get(name, value) != value]
     if others:
-        expected, got = (", ".join(f"{name} {of[name]}" for name in others) for of in (stated, sizes))
+        expected, got = (", ".join(f"{name} {of[name]!r:.40}" for name in others) for of in (stated, sizes))
         fix = "put the config of these weights beside them"
         raise ArtifactError(expected=f"{expected} as stated", got=got, fix=fix, where=where)
     try:
