@@ -30,9 +30,8 @@ class Options(PicturesOptions, TextOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        refuse_idle(
-            self, () if self.labels else ("class_names", "classes_at", "template", "templates"), "with --labels"
-        )
+        idle = () if self.labels else ("class_names", "classes_at", "template", "templates")
+        refuse_idle(self, idle, "with --labels")
         refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
@@ -63,8 +62,7 @@ def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
         embed_on_spark(paths, options.model_name, out, options.device)
         left_out = find_skipped(paths, out)
     else:
-        backbone = opening.open_model(options.model_name, None, options.device)
-        left_out = write_features(out, embed_files(backbone, paths))
+        left_out = write_features(out, embed_files(opening.open_model(options.model_name, None, options.device), paths))
     return len(paths) - len(left_out), left_out
 
 
@@ -74,9 +72,9 @@ def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     from clip_fewshot.features.labelled_table import write_labelled
     from clip_fewshot.few_shot.objectives import read_class_texts
 
-    pictures = read_dataset(options.data, **options.reading())
+    pictures, templates = read_dataset(options.data, **options.reading()), opening.open_templates(options, ())
     pictures.required_labels()
     opening.warn(pictures.warnings)
     backbone = opening.open_model(options.model_name, None, options.device)
-    texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
+    texts = read_class_texts(backbone, pictures.label_space.names, templates)
     return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)
