@@ -103,7 +103,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     trees = {place: walk(place) for place in map(Path, places) if place.is_dir()}
     pictures = keep_readable(path for place in map(Path, places) for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
-    pictures = replace(pictures, warnings=tuple(list_passed(passed)))
+    pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))
     if not len(pictures):
         lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{list_first(lines)}\n" if lines else "folders without pictures"
