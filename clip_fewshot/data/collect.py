@@ -11,11 +11,13 @@ from pathlib import Path
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
+from clip_fewshot.data.decode import upright_rgb
 from clip_fewshot.data.folder import Tree, list_passed, walk
-from clip_fewshot.data.image import pixel_digest, read_regular
+from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.names import escape, list_first, refuse_names
+from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.data.verify import check_pictures
+from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
@@ -46,8 +48,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             fix="use read_dataset(path) or [path]",
             where="images",
         )
-    pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
-    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
+    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(images))
+    pictures = tuple(
+        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(images, names, strict=True)
+    )
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     refuse_names(space.names, "labels")
     return ImageDataset(
@@ -137,6 +141,7 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
         partition=("",) * len(kept),
         digests=tuple(checked[path].digest for path in kept),
         skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        warnings=tuple(list_decisions({path: checked[path] for path in kept})),
     )
 
 

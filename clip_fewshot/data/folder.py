@@ -8,12 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_fewshot.data.names import SUFFIXES, escape, sort_key
+from clip_fewshot.data.names import READERS, SUFFIXES, SYSTEM_NAMES, escape, sort_key
 from clip_fewshot.errors import DataError
 
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
-# Pictures we do not read: listed as unreadable and not passed over like a text file lying about.
-FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".dng", ".cr2", ".nef", ".raw")
 MOST_KINDS = 8  # of what is passed over that are named
 
 
@@ -71,7 +68,7 @@ def walk(root: Path) -> Tree:
         folder = waiting.pop()
         for item in _listed(root / folder):
             path = folder / item.name
-            if item.name.startswith(".") or item.name.lower() in SYSTEM_FILES:
+            if item.name.startswith(".") or item.name.lower() in SYSTEM_NAMES:
                 tree.ignored["hidden or system files"] += 1
                 continue
             if item.is_symlink() and not (os.path.realpath(item.path) + os.sep).startswith(inside):
@@ -109,7 +106,7 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def _sort_in(tree: Tree, path: Path) -> None:
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES or suffix in FOREIGN_SUFFIXES:
+    if suffix in SUFFIXES or suffix in READERS:
         tree.pictures.append(path)
     elif suffix == ".txt":
         tree.texts.append(path)

@@ -12,14 +12,49 @@ from pathlib import Path
 from clip_fewshot.errors import DataError, UsageError
 
 SUFFIXES_OF = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "GIF": (".gif",),
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "NETPBM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "DDS": (".dds",),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "SUN": (".ras",),
+    "PCX": (".pcx",),
+    "TGA": (".tga",),
 }
 SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+# Pictures that are not read: listed as unreadable and not passed over like a text file lying about. Beside them the
+# Python package that reads them.
+READERS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    **dict.fromkeys((".jxl",), "pillow-jxl-plugin"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2"), "rawpy"),
+    **dict.fromkeys((".raf", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".kdc", ".dcr", ".mrw"), "rawpy"),
+    **dict.fromkeys((".svg", ".svgz"), "cairosvg"),
+    **dict.fromkeys((".dcm", ".dicom"), "pydicom"),
+    **dict.fromkeys((".fits", ".fit", ".fts"), "astropy"),
+    **dict.fromkeys((".exr", ".hdr", ".pam"), "opencv-python"),
+    **dict.fromkeys((".jxr", ".wdp", ".hdp"), "imagecodecs"),
+    **dict.fromkeys((".psb",), "psd-tools"),
+    **dict.fromkeys(
+        (".ico", ".cur", ".icns", ".xbm", ".xpm", ".fli", ".flc", ".dcx", ".pcd", ".eps", ".wmf", ".emf"), "Pillow"
+    ),
+}
+# What NAS boxes, operating systems and editors put beside pictures, in lower case; names with a dot in front too.
+SYSTEM_NAMES = frozenset(
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "__pycache__", "lost.dir"),
+        *("@eadir", "@recycle", "@tmp", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+        *("lost+found", "system volume information", "network trash folder", "temporary items"),
+    )
+)
 MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
 

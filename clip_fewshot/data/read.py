@@ -48,7 +48,7 @@ def read_dataset(
             "label": "category", "split": "part"}``. Those not named are known by their names, and among several
             names of pictures the column whose files exist is taken.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
-            reduced decode. Otherwise they are used with a warning.
+            reduced decode, a decoder that complained. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.data.folder import count_beside, kind_of, list_passed, walk
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
-from clip_fewshot.data.names import SUFFIXES, escape
+from clip_fewshot.data.names import SUFFIXES, SYSTEM_NAMES, escape
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
 
 SUFFIX = ".tar"
-MAC_FOLDER = "__MACOSX"  # of resource forks beside the files of an archive made on a Mac
 TEXT_LIMIT = 1 << 20  # bytes of a sample's text
 MOST_SHARDS = 100_000  # that one pattern may name
 UNUSABLE = 0.01  # of the samples, one at least, may have a picture beside a text of no use
@@ -187,7 +186,7 @@ def _by_key(names: Iterable[str], passed: Counter[str]) -> list[tuple[list[str],
     for name in names:
         folder, _, file = name.rpartition("/")
         stem, _, end = file.rpartition(".")
-        if file.startswith(".") or MAC_FOLDER in folder.split("/"):
+        if file.startswith(".") or not SYSTEM_NAMES.isdisjoint(name.casefold().split("/")):
             passed["hidden or system files"] += 1
         elif stem and f".{end.lower()}" in SUFFIXES:
             samples[f"{folder}/{stem}"][0].append(name)

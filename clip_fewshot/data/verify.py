@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings as python_warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_fewshot.data.image import ImageError, decode, read_regular
+from clip_fewshot.data.decode import decoding
+from clip_fewshot.data.decoder_warnings import HANDLER
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
 from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.picture_files import reading
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 
@@ -33,17 +35,17 @@ class Checked(NamedTuple):
 def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
     """Read and decode each file once, in threads."""
     distinct = list(dict.fromkeys(paths))
-    with python_warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
-        python_warnings.simplefilter("ignore")  # Pillow's say neither which file nor what to do; ours do
+    with HANDLER, ThreadPoolExecutor(CHECK_THREADS) as pool:
         return dict(zip(distinct, pool.map(_check, distinct), strict=True))
 
 
 def _check(path: Path) -> Checked:
     digest = ""
     try:
-        data = read_regular(path)
-        digest = hash_bytes(data)
-        return Checked(digest, decode(data, path).notes, None)
+        with reading(path) as data:
+            digest = hash_bytes(data)
+            with decoding(data, path) as picture:
+                return Checked(digest, picture.notes, None)
     except ImageError as error:
         return Checked(digest, (), error)
 

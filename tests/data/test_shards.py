@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from clip_fewshot.data import shards as module
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import ImageError, open_image
+from clip_fewshot.data.image import open_image
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.shards import shard_paths
