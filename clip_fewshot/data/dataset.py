@@ -21,10 +21,7 @@ from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 
 class SkippedImage(NamedTuple):
-    """A picture that was left out, and why.
-
-    ``reason`` is that of an :class:`~clip_fewshot.data.picture_kinds.ImageError`.
-    """
+    """A picture that was left out, and why; ``reason`` as of :class:`~clip_fewshot.data.picture_kinds.ImageError`."""
 
     path: str
     reason: str
@@ -88,7 +85,7 @@ class ImageDataset:
         if self.labels is None:
             raise DataError(
                 expected="labelled images",
-                got="captions or nothing",
+                got="; ".join(["captions or nothing", *self.warnings]),
                 fix="use a source with a class per image",
                 where=self.name,
             )
