@@ -105,6 +105,14 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, by
     return _load(folder, kind, lambda path, most: (data := read_whole(path, most), hash_bytes(data)))
 
 
+@contextmanager
+def open_artifact(folder: Path, kind: str) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """:func:`load_artifact` for a block that makes something of it; what does not fit together is ArtifactError too."""
+    found = load_artifact(folder, kind)
+    with explain_content(str(folder)):
+        yield found
+
+
 def find_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """Like :func:`load_artifact`, with the paths of the files in place of what is in them: they may be large."""
     return _load(folder, kind, lambda path, most: (path, hash_file(path, most)))
@@ -175,7 +183,15 @@ def explain_content(where: str) -> Iterator[None]:
         yield
     except ClipFewShotError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ArtifactError(
             expected="what such a file says",
             got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}",

@@ -173,7 +173,7 @@ def read_json(path: Path) -> Any:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content``, JSON, with the SHA-256 of what it says under ``SEAL``; :func:`check_seal` refuses another content."""
+    """``content`` with the SHA-256 of what it says as JSON under ``SEAL``, for :func:`check_seal`."""
     text = json.dumps({name: value for name, value in content.items() if name != SEAL}, sort_keys=True)
     return {**content, SEAL: hash_bytes(text.encode())}
 

@@ -47,7 +47,7 @@ def _without_clock(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as its file holds it: how it ended, Optuna's side of it, and the study, which earlier files do not say."""
+    """A trial as its file holds it: how it ended, Optuna's side of it, its study (None in files of before)."""
 
     record: TrialRecord
     params: dict[str, Any]

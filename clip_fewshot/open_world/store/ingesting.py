@@ -57,7 +57,7 @@ def relink(database: Database, pictures: ImageDataset) -> int:
     there = rows.find(database, pictures.digests)
     places = {digest: _place(pictures, i) for i, digest in enumerate(pictures.digests) if digest in there}
     moved = [(place, there[d].seq) for d, place in places.items() if place not in (None, there[d].place)]
-    database.run_many("UPDATE image SET place = ? WHERE seq = ?", moved)
+    rows.change_images(database, "place = ?", moved)
     return len(places)
 
 
