@@ -57,7 +57,7 @@ def cell_bytes(path: Path, limit: int) -> bytes | None:
         DataError: no such column or row, no bytes in it, more than ``limit``; a damaged file.
     """
     file, row = path.parent.parent, path.name
-    if not is_cell(path) or not file.is_file():
+    if not is_cell(path) or not os.path.isfile(file):
         return None
     status = os.stat(file)
     column, key = path.parent.name, (file, status.st_size, status.st_mtime_ns)
@@ -109,7 +109,7 @@ def read_rows(
     """
     _, parquet = import_pyarrow()
     groups = None if group is None else [group]
-    with explain_damage(file), parquet.ParquetFile(file) as opened:
+    with explain_damage(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
         for batch in opened.iter_batches(rows, columns=list(columns), row_groups=groups, use_threads=False):
             yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
 

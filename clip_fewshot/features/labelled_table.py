@@ -20,6 +20,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.features.encode import encode_images
+from clip_fewshot.features.sums import TABLE_KEY
 from clip_fewshot.features.table import (
     DIGEST_COLUMN,
     LABEL_COLUMN,
@@ -32,8 +33,6 @@ from clip_fewshot.features.table import (
     write_features,
 )
 from clip_fewshot.types import FloatArray, LabelSpace
-
-TABLE_KEY = b"clip_fewshot"
 
 
 class LabelledTable(NamedTuple):
