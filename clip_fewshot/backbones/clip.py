@@ -91,7 +91,7 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
     if name in trusted:
         given = trusted[name]
         return load_backbone(given if isinstance(given, nn.Module) else given())
-    if name.startswith(parts.PYTHON_PREFIX) or name in _installed():
+    if names_code(name):
         raise ArtifactError(
             expected="a backbone of this library",
             got=f"{name!r}, which a file must not import",
@@ -99,6 +99,11 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
             where=where,
         )
     return load_backbone(name)
+
+
+def names_code(name: str) -> bool:
+    """Whether that name of a backbone leads to code outside the library, which no file may import."""
+    return name.startswith(parts.PYTHON_PREFIX) or name in _installed()
 
 
 def _installed() -> set[str]:
