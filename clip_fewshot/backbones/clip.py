@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -73,7 +74,7 @@ def check_name(name: str) -> str:
     """
     prefixes = (open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
     known = name in (*ALIASES, *OFFICIAL, MINI) or name.startswith(prefixes) or name in _installed()
-    if not (known or Path(name).exists() or Path(name).suffix in WEIGHTS_SUFFIXES):
+    if not (known or os.path.exists(name) or Path(name).suffix in WEIGHTS_SUFFIXES):
         raise _unknown(name)
     return ALIASES.get(name, name)
 
@@ -125,7 +126,7 @@ def _load(name: str | Path | nn.Module) -> Backbone:
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
-        if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not Path(name).exists()):
+        if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not os.path.exists(name)):
             built = _load(builder.build(name)).eval()
             built.name = name  # leads a saved classifier back here
             return built
@@ -135,9 +136,9 @@ def _load(name: str | Path | nn.Module) -> Backbone:
 
 
 def _from_path(path: Path, name: str) -> Backbone:
-    if path.is_dir():
+    if os.path.isdir(path):
         return load_folder(path, name)
-    if not path.exists() and path.suffix not in WEIGHTS_SUFFIXES:
+    if not os.path.exists(path) and path.suffix not in WEIGHTS_SUFFIXES:
         raise _unknown(name)
     return assemble(read_state(path), name, str(path), stated=read_stated(path))
 

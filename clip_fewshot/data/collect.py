@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -134,4 +135,4 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
 
 
 def _pictures(place: Path) -> list[Path]:
-    return [place / path for path in walk(place).pictures] if place.is_dir() else [place]
+    return [place / path for path in walk(place).pictures] if os.path.isdir(place) else [place]

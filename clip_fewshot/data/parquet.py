@@ -19,6 +19,7 @@ from typing import Any
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError, ResourceError
+from clip_fewshot.runtime.reading import open_regular
 
 PARQUET = ".parquet"
 OLDEST_PYARROW = 18  # before 15, reading a schema could run code (CVE-2023-47248)
@@ -109,7 +110,7 @@ def read_rows(
     """
     _, parquet = import_pyarrow()
     groups = None if group is None else [group]
-    with explain_damage(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+    with explain_damage(file), open_regular(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
         for batch in opened.iter_batches(rows, columns=list(columns), row_groups=groups, use_threads=False):
             yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def picture_paths(
     place, top = Path(source), None if root is None else Path(root)
     if format is not None:
         named = [entry.path for entry in list_source(place, format, root=top, columns=columns).entries]
-    elif place.is_dir():
+    elif os.path.isdir(place):
         named = [place / path for path in walk(place).pictures]
     else:
         paths = _named_paths(place, top, columns or {})

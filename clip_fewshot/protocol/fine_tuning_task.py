@@ -7,6 +7,7 @@ another one with the weights and the optimiser's moments of an earlier one, a sc
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -55,7 +56,7 @@ def begin_task(
 ) -> None:
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
-    if path.exists():
+    if os.path.exists(path):
         was = NOT_WRITTEN | read_json(path)
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
@@ -109,7 +110,7 @@ class EarlierRun:
             ArtifactError: no such run, no checkpoint, or one that did not keep its pairs.
         """
         for name in (TASK, PAIRS_FILE, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 fix = "name the folder of a `finetune` run of this release; of others, take DIR/model as `model`"
                 raise ArtifactError(
                     expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ class Session:
     @classmethod
     def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
         """See :meth:`Store.create`."""
-        if folder.exists() and any(
+        if os.path.exists(folder) and any(
             not item.name.startswith(DATABASE_FILE) and item.name != DECISIONS_LOCK for item in folder.iterdir()
         ):
             raise ResourceError(

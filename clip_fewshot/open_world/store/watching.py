@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +151,7 @@ def _write(store: Store, eye: _Eye) -> None:
 
 def _read(store: Store) -> _Eye | None:
     path = store.folder / WATCH_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     record = read_json(path)
     try:
