@@ -110,17 +110,18 @@ def read_rows(
     """
     _, parquet = import_pyarrow()
     groups = None if group is None else [group]
-    with explain_damage(file), open_regular(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+    with explain_damage(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
         for batch in opened.iter_batches(rows, columns=list(columns), row_groups=groups, use_threads=False):
             yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
 
 
 @contextmanager
 def explain_damage(file: Path) -> Iterator[None]:
-    """Errors of pyarrow as DataError that names the file."""
+    """Errors of pyarrow as DataError that names the file; what is no regular file is refused before the block."""
     arrow, _ = import_pyarrow()
     try:
-        yield
+        with open_regular(file):  # pyarrow would wait for a pipe
+            yield
     except (arrow.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         got = escape(str(error).split("\n")[0][:200])
         fix = "make or download it again"

@@ -21,8 +21,8 @@ from clip_fewshot.contrastive.checkpoint import FOLDER as CHECKPOINT_FOLDER
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST
-from clip_fewshot.runtime.files import read_json, write_json
+from clip_fewshot.runtime.artifacts import MANIFEST, explain_content
+from clip_fewshot.runtime.files import check_seal, read_json, seal, write_json
 
 TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
 # From a run to the one that goes on; what is read is known by its content.
@@ -30,6 +30,7 @@ MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", 
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
+UNSEALED_PAIRS = ("training", "test", "before")  # what is in the file of a release that did not seal
 CARRIED = ("model", "unfreeze", "lock", "head", "prompts", "optimizer", "distil")  # what the state of a training is of
 
 TextsByPicture = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
@@ -57,7 +58,7 @@ def begin_task(
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
     if os.path.exists(path):
-        was = NOT_WRITTEN | read_json(path)
+        was = NOT_WRITTEN | check_seal(read_json(path), None, str(path))
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
@@ -75,8 +76,9 @@ def begin_task(
                 where=str(job.folder),
             )
     before = sorted(earlier.trained) if earlier else []
-    write_json(job.folder / PAIRS_FILE, {"training": _texts_of(kept), "test": _texts_of(held), "before": before})
-    write_json(path, now)
+    pairs = {"training": _texts_of(kept), "test": _texts_of(held), "before": before}
+    write_json(job.folder / PAIRS_FILE, seal(pairs))
+    write_json(path, seal(now))
 
 
 def _texts_of(data: ImageDataset) -> dict[str, list[str]]:
@@ -115,9 +117,11 @@ class EarlierRun:
                 raise ArtifactError(
                     expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
                 )
-        pairs = read_json(folder / PAIRS_FILE)
-        trained = frozenset([*pairs["training"], *pairs["before"]])
-        return cls(folder, NOT_WRITTEN | read_json(folder / TASK), pairs["training"] | pairs["test"], trained)
+        with explain_content(str(folder)):
+            pairs = check_seal(read_json(folder / PAIRS_FILE), UNSEALED_PAIRS, str(folder / PAIRS_FILE))
+            task = check_seal(read_json(folder / TASK), None, str(folder / TASK))
+            trained = frozenset([*pairs["training"], *pairs["before"]])
+            return cls(folder, NOT_WRITTEN | task, pairs["training"] | pairs["test"], trained)
 
     def check(self, now: Mapping[str, Any]) -> None:
         """Raise UsageError where the task of ``now`` trains other parameters, or from another model."""

@@ -178,17 +178,20 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: hash_bytes(text.encode())}
 
 
-def check_seal(content: Any, before: Collection[str], where: str) -> dict[str, Any]:
+def check_seal(content: Any, before: Collection[str] | None, where: str) -> dict[str, Any]:
     """``content`` as it was sealed.
 
     Args:
-        before: all names in files of the releases that did not seal; these, and no others, need no seal.
+        before: all names in files of the releases that did not seal; these, and no others, need no seal. None: whatever
+            lacks one needs none.
 
     Raises:
         ArtifactError: content that was changed since, or that was never such a file.
     """
-    if isinstance(content, dict) and (content.keys() == set(before) or seal(content) == content):
-        return content
+    if isinstance(content, dict):
+        needless = SEAL not in content if before is None else content.keys() == set(before)
+        if needless or seal(content)[SEAL] == content.get(SEAL):
+            return content
     expected, fix = "the content that it was written with", "it is damaged: restore or delete it"
     raise ArtifactError(expected=expected, got="another one", fix=fix, where=where)
 
