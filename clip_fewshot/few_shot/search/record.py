@@ -29,11 +29,11 @@ def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial, study: s
 
 
 def round_time(seconds: float) -> float:
-    """``seconds`` to the millisecond, and behind that six digits which show whether a file says what was written.
+    """Whole milliseconds of ``seconds``, and behind them six digits which show whether a file says what was written.
 
     The seal of a trial leaves its time out: the same command writes the same bytes but for this number.
     """
-    whole = round(seconds * 1000)
+    whole = round(seconds * 1e9) // 1_000_000
     return float(f"{whole / 1000:.3f}{_check_digits(whole):06d}")
 
 
@@ -159,7 +159,7 @@ def _check_ranges(record: TrialRecord, checked: bool) -> None:
         and all(temperature > 0 for temperature in record.temperatures)
         and type(record.number) is int
         and record.seconds >= 0
-        and (not checked or record.seconds == round_time(round(record.seconds * 1e9) // 1_000_000 / 1000))
+        and (not checked or record.seconds == round_time(record.seconds))
     )
     if not sound:
         raise ValueError("a state, score, loss, temperature or time that none can have")
