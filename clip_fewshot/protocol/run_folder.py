@@ -51,13 +51,13 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
             expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="`resume`"
         )
     model, form = began.data.model, began.data.format
-    for option, held, foreign in (
+    for option, said, foreign in (
         ("model", model, names_code(str(model))),
         ("format", form, form is not None and form not in FORMATS),
     ):
-        if foreign and getattr(config.data, option) != held:
+        if foreign and getattr(config.data, option) != said:
             fix = f"give it again (`{option}`): what a file names is not imported"
-            raise ArtifactError(expected=f"a {option} of this library", got=repr(held), fix=fix, where=str(path))
+            raise ArtifactError(expected=f"a {option} of this library", got=repr(said), fix=fix, where=str(path))
     return replace(began, run=_resumed_run(config.run, began.run))
 
 

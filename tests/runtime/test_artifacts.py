@@ -74,8 +74,10 @@ def test_the_newer_form_needs_its_seal(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    [{"files": None}, {"files": {"a": {}}}, {"files": {"a": None}}, {"files": [1]}, {"schema": "2"}, {"kind": 7}]
-    + [{"files": {"../a.bin": {"file": "../a-9834876dcfb05cb1.bin", "sha256": "9834876dcfb05cb1" * 4, "bytes": 1}}}],
+    [
+        *({"files": None}, {"files": {"a": {}}}, {"files": {"a": None}}, {"files": [1]}, {"schema": "2"}, {"kind": 7}),
+        {"files": {"../a.bin": {"file": "../a-9834876dcfb05cb1.bin", "sha256": "9834876dcfb05cb1" * 4, "bytes": 1}}},
+    ],
 )
 def test_what_was_sealed_by_somebody_else_is_refused_in_our_words(folder: Path, part: dict[str, Any]) -> None:
     change(folder, lambda held: seal(held | part))

@@ -76,7 +76,9 @@ def test_a_file_of_a_model_that_is_a_pipe_or_longer_than_it_was_is_refused(tmp_p
         load_artifact(tmp_path / "kept", "kind")
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, "[1e400]", "[NaN]", "[-Infinity]", b"\xff", b"", "{"])
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"a":' * 200_000, "[1e400]", "[NaN]", "[-Infinity]", b"\xff", b"", "{"]
+)
 def test_what_python_takes_for_json_and_is_none(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_json(text)

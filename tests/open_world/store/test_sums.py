@@ -79,7 +79,7 @@ def test_any_column_of_any_table(filled: Path, tiny: Backbone, change: str) -> N
 @pytest.mark.parametrize("change", CHANGES[:5])
 def test_a_large_store_is_checked_as_it_is_read(filled: Path, tiny: Backbone, change: str) -> None:
     unguarded(filled, change)
-    with Store.open(filled, tiny, check=False) as changed, pytest.raises(ArtifactError, match="image [123]"):
+    with Store.open(filled, tiny, check=False) as changed, pytest.raises(ArtifactError, match=r"image [123]"):
         everything(changed)
 
 
