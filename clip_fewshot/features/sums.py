@@ -57,7 +57,7 @@ def check_sums(table: Any, names: list[str], metadata: Mapping[bytes, bytes] | N
     held = metadata or {}
     if WRITTEN not in held and SUMS not in held:
         return
-    sums = check_seal(decode_json(held.get(SUMS, b"null")), (), str(where))
+    sums = check_seal(decode_json(held.get(SUMS, b"null")), str(where))
     found = {name: hashlib.sha256() for name in table.column_names}
     for name, digest in found.items():
         _feed(digest, table.column(name))

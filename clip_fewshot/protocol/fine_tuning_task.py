@@ -30,7 +30,6 @@ MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", 
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
-UNSEALED_PAIRS = ("training", "test", "before")  # what is in the file of a release that did not seal
 CARRIED = ("model", "unfreeze", "lock", "head", "prompts", "optimizer", "distil")  # what the state of a training is of
 
 TextsByPicture = Mapping[str, list[str]]  # digest of a picture -> its captions, or its class, in order
@@ -58,7 +57,7 @@ def begin_task(
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
     if os.path.exists(path):
-        was = NOT_WRITTEN | check_seal(read_json(path), None, str(path))
+        was = NOT_WRITTEN | check_seal(read_json(path), str(path))
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
@@ -118,8 +117,8 @@ class EarlierRun:
                     expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
                 )
         with explain_content(str(folder)):
-            pairs = check_seal(read_json(folder / PAIRS_FILE), UNSEALED_PAIRS, str(folder / PAIRS_FILE))
-            task = check_seal(read_json(folder / TASK), None, str(folder / TASK))
+            pairs = check_seal(read_json(folder / PAIRS_FILE), str(folder / PAIRS_FILE))
+            task = check_seal(read_json(folder / TASK), str(folder / TASK))
             trained = frozenset([*pairs["training"], *pairs["before"]])
             return cls(folder, NOT_WRITTEN | task, pairs["training"] | pairs["test"], trained)
 

@@ -24,7 +24,6 @@ from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.runtime.files import check_seal, hash_bytes, read_json, remove_half_files, seal, write_json
 
 TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
-UNSEALED_RUN = ("key", "config")  # what is in the file of a release that did not seal
 OBJECTIVE = "log loss"  # what trials are judged by: those of a run that judged otherwise mean something else
 
 
@@ -131,7 +130,7 @@ def choose_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
 def read_options(path: Path) -> FewShotConfig:
     """The options that a run wrote down."""
     try:
-        return FewShotConfig.from_json(check_seal(read_json(path), UNSEALED_RUN, str(path))["config"])
+        return FewShotConfig.from_json(check_seal(read_json(path), str(path))["config"])
     except (KeyError, TypeError, AttributeError) as error:
         fix = "resume it with the release that began it, or begin another run"
         raise ArtifactError(
@@ -168,7 +167,7 @@ def claim(
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
     if os.path.isfile(path):
-        held = check_seal(read_json(path), UNSEALED_RUN, str(path))["key"]
+        held = check_seal(read_json(path), str(path))["key"]
         if held != key:
             names = {**held["options"], **key["options"]}
             changed = [name for name in names if held["options"].get(name) != key["options"].get(name)]

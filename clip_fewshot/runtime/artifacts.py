@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, ResourceError
 from clip_fewshot.runtime.files import (
     FILE_LOCK,
+    SEAL,
     check_seal,
     hash_bytes,
     hash_file,
@@ -31,7 +32,7 @@ from clip_fewshot.runtime.files import (
 from clip_fewshot.runtime.reading import read_whole
 
 ARTIFACT_SCHEMA = 2
-UNSEALED = ("schema", "kind", "files", "meta", "meta_sha256")  # of schema 1, which sealed "meta" alone
+UNSEALED = {"schema", "kind", "files", "meta", "meta_sha256"}  # of schema 1, which sealed "meta" alone
 MANIFEST = "manifest.json"
 T = TypeVar("T")
 
@@ -155,11 +156,12 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
                 fix="use the release that wrote it",
                 where=str(path),
             )
-        manifest = check_seal(content, UNSEALED if content["schema"] == 1 else (), str(path))
+        manifest = check_seal(content, str(path))
         meta = json.dumps(manifest["meta"], sort_keys=True)
         whole = manifest.get("meta_sha256", hash_bytes(meta.encode())) == hash_bytes(meta.encode())
         named = all(one["file"] == _named_by_content(name, one["sha256"]) for name, one in manifest["files"].items())
-        if not whole or not named or not all(Path(name).name == name for name in manifest["files"]):
+        sealed = SEAL in manifest if manifest["schema"] == ARTIFACT_SCHEMA else manifest.keys() == UNSEALED
+        if not sealed or not whole or not named or not all(Path(name).name == name for name in manifest["files"]):
             raise ArtifactError(
                 expected="the manifest as it was written",
                 got="a changed one",

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -178,22 +178,16 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: hash_bytes(text.encode())}
 
 
-def check_seal(content: Any, before: Collection[str] | None, where: str) -> dict[str, Any]:
-    """``content`` as it was sealed.
-
-    Args:
-        before: all names in files of the releases that did not seal; these, and no others, need no seal. None: whatever
-            lacks one needs none.
+def check_seal(content: Any, where: str) -> dict[str, Any]:
+    """``content`` as it was sealed; what has no seal is of a release that did not seal.
 
     Raises:
         ArtifactError: content that was changed since, or that was never such a file.
     """
-    if isinstance(content, dict):
-        needless = SEAL not in content if before is None else content.keys() == set(before)
-        if needless or seal(content)[SEAL] == content.get(SEAL):
-            return content
+    if isinstance(content, dict) and content.get(SEAL, seal(content)[SEAL]) == seal(content)[SEAL]:
+        return content
     expected, fix = "the content that it was written with", "it is damaged: restore or delete it"
-    raise ArtifactError(expected=expected, got="another one", fix=fix, where=where)
+    raise ArtifactError(expected=expected, got="a changed one", fix=fix, where=where)
 
 
 def remove_half_files(folder: Path) -> None:
