@@ -17,7 +17,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import keep_readable
 from clip_fewshot.data.dataset import SkippedImage
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, to_unicode
 from clip_fewshot.data.parquet import import_pyarrow
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
 from clip_fewshot.features.encode import encode_images
@@ -72,12 +72,7 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = TABLE_CH
         )
     for start in range(0, len(paths), chunk):
         pictures = keep_readable(paths[start : start + chunk])
-        yield Embedded(tuple(map(_named, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
-
-
-def _named(path: str | Path) -> str:
-    """A path as text; bytes that are no UTF-8 as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+        yield Embedded(tuple(map(to_unicode, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
 
 
 def write_features(
@@ -155,7 +150,7 @@ def find_skipped(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]
         DataError: it lacks all.
     """
     written = set(read_columns(table, [PATH_COLUMN]).column(PATH_COLUMN).to_pylist())
-    skipped = keep_readable([path for path in paths if _named(path) not in written]).skipped
+    skipped = keep_readable([path for path in paths if to_unicode(path) not in written]).skipped
     _refuse_nothing(len(written), skipped, table)
     return skipped
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import to_unicode
 from clip_fewshot.data.squares import encode_squares
 from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.open_world.answers import BY_PICTURES
@@ -86,5 +87,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
 
 
 def _place(pictures: ImageDataset, i: int) -> str | None:
+    """Where it lies; None for a picture in memory, and where SQLite has no text for the path."""
     picture = pictures.images[i]
-    return str(picture.absolute()) if isinstance(picture, Path) else None
+    place = str(picture.absolute()) if isinstance(picture, Path) else ""
+    return place if place and to_unicode(place) == place else None

@@ -547,3 +547,17 @@ def test_every_commit_is_synced_and_readers_do_not_wait(store: Store) -> None:
     """No test can cut the power: what SQLite needs to survive that is asked of it."""
     asked = {name: store.database.value(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")}
     assert asked == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_names_that_are_no_utf8(store: Store, strange: ImageDataset, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "b\udcff"  # the byte 255
+    folder.mkdir(parents=True)
+    for i in range(3):
+        strange.open(i).save(folder / f"{i}.png")
+    for pictures in (read_dataset(tmp_path / "photos" / "b\udcff" / ".."), read_images([folder])):
+        assert [name.encode() for name in pictures.names]
+        assert [name.encode() for name in pictures.label_space.names] in ([b"b\\udcff"], [])
+        assert pictures.open(0).size == strange.open(0).size
+        store.ingest(pictures)
+    assert sum(store.status().states.values()) == 3
+    store.check()
