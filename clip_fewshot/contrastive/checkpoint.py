@@ -140,7 +140,9 @@ class CheckpointFolder:
                 )
             identity = training.identity(self._length)
             tensors = training.tensors()
-            training.settle(self._checkpoints.load(tensors, identity, self._pairs), tensors)
+            meta = self._checkpoints.load(tensors, identity, self._pairs)
+            with explain_content(str(self._folder)):
+                training.settle(meta, tensors)
         elif start is not None:
             self._adopt(Checkpoints(start, self._world, training.model.device))
         else:

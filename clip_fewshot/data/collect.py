@@ -13,7 +13,7 @@ from PIL import Image
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.image import pixel_digest, read_regular
-from clip_fewshot.data.names import escape, list_first, to_unicode
+from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures
 from clip_fewshot.errors import DataError, UsageError
@@ -124,7 +124,7 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
     return ImageDataset(
         name="given pictures",
         images=tuple(kept),
-        names=tuple(map(to_unicode, kept)),
+        names=tuple(map(str, kept)),
         labels=None,
         label_space=LabelSpace(()),
         captions=None,

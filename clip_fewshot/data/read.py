@@ -116,7 +116,7 @@ def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: t
     return ImageDataset(
         name=listing.source.resolve().stem,
         images=tuple(entry.path for entry in kept),
-        names=tuple(to_unicode(entry.name) for entry in kept),
+        names=tuple(entry.name for entry in kept),
         labels=space.encode(labels) if labels else None,
         label_space=space,
         captions=captions or None,

@@ -160,8 +160,10 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
         meta = json.dumps(manifest["meta"], sort_keys=True)
         whole = manifest.get("meta_sha256", hash_bytes(meta.encode())) == hash_bytes(meta.encode())
         named = all(one["file"] == _named_by_content(name, one["sha256"]) for name, one in manifest["files"].items())
+        formed = type(manifest["kind"]) is str and all(type(one["bytes"]) is int for one in manifest["files"].values())
         sealed = SEAL in manifest if manifest["schema"] == ARTIFACT_SCHEMA else manifest.keys() == UNSEALED
-        if not sealed or not whole or not named or not all(Path(name).name == name for name in manifest["files"]):
+        formed = formed and all(Path(name).name == name for name in manifest["files"])
+        if not (sealed and whole and named and formed):
             raise ArtifactError(
                 expected="the manifest as it was written",
                 got="a changed one",

@@ -75,7 +75,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
     return [
         PictureRow(
             digest=pictures.digests[i],
-            name=pictures.names[i],
+            name=to_unicode(pictures.names[i]),
             place=_place(pictures, i),
             verdict=build_verdict(answers[i], state),
             thumbnail=thumbnail(pictures.open(i)),
