@@ -156,11 +156,16 @@ def warn_if_blind(world: OpenWorldClassifier) -> None:
 
 def read_words(path: Path | None) -> list[str] | None:
     """The names in a text file; None for the shipped list."""
-    from clip_fewshot.data.text_files import read_text
+    from clip_fewshot.runtime.reading import read_whole
 
     if path is None:
         return None
-    words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    try:
+        words = [line.strip() for line in read_whole(path).decode().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            expected="a text file of names", got=str(error), fix="check --words", where=str(path)
+        ) from error
     if not words:
         raise DataError(expected="a name a line", got="an empty file", fix="check --words", where=str(path))
     return words
