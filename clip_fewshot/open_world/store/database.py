@@ -30,7 +30,7 @@ DATABASE_FILE = "store.sqlite3"
 BUSY_TIMEOUT = 60.0  # seconds to wait for another process's transaction
 OLDEST = (3, 37, 0)  # STRICT tables
 LACKING = ("locked", "busy", "disk is full", "readonly", "read-only", "unable to open", "disk i/o error")
-DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "file is encrypted")
+DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "file is encrypted", "decode")
 
 
 class Database:
@@ -223,6 +223,8 @@ class Database:
                 fix="open one here",
                 where=str(self.path),
             ) from error
+        except UnicodeDecodeError as error:  # of what SQLite says of damage
+            raise self._damage(str(error)) from error
         except sqlite3.DatabaseError as error:
             text = str(error).lower()
             if any(word in text for word in LACKING):
