@@ -107,3 +107,10 @@ def test_a_checksum_tells_values_apart_as_sqlite_does(one: object, other: object
     assert (row_crc(one, 2) == row_crc(other, 2)) is (one == other)
     assert row_crc(np.float64(0.5), "a") == row_crc(0.5, "a")
     assert row_crc(1, 2) != row_crc(2, 1)
+
+
+@pytest.mark.parametrize("column", ["image SET name", "revision SET meta"])
+def test_a_text_that_is_none_is_damage(filled: Path, tiny: Backbone, column: str) -> None:
+    unguarded(filled, f"UPDATE {column} = CAST(x'61ff' AS TEXT)")
+    with pytest.raises(ArtifactError, match=r"store\.sqlite3"):
+        Store.open(filled, tiny)
