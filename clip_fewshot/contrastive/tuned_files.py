@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,7 +16,7 @@ from clip_fewshot.backbones.folder import save_backbone
 from clip_fewshot.backbones.pair import PairBackbone
 from clip_fewshot.contrastive.finetuning import TOWERS, FineTuning, make_tunable, merge_heads
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST, artifact_kind, load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import MANIFEST, artifact_kind, open_artifact, save_artifact
 from clip_fewshot.tuning import prompts
 from clip_fewshot.tuning.added_heads import AttentiveTower
 from clip_fewshot.tuning.prompts import PromptedTransformer, load_prompts, save_prompts
@@ -56,7 +58,7 @@ def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
         ArtifactError: damaged files, or what was trained beside another backbone.
     """
     place = Path(folder)
-    kind = artifact_kind(place) if (place / MANIFEST).is_file() else ""
+    kind = artifact_kind(place) if os.path.isfile(place / MANIFEST) else ""
     if kind == prompts.PROMPTS_KIND:
         return load_prompts(place, backbone)
     if kind == pair.PAIR_KIND:
@@ -84,7 +86,11 @@ def _save_heads(tuned: Backbone, folder: Path) -> None:
 
 
 def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
-    meta, files = load_artifact(folder, TUNED_KIND)
+    with open_artifact(folder, TUNED_KIND) as (meta, files):
+        return _with_heads(meta, files, folder, backbone)
+
+
+def _with_heads(meta: dict[str, Any], files: dict[str, bytes], folder: Path, backbone: Backbone) -> Backbone:
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(

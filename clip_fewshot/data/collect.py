@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -105,7 +106,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
-    trees = {place: walk(place) for place in map(Path, places) if place.is_dir()}
+    trees = {place: walk(place) for place in map(Path, places) if os.path.isdir(place)}
     pictures = keep_readable(path for place in map(Path, places) for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
     pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))

@@ -77,6 +77,11 @@ def escape(name: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def to_unicode(name: str | Path) -> str:
+    """``name`` as text that any file or database takes: bytes that are no UTF-8 as escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def sort_key(name: str | Path) -> bytes:
     """Sort key that does not depend on locale, platform or the order in which a folder is listed."""
     return str(name).encode("utf-8", "surrogatepass")

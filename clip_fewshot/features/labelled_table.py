@@ -18,8 +18,10 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
+from clip_fewshot.data.names import to_unicode
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.features.encode import encode_images
+from clip_fewshot.features.sums import TABLE_KEY
 from clip_fewshot.features.table import (
     DIGEST_COLUMN,
     LABEL_COLUMN,
@@ -32,8 +34,6 @@ from clip_fewshot.features.table import (
     write_features,
 )
 from clip_fewshot.types import FloatArray, LabelSpace
-
-TABLE_KEY = b"clip_fewshot"
 
 
 class LabelledTable(NamedTuple):
@@ -78,7 +78,9 @@ def _embed(backbone: Backbone, pictures: ImageDataset) -> Iterator[Embedded]:
     for start in range(0, len(pictures), TABLE_CHUNK):
         part = pictures.subset(np.arange(start, min(start + TABLE_CHUNK, len(pictures))))
         marks = tuple(zip(labels[start : start + TABLE_CHUNK], part.partition, strict=True))
-        yield Embedded(part.names, encode_images(backbone, part), () if start else pictures.skipped, marks)
+        yield Embedded(
+            tuple(map(to_unicode, part.names)), encode_images(backbone, part), () if start else pictures.skipped, marks
+        )
 
 
 def read_labelled(path: str | Path) -> LabelledTable:

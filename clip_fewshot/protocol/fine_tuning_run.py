@@ -7,6 +7,7 @@ pictures it is recall both ways.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import redirect_stdout
@@ -148,7 +149,7 @@ def _tune(
         begin_task(job, task, sides.kept, sides.held, sides.earlier)
         tell(f"memory: {forecast}")
     figures = {"before": _measure(pretrained, sides.held, job)} if leads else {}
-    if leads and job.from_ and (begun := Path(job.from_) / TUNED_FOLDER).is_dir():  # a stopped run has no model yet
+    if leads and job.from_ and os.path.isdir(begun := Path(job.from_) / TUNED_FOLDER):  # a stopped run has no model yet
         figures["earlier"] = _measure(load_tuned(begun, pretrained), sides.held, job)
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
         _train(tuned, pairs, objective, job, world, progress)
@@ -168,7 +169,7 @@ def _tune(
 def _without_category(job: FineTuningJob) -> FineTuningJob:
     """The same on the captions as they are, in a folder inside; going on from such a one where there is one."""
     inside, begun = str(job.folder / PLAIN_FOLDER), Path(job.from_ or "") / PLAIN_FOLDER
-    from_ = str(begun) if job.from_ and begun.is_dir() else job.from_
+    from_ = str(begun) if job.from_ and os.path.isdir(begun) else job.from_
     return replace(job, category="none", out=job.out and inside, resume=job.resume and inside, from_=from_)
 
 

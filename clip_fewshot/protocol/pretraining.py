@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,7 @@ def build_untrained(name: str, config: CLIPConfig, job: Pretraining) -> Backbone
 
 def read_architecture(path: Path) -> CLIPConfig:
     """The fields of :class:`CLIPConfig` as a JSON object."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(expected="a file", got="none", fix="check the path", where=str(path))
     fields: Any = read_json(path)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     """results.json in the run's folder where that run is complete, on these pictures and weights; else None."""
     out = Path(config.run.out or "")
-    if not (out / "results.json").is_file():
+    if not os.path.isfile(out / "results.json"):
         return None
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)

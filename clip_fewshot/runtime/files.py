@@ -14,17 +14,19 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.runtime.reading import decode_json, open_regular, read_whole
 
 if sys.platform != "win32":
     import fcntl
 
 FILE_LOCK = ".lock"
+SEAL = "sha256"
 
 
 def cache_root() -> Path:
@@ -41,10 +43,10 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+def hash_file(path: Path, most: int | None = None) -> str:
+    """Hex SHA-256 of a regular file of at most that many bytes, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path, most) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
@@ -163,11 +165,29 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parse a JSON file of ours."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        return decode_json(read_whole(path))
+    except (ValueError, OSError) as error:
         raise ArtifactError(
             expected="a JSON file written by clip_fewshot", got=str(error), fix="restore or delete it", where=str(path)
         ) from error
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with the SHA-256 of what it says as JSON under ``SEAL``, for :func:`check_seal`."""
+    text = json.dumps({name: value for name, value in content.items() if name != SEAL}, sort_keys=True)
+    return {**content, SEAL: hash_bytes(text.encode())}
+
+
+def check_seal(content: Any, where: str) -> dict[str, Any]:
+    """``content`` as it was sealed; what has no seal is of a release that did not seal.
+
+    Raises:
+        ArtifactError: content that was changed since, or that was never such a file.
+    """
+    if isinstance(content, dict) and content.get(SEAL, seal(content)[SEAL]) == seal(content)[SEAL]:
+        return content
+    expected, fix = "the content that it was written with", "it is damaged: restore or delete it"
+    raise ArtifactError(expected=expected, got="a changed one", fix=fix, where=where)
 
 
 def remove_half_files(folder: Path) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, write_json
+from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import IndexArray
 
 ROWS_FILE, INDEX, ABOUT, ROWS_LOCK = "rows.bin", "index.bin", "about.json", ".lock"
@@ -147,7 +148,7 @@ class RowFile:
         """The shelf of that content, whatever its shape; None where none was begun."""
         path = _folder(kind, about) / ABOUT
         try:
-            content = read_json(path) if path.is_file() else None
+            content = read_json(path) if os.path.isfile(path) else None
             return None if content is None else cls(kind, about, content["shape"], content["dtype"])
         except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun again
             return None
@@ -210,10 +211,10 @@ class RowFile:
         """Read the records that were added since the last time."""
         known = len(self._checksums)
         try:
-            with (self.folder / INDEX).open("rb") as file:
+            with open_regular(self.folder / INDEX) as file:
                 file.seek(known * 2 * DIGEST_BYTES)
                 added = file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # not there yet, or no file: what cannot be read is computed again
             return
         for i in range(len(added) // (2 * DIGEST_BYTES)):
             record = added[i * 2 * DIGEST_BYTES : (i + 1) * 2 * DIGEST_BYTES]

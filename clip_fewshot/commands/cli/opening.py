@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def open_picture(path: Path) -> ImageDataset:
     """
     from clip_fewshot.data.collect import read_images
 
-    if path.is_dir():
+    if os.path.isdir(path):
         fix = "name one picture, or take predict for a folder"
         raise UsageError(expected="a picture", got="a folder", fix=fix, where=f"--image {path}")
     return read_images([path])
@@ -156,10 +157,12 @@ def warn_if_blind(world: OpenWorldClassifier) -> None:
 
 def read_words(path: Path | None) -> list[str] | None:
     """The names in a text file; None for the shipped list."""
+    from clip_fewshot.runtime.reading import read_whole
+
     if path is None:
         return None
     try:
-        words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        words = [line.strip() for line in read_whole(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             expected="a text file of names", got=str(error), fix="check --words", where=str(path)

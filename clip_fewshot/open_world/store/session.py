@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.errors import ResourceError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.open_world.store.schema import SUMMED
+from clip_fewshot.runtime.artifacts import explain_content
 from clip_fewshot.runtime.files import make_folder
 from clip_fewshot.types import FloatArray
 
 DECISIONS_LOCK = ".decisions.lock"
 CHECKED = 1 << 28  # bytes
+FEW_ROWS = SUMMED[:4]  # tables that are read against their checksums however large the store is
 
 
 class Session:
@@ -36,7 +40,7 @@ class Session:
     @classmethod
     def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
         """See :meth:`Store.create`."""
-        if folder.exists() and any(
+        if os.path.exists(folder) and any(
             not item.name.startswith(DATABASE_FILE) and item.name != DECISIONS_LOCK for item in folder.iterdir()
         ):
             raise ResourceError(
@@ -50,7 +54,7 @@ class Session:
         try:
             with database.transaction():
                 database.make_tables()
-                database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
+                database.insert("identity", uuid.uuid4().hex)
                 encoder = saved_classifiers.find_encoder(database, world.model.backbone)
                 saved_classifiers.add_revision(database, world.to_artifact(), 0, None, encoder)
                 saved_classifiers.add_event(
@@ -67,11 +71,9 @@ class Session:
         database = Database(folder)
         try:
             look = database.path.stat().st_size <= CHECKED if check is None else check
-            damage = database.damage(quick=True) if look else None
-            if damage:
-                raise ArtifactError(
-                    expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
-                )
+            if look:
+                database.refuse_damage(quick=True)
+            database.check_rows(SUMMED if look else FEW_ROWS)
             saved_classifiers.check_backbone(database, backbone)
         except BaseException:
             database.close()
@@ -112,8 +114,10 @@ class Session:
         Raises:
             ArtifactError: a damaged file, another backbone than it was trained on, or an untrusted foreign part.
         """
-        files, meta = saved_classifiers.read_artifact(self.database, state)
-        return OpenWorldClassifier.from_artifact(files, meta, backbone, str(self.database.path), self._trusted)
+        where = str(self.database.path)
+        with explain_content(where):
+            files, meta = saved_classifiers.read_artifact(self.database, state)
+            return OpenWorldClassifier.from_artifact(files, meta, backbone, where, self._trusted)
 
     def set_world(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""
