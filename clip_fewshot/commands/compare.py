@@ -15,7 +15,7 @@ from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.shots import CURVE_SHOTS
-from clip_fewshot.config import MODEL_HELP, SourceOptions, check_range, model_for, option, split_names
+from clip_fewshot.config import MODEL_HELP, OutputOptions, SourceOptions, check_range, model_for, option, split_names
 
 DESCRIPTION = """Fit every method on the same support sets, ask each about the same sealed pictures: accuracy and its
 paired difference to a reference, with intervals, log loss, seconds, numbers kept. Exit code 3: some lack a result."""
@@ -29,7 +29,7 @@ OF_PICTURES = ("sets", "model", "root", "test", "columns", "format", "class_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions, shared.DeviceOptions):
+class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = shared.sets_argument()
     features: tuple[Path, ...] = option((), "tables by embed --labels, in place of pictures", group="data")
     model: str | None = option(None, MODEL_HELP, group="model")
@@ -51,12 +51,14 @@ class Options(SourceOptions, shared.DeviceOptions):
 def main(options: Options) -> int:
     from clip_fewshot.few_shot.trainer import TrainSettings
     from clip_fewshot.protocol.compare_sets import MethodPlan, compare_sets
-    from clip_fewshot.protocol.method_tables import count_results
+    from clip_fewshot.protocol.method_tables import COMPARISON_FOLDER, count_results
+    from clip_fewshot.runtime.outputs import check_folder
 
+    out = check_folder(Path(options.out or COMPARED_OUT), COMPARISON_FOLDER, options.overwrite, options)
     asked, templates = (options.approaches, options.reference), opening.open_templates(options, ())
     draws, counts = (options.seeds, options.seed), options.shot_counts or CURVE_SHOTS
     plan = MethodPlan(*asked, counts, *draws, TrainSettings(options.epochs, templates=templates), options.published)
-    out, show = Path(options.out or COMPARED_OUT), partial(print, file=sys.stderr if options.json else sys.stdout)
+    show = partial(print, file=sys.stderr if options.json else sys.stdout)
     with show_progress() as bars:
         sets = open_sets(options, templates)
         record = compare_sets(sets, plan, out, command_line(), partial(show, flush=True), opening.warn, bars)

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
-from clip_fewshot.config import TextOptions, option
+from clip_fewshot.config import OutputOptions, TextOptions, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
@@ -21,7 +21,7 @@ FEATURES_OUT = "features.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PicturesOptions, TextOptions):
+class Options(PicturesOptions, TextOptions, OutputOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
     labels: bool = option(False, "record classes and their texts too, for compare --features", group="data")
     out: str | None = option(None, f"table, or Spark's folder of parts (default: {FEATURES_OUT})", group="output")
@@ -35,7 +35,7 @@ class Options(PicturesOptions, TextOptions):
 
 
 def main(options: Options) -> int:
-    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
+    started, out = time.perf_counter(), check_out(options)
     done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
     reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
     opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
@@ -44,6 +44,17 @@ def main(options: Options) -> int:
     text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
     return 0
+
+
+def check_out(options: Options) -> Path:
+    """Where the table goes, if it may."""
+    from clip_fewshot.features.table import is_feature_table
+    from clip_fewshot.runtime.outputs import FolderKind, check_file, check_folder
+
+    out = Path(options.out or FEATURES_OUT)
+    if options.spark:
+        return check_folder(out, FolderKind("table by Spark"), options=options)
+    return check_file(out, options.overwrite, options, is_feature_table)
 
 
 def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
@@ -61,7 +72,7 @@ def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
         left_out = find_skipped(paths, out)
     else:
         backbone = opening.open_model(options.model_name, None, options.device)
-        left_out = write_features(out, embed_files(backbone, paths))
+        left_out = write_features(out, embed_files(backbone, paths), overwrite=options.overwrite)
     return len(paths) - len(left_out), left_out
 
 
@@ -75,4 +86,4 @@ def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     pictures.required_labels()
     backbone = opening.open_model(options.model_name, None, options.device)
     texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
-    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)
+    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name, options.overwrite)

@@ -10,18 +10,18 @@ from typing import Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, trust_option
-from clip_fewshot.config import TextOptions, check_fractions, count_or_names, option
+from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
 
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
 set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, SAVED = ("fresh", "discover", "split_seed"), {"group": "with --saved"}
-OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "template", "templates")
+OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "overwrite", "template", "templates")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SupportSetOptions, TextOptions):
+class Options(SupportSetOptions, TextOptions, OutputOptions):
     unseen: str | None = option(
         None, "number of classes to hide, or their names (default: 3; with --saved all it does not know)", listed=True
     )
@@ -42,6 +42,11 @@ class Options(SupportSetOptions, TextOptions):
 
 
 def main(options: Options) -> int:
+    if options.out is not None:
+        from clip_fewshot.protocol.compare_detectors import DETECTORS_FOLDER
+        from clip_fewshot.runtime.outputs import check_folder
+
+        check_folder(Path(options.out), DETECTORS_FOLDER, options.overwrite, options)
     data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     novel = None if options.novel is None else opening.open_data(options.novel)

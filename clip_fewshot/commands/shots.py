@@ -12,7 +12,7 @@ from typing import Any
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, SourceOptions, check_range, option
+from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, OutputOptions, SourceOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -23,7 +23,7 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions, shared.DeviceOptions):
+class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = shared.sets_argument()
     model: str | None = option(None, MODEL_HELP, group="model")
     approaches: tuple[Any, ...] = shared.approaches_option()
@@ -36,7 +36,7 @@ class Options(SourceOptions, shared.DeviceOptions):
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        names = ("model", "seeds", "approaches", "epochs", "seed", "device", *SOURCED)
+        names = ("model", "seeds", "approaches", "epochs", "seed", "device", "overwrite", *SOURCED)
         same = {name: getattr(self, name) for name in names}
         out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
@@ -51,17 +51,21 @@ def main(options: Options) -> int:
     from clip_fewshot.plots import shots_panels
     from clip_fewshot.protocol.run_folder import write_out_templates
     from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
-    from clip_fewshot.runtime.files import write_json, write_text
+    from clip_fewshot.runtime.files import write_text
+    from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
 
+    kind = FolderKind("study of shots")
+    folder = check_folder(Path(options.out or CURVES_OUT), kind, options.overwrite, options)
     _ = [find_approach(approach) for approach in options.approaches]  # refuses an unknown name before anything runs
     counts, found = sorted(set(options.shot_counts or CURVE_SHOTS)), {}
+    mark_folder(folder, kind)
     with show_progress() as progress:
         for data in options.sets:
             configs = [write_out_templates(options.config(data, n)) for n in counts]
             found[Path(data).name] = collect_curves([run(config, progress) for config in configs])
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
-    table, plot = (Path(options.out or CURVES_OUT) / name for name in ("shots.json", "shots.svg"))
-    write_json(table, record | {"data": found})
+    table, plot = (folder / name for name in ("shots.json", "shots.svg"))
+    write_results(table, record | {"data": found})
     write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
     print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
     print(f"plot: {plot}   figures: {table}", file=sys.stderr)

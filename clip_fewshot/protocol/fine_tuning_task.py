@@ -22,10 +22,15 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST
 from clip_fewshot.runtime.files import read_json, write_json
+from clip_fewshot.runtime.outputs import FolderKind, mark_folder
 
 TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
+FINE_TUNING_FOLDER = FolderKind("fine-tuning", ((TASK, frozenset({"data", "captions", "head_lr"})),))
 # From a run to the one that goes on; what is read is known by its content.
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format", "class_names"}
+MAY_DIFFER = {
+    *("out", "resume", "overwrite", "chunk", "device", "spark", "processes"),
+    *("root", "columns", "format", "class_names"),
+}
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
@@ -55,7 +60,7 @@ def begin_task(
 ) -> None:
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
-    if path.exists():
+    if FINE_TUNING_FOLDER.owns(job.folder) and path.exists():
         was = NOT_WRITTEN | read_json(path)
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
@@ -73,6 +78,7 @@ def begin_task(
                 fix="go on with it (`resume`), or name another",
                 where=str(job.folder),
             )
+    mark_folder(job.folder, FINE_TUNING_FOLDER)
     before = sorted(earlier.trained) if earlier else []
     write_json(job.folder / PAIRS_FILE, {"training": _texts_of(kept), "test": _texts_of(held), "before": before})
     write_json(path, now)

@@ -16,6 +16,7 @@ from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.headline import FIGURES
 from clip_fewshot.runtime.files import read_json
+from clip_fewshot.runtime.outputs import shorten_home
 
 BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 
@@ -28,7 +29,7 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
     asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
-    same = results["config"] == asked and _same_input(config, out, results)
+    same = results["config"] == shorten_home(asked) and _same_input(config, out, results)
     return results if same else None
 
 

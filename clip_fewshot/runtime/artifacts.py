@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.errors import ArtifactError
 from clip_fewshot.runtime.files import (
-    FILE_LOCK,
     hash_bytes,
     hash_file,
     read_json,
@@ -22,6 +21,7 @@ from clip_fewshot.runtime.files import (
     write_json,
     write_pieces,
 )
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -41,20 +41,19 @@ class Pieces(Protocol):
         ...
 
 
-def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any]) -> None:
+def save_artifact(
+    folder: Path,
+    kind: str,
+    files: Mapping[str, bytes | Pieces],
+    meta: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
-    A folder that holds something else than an artifact of the same kind is left alone and refused.
+    A folder that holds something else than an artifact of the same kind is left alone and refused, unless ``overwrite``
+    insists; files of other names stay there.
     """
-    if (folder / MANIFEST).exists():
-        _read_manifest(folder, kind)
-    elif folder.exists() and not all(_left_by_kill(path) for path in folder.iterdir()):
-        raise ResourceError(
-            expected="an empty or new folder",
-            got="one that holds other files",
-            fix="choose another one",
-            where=str(folder),
-        )
+    before = check_artifact_folder(folder, kind, overwrite)
     entries = {name: _write(folder, name, content) for name, content in files.items()}
     meta_digest = hash_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
     manifest = {
@@ -65,7 +64,20 @@ def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes | Pieces], 
         "meta_sha256": meta_digest,
     }
     write_json(folder / MANIFEST, manifest)
-    _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+    _remove_unlisted(folder, before, {str(entry["file"]) for entry in entries.values()})
+
+
+def check_artifact_folder(folder: Path, kind: str, overwrite: bool = False) -> set[str]:
+    """The files of the version in ``folder``, if :func:`save_artifact` may publish another one there.
+
+    Raises:
+        ResourceError, ArtifactError: it may not.
+    """
+    signs = ((MANIFEST, frozenset({"kind", "files", "meta_sha256"})),)
+    check_folder(folder, FolderKind(f"saved {kind}", signs), overwrite, is_leftover=_left_by_kill)
+    if overwrite or not (folder / MANIFEST).exists():
+        return set()
+    return {str(entry["file"]) for entry in _read_manifest(folder, kind)["files"].values()}
 
 
 def _write(folder: Path, name: str, content: bytes | Pieces) -> dict[str, str | int]:
@@ -169,10 +181,10 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     return manifest
 
 
-def _remove_unlisted(folder: Path, listed: set[str]) -> None:
-    """Drop the files of the version before and what a kill left behind."""
+def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:
+    """Drop the files of the version before and what a kill left behind; what a person put there stays."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in listed | {MANIFEST, FILE_LOCK}:
+        if path.name not in listed and (path.name in before or _left_by_kill(path)):
             path.unlink(missing_ok=True)
 
 

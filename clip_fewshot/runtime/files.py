@@ -25,6 +25,10 @@ if sys.platform != "win32":
     import fcntl
 
 FILE_LOCK = ".lock"
+NO_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
 
 
 def cache_root() -> Path:
@@ -33,7 +37,13 @@ def cache_root() -> Path:
     if configured:
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
+    if base:
+        return Path(base) / "clip_fewshot"
+    try:
+        return Path.home() / ".cache/clip_fewshot"
+    except RuntimeError as error:  # a user without name and HOME, as in a container
+        fix = "set CLIP_FEWSHOT_CACHE to a folder"
+        raise ResourceError(expected="a place for a cache", got="no home folder", fix=fix, where="cache") from error
 
 
 def hash_bytes(data: bytes) -> str:
@@ -227,7 +237,7 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
             raise ResourceError(
                 expected=f"{needed:,} bytes of disk", got=got, fix="free some space and run again", where=str(path)
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+        if error.errno in NO_PLACE:
             raise ResourceError(
                 expected="a place to write to", got=str(error), fix="choose another folder", where=str(path)
             ) from error

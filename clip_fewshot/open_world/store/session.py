@@ -8,17 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
 from clip_fewshot.runtime.files import make_folder
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.types import FloatArray
 
 DECISIONS_LOCK = ".decisions.lock"
 CHECKED = 1 << 28  # bytes
+
+
+def check_new_store(folder: Path, options: Any = None) -> None:
+    """Refuse a place where no store can be made; one that has a store is refused when it is opened.
+
+    Args:
+        options: of a command, whose paths are no such place either.
+
+    Raises:
+        ResourceError: a folder with other files, or one that cannot be written to.
+    """
+
+    def ours(path: Path) -> bool:
+        return path.name.startswith(DATABASE_FILE) or path.name == DECISIONS_LOCK
+
+    check_folder(folder, FolderKind("store"), options=options, is_leftover=ours)
 
 
 class Session:
@@ -36,15 +53,7 @@ class Session:
     @classmethod
     def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
         """See :meth:`Store.create`."""
-        if folder.exists() and any(
-            not item.name.startswith(DATABASE_FILE) and item.name != DECISIONS_LOCK for item in folder.iterdir()
-        ):
-            raise ResourceError(
-                expected="an empty or new folder",
-                got="one that holds other files",
-                fix="choose another one",
-                where=str(folder),
-            )
+        check_new_store(folder)
         make_folder(folder)
         database = Database(folder, fresh=True)
         try:
