@@ -35,7 +35,7 @@ class Options(PicturesOptions, TextOptions, OutputOptions):
 
 
 def main(options: Options) -> int:
-    started, out = time.perf_counter(), check_out(options)
+    started, out = time.perf_counter(), opening.choose_table(options, FEATURES_OUT)
     done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
     reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
     opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
@@ -44,17 +44,6 @@ def main(options: Options) -> int:
     text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
     return 0
-
-
-def check_out(options: Options) -> Path:
-    """Where the table goes, if it may."""
-    from clip_fewshot.features.table import is_feature_table
-    from clip_fewshot.runtime.outputs import FolderKind, check_file, check_folder
-
-    out = Path(options.out or FEATURES_OUT)
-    if options.spark:
-        return check_folder(out, FolderKind("table by Spark"), options=options)
-    return check_file(out, options.overwrite, options, is_feature_table)
 
 
 def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:

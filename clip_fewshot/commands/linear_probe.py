@@ -42,9 +42,9 @@ class Options(SupportSetOptions, OutputOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.protocol import compare_backbones as protocol
-    from clip_fewshot.runtime.outputs import check_file, write_marked
+    from clip_fewshot.runtime.outputs import write_marked
 
-    grid = options.grid if options.grid is None else check_file(options.grid, options.overwrite, options)
+    grid = options.grid and opening.choose_file(options, options.grid)
     first = () if options.models and options.model is None else (options.model_name,)
     names = protocol.list_models((*first, *options.models))
     data = opening.open_data(options.data, **options.reading())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
@@ -31,10 +30,9 @@ def main(options: Options) -> int:
     from clip_fewshot.plots import embedding_plot
     from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
     from clip_fewshot.runtime.files import write_text
-    from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
+    from clip_fewshot.runtime.outputs import GAP_FOLDER, mark_folder, write_results
 
-    kind = FolderKind("measured modality gap")
-    folder = options.out if options.out is None else check_folder(Path(options.out), kind, options.overwrite, options)
+    folder = None if options.out is None else opening.choose_folder(options, options.out, GAP_FOLDER)
     templates = opening.open_templates(options, TEMPLATES[:1])
     data = opening.open_measured(options)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
@@ -44,7 +42,7 @@ def main(options: Options) -> int:
         view = embed_both(opening.open_model(options.model_name, tuned, options.device), data, when, templates)
         found["models"][when] = {"name": str(tuned or options.model_name), "plot": None, **measure_gap(view)}
         if folder is not None:
-            mark_folder(folder, kind)
+            mark_folder(folder, GAP_FOLDER)
             plot = folder / f"{when}.svg"
             write_text(plot, embedding_plot(view).svg)
             found["models"][when]["plot"] = str(plot)

@@ -32,9 +32,9 @@ class Options(SavedModelOptions, OutputOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.report.answer_tables import answers_grid, answers_record, answers_table
-    from clip_fewshot.runtime.outputs import check_file, write_marked
+    from clip_fewshot.runtime.outputs import write_marked
 
-    grid = options.grid if options.grid is None else check_file(options.grid, options.overwrite, options)
+    grid = options.grid and opening.choose_file(options, options.grid)
     pictures = opening.open_pictures(options.pictures)
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     opening.warn_if_blind(world)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
@@ -48,27 +49,22 @@ class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.few_shot.approach import find_approach
-    from clip_fewshot.plots import shots_panels
     from clip_fewshot.protocol.run_folder import write_out_templates
-    from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
-    from clip_fewshot.runtime.files import write_text
-    from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
+    from clip_fewshot.protocol.shot_curves import collect_curves, describe_curves, save_curves
+    from clip_fewshot.runtime.outputs import SHOTS_FOLDER, mark_folder
 
-    kind = FolderKind("study of shots")
-    folder = check_folder(Path(options.out or CURVES_OUT), kind, options.overwrite, options)
+    folder = opening.choose_folder(options, CURVES_OUT, SHOTS_FOLDER)
     _ = [find_approach(approach) for approach in options.approaches]  # refuses an unknown name before anything runs
     counts, found = sorted(set(options.shot_counts or CURVE_SHOTS)), {}
-    mark_folder(folder, kind)
+    mark_folder(folder, SHOTS_FOLDER)
     with show_progress() as progress:
         for data in options.sets:
             configs = [write_out_templates(options.config(data, n)) for n in counts]
             found[Path(data).name] = collect_curves([run(config, progress) for config in configs])
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
-    table, plot = (folder / name for name in ("shots.json", "shots.svg"))
-    write_results(table, record | {"data": found})
-    write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
+    save_curves(record | {"data": found}, folder)
     print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
-    print(f"plot: {plot}   figures: {table}", file=sys.stderr)
+    print(f"plot: {folder / 'shots.svg'}   figures: {folder / 'shots.json'}", file=sys.stderr)
     return 0
 
 

@@ -27,11 +27,10 @@ from clip_fewshot.plots import density_panels, det_curves
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import write_text
-from clip_fewshot.runtime.outputs import FolderKind, mark_folder, write_results
+from clip_fewshot.runtime.outputs import DETECTORS_FOLDER, mark_folder, write_results
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
 
 CHOSEN, FROZEN_MODEL, PROBE_MODEL = "auto", "frozen", "linear-probe"
-DETECTORS_FOLDER = FolderKind("comparison of detectors")
 STATISTICS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "eer": "EER"}
 EPOCHS = 20  # of a task that trains nothing: the probe is fitted on frozen features
 

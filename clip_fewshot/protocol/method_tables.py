@@ -17,9 +17,8 @@ from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.schema import check_comparison
 from clip_fewshot.runtime.files import write_text
-from clip_fewshot.runtime.outputs import FolderKind, mark_folder, write_results
+from clip_fewshot.runtime.outputs import COMPARISON_FOLDER, mark_folder, write_results
 
-COMPARISON_FOLDER = FolderKind("comparison of methods")
 MEAN_OF_SETS = "mean of the sets"
 LEAST_SETS = 3  # for an interval: two say nothing of how sets differ
 NOT_THERE = "-"

@@ -11,12 +11,13 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import APPROACHES, find_approach
+from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.headline import FIGURES
-from clip_fewshot.runtime.files import read_json
-from clip_fewshot.runtime.outputs import shorten_home
+from clip_fewshot.runtime.files import read_json, write_text
+from clip_fewshot.runtime.outputs import shorten_home, write_results
 
 BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 
@@ -56,6 +57,13 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "methods": {name: methods[name] for name in order_methods(set(methods))},
         "chosen": [{"approach": results["best"]["approach"], **results["best"]["test"]} for results in runs],
     }
+
+
+def save_curves(record: Mapping[str, Any], folder: Path) -> None:
+    """shots.json, and shots.svg with a panel for each set."""
+    write_results(folder / "shots.json", record)
+    panels = {name: curve_points(item) for name, item in record["data"].items()}
+    write_text(folder / "shots.svg", shots_panels(panels).svg)
 
 
 def curve_points(item: Mapping[str, Any]) -> dict[str, list[ShotPoint]]:

@@ -43,6 +43,11 @@ class FolderKind:
         return any(keys <= read_object(folder / name).keys() for name, keys in self.signs)
 
 
+COMPARISON_FOLDER, DETECTORS_FOLDER, GAP_FOLDER, SHOTS_FOLDER = map(
+    FolderKind, ("comparison of methods", "comparison of detectors", "measured modality gap", "study of shots")
+)
+
+
 def check_folder(
     folder: Path,
     kind: FolderKind,

@@ -44,7 +44,8 @@ def run(
     """Parse, call ``main``, and turn every way it can end into an exit code; a user's mistake is one line.
 
     0 what ``main`` returns, 2 usage, 1/2/4 the error's own ``exit_code``, 4 too little memory or no standard output,
-    130 Ctrl-C, 143 SIGTERM. ``CLIP_FEWSHOT_DEBUG=1`` shows the traceback of a user's mistake too; a defect of ours always shows it.
+    130 Ctrl-C, 143 SIGTERM. ``CLIP_FEWSHOT_DEBUG=1`` shows the traceback of a user's mistake too; a defect of ours
+    always shows it.
     """
     closed = _open_streams()
     chosen = parse(options, prog, description, argv, examples)

@@ -27,9 +27,9 @@ class Options(NamingOptions, OutputOptions):
 def main(options: Options) -> int:
     from clip_fewshot.data.names import escape
     from clip_fewshot.report.review import render_review, review_view
-    from clip_fewshot.runtime.outputs import check_file, shorten_home, write_marked
+    from clip_fewshot.runtime.outputs import shorten_home, write_marked
 
-    out = check_file(Path(options.out or REVIEW_OUT), options.overwrite, options)
+    out = opening.choose_file(options, Path(options.out or REVIEW_OUT))
     words = opening.read_words(options.words)
     templates = opening.open_templates(options, ())
     with open_store(options.store, options) as store:
