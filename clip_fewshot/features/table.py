@@ -80,6 +80,9 @@ def _named(path: str | Path) -> str:
 
 def is_feature_table(path: Path) -> bool:
     """Whether a file is a table that :func:`write_features` has written."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PAR1":
+            return False
     arrow, parquet = import_pyarrow()
     try:
         return tuple(parquet.read_schema(path).names[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
