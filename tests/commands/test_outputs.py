@@ -35,7 +35,6 @@ from clip_fewshot.runtime.outputs import (
 )
 from tests.commands.test_commands import MODULES
 
-MODULES = {**MODULES, "pretrain mini": MODULES.pop("experiments.glyphs.command")}
 # Output of a command -> what is typed before it. IN is what the command reads; "" where it reads nothing.
 FILES = {
     ("linear_probe", "--grid"): ("IN",),
@@ -56,7 +55,7 @@ FOLDERS = {
     ("pretrain", "--out"): ("IN",),
     ("pretrain", "--resume"): ("IN",),
     ("open-world init", "STORE"): (),
-    ("pretrain mini", "--out"): (),
+    ("experiments.glyphs.command", "--out"): (),
 }
 READ = {  # options with the path of something that is read
     *("data", "sets", "pictures", "test", "root", "unlabelled", "labelled", "novel", "background", "image", "features"),
@@ -79,7 +78,7 @@ NAMES = {  # options with words that are no path
         "cases",
     ),
     *("unfreeze", "lock", "head", "optimizer", "category", "precision", "state_dtype", "text_weights"),
-    *("experiment", "arguments", "image_name", "runs", "code", "gpus", "only", "constants"),
+    *("experiment", "arguments", "docker_image", "shm_size", "runs", "gpus"),
 }
 
 

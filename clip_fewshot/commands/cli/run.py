@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -27,6 +28,7 @@ DEBUG = "CLIP_FEWSHOT_DEBUG"
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141  # 128 + SIGINT, SIGTERM, SIGPIPE: what a shell expects
 LACKING = 4  # the exit code of ResourceError
 STREAMS = ("stdin", "stdout", "stderr")  # by the number of their descriptors
+NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}  # files of ours end in ResourceError
 NO_MEMORY = re.compile(  # in the words of torch, C++, the dynamic linker, and of Rust where Python had none for it
     r"out of memory|allocate memory|not enough memory|bad_alloc|start new thread|map segment|pointer is null",
     re.IGNORECASE,
@@ -131,12 +133,9 @@ def _discard_output() -> None:
 
 def _lacking(error: BaseException) -> str | None:
     """What the machine lacked, if that is what ``error`` says in whatever library's words."""
-    if isinstance(error, OSError):
-        try:
-            sys.stdout.flush()
-        except OSError as refused:  # again: it is what ended the command
-            _discard_output()
-            return f"standard output: expected a place to write to, got: {refused.strerror}; free some space"
+    if isinstance(error, OSError) and error.filename is None and error.errno in NO_OUTPUT:
+        _discard_output()
+        return f"standard output: expected a place to write to, got: {error.strerror}; free some space"
     kinds = (RuntimeError, OSError, ImportError, SystemError)
     panic = type(error).__name__ == "PanicException"
     if isinstance(error, MemoryError) or ((panic or isinstance(error, kinds)) and NO_MEMORY.search(str(error))):
