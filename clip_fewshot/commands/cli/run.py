@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clip_fewshot.commands.cli.parser import parse, rename_to_flags
 from clip_fewshot.config import HIDDEN
-from clip_fewshot.errors import ClipFewShotError
+from clip_fewshot.errors import ClipFewShotError, ResourceError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,6 +27,7 @@ T = TypeVar("T", bound="DataclassInstance")
 DEBUG = "CLIP_FEWSHOT_DEBUG"
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141  # 128 + SIGINT, SIGTERM, SIGPIPE: what a shell expects
 LACKING = 4  # the exit code of ResourceError
+LEAST_MEMORY = 1 << 30  # bytes of addresses: torch and NumPy alone take 0.8 of it
 STREAMS = ("stdin", "stdout", "stderr")  # by the number of their descriptors
 NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}  # files of ours end in ResourceError
 NO_MEMORY = re.compile(  # in the words of torch, C++, the dynamic linker, and of Rust where Python had none for it
@@ -52,6 +53,7 @@ def run(
     closed = _open_streams()
     chosen = parse(options, prog, description, argv, examples)
     try:
+        _check_memory()
         with _terminable(), _never_swallowed():
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
@@ -87,6 +89,18 @@ def command_line() -> str:
         elif word.startswith("--storage="):
             words[i] = f"--storage={HIDDEN}"
     return f"{describe_start()} {shlex.join(words)}".strip()
+
+
+def _check_memory() -> None:
+    """Refuse a limit on memory (ulimit -v) under which the import of NumPy would ask for more for ever."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        expected = f"a limit of {LEAST_MEMORY:,} bytes or more"
+        raise ResourceError(expected=expected, got=f"{limit:,}", fix="raise it (ulimit -v)", where="memory")
 
 
 def _report(line: str, code: int) -> int:
