@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +20,21 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 BARE = "few-shot classifier"  # the kind of a saved model without a detector
+NAMED, FEW = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[\d/\\]\S*|\S+\.\w+"), 5  # names and numbers in a warning
 DONE, SOME_SKIPPED, NONE_TO_BE_HAD = 0, 3, 4
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Each on a line of standard error."""
+    """Each on a line of standard error; many that differ in names and numbers alone are one line with their count."""
     from clip_fewshot.data.names import escape
 
+    alike = defaultdict[str, list[str]](list)
     for sentence in sentences:
-        print(f"warning: {escape(sentence)}", file=sys.stderr)
+        alike[NAMED.sub("", sentence)].append(sentence)
+    for group in alike.values():
+        shown = group if len(group) <= FEW else [f"{group[0]} (and {len(group) - 1:,} more like it)"]
+        for sentence in shown:
+            print(f"warning: {escape(sentence)}", file=sys.stderr)
 
 
 def open_data(source: str, **reading: Any) -> ImageDataset:
