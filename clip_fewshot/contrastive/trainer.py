@@ -121,7 +121,7 @@ def train_contrastive(
     with ExitStack() as stack:
         stack.enter_context(explain_full_memory("train fewer pairs at a time (`chunk`), or fewer layers"))
         if folder is not None and world.rank == 0:
-            stack.enter_context(hold_folder(check_folder(folder, TRAINING_RUN)))
+            stack.enter_context(hold_folder(check_folder(folder, TRAINING_RUN, None)))
             mark_folder(folder, TRAINING_RUN)
         if options.text_weights == "bfloat16":
             stack.enter_context(shrink_text_weights(model.text, activation_dtype(model)))

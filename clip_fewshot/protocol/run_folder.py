@@ -190,7 +190,7 @@ def check_run_folder(config: FewShotConfig) -> Path:
     """
     out = check_folder(choose_folder(config.data, config.run.out), RUN_KIND, config.run.overwrite, config)
     if not RUN_KIND.owns(out):
-        check_folder(out / TRIALS_FOLDER, RUN_KIND)
+        check_folder(out / TRIALS_FOLDER, RUN_KIND, None)
     check_artifact_folder(out / MODEL_FOLDER, OPEN_WORLD_KIND, config.run.overwrite)
     return out
 

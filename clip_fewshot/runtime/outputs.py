@@ -18,9 +18,10 @@ from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.files import FILE_LOCK, write_json, write_text
 
 FOLDER_MARK, FILE_MARK = ".clip_fewshot.json", "<!-- written by clip_fewshot -->\n"
+INSIST = ", or insist with `overwrite`"
 LONGEST_RECORD = 1 << 24  # bytes of a JSON file that a folder is known by
 TARGETS = ("out", "grid", "record", "resume")  # options that say where to write: all others say what to read
-PICTURES = ("data", "sets", "pictures", "test", "unlabelled", "labelled", "novel", "background")
+PICTURE_SOURCES = ("data", "sets", "pictures", "test", "unlabelled", "labelled", "novel", "background")
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,15 @@ COMPARISON_FOLDER, DETECTORS_FOLDER, GAP_FOLDER, SHOTS_FOLDER = map(
 def check_folder(
     folder: Path,
     kind: FolderKind,
-    overwrite: bool = False,
+    overwrite: bool | None = False,
     options: Any = None,
     is_leftover: Callable[[Path], bool] = lambda path: False,
 ) -> Path:
     """``folder``, if results may be written into it: new, empty, of that kind, or insisted on.
 
     Args:
-        overwrite: take one that holds other files; those of our names are then replaced, the others stay.
+        overwrite: take one that holds other files; those of our names are then replaced, the others stay. None: False,
+            and nobody can insist.
         options: a dataclass with what is read, see :func:`check_apart`.
         is_leftover: says which files inside do not count, besides what a kill leaves.
 
@@ -78,7 +80,8 @@ def check_folder(
     if linked or foreign:
         more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
         got = f"one that holds {foreign[0]!r}{more}" if foreign else "a link"
-        raise _refusal(folder, f"a new or empty folder, or that of a {kind.name}", got)
+        insist = INSIST if overwrite is not None else ""
+        raise _refusal(folder, f"a new or empty folder, or that of a {kind.name}", got, insist)
     return folder
 
 
@@ -127,7 +130,7 @@ def check_apart(target: Path, options: Any, inside: bool = False) -> None:
     for name, source in _list_sources(options):
         if _same(source, target):
             raise _refusal(target, "a place apart from what is read", f"that of `{name}`", "")
-        if inside and name in PICTURES and source.is_dir() and Path(os.path.abspath(source)) in place.parents:
+        if inside and name in PICTURE_SOURCES and source.is_dir() and Path(os.path.abspath(source)) in place.parents:
             raise _refusal(target, "a folder outside of the pictures", f"one inside of `{name}`", "")
 
 
@@ -217,5 +220,5 @@ def _is_marked(path: Path) -> bool:
         return file.read() == FILE_MARK.encode()
 
 
-def _refusal(path: Path, expected: str, got: str, insist: str = ", or insist with `overwrite`") -> ResourceError:
+def _refusal(path: Path, expected: str, got: str, insist: str = INSIST) -> ResourceError:
     return ResourceError(expected=expected, got=got, fix=f"choose another place{insist}", where=str(path))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 BARE = "few-shot classifier"  # the kind of a saved model without a detector
-NAMED, FEW = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[\d/\\]\S*|\S+\.\w+"), 5  # names and numbers in a warning
+NAMED, SHOWN_ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[\d/\\]\S*|\S+\.\w+"), 5  # names and numbers in a warning
 DONE, SOME_SKIPPED, NONE_TO_BE_HAD = 0, 3, 4
 
 
@@ -32,7 +32,7 @@ def warn(sentences: Iterable[str]) -> None:
     for sentence in sentences:
         alike[NAMED.sub("", sentence)].append(sentence)
     for group in alike.values():
-        shown = group if len(group) <= FEW else [f"{group[0]} (and {len(group) - 1:,} more like it)"]
+        shown = group if len(group) <= SHOWN_ALIKE else [f"{group[0]} (and {len(group) - 1:,} more like it)"]
         for sentence in shown:
             print(f"warning: {escape(sentence)}", file=sys.stderr)
 

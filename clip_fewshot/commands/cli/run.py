@@ -26,7 +26,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 DEBUG = "CLIP_FEWSHOT_DEBUG"
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141  # 128 + SIGINT, SIGTERM, SIGPIPE: what a shell expects
-LACKING = 4  # the exit code of ResourceError
+NO_RESOURCE = 4  # the exit code of ResourceError
 LEAST_MEMORY = 1 << 30  # bytes of addresses: torch and NumPy alone take 0.8 of it
 STREAMS = ("stdin", "stdout", "stderr")  # by the number of their descriptors
 NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}  # files of ours end in ResourceError
@@ -57,7 +57,9 @@ def run(
         with _terminable(), _never_swallowed():
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
-        return _report("standard output: expected an open one, got a closed one; open it", LACKING) if closed else code
+        return (
+            _report("standard output: expected an open one, got a closed one; open it", NO_RESOURCE) if closed else code
+        )
     except KeyboardInterrupt:
         return _report("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -71,7 +73,7 @@ def run(
         cause = _lacking(error)
         if cause is None:
             raise
-        return _report(f"error: {cause}", LACKING)
+        return _report(f"error: {cause}", NO_RESOURCE)
 
 
 def describe_start() -> str:

@@ -35,7 +35,7 @@ def check_new_store(folder: Path, options: Any = None) -> None:
     def ours(path: Path) -> bool:
         return path.name.startswith(DATABASE_FILE) or path.name == DECISIONS_LOCK
 
-    check_folder(folder, FolderKind("store"), options=options, is_leftover=ours)
+    check_folder(folder, FolderKind("store"), None, options, ours)
 
 
 class Session:

@@ -432,7 +432,7 @@ def test_folders_and_files_that_are_no_store_are_refused(
         Store.create(store.folder, make_world())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("dear diary")
-    with pytest.raises(ResourceError, match="other files"):
+    with pytest.raises(ResourceError, match="holds"):
         Store.create(tmp_path / "full", make_world())
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "store.sqlite3").write_text("dear diary" * 1000)
