@@ -28,6 +28,7 @@ DEBUG = "CLIP_FEWSHOT_DEBUG"
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141  # 128 + SIGINT, SIGTERM, SIGPIPE: what a shell expects
 NO_RESOURCE = 4  # the exit code of ResourceError
 LEAST_MEMORY = 1 << 30  # bytes of addresses: torch and NumPy alone take 0.8 of it
+CLOSED = "standard output: expected an open one, got a closed one; send it to a file"
 STREAMS = ("stdin", "stdout", "stderr")  # by the number of their descriptors
 NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}  # files of ours end in ResourceError
 NO_MEMORY = re.compile(  # in the words of torch, C++, the dynamic linker, and of Rust where Python had none for it
@@ -57,9 +58,7 @@ def run(
         with _terminable(), _never_swallowed():
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
-        return (
-            _report("standard output: expected an open one, got a closed one; open it", NO_RESOURCE) if closed else code
-        )
+        return code if not closed else _report(f"error: {CLOSED}", NO_RESOURCE)
     except KeyboardInterrupt:
         return _report("interrupted", INTERRUPTED)
     except BrokenPipeError:
