@@ -22,12 +22,12 @@ from clip_fewshot.contrastive.state import StepOutcome, Training, activation_dty
 from clip_fewshot.contrastive.validation import Validation, validate
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST
+from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import explain_full_memory
 from clip_fewshot.runtime.files import hold_folder
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder
 
-TRAINING_RUN = FolderKind("training", ((f"{CHECKPOINT_FOLDER}/{MANIFEST}", frozenset({"kind", "meta_sha256"})),))
+TRAINING_RUN = FolderKind("training", ((f"{CHECKPOINT_FOLDER}/{ARTIFACT_SIGN[0]}", ARTIFACT_SIGN[1]),))
 
 Model = TypeVar("Model", bound=Backbone)
 

@@ -20,7 +20,7 @@ from clip_fewshot.data.names import escape
 from clip_fewshot.data.parquet import import_pyarrow
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.features.encode import encode_images
-from clip_fewshot.runtime.files import replace_file
+from clip_fewshot.runtime.files import remove_half_files, replace_file
 from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.types import FeatureSet
 
@@ -108,6 +108,7 @@ def write_features(
     """
     arrow, parquet = import_pyarrow()
     check_file(out, overwrite, is_own=is_feature_table)
+    remove_half_files(out.parent, out.name)
     types = dict.fromkeys((*TABLE_COLUMNS, *(MARK_COLUMNS if metadata else ())), arrow.string())
     types[EMBEDDING_COLUMN] = arrow.list_(arrow.float32())
     schema = arrow.schema(list(types.items()), metadata=metadata)

@@ -45,7 +45,7 @@ from clip_fewshot.protocol.fine_tuning_task import FINE_TUNING_FOLDER, TRAINING_
 from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
-from clip_fewshot.runtime.artifacts import MANIFEST
+from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
@@ -53,7 +53,7 @@ from clip_fewshot.types import FloatArray, Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
-TUNED_MODEL = FolderKind("tuned model", (*BACKBONE_FOLDER.signs, (MANIFEST, frozenset({"kind", "meta_sha256"}))))
+TUNED_MODEL = FolderKind("tuned model", (*BACKBONE_FOLDER.signs, ARTIFACT_SIGN))
 PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
 
 

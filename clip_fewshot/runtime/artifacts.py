@@ -25,6 +25,7 @@ from clip_fewshot.runtime.outputs import FolderKind, check_folder
 
 ARTIFACT_SCHEMA = 1
 MANIFEST = "manifest.json"
+ARTIFACT_SIGN = MANIFEST, frozenset({"schema", "kind", "files", "meta"})  # what a folder of one is known by
 T = TypeVar("T")
 
 
@@ -73,8 +74,7 @@ def check_artifact_folder(folder: Path, kind: str, overwrite: bool = False) -> s
     Raises:
         ResourceError, ArtifactError: it may not.
     """
-    signs = ((MANIFEST, frozenset({"kind", "files", "meta_sha256"})),)
-    check_folder(folder, FolderKind(f"saved {kind}", signs), overwrite, is_leftover=_left_by_kill)
+    check_folder(folder, FolderKind(f"saved {kind}", (ARTIFACT_SIGN,)), overwrite, is_leftover=_left_by_kill)
     if overwrite or not (folder / MANIFEST).exists():
         return set()
     return {str(entry["file"]) for entry in _read_manifest(folder, kind)["files"].values()}

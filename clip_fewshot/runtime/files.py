@@ -6,6 +6,7 @@ A file is written to a temporary name in the same folder, flushed to the disk an
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ if sys.platform != "win32":
     import fcntl
 
 FILE_LOCK = ".lock"
+LONGEST_PREFIX = 100  # characters of a file's name in that of its unfinished self
 NO_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO),
     *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
@@ -91,9 +93,10 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
     with _explained(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
+                _lock_file(handle)  # so that nobody takes it for what a kill has left
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -180,10 +183,12 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def remove_half_files(folder: Path) -> None:
-    """Remove what kills left of the files of ``folder``; for the holder of its lock."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def remove_half_files(folder: Path, name: str = "") -> None:
+    """Remove what kills left of the files of ``folder``, or of the one called ``name``; what is being written stays."""
+    for path in folder.glob(f".{glob.escape(name[:LONGEST_PREFIX])}*.tmp"):
+        with path.open("rb") as file, suppress(OSError):  # held by whoever writes it
+            _lock_file(file.fileno())
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

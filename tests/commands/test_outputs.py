@@ -24,6 +24,7 @@ from clip_fewshot.contrastive.trainer import train_contrastive
 from clip_fewshot.contrastive.tuned_files import save_tuned
 from clip_fewshot.features.table import write_features
 from clip_fewshot.runtime.artifacts import save_artifact
+from clip_fewshot.runtime.files import remove_half_files, replace_file
 from clip_fewshot.runtime.outputs import (
     FILE_MARK,
     FOLDER_MARK,
@@ -341,3 +342,14 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(cf.ResourceError, match="a device"):
             check_file(Path(os.devnull), overwrite)
+
+
+def test_what_a_kill_left_of_a_file_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    for name in (".table[1].parquet.ab12.tmp", ".table.parquet.cd34.tmp", "notes.tmp"):
+        (tmp_path / name).write_text("half")
+    with replace_file(tmp_path / "table[1].parquet") as file:
+        file.write(b"more")
+        remove_half_files(tmp_path, "table[1].parquet")
+        assert len(list(tmp_path.glob(".*.tmp"))) == 2  # the one above, and that of another table
+    remove_half_files(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", "table[1].parquet"}

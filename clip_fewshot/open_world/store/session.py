@@ -14,11 +14,13 @@ from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.open_world.store.schema import APPLICATION, PAGE
 from clip_fewshot.runtime.files import make_folder
 from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.types import FloatArray
 
 DECISIONS_LOCK = ".decisions.lock"
+BESIDE = {DECISIONS_LOCK, *(f"{DATABASE_FILE}-{end}" for end in ("wal", "shm", "journal"))}
 CHECKED = 1 << 28  # bytes
 
 
@@ -31,11 +33,18 @@ def check_new_store(folder: Path, options: Any = None) -> None:
     Raises:
         ResourceError: a folder with other files, or one that cannot be written to.
     """
+    check_folder(folder, FolderKind("store"), None, options, _is_of_store)
 
-    def ours(path: Path) -> bool:
-        return path.name.startswith(DATABASE_FILE) or path.name == DECISIONS_LOCK
 
-    check_folder(folder, FolderKind("store"), None, options, ours)
+def _is_of_store(path: Path) -> bool:
+    """Whether ``path`` is a file of a store, finished or never filled; not a database of somebody else's."""
+    if path.name != DATABASE_FILE or path.is_symlink() or not path.is_file():
+        return path.name in BESIDE
+    with path.open("rb") as file:
+        head = file.read(100)
+    page, pages, application = (int.from_bytes(head[i:j], "big") for i, j in ((16, 18), (28, 32), (68, 72)))
+    half = (page, application) == (PAGE, 0) and pages <= 1  # of ours, before its tables were made
+    return not head or (head.startswith(b"SQLite format 3\0") and (half or application == APPLICATION))
 
 
 class Session:
