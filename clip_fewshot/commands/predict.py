@@ -14,7 +14,7 @@ DESCRIPTION = (
     'A class or "unknown" for each picture, with the share of known pictures that look as strange (p) and the most '
     "probable classes. Pictures that cannot be read are listed on standard error; the exit code is then 3."
 )
-EXAMPLES = ("runs/digits-mini/model new_pictures/", "runs/digits-mini/model a.jpg b.jpg --top 3 --grid answers.svg")
+EXAMPLES = ("runs/digits-mini/model new_pictures/", "runs/digits-mini/model a.jpg b.jpg --grid answers.svg --overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
