@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import shlex
@@ -52,6 +53,7 @@ def run(
     always shows it.
     """
     closed = _open_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains where the user has no home folder
     chosen = parse(options, prog, description, argv, examples)
     try:
         _check_memory()
