@@ -14,14 +14,18 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.files import FILE_LOCK, write_json, write_text
 
 FOLDER_MARK, FILE_MARK = ".clip_fewshot.json", "<!-- written by clip_fewshot -->\n"
 INSIST = ", or insist with `overwrite`"
 LONGEST_RECORD = 1 << 24  # bytes of a JSON file that a folder is known by
-TARGETS = ("out", "grid", "record", "resume")  # options that say where to write: all others say what to read
-PICTURE_SOURCES = ("data", "sets", "pictures", "test", "unlabelled", "labelled", "novel", "background")
+TARGETS = ("out", "grid", "record", "resume")  # options that say where to write, and those that say what to read
+PICTURE_SOURCES = {"data", "sets", "sources", "pictures", "test", "unlabelled", "labelled", "novel", "background"}
+SOURCES = PICTURE_SOURCES | {
+    *("image", "features", "tuned", "saved", "store", "review", "class_names", "words", "from_", "templates"),
+}
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,13 @@ def check_apart(target: Path, options: Any, inside: bool = False) -> None:
     """Refuse a target that is also read; ``inside``: one among the pictures too, where it would be read next time.
 
     Args:
-        options: dataclass of a command, whose paths but for those of ``TARGETS`` are read; None: nothing is.
+        options: dataclass of a command, whose ``SOURCES`` are read; None: nothing is.
     """
-    place = Path(os.path.abspath(target))
+    place = Path(os.path.realpath(target))
     for name, source in _list_sources(options):
         if _same(source, target):
             raise _refusal(target, "a place apart from what is read", f"that of `{name}`", "")
-        if inside and name in PICTURE_SOURCES and source.is_dir() and Path(os.path.abspath(source)) in place.parents:
+        if inside and name in PICTURE_SOURCES and source.is_dir() and Path(os.path.realpath(source)) in place.parents:
             raise _refusal(target, "a folder outside of the pictures", f"one inside of `{name}`", "")
 
 
@@ -155,9 +159,9 @@ def _list_sources(options: Any) -> Iterator[tuple[str, Path]]:
         value = getattr(options, field.name)
         if is_dataclass(value):
             yield from _list_sources(value)
-        elif field.name not in TARGETS:
-            paths = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
-            yield from ((field.name, Path(one)) for one in paths if str(one) and _exists(one))
+        elif field.name in SOURCES:
+            named = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
+            yield from ((field.name, Path(one)) for one in named if one not in ("", *BUILTIN_DATA) and _exists(one))
 
 
 def _exists(place: str | Path) -> bool:

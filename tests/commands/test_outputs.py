@@ -28,6 +28,7 @@ from clip_fewshot.runtime.files import remove_half_files, replace_file
 from clip_fewshot.runtime.outputs import (
     FILE_MARK,
     FOLDER_MARK,
+    SOURCES,
     TARGETS,
     FolderKind,
     check_file,
@@ -58,10 +59,7 @@ FOLDERS = {
     ("open-world init", "STORE"): (),
     ("experiments.glyphs.command", "--out"): (),
 }
-READ = {  # options with the path of something that is read
-    *("data", "sets", "pictures", "test", "root", "unlabelled", "labelled", "novel", "background", "image", "features"),
-    *("sources", "tuned", "saved", "store", "review", "class_names", "words", "from_", "templates"),
-}
+READ = SOURCES | {"root"}  # options with the path of something that is read
 NAMES = {  # options with words that are no path
     *("model", "models", "unseen", "approaches", "detector", "detectors", "discoverer", "method", "device", "storage"),
     *(
@@ -293,11 +291,24 @@ def test_one_command_does_not_write_into_the_folder_of_another(photos: Path, tmp
     assert "comparison of methods" in other.err
 
 
-def test_no_folder_inside_of_the_pictures(photos: Path, command: Any) -> None:
-    before = digest(photos)
-    refused = command("few_shot", photos, "--model", "mini", "--out", photos / "run")
-    assert refused.code == 4
-    assert "inside of" in refused.err
+def test_a_run_may_be_called_as_what_comes_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind, config = FolderKind("thing"), FewShotConfig.of(data="digits", model="mini")
+    for name in ("digits", "mini"):
+        mark_folder(Path(name), kind)
+        assert check_folder(Path(name), kind, options=config) == Path(name)
+    mark_folder(Path("photos"), kind)
+    with pytest.raises(cf.ResourceError, match="that of `data`"):
+        check_folder(Path("photos"), kind, options=FewShotConfig.of(data="photos"))
+
+
+def test_no_folder_inside_of_the_pictures(photos: Path, tmp_path: Path, command: Any) -> None:
+    before, link = digest(photos), tmp_path / "link"
+    link.symlink_to(photos)
+    for data in (photos, link):
+        refused = command("few_shot", data, "--model", "mini", "--out", photos / "run")
+        assert refused.code == 4
+        assert "inside of" in refused.err
     assert digest(photos) == before
 
 
