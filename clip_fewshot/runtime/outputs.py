@@ -71,8 +71,9 @@ def check_folder(
     Raises:
         ResourceError: anything else is there, it is read as well, or it cannot be written to. Nothing has been written.
     """
+    there = _is_there(folder)
     check_apart(folder, options, inside=not kind.owns(folder))
-    if not _is_there(folder):
+    if not there:
         return folder
     linked = folder.is_symlink()
     if not folder.is_dir():
@@ -108,8 +109,9 @@ def check_file(
     Raises:
         ResourceError: as of :func:`check_folder`; a folder or a device is never replaced.
     """
+    there = _is_there(path)
     check_apart(path, options)
-    if not _is_there(path):
+    if not there:
         return path
     linked, regular = path.is_symlink(), path.is_file()
     if not regular and not linked:
