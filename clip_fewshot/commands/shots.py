@@ -60,7 +60,9 @@ def main(options: Options) -> int:
     with show_progress() as progress:
         for data in options.sets:
             configs = [write_out_templates(options.config(data, n)) for n in counts]
-            found[Path(data).name] = collect_curves([run(config, progress) for config in configs])
+            runs = [run(config, progress) for config in configs]
+            found[Path(data).name] = collect_curves(runs)
+            opening.warn(dict.fromkeys(sentence for results in runs for sentence in results["warnings"]))
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
     save_curves(record | {"data": found}, folder)
     print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
@@ -74,5 +76,4 @@ def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Map
     from clip_fewshot.protocol.shot_curves import read_finished
 
     place = f"{Path(config.data.data).name} at {config.data.shots}: "
-    finished = read_finished(config)
-    return finished or run_few_shot(config, lambda stage, *done: progress(place + stage, *done), command_line())
+    return read_finished(config) or run_few_shot(config, lambda at, *done: progress(place + at, *done), command_line())
