@@ -19,26 +19,37 @@ from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.backbones.stated import CONFIG, OPEN_CLIP_CONFIG
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.runtime.tensor_file import TensorFile, check_tensors, read_metadata
 
 BACKBONE_WEIGHTS = "model.safetensors"
 # Where Hugging Face and open_clip put weights; behind ".index.json" a list of the files that hold a part of them.
 FOREIGN_WEIGHTS = (BACKBONE_WEIGHTS, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
+BACKBONE_FOLDER = FolderKind("backbone", ((CONFIG, frozenset({"sha256", "vision_layers"})),))
 SHIPPED = Path(__file__).parent / "mini"
 
 
 def save_backbone(
-    backbone: Backbone, folder: Path, used_token_ids: Collection[int] | None = None, half: bool = True
+    backbone: Backbone,
+    folder: Path,
+    used_token_ids: Collection[int] | None = None,
+    half: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Write a backbone as a folder that :func:`load_folder` reads.
 
     Args:
         backbone: what to write; left as it is.
-        folder: where; files of the same names are replaced.
+        folder: where: new, empty, or with an older backbone, which is replaced.
         used_token_ids: tokens whose rows of the embedding are stored one by one; all others share one row, the mean of
             theirs. A vocabulary that training hardly touched then takes no space. None stores every row.
         half: round the weights to float16, half the size; default True.
+        overwrite: write into a folder that holds other files too; those of the same names are replaced.
+
+    Raises:
+        ResourceError: it does.
+        UsageError: weights that are not finite, in float16 if so asked.
 
     Example:
         >>> from pathlib import Path
@@ -47,6 +58,7 @@ def save_backbone(
         >>> cf.load_backbone("my-model").name
         'my-model'
     """
+    check_folder(Path(folder), BACKBONE_FOLDER, overwrite)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:
         state[TOKEN_EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[TOKEN_EMBEDDING], sorted(set(used_token_ids)))

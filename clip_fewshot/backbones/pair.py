@@ -120,11 +120,13 @@ class PairBackbone(Backbone):
         bare._digest = None
         return bare
 
-    def save(self, folder: str | Path) -> None:
-        """Write all weights in full precision; an older pair there is replaced in one step."""
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write all weights in full precision; an older pair there is replaced in one step, others by ``overwrite``."""
         unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
         meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
-        save_artifact(Path(folder), PAIR_KIND, {PAIR_WEIGHTS: TensorFile(self.state_dict())}, meta | unfrozen)
+        save_artifact(
+            Path(folder), PAIR_KIND, {PAIR_WEIGHTS: TensorFile(self.state_dict())}, meta | unfrozen, overwrite
+        )
 
     @classmethod
     def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:

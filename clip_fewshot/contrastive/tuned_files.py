@@ -25,23 +25,23 @@ TUNED_KIND = "attention heads"
 TUNED_WEIGHTS = "trained.safetensors"
 
 
-def save_tuned(tuned: Backbone, folder: Path) -> dict[str, str]:
+def save_tuned(tuned: Backbone, folder: Path, overwrite: bool = False) -> dict[str, str]:
     """Write a tuned model, as little of it as makes it whole again beside the pretrained one.
 
     Prompts alone where they are what was trained; with attention heads, which no projection takes in, all that was
-    trained; otherwise a backbone of its own, or a pair's weights.
+    trained; otherwise a backbone of its own, or a pair's weights. ``overwrite`` is that of :func:`save_artifact`.
 
     Returns:
         what the header of a whole backbone's file says of it, a warning perhaps; else nothing.
     """
     if isinstance(tuned.visual, PromptedTransformer):
-        save_prompts(tuned, folder)
+        save_prompts(tuned, folder, overwrite)
     elif _attentive(tuned):
-        _save_heads(tuned, folder)
+        _save_heads(tuned, folder, overwrite)
     elif isinstance(tuned, PairBackbone):
-        merge_heads(tuned).save(folder)  # type: ignore[operator]
+        merge_heads(tuned).save(folder, overwrite)  # type: ignore[operator]
     else:
-        save_backbone(merge_heads(tuned), folder, half=False)
+        save_backbone(merge_heads(tuned), folder, half=False, overwrite=overwrite)
         return tuned.header()
     return {}
 
@@ -77,12 +77,12 @@ def _attentive(tuned: Backbone) -> list[str]:
     return [name for name, tower in TOWERS.items() if isinstance(getattr(tuned, tower), AttentiveTower)]
 
 
-def _save_heads(tuned: Backbone, folder: Path) -> None:
+def _save_heads(tuned: Backbone, folder: Path, overwrite: bool) -> None:
     trained = {name: p.detach().cpu().contiguous() for name, p in tuned.named_parameters() if p.requires_grad}
     towers = _attentive(tuned)
     foundation = getattr(tuned, TOWERS[towers[0]]).foundation
     files = {TUNED_WEIGHTS: safetensors.torch.save(trained)}
-    save_artifact(folder, TUNED_KIND, files, {"foundation": foundation, "towers": towers})
+    save_artifact(folder, TUNED_KIND, files, {"foundation": foundation, "towers": towers}, overwrite)
 
 
 def _load_heads(folder: Path, backbone: Backbone) -> Backbone:

@@ -53,13 +53,14 @@ class LabelledTable(NamedTuple):
 
 
 def write_labelled(
-    out: Path, backbone: Backbone, pictures: ImageDataset, texts: FloatArray, model: str
+    out: Path, backbone: Backbone, pictures: ImageDataset, texts: FloatArray, model: str, overwrite: bool = False
 ) -> tuple[SkippedImage, ...]:
     """Embed labelled pictures into a table, which appears at ``out`` once it is whole.
 
     Args:
         texts: (c, d) of the classes, in the order of the label space.
         model: the name that the backbone was opened by.
+        overwrite: replace a file that is no such table.
 
     Returns:
         the pictures that are not in it.
@@ -69,7 +70,7 @@ def write_labelled(
     """
     rows = b64encode(np.ascontiguousarray(texts, "<f4").tobytes()).decode()
     about = {"model": model, "classes": pictures.label_space.names, "texts": rows}
-    return write_features(out, _embed(backbone, pictures), {TABLE_KEY: json.dumps(about).encode()})
+    return write_features(out, _embed(backbone, pictures), {TABLE_KEY: json.dumps(about).encode()}, overwrite)
 
 
 def _embed(backbone: Backbone, pictures: ImageDataset) -> Iterator[Embedded]:

@@ -19,10 +19,11 @@ from clip_fewshot.data.collect import keep_readable
 from clip_fewshot.data.dataset import SkippedImage
 from clip_fewshot.data.names import escape, to_unicode
 from clip_fewshot.data.parquet import import_pyarrow
-from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.features.sums import TableSums, check_sums
-from clip_fewshot.runtime.files import replace_file
+from clip_fewshot.runtime.files import remove_half_files, replace_file
+from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import FeatureSet
 
@@ -75,24 +76,37 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = TABLE_CH
         yield Embedded(tuple(map(to_unicode, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
 
 
+def is_feature_table(path: Path) -> bool:
+    """Whether a file is a table that :func:`write_features` has written."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PAR1":
+            return False
+    arrow, parquet = import_pyarrow()
+    try:
+        return tuple(parquet.read_schema(path).names[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
+    except (arrow.ArrowException, OSError, ValueError):
+        return False
+
+
 def write_features(
-    out: Path, parts: Iterable[Embedded], metadata: Mapping[bytes, bytes] | None = None
+    out: Path, parts: Iterable[Embedded], metadata: Mapping[bytes, bytes] | None = None, overwrite: bool = False
 ) -> tuple[SkippedImage, ...]:
     """Write a table, part by part; it appears at ``out`` once it is whole.
 
     Args:
         metadata: of the schema, for parts with marks, see :mod:`clip_fewshot.features.labelled_table`.
+        overwrite: replace a file that is no such table.
 
     Returns:
         the pictures that are not in it.
 
     Raises:
         DataError: no picture could be read.
-        ResourceError: pyarrow is missing, or ``out`` cannot be written.
+        ResourceError: pyarrow is missing, or ``out`` cannot be written, or is another file.
     """
     arrow, parquet = import_pyarrow()
-    if out.is_dir():
-        raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
+    check_file(out, overwrite, is_own=is_feature_table)
+    remove_half_files(out.parent, out.name)
     types = dict.fromkeys((*TABLE_COLUMNS, *(MARK_COLUMNS if metadata else ())), arrow.string())
     types[EMBEDDING_COLUMN] = arrow.list_(arrow.float32())
     schema = arrow.schema(list(types.items()), metadata=metadata)

@@ -231,10 +231,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))
         return score_probabilities(truth, [self.predict_proba(test)])
 
-    def save(self, folder: str | Path) -> None:
-        """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step.
+
+        Args:
+            overwrite: write into a folder that holds other files too.
+
+        Raises:
+            ResourceError, ArtifactError: it does, or a model of another kind.
+        """
         self._check_fitted()
-        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact())
+        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(

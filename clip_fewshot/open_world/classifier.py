@@ -235,12 +235,13 @@ class OpenWorldClassifier:
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
         return step.naming
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
 
         Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
+        ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
         """
-        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact())
+        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(

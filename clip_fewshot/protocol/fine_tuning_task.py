@@ -23,10 +23,15 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST, explain_content
 from clip_fewshot.runtime.files import check_seal, read_json, seal, write_json
+from clip_fewshot.runtime.outputs import FolderKind, mark_folder
 
 TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
+FINE_TUNING_FOLDER = FolderKind("fine-tuning", ((TASK, frozenset({"data", "captions", "head_lr"})),))
 # From a run to the one that goes on; what is read is known by its content.
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format", "class_names"}
+MAY_DIFFER = {
+    *("out", "resume", "overwrite", "chunk", "device", "spark", "processes"),
+    *("root", "columns", "format", "class_names"),
+}
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
@@ -56,7 +61,7 @@ def begin_task(
 ) -> None:
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
-    if os.path.exists(path):
+    if FINE_TUNING_FOLDER.owns(job.folder) and os.path.exists(path):
         was = NOT_WRITTEN | check_seal(read_json(path), str(path))
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
@@ -74,6 +79,7 @@ def begin_task(
                 fix="go on with it (`resume`), or name another",
                 where=str(job.folder),
             )
+    mark_folder(job.folder, FINE_TUNING_FOLDER)
     before = sorted(earlier.trained) if earlier else []
     pairs = {"training": _texts_of(kept), "test": _texts_of(held), "before": before}
     write_json(job.folder / PAIRS_FILE, seal(pairs))

@@ -20,10 +20,14 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.open_world.classifier import OPEN_WORLD_KIND
 from clip_fewshot.open_world.select_detector import list_detectors
+from clip_fewshot.runtime.artifacts import check_artifact_folder
 from clip_fewshot.runtime.files import check_seal, hash_bytes, read_json, remove_half_files, seal, write_json
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 
 TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
+RUN_KIND = FolderKind("few-shot run", ((RUN, frozenset({"key", "config"})),))
 OBJECTIVE = "log loss"  # what trials are judged by: those of a run that judged otherwise mean something else
 
 
@@ -101,8 +105,8 @@ def _resumed_part(name: str, run: RunOptions, began: RunOptions, members: Collec
 def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
     """This call's limits and device; what else the interrupted run was given where this call names nothing."""
     if began.storage and HIDDEN in began.storage and run.storage is None:
-        fix = "give `storage` again; its password was not written down"
-        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="`storage`")
+        fix = "give `storage` again: it is not written down, as it may hold a password"
+        raise UsageError(expected="the address of the database", got="none", fix=fix, where="`storage`")
     trials, storage = run.trials or began.trials, run.storage or began.storage
     detector = _resumed_part("detector", run, began, DETECTORS)
     discoverer = _resumed_part("discoverer", run, began, DISCOVERERS)
@@ -166,7 +170,7 @@ def claim(
         key["unlabelled"] = unlabelled.fingerprint()
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
-    if os.path.isfile(path):
+    if RUN_KIND.owns(out):
         held = check_seal(read_json(path), str(path))["key"]
         if held != key:
             names = {**held["options"], **key["options"]}
@@ -181,6 +185,20 @@ def claim(
     for folder in (out, out / TRIALS_FOLDER):
         remove_half_files(folder)
     write_json(path, seal({"key": key, "config": config.to_json()}))
+
+
+def check_run_folder(config: FewShotConfig) -> Path:
+    """Where the results go.
+
+    Raises:
+        ResourceError: what is there is not ours to replace. Trials of which nothing says what they mean are refused
+            even where ``overwrite`` insists: the study would go on with them.
+    """
+    out = check_folder(choose_folder(config.data, config.run.out), RUN_KIND, config.run.overwrite, config)
+    if not RUN_KIND.owns(out):
+        check_folder(out / TRIALS_FOLDER, RUN_KIND, None)
+    check_artifact_folder(out / MODEL_FOLDER, OPEN_WORLD_KIND, config.run.overwrite)
+    return out
 
 
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:

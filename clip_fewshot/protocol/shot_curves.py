@@ -12,11 +12,13 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import APPROACHES, find_approach
+from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.headline import FIGURES
-from clip_fewshot.runtime.files import read_json
+from clip_fewshot.runtime.files import read_json, write_text
+from clip_fewshot.runtime.outputs import shorten_home, write_results
 
 BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 
@@ -29,7 +31,7 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
     asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
-    same = results["config"] == asked and _same_input(config, out, results)
+    same = results["config"] == shorten_home(asked) and _same_input(config, out, results)
     return results if same else None
 
 
@@ -56,6 +58,13 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "methods": {name: methods[name] for name in order_methods(set(methods))},
         "chosen": [{"approach": results["best"]["approach"], **results["best"]["test"]} for results in runs],
     }
+
+
+def save_curves(record: Mapping[str, Any], folder: Path) -> None:
+    """shots.json, and shots.svg with a panel for each set."""
+    write_results(folder / "shots.json", record)
+    panels = {name: curve_points(item) for name, item in record["data"].items()}
+    write_text(folder / "shots.svg", shots_panels(panels).svg)
 
 
 def curve_points(item: Mapping[str, Any]) -> dict[str, list[ShotPoint]]:

@@ -15,9 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError
 
-from clip_fewshot.errors import ArtifactError, ClipFewShotError, ResourceError
+from clip_fewshot.errors import ArtifactError, ClipFewShotError
 from clip_fewshot.runtime.files import (
-    FILE_LOCK,
     SEAL,
     check_seal,
     hash_bytes,
@@ -29,11 +28,13 @@ from clip_fewshot.runtime.files import (
     write_json,
     write_pieces,
 )
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.runtime.reading import read_whole
 
 ARTIFACT_SCHEMA = 2
 UNSEALED = {"schema", "kind", "files", "meta", "meta_sha256"}  # of schema 1, which sealed "meta" alone
 MANIFEST = "manifest.json"
+ARTIFACT_SIGN = MANIFEST, frozenset({"schema", "kind", "files", "meta"})  # what a folder of one is known by
 T = TypeVar("T")
 
 
@@ -50,24 +51,35 @@ class Pieces(Protocol):
         ...
 
 
-def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any]) -> None:
+def save_artifact(
+    folder: Path,
+    kind: str,
+    files: Mapping[str, bytes | Pieces],
+    meta: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
-    A folder that holds something else than an artifact of the same kind is left alone and refused.
+    A folder that holds something else than an artifact of the same kind is left alone and refused, unless ``overwrite``
+    insists; files of other names stay there.
     """
-    if os.path.exists(folder / MANIFEST):
-        _read_manifest(folder, kind)
-    elif os.path.exists(folder) and not all(_left_by_kill(path) for path in folder.iterdir()):
-        raise ResourceError(
-            expected="an empty or new folder",
-            got="one that holds other files",
-            fix="choose another one",
-            where=str(folder),
-        )
+    before = check_artifact_folder(folder, kind, overwrite)
     entries = {name: _write(folder, name, content) for name, content in files.items()}
     manifest = {"schema": ARTIFACT_SCHEMA, "kind": kind, "files": entries, "meta": dict(meta)}
     write_json(folder / MANIFEST, seal(manifest))
-    _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+    _remove_unlisted(folder, before, {str(entry["file"]) for entry in entries.values()})
+
+
+def check_artifact_folder(folder: Path, kind: str, overwrite: bool = False) -> set[str]:
+    """The files of the version in ``folder``, if :func:`save_artifact` may publish another one there.
+
+    Raises:
+        ResourceError, ArtifactError: it may not.
+    """
+    check_folder(folder, FolderKind(f"saved {kind}", (ARTIFACT_SIGN,)), overwrite, is_leftover=_left_by_kill)
+    if overwrite or not os.path.exists(folder / MANIFEST):
+        return set()
+    return {str(entry["file"]) for entry in _read_manifest(folder, kind)["files"].values()}
 
 
 def _write(folder: Path, name: str, content: bytes | Pieces) -> dict[str, str | int]:
@@ -204,10 +216,10 @@ def explain_content(where: str) -> Iterator[None]:
         ) from error
 
 
-def _remove_unlisted(folder: Path, listed: set[str]) -> None:
-    """Drop the files of the version before and what a kill left behind."""
+def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:
+    """Drop the files of the version before and what a kill left behind; what a person put there stays."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in listed | {MANIFEST, FILE_LOCK}:
+        if path.name not in listed and (path.name in before or _left_by_kill(path)):
             path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ A file is written to a temporary name in the same folder, flushed to the disk an
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,11 @@ if sys.platform != "win32":
     import fcntl
 
 FILE_LOCK = ".lock"
+LONGEST_PREFIX = 100  # characters of a file's name in that of its unfinished self
+NO_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
 SEAL = "sha256"
 
 
@@ -35,7 +41,13 @@ def cache_root() -> Path:
     if configured:
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
+    if base:
+        return Path(base) / "clip_fewshot"
+    try:
+        return Path.home() / ".cache/clip_fewshot"
+    except RuntimeError as error:  # a user without name and HOME, as in a container
+        fix = "set CLIP_FEWSHOT_CACHE to a folder"
+        raise ResourceError(expected="a place for a cache", got="no home folder", fix=fix, where="cache") from error
 
 
 def hash_bytes(data: bytes) -> str:
@@ -83,9 +95,10 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
     with _explained(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
+                _lock_file(handle)  # so that nobody takes it for what a kill has left
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -190,10 +203,12 @@ def check_seal(content: Any, where: str) -> dict[str, Any]:
     raise ArtifactError(expected=expected, got="a changed one", fix=fix, where=where)
 
 
-def remove_half_files(folder: Path) -> None:
-    """Remove what kills left of the files of ``folder``; for the holder of its lock."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def remove_half_files(folder: Path, name: str = "") -> None:
+    """Remove what kills left of the files of ``folder``, or of the one called ``name``; what is being written stays."""
+    for path in folder.glob(f".{glob.escape(name[:LONGEST_PREFIX])}*.tmp"):
+        with path.open("rb") as file, suppress(OSError):  # held by whoever writes it
+            _lock_file(file.fileno())
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -247,7 +262,7 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
             raise ResourceError(
                 expected=f"{needed:,} bytes of disk", got=got, fix="free some space and run again", where=str(path)
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+        if error.errno in NO_PLACE:
             raise ResourceError(
                 expected="a place to write to", got=str(error), fix="choose another folder", where=str(path)
             ) from error

@@ -161,7 +161,7 @@ class RowFile:
     def find(self, keys: Sequence[str]) -> IndexArray:
         """(n,) place of each key's row, -1 where none is held. Rows are checked the first time they are found."""
         self._refresh()
-        found = np.array([self._places.get(_digest(key.encode()), -1) for key in keys], dtype=np.int64)
+        found = np.array([self._places.get(_key_digest(key), -1) for key in keys], dtype=np.int64)
         damaged = self._check({place for place in found.tolist() if place >= 0} - self._sound)
         return np.where(np.isin(found, damaged), -1, found) if damaged else found
 
@@ -183,7 +183,7 @@ class RowFile:
             False, with a warning, where the disk refuses: what is cached can be computed again.
         """
         data = np.ascontiguousarray(rows, self.dtype)
-        records = b"".join(_digest(key.encode()) + _digest(row) for key, row in zip(keys, data, strict=True))
+        records = b"".join(_key_digest(key) + _digest(row) for key, row in zip(keys, data, strict=True))
         try:
             self._make_room(data.nbytes)
             with hold_file(self.folder / ROWS_LOCK):
@@ -195,7 +195,7 @@ class RowFile:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             return False
         self._refresh()
-        self._sound |= {self._places[_digest(key.encode())] for key in keys}
+        self._sound |= {self._places[_key_digest(key)] for key in keys}
         return True
 
     def _make_room(self, needed: int) -> None:
@@ -234,6 +234,10 @@ class RowFile:
 def _folder(kind: str, about: Mapping[str, Any]) -> Path:
     content = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
     return cache_root() / kind / hash_bytes(content.encode())[:32]
+
+
+def _key_digest(key: str) -> bytes:
+    return _digest(key.encode("utf-8", "surrogatepass"))  # a text may hold a name from a disk, which is any bytes
 
 
 def _digest(data: Any) -> bytes:

@@ -198,12 +198,12 @@ def describe_prompts(backbone: Backbone) -> str:
     return "\n".join([*lines, f"{count:,} of {total:,} parameters ({count / total:.2%}) in {len(lines)} tensors"])
 
 
-def save_prompts(backbone: Backbone, folder: str | Path) -> None:
-    """Write the prompts and the class token alone; older ones there are replaced in one step."""
+def save_prompts(backbone: Backbone, folder: str | Path, overwrite: bool = False) -> None:
+    """Write the prompts and the class token alone; older ones there are replaced, other files by ``overwrite``."""
     tower = _tower(backbone)
     state = {name: parameter.detach().cpu().contiguous() for name, parameter in tower.list_trained().items()}
     meta = {"foundation": tower.foundation}
-    save_artifact(Path(folder), PROMPTS_KIND, {PROMPTS_WEIGHTS: safetensors.torch.save(state)}, meta)
+    save_artifact(Path(folder), PROMPTS_KIND, {PROMPTS_WEIGHTS: safetensors.torch.save(state)}, meta, overwrite)
 
 
 def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:

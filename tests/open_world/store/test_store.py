@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -456,7 +458,7 @@ def test_folders_and_files_that_are_no_store_are_refused(
         Store.create(store.folder, make_world())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("dear diary")
-    with pytest.raises(ResourceError, match="other files"):
+    with pytest.raises(ResourceError, match="holds"):
         Store.create(tmp_path / "full", make_world())
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "store.sqlite3").write_text("dear diary" * 1000)
@@ -547,6 +549,18 @@ def test_every_commit_is_synced_and_readers_do_not_wait(store: Store) -> None:
     """No test can cut the power: what SQLite needs to survive that is asked of it."""
     asked = {name: store.database.value(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")}
     assert asked == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_no_store_is_made_of_a_database_of_another_program(make_world: MakeWorld, tmp_path: Path) -> None:
+    place = tmp_path / "store.sqlite3"
+    with closing(sqlite3.connect(place)) as theirs:
+        theirs.execute("CREATE TABLE addresses (name TEXT)")
+        theirs.commit()
+    before = place.read_bytes()
+    with pytest.raises(ResourceError, match=r"store\.sqlite3"):
+        Store.create(tmp_path, make_world())
+    assert place.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_names_that_are_no_utf8(store: Store, strange: ImageDataset, tmp_path: Path) -> None:
