@@ -63,6 +63,12 @@ def describe_start() -> str:
     return Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
+def describe_program() -> str:
+    """The words before the name of any other command: clip-fewshot, or python -m clip_fewshot."""
+    start = describe_start()
+    return "python -m clip_fewshot" if start.startswith("python ") else start
+
+
 def command_line() -> str:
     """What repeats this command; passwords are left out."""
     return hide_passwords(f"{describe_start()} {shlex.join(sys.argv[1:])}".strip())
