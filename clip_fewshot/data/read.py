@@ -66,6 +66,21 @@ def read_dataset(
     return found if class_names is None else rename_classes(found, class_names)
 
 
+def read_contradictory(
+    source: str,
+    *,
+    format: str | Format | None = None,
+    root: str | Path | None = None,
+    test: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    class_names: ClassNames | None = None,
+) -> ImageDataset:
+    """As :func:`read_dataset`, with copies that lie on both sides or have two labels left in: an audit lists them."""
+    options = {"root": None if root is None else Path(root), "columns": columns}
+    found = _read(source, test, format, options, False, None, contradictions=True)
+    return found if class_names is None else rename_classes(found, class_names)
+
+
 def _read(
     source: str | Path | pandas.DataFrame,
     test: str | Path | pandas.DataFrame | None,
@@ -73,13 +88,14 @@ def _read(
     options: Mapping[str, Any],
     strict: bool,
     max_skipped: float | None,
+    contradictions: bool = False,
 ) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})
     listing = _list(source, format, options)
     if test is not None:
         listing = join_sides(listing, _list(test, format, options))
-    checked, warnings = check_listing(listing, strict, max_skipped)
+    checked, warnings = check_listing(listing, strict, max_skipped, contradictions)
     return _from_listing(listing, checked, tuple(warnings))
 
 

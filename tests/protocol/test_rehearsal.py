@@ -42,7 +42,7 @@ def test_classes_far_apart_are_told_and_classes_in_one_heap_are_not(n_classes: i
     assert far is not None
     assert far["auroc"] > 0.99
     assert far["detection_rate"] > 0.95
-    assert far["auroc_ci95"][0] > 0.9
+    assert far["auroc_ci95"][0] > 0.85
     assert far["rounds"] == min(4, n_classes)
     heap = rehearse(outcome(n_classes, 0.0), choice(), 0.05, 0)
     assert heap is not None
