@@ -80,7 +80,7 @@ def _each_picture_once(images: ImageDataset) -> ImageDataset:
 
 def _list_copies(images: ImageDataset) -> list[dict[str, Any]]:
     """Pairs of pictures that are one, nearest first: the same bytes, or a thumbnail that is nearly the same."""
-    found = dict.fromkeys(_pair_same_files(images), 1.0)
+    found = dict.fromkeys(sorted(_pair_same_files(images)), 1.0)
     near = find_near_copies(*_thumbnails(images))
     for i, j, similarity in zip(near.first.tolist(), near.second.tolist(), near.similarity.tolist(), strict=True):
         if images.digests[i] != images.digests[j]:
@@ -92,14 +92,14 @@ def _list_copies(images: ImageDataset) -> list[dict[str, Any]]:
     return sorted(pairs, key=lambda one: (not one["same file"], -one["similarity"], one["rows"]))
 
 
-def _pair_same_files(images: ImageDataset) -> Iterator[tuple[int, int]]:
-    """Each copy with the first picture of its bytes, and with the first on each side and under each label."""
+def _pair_same_files(images: ImageDataset) -> set[tuple[int, int]]:
+    """Each copy with the first picture of its bytes on each side and under each label."""
     labels = [0] * len(images) if images.labels is None else images.labels.tolist()
     first: dict[str, dict[tuple[str, int], int]] = {}
-    for i, kind in enumerate(zip(images.digests, zip(images.partition, labels, strict=True), strict=True)):
-        met = first.setdefault(kind[0], {})
-        yield from ((j, i) for j in met.values())
-        met.setdefault(kind[1], i)
+    for i, (digest, *kind) in enumerate(zip(images.digests, images.partition, labels, strict=True)):
+        first.setdefault(digest, {}).setdefault((kind[0], kind[1]), i)
+    pairs = ((i, j) for i, digest in enumerate(images.digests) for j in first[digest].values() if i != j)
+    return {(min(pair), max(pair)) for pair in pairs}
 
 
 def _thumbnails(images: ImageDataset) -> tuple[FloatArray, FloatArray]:
