@@ -153,9 +153,9 @@ def _describe_groups(results: Found) -> Conclusion:
     groups = text.format_count(found["n_clusters"], "group")
     hidden = text.format_count(len(results["dataset"]["unseen"]), "class was", "classes were")
     said = f"{groups} among {what} called unknown; {hidden} hidden."
-    if found["ari"] is None:
+    if found["ari"] is None or not found["n_clusters"]:
         return Conclusion("groups", said)
-    said += f" Agreement with the true classes (ARI: 1 is all, 0 is chance): {text.format_fraction(found['ari'])}."
+    said += f" ARI with the true classes is {text.format_fraction(found['ari'])} (1: the same, 0: chance)."
     return Conclusion("groups", said, "" if found["ari"] >= CHANCE else "Look into a group before you name it.")
 
 
