@@ -25,12 +25,12 @@ class Options(PicturesOptions):
 def main(options: Options) -> int:
     from clip_fewshot.data.collect import list_warnings
     from clip_fewshot.data.read import read_contradictory
-    from clip_fewshot.protocol.audit import audit
+    from clip_fewshot.protocol.audit import find_leaks
     from clip_fewshot.report.audit_tables import describe_audit
 
     pictures = read_contradictory(options.data, **options.reading())
     opening.warn(list_warnings(pictures))
     backbone = None if pictures.labels is None else opening.open_model(options.model_name, None, options.device)
-    found = audit(pictures, backbone, options.seed) | {"model": None if backbone is None else options.model_name}
+    found = find_leaks(pictures, backbone, options.seed) | {"model": None if backbone is None else options.model_name}
     print(json.dumps(found, indent=1) if options.json else describe_audit(found))
     return 0

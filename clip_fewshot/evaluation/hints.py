@@ -44,7 +44,7 @@ def find_hints(
         fit, held_out: row numbers.
         seed: of forests and permutations.
     """
-    columns = {name: code_trace(values, fit) for name, values in traces.items()}
+    columns = {name: encode_trace(values, fit) for name, values in traces.items()}
     told = {name: column[:, None] for name, column in columns.items() if len(np.unique(column[fit])) > 1}
     if len(told) > 1:
         told[TOGETHER] = np.hstack(list(told.values()))
@@ -54,7 +54,7 @@ def find_hints(
     return _correct(sorted(found, key=lambda one: (one.p_value, -one.accuracy)))
 
 
-def code_trace(values: Sequence[Any], fit: IndexArray) -> FloatArray:
+def encode_trace(values: Sequence[Any], fit: IndexArray) -> FloatArray:
     """(n,) numbers as they are, words by how often they occur among ``fit``; -1 for None and for words not there."""
     numbers = [value for value in values if value is not None]
     if all(isinstance(value, int | float) for value in numbers):

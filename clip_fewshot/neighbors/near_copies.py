@@ -10,7 +10,7 @@ from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.types import FloatArray, IndexArray
 
 REACH = 10  # neighbours looked at: of more copies than these the nearest are found
-USUAL_SHARE = 0.22  # of the distance at which a row usually has REACH others
+NEAR_SHARE = 0.22  # of the distance at which a row usually has REACH others
 GREATEST = 0.316  # and at most this far on the unit sphere: a cosine of .95
 
 
@@ -40,7 +40,7 @@ def find_near_copies(rows: FloatArray, views: FloatArray | None = None) -> NearC
     if k < 2:
         return NearCopies(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     plain = find_nearest(rows, rows, k)
-    limit = min(GREATEST, USUAL_SHARE * float(np.median(plain.distances[:, -1])))
+    limit = min(GREATEST, NEAR_SHARE * float(np.median(plain.distances[:, -1])))
     best: dict[tuple[int, int], float] = {}
     for found in (plain, *([] if views is None else [find_nearest(rows, views, k)])):
         for i, place in np.argwhere(found.distances <= limit):

@@ -28,15 +28,15 @@ from clip_fewshot.probes.label_suspects import find_label_suspects
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray
 
-SIDE = 16  # pixels of the grey thumbnails that are compared: a crop of 2 % keeps a cosine of .97, one of 32 .92
-PARTS = 20  # of pictures that are left out together
-TRUSTED = 0.7  # left-out accuracy below which a probe cannot tell a wrong label from its own errors
-LEVEL = 0.01  # of the test on traces
+THUMB_SIDE = 16  # pixels of the grey thumbnails that are compared: a crop of 2 % keeps a cosine of .97, one of 32 .92
+WITHHELD_PARTS = 20  # of pictures that are left out together
+ABLE_PROBE = 0.7  # left-out accuracy below which a probe cannot tell a wrong label from its own errors
+TELLING = 0.01  # of the test on traces
 UNEVEN = 10  # times as many pictures as another class
 WIDE = 0.05  # half the interval of an accuracy of .9: with fewer test pictures it is wider
 
 
-def audit(images: ImageDataset, backbone: Backbone | None, seed: int = 0) -> dict[str, Any]:
+def find_leaks(images: ImageDataset, backbone: Backbone | None, seed: int = 0) -> dict[str, Any]:
     """Every check on one set of pictures.
 
     Args:
@@ -103,8 +103,10 @@ def _pair_same_files(images: ImageDataset) -> set[tuple[int, int]]:
 
 
 def _thumbnails(images: ImageDataset) -> tuple[FloatArray, FloatArray]:
-    """(n, SIDE^2) unit rows free of brightness and contrast, and those of the mirrored pictures."""
-    grey = [np.asarray(images.open(i).convert("L").resize((SIDE, SIDE)), np.float64) for i in range(len(images))]
+    """(n, THUMB_SIDE^2) unit rows free of brightness and contrast, and those of the mirrored pictures."""
+    grey = [
+        np.asarray(images.open(i).convert("L").resize((THUMB_SIDE, THUMB_SIDE)), np.float64) for i in range(len(images))
+    ]
     table = np.stack(grey) - np.mean(grey, axis=(1, 2), keepdims=True)
     return unit_rows(table.reshape(len(images), -1)), unit_rows(table[:, :, ::-1].reshape(len(images), -1))
 
@@ -163,7 +165,7 @@ def _check_doubts(
     except DataError as error:
         return _entry(0, f"not looked for: {error.got}", "")
     knows = f"{doubts.accuracy:.0%} of the left-out pictures are told by a probe on {backbone.name}"
-    if doubts.accuracy < TRUSTED:
+    if doubts.accuracy < ABLE_PROBE:
         return _entry(0, f"not looked for: {knows}, too few to doubt a label by it; try another --model", "")
     names = images.label_space.names
     rows = [
@@ -174,13 +176,13 @@ def _check_doubts(
 
 
 def _draw_parts(images: ImageDataset, copies: Sequence[dict[str, Any]], seed: int) -> list[IndexArray]:
-    """The pictures in PARTS parts at most, copies in one."""
+    """The pictures in WITHHELD_PARTS parts at most, copies in one."""
     n = len(images)
     ends = np.array([one["rows"] for one in copies], np.int64).reshape(-1, 2)
     links = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n, n))
     count, group = connected_components(links, directed=False)
-    part = rng.generator(seed, "audit").permutation(count) % min(PARTS, count)
-    return [np.flatnonzero(part[group] == k) for k in range(min(PARTS, count))]
+    part = rng.generator(seed, "audit").permutation(count) % min(WITHHELD_PARTS, count)
+    return [np.flatnonzero(part[group] == k) for k in range(min(WITHHELD_PARTS, count))]
 
 
 def _check_traces(images: ImageDataset, seed: int) -> dict[str, Any]:
@@ -191,8 +193,8 @@ def _check_traces(images: ImageDataset, seed: int) -> dict[str, Any]:
     if "test" in images.partition:
         fit, held_out = np.flatnonzero(sides != "test"), np.flatnonzero(sides == "test")
     hints = find_hints(read_traces(images), labels, fit, held_out, seed)
-    rows = [one._asdict() | {"tells": one.p_value <= LEVEL} for one in hints]
-    telling = [one for one in hints if one.p_value <= LEVEL]
+    rows = [one._asdict() | {"tells": one.p_value <= TELLING} for one in hints]
+    telling = [one for one in hints if one.p_value <= TELLING]
     if not telling:
         least = f" (p = {min(one.p_value for one in hints):.2g})" if hints else ": nothing varies"
         return _entry(0, f"the class cannot be told without the pixels{least}", "", rows)

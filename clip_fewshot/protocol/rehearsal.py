@@ -15,11 +15,11 @@ from clip_fewshot.protocol.refits import PreparedSupport
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
-ROUNDS = 4
+REHEARSALS = 4
 STAND_IN = Alternative("knn", FROZEN, 5)  # of a choice that would need a training, a text or two classes in each round
 
 
-def rehearse(outcome: FinalTest, choice: NoveltyChoice, alpha: float, seed: int) -> dict[str, Any] | None:
+def measure_rehearsal(outcome: FinalTest, choice: NoveltyChoice, alpha: float, seed: int) -> dict[str, Any] | None:
     """The detector without some known classes meets the test pictures of all, on each fresh support set.
 
     It is the chosen one where that looks at frozen features, else nearest neighbours. The test pictures are those that
@@ -67,10 +67,10 @@ def rehearse(outcome: FinalTest, choice: NoveltyChoice, alpha: float, seed: int)
 
 
 def _draw_rounds(labels: LabelArray, seed: int) -> list[LabelArray]:
-    """The classes with test pictures in at most ROUNDS groups, each to be hidden once; none of a single class."""
+    """The classes with test pictures in at most REHEARSALS groups, each to be hidden once; none of a single class."""
     classes = np.unique(labels)
     shuffled = rng.generator(seed, "rehearsal").permutation(classes)
-    return list(np.array_split(shuffled, min(ROUNDS, len(classes)))) if len(classes) > 1 else []
+    return list(np.array_split(shuffled, min(REHEARSALS, len(classes)))) if len(classes) > 1 else []
 
 
 def _score(chosen: Alternative, support: PreparedSupport, hidden: LabelArray, frozen: FloatArray) -> FloatArray:

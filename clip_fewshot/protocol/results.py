@@ -22,7 +22,7 @@ from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.protocol.refits import Fit, Task
-from clip_fewshot.protocol.rehearsal import rehearse
+from clip_fewshot.protocol.rehearsal import measure_rehearsal
 from clip_fewshot.protocol.report_views import discovery_view, embedding_views, novelty_view, reliability_curves
 from clip_fewshot.report.record import PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
@@ -261,7 +261,7 @@ class Run:
     def _rehearsal(self) -> dict[str, Any] | None:
         if self.outcome.rejections or self.choice is None:
             return None
-        return rehearse(self.outcome, self.choice, self.options["alpha"], self.options["seed"])
+        return measure_rehearsal(self.outcome, self.choice, self.options["alpha"], self.options["seed"])
 
     def _discovery(self) -> dict[str, Any] | None:
         found = self.met.found

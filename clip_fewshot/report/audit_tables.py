@@ -8,7 +8,7 @@ from typing import Any
 from clip_fewshot.data.names import escape
 from clip_fewshot.report.tables import format_plain
 
-SHOWN = 5  # rows of each check; JSON has them all
+ROWS_SHOWN = 5  # rows of each check; JSON has them all
 
 
 def describe_audit(found: Mapping[str, Any]) -> str:
@@ -32,10 +32,10 @@ def _describe(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _list_rows(rows: list[Mapping[str, Any]]) -> Iterator[str]:
     if rows:
-        table = [list(rows[0]), *([_show(value) for value in row.values()] for row in rows[:SHOWN])]
+        table = [list(rows[0]), *([_show(value) for value in row.values()] for row in rows[:ROWS_SHOWN])]
         yield from (f"      {line}" for line in format_plain(table).splitlines())
-    if len(rows) > SHOWN:
-        yield f"      and {len(rows) - SHOWN:,} more (--json lists them)"
+    if len(rows) > ROWS_SHOWN:
+        yield f"      and {len(rows) - ROWS_SHOWN:,} more (--json lists them)"
 
 
 def _show(value: Any) -> str:

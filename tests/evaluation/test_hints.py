@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_fewshot.evaluation.hints import TOGETHER, Hint, code_trace, find_hints
+from clip_fewshot.evaluation.hints import TOGETHER, Hint, encode_trace, find_hints
 
 N = 120
 LABELS = np.arange(N) % 3
@@ -51,9 +51,9 @@ def test_under_independence_small_p_values_are_as_rare_as_they_say() -> None:
 
 
 def test_words_are_numbered_by_how_often_they_are_learned_from_and_unknown_ones_are_none() -> None:
-    codes = code_trace(["b", "a", "a", None, "new"], np.arange(4))
+    codes = encode_trace(["b", "a", "a", None, "new"], np.arange(4))
     assert codes.tolist() == [1, 0, 0, -1, -1]
-    assert code_trace([3, None, 2.5], np.arange(3)).tolist() == [3, -1, 2.5]
+    assert encode_trace([3, None, 2.5], np.arange(3)).tolist() == [3, -1, 2.5]
 
 
 def test_nothing_to_learn_from_gives_no_hint() -> None:

@@ -16,7 +16,7 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.read import read_contradictory, read_dataset
 from clip_fewshot.errors import DataError
-from clip_fewshot.protocol.audit import audit
+from clip_fewshot.protocol.audit import find_leaks
 from clip_fewshot.report.audit_tables import describe_audit
 
 CLASSES = ("one", "two", "seven")
@@ -45,7 +45,7 @@ def divided(folder: Path, per_class: int = 12) -> Path:
 
 
 def look(source: Path) -> dict[str, Any]:
-    return audit(read_contradictory(str(source)), None)
+    return find_leaks(read_contradictory(str(source)), None)
 
 
 def found(source: Path) -> dict[str, int]:
@@ -152,11 +152,11 @@ def test_labels_that_were_changed_are_doubted_and_a_weak_probe_doubts_nothing(di
     labels = few.required_labels().copy()
     labels[[11, 60]] = (labels[[11, 60]] + 3) % 10
     wrong = ImageDataset(**{**vars(few), "labels": labels})
-    doubts = audit(wrong, backbone)["checks"]["doubtful labels"]
+    doubts = find_leaks(wrong, backbone)["checks"]["doubtful labels"]
     assert {"digits/0011", "digits/0060"} <= {row["picture"] for row in doubts["rows"]}
     assert doubts["found"] <= 5
     shuffled = ImageDataset(**{**vars(few), "labels": np.random.default_rng(0).permutation(labels)})
-    none = audit(shuffled, backbone)["checks"]["doubtful labels"]
+    none = find_leaks(shuffled, backbone)["checks"]["doubtful labels"]
     assert none["found"] == 0
     assert "try another --model" in none["said"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
-from clip_fewshot.protocol.rehearsal import rehearse
+from clip_fewshot.protocol.rehearsal import measure_rehearsal
 
 SHOTS, TESTED, SEEDS = 8, 15, 3
 
@@ -38,13 +38,13 @@ def choice(detector: str = "mahalanobis", space: str = "frozen") -> NoveltyChoic
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 def test_classes_far_apart_are_told_and_classes_in_one_heap_are_not(n_classes: int) -> None:
-    far = rehearse(outcome(n_classes, 3.0), choice(), 0.05, 0)
+    far = measure_rehearsal(outcome(n_classes, 3.0), choice(), 0.05, 0)
     assert far is not None
     assert far["auroc"] > 0.99
     assert far["detection_rate"] > 0.95
     assert far["auroc_ci95"][0] > 0.85
     assert far["rounds"] == min(4, n_classes)
-    heap = rehearse(outcome(n_classes, 0.0), choice(), 0.05, 0)
+    heap = measure_rehearsal(outcome(n_classes, 0.0), choice(), 0.05, 0)
     assert heap is not None
     assert heap["auroc_ci95"][0] < 0.5 < heap["auroc_ci95"][1]
     assert heap["detection_rate"] < 0.2
@@ -57,10 +57,10 @@ def test_a_choice_that_would_need_a_training_or_two_classes_is_stood_in_for() ->
         (4, choice("max-softmax"), "knn"),
         (2, choice("relative-mahalanobis"), "knn"),
     ):
-        found = rehearse(outcome(n_classes, 3.0), chosen, 0.05, 0)
+        found = measure_rehearsal(outcome(n_classes, 3.0), chosen, 0.05, 0)
         assert found is not None
         assert found["detector"] == used
 
 
 def test_one_class_alone_has_no_rehearsal() -> None:
-    assert rehearse(outcome(1, 1.0), choice(), 0.05, 0) is None
+    assert measure_rehearsal(outcome(1, 1.0), choice(), 0.05, 0) is None
