@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import LISTED
 from clip_fewshot.data.traces import read_traces
-from clip_fewshot.errors import DataError
 from clip_fewshot.evaluation.hints import find_hints
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
@@ -33,6 +33,8 @@ WITHHELD_PARTS = 20  # of pictures that are left out together
 ABLE_PROBE = 0.7  # left-out accuracy below which a probe cannot tell a wrong label from its own errors
 TELLING = 0.01  # of the test on traces
 UNEVEN = 10  # times as many pictures as another class
+ENOUGH = 5  # pictures of a class, of which some are to be learned from and some are to be measured on
+UNDIVIDED = "undivided"
 WIDE = 0.05  # half the interval of an accuracy of .9: with fewer test pictures it is wider
 
 
@@ -64,7 +66,7 @@ def find_leaks(images: ImageDataset, backbone: Backbone | None, seed: int = 0) -
         "schema": 1,
         "data": images.name,
         "pictures": len(single),
-        "sides": dict(sorted(Counter(side or "undivided" for side in single.partition).items())),
+        "sides": dict(sorted(Counter(side or UNDIVIDED for side in single.partition).items())),
         "classes": _count_classes(single),
         "checks": checks,
     }
@@ -159,11 +161,10 @@ def _check_doubts(
     """Labels that a probe on frozen features doubts, which has learned neither from the picture nor from its copies."""
     labels = images.required_labels()
     parts = _draw_parts(images, copies, seed)
+    if any(len(np.unique(np.delete(labels, part))) < 2 for part in parts):
+        return _entry(0, "not looked for: too few pictures of two classes", "")
     X = encode_images(backbone, images).features.astype(np.float64)
-    try:
-        doubts = find_label_suspects(X, labels, parts, seed)
-    except DataError as error:
-        return _entry(0, f"not looked for: {error.got}", "")
+    doubts = find_label_suspects(X, labels, parts, seed)
     knows = f"{doubts.accuracy:.0%} of the left-out pictures are told by a probe on {backbone.name}"
     if doubts.accuracy < ABLE_PROBE:
         return _entry(0, f"not looked for: {knows}, too few to doubt a label by it; try another --model", "")
@@ -212,7 +213,7 @@ def _count_classes(images: ImageDataset) -> dict[str, dict[str, int]]:
     counts = Counter(zip(images.labels.tolist(), images.partition, strict=True))
     sides = sorted(set(images.partition))
     return {
-        name: {side or "undivided": counts[label, side] for side in sides}
+        name: {side or UNDIVIDED: counts[label, side] for side in sides}
         for label, name in enumerate(images.label_space.names)
     }
 
@@ -229,13 +230,20 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
         low, high = accuracy_interval([np.arange(tested) < round(0.9 * tested)]).ci95
         if (high - low) / 2 > WIDE:
             yield f"with {tested:,} test pictures an accuracy of .9 is known to [{low:.2f}, {high:.2f}] only"
-    for name, counts in _count_classes(images).items():
-        if lacking := [side for side, n in counts.items() if not n]:
-            yield f"{name} has no {' and no '.join(lacking)} pictures"
-    sizes = {name: sum(counts.values()) for name, counts in _count_classes(images).items()}
+    classes = _count_classes(images)
+    for side in sorted(set(images.partition)) if classes else []:
+        if empty := [name for name, counts in classes.items() if not counts[side or UNDIVIDED]]:
+            yield f"no {side} pictures of {_list_names(empty)}".replace("  ", " ")
+    sizes = {name: sum(counts.values()) for name, counts in classes.items()}
+    if few := [name for name, n in sizes.items() if 0 < n < ENOUGH]:
+        yield f"fewer than {ENOUGH} pictures of {_list_names(few)}"
     if sizes and max(sizes.values()) >= UNEVEN * max(1, min(sizes.values())):
         most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
         yield f"{most} has {sizes[most]:,} pictures, {least} has {sizes[least]:,}"
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _check_captions(images: ImageDataset) -> dict[str, Any]:

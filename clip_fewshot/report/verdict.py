@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_fewshot.data.names import escape
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name
 
@@ -53,7 +54,7 @@ def suggest_commands(results: Found, program: str, model: Path) -> list[str]:
         program: how commands are started, such as clip-fewshot.
         model: folder of the saved model.
     """
-    place = shlex.quote(str(model))
+    place = shlex.quote(str(model)) if str(model).isprintable() else f"$'{escape(model)}'"
     store = f"{program} open-world init store/ {place}"
     calls_unknown = results["novelty"] or results.get("rehearsal")
     return [f"{program} predict {place} new_pictures/", *([store] if calls_unknown else [])]

@@ -27,4 +27,15 @@ def test_what_is_found_is_a_table_or_a_record_and_the_exit_code_is_0(
     assert "! both sides" in ended.out
     assert "1 test picture with a copy on the training side; same file: 1 pair" in ended.out
     assert "again.png" in ended.out
-    assert command("audit", tmp_path / "none").code != 0
+    assert command("audit", tmp_path / "none").code == 2
+
+
+def test_without_the_model_the_other_checks_are_made_and_the_exit_code_is_3(
+    command: Command, photos: Path, no_hub: None
+) -> None:
+    ended = command("audit", photos, "--json")
+    assert ended.code == 3
+    assert "no label is doubted" in ended.err
+    assert "--model" in ended.err
+    assert "traces" in ended.record["checks"]
+    assert "doubtful labels" not in ended.record["checks"]

@@ -169,7 +169,8 @@ def test_sizes_name_what_is_rare_or_missing(tmp_path: Path) -> None:
         (tree / f"test/seven/{i}.png").unlink()
     found = look(tree)
     assert found["classes"]["seven"] == {"test": 3, "train": 0}
-    assert "seven has no train pictures" in found["checks"]["sizes"]["said"]
+    assert "no train pictures of seven;" in found["checks"]["sizes"]["said"]
+    assert "fewer than 5 pictures of seven;" in found["checks"]["sizes"]["said"]
     assert "one has 40 pictures, seven has 3" in found["checks"]["sizes"]["said"]
 
 

@@ -162,6 +162,8 @@ def test_the_next_commands_are_words_of_a_shell_whatever_the_folder_is_called() 
         ["clip-fewshot", "predict", str(folder), "new_pictures/"],
         ["clip-fewshot", "open-world", "init", "store/", str(folder)],
     ]
+    odd = suggest_commands(sample.results(), "clip-fewshot", Path("a\x1b[2J\n/model"))
+    assert odd[0] == "clip-fewshot predict $'a\\x1b[2J\\n/model' new_pictures/"  # as bash writes what does not print
     blind = suggest_commands(sample.results(novelty=None), "python -m clip_fewshot", Path("model"))
     assert blind == ["python -m clip_fewshot predict model new_pictures/"]
 
