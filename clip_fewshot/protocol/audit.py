@@ -33,7 +33,7 @@ WITHHELD_PARTS = 20  # of pictures that are left out together
 ABLE_PROBE = 0.7  # left-out accuracy below which a probe cannot tell a wrong label from its own errors
 TELLING = 0.01  # of the test on traces
 UNEVEN = 10  # times as many pictures as another class
-ENOUGH = 5  # pictures of a class, of which some are to be learned from and some are to be measured on
+FEWEST_OF_CLASS = 5  # pictures of a class, of which some are to be learned from and some are to be measured on
 UNDIVIDED = "undivided"
 WIDE = 0.05  # half the interval of an accuracy of .9: with fewer test pictures it is wider
 
@@ -235,8 +235,8 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
         if empty := [name for name, counts in classes.items() if not counts[side or UNDIVIDED]]:
             yield f"no {side} pictures of {_list_names(empty)}".replace("  ", " ")
     sizes = {name: sum(counts.values()) for name, counts in classes.items()}
-    if few := [name for name, n in sizes.items() if 0 < n < ENOUGH]:
-        yield f"fewer than {ENOUGH} pictures of {_list_names(few)}"
+    if few := [name for name, n in sizes.items() if 0 < n < FEWEST_OF_CLASS]:
+        yield f"fewer than {FEWEST_OF_CLASS} pictures of {_list_names(few)}"
     if sizes and max(sizes.values()) >= UNEVEN * max(1, min(sizes.values())):
         most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
         yield f"{most} has {sizes[most]:,} pictures, {least} has {sizes[least]:,}"
