@@ -25,13 +25,10 @@ class Options(PicturesOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.collect import list_warnings
-    from clip_fewshot.data.read import read_contradictory
     from clip_fewshot.protocol.audit import find_leaks
     from clip_fewshot.report.audit_tables import describe_audit
 
-    pictures = read_contradictory(options.data, **options.reading())
-    opening.warn(list_warnings(pictures))
+    pictures = opening.open_data(options.data, **options.reading(), contradictions=True)
     backbone, code = None, opening.DONE
     if pictures.labels is not None:
         try:

@@ -31,6 +31,7 @@ def read_dataset(
     strict: bool = False,
     max_skipped: float | None = None,
     class_names: ClassNames | None = None,
+    contradictions: bool = False,
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
@@ -51,6 +52,7 @@ def read_dataset(
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
+        contradictions: leave in what is refused otherwise: one picture on both sides, or under two labels.
 
     Raises:
         DataError: a source that cannot be used; the offenders are named with file and line.
@@ -62,22 +64,7 @@ def read_dataset(
         ImageDataset('digits', 1797 images, 10 classes)
     """
     options = {"root": None if root is None else Path(root), "columns": columns}
-    found = _read(source, test, format, options, strict, max_skipped)
-    return found if class_names is None else rename_classes(found, class_names)
-
-
-def read_contradictory(
-    source: str,
-    *,
-    format: str | Format | None = None,
-    root: str | Path | None = None,
-    test: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    class_names: ClassNames | None = None,
-) -> ImageDataset:
-    """As :func:`read_dataset`, with copies that lie on both sides or have two labels left in: an audit lists them."""
-    options = {"root": None if root is None else Path(root), "columns": columns}
-    found = _read(source, test, format, options, False, None, contradictions=True)
+    found = _read(source, test, format, options, strict, max_skipped, contradictions)
     return found if class_names is None else rename_classes(found, class_names)
 
 
@@ -88,7 +75,7 @@ def _read(
     options: Mapping[str, Any],
     strict: bool,
     max_skipped: float | None,
-    contradictions: bool = False,
+    contradictions: bool,
 ) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.read import read_contradictory, read_dataset
+from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError
 from clip_fewshot.protocol.audit import find_leaks
 from clip_fewshot.report.audit_tables import describe_audit
@@ -45,7 +45,7 @@ def divided(folder: Path, per_class: int = 12) -> Path:
 
 
 def look(source: Path) -> dict[str, Any]:
-    return find_leaks(read_contradictory(str(source)), None)
+    return find_leaks(read_dataset(source, contradictions=True), None)
 
 
 def found(source: Path) -> dict[str, int]:
