@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import statistic_interval
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
@@ -16,15 +18,15 @@ from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 REHEARSALS = 4
-STAND_IN = Alternative("knn", FROZEN, 5)  # of a choice that would need a training, a text or two classes in each round
+STAND_IN = Alternative("knn", FROZEN, 5)  # of a choice that would need a training, a text or more classes in each round
 
 
 def measure_rehearsal(outcome: FinalTest, choice: NoveltyChoice, alpha: float, seed: int) -> dict[str, Any] | None:
     """The detector without some known classes meets the test pictures of all, on each fresh support set.
 
-    It is the chosen one where that looks at frozen features, else nearest neighbours. The test pictures are those that
-    were opened already, and nothing is chosen by what comes out. The rate of false alarms is set on them: a class that
-    is left alone has too few shots to calibrate on.
+    It is the chosen one where that looks at frozen features and has enough left, else nearest neighbours. The test
+    pictures are those that were opened already, and nothing is chosen by what comes out. The rate of false alarms is
+    set on them: a class that is left alone has too few shots to calibrate on.
 
     Args:
         alpha: rate of false alarms at which the unknown are counted.
@@ -38,12 +40,12 @@ def measure_rehearsal(outcome: FinalTest, choice: NoveltyChoice, alpha: float, s
     hidden = _draw_rounds(labels, seed)
     if not hidden:
         return None
-    alone = len(outcome.test.label_space) < 3  # one class is left in each round
-    chosen = choice.best if choice.best.space == FROZEN and choice.best.scheme and not alone else STAND_IN
-    fits = zip(outcome.fits[1:], outcome.known[1:], strict=True)
-    scores = [
-        np.stack([_score(chosen, fit.support, one, sight.frozen) for one in hidden], axis=1) for fit, sight in fits
-    ]
+    chosen = choice.best if choice.best.space == FROZEN and choice.best.scheme else STAND_IN
+    try:
+        scores = _score_rounds(chosen, outcome, hidden)
+    except UsageError:  # what is left in a round is too little for it
+        chosen = STAND_IN
+        scores = _score_rounds(chosen, outcome, hidden)
 
     def mean_auroc(truth: LabelArray, scores: FloatArray) -> float:
         return float(
@@ -71,6 +73,12 @@ def _draw_rounds(labels: LabelArray, seed: int) -> list[LabelArray]:
     classes = np.unique(labels)
     shuffled = rng.generator(seed, "rehearsal").permutation(classes)
     return list(np.array_split(shuffled, min(REHEARSALS, len(classes)))) if len(classes) > 1 else []
+
+
+def _score_rounds(chosen: Alternative, outcome: FinalTest, hidden: Sequence[LabelArray]) -> list[FloatArray]:
+    """(n, rounds) scores of the test pictures, per fresh support set."""
+    fits = zip(outcome.fits[1:], outcome.known[1:], strict=True)
+    return [np.stack([_score(chosen, fit.support, one, sight.frozen) for one in hidden], axis=1) for fit, sight in fits]
 
 
 def _score(chosen: Alternative, support: PreparedSupport, hidden: LabelArray, frozen: FloatArray) -> FloatArray:

@@ -149,7 +149,8 @@ def _describe_area(found: Found) -> str:
 def _describe_groups(results: Found) -> Conclusion:
     found = results["discovery"]
     if found is None:
-        return Conclusion("groups", "None were looked for: no class was hidden (--unseen).")
+        why = "no picture can be called unknown" if results["dataset"]["unseen"] else "no class was hidden (--unseen)"
+        return Conclusion("groups", f"None were looked for: {why}.")
     what = f"the {found['n_flagged']:,} pictures" if "n_flagged" in found else "what was"
     groups = text.format_count(found["n_clusters"], "group")
     hidden = text.format_count(len(results["dataset"]["unseen"]), "class was", "classes were")

@@ -55,6 +55,7 @@ def test_a_choice_that_would_need_a_training_or_two_classes_is_stood_in_for() ->
         (4, choice(), "mahalanobis"),
         (4, choice(space="tuned"), "knn"),
         (4, choice("max-softmax"), "knn"),
+        (2, choice(), "mahalanobis"),
         (2, choice("relative-mahalanobis"), "knn"),
     ):
         found = measure_rehearsal(outcome(n_classes, 3.0), chosen, 0.05, 0)

@@ -133,9 +133,11 @@ def test_where_no_class_was_hidden_known_ones_in_turn_answer() -> None:
     assert text.startswith("It cannot tell unknown pictures")
     assert "at 5.0% false alarms 6% of their pictures are caught; AUROC is 0.510 [0.460, 0.560]" in text
     assert "--model" in advice
-    nothing = told(sample.results(novelty=None, discovery=None))
-    assert "2 --shots" in nothing["unknown"][1]
-    assert "no class was hidden" in nothing["groups"][0]
+    nothing = sample.results(novelty=None, discovery=None)
+    assert "2 --shots" in told(nothing)["unknown"][1]
+    assert "no picture can be called unknown" in told(nothing)["groups"][0]
+    nothing["dataset"] |= {"unseen": []}
+    assert "no class was hidden" in told(nothing)["groups"][0]
 
 
 @pytest.mark.parametrize(("ari", "look"), [(0.97, False), (0.04, True), (None, False)])
