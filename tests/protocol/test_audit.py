@@ -118,13 +118,13 @@ def test_more_copies_than_neighbours_are_looked_at_hide_no_test_picture(tmp_path
 
 
 def test_s3_stems_that_collapse_are_refused_with_both_named(tmp_path: Path) -> None:
-    for folder, name in (("a", "1"), ("b", "2")):
-        put(tmp_path / folder / f"{name}.png", scans(1)["one" if folder == "a" else "two"][0])
-        (tmp_path / folder / f"{name}.txt").write_text(f"a scan in folder {folder}\n")
+    (tmp_path / "texts").mkdir()
+    for name, (scan,) in scans(1, ("one", "two")).items():
+        put(tmp_path / name / f"{name}.png", scan)
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"a scan of {name}\n")
     assert found(tmp_path)["captions"] == 0
-    (tmp_path / "b/2.png").rename(tmp_path / "b/1.png")
-    (tmp_path / "b/2.txt").rename(tmp_path / "b/1.txt")
-    with pytest.raises(DataError, match=r"a/1.png and b/1.png"):
+    (tmp_path / "two/two.png").rename(tmp_path / "two/one.png")
+    with pytest.raises(DataError, match=r"one/one.png and two/one.png"):
         look(tmp_path)
 
 
