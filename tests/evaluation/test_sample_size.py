@@ -35,6 +35,23 @@ def test_the_interval_on_as_many_pictures_leaves_zero_out_and_on_fewer_does_not(
             assert (low > 0 or high < 0) == settled
 
 
+def test_support_sets_that_differ_keep_their_part_of_the_variance() -> None:
+    """Against sums of squares in plain loops, and a search by one picture after the other."""
+    n, sizes = 400, (12, 16, 12, 16)
+    a = [np.arange(n) >= size for size in sizes]  # wrong on 12 or 16 pictures
+    b = [np.arange(n) < n - 24] * 4
+    table = np.array(a, float) - np.array(b, float)
+    mean, by_seed, by_image = table.mean(), table.mean(axis=1), table.mean(axis=0)
+    rest = sum((table[s, i] - by_seed[s] - by_image[i] + mean) ** 2 for s in range(4) for i in range(n)) / (3 * (n - 1))
+    of_seeds = (sum((value - mean) ** 2 for value in by_seed) / 3 - rest / n) / 4
+    of_images = sum((value - mean) ** 2 for value in by_image) / (n - 1) / n
+    assert of_seeds > 0
+    found = paired_difference(a, b)
+    squared = (found.ci95[1] - found.mean) ** 2 / (of_seeds + of_images)
+    expected = next(m for m in range(1, 10**6) if mean**2 >= squared * (of_seeds + of_images * n / m))
+    assert count_images_to_settle(a, b) == expected
+
+
 def test_no_number_of_pictures_settles_what_support_sets_disagree_on_or_what_is_equal() -> None:
     right, wrong = np.ones(100, bool), np.zeros(100, bool)
     assert count_images_to_settle([right, right], [right, right]) is None

@@ -121,8 +121,9 @@ def test_s3_stems_that_collapse_are_refused_with_both_named(tmp_path: Path) -> N
     (tmp_path / "texts").mkdir()
     for name, (scan,) in scans(1, ("one", "two")).items():
         put(tmp_path / name / f"{name}.png", scan)
-        (tmp_path / "texts" / f"{name}.txt").write_text(f"a scan of {name}\n")
-    assert found(tmp_path)["captions"] == 0
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"a scan of {name}\n{name} by hand\n")
+    sound = look(tmp_path)
+    assert (sound["pictures"], sound["checks"]["captions"]["found"], sound["checks"]["copies"]["found"]) == (2, 0, 0)
     (tmp_path / "two/two.png").rename(tmp_path / "two/one.png")
     with pytest.raises(DataError, match=r"one/one.png and two/one.png"):
         look(tmp_path)
@@ -155,6 +156,10 @@ def test_labels_that_were_changed_are_doubted_and_a_weak_probe_doubts_nothing(di
     doubts = find_leaks(wrong, backbone)["checks"]["doubtful labels"]
     assert {"digits/0011", "digits/0060"} <= {row["picture"] for row in doubts["rows"]}
     assert doubts["found"] <= 5
+    more = vars(wrong.subset(np.append(np.arange(160), 11)))
+    twice = ImageDataset(**{**more, "names": (*few.names, "copy")})  # which does not vouch for the wrong label
+    doubted = {row["picture"] for row in find_leaks(twice, backbone)["checks"]["doubtful labels"]["rows"]}
+    assert {"digits/0011", "copy"} <= doubted
     shuffled = ImageDataset(**{**vars(few), "labels": np.random.default_rng(0).permutation(labels)})
     none = find_leaks(shuffled, backbone)["checks"]["doubtful labels"]
     assert none["found"] == 0
