@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import read_regular
 from clip_fewshot.data.listing import PARTITIONS
 from clip_fewshot.data.names import fold_name
+from clip_fewshot.data.picture_files import read_regular
 
 MAKE, MODEL, SOFTWARE, CHANGED, EXIF, TAKEN = 271, 272, 305, 306, 0x8769, 36867  # tags of EXIF 2.3
 TRACES = ("bytes", "width", "height", "format", "mode", "jpeg table", "camera", "software", "day", "folder", "name")
