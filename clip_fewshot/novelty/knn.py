@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct
+from clip_fewshot.probes.checked import checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -52,7 +53,7 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: fewer than two distinct rows, or k < 1.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        X, y = checked(self, X, y)
         if self.n_neighbors < 1:
             raise UsageError(
                 expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="KNNDetector"
@@ -61,18 +62,15 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         self.kept_, self.rows_ = rows.kept, rows.distinct
         if rows.found is None or len(self.rows_) < 2:
             raise few_rows_error("2 distinct rows or more", rows, "KNNDetector")
-        self.n_neighbors_ = min(self.n_neighbors, max(1, len(self.rows_) - 2))
-        if y is not None:
-            smallest = int(np.unique(np.asarray(y)[self.kept_], return_counts=True)[1].min())
-            self.n_neighbors_ = max(1, min(self.n_neighbors_, smallest - 1))
+        smallest = int(np.unique(y[self.kept_], return_counts=True)[1].min())
+        self.n_neighbors_ = max(1, min(self.n_neighbors, len(self.rows_) - 2, smallest - 1))
         self.loo_scores_ = self._normality(drop_rows(rows.found, rows.unit, self.kept_, self.n_neighbors_))
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus a distance, in [-2, 0]."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         return self._normality(find_nearest(self.rows_, normalize(X), self.n_neighbors_))
 
     def _normality(self, found: KNN) -> FloatArray:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import append_class, multiply_rows
+from clip_fewshot.probes.checked import checked, checked_rows
 from clip_fewshot.probes.penalty import (
     HIGHEST,
     LOWEST,
@@ -76,8 +76,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> LinearProbe:
         """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
+        X, y = checked(self, X, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UsageError(
@@ -154,8 +153,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="pass those that the probe was fitted on",
                 where="known",
             )
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        rows = np.vstack([np.asarray(known, np.float64), X])
+        X = checked_rows(self, X)
+        rows = np.vstack([checked_rows(self, known), X])
         extended = copy.copy(self)
         extended.classes_ = append_class(self.classes_, label)
         weights, intercept = fit_row(unit_rows(rows), logsumexp(self.logits(rows), axis=1), len(X), self.C_)
@@ -165,8 +164,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``; of two classes learned together the second is minus the first."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         logits = multiply_rows(unit_rows(X), self.coef_, self.intercept_, self.together_)
         if self.together_ == 1:
             logits = np.hstack([-logits[:, :1] / 2, logits[:, :1] / 2, logits[:, 1:]])
@@ -177,7 +175,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         if len(self.classes_) > 2:
             return self.logits(X)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         return np.asarray((unit_rows(X) @ self.coef_.T + self.intercept_).ravel())
 
     def predict_proba(self, X: FloatArray) -> FloatArray:

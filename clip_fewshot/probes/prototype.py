@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import settle_scale, usual_weight
+from clip_fewshot.probes.checked import checked_rows
 from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -60,8 +61,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled cosines, columns as ``classes_``."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         rows, k = unit_rows(unit_rows(X) - self.centre_), self.together_
         # A class that came later is multiplied by itself: one product with the others could change how they round.
         later = [rows @ self.means_[i : i + 1].T for i in range(k, len(self.means_))]

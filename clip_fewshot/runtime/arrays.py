@@ -1,0 +1,113 @@
+"""What comes through a public door becomes an array here: lists, frames, generators, tensors of any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray
+
+
+def without_torch(values: Any) -> Any:
+    """``values``; a tensor, or a list of some, as numpy can read it: on the CPU, without gradient, not in bfloat16.
+
+    Frames and arrays stay what they are, as scikit-learn reads the names of their columns.
+    """
+    if isinstance(values, list | tuple):
+        return [without_torch(value) if hasattr(value, "detach") else value for value in values]
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return values.float() if str(values.dtype) == "torch.bfloat16" else values
+
+
+def as_array(values: Any, where: str) -> NDArray[Any]:
+    """An array of numbers, of yes and no, or of texts.
+
+    Raises:
+        UsageError: something else, rows of different lengths, or numbers and texts together: numpy makes texts of both.
+    """
+    fix = "pass an array, a list, a frame or a tensor of one kind of values"
+    values = without_torch([*values] if isinstance(values, Iterator) else values)
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:
+            array = np.asarray(array.tolist())
+        alike = array.dtype.kind != "U" or all(isinstance(one, str) for one in np.asarray(values, object).ravel())
+    except (ValueError, TypeError, RuntimeError) as error:
+        got = f"{type(values).__name__}: {str(error).splitlines()[0]}"
+        raise UsageError(expected="numbers or texts", got=got, fix=fix, where=where) from error
+    if array.dtype.kind not in "biufU" or not alike:
+        got = f"{type(values).__name__} of others, or of both"
+        raise UsageError(expected="numbers or texts", got=got, fix=fix, where=where)
+    return array
+
+
+def as_rows(X: Any, where: str, width: int | None = None) -> FloatArray:
+    """(n, d) finite numbers, n >= 0, in single or double precision as they came; half precision becomes single.
+
+    Raises:
+        UsageError: another shape, another d than ``width``, or what is no finite number.
+    """
+    rows = as_array(X, where)
+    if rows.ndim != 2 or (len(rows) and rows.shape[1] != (width or max(rows.shape[1], 1))) or rows.dtype.kind == "U":
+        expected, got = f"features (n, {width or 'd'})", f"{'texts ' if rows.dtype.kind == 'U' else ''}{rows.shape}"
+        raise UsageError(expected=expected, got=got, fix="pass one row of numbers per picture", where=where)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        got = f"NaN or infinity in {int((~finite).sum()):,} of {len(rows):,} rows, first in row {int(finite.argmin())}"
+        raise UsageError(expected="finite features", got=got, fix="drop those pictures", where=where)
+    single = rows.dtype.kind == "f" and rows.dtype.itemsize <= 4
+    return rows.astype(np.float32 if single else np.float64, copy=False)
+
+
+def as_scores(values: Any, where: str) -> FloatArray:
+    """(n,) finite float64, n >= 0.
+
+    Raises:
+        UsageError: another shape, or what is no finite number.
+    """
+    scores = as_array(values, where)
+    if scores.ndim != 1 or scores.dtype.kind == "U":
+        fix = "pass one number per picture"
+        raise UsageError(expected="(n,) numbers", got=f"{scores.dtype} {scores.shape}", fix=fix, where=where)
+    wrong = int((~np.isfinite(scores)).sum())
+    if wrong:
+        raise UsageError(expected="finite scores", got=f"{wrong} that are not", fix="check the features", where=where)
+    return scores.astype(np.float64)
+
+
+def as_labels(values: Any, where: str) -> NDArray[Any]:
+    """(n,) texts, integers, or yes and no; numbers like 2.0 become integers.
+
+    Raises:
+        UsageError: another shape, NaN, or a number that is not whole: what is no name of a class is equal to none.
+    """
+    labels = as_array(values, where)
+    if labels.ndim != 1:
+        fix = "pass one label per picture"
+        raise UsageError(expected="(n,) labels", got=f"{labels.shape}", fix=fix, where=where)
+    if labels.dtype.kind != "f":
+        return labels
+    wrong = labels[~np.isfinite(labels) | (labels != np.round(labels))]
+    if len(wrong):
+        fix = "pass the classes, not scores, and drop what has none"
+        raise UsageError(expected="whole numbers or texts", got=f"{wrong[0]}", fix=fix, where=where)
+    return labels.astype(np.int64)
+
+
+def as_yes_or_no(values: Any, where: str) -> NDArray[np.bool_]:
+    """Bool of any shape; exactly 0 and 1 are no and yes.
+
+    Raises:
+        UsageError: another value, such as NaN, which numpy takes for a yes.
+    """
+    array = as_array(values, where)
+    if array.dtype.kind == "U" or not np.isin(array, (0, 1)).all():
+        fix = "compare first: predictions == labels"
+        raise UsageError(expected="true or false, or 0 and 1", got="other values", fix=fix, where=where)
+    return array.astype(bool)
