@@ -96,7 +96,7 @@ class Calibrated:
 
     def p_values(self, X: FloatArray) -> FloatArray:
         """(m,) p-values of (m, d) pictures, each as if it had come alone. Small = novel."""
-        rows = check_features(X)
+        rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
         if len(fresh):

@@ -15,6 +15,7 @@ import numpy as np
 
 from clip_fewshot.conformal.p_values import ROUNDING
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.types import BoolArray, FloatArray
 
 ABOVE = 1 + ROUNDING
@@ -62,14 +63,10 @@ def _step_up(values: FloatArray, q: float, highest: float) -> BoolArray:
 
 
 def _checked(p: FloatArray, q: float) -> FloatArray:
-    values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise UsageError(
-            expected="p-values (m,) in [0, 1]",
-            got=f"shape {values.shape}",
-            fix="check what made them",
-            where="discoveries",
-        )
+    values = as_scores(p, "discoveries")
+    if not ((values >= 0) & (values <= 1)).all():
+        got, fix = f"{values.min():g} to {values.max():g}", "check what made them"
+        raise UsageError(expected="p-values (m,) in [0, 1]", got=got, fix=fix, where="discoveries")
     if not 0 < q < 1:
         raise UsageError(
             expected="q in (0, 1)", got=f"{q:g}", fix="choose the share of false discoveries you accept", where="q"

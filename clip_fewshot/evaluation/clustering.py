@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
+from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import check_paired, contingency_table
+from clip_fewshot.runtime.arrays import as_yes_or_no
 from clip_fewshot.types import BoolArray, FloatArray
 
 
@@ -33,7 +35,10 @@ def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccu
     Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
     old and new separately lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
     """
-    hit, known = gcd_hits(truth, found), np.asarray(old, dtype=bool)
+    hit, known = gcd_hits(truth, found), as_yes_or_no(old, "old")
+    if known.shape != hit.shape:
+        fix = "say of each picture whether its class was known"
+        raise UsageError(expected=f"old {hit.shape}", got=f"{known.shape}", fix=fix, where="gcd_accuracy")
     sides = (hit[known], hit[~known])
     return OpenAccuracy(float(hit.mean()), *(float(side.mean()) if len(side) else None for side in sides))
 

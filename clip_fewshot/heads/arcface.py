@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import check_margin, check_prototypes, cosines, margin_logits, require_width
+from clip_fewshot.geometry import (
+    check_class_indices,
+    check_margin,
+    check_prototypes,
+    cosines,
+    margin_logits,
+    require_width,
+)
 
 
 class ArcFaceHead(nn.Module):
@@ -59,11 +66,7 @@ class ArcFaceHead(nn.Module):
         similarity = cosines(features, self.weight)
         if labels is None or not self.training:
             return self.scale * similarity
-        if labels.shape != features.shape[:1]:
-            got = f"{tuple(labels.shape)}"
-            raise UsageError(
-                expected=f"labels ({len(features)},)", got=got, fix="give one class index per row", where="labels"
-            )
+        labels = check_class_indices(labels, len(features), self.n_classes)
         matched = F.one_hot(labels, self.n_classes).bool()
         return margin_logits(similarity, matched, self.margin, self.scale)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import check_class_indices, require_tensor
 
 
 def cross_entropy(
@@ -40,11 +41,10 @@ def cross_entropy(
         >>> round(cf.cross_entropy(torch.zeros(5, 4), torch.tensor([0, 1, 2, 3, 0])).item(), 4)  # ln 4
         1.3863
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        got = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        raise UsageError(
-            expected="logits (n, c) and labels (n,)", got=got, fix="give one class index per row of logits"
-        )
+    if require_tensor(logits, "logits").ndim != 2 or not logits.numel():
+        got, fix = f"{tuple(logits.shape)}", "give one row of logits per picture"
+        raise UsageError(expected="logits (n, c), n >= 1", got=got, fix=fix, where="logits")
+    labels = check_class_indices(labels, *logits.shape)
     _check_smoothing(label_smoothing)
     log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)

@@ -64,5 +64,6 @@ def _own_errors(estimator: Any) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         kind = WrongTypeError if isinstance(error, TypeError) else UsageError
         expected = "finite features (n, d), n >= 1, and one class label for each row"
-        got = str(error).strip().splitlines()[0].rstrip(".:")
-        raise kind(expected=expected, got=got, fix="check what made X and y", where=name) from error
+        said = str(error).strip().splitlines()
+        fix = next((line for line in said if line.startswith("Reshape")), "check what made X and y").rstrip(".")
+        raise kind(expected=expected, got=said[0].rstrip(".:"), fix=fix, where=name) from error

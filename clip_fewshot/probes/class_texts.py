@@ -13,6 +13,8 @@ from clip_fewshot.geometry import unit_rows
 from clip_fewshot.runtime.arrays import as_array, as_rows
 from clip_fewshot.types import FloatArray
 
+_FIX = "encode texts and pictures with one model"
+
 
 def stack_texts(texts: Mapping[Any, FloatArray], classes: NDArray[Any], width: int) -> FloatArray:
     """(c, d) unit rows, one for each of ``classes``.
@@ -29,5 +31,5 @@ def stack_texts(texts: Mapping[Any, FloatArray], classes: NDArray[Any], width: i
         fix = "give each class a text, or none"
         got = f"none for {', '.join(missing[:5])}"
         raise UsageError(expected="a text of each class", got=got, fix=fix, where="texts")
-    rows = as_rows([as_array(texts[label], "texts") for label in classes.tolist()], "texts", width)
+    rows = as_rows([as_array(texts[label], "texts") for label in classes.tolist()], "texts", width, _FIX)
     return unit_rows(rows.astype(np.float64))

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from clip_fewshot.errors import DivergedError, UsageError
+from clip_fewshot.geometry import normalise
 from clip_fewshot.heads import ArcFaceHead, CentredHead, LinearHead, build_head
 from clip_fewshot.losses import cross_entropy
 from clip_fewshot.probes.checked import checked, checked_rows
@@ -97,7 +97,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return CentredHead(head, mean)
 
     def _start(self, features: Tensor, labels: Tensor) -> nn.Module:
-        unit = F.normalize(features, dim=-1)
+        unit = normalise(features)
         head = self._build(unit.mean(0))
         if isinstance(head.head, LinearHead | ArcFaceHead):
             means = [unit[labels == c].mean(0) for c in range(len(self.classes_))]

@@ -37,7 +37,8 @@ def as_array(values: Any, where: str) -> NDArray[Any]:
         array = np.asarray(values)
         if array.dtype == object:
             array = np.asarray(array.tolist())
-        alike = array.dtype.kind != "U" or all(isinstance(one, str) for one in np.asarray(values, object).ravel())
+        mixed = array.dtype.kind == "U" and array is not values
+        alike = not mixed or all(isinstance(one, str) for one in np.asarray(values, object).ravel())
     except (ValueError, TypeError, RuntimeError) as error:
         got = f"{type(values).__name__}: {str(error).splitlines()[0]}"
         raise UsageError(expected="numbers or texts", got=got, fix=fix, where=where) from error
@@ -47,7 +48,9 @@ def as_array(values: Any, where: str) -> NDArray[Any]:
     return array
 
 
-def as_rows(X: Any, where: str, width: int | None = None) -> FloatArray:
+def as_rows(
+    X: Any, where: str, width: int | None = None, fix: str = "pass one row of numbers per picture"
+) -> FloatArray:
     """(n, d) finite numbers, n >= 0, in single or double precision as they came; half precision becomes single.
 
     Raises:
@@ -56,7 +59,7 @@ def as_rows(X: Any, where: str, width: int | None = None) -> FloatArray:
     rows = as_array(X, where)
     if rows.ndim != 2 or (len(rows) and rows.shape[1] != (width or max(rows.shape[1], 1))) or rows.dtype.kind == "U":
         expected, got = f"features (n, {width or 'd'})", f"{'texts ' if rows.dtype.kind == 'U' else ''}{rows.shape}"
-        raise UsageError(expected=expected, got=got, fix="pass one row of numbers per picture", where=where)
+        raise UsageError(expected=expected, got=got, fix=fix, where=where)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         got = f"NaN or infinity in {int((~finite).sum()):,} of {len(rows):,} rows, first in row {int(finite.argmin())}"
