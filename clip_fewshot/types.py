@@ -49,6 +49,9 @@ class LabelSpace:
     former: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
+            got, fix = repr(self.names)[:100], "write ('cat', 'dog')"
+            raise UsageError(expected="class names that are texts", got=got, fix=fix, where="LabelSpace")
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise UsageError(expected="distinct class names", got=f"{twice} more than once", fix="rename or merge them")
@@ -59,8 +62,8 @@ class LabelSpace:
     def encode(self, names: Iterable[str]) -> LabelArray:
         """Class names -> (n,) indices."""
         index = {name: i for i, name in enumerate(self.names)}
-        wanted = list(names)
-        unknown = sorted(set(wanted) - set(index))
+        wanted = [names] if isinstance(names, str) else list(names)  # a text is not a list of its letters
+        unknown = sorted({str(name) for name in wanted if name not in index})
         if unknown:
             raise UsageError(
                 expected=f"class names out of {list(self.names)}", got=f"{unknown}", fix="check the spelling"
@@ -68,7 +71,15 @@ class LabelSpace:
         return np.array([index[name] for name in wanted], dtype=np.int64)
 
     def decode(self, labels: LabelArray) -> list[str]:
-        """(n,) indices -> class names."""
+        """(n,) indices -> class names.
+
+        Raises:
+            UsageError: an index that no class has; -1 is not the last one.
+        """
+        wrong = [label for label in labels if not 0 <= label < len(self.names)]
+        if wrong:
+            got, fix = f"{wrong[0]}", "take the names of the space that encoded them"
+            raise UsageError(expected=f"indices in 0..{len(self.names) - 1}", got=got, fix=fix, where="LabelSpace")
         return [self.names[int(label)] for label in labels]
 
     def subset(self, names: Sequence[str]) -> LabelSpace:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from clip_fewshot.data.names import escape, list_first
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.arrays import without_torch
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
 
@@ -27,7 +29,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
 
     Args:
         images: paths or PIL pictures, a dataset, or a sealed set.
-        labels: a class name per picture; only for paths and pictures.
+        labels: a class name per picture; only for paths and pictures. Whole numbers, yes and no become names.
+
+    Raises:
+        UsageError: what is no picture, or no label of each.
     """
     if isinstance(images, SealedSet):
         images = images.open(purpose)
@@ -37,15 +42,13 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
                 expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
             )
         return images
-    if isinstance(images, str | Path):
-        raise UsageError(
-            expected="a list of pictures",
-            got=f"one path {str(images)!r}",
-            fix="use read_dataset(path) or [path]",
-            where="images",
-        )
-    pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
+    if isinstance(images, str | Path | Image.Image | Mapping) or not isinstance(images, Iterable):
+        got = f"one path {str(images)!r}" if isinstance(images, str | Path) else f"a {type(images).__name__}"
+        fix = "use read_dataset(path) or [path]"
+        raise UsageError(expected="a list of pictures", got=got, fix=fix, where="images")
+    pictures = tuple(_picture(image, i) for i, image in enumerate(images))
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
+    labels = None if labels is None else name_labels(labels, len(pictures))
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     return ImageDataset(
         name="given pictures",
@@ -57,6 +60,39 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         partition=("",) * len(pictures),
         digests=tuple(_digest(picture) for picture in pictures),
     )
+
+
+def name_labels(labels: Iterable[object], n: int) -> list[str]:
+    """``n`` class names: texts as they are, whole numbers, yes and no as they print.
+
+    Raises:
+        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5; two
+            labels that print alike, such as 1 and "1".
+    """
+    fix = "give one text or whole number per picture"
+    if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable):
+        raise UsageError(expected="a list of labels", got=f"a {type(labels).__name__}", fix=fix, where="labels")
+    values = [label.item() if callable(getattr(label, "item", None)) else label for label in without_torch([*labels])]
+    if len(values) != n:
+        raise UsageError(expected=f"{n:,} labels", got=f"{len(values):,} for {n:,} pictures", fix=fix, where="labels")
+    wrong = [label for label in values if not isinstance(label, str | int)]
+    if wrong:
+        raise UsageError(expected="texts or whole numbers", got=repr(wrong[0])[:60], fix=fix, where="labels")
+    kinds = {(type(label), label) for label in values}
+    if len(kinds) != len({str(label) for label in values}):
+        got = "some that print alike, such as 1 and '1'"
+        raise UsageError(expected="distinct classes", got=got, fix="give all in one type", where="labels")
+    return [str(label) for label in values]
+
+
+def _picture(image: object, i: int) -> Path | Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, str | os.PathLike) and str(image):
+        return Path(image)
+    fix = "turn an array into a picture with PIL.Image.fromarray"
+    got = "an empty path" if isinstance(image, str) else f"a {type(image).__name__}"
+    raise UsageError(expected="a path or a PIL picture", got=got, fix=fix, where=f"images[{i}]")
 
 
 def _digest(picture: Path | Image.Image) -> str:
@@ -96,6 +132,9 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
+    if isinstance(places, str | Path):
+        fix = "write [path]"
+        raise UsageError(expected="a list of paths", got=f"one path {str(places)!r}", fix=fix, where="places")
     pictures = keep_readable(path for place in places for path in _pictures(Path(place)))
     if not len(pictures):
         lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]

@@ -24,7 +24,7 @@ class OpenAccuracy(NamedTuple):
 
 def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Accuracy under the best one-to-one match of clusters and classes (Hungarian); surplus ones match nothing."""
-    table = contingency_table(*check_paired(labels, clusters))
+    table = contingency_table(*check_paired(labels, clusters, compared=False))
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / table.sum())
 
@@ -45,7 +45,7 @@ def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccu
 
 def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
     """(n,) which points the best one-to-one match puts right; none whose group is a negative number: it is in none."""
-    classes, groups = check_paired(truth, found)
+    classes, groups = check_paired(truth, found, compared=False)
     grouped = groups >= 0 if np.issubdtype(groups.dtype, np.number) else np.ones(len(groups), dtype=bool)
     _, class_of = np.unique(classes, return_inverse=True)
     _, group_of = np.unique(groups, return_inverse=True)
@@ -59,7 +59,7 @@ def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
 
 def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Adjusted Rand index (Hubert and Arabie, "Comparing partitions", 1985): 1 equal, 0 on average by chance."""
-    table = contingency_table(*check_paired(labels, clusters)).astype(np.float64)
+    table = contingency_table(*check_paired(labels, clusters, compared=False)).astype(np.float64)
     together = _pairs(table).sum()
     in_class, in_cluster, total = _pairs(table.sum(1)).sum(), _pairs(table.sum(0)).sum(), _pairs(table.sum())
     if in_class == in_cluster == together:  # equal partitions; also all in one, or each alone
@@ -70,7 +70,7 @@ def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Mutual information divided by the mean of the two entropies, in [0, 1]; 1 when both have one group."""
-    joint = contingency_table(*check_paired(labels, clusters)).astype(np.float64)
+    joint = contingency_table(*check_paired(labels, clusters, compared=False)).astype(np.float64)
     joint /= joint.sum()
     entropy = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
     if entropy == 0:

@@ -213,14 +213,14 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
     return float(np.mean((ahead < k) & right.any(axis=1)))
 
 
-def check_paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both as (n,) labels, integers or texts.
+def check_paired(first: ArrayLike, second: ArrayLike, *, compared: bool = True) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as (n,) labels, integers or texts; ``compared``: with each other, as clusters and classes are not.
 
     Raises:
         UsageError: two lengths, or none; texts beside numbers, of which none are equal; NaN or no whole number.
     """
     a, b = as_labels(first, "first"), as_labels(second, "second")
-    if a.shape != b.shape or not len(a) or (a.dtype.kind == "U") != (b.dtype.kind == "U"):
+    if a.shape != b.shape or not len(a) or (compared and (a.dtype.kind == "U") != (b.dtype.kind == "U")):
         got = f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
         fix = "pass one value per image, names or numbers in both"
         raise UsageError(expected="two (n,) arrays of the same n >= 1", got=got, fix=fix)

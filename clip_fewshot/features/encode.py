@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import describe_preparation, pixel_batches
+from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import Prefix, run_suffixes
 from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
 from clip_fewshot.runtime.files import hash_bytes
@@ -98,8 +100,11 @@ def image_features(
         return [f.numpy() for f in run_suffixes(backbone.visual, image_batches(backbone, images), suffixes)]
 
 
-def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
+def encode_images(backbone: Backbone, images: Images) -> FeatureSet:
     """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache.
+
+    Args:
+        images: a dataset, or paths or PIL pictures; opening a sealed set for it counts as a look.
 
     Example:
         >>> import clip_fewshot as cf
@@ -108,6 +113,7 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
         >>> found.features.shape, len(found.digests)
         ((5, 128), 5)
     """
+    images = collect_images(images, purpose="features")
     nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
         features=image_prefix(backbone, images, []).frozen_features().cpu().numpy() if len(images) else nothing,
@@ -129,4 +135,6 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
         >>> cf.encode_texts(cf.load_backbone("mini"), ["a zero", "a one", "a two"]).shape
         (3, 128)
     """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(expected="a list of texts", got=f"{texts!r}"[:100], fix='write ["a cat"]', where="texts")
     return text_prefix(backbone, texts, [], truncate).frozen_features().cpu().numpy()

@@ -49,12 +49,16 @@ def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templa
         torch.Size([3, 128])
     """
     check_templates(templates)
-    if not class_names:
-        raise UsageError(expected="at least one class name", got="0 names", fix="name the classes", where="class_names")
-    prompts = [fill_template(template, name) for name in class_names for template in templates]
+    names = [] if isinstance(class_names, str) else list(class_names)
+    if not names or not all(isinstance(name, str) for name in names):
+        fix = "name the classes"
+        raise UsageError(
+            expected="a list of class names, one or more", got=repr(class_names)[:100], fix=fix, where="class_names"
+        )
+    prompts = [fill_template(template, name) for name in names for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]
-    rows = normalise(torch.cat(encoded)).reshape(len(class_names), len(templates), -1)  # (c, t, d)
+    rows = normalise(torch.cat(encoded)).reshape(len(names), len(templates), -1)  # (c, t, d)
     return normalise(rows.mean(1))
 
 

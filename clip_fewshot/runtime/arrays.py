@@ -62,7 +62,7 @@ def as_rows(
         raise UsageError(expected=expected, got=got, fix=fix, where=where)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        got = f"NaN or infinity in {int((~finite).sum()):,} of {len(rows):,} rows, first in row {int(finite.argmin())}"
+        got = f"NaN or infinity in row {int(finite.argmin())}, and in {int((~finite).sum()) - 1:,} others"
         raise UsageError(expected="finite features", got=got, fix="drop those pictures", where=where)
     single = rows.dtype.kind == "f" and rows.dtype.itemsize <= 4
     return rows.astype(np.float32 if single else np.float64, copy=False)
