@@ -66,22 +66,21 @@ def name_labels(labels: Iterable[object], n: int) -> list[str]:
     """``n`` class names: texts as they are, whole numbers, yes and no as they print.
 
     Raises:
-        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5; two
-            labels that print alike, such as 1 and "1".
+        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5; labels
+            of two types, as 1 and "1" print alike.
     """
     fix = "give one text or whole number per picture"
     if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable):
         raise UsageError(expected="a list of labels", got=f"a {type(labels).__name__}", fix=fix, where="labels")
-    values = [label.item() if callable(getattr(label, "item", None)) else label for label in without_torch([*labels])]
+    values = [label.item() if getattr(label, "ndim", 1) == 0 else label for label in without_torch([*labels])]
     if len(values) != n:
         raise UsageError(expected=f"{n:,} labels", got=f"{len(values):,} for {n:,} pictures", fix=fix, where="labels")
     wrong = [label for label in values if not isinstance(label, str | int)]
     if wrong:
         raise UsageError(expected="texts or whole numbers", got=repr(wrong[0])[:60], fix=fix, where="labels")
-    kinds = {(type(label), label) for label in values}
-    if len(kinds) != len({str(label) for label in values}):
-        got = "some that print alike, such as 1 and '1'"
-        raise UsageError(expected="distinct classes", got=got, fix="give all in one type", where="labels")
+    kinds = sorted({"str" if isinstance(label, str) else type(label).__name__ for label in values})
+    if len(kinds) > 1:
+        raise UsageError(expected="labels of one type", got=" and ".join(kinds), fix=fix, where="labels")
     return [str(label) for label in values]
 
 

@@ -52,7 +52,7 @@ def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
     """(c, c) counts; row = true class, column = predicted class, both indices in 0..n_classes-1."""
     truth, guess = check_paired(labels, predictions)
-    check_indices(np.concatenate([truth, guess]), n_classes)
+    truth, guess = check_indices(truth, n_classes), check_indices(guess, n_classes)
     flat = np.bincount(truth * n_classes + guess, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
@@ -241,12 +241,12 @@ def check_table(labels: ArrayLike, table: ArrayLike) -> tuple[NDArray[Any], Floa
 
 
 def check_indices(labels: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """(n,) ``labels`` if they are in 0..n_classes-1."""
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= n_classes:
-        got = f"{labels.min()}..{labels.max()} ({labels.dtype})"
+    """(n,) int64, if ``labels`` are in 0..n_classes-1."""
+    if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= n_classes:
+        got = "texts" if labels.dtype.kind == "U" else f"{labels.min()}..{labels.max()}"
         fix = "encode them with the LabelSpace"
         raise UsageError(expected=f"class indices in 0..{n_classes - 1}", got=got, fix=fix)
-    return labels
+    return labels.astype(np.int64)
 
 
 def contingency_table(first: NDArray[Any], second: NDArray[Any], shared: bool = False) -> NDArray[np.int64]:

@@ -13,9 +13,9 @@ from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import describe_preparation, pixel_batches
-from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import Prefix, run_suffixes
 from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
+from clip_fewshot.runtime.arrays import as_texts
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
@@ -135,6 +135,4 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
         >>> cf.encode_texts(cf.load_backbone("mini"), ["a zero", "a one", "a two"]).shape
         (3, 128)
     """
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise UsageError(expected="a list of texts", got=f"{texts!r}"[:100], fix='write ["a cat"]', where="texts")
-    return text_prefix(backbone, texts, [], truncate).frozen_features().cpu().numpy()
+    return text_prefix(backbone, as_texts(texts, "texts"), [], truncate).frozen_features().cpu().numpy()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import check_prototypes, cosines, normalise, require_width
+from clip_fewshot.runtime.arrays import as_texts
 
 PROMPTS_PER_BATCH = 256
 
@@ -49,12 +50,9 @@ def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templa
         torch.Size([3, 128])
     """
     check_templates(templates)
-    names = [] if isinstance(class_names, str) else list(class_names)
-    if not names or not all(isinstance(name, str) for name in names):
-        fix = "name the classes"
-        raise UsageError(
-            expected="a list of class names, one or more", got=repr(class_names)[:100], fix=fix, where="class_names"
-        )
+    names = as_texts(class_names, "class_names")
+    if not names:
+        raise UsageError(expected="at least one class name", got="0 names", fix="name the classes", where="class_names")
     prompts = [fill_template(template, name) for name in names for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -78,7 +77,7 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The rows, k, and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         options = np.array([self.n_neighbors_, self.mean], dtype=np.int64)
         return {"rows": self.rows_, "kept": self.kept_, "options": options, "loo_scores": self.loo_scores_}
 

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_distinct, find_nearest, find_nearest_others
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 LOF_BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)
@@ -98,7 +97,7 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The rows and k: all else follows from them, to the last bit."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {"rows": self.rows_, "kept": self.kept_, "n_neighbors": np.array([self.n_neighbors_])}
 
     @classmethod

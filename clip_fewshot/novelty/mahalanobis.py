@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
 from clip_fewshot.novelty.scatter import measure_scatter
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -84,7 +83,7 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Means, axes and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {
             "means": self.means_,
             "axes": self.axes_,

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds, top_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.novelty.textual import check_texts
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -71,7 +70,7 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Concepts, temperature and the scores to calibrate with."""
-        check_is_fitted(self)
+        check_fitted(self)
         temperature = np.array([self.temperature], dtype=np.float64)
         own = {"kept": self.kept_, LOG_ODDS_KEY: self.loo_scores_}
         return {"concepts": self.concepts_, "temperature": temperature, **own}

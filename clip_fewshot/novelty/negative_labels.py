@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from scipy.special import log_expit, logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.novelty.textual import check_texts
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
@@ -113,7 +112,7 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Concepts, negatives, options and the scores to calibrate with."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {
             "concepts": self.concepts_,
             "negatives": self.negatives_,

@@ -8,13 +8,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.probes.left_out import left_out_logits
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.types import FloatArray
@@ -78,7 +77,7 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The probe and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         key = LOG_ODDS_KEY if self.in_log_odds else "loo_scores"
         return {**self.probe_.to_arrays(), "kept": self.kept_, key: self.loo_scores_}
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
@@ -16,7 +15,7 @@ from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 RANK_REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
@@ -74,11 +73,12 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) in (0, 1); 1/2 is a typical known image."""
-        return mean_rank(self.members_, checked_rows(self, X))
+        X = checked_rows(self, X)
+        return mean_rank(self.members_, X)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of the members, each with its name in bytes, and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         arrays: dict[str, NDArray[Any]] = {"kept": self.kept_, "loo_scores": self.loo_scores_}
         for i, member in enumerate(self.members_):
             kind = next(name for name, part in self.parts.items() if part is type(member))

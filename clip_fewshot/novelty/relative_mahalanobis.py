@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 FITTED_ON = ("classes", "background")
@@ -67,7 +66,7 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of both parts."""
-        check_is_fitted(self)
+        check_fitted(self)
         pairs = zip(FITTED_ON, self.parts_, strict=True)
         return {f"{part}.{k}": v for part, detector in pairs for k, v in detector.to_arrays().items()}
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -116,7 +115,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
-        check_is_fitted(self)
+        check_fitted(self)
         unit, extended = read_new_class(self, X), copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None
         extended.keys_ = np.vstack([self.keys_, unit_rows(unit - self.centre_)])
@@ -125,7 +124,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"beta": self.beta_, "scale": self.scale_, "together": self.together_}
         arrays = {"keys": self.keys_, "counts": self.counts_, "centre": self.centre_, "classes": classes}

@@ -49,9 +49,22 @@ def checked_rows(estimator: Any, X: Any) -> FloatArray:
     Raises:
         UsageError: another shape, NaN or infinity, no rows, or nothing was fitted.
     """
+    check_fitted(estimator)
     with _own_errors(estimator):
-        check_is_fitted(estimator)
         return np.asarray(validate_data(estimator, without_torch(X), dtype=np.float64, reset=False))
+
+
+def check_fitted(estimator: Any) -> None:
+    """Refuse to answer before ``fit``.
+
+    Raises:
+        UnfittedError: nothing was learned.
+    """
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as error:
+        name = type(estimator).__name__
+        raise UnfittedError(expected="a fitted estimator", got="one without fit", fix="call fit", where=name) from error
 
 
 @contextmanager
@@ -59,8 +72,6 @@ def _own_errors(estimator: Any) -> Iterator[None]:
     name = type(estimator).__name__
     try:
         yield
-    except NotFittedError as error:
-        raise UnfittedError(expected="a fitted estimator", got="one without fit", fix="call fit", where=name) from error
     except (ValueError, TypeError) as error:
         kind = WrongTypeError if isinstance(error, TypeError) else UsageError
         expected = "finite features (n, d), n >= 1, and one class label for each row"

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.joined import WithPart
 from clip_fewshot.probes.logistic import LinearProbe
@@ -66,7 +65,7 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
+        check_fitted(self)
         return np.asarray(self._part.logits(X))
 
     def extend(
@@ -77,7 +76,7 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
         Args:
             text: (d,) of the new class; needed where the others have one.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         rows, extended = read_new_class(self, X), copy.copy(self)
         if len(self.texts_):
             row = stack_texts({} if text is None else {label: text}, np.array([label]), rows.shape[1])

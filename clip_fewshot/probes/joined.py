@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.blend import fit_weights, usual_weight
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import read_new_class, read_support
 from clip_fewshot.types import FloatArray
@@ -92,7 +91,7 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
+        check_fitted(self)
         pictures = self._part.logits(X)
         rows = self.text_scale_ * self.texts_
         texts = multiply_rows(unit_rows(checked_rows(self, X)), rows, np.zeros(len(rows)), self.together_)
@@ -106,7 +105,7 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
         Args:
             text: (d,) of the new class; needed where the others have one.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         read_new_class(self, X)
         extended, width = copy.copy(self), self.texts_.shape[1]
         extended.classes_, extended._draws = append_class(self.classes_, label), None

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import ThreadpoolController
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import append_class, multiply_rows
-from clip_fewshot.probes.checked import checked, checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.probes.penalty import (
     HIGHEST,
     LOWEST,
@@ -145,7 +144,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: (m, d) features of pictures of the new class. known: (n, d) features of those of the others.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         if known is None or not len(known):
             raise UsageError(
                 expected="features of known pictures",
@@ -172,7 +171,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: FloatArray) -> FloatArray:
         """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""
-        check_is_fitted(self)
+        check_fitted(self)
         if len(self.classes_) > 2:
             return self.logits(X)
         X = checked_rows(self, X)
@@ -192,7 +191,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"C": np.array(self.C_), "together": np.array(self.together_)}
         return {"coef": self.coef_, "intercept": self.intercept_, "classes": classes, **numbers}

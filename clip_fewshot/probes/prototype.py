@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import settle_scale, usual_weight
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -69,7 +68,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> PrototypeProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
-        check_is_fitted(self)
+        check_fitted(self)
         unit, extended = read_new_class(self, X), copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None
         mean = unit_rows(unit_rows(unit - self.centre_).sum(axis=0, keepdims=True))
@@ -78,7 +77,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"scale": np.array(self.scale_), "together": np.array(self.together_)}
         return {"means": self.means_, "centre": self.centre_, "classes": classes, **numbers}

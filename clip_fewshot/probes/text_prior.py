@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.refine import mixture_logits, refine
@@ -143,7 +142,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             known: (n, d) features of those of the others.
             text: (d,) of the new class.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         extended = copy.copy(self)
         prior = np.zeros(self.coef_.shape[1])
         if text is not None:
@@ -171,7 +170,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
 
     def without(self, label: Any) -> TextPriorProbe:
         """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
-        check_is_fitted(self)
+        check_fitted(self)
         fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
         fewer.classes_, fewer.intercept_ = np.delete(self.classes_, place), np.delete(self.intercept_, place)
         fewer.coef_ = np.delete(self.coef_, place, axis=0)

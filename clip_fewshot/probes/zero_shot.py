@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
-from clip_fewshot.probes.checked import checked_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import read_support
 from clip_fewshot.probes.text_mean import fit_scale
@@ -79,7 +78,7 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         Args:
             text: (d,) of the new class.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         extended = copy.copy(self)
         extended.classes_ = append_class(self.classes_, label)
         row = stack_texts({} if text is None else {label: text}, np.array([label]), self.texts_.shape[1])
@@ -88,7 +87,7 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
 
     def without(self, label: Any) -> ZeroShotProbe:
         """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
-        check_is_fitted(self)
+        check_fitted(self)
         fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
         fewer.classes_, fewer.texts_ = np.delete(self.classes_, place), np.delete(self.texts_, place, axis=0)
         return fewer

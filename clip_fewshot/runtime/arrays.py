@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,18 @@ def as_labels(values: Any, where: str) -> NDArray[Any]:
         fix = "pass the classes, not scores, and drop what has none"
         raise UsageError(expected="whole numbers or texts", got=f"{wrong[0]}", fix=fix, where=where)
     return labels.astype(np.int64)
+
+
+def as_texts(values: Any, where: str) -> list[str]:
+    """Several texts; one text alone would be a list of its letters.
+
+    Raises:
+        UsageError: one text, or other values.
+    """
+    texts = [*values] if isinstance(values, Iterable) and not isinstance(values, str) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise UsageError(expected="a list of texts", got=f"{values!r}"[:100], fix="write [text]", where=where)
+    return texts
 
 
 def as_yes_or_no(values: Any, where: str) -> NDArray[np.bool_]:
