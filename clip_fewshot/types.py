@@ -49,7 +49,8 @@ class LabelSpace:
     former: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
+        given: object = self.names
+        if not isinstance(given, tuple | list) or not all(isinstance(name, str) for name in given):
             got, fix = repr(self.names)[:100], "write ('cat', 'dog')"
             raise UsageError(expected="class names that are texts", got=got, fix=fix, where="LabelSpace")
         if len(set(self.names)) != len(self.names):

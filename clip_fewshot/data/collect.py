@@ -66,8 +66,8 @@ def name_labels(labels: Iterable[object], n: int) -> list[str]:
     """``n`` class names: texts as they are, whole numbers, yes and no as they print.
 
     Raises:
-        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5; labels
-            of two types, as 1 and "1" print alike.
+        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5;
+            labels of two types, as 1 and "1" print alike.
     """
     fix = "give one text or whole number per picture"
     if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable):

@@ -21,7 +21,7 @@ class WrongTypeError(UsageError, TypeError):
     """What scikit-learn's callers catch as a TypeError: objects and sparse matrices for features."""
 
 
-class UnfittedError(UsageError, NotFittedError):
+class UnfittedError(UsageError, NotFittedError):  # type: ignore[misc]
     """What scikit-learn's callers catch as its NotFittedError."""
 
 

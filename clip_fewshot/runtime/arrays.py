@@ -109,7 +109,7 @@ def as_texts(values: Any, where: str) -> list[str]:
     Raises:
         UsageError: one text, or other values.
     """
-    texts = [*values] if isinstance(values, Iterable) and not isinstance(values, str) else [None]
+    texts: list[Any] = [*values] if isinstance(values, Iterable) and not isinstance(values, str) else [None]
     if not all(isinstance(text, str) for text in texts):
         raise UsageError(expected="a list of texts", got=f"{values!r}"[:100], fix="write [text]", where=where)
     return texts
