@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import describe_preparation, pixel_batches
+from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import Prefix, run_suffixes
 from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
 from clip_fewshot.runtime.arrays import as_texts
@@ -100,11 +100,8 @@ def image_features(
         return [f.numpy() for f in run_suffixes(backbone.visual, image_batches(backbone, images), suffixes)]
 
 
-def encode_images(backbone: Backbone, images: Images) -> FeatureSet:
+def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
     """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache.
-
-    Args:
-        images: a dataset, or paths or PIL pictures; opening a sealed set for it counts as a look.
 
     Example:
         >>> import clip_fewshot as cf
@@ -113,7 +110,9 @@ def encode_images(backbone: Backbone, images: Images) -> FeatureSet:
         >>> found.features.shape, len(found.digests)
         ((5, 128), 5)
     """
-    images = collect_images(images, purpose="features")
+    if not isinstance(images, ImageDataset):
+        fix = "pass read_images(paths), or what a sealed set opens"
+        raise UsageError(expected="an ImageDataset", got=f"a {type(images).__name__}", fix=fix, where="images")
     nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
         features=image_prefix(backbone, images, []).frozen_features().cpu().numpy() if len(images) else nothing,

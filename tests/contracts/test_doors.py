@@ -382,7 +382,7 @@ def test_no_picture_has_no_answer(classifier: cf.FewShotClassifier) -> None:
     assert classifier.predict([]).dtype.kind == "U"
     assert classifier.predict_proba([]).shape == (0, 2)
     assert classifier.features([]).shape == (0, 128)
-    assert len(cf.encode_images(classifier.backbone, [])) == 0
+    assert len(cf.encode_images(classifier.backbone, collect_images([]))) == 0
     assert own_error(lambda: classifier.score([], [])) is not None
     assert own_error(lambda: clone(classifier).fit([], [])) is not None
 
