@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import entr, logsumexp, softmax
 
-from clip_fewshot.evaluation.metrics import check_table
+from clip_fewshot.runtime.arrays import check_table
 from clip_fewshot.types import FloatArray
 
 SCALE_REACH = 6.0  # ln; how far from the usual scale is looked

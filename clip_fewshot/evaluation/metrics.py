@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.arrays import as_array, as_labels, as_rows, as_scores, as_yes_or_no
+from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no, check_indices, check_table
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -225,28 +225,6 @@ def check_paired(first: ArrayLike, second: ArrayLike, *, compared: bool = True) 
         fix = "pass one value per image, names or numbers in both"
         raise UsageError(expected="two (n,) arrays of the same n >= 1", got=got, fix=fix)
     return a, b
-
-
-def check_table(labels: ArrayLike, table: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
-    """(n,) labels in 0..c-1 and a finite (n, c) table.
-
-    Raises:
-        UsageError: other shapes, n or c of 0, a label that has no column, NaN or infinity.
-    """
-    truth, rows = as_labels(labels, "labels"), as_rows(table, "table").astype(np.float64)
-    if truth.shape != rows.shape[:1] or not rows.size:
-        fix = "pass a row of numbers and a label per picture"
-        raise UsageError(expected="(n, c) and (n,), n >= 1", got=f"{rows.shape} and {truth.shape}", fix=fix)
-    return check_indices(truth, rows.shape[1]), rows
-
-
-def check_indices(labels: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """(n,) int64, if ``labels`` are in 0..n_classes-1."""
-    if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= n_classes:
-        got = "texts" if labels.dtype.kind == "U" else f"{labels.min()}..{labels.max()}"
-        fix = "encode them with the LabelSpace"
-        raise UsageError(expected=f"class indices in 0..{n_classes - 1}", got=got, fix=fix)
-    return labels.astype(np.int64)
 
 
 def contingency_table(first: NDArray[Any], second: NDArray[Any], shared: bool = False) -> NDArray[np.int64]:

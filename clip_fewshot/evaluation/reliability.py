@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clip_fewshot.evaluation.intervals import accuracy_interval, mean_interval
-from clip_fewshot.evaluation.metrics import check_table
+from clip_fewshot.runtime.arrays import check_table
 from clip_fewshot.types import EvalResult, FloatArray, IndexArray
 
 BINS = 15  # of equally many pictures; as many as the usual ones of equal width

@@ -126,3 +126,25 @@ def as_yes_or_no(values: Any, where: str) -> NDArray[np.bool_]:
         fix = "compare first: predictions == labels"
         raise UsageError(expected="true or false, or 0 and 1", got="other values", fix=fix, where=where)
     return array.astype(bool)
+
+
+def check_table(labels: Any, table: Any) -> tuple[NDArray[Any], FloatArray]:
+    """(n,) labels in 0..c-1 and a finite (n, c) table.
+
+    Raises:
+        UsageError: other shapes, n or c of 0, a label that has no column, NaN or infinity.
+    """
+    truth, rows = as_labels(labels, "labels"), as_rows(table, "table").astype(np.float64)
+    if truth.shape != rows.shape[:1] or not rows.size:
+        fix = "pass a row of numbers and a label per picture"
+        raise UsageError(expected="(n, c) and (n,), n >= 1", got=f"{rows.shape} and {truth.shape}", fix=fix)
+    return check_indices(truth, rows.shape[1]), rows
+
+
+def check_indices(labels: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    """(n,) int64, if ``labels`` are in 0..n_classes-1."""
+    if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= n_classes:
+        got = "texts" if labels.dtype.kind == "U" else f"{labels.min()}..{labels.max()}"
+        fix = "encode them with the LabelSpace"
+        raise UsageError(expected=f"class indices in 0..{n_classes - 1}", got=got, fix=fix)
+    return labels.astype(np.int64)
