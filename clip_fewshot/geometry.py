@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray
 
@@ -30,9 +31,8 @@ def unit_rows(rows: FloatArray) -> FloatArray:
 
 def check_margin(margin: float) -> None:
     """Refuse a margin outside [0, pi/2] radians; above pi/2 the continuation below would no longer be monotone."""
-    if not 0 <= margin <= math.pi / 2:
-        fix = "give radians: 0.5 rad is 28.6 degrees"
-        raise UsageError(expected="an angular margin in [0, pi/2] radians", got=f"{margin}", fix=fix, where="margin")
+    fix = "give radians: 0.5 rad is 28.6 degrees"
+    require_real(margin, "an angular margin in radians", f"[0, {math.pi / 2}]", "margin", fix)
 
 
 def angular_margin(cosines: Tensor, margin: float) -> Tensor:

@@ -73,6 +73,9 @@ class Calibrated:
                 fix="check the spelling",
                 where="scheme",
             )
+        if not callable(make_detector):
+            fix = "pass a class or a function"
+            raise UsageError(expected="what makes detectors", got=repr(make_detector), fix=fix, where="make_detector")
         self.make_detector, self.scheme = make_detector, scheme
         self.per_class, self.smoothed, self.seed = per_class, smoothed, seed
 

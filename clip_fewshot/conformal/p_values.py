@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
@@ -68,13 +69,7 @@ def check_alpha(alpha: float, n: int) -> None:
     Raises:
         UnsupportedAlphaError: too few images; it carries the number that would do.
     """
-    if not 0 < alpha < 1:
-        raise UsageError(
-            expected="alpha in (0, 1)",
-            got=f"{alpha:g}",
-            fix="choose the share of known images you let be flagged",
-            where="alpha",
-        )
+    require_real(alpha, "alpha", "(0, 1)", "alpha", "choose the share of known images you let be flagged")
     if n < smallest_shots(alpha):
         raise UnsupportedAlphaError(alpha, n)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.discovery.average import Average, can_cut
 from clip_fewshot.discovery.base import Discoverer, Discovery
 from clip_fewshot.discovery.known import KnownRows, as_pair
@@ -20,7 +21,6 @@ from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.stability import judge_groups
 from clip_fewshot.discovery.ward import Ward
-from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.runtime.parts import check_contract, choose_part
 from clip_fewshot.types import FloatArray, LabelArray
@@ -68,9 +68,7 @@ def discover_classes(
     n = len(X)
     usual = "average" if known is not None and can_cut(known) else "ward"
     name, part = find_discoverer(method or usual)
-    if max_clusters < 1:
-        fix, where = "allow one group or more", "discover_classes"
-        raise UsageError(expected="max_clusters >= 1", got=str(max_clusters), fix=fix, where=where)
+    require_int(max_clusters, "max_clusters", where="discover_classes")
     if n < 2:
         return Discovery(
             np.zeros(n, np.int64), n, np.empty((0, 4)), np.arange(n), (), (), (n, n), (1.0,) * n, None, name
@@ -80,6 +78,7 @@ def discover_classes(
     parts = rule.part(rows)
     if min_cluster_size is None:
         min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
+    require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
     interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)

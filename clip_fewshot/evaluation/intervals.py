@@ -12,7 +12,7 @@ one over images alone that the support set is; either is too narrow for "a new r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -219,7 +219,10 @@ def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
 
 def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Both as arrays that fit together."""
-    outputs, truth = [as_array(output, "outputs") for output in outputs_per_seed], as_labels(labels, "labels")
+    outputs, truth = (
+        [as_array(output, "outputs") for output in each_seed(outputs_per_seed)],
+        as_labels(labels, "labels"),
+    )
     if not outputs or any(output.shape[:1] != truth.shape for output in outputs) or not len(truth):
         raise UsageError(
             expected=f"outputs for {len(truth)} images, per seed", got=f"{[o.shape for o in outputs]}", fix="align them"
@@ -249,7 +252,7 @@ def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -
 
 def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
     """(S, n); true is 1."""
-    rows = [as_scores(row, f"seed {i}") for i, row in enumerate(values_per_seed)]
+    rows = [as_scores(row, f"seed {i}") for i, row in enumerate(each_seed(values_per_seed))]
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or lengths == {0}:
         fix = "evaluate every seed on the same sealed test images"
@@ -261,7 +264,15 @@ def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
 
 def _right(values_per_seed: Sequence[ArrayLike]) -> FloatArray:
     """(S, n) of 0 and 1: whether an answer was right."""
-    return _table([as_yes_or_no(row, f"seed {i}") for i, row in enumerate(values_per_seed)])
+    return _table([as_yes_or_no(row, f"seed {i}") for i, row in enumerate(each_seed(values_per_seed))])
+
+
+def each_seed(values_per_seed: object) -> list[Any]:
+    """One entry per seed; a single number or text is not a list of seeds."""
+    if not isinstance(values_per_seed, Iterable) or isinstance(values_per_seed, str):
+        got, fix = f"a {type(values_per_seed).__name__}", "write [values] for one seed"
+        raise UsageError(expected="one array per seed", got=got, fix=fix)
+    return [*values_per_seed]
 
 
 def _two_level(table: FloatArray) -> _Spread:

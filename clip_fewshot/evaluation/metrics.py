@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no, check_indices, check_table
 from clip_fewshot.runtime.result_rows import ResultRows
@@ -52,6 +53,7 @@ def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
     """(c, c) counts; row = true class, column = predicted class, both indices in 0..n_classes-1."""
     truth, guess = check_paired(labels, predictions)
+    require_int(n_classes, "n_classes")
     truth, guess = check_indices(truth, n_classes), check_indices(guess, n_classes)
     flat = np.bincount(truth * n_classes + guess, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes).astype(np.int64)
@@ -92,13 +94,7 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     A tie counts against the true class, so that a model that says the same for every class scores 0 and not 1.
     """
     truth, table = check_table(labels, scores)
-    if not 1 <= k <= table.shape[1]:
-        raise UsageError(
-            expected=f"k in 1..{table.shape[1]}",
-            got=str(k),
-            fix="choose k within the number of classes",
-            where="top_k_accuracy",
-        )
+    require_int(k, "k", 1, table.shape[1], "top_k_accuracy")
     relevant = np.zeros(table.shape, dtype=bool)
     relevant[np.arange(len(truth)), truth] = True
     return recall_at_k(relevant, table, k)
@@ -116,8 +112,7 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bi
         0.25
     """
     truth, table = check_table(labels, probabilities)
-    if n_bins < 1:
-        raise UsageError(expected="n_bins >= 1", got=str(n_bins), fix="15 is usual", where="n_bins")
+    require_int(n_bins, "n_bins")
     confidence, hit = table.max(axis=1), table.argmax(axis=1) == truth
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     gap = np.bincount(bins, weights=confidence - hit, minlength=n_bins)  # bin size x (confidence - accuracy)
@@ -204,9 +199,10 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
         k: 1..m.
     """
     right, near = as_yes_or_no(relevant, "relevant"), as_array(similarity, "similarity").astype(np.float64)
-    if near.ndim != 2 or right.shape != near.shape or not near.size or not 1 <= k <= near.shape[1]:
-        got, fix = f"{right.shape}, {near.shape} and k = {k}", "give one entry per query and answer"
-        raise UsageError(expected="(n, m), (n, m) and k in 1..m", got=got, fix=fix, where="recall_at_k")
+    if near.ndim != 2 or right.shape != near.shape or not near.size:
+        got, fix = f"{right.shape} and {near.shape}", "give one entry per query and answer"
+        raise UsageError(expected="(n, m) and (n, m), n and m >= 1", got=got, fix=fix, where="recall_at_k")
+    require_int(k, "k", 1, near.shape[1], "recall_at_k")
     near = np.where(np.isnan(near), -np.inf, near)
     best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
     ahead = ((near >= best) & ~right).sum(axis=1)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clip_fewshot.evaluation.intervals import accuracy_interval, mean_interval
+from clip_fewshot.evaluation.intervals import accuracy_interval, each_seed, mean_interval
 from clip_fewshot.runtime.arrays import check_table
 from clip_fewshot.types import EvalResult, FloatArray, IndexArray
 
@@ -65,7 +65,7 @@ def score_probabilities(labels: ArrayLike, probabilities_per_seed: Sequence[Arra
         >>> [round(score_probabilities([0] * 9 + [1], [p]).nll.mean, 2) for p in (sure, unsure)]
         [0.33, 0.55]
     """
-    pairs = [_paired(labels, probabilities) for probabilities in probabilities_per_seed]
+    pairs = [_paired(labels, probabilities) for probabilities in each_seed(probabilities_per_seed)]
     return Scores(
         accuracy_interval([table.argmax(axis=1) == truth for truth, table in pairs]),
         mean_interval([measure_losses(*pair) for pair in pairs]),

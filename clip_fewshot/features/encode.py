@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import describe_preparation, pixel_batches
@@ -51,6 +52,7 @@ def image_prefix(
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
         half: store states in half precision where the tower bears it.
     """
+    require_int(views, "views", 1, 2)
     batch = STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH
     inputs = Inputs(
         keys=images.digests,

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import check_class_indices, require_tensor
 
@@ -51,6 +52,9 @@ def cross_entropy(
     losses = -(1 - label_smoothing) * true_log_p - label_smoothing * log_p.mean(1)
     if class_weights is None:
         return losses.mean()
+    if require_tensor(class_weights, "class_weights").shape != logits.shape[1:]:
+        got, fix = f"{tuple(class_weights.shape)}", "give one weight per class"
+        raise UsageError(expected=f"class_weights ({logits.shape[1]},)", got=got, fix=fix, where="class_weights")
     weights = class_weights.to(losses)[labels]
     return (weights * losses).sum() / weights.sum()
 
@@ -64,7 +68,4 @@ def cross_entropy_floor(n_classes: int, label_smoothing: float = 0.0) -> float:
 
 
 def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise UsageError(
-            expected="label_smoothing in [0, 1)", got=f"{label_smoothing}", fix="0.1 is usual", where="label_smoothing"
-        )
+    require_real(label_smoothing, "label_smoothing", "[0, 1)", "label_smoothing", "0.1 is usual")

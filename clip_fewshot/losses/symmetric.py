@@ -61,10 +61,13 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
 
 def match_captions(caption_ids: Tensor) -> Tensor:
     """(n,) ids -> (n, n) bool: which image-caption pairs belong together."""
-    return caption_ids[:, None] == caption_ids[None, :]
+    ids = require_tensor(caption_ids, "caption_ids")
+    return ids[:, None] == ids[None, :]
 
 
 def symmetric_floor(caption_ids: Tensor) -> float:
     """Least value, in nats, of ``symmetric_cross_entropy`` with these (n,) ids: the mean of ln(copies)."""
+    if not require_tensor(caption_ids, "caption_ids").numel():
+        raise UsageError(expected="caption_ids (n,), n >= 1", got="none", fix="give one per pair", where="caption_ids")
     copies = torch.unique(caption_ids, return_counts=True)[1].double()
     return float((copies * copies.log()).sum() / len(caption_ids))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct
@@ -53,16 +53,13 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: fewer than two distinct rows, or k < 1.
         """
         X, y = checked(self, X, y)
-        if self.n_neighbors < 1:
-            raise UsageError(
-                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="KNNDetector"
-            )
-        rows = keep_distinct(X, self.n_neighbors)
+        limit = require_int(self.n_neighbors, "n_neighbors", where="KNNDetector")
+        rows = keep_distinct(X, limit)
         self.kept_, self.rows_ = rows.kept, rows.distinct
         if rows.found is None or len(self.rows_) < 2:
             raise few_rows_error("2 distinct rows or more", rows, "KNNDetector")
         smallest = int(np.unique(y[self.kept_], return_counts=True)[1].min())
-        self.n_neighbors_ = max(1, min(self.n_neighbors, len(self.rows_) - 2, smallest - 1))
+        self.n_neighbors_ = max(1, min(limit, len(self.rows_) - 2, smallest - 1))
         self.loo_scores_ = self._normality(drop_rows(rows.found, rows.unit, self.kept_, self.n_neighbors_))
         self.offset_ = own_offset(self.loo_scores_)
         return self

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_distinct, find_nearest, find_nearest_others
 from clip_fewshot.novelty.base import OwnDecision, own_offset
@@ -65,18 +66,15 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: fewer than three distinct rows, or k < 1.
         """
         X, y = checked(self, X, y)
-        if self.n_neighbors < 1:
-            raise UsageError(
-                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="LOFDetector"
-            )
+        limit = require_int(self.n_neighbors, "n_neighbors", where="LOFDetector")
         unit = normalize(X)
-        found = find_nearest_others(unit, min(self.n_neighbors + 1, len(unit) - 1)) if len(unit) > 1 else None
+        found = find_nearest_others(unit, min(limit + 1, len(unit) - 1)) if len(unit) > 1 else None
         self.kept_ = find_distinct(unit, found)
         self.rows_ = unit if len(self.kept_) == len(unit) else unit[self.kept_]
         if found is None or len(self.rows_) < 3:
             got = f"{len(self.rows_)} (n_samples = {len(X)}, n_features = {X.shape[1]})"
             raise UsageError(expected="3 distinct rows or more", got=got, fix="add images", where="LOFDetector")
-        self.n_neighbors_ = n_neighbors_for(self.n_neighbors, len(self.rows_), y[self.kept_])
+        self.n_neighbors_ = n_neighbors_for(limit, len(self.rows_), y[self.kept_])
         self._learn(drop_rows(found, unit, self.kept_, self.n_neighbors_ + 1))
         return self
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
@@ -51,11 +51,9 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: less than three distinct images of one class or two of two, or a shrinkage outside (0, 1].
         """
         X, y = checked(self, X, y)
-        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
+        if self.shrinkage is not None:
             fix = "choose a share of the identity, or None"
-            raise UsageError(
-                expected="a shrinkage in (0, 1]", got=f"{self.shrinkage}", fix=fix, where="MahalanobisDetector"
-            )
+            require_real(self.shrinkage, "a shrinkage", "(0, 1]", "MahalanobisDetector", fix)
         rows = keep_distinct(X)
         self.kept_ = rows.kept
         labels = number_classes(y, rows)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds, top_log_odds
@@ -50,12 +51,10 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """
         X, y = checked(self, X, y)
         self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], "MCMDetector")
-        if len(self.concepts_) < 2 or not self.temperature > 0:
-            got = f"{len(self.concepts_)} at {self.temperature:g}"
-            fix = "give the names of all known classes, or use negative-labels"
-            raise UsageError(
-                expected="2 concepts or more at a temperature above 0", got=got, fix=fix, where="MCMDetector"
-            )
+        require_real(self.temperature, "a temperature", "(0, inf)", "MCMDetector")
+        if len(self.concepts_) < 2:
+            got, fix = f"{len(self.concepts_)}", "give the names of all known classes, or use negative-labels"
+            raise UsageError(expected="2 concepts or more", got=got, fix=fix, where="MCMDetector")
         rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
         self.offset_ = own_offset(self.loo_scores_)

@@ -11,7 +11,7 @@ from scipy.special import log_expit, logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_int, require_real
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
@@ -35,9 +35,7 @@ def mine_negatives(concepts: FloatArray, words: FloatArray, count: int) -> Index
     """
     concepts = check_texts(concepts, "concepts", None, "mine_negatives")
     words = check_texts(words, "words", concepts.shape[1], "mine_negatives")
-    if not 1 <= count <= len(words):
-        fix = "ask for fewer, or bring more words"
-        raise UsageError(expected=f"a count in 1 to {len(words):,}", got=str(count), fix=fix, where="mine_negatives")
+    require_int(count, "a count", 1, len(words), "mine_negatives")
     return np.asarray(np.argsort(np.quantile(words @ concepts.T, 1 - NEAREST_SHARE, axis=1), kind="stable")[:count])
 
 
@@ -88,11 +86,8 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         where = "NegativeLabelsDetector"
         self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], where)
         negatives = check_texts(self.negatives, "negatives", X.shape[1], where)
-        if not self.temperature > 0 or self.groups < 1:
-            got = f"{self.temperature:g} and {self.groups}"
-            raise UsageError(
-                expected="a temperature above 0 and 1 group or more", got=got, fix="choose others", where=where
-            )
+        require_real(self.temperature, "a temperature", "(0, inf)", where)
+        require_int(self.groups, "groups", where=where)
         self.negatives_ = negatives[generator(self.seed, "groups of negatives").permutation(len(negatives))]
         rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)

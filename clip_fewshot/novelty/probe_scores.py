@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
@@ -56,6 +57,7 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             UsageError: no classes, or fewer than two once any image is left out.
         """
         X, y = checked(self, X, y)
+        require_real(self.C, "C", "(0, inf)", type(self).__name__)
         rows, name = keep_distinct(X), type(self).__name__
         self.kept_, labels = rows.kept, number_classes(y, rows)
         counts = np.bincount(labels)

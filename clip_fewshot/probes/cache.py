@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
@@ -50,10 +50,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Keep (n, d) features and (n,) labels (integers or strings) of at least two classes."""
         support = read_support(self, X, y)
         for name, value in (("beta", self.beta), ("scale", self.scale)):
-            if value is not None and not value > 0:
-                raise UsageError(
-                    expected=f"{name} > 0", got=str(value), fix="choose a positive number, or None", where="cache"
-                )
+            if value is not None:
+                require_real(value, name, "(0, inf)", "cache", "choose a positive number, or None")
         self.classes_, self.together_ = support.classes, len(support.classes)
         self.centre_ = support.unit.mean(axis=0)
         order = np.argsort(support.labels, kind="stable")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import ThreadpoolController
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
@@ -30,7 +33,8 @@ from clip_fewshot.probes.penalty import (
 )
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.runtime.arrays import as_labels, check_indices
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 SERIAL_COST = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
 
@@ -96,17 +100,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.search_: tuple[SearchedC, ...] = ()
         self.C_at_edge_, self.note_ = False, ""
         if self.C is not None:
-            if not self.C > 0:
-                raise UsageError(
-                    expected="C > 0",
-                    got=str(self.C),
-                    fix="choose a positive number, or None to search",
-                    where="LinearProbe",
-                )
-            self.C_ = float(self.C)
+            fix = "choose a positive number, or None to search"
+            self.C_ = require_real(self.C, "C", "(0, inf)", "LinearProbe", fix)
             return None
         folds = drop_unusable(
-            split_stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels
+            split_stratified(labels, self.folds, self.seed)
+            if isinstance(self.folds, Integral)
+            else _read_folds(self.folds, len(labels)),
+            labels,
         )
         if not folds:
             self.C_ = 10.0 ** UsualC.of(problem, folds).exponent
@@ -204,6 +205,21 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probe.C_, probe.n_features_in_ = float(arrays["C"]), arrays["coef"].shape[1]
         probe.together_ = int(arrays.get("together", len(probe.coef_)))
         return probe
+
+
+def _read_folds(folds: Folds, n: int) -> Folds:
+    """Pairs of row numbers below ``n``."""
+    pairs: Folds = []
+    with suppress(TypeError, ValueError):
+        pairs = [(_read_places(train, n), _read_places(held, n)) for train, held in folds]
+    if not pairs:
+        got, fix = f"{folds!r}"[:60], "give a number of folds"
+        raise UsageError(expected=f"(train, validation) rows in 0..{n - 1}", got=got, fix=fix, where="LinearProbe")
+    return pairs
+
+
+def _read_places(rows: IndexArray, n: int) -> IndexArray:
+    return check_indices(as_labels(rows, "folds"), n)
 
 
 @cache

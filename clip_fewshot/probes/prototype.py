@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import settle_scale, usual_weight
@@ -42,10 +42,8 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
     def fit(self, X: FloatArray, y: NDArray[Any]) -> PrototypeProbe:
         """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
         support = read_support(self, X, y)
-        if self.scale is not None and not self.scale > 0:
-            raise UsageError(
-                expected="scale > 0", got=str(self.scale), fix="choose a positive number, or None", where="prototype"
-            )
+        if self.scale is not None:
+            require_real(self.scale, "scale", "(0, inf)", "prototype", "choose a positive number, or None")
         self.classes_, labels = support.classes, support.labels
         self.centre_ = support.unit.mean(axis=0)
         rows = unit_rows(support.unit - self.centre_)

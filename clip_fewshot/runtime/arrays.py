@@ -141,10 +141,10 @@ def check_table(labels: Any, table: Any) -> tuple[NDArray[Any], FloatArray]:
     return check_indices(truth, rows.shape[1]), rows
 
 
-def check_indices(labels: NDArray[Any], n_classes: int) -> NDArray[Any]:
+def check_indices(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
     """(n,) int64, if ``labels`` are in 0..n_classes-1."""
-    if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= n_classes:
-        got = "texts" if labels.dtype.kind == "U" else f"{labels.min()}..{labels.max()}"
-        fix = "encode them with the LabelSpace"
+    texts = labels.dtype.kind == "U"
+    if texts or ((labels < 0) | (labels >= n_classes)).any():
+        got, fix = "texts" if texts else f"{labels.min()}..{labels.max()}", "encode them with the LabelSpace"
         raise UsageError(expected=f"class indices in 0..{n_classes - 1}", got=got, fix=fix)
     return labels.astype(np.int64)
