@@ -115,6 +115,13 @@ class FeatureSet:
     labels: LabelArray | None = None
     label_space: LabelSpace | None = None
 
+    def __post_init__(self) -> None:
+        columns = [self.digests, self.features if self.labels is None else self.labels]
+        lengths = {len(self.features), *(-1 if isinstance(one, str | int) else len(one) for one in columns)}
+        if len(lengths) > 1 or np.ndim(self.features) != 2:
+            got, fix = f"{np.shape(self.features)} and lengths {sorted(lengths)}", "give one digest and label per row"
+            raise UsageError(expected="features (n, d), n digests, n labels", got=got, fix=fix, where="FeatureSet")
+
     def __len__(self) -> int:
         return len(self.features)
 

@@ -19,7 +19,8 @@ import clip_fewshot as cf
 from clip_fewshot import losses
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.false_discoveries import benjamini_hochberg, storey
-from clip_fewshot.conformal.p_values import p_values
+from clip_fewshot.conformal.p_values import check_alpha, p_values
+from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.contrastive.objectives import symmetric_objective
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.discovery import semi_supervised_kmeans
@@ -497,3 +498,61 @@ def test_the_classes_of_members_are_found_at_the_top() -> None:
         assert getattr(cf, part.__name__) is part
     with pytest.raises(AttributeError, match="ImaginaryDetector"):
         cf.ImaginaryDetector  # type: ignore[attr-defined]  # noqa: B018
+
+
+SQUARE, TWO = np.eye(2), torch.tensor([0, 1])
+SET = collect_images(PICTURES, ["ox", "elk"] * 3)
+# What takes the number, one that is right, and those that are not; all refuse what is no number.
+NUMBERS: dict[str, tuple[Callable[[Any], object], Any, list[Any]]] = {
+    "LOF": (lambda n: cf.LOFDetector(n).fit(KNOWN), 3, [0, 2.5]),
+    "KNN": (lambda n: KNNDetector(n).fit(KNOWN), np.int64(3), [0, 2.5]),
+    "probe of a detector": (lambda C: cf.MaxSoftmaxDetector(C).fit(KNOWN, LABELS), 1, [0, -1.0, np.inf]),
+    "LinearProbe": (lambda C: cf.LinearProbe(C).fit(KNOWN, LABELS), np.float32(1), [0, -1.0, np.inf]),
+    "folds": (lambda f: cf.LinearProbe(folds=f).fit(KNOWN, LABELS), 2, [1, 2.5, [([0, 9, 18], [27])], [([0], [-1])]]),
+    "Mahalanobis": (lambda s: cf.MahalanobisDetector(s).fit(KNOWN), 1, [0, 1.1]),
+    "MCM": (lambda t: cf.MCMDetector(TEXTS["concepts"], t).fit(KNOWN), 0.01, [0, -1, np.inf]),
+    "negative labels": (lambda t: cf.NegativeLabelsDetector(*TEXTS.values(), t).fit(KNOWN), 0.01, [0, np.inf]),
+    "mine_negatives": (lambda n: mine_negatives(TEXTS["concepts"], KNOWN, n), 5, [0, 28, 2.5]),
+    "prototype": (lambda s: cf.PrototypeProbe(s).fit(KNOWN, LABELS), 3, [0, np.inf]),
+    "alpha": (lambda a: check_alpha(a, 100), 0.05, [0, 1, 2]),
+    "q": (lambda q: benjamini_hochberg(SCORES, q), 0.1, [0, 1]),
+    "Watch": (Watch, 0.1, [0, 1]),
+    "Watch.update": (lambda p: Watch(0.1).update(p), 1, [-0.1, 1.1]),
+    "StreamRanks": (lambda s: StreamRanks(SCORES).update(s), -3, [np.inf]),
+    "label_smoothing": (lambda s: cf.cross_entropy(torch.eye(2), TWO, label_smoothing=s), 0, [-0.1, 1]),
+    "margin": (lambda m: cf.ArcFaceHead(8, 3, margin=m), np.pi / 2, [-0.1, 90]),
+    "scale": (lambda s: cf.ArcFaceHead(8, 3, scale=s), 30, [0, np.inf]),
+    "in_features": (lambda n: cf.MLPHead(n, 3), 8, [0, -1, 2.5]),
+    "n_classes": (lambda n: cf.LinearHead(8, n), 3, [0, -1, 2.5]),
+    "n_bins": (lambda n: cf.expected_calibration_error([0, 1], SQUARE, n), 15, [0, 2.5]),
+    "k": (lambda k: metrics.top_k_accuracy([0, 1], SQUARE, k), 2, [0, 3, 1.5]),
+    "confusion": (lambda c: metrics.confusion_matrix([0, 1], [1, 0], c), 2, [1, 2.5]),
+    "max_clusters": (lambda n: cf.discover_classes(KNOWN, max_clusters=n), 5, [0, 2.5]),
+    "min_cluster_size": (lambda n: cf.discover_classes(KNOWN, min_cluster_size=n), 3, [0, 2.5]),
+    "seed": (lambda s: cf.discover_classes(KNOWN, seed=s), -1, [2.5]),
+    "shots": (lambda k: cf.draw_support(SET, k, 0), 2, [0, -1, 1.5]),
+    "shots of a split": (lambda k: cf.split_open_world(SET, shots=k), 1, [0, 1.5]),
+    "unseen": (lambda n: cf.split_open_world(SET, shots=1, unseen=n), 0, [2, -1, 0.5]),
+    "test_fraction": (lambda f: cf.split_open_world(SET, shots=1, test_fraction=f), 0.5, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_outside_their_range_and_what_are_none(name: str) -> None:
+    call, right, wrong = NUMBERS[name]
+    assert own_error(lambda: call(right)) is None
+    taken = [value for value in [*wrong, np.nan, "1", [1.0], object()] if own_error(partial(call, value)) is None]
+    assert taken == []
+
+
+def test_a_dataset_is_asked_for_by_name() -> None:
+    for wrong in (PICTURES, None, 3, "digits", KNOWN):
+        for call in (lambda x: cf.draw_support(x, 1, 0), lambda x: cf.split_open_world(x, shots=1)):
+            assert "ImageDataset" in str(own_error(partial(call, wrong)))
+
+
+def test_columns_of_a_feature_set_have_one_length() -> None:
+    right = {"features": np.ones((2, 8)), "digests": ("x", "y"), "backbone": "mini", "labels": np.array([0, 1])}
+    assert own_error(lambda: cf.FeatureSet(**right)) is None  # type: ignore[arg-type]
+    for wrong in ({"digests": ("x",)}, {"digests": "xy"}, {"labels": np.array([0])}, {"features": np.ones(2)}):
+        assert own_error(lambda wrong=wrong: cf.FeatureSet(**right | wrong)) is not None

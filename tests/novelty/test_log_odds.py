@@ -11,9 +11,10 @@ from scipy.special import expit, softmax
 
 from clip_fewshot.conformal.p_values import p_values
 from clip_fewshot.evaluation.metrics import auroc
-from clip_fewshot.novelty import MaxSoftmaxDetector, MCMDetector, NegativeLabelsDetector
+from clip_fewshot.novelty import DETECTORS, MaxSoftmaxDetector, MCMDetector, NegativeLabelsDetector
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, top_log_odds
+from clip_fewshot.open_world.alternatives import Alternative
 
 NAMES = np.eye(6)[:4]
 
@@ -90,6 +91,11 @@ def test_what_an_earlier_release_stored_gives_the_p_values_that_it_gave(kind: st
     restored = type(detector).from_arrays(stored)
     before = p_values(stored["loo_scores"], said)
     assert np.array_equal(p_values(restored.loo_scores_, restored.score_samples(fresh)), before)
+
+
+def test_a_watch_that_an_earlier_release_began_is_told_from_todays() -> None:
+    """Its ranks hold probabilities."""
+    assert [name for name in DETECTORS if Alternative(name).in_log_odds] == ["max-softmax", "mcm", "negative-labels"]
 
 
 def test_the_two_forms_are_told_by_their_names() -> None:
