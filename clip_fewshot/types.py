@@ -77,11 +77,12 @@ class LabelSpace:
         Raises:
             UsageError: an index that no class has; -1 is not the last one.
         """
-        wrong = [label for label in labels if not 0 <= label < len(self.names)]
-        if wrong:
-            got, fix = f"{wrong[0]}", "take the names of the space that encoded them"
-            raise UsageError(expected=f"indices in 0..{len(self.names) - 1}", got=got, fix=fix, where="LabelSpace")
-        return [self.names[int(label)] for label in labels]
+        indices = np.asarray(labels)
+        fits = indices.ndim == 1 and (not indices.size or indices.dtype.kind in "iu")
+        if not fits or (indices.size and not 0 <= indices.min() <= indices.max() < len(self.names)):
+            got, fix = f"{labels!r}"[:60], "take the names of the space that encoded them"
+            raise UsageError(expected=f"(n,) indices in 0..{len(self.names) - 1}", got=got, fix=fix, where="LabelSpace")
+        return [self.names[i] for i in indices.tolist()]
 
     def subset(self, names: Sequence[str]) -> LabelSpace:
         """The named classes, kept in this space's order."""
@@ -116,7 +117,7 @@ class FeatureSet:
     label_space: LabelSpace | None = None
 
     def __post_init__(self) -> None:
-        columns = [self.digests, self.features if self.labels is None else self.labels]
+        columns: list[Any] = [self.digests, self.features if self.labels is None else self.labels]
         lengths = {len(self.features), *(-1 if isinstance(one, str | int) else len(one) for one in columns)}
         if len(lengths) > 1 or np.ndim(self.features) != 2:
             got, fix = f"{np.shape(self.features)} and lengths {sorted(lengths)}", "give one digest and label per row"

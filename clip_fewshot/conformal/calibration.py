@@ -73,7 +73,8 @@ class Calibrated:
                 fix="check the spelling",
                 where="scheme",
             )
-        if not callable(make_detector):
+        given: object = make_detector
+        if not callable(given):
             fix = "pass a class or a function"
             raise UsageError(expected="what makes detectors", got=repr(make_detector), fix=fix, where="make_detector")
         self.make_detector, self.scheme = make_detector, scheme

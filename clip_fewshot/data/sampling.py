@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NoReturn
 
 import numpy as np
@@ -230,9 +229,9 @@ def drop_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
 
 
 def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> tuple[str, ...]:
-    if isinstance(unseen, str) or not isinstance(unseen, Integral | Iterable):
+    if isinstance(unseen, str) or not isinstance(unseen, int | np.integer | Iterable):
         raise UsageError(expected="a count or a list of class names", got=repr(unseen), fix=f"write [{unseen!r}]")
-    if isinstance(unseen, Integral):
+    if isinstance(unseen, int | np.integer):
         if not 0 <= unseen < len(space):
             raise UsageError(
                 expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"

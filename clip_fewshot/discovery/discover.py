@@ -63,12 +63,12 @@ def discover_classes(
         >>> found.n_clusters
         3
     """
+    require_int(max_clusters, "max_clusters", where="discover_classes")
     known = None if reference is None else KnownRows.from_features(*as_pair(reference))
     X = as_rows(X, "discover_classes", None if known is None else known.rows.shape[1])
     n = len(X)
     usual = "average" if known is not None and can_cut(known) else "ward"
     name, part = find_discoverer(method or usual)
-    require_int(max_clusters, "max_clusters", where="discover_classes")
     if n < 2:
         return Discovery(
             np.zeros(n, np.int64), n, np.empty((0, 4)), np.arange(n), (), (), (n, n), (1.0,) * n, None, name

@@ -112,7 +112,8 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
         >>> found.features.shape, len(found.digests)
         ((5, 128), 5)
     """
-    if not isinstance(images, ImageDataset):
+    given: object = images
+    if not isinstance(given, ImageDataset):
         fix = "pass read_images(paths), or what a sealed set opens"
         raise UsageError(expected="an ImageDataset", got=f"a {type(images).__name__}", fix=fix, where="images")
     nothing = np.empty((0, backbone.visual.out_features), np.float32)

@@ -12,8 +12,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
-from clip_fewshot.runtime.arrays import without_torch
+from clip_fewshot.errors import ClipFewShotError, UsageError
+from clip_fewshot.runtime.arrays import check_finite, without_torch
 from clip_fewshot.types import FloatArray
 
 
@@ -36,8 +36,10 @@ def checked(estimator: Any, X: Any, y: Any = None) -> tuple[FloatArray, NDArray[
     with _own_errors(estimator):
         if y is None:
             rows = validate_data(estimator, without_torch(X), None, dtype=np.float64)
+            check_finite(rows, type(estimator).__name__)
             return rows, np.zeros(len(rows), dtype=np.int64)
         rows, labels = validate_data(estimator, without_torch(X), without_torch(y), dtype=np.float64)
+        check_finite(rows, type(estimator).__name__)
         if labels.dtype.kind not in "biuU":  # of 20 pictures of 20 classes it warns
             check_classification_targets(labels)
         return rows, labels
@@ -51,7 +53,9 @@ def checked_rows(estimator: Any, X: Any) -> FloatArray:
     """
     check_fitted(estimator)
     with _own_errors(estimator):
-        return np.asarray(validate_data(estimator, without_torch(X), dtype=np.float64, reset=False))
+        rows: FloatArray = validate_data(estimator, without_torch(X), dtype=np.float64, reset=False)
+        check_finite(rows, type(estimator).__name__)
+        return rows
 
 
 def check_fitted(estimator: Any) -> None:
@@ -72,6 +76,8 @@ def _own_errors(estimator: Any) -> Iterator[None]:
     name = type(estimator).__name__
     try:
         yield
+    except ClipFewShotError:
+        raise
     except (ValueError, TypeError) as error:
         kind = WrongTypeError if isinstance(error, TypeError) else UsageError
         expected = "finite features (n, d), n >= 1, and one class label for each row"

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,7 +104,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return None
         folds = drop_unusable(
             split_stratified(labels, self.folds, self.seed)
-            if isinstance(self.folds, Integral)
+            if isinstance(self.folds, int | np.integer)
             else _read_folds(self.folds, len(labels)),
             labels,
         )

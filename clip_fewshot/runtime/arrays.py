@@ -60,12 +60,24 @@ def as_rows(
     if rows.ndim != 2 or (len(rows) and rows.shape[1] != (width or max(rows.shape[1], 1))) or rows.dtype.kind == "U":
         expected, got = f"features (n, {width or 'd'})", f"{'texts ' if rows.dtype.kind == 'U' else ''}{rows.shape}"
         raise UsageError(expected=expected, got=got, fix=fix, where=where)
-    finite = np.isfinite(rows).all(axis=1)
+    single = rows.dtype.kind == "f" and rows.dtype.itemsize <= 4
+    rows = rows.astype(np.float32 if single else np.float64, copy=False)
+    check_finite(rows, where)
+    return rows
+
+
+def check_finite(rows: FloatArray, where: str) -> None:
+    """Refuse NaN, infinity, and numbers so large that the length of their row is infinite.
+
+    Raises:
+        UsageError: names the first row.
+    """
+    finite = (np.abs(rows) < np.sqrt(np.finfo(rows.dtype).max) / 100).all(axis=1)
     if not finite.all():
         got = f"NaN or infinity in row {int(finite.argmin())}, and in {int((~finite).sum()) - 1:,} others"
+        if np.isfinite(rows).all():
+            got = f"a number too large to square in row {int(finite.argmin())}"
         raise UsageError(expected="finite features", got=got, fix="drop those pictures", where=where)
-    single = rows.dtype.kind == "f" and rows.dtype.itemsize <= 4
-    return rows.astype(np.float32 if single else np.float64, copy=False)
 
 
 def as_scores(values: Any, where: str) -> FloatArray:

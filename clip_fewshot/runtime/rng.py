@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2**63) for ``purpose``, independent of the seeds of other purposes."""
-    if not isinstance(seed, Integral):
+    given: object = seed
+    if not isinstance(given, Integral):
         raise UsageError(expected="a whole number", got=repr(seed)[:60], fix="choose one", where="seed")
     text = "\x1f".join([str(int(seed)), *(f"{type(p).__name__}:{p}" for p in purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

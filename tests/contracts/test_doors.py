@@ -69,6 +69,8 @@ NO_FEATURES: dict[str, Callable[[np.ndarray], Any]] = {
     "NaN": lambda X: np.where(np.arange(len(X))[:, None] == 2, np.nan, X),
     "infinity": lambda X: np.where(np.arange(len(X))[:, None] == 2, np.inf, X).tolist(),
     "None among them": lambda X: [*X[:-1].tolist(), [None] * X.shape[1]],
+    "too large": lambda X: 1e300 * X,
+    "too large in single precision": lambda X: np.where(np.arange(len(X))[:, None] == 2, 1e200, X).tolist(),
     "a tensor of NaN": lambda X: torch.full(X.shape, torch.nan, dtype=torch.bfloat16),
     "a missing value": lambda X: pd.DataFrame(X).astype("Float64").mask(pd.DataFrame(X) == X[0, 0]),
 }

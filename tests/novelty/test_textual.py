@@ -50,7 +50,7 @@ def test_mined_negatives_are_the_words_farthest_from_the_names() -> None:
     assert set(mine_negatives(concepts, words, 7)) == set(range(3, 10))
     near = [np.quantile([cosine(w, c) for c in CONCEPTS], 0.95) for w in WORDS]
     assert list(mine_negatives(CONCEPTS, WORDS, 9)) == list(np.argsort(near)[:9])
-    with pytest.raises(UsageError, match="a count in 1 to 23, got 24"):
+    with pytest.raises(UsageError, match=r"a count in 1\.\.23, got 24"):
         mine_negatives(CONCEPTS, WORDS, 24)
 
 
@@ -60,9 +60,9 @@ def test_a_picture_of_a_negative_scores_lower() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="2 concepts or more at a temperature above 0, got 1"):
+    with pytest.raises(UsageError, match="2 concepts or more, got 1"):
         MCMDetector(CONCEPTS[:1]).fit(X)
-    with pytest.raises(UsageError, match="temperature above 0"):
+    with pytest.raises(UsageError, match="temperature > 0"):
         NegativeLabelsDetector(CONCEPTS, WORDS, 0.0).fit(X)
     with pytest.raises(UsageError, match=r"negatives, \(rows, 16\) text features, got none"):
         NegativeLabelsDetector(CONCEPTS).fit(X)
