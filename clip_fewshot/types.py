@@ -63,8 +63,10 @@ class LabelSpace:
     def encode(self, names: Iterable[str]) -> LabelArray:
         """Class names -> (n,) indices."""
         index = {name: i for i, name in enumerate(self.names)}
-        wanted = [names] if isinstance(names, str) else list(names)  # a text is not a list of its letters
-        unknown = sorted({str(name) for name in wanted if name not in index})
+        wanted = list(names)
+        unknown = sorted({str(name) for name in wanted if not isinstance(name, str) or name not in index})
+        if isinstance(names, str):  # a text is not a list of its letters
+            unknown = [names]
         if unknown:
             raise UsageError(
                 expected=f"class names out of {list(self.names)}", got=f"{unknown}", fix="check the spelling"

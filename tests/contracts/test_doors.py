@@ -402,7 +402,8 @@ def test_a_text_is_not_a_list_of_its_letters(classifier: cf.FewShotClassifier) -
         for wrong in ("a cat", ("a cat", 3), (None,), 3):
             assert own_error(partial(call, wrong)) is not None, (call, wrong)
     assert own_error(lambda: cf.zero_shot_weights(backbone, ["cat"], "a {}")) is not None
-    assert own_error(lambda: cf.LabelSpace(("ox", "elk")).encode("ox")) is None
+    assert own_error(lambda: cf.LabelSpace(("o", "x")).encode("ox")) is not None
+    assert own_error(lambda: cf.LabelSpace(("o", "x")).encode(["o", "x"])) is None
     for wrong in ([3], ["cow", 3], "cow", [None]):
         assert own_error(lambda wrong=wrong: cf.LabelSpace(("ox", "elk")).encode(wrong)) is not None
     for wrong in ([-1], [2], [0.5], ["ox"]):
