@@ -117,8 +117,8 @@ def normalise(rows: Tensor) -> Tensor:
     """
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    directed = length > SHORTEST
-    return torch.where(directed, rows, 0.0) / torch.where(directed, length, 1.0)
+    short = length <= SHORTEST  # not so of NaN, which must stay one
+    return torch.where(short, 0.0, rows) / torch.where(short, 1.0, length)
 
 
 def scale_rows(features: Tensor, dtype: torch.dtype) -> Tensor:

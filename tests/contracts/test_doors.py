@@ -559,3 +559,16 @@ def test_columns_of_a_feature_set_have_one_length() -> None:
     assert own_error(lambda: cf.FeatureSet(**right)) is None  # type: ignore[arg-type]
     for wrong in ({"digests": ("x",)}, {"digests": "xy"}, {"labels": np.array([0])}, {"features": np.ones(2)}):
         assert own_error(lambda wrong=wrong: cf.FeatureSet(**right | wrong)) is not None
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_what_is_no_number_is_never_answered_with_one(strange: float) -> None:
+    rows, labels = torch.ones(3, 8), torch.tensor([0, 1, 2])
+    rows[1, 2] = strange
+    for name in cf.HEADS:
+        torch.manual_seed(0)
+        logits = cf.HEADS[name](8, 3).eval()(rows)
+        assert logits[[0, 2]].isfinite().all()
+        assert logits[1].isnan().all()
+        assert cf.cross_entropy(logits, labels).isnan()
+    assert symmetric_objective(rows, torch.eye(3, 8), torch.tensor(4.6), None).isnan()
