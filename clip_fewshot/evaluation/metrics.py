@@ -196,13 +196,13 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
     Args:
         relevant: (n, m) true where column j answers query i; several may (a caption that many pictures share).
         similarity: (n, m), higher = nearer; NaN, which a diverged model gives, is farther than all.
-        k: 1..m.
+        k: 1 or more.
     """
     right, near = as_yes_or_no(relevant, "relevant"), as_array(similarity, "similarity").astype(np.float64)
     if near.ndim != 2 or right.shape != near.shape or not near.size:
         got, fix = f"{right.shape} and {near.shape}", "give one entry per query and answer"
         raise UsageError(expected="(n, m) and (n, m), n and m >= 1", got=got, fix=fix, where="recall_at_k")
-    require_int(k, "k", 1, near.shape[1], "recall_at_k")
+    require_int(k, "k", where="recall_at_k")
     near = np.where(np.isnan(near), -np.inf, near)
     best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
     ahead = ((near >= best) & ~right).sum(axis=1)
