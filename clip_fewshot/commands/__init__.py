@@ -29,6 +29,7 @@ STORE_COMMANDS = {
     "add": "a class of its name alone, or of pictures at hand",
     "predict": "what the newest classifier makes of pictures; nothing is stored",
     "undo": "take the last decision back",
+    "check": "is the store as it was written? exit code 2 when it is not",
     "watch": "is something new arriving? exit code 5 when it is",
 }
 COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
@@ -47,6 +48,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
         OPEN_WORLD: "a store of pictures, week by week: " + ", ".join(STORE_COMMANDS),
     },
     "measure": {
+        "audit": "copies, doubtful labels and classes that give themselves away, before anything is measured",
         "linear_probe": "compare models by a probe on frozen features",
         "compare": "every method on the same support sets, as table and plot",
         "shots": "the main job by shots per class, as table and plot",

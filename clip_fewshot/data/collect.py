@@ -144,7 +144,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         fix = "write [path]"
         raise UsageError(expected="a list of paths", got=f"one path {str(places)!r}", fix=fix, where="places")
     paths = [*map(Path, places)]
-    trees = {place: walk(place) for place in paths if place.is_dir()}
+    trees = {place: walk(place) for place in paths if os.path.isdir(place)}
     pictures = keep_readable(path for place in paths for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
     pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))

@@ -20,11 +20,13 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows, write_verdict
+from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
-from clip_fewshot.runtime.files import write_json, write_text
+from clip_fewshot.report.verdict import draw_conclusions
+from clip_fewshot.runtime.files import write_text
+from clip_fewshot.runtime.outputs import shorten_home, write_results
 
 
 def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
@@ -42,8 +44,8 @@ def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> No
         ResourceError: the folder cannot be written to.
     """
     check_results(results)
-    write_text(folder / "report.html", render_page(results, record))
-    write_json(folder / "results.json", results)
+    write_text(folder / "report.html", shorten_home(render_page(results, record)))
+    write_results(folder / "results.json", results)
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
@@ -63,7 +65,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         results=results,
         record=record,
         style=_read("page.css"),
-        verdict=write_verdict(results),
+        conclusions=draw_conclusions(results),
         selection=describe_selection(results),
         warnings=collect_warnings(results),
         tiles=sections.build_tiles(results),

@@ -26,7 +26,7 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     if not isinstance(given, Integral):
         raise UsageError(expected="a whole number", got=repr(seed)[:60], fix="choose one", where="seed")
     text = "\x1f".join([str(int(seed)), *(f"{type(p).__name__}:{p}" for p in purpose)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
