@@ -1,8 +1,8 @@
 """``python -m tests.attack``: the whole of every attack, and the table of what was tried and what held.
 
-    python -m tests.attack                          all, from where the last run with that folder and seed stopped
-    python -m tests.attack --only "corrupted store" --count 500
-    python -m tests.attack --seconds 600 --out docs/reliability.md
+python -m tests.attack                          all, from where the last run with that folder and seed stopped
+python -m tests.attack --only "corrupted store" --count 500
+python -m tests.attack --seconds 600 --out docs/reliability.md
 """
 
 from __future__ import annotations

@@ -12,14 +12,15 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 LIBRARY = ["clip_fewshot.pipeline", "clip_fewshot.open_world.store.store", "tests.attack.scene"]
 
 
@@ -79,9 +80,7 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def _work_apart(
-    attack: Attack, folder: Path, seed: int, numbers: range, results: Path, end: float
-) -> str | None:
+def _work_apart(attack: Attack, folder: Path, seed: int, numbers: range, results: Path, end: float) -> str | None:
     """A process at the cases in turn; how it died, None if it came to its end or to that of its time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARY)
@@ -125,6 +124,12 @@ def _write_to(file: Path) -> None:
 def _append(results: Path, number: int, outcome: Outcome) -> None:
     with results.open("a") as file:
         file.write(json.dumps({"number": number, **outcome._asdict()}) + "\n")
+
+
+def shuffled(items: Iterable[T]) -> list[T]:
+    """A list in an order that is always the same, so that its beginning is a fair draw of it."""
+    listed = list(items)
+    return [listed[i] for i in np.random.default_rng(0).permutation(len(listed)).tolist()]
 
 
 def attacks() -> Iterator[Attack]:

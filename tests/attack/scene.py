@@ -134,9 +134,7 @@ def search(folder: Path) -> Path:
         given = {key[2:].replace("-", "_"): value for key, value in zip(words[::2], words[1::2], strict=True)}
         numbers = {key: int(given[key]) for key in ("shots", "trials", "seeds", "epochs", "max_unfreeze")}
         options = {**given, **numbers, "alpha": 0.2, "approaches": ("mlp",)}
-        cf.run_few_shot(
-            cf.FewShotConfig.of(data=str(photos(folder)), model=str(model(folder)), out=str(to), **options)
-        )
+        cf.run_few_shot(cf.FewShotConfig.of(data=str(photos(folder)), model=str(model(folder)), out=str(to), **options))
 
     return once(folder, "search", make)
 
