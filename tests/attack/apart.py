@@ -92,7 +92,7 @@ def _become(place: Path, cwd: Path, work: Callable[[], int]) -> None:
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", errors="backslashreplace", closefd=False)
         code = work()
     except SystemExit as end:
         code = int(end.code or 0)

@@ -65,6 +65,7 @@ def run(attack: Attack, folder: Path, seed: int, count: int, seconds: float = np
     A case that kills its process, or hangs, is a result too, and the next one gets a new process.
     """
     results, end = folder / "results" / f"{attack.name}.jsonl", time.monotonic() + seconds
+    count = min(count, attack.whole)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.touch()
     attack.prepare(folder)

@@ -53,7 +53,7 @@ def lines(folder: Path) -> Mapping[str, Line]:
         "discover": (store, "--names", 0),
         "review": (store, "--names", 0),
         "apply": (store, scene.review(folder) / "review.json"),
-        "add": (store, "gnat", strange / "moth"),
+        "add": (store, "gnat", strange / "tick"),
         "predict": (store, strange),
         "undo": (store,),
         "watch": (store,),
