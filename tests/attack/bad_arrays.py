@@ -260,7 +260,9 @@ def _judge(case: Case, found: Any, again: str) -> Outcome:
         near = found.shape == right.shape and np.allclose(
             found, right, rtol=0.1 if rough else 1e-4, atol=0.05 if rough else 1e-5
         )
-        return Outcome(bool(near) or rough and "discoverer" in case.door, "other answer" if not near else "same", again)
+        return Outcome(
+            bool(near) or (rough and "discoverer" in case.door), "other answer" if not near else "same", again
+        )
     return Outcome(True, "numbers")
 
 

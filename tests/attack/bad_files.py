@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.attack import lines, scene
+from tests.attack import lines
 from tests.attack.apart import command, shown
 from tests.attack.harness import Attack, Outcome, shuffled
 

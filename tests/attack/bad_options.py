@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 def _values(flag: str, hint: Any) -> Sequence[tuple[str, bool]]:
     text = str(hint)
-    if "float" in text or "int" in text and "str" not in text:
+    if "float" in text or ("int" in text and "str" not in text):
         return [*((value, True) for value in NO_NUMBERS), (NEGATIVE, flag not in WITHOUT_RANGE), ("0", False)]
     if "Literal" in text or flag in ("--device", "--format", "--detector", "--head", "--method"):
         return [("zz", True), ("", True), (LONG, True)]

@@ -44,6 +44,7 @@ def lines(folder: Path) -> Mapping[str, Line]:
         "novelty": (photos, *tiny, *SMALL, "--unseen", "wasp", "--detectors", "knn", "--alphas", 0.4),
         "discovery": (photos, *tiny, "--hide", "wasp", "--shot-counts", 2, "--seeds", 2, "--alpha", 0.4),
         "modality_gap": (pairs, *tiny),
+        "audit": (photos, *tiny),
     }  # fmt: skip
     held = ("--model", scene.model(folder))
     of_store: dict[str, Line] = {
@@ -56,6 +57,7 @@ def lines(folder: Path) -> Mapping[str, Line]:
         "add": (store, "gnat", strange / "tick"),
         "predict": (store, strange),
         "undo": (store,),
+        "check": (store,),
         "watch": (store,),
     }
     of_store = {f"{OPEN_WORLD} {name}": (*line, *(held if name != "status" else ())) for name, line in of_store.items()}

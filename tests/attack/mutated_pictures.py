@@ -1,4 +1,4 @@
-"""Pictures of seven formats with bytes changed, cut, mixed and renumbered: read or refused, quickly and in little memory.
+"""Pictures of seven formats with bytes changed, cut and mixed: read or refused, quickly and in little memory.
 
 The first cases are the pictures as they are, which must be read. A cut picture that is read must have all its pixels.
 """
