@@ -261,7 +261,7 @@ def payloads(canary: str) -> Iterator[bytes]:
             yield pickle.dumps({"state_dict": {"visual.proj": evil}}, protocol)
         yield _zipped({"archive/data.pkl": pickle.dumps({"model": evil}, 2), "archive/version": b"3\n"})
         yield _zipped({"archive/data.pkl": b"\x80\x02}.", "archive/constants.pkl": pickle.dumps(evil, 2),
-                       "archive/code/__torch__.py": b"class M(Module):\n  def __setstate__(self): ops.os()\n"})  # fmt: skip
+                       "archive/code/__torch__.py": b"class M(Module):\n  def __setstate__(self): pass\n"})  # fmt: skip
         yield b"\x93NUMPY\x01\x00" + _npy_header() + pickle.dumps(evil, 4)
         yield pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps(evil, 2)
 

@@ -143,6 +143,7 @@ MODULES = (
     "bad_options",
     "bad_files",
     "bad_arrays",
+    "disguised",
     "mutated_pictures",
     "bombs",
     "corrupted",

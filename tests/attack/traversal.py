@@ -127,8 +127,8 @@ def strike_read(folder: Path, draw: np.random.Generator, number: int) -> Outcome
     return Outcome(True, "refused" if opened is None else "read without it")
 
 
-NAMES = ("../x", "/tmp/escaped_attack", "..", ".", "a/b", "a\\..\\b", "con", "x\0y", "-rf", "~", "$(touch canary)", "`touch canary`",
-         "x;touch canary", "x\ny", "<b>", "%s%n", "{0}", "'; DROP TABLE image; --")  # fmt: skip
+NAMES = ("../x", "/tmp/escaped_attack", "..", ".", "a/b", "a\\..\\b", "con", "x\0y", "-rf", "~", "$(touch canary)",
+         "`touch canary`", "x;touch canary", "x\ny", "<b>", "%s%n", "{0}", "'; DROP TABLE image; --")  # fmt: skip
 
 
 def strike_written(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
