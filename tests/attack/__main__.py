@@ -16,9 +16,13 @@ from tests.attack.harness import attacks, run, table
 
 HEAD = """# What was tried to break it
 
-`python -m tests.attack` runs this; a small draw of each attack is part of `pytest`. *Tried* is what was really run, not
-what was planned; *held* is how often the library did what it must. Each case is decided by a seed and its number, so
-that a line of `FOLDER/results` can be tried again.
+`python -m tests.attack --out docs/reliability.md` writes this page; a small draw of each attack is part of `pytest`, a
+larger one of `pytest -m attack`. *Tried* is what was really run, not what was planned. *Held* is how often the library
+did what it must. A case follows from the seed and its number alone: `--only NAME --folder FOLDER` goes on where a run
+with that folder stopped, and each line of its results says how to see a fault again.
+
+What the table does not show: a power cut or a disk that lies, network file systems, Windows and macOS, several machines,
+GPUs. Pillow's decoders are contained, not verified.
 
 """
 

@@ -1,7 +1,7 @@
 """An attack is a numbered row of cases; this runs them, each in a process that may die, and writes down what came.
 
 A case is decided by the seed and its number alone, so a run that was stopped goes on where it stood and any line of its
-results can be tried again. Results are lines of ``FOLDER/results/NAME.jsonl``.
+results can be tried again. Results are lines of ``FOLDER/results/NAME, seed SEED.jsonl``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(attack: Attack, folder: Path, seed: int, count: int, seconds: float = np
 
     A case that kills its process, or hangs, is a result too, and the next one gets a new process.
     """
-    results, end = folder / "results" / f"{attack.name}.jsonl", time.monotonic() + seconds
+    results, end = folder / "results" / f"{attack.name}, seed {seed}.jsonl", time.monotonic() + seconds
     count = min(count, attack.whole)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.touch()
