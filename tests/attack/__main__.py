@@ -21,8 +21,8 @@ larger one of `pytest -m attack`. *Tried* is what was really run, not what was p
 did what it must. A case follows from the seed and its number alone: `--only NAME --folder FOLDER` goes on where a run
 with that folder stopped, and each line of its results says how to see a fault again.
 
-What the table does not show: a power cut or a disk that lies, network file systems, Windows and macOS, several machines,
-GPUs. Pillow's decoders are contained, not verified.
+What the table does not show: a power cut or a disk that lies, network file systems, Windows and macOS, several
+machines, GPUs. Pillow's decoders are contained, not verified.
 
 """
 

@@ -189,12 +189,12 @@ ODD = (
 )
 
 ATTACKS = [
-    Attack("bad files", "refused in a line with exit code 2 or 4 within 20 s", len(cases()), 12, lines.prepare, strike),
+    Attack("bad files", "refused in a line with exit code 2 or 4 within 20 s", len(cases()), 5, lines.prepare, strike),
     Attack(
         "odd names",
         "used like any other name",
         len(ODD) * (len(lines.names()) - 1),
-        6,
+        3,
         lines.prepare,
         strike_odd,
         patience=90,

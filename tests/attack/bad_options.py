@@ -76,7 +76,7 @@ ATTACKS = [
         "bad options",
         "refused in a line with exit code 2 or 4",
         len(cases()),
-        12,
+        5,
         lines.prepare,
         strike,
         patience=90,

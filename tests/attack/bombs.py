@@ -185,7 +185,7 @@ ATTACKS = [
         "bombs",
         f"read or refused in {MEGABYTES} MB, folders of 16 in {OF_FOLDER} MB",
         len(BOMBS),
-        3,
+        1,
         lambda folder: None,
         strike,
         patience=600,

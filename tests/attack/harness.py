@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 T = TypeVar("T")
+START = 120.0  # seconds that a process may take to import everything
 LIBRARY = ["clip_fewshot.pipeline", "clip_fewshot.open_world.store.store", "tests.attack.scene"]
 
 
@@ -85,8 +86,10 @@ def _work_apart(attack: Attack, folder: Path, seed: int, numbers: range, results
     """A process at the cases in turn; how it died, None if it came to its end or to that of its time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARY)
-    process = context.Process(target=_work, args=(attack.strike, folder, seed, numbers, results, end))
+    begun = context.Event()
+    process = context.Process(target=_work, args=(attack.strike, folder, seed, numbers, results, end, begun))
     process.start()
+    begun.wait(START)
     size, since = results.stat().st_size, time.monotonic()
     while process.is_alive():
         process.join(0.2)
@@ -100,9 +103,10 @@ def _work_apart(attack: Attack, folder: Path, seed: int, numbers: range, results
     return None if process.exitcode == 0 else f"dies with {process.exitcode}"
 
 
-def _work(strike: Any, folder: Path, seed: int, numbers: range, results: Path, end: float) -> None:
+def _work(strike: Any, folder: Path, seed: int, numbers: range, results: Path, end: float, begun: Any) -> None:
     import torch
 
+    begun.set()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     _write_to(folder / "streams")  # what cases print is not the table

@@ -185,17 +185,17 @@ def _attack(job: Job, whole: int, small: int) -> Attack:
 
 
 HAS_ARROW = find_spec("pyarrow") is not None
-COUNTS = {"few_shot": (60, 0), "pretrain": (40, 1), "finetune": (40, 0), "embed": (40, 1)}
+COUNTS = {"few_shot": (60, 0), "pretrain": (40, 0), "finetune": (40, 0), "embed": (40, 1)}
 ATTACKS = [
     *(_attack(job, *COUNTS[job.name]) for job in JOBS if HAS_ARROW or job.name != "embed"),
     Attack(
         "kills of ingest and apply",
         "what was acknowledged is there, once; no transaction by half",
         80,
-        3,
+        1,
         lines.prepare,
         strike_store,
         patience=120,
     ),
-    Attack("kills of save", "the old model or the new one, whole", 40, 6, lines.prepare, strike_save),
+    Attack("kills of save", "the old model or the new one, whole", 40, 3, lines.prepare, strike_save),
 ]

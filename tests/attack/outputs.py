@@ -175,7 +175,7 @@ ATTACKS = [
         "outputs over foreign files",
         "refused by name, the tree unchanged; fresh places and its own results are written",
         len(cases()),
-        8,
+        3,
         lines.prepare,
         strike,
         patience=150,

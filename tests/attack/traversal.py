@@ -201,7 +201,7 @@ ATTACKS = [
         "traversal, writing",
         "nothing is written outside; refused by our own error, or used as a name",
         3 * len(NAMES),
-        6,
+        3,
         lines.prepare,
         strike_written,
     ),
