@@ -192,8 +192,8 @@ METRICS: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "mean_interval": (lambda a, b: intervals.mean_interval([a, b]).mean, P, P[::-1]),
     "paired_difference": (lambda a, b: intervals.paired_difference([a], [b]).mean, NOVEL, TRUE < 2),
     "fit_temperature": (calibration.fit_temperature, SCORES, TRUE),
-    "benjamini_hochberg": (lambda a, b: benjamini_hochberg(a, 0.1).astype(float) + b, P, P),
-    "storey": (lambda a, b: storey(a, 0.1).astype(float) + b, P, P),
+    "benjamini_hochberg": (lambda a, b: benjamini_hochberg(a, 0.1).astype(float), P, P),
+    "storey": (lambda a, b: storey(a, 0.1).astype(float), P, P),
 }
 BAD_VALUES: dict[str, Callable[[Any], Any]] = {
     "NaN": lambda a: np.where(np.arange(a.size).reshape(a.shape) == 2, np.nan, a),
