@@ -112,16 +112,16 @@ def _visit(path: Path, names: tuple[str, ...]) -> tuple[list[str], int]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page()
-        tab.set_default_timeout(300)
+        tab.set_default_timeout(1500)
         tab.add_init_script("window.hit = () => { window.was = true }")
         tab.on("dialog", lambda dialog: (heard.append(f"dialog {dialog.message}"), dialog.dismiss()))
         tab.on(
             "request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or heard.append(request.url)
         )
-        tab.goto(path.as_uri())
+        tab.goto(path.as_uri(), timeout=60_000)
         tab.wait_for_load_state()
         title, clicks = tab.title(), 0
-        for place in range(min(120, tab.locator(CLICKABLE).count())):
+        for place in range(min(80, tab.locator(CLICKABLE).count())):
             clicks += _press(tab, place, names[place % len(names)])
         if tab.evaluate("() => Boolean(window.was)"):
             heard.append("hit() was called")
