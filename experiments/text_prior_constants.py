@@ -26,7 +26,7 @@ from clip_fewshot.config import MODEL_HELP, check_range, option
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.geometry import unit_rows
-from clip_fewshot.probes import LinearProbe, penalty, refine, text_mean, twins
+from clip_fewshot.probes import PROBES, cache, joined, kernel_ridge, penalty, refine, support, text_mean, twins
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import generator
@@ -36,8 +36,8 @@ from experiments.text_prior import Pictures, draw_rows, see
 
 PROG = "python -m experiments.text_prior_constants"
 DESCRIPTION = (
-    "Choose each constant of the text-informed probe, of its mixture over unlabelled pictures and of the prior on C "
-    "again, by the log loss on all sets but one, and measure it on that one."
+    "Choose each constant of the text-informed probe, its mixture over unlabelled pictures, the prior on C and "
+    "the closed forms of the field again, by the log loss on all sets but one, and measure it on that one."
 )
 FEW_SHOTS = (1, 2, 4)
 QUERIES = 40  # unlabelled pictures of the most frequent class
@@ -67,7 +67,7 @@ class Options(DeviceOptions, CommandOptions):
 
 
 class Constant(NamedTuple):
-    """One number of the library, the others that are tried in its place, and what it is measured by."""
+    """One number of the library, the others that are tried in its place, and the probe that it is measured by."""
 
     name: str
     module: ModuleType
@@ -80,7 +80,7 @@ class Constant(NamedTuple):
         return float(getattr(self.module, self.name))
 
 
-TEXTS, MIXTURE, FROZEN = "text-prior", "text-prior, unlabelled", "frozen probe"
+TEXTS, MIXTURE, FROZEN = "text-prior", "text-prior, unlabelled", "logistic"
 CONSTANTS = (
     Constant("USUAL_SPREAD", text_mean, (1.0, 4.0), TEXTS),
     Constant("SPREAD_SD", text_mean, (0.35, 1.4), TEXTS),
@@ -90,8 +90,16 @@ CONSTANTS = (
     Constant("DISTRUST", text_mean, (1.0, 16.0), TEXTS),
     Constant("KAPPA", refine, (5.0, 20.0), MIXTURE),
     Constant("EVEN", refine, (0.03, 0.3), MIXTURE),
+    Constant("SHARPNESS_SD", refine, (0.25, 1.0), MIXTURE),
+    Constant("DOUBT", refine, (1.0, 4.0), MIXTURE),
     Constant("USUAL_EXPONENT", penalty, (2.3, 4.3), FROZEN),
     Constant("EXPONENT_SD", penalty, (0.75, 3.0), FROZEN),
+    Constant("BETA_SD", cache, (0.35, 1.4), "tip-adapter"),
+    Constant("BETA_SD", kernel_ridge, (0.35, 1.4), "proker"),
+    Constant("USUAL_SHARE", joined, (0.25, 0.75), "prototype-text"),
+    Constant("USUAL_SHARE", joined, (0.25, 0.75), "gda-text"),
+    Constant("USUAL_NOISE", support, (0.08, 0.3), "tip-adapter"),
+    Constant("USUAL_NOISE", support, (0.08, 0.3), "prototype-text"),
 )
 
 
@@ -144,7 +152,7 @@ def leave_out(constant: Constant, sets: Mapping[str, Pictures], options: Options
         chosen = int(np.argmin(others))
         usual, there = found[name][0], found[name][chosen]
         yield {
-            "constant": constant.name,
+            "constant": f"{constant.name}, {constant.method}",
             "usual": constant.usual,
             "tried": sorted(values),
             "left_out": name,
@@ -183,12 +191,10 @@ def measure(pictures: Pictures, method: str, options: Options) -> Figures:
 def classify(pictures: Pictures, support: IndexArray, method: str, rng: np.random.Generator) -> Iterator[FloatArray]:
     """(n, c) logits of the sealed pictures; with unlabelled ones for equally frequent classes and for 10 : 1."""
     X, y = pictures.pool[support], pictures.pool_labels[support]
-    if method == FROZEN:
-        yield LinearProbe().fit(X, y).logits(pictures.test)
-        return
     texts = dict(enumerate(pictures.texts))
-    if method == TEXTS:
-        yield TextPriorProbe(texts).fit(X, y).logits(pictures.test)
+    if method != MIXTURE:
+        kind: type[Any] = PROBES[method]
+        yield (kind(texts=texts) if getattr(kind, "reads_texts", False) else kind()).fit(X, y).logits(pictures.test)
         return
     left = np.setdiff1d(np.arange(len(pictures.pool)), support)
     for ratio in (1.0, 10.0):
@@ -200,7 +206,7 @@ def classify(pictures: Pictures, support: IndexArray, method: str, rng: np.rando
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each constant, a column for each set that is left out: the choice, and its accuracy and loss there."""
     names = list(dict.fromkeys(row["left_out"] for row in rows))
-    lines = [["constant (tried)", *(Path(name).stem for name in names)]]
+    lines = [["constant, probe: value (tried)", *(Path(name).stem for name in names)]]
     for constant in dict.fromkeys(row["constant"] for row in rows):
         own = [row for row in rows if row["constant"] == constant]
         tried = ", ".join(f"{value:g}" for value in own[0]["tried"])
@@ -209,7 +215,7 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['loss']:.3f} {row['loss_change']:+.3f}"
             for row in own
         ]
-        lines.append([f"`{constant}` {own[0]['usual']:g} ({tried})", *cells])
+        lines.append([f"{constant}: {own[0]['usual']:g} ({tried})", *cells])
     return tables.format_markdown(lines)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -90,8 +91,7 @@ class CLIPConfig:
         That code, and others that read an architecture off the weights, load such a model without a word: no shape
         depends on the number of heads, but the features do.
         """
-        pooled = self.vision_width * (32 if self.patch_size is None else 1)
-        theirs = {"vision_heads": pooled // 64, "text_heads": self.text_width // 64, "activation": "quick_gelu"}
+        theirs = _openai_choice(asdict(self))
         return {name: getattr(self, name) for name, value in theirs.items() if getattr(self, name) != value}
 
     def warning(self) -> str:
@@ -103,8 +103,9 @@ class CLIPConfig:
         )
 
     def header(self) -> dict[str, str]:
-        """What stands in the header of a weights file, where the shapes of its tensors mislead; else nothing."""
-        return {STATED: json.dumps(self.unlike_openai()), "warning": self.warning()} if self.unlike_openai() else {}
+        """What stands in the header of a weights file: what no shape shows, and a warning where others are misled."""
+        odd = self.unlike_openai()
+        return {STATED: json.dumps(odd)} | ({"warning": self.warning()} if odd else {})
 
     def build_visual(self) -> Tower:
         """The image tower, freshly initialised from torch's global generator."""
@@ -158,45 +159,83 @@ ARCHITECTURES = {
 }
 
 
-def infer_config(state: Mapping[str, Tensor], where: str, stated: Mapping[str, Any] | None = None) -> CLIPConfig:
-    """The architecture of a state dict with OpenAI's keys; heads and activation, which it cannot show, are OpenAI's.
+def infer_config(state: Mapping[str, Tensor], where: str, stated: Mapping[str, Any] | None) -> CLIPConfig:
+    """The architecture of a state dict with OpenAI's keys.
 
     Args:
-        stated: other heads and another activation, as :meth:`CLIPConfig.unlike_openai` gives them.
+        where: origin of the weights, for messages.
+        stated: heads and activation, which no shape shows, and sizes perhaps; those that are left out are OpenAI's.
+            None: nothing is known of them.
+
+    Raises:
+        ArtifactError: other tensors than CLIP's or other sizes than stated, or nothing is stated. OpenAI's choice is
+            no default: most of open_clip's models have the same shapes, and the wrong heads cost accuracy unseen.
     """
     try:
-        image_size, layers, width, heads, patch = _infer_vision(state)
-        text_width = state["ln_final.weight"].shape[0]
-        fields = {
-            "embed_dim": state["text_projection"].shape[1],
-            "image_size": image_size,
-            "vision_layers": layers,
-            "vision_width": width,
-            "vision_heads": heads,
-            "patch_size": patch,
-            "text_width": text_width,
-            "text_layers": _count(state, "transformer.resblocks."),
-            "text_heads": text_width // 64,
-            "context_length": state["positional_embedding"].shape[0],
-            "vocab_size": state["token_embedding.weight"].shape[0],
-        }
-        return CLIPConfig(**(fields | dict(stated or {})))
+        sizes = _infer_sizes(state)
     except (KeyError, IndexError, ValueError) as error:
         raise ArtifactError(
-            expected="the weights of a CLIP model", got=f"none ({error})", fix="check which file this is", where=where
+            expected="the weights of a CLIP model", got=f"none ({error})", fix="check which model this is", where=where
         ) from error
+    if stated is None:
+        raise _unstated(_openai_choice(sizes), where)
+    others = [name for name, value in stated.items() if sizes.get(name, value) != value]
+    if others:
+        expected, got = (", ".join(f"{name} {of[name]!r:.40}" for name in others) for of in (stated, sizes))
+        fix = "put the config of these weights beside them"
+        raise ArtifactError(expected=f"{expected} as stated", got=got, fix=fix, where=where)
+    try:
+        return CLIPConfig(**(sizes | _openai_choice(sizes) | dict(stated)))
+    except UsageError as error:
+        fix = "check activation= and heads=, or the file that states them"
+        raise ArtifactError(expected=error.expected, got=error.got, fix=fix, where=where) from error
 
 
-def _infer_vision(state: Mapping[str, Tensor]) -> tuple[int, int | tuple[int, int, int, int], int, int, int | None]:
-    """Image size, layers, width, heads, patch size."""
+def _unstated(theirs: Mapping[str, Any], where: str) -> ArtifactError:
+    """No shape shows heads and activation; ``theirs`` are OpenAI's for these widths."""
+    heads = theirs["vision_heads"], theirs["text_heads"]
+    beside = Path(where).with_suffix(".json").name
+    return ArtifactError(
+        expected="heads and activation, which no shape shows, stated in the file or beside it",
+        got="neither",
+        fix=f"give activation='quick_gelu', heads={heads} if OpenAI's code made the model, activation='gelu' for most "
+        f"of open_clip's, heads=(image tower, text tower); a command reads them from {beside}: {json.dumps(theirs)}",
+        where=where,
+    )
+
+
+def _openai_choice(sizes: Mapping[str, Any]) -> dict[str, int | str]:
+    """Heads and activation that OpenAI's code takes for these sizes."""
+    pooled = sizes["vision_width"] * (32 if sizes["patch_size"] is None else 1)
+    return {"vision_heads": pooled // 64, "text_heads": sizes["text_width"] // 64, "activation": "quick_gelu"}
+
+
+def _infer_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes show of a :class:`CLIPConfig`."""
+    image_size, layers, width, patch = _infer_vision(state)
+    return {
+        "embed_dim": state["text_projection"].shape[1],
+        "image_size": image_size,
+        "vision_layers": layers,
+        "vision_width": width,
+        "patch_size": patch,
+        "text_width": state["ln_final.weight"].shape[0],
+        "text_layers": _count(state, "transformer.resblocks."),
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": state["token_embedding.weight"].shape[0],
+    }
+
+
+def _infer_vision(state: Mapping[str, Tensor]) -> tuple[int, int | tuple[int, int, int, int], int, int | None]:
+    """Image size, layers, width, patch size."""
     if "visual.proj" in state:
         width, _, _, patch = state["visual.conv1.weight"].shape
         side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        return side * patch, _count(state, "visual.transformer.resblocks."), width, width // 64, patch
+        return side * patch, _count(state, "visual.transformer.resblocks."), width, patch
     width = state["visual.layer1.0.conv1.weight"].shape[0]
     side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
     one, two, three, four = (_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
-    return side * 32, (one, two, three, four), width, width // 2, None
+    return side * 32, (one, two, three, four), width, None
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clip_fewshot.backbones.architectures import STATED, CLIPConfig, infer_config
+from clip_fewshot.backbones.architectures import CLIPConfig, infer_config
 from clip_fewshot.backbones.archive import read_archive
-from clip_fewshot.backbones.backbone import NOT_WEIGHTS, Backbone
+from clip_fewshot.backbones.backbone import NOT_WEIGHTS, SCALE_KEY, TEXT_PREFIX, Backbone
 from clip_fewshot.backbones.huggingface import rename_to_openai
 from clip_fewshot.errors import ArtifactError, DataError
-from clip_fewshot.runtime.tensor_file import read_metadata
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
+WRAPPERS = ("", "state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
+# Parts that wrappers put anywhere into names: torch's parallel modules, torch.compile, FSDP, activation checkpoints.
+WRAPPER_PARTS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+MAX_NESTING = 8  # dictionaries in dictionaries
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file by name: OpenAI's archive, ``torch.save`` of a state dict, or safetensors.
+
+    Dictionaries around them are opened; their names are as in the file, see :func:`bare_names`.
 
     Raises:
         DataError: no such file.
@@ -34,32 +38,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(expected="a file with weights", got="none", fix="check the path", where=str(path))
     if zipfile.is_zipfile(path):
-        return _unwrap(read_archive(path))
+        return _unwrap(read_archive(path), path)
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         got = f"another file, or a damaged one ({error})"
         fix = "give OpenAI's archive, a state dict saved by torch >= 1.6, or safetensors"
         raise ArtifactError(expected="a file with weights", got=got, fix=fix, where=str(path)) from error
-
-
-def read_stated(path: Path) -> dict[str, Any]:
-    """Heads and activation in the header of a weights file, from :meth:`CLIPConfig.header`.
-
-    Raises:
-        ArtifactError: others than these, in that place.
-    """
-    text = read_metadata(path).get(STATED, "{}")
-    try:
-        stated = json.loads(text)
-    except ValueError:
-        stated = None
-    kinds = {"vision_heads": int, "text_heads": int, "activation": str}
-    if not isinstance(stated, dict) or any(type(value) is not kinds.get(name) for name, value in stated.items()):
-        raise ArtifactError(
-            expected="heads and activation", got=text[:80], fix="get an undamaged copy", where=f"{path}, {STATED}"
-        )
-    return stated
 
 
 def assemble(
@@ -75,12 +60,13 @@ def assemble(
         name: what the backbone is called.
         where: origin of the weights, for messages.
         config: the architecture; None reads it off the shapes.
-        stated: what these do not show, from :func:`read_stated`; by default as OpenAI has it.
+        stated: what these do not show; see :func:`infer_config`.
 
     Raises:
         ArtifactError: keys or shapes are not the architecture's, or a number is not finite.
     """
-    weights = {key: tensor for key, tensor in rename_to_openai(state, where).items() if not _is_constant(key)}
+    named = {key.removeprefix(TEXT_PREFIX): tensor for key, tensor in rename_to_openai(state, where).items()}
+    weights = {key: tensor for key, tensor in named.items() if not _is_constant(key)}
     config = config or infer_config(weights, where, stated)
     backbone = sketch_backbone(config, name)
     _check(weights, backbone.state_dict(), where)
@@ -113,16 +99,51 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _unwrap(value: object) -> dict[str, Tensor]:
-    while isinstance(value, dict) and not any(isinstance(item, Tensor) for item in value.values()):
-        inner = [value[key] for key in WRAPPERS if isinstance(value.get(key), dict)]
-        if not inner:
-            break
-        value = inner[0]
-    items = value.items() if isinstance(value, dict) else ()
-    tensors = {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}
-    parallel = bool(tensors) and all(key.startswith("module.") for key in tensors)  # torch's DataParallel adds it
-    return {key.removeprefix("module.") if parallel else key: item for key, item in tensors.items()}
+def _unwrap(saved: object, path: Path) -> dict[str, Tensor]:
+    """The one state dict of a CLIP model in what a training saved; of several the one that is named as usual."""
+    found = _find_states(saved)
+    usual = [name for name in WRAPPERS if name in found]
+    if len(found) > 1 and not usual:
+        raise ArtifactError(
+            expected="the weights of one model",
+            got=f"those of {', '.join(sorted(found))[:80]}",
+            fix="save the one you mean in a file of its own",
+            where=str(path),
+        )
+    state = found[usual[0]] if usual else next(iter(found.values()), saved)
+    items = state.items() if isinstance(state, dict) else ()
+    return {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}
+
+
+def _find_states(saved: object) -> dict[str, dict[Any, Any]]:
+    """Dictionaries that hold a CLIP's scale, by their dotted names; an optimiser's state holds none."""
+    found, seen, waiting = dict[str, dict[Any, Any]](), set[int](), [("", saved)]
+    while waiting:
+        name, value = waiting.pop()
+        if not isinstance(value, dict) or id(value) in seen or name.count(".") > MAX_NESTING:
+            continue
+        seen.add(id(value))
+        if any(str(key).split(".")[-1] == SCALE_KEY for key in value):
+            found[name] = value
+        waiting += [(f"{name}.{key}".removeprefix("."), inside) for key, inside in value.items()]
+    return found
+
+
+def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what wrappers add to their names: "module." anywhere, or one prefix of any name before all.
+
+    No CLIP model's names have one of these parts, nor do all begin in the same way.
+    """
+    parts = {key: [part for part in key.split(".") if part not in WRAPPER_PARTS] for key in state}
+    depth = len(common_prefix(parts.values()))
+    bare = {".".join(words[depth:]): state[key] for key, words in parts.items()}
+    return bare if len(bare) == len(state) else dict(state)  # two of one name: let them be refused as they are
+
+
+def common_prefix(names: Iterable[Sequence[str]]) -> list[str]:
+    """The parts with which all names begin, without the last part of any."""
+    columns = zip(*(words[:-1] for words in names), strict=False)  # as many as the shortest has
+    return [column[0] for column in takewhile(lambda column: len({*column}) == 1, columns)]
 
 
 def _is_constant(key: str) -> bool:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clip_fewshot.backbones import builder, open_clip
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.backbones.checkpoint import assemble, read_state, read_stated
+from clip_fewshot.backbones.checkpoint import assemble, bare_names, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
-from clip_fewshot.backbones.folder import SHIPPED, load_folder, read_config
+from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, read_config
+from clip_fewshot.backbones.objects import convert
+from clip_fewshot.backbones.stated import of_usual_texts, read_stated
+from clip_fewshot.backbones.transformer import ACTIVATIONS
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
@@ -27,7 +31,13 @@ RANDOM = " (random weights)"  # behind the name of a model without trained ones;
 
 
 def load_backbone(
-    name: str | Path | nn.Module, *, pretrained: bool = True, device: str = "auto", dtype: torch.dtype | None = None
+    name: str | Path | nn.Module,
+    *,
+    pretrained: bool = True,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> Backbone:
     """A CLIP model in evaluation mode, its parameters in float32.
 
@@ -35,22 +45,27 @@ def load_backbone(
         name: one of
             an official name ("ViT-B/32", "RN50", ...), downloaded once and kept under ``CLIP_FEWSHOT_CACHE``;
             "mini", the small model in the package;
-            a path: OpenAI's archive, a state dict saved by torch, safetensors (Hugging Face's too), or a folder of
-            :func:`save_backbone`. A path never touches the network. Activation and heads are told by that folder and by
-            safetensors of this library; for the others OpenAI's are assumed;
+            a path: OpenAI's archive, a state dict or training checkpoint saved by torch, safetensors (Hugging Face's
+            and open_clip's too), or a folder of :func:`save_backbone`, of ``save_pretrained`` or of open_clip. A path
+            never touches the network. No shape shows activation and heads: they are read from this library's
+            files, OpenAI's archives, and ``NAME.json``, ``config.json`` or ``open_clip_config.json`` beside the file;
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
             "python:MODULE:FUNCTION", a function of the user's own that is called without arguments and returns a
             backbone (a :class:`PairBackbone` of any two encoders) or one of the next line's objects; the backbone is
             given this name; or the name of such a function among the entry points "clip_fewshot.backbones" of
             installed packages;
-            a model object of OpenAI's ``clip`` or of open_clip, whose weights are copied.
+            a model object of OpenAI's ``clip``, of open_clip or of transformers, whose weights are copied, if the
+            copy gives the same features.
         pretrained: False gives random weights, the same each time; for official names and "mini".
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: of activations; None is bfloat16 or float16 on CUDA and float32 elsewhere.
+        activation: "quick_gelu" or "gelu", for weights beside which nothing tells it; with ``heads``.
+        heads: of the image tower and of the text tower, likewise.
 
     Raises:
-        UsageError: an unknown name or device, or a function of the user's that fails.
-        DataError, ArtifactError: a missing, damaged or foreign file.
+        UsageError: an unknown name or device, a function of the user's that fails, or activation and heads other than
+            the weights' own.
+        DataError, ArtifactError: a missing, damaged or foreign file, or one that nobody tells activation and heads of.
         ResourceError: weights that are neither here nor reachable, or a device that is not there.
 
     Example:
@@ -60,7 +75,12 @@ def load_backbone(
         (32, 128)
     """
     place = resolve_device(device)
-    backbone = _load(name) if pretrained else _random(name)
+    given = _given(activation, heads)
+    backbone = _load(name, given) if pretrained else _random(name)
+    others = {key: own for key, value in (given or {}).items() if (own := getattr(backbone.config, key)) != value}
+    if others:
+        fix = "leave activation= and heads= out, or correct the config beside the weights"
+        raise UsageError(expected=f"{others}, which the weights tell", got=str(given), fix=fix, where=backbone.name)
     backbone.activation_dtype = dtype
     return backbone.to(place)
 
@@ -87,6 +107,9 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
 
     Raises:
         ArtifactError: a name that leads to code outside the library, and that was not passed.
+
+    Where nothing tells heads and activation of its weights, OpenAI's are tried: the caller compares the digest, which
+    covers them, with that of the backbone that was saved.
     """
     if name in trusted:
         given = trusted[name]
@@ -98,7 +121,21 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
             fix="pass the backbone, or trusted={name: ...}; in a command give --model again",
             where=where,
         )
-    return load_backbone(name)
+    backbone = _load(name, {})
+    return backbone.to(resolve_device("auto"))
+
+
+def _given(activation: str | None, heads: tuple[int, int] | None) -> dict[str, Any] | None:
+    if activation is None and heads is None:
+        return None
+    if str(activation) not in ACTIVATIONS or not isinstance(heads, tuple | list) or [*map(type, heads)] != [int, int]:
+        raise UsageError(
+            expected=f"activation= one of {sorted(ACTIVATIONS)} and heads=(image tower, text tower) together",
+            got=f"activation={activation!r}, heads={heads!r}",
+            fix="give both, or neither where the weights tell them",
+            where="load_backbone",
+        )
+    return {"activation": activation, "vision_heads": heads[0], "text_heads": heads[1]}
 
 
 def _installed() -> set[str]:
@@ -106,11 +143,13 @@ def _installed() -> set[str]:
     return {point.name for point in entry_points(group="clip_fewshot.backbones")}
 
 
-def _load(name: str | Path | nn.Module) -> Backbone:
+def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbone:
+    """``given``: heads and activation of weights that do not tell theirs; OpenAI's, where it lacks them."""
     if isinstance(name, Backbone):
         return name
     if isinstance(name, nn.Module):
-        return _from_module(name)
+        theirs = type(name).__module__.startswith("open_clip")
+        return convert(name, "open_clip model" if theirs else "clip model", given)
     if isinstance(name, str):
         name = ALIASES.get(name, name)
         if name in OFFICIAL:
@@ -121,26 +160,37 @@ def _load(name: str | Path | nn.Module) -> Backbone:
         if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
         if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not Path(name).exists()):
-            built = _load(builder.build(name)).eval()
+            built = _load(builder.build(name), given).eval()
             built.name = name  # leads a saved classifier back here
             return built
         if name.endswith(RANDOM):  # what a saved classifier calls it
             return _random(name.removesuffix(RANDOM))
-    return _from_path(Path(name), str(name))
+    return _from_path(Path(name), str(name), given)
 
 
-def _from_path(path: Path, name: str) -> Backbone:
-    if path.is_dir():
+def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
+    if path.is_dir() and not is_foreign(path):
         return load_folder(path, name)
     if not path.exists() and path.suffix not in WEIGHTS_SUFFIXES:
         raise _unknown(name)
-    return assemble(read_state(path), name, str(path), stated=read_stated(path))
+    files = find_weights(path)
+    state = bare_names({key: tensor for file in files for key, tensor in read_state(file).items()})
+    stated = read_stated(files[0], state)
+    if stated is None:
+        stated = _known(state)
+    if stated is None and given is not None:
+        stated = of_usual_texts(given, state, str(path))
+    return assemble(state, name, str(path), stated=stated)
 
 
-def _from_module(module: nn.Module) -> Backbone:
-    if type(module).__module__.startswith("open_clip"):
-        return open_clip.convert(module, "open_clip model")
-    return assemble(module.state_dict(), "clip model", "the given module")
+def _known(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """The architecture of the shipped model, if these are its weights: another file of them tells no heads."""
+    config = read_config(SHIPPED)[0]
+    if "visual.proj" not in state or state["visual.proj"].shape != (config.vision_width, config.embed_dim):
+        return None  # without a look at all of them
+    mini = load_folder(SHIPPED, MINI).state_dict()
+    same = state.keys() == mini.keys() and all(torch.equal(state[key].to(own.dtype), own) for key, own in mini.items())
+    return asdict(config) if same else None
 
 
 def _random(name: str | Path | nn.Module) -> Backbone:

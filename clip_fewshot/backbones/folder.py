@@ -15,11 +15,14 @@ from torch import Tensor
 from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
+from clip_fewshot.backbones.stated import CONFIG, OPEN_CLIP_CONFIG
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
 from clip_fewshot.runtime.tensor_file import TensorFile
 
-BACKBONE_WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BACKBONE_WEIGHTS = "model.safetensors"
+# Where Hugging Face and open_clip put weights; behind ".index.json" a list of the files that hold a part of them.
+FOREIGN_WEIGHTS = (BACKBONE_WEIGHTS, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
 SHIPPED = Path(__file__).parent / "mini"
 
@@ -85,6 +88,42 @@ def load_folder(folder: Path, name: str) -> Backbone:
     return assemble(state, name, str(path), config)
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder's config is Hugging Face's or open_clip's; another is taken for one of ours."""
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    ours = not isinstance(config, dict) or "sha256" in config
+    return not ours and ("vision_config" in config or (folder / OPEN_CLIP_CONFIG).is_file())
+
+
+def find_weights(path: Path) -> list[Path]:
+    """The files that hold the weights: ``path`` itself, or those in a folder of another library.
+
+    Raises:
+        ArtifactError: the folder has none, or a list that leads elsewhere.
+    """
+    if not path.is_dir():
+        return [path]
+    for file in (path / name for name in FOREIGN_WEIGHTS):
+        if file.is_file():
+            return [file]
+        index = file.with_name(f"{file.name}.index.json")
+        if index.is_file():
+            return _shards(index)
+    expected, fix = f"one of {', '.join(FOREIGN_WEIGHTS)}", "restore the folder, or name the file"
+    raise ArtifactError(expected=expected, got="none", fix=fix, where=str(path))
+
+
+def _shards(index: Path) -> list[Path]:
+    listed = read_json(index)
+    names = listed.get("weight_map") if isinstance(listed, dict) else None
+    files = sorted({*map(str, names.values())}) if isinstance(names, dict) else []
+    if not files or any(Path(name).name != name for name in files):
+        raise ArtifactError(
+            expected="a list of files in this folder", got=str(files)[:80], fix="restore the folder", where=str(index)
+        )
+    return [index.with_name(name) for name in files]
+
+
 def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     """Architecture and SHA-256 of the weights."""
     path = folder / CONFIG
@@ -102,8 +141,12 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
             fields["vision_layers"] = tuple(fields["vision_layers"])
         return CLIPConfig(**fields), digest
     except (KeyError, TypeError, AttributeError, UsageError) as error:
+        other = isinstance(fields, dict) and fields.get("model_type")  # as Hugging Face's config.json has it
         raise ArtifactError(
-            expected="the architecture of a CLIP model", got=repr(error), fix="restore the folder", where=str(path)
+            expected="the architecture of a CLIP model",
+            got=f"that of {other!r}" if other else repr(error),
+            fix="name the folder of a CLIP model" if other else "restore the folder",
+            where=str(path),
         ) from error
 
 

@@ -16,7 +16,7 @@ DESCRIPTION = (
 )
 EXAMPLES = (
     'photos/ --model ViT-B/32 --template "a photo of the number {}" --class-names names.txt',
-    "photos/ --image holiday.jpg --templates openai",
+    "photos/ --image holiday.jpg --templates openai --model clip-vit-large-patch14/",
 )
 TOP = 5
 

@@ -12,7 +12,10 @@ from clip_fewshot.errors import UsageError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
-MODELS = "official CLIP name, file, saved folder, open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini"
+MODELS = (
+    "official CLIP name, weights file, folder (save_pretrained's too), open_clip:NAME, python:MODULE:FUNCTION (your "
+    "own code) or mini"
+)
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
 HIDDEN = "***"
 AUTO = "auto"  # in the place of a detector's name: all of them, to choose among

@@ -138,7 +138,9 @@ def test_usual_heads_are_no_news(tmp_path: Path) -> None:
     theirs = openai_model(USUAL)
     theirs.load_state_dict(safetensors.torch.load_file(tmp_path / BACKBONE_WEIGHTS))
     torch.testing.assert_close(theirs.encode_image(pixels(USUAL)), usual.encode_image(pixels(USUAL)))
-    assert (tmp_path / BACKBONE_WEIGHTS).read_bytes() == safetensors.torch.save(usual.state_dict())
+    assert (tmp_path / BACKBONE_WEIGHTS).read_bytes() == safetensors.torch.save(usual.state_dict(), {STATED: "{}"})
+    (tmp_path / BACKBONE_WEIGHTS).rename(tmp_path / "alone.safetensors")
+    assert load_backbone(tmp_path / "alone.safetensors", device="cpu").digest == usual.digest
     assert not any(config.warning() for config in ARCHITECTURES.values())
     assert replace(USUAL, activation="gelu").unlike_openai() == {"activation": "gelu"}
 

@@ -55,7 +55,10 @@ def huggingface_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_every_tensor_finds_its_place(tmp_path: Path) -> None:
     backbone = shaken(build_backbone(SMALL["vit"]))
     safetensors.torch.save_file(huggingface_state(backbone.state_dict()), tmp_path / "model.safetensors")
-    assert load_backbone(tmp_path / "model.safetensors", device="cpu").digest == backbone.digest
+    assert (
+        load_backbone(tmp_path / "model.safetensors", device="cpu", activation="quick_gelu", heads=(2, 1)).digest
+        == backbone.digest
+    )
 
 
 def test_openais_keys_pass_through() -> None:
@@ -74,28 +77,40 @@ def test_foreign_and_missing_tensors_are_named() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_real_package_gives_the_same_features(tmp_path: Path) -> None:
-    """Skipped where transformers cannot be imported."""
-    try:
-        from transformers import CLIPConfig, CLIPModel
-    except Exception as error:
-        pytest.skip(f"transformers cannot be imported: {error}")
-    config = SMALL["vit"]
-    sizes = {"intermediate_size": 4 * 128, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
-    text = {"intermediate_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
-    theirs = CLIPModel(
-        CLIPConfig(
-            projection_dim=48,
-            vision_config=sizes | {"image_size": 64, "patch_size": 16},
-            text_config=text | {"vocab_size": 49_408, "eos_token_id": 49_407},
-        )
-    ).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = load_backbone(tmp_path / "model.safetensors", device="cpu")
-    images, tokens = pixels(config), ours.tokenize(["a bee", "two bees and a flower"])
-    output = theirs(input_ids=tokens, pixel_values=images)
-    for mine, other in (
-        (ours.encode_image(images), output.image_embeds),
-        (ours.encode_text(tokens), output.text_embeds),
+@pytest.mark.parametrize("heads", [(2, 1), (8, 1), (4, 2)])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_new"])
+def test_the_real_package_gives_the_same_features(activation: str, heads: tuple[int, int], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"intermediate_size": 4 * 128, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": heads[0]}
+    text = {"intermediate_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": heads[1]}
+    config = transformers.CLIPConfig(
+        projection_dim=48,
+        vision_config=sizes | {"image_size": 64, "patch_size": 16, "hidden_act": activation},
+        text_config=text | {"vocab_size": 49_408, "eos_token_id": 49_407, "hidden_act": activation},
+    )
+    theirs = transformers.CLIPModel(config).eval()
+    theirs.save_pretrained(tmp_path / "whole")
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="1MB")
+    state = {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}
+    torch.save({"epoch": 1, "model": state}, tmp_path / "whole" / "epoch.pt")
+    output = None
+    for source in (
+        theirs,
+        *(tmp_path / name for name in ("whole", "parts", "whole/model.safetensors", "whole/epoch.pt")),
     ):
-        torch.testing.assert_close(mine / mine.norm(dim=1, keepdim=True), other, rtol=0, atol=1e-5)
+        if activation == "gelu_new":
+            with pytest.raises(ArtifactError, match="hidden_act"):
+                load_backbone(source, device="cpu")
+            continue
+        ours = load_backbone(source, device="cpu")
+        images, tokens = pixels(SMALL["vit"]), ours.tokenize(["a bee", "two bees and a flower"])
+        output = output or theirs(input_ids=tokens, pixel_values=images)
+        for mine, other in (
+            (ours.encode_image(images), output.image_embeds),
+            (ours.encode_text(tokens), output.text_embeds),
+        ):
+            torch.testing.assert_close(mine / mine.norm(dim=1, keepdim=True), other, rtol=0, atol=1e-5)
+    theirs.config.vision_config.hidden_act = "quick_gelu" if activation != "quick_gelu" else "gelu"
+    theirs.config.text_config.hidden_act = theirs.config.vision_config.hidden_act
+    with pytest.raises(ArtifactError, match="features that differ"):
+        load_backbone(theirs, device="cpu")  # a config that is not what the modules are

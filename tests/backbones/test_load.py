@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+import clip_fewshot as cf
 from clip_fewshot.backbones import clip, download
+from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.backbones.folder import save_backbone
@@ -87,9 +90,25 @@ def test_files_that_torch_and_safetensors_saved(small: Backbone, tmp_path: Path)
     torch.save({"epoch": 1, "model_state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "epoch.pth")
     safetensors.torch.save_file(state, tmp_path / "some.safetensors")
     for name in ("plain.pt", "epoch.pth", "some.safetensors"):
-        loaded = load_backbone(str(tmp_path / name), device="cpu")
+        loaded = load_backbone(str(tmp_path / name), device="cpu", **openai_heads(small.config))
         assert loaded.digest == small.digest
         assert loaded.name == str(tmp_path / name)
+
+
+def test_a_saved_classifier_finds_weights_that_tell_nothing_by_its_digest(
+    tmp_path: Path, split: cf.OpenWorldSplit
+) -> None:
+    weights, told = tmp_path / "w.pt", openai_heads(SMALL["vit"])
+    torch.save(build_backbone(SMALL["vit"]).state_dict(), weights)
+    for activation in ("quick_gelu", "gelu"):
+        backbone = load_backbone(weights, device="cpu", **told | {"activation": activation})
+        cf.FewShotClassifier(backbone, "linear-probe").fit(split.support).save(tmp_path / activation)
+    assert cf.FewShotClassifier.load(tmp_path / "quick_gelu").backbone.config == SMALL["vit"]
+    with pytest.raises(ArtifactError, match="pass the backbone it was trained on"):
+        cf.FewShotClassifier.load(tmp_path / "gelu")
+    assert cf.FewShotClassifier.load(tmp_path / "gelu", backbone).backbone is backbone
+    (tmp_path / "w.json").write_text('{"activation": "gelu", "vision_heads": 2, "text_heads": 1}')
+    assert cf.FewShotClassifier.load(tmp_path / "gelu").backbone.config.activation == "gelu"
 
 
 def test_official_names_go_through_the_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,6 +144,10 @@ def test_random_weights_come_back_by_the_name_they_are_saved_under() -> None:
         load_backbone("nothing (random weights)", device="cpu")
 
 
+def openai_heads(config: CLIPConfig) -> dict[str, Any]:
+    return {"activation": "quick_gelu", "heads": (config.vision_heads, config.text_heads)}
+
+
 def spoiled(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
     state = build_backbone(SMALL["vit"]).state_dict()
     if tensor is None:
@@ -147,7 +170,7 @@ def test_foreign_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     for state, match in cases:
         torch.save(state, path)
         with pytest.raises(ArtifactError, match=match):
-            load_backbone(path, device="cpu")
+            load_backbone(path, device="cpu", **openai_heads(SMALL["vit"]))
     for content in (b"", b"not weights at all", b"\x80\x02."):
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match="a file with weights"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones import open_clip as ours
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.objects import convert
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 from tests.backbones.conftest import SMALL, openai_model, pixels
@@ -31,7 +32,7 @@ def lookalike(backbone: Backbone) -> nn.Module:
 @torch.no_grad()
 def test_a_model_of_openais_layout_is_converted(small: Backbone) -> None:
     model = lookalike(small).double()
-    converted = ours.convert(model, "look")
+    converted = convert(model, "look")
     assert converted.config == small.config
     assert converted.digest == small.digest
     assert {p.dtype for p in model.parameters()} == {torch.float64}, "the given model was changed"
@@ -43,7 +44,7 @@ def test_plain_gelu_is_recognised() -> None:
     for module in model.modules():
         if hasattr(module, "gelu"):
             module.gelu = nn.GELU()
-    converted = ours.convert(model, "look")
+    converted = convert(model, "look")
     assert converted.config.activation == "gelu"
     images = pixels(SMALL["vit"])
     torch.testing.assert_close(converted.encode_image(images), model.encode_image(images), rtol=0, atol=1e-5)
@@ -58,17 +59,17 @@ def test_variants_that_we_do_not_build_are_refused() -> None:
     model = lookalike(build_backbone(SMALL["vit"]))
     model.get_submodule("visual").ln_pre = nn.Sequential(model.get_submodule("visual.ln_pre"))
     with pytest.raises(ArtifactError, match="2 missing"):
-        ours.convert(model, "look")
+        convert(model, "look")
     model = lookalike(build_backbone(SMALL["vit"]))
     model.get_submodule("visual.transformer.resblocks.0.mlp").gelu = Doubled()
     with pytest.raises(ArtifactError, match="features that differ"):
-        ours.convert(model, "look")
+        convert(model, "look")
     model = lookalike(build_backbone(SMALL["vit"]))
     model.get_submodule("visual").image_mean = (0.5, 0.5, 0.5)
-    with pytest.raises(ArtifactError, match=r"normalised by \(0\.5"):
-        ours.convert(model, "look")
-    with pytest.raises(ArtifactError, match="no attribute 'visual'"):
-        ours.convert(nn.Linear(2, 2), "look")
+    with pytest.raises(ArtifactError, match=r"pictures prepared by .*mean.*0\.5"):
+        convert(model, "look")
+    with pytest.raises(ArtifactError, match="the weights of a CLIP model, got none"):
+        convert(nn.Linear(2, 2), "look")
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,5 +107,37 @@ def test_the_real_package() -> None:
         assert max(image, text) <= 1e-5
     with pytest.raises(UsageError, match="list_pretrained"):
         load_backbone("open_clip:ViT-B-33", device="cpu")
-    with pytest.raises(ArtifactError, match="OpenAI's architecture"):
+    with pytest.raises(ArtifactError, match="the weights of a CLIP model"):
         load_backbone("open_clip:ViT-B-16-SigLIP", device="cpu")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("own_text_tower", [False, True])
+@pytest.mark.parametrize("heads", [(2, 1), (8, 2)])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_real_package_and_its_checkpoints(
+    activation: str, heads: tuple[int, int], own_text_tower: bool, tmp_path: Path
+) -> None:
+    try:
+        from open_clip import model as theirs
+    except Exception as error:
+        pytest.skip(f"open_clip cannot be imported: {error}")
+    vision = {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "head_width": 128 // heads[0]}
+    text = {"context_length": 77, "vocab_size": 49_408, "width": 64, "heads": heads[1], "layers": 2}
+    config = {"embed_dim": 48, "vision_cfg": vision, "text_cfg": text, "quick_gelu": activation == "quick_gelu"}
+    model = (theirs.CustomTextCLIP if own_text_tower else theirs.CLIP)(**config).eval()
+    state = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save({"epoch": 1, "name": "run", "state_dict": state}, tmp_path / "epoch_1.pt")
+    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="activation="):
+        load_backbone(tmp_path / "epoch_1.pt", device="cpu")
+    told = load_backbone(tmp_path / "epoch_1.pt", device="cpu", activation=activation, heads=heads)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    images, tokens = pixels(told.config), told.tokenize(["a bee", "two bees"])
+    for loaded in (
+        told,
+        *(load_backbone(source, device="cpu") for source in (model, tmp_path, tmp_path / "epoch_1.pt")),
+    ):
+        torch.testing.assert_close(loaded.encode_image(images), model.encode_image(images), rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded.encode_text(tokens), model.encode_text(tokens), rtol=0, atol=1e-5)

@@ -45,7 +45,7 @@ def test_official_names_have_openais_shapes(name: str) -> None:
         ours, theirs = Backbone(ARCHITECTURES[name]), openai_model(ARCHITECTURES[name])
     shapes = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     assert shapes == {key: tensor.shape for key, tensor in theirs.state_dict().items()}
-    assert infer_config(ours.state_dict(), name) == ARCHITECTURES[name]
+    assert infer_config(ours.state_dict(), name, {}) == ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)

@@ -26,7 +26,7 @@ def sets(tmp_path: Path) -> list[Path]:
 
 
 def test_a_small_run(command: Command, sets: list[Path]) -> None:
-    before = {constant.name: constant.usual for constant in constants.CONSTANTS}
+    before = [constant.usual for constant in constants.CONSTANTS]
     ended = command("text_prior_constants", *sets, "--shot-counts", 2, "--seeds", 1, "--json")
     assert (ended.code, ended.err) == (0, "")
     assert len(ended.record["rows"]) == 3 * len(before)
@@ -35,7 +35,7 @@ def test_a_small_run(command: Command, sets: list[Path]) -> None:
         assert row["chosen"] in row["tried"]
         if row["chosen"] == row["usual"]:
             assert row["accuracy_change"] == row["loss_change"] == 0
-    assert {constant.name: constant.usual for constant in constants.CONSTANTS} == before
+    assert [constant.usual for constant in constants.CONSTANTS] == before
 
 
 def test_the_others_choose(monkeypatch: pytest.MonkeyPatch) -> None:
