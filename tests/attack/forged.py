@@ -73,8 +73,9 @@ def run(*a, **k):
     raise SystemExit("ran")
 """
 MODULES = ("planted", "http.server", "antigravity", "this", "webbrowser")
-DEADLY = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn", "socket.",
-          "webbrowser.", "urllib.", "pickle.find_class", "ctypes.dlopen")  # fmt: skip
+DEADLY = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn",
+          "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "webbrowser.", "urllib.",
+          "pickle.find_class", "ctypes.dlopen")  # fmt: skip
 
 _heard: list[str] | None = None
 
@@ -185,6 +186,7 @@ def _forge_store(folder: Path, to: Path, draw: np.random.Generator, name: str) -
         return "encoder.name"
     shutil.copytree(scene.store(folder), to)
     with contextlib.closing(sqlite3.connect(to / "store.sqlite3")) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
         asked = "SELECT number, meta FROM revision WHERE length(meta) > 20 ORDER BY number DESC"
         number, meta = database.execute(asked).fetchone()
         value = json.loads(meta)
