@@ -15,7 +15,7 @@ from clip_fewshot.config import TextOptions, check_fractions, count_or_names, op
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
 set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
-OF_SAVED, SAVED = ("fresh", "discover", "split_seed", "trust"), {"group": "with --saved"}
+OF_SAVED, SAVED = ("fresh", "discover", "split_seed"), {"group": "with --saved"}
 OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "template", "templates")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 
