@@ -153,6 +153,7 @@ MODULES = (
     "corrupted",
     "kills",
     "forged",
+    "pickled",
     "traversal",
     "pages",
     "outputs",
