@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import time
 import traceback
 import warnings
@@ -113,11 +114,18 @@ def _work(strike: Any, folder: Path, seed: int, numbers: range, results: Path, e
     for number in numbers:
         if time.monotonic() > end:
             return
+        before = _cpu()
         try:
             outcome = strike(folder, np.random.default_rng([seed, number]), number)
         except Exception as error:  # an oracle that cannot judge is a fault as well
             outcome = Outcome(False, f"harness {type(error).__name__}", traceback.format_exc()[-800:])
-        _append(results, number, outcome)
+        _append(results, number, outcome, _cpu() - before)
+
+
+def _cpu() -> float:
+    """Processor seconds of this process and of those that it waited for."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _write_to(file: Path) -> None:
@@ -126,9 +134,9 @@ def _write_to(file: Path) -> None:
         os.dup2(handle, stream)
 
 
-def _append(results: Path, number: int, outcome: Outcome) -> None:
+def _append(results: Path, number: int, outcome: Outcome, cpu: float = 0.0) -> None:
     with results.open("a") as file:
-        file.write(json.dumps({"number": number, **outcome._asdict()}) + "\n")
+        file.write(json.dumps({"number": number, **outcome._asdict(), "cpu": round(cpu, 3)}) + "\n")
 
 
 def shuffled(items: Iterable[T]) -> list[T]:
