@@ -15,6 +15,7 @@ from .data.collect import read_images as read_images
 from .data.dataset import ImageDataset as ImageDataset
 from .data.formats import FORMATS as FORMATS
 from .data.pairs.loader import LoaderSource as LoaderSource
+from .data.picture_paths import picture_paths as picture_paths
 from .data.read import read_dataset as read_dataset
 from .data.sampling import OpenWorldSplit as OpenWorldSplit
 from .data.sampling import draw_support as draw_support

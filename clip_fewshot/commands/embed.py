@@ -30,7 +30,8 @@ class Options(PicturesOptions, TextOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        refuse_idle(self, () if self.labels else ("class_names", "template", "templates"), "with --labels")
+        idle = () if self.labels else ("class_names", "classes_at", "template", "templates")
+        refuse_idle(self, idle, "with --labels")
         refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
@@ -48,20 +49,20 @@ def main(options: Options) -> int:
 
 def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     """Write the pictures that the source names; how many, and those that could not be read."""
-    from clip_fewshot.data.picture_paths import picture_paths
+    from clip_fewshot.data.picture_paths import list_pictures
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
 
-    reading = {name: value for name, value in options.reading().items() if name not in ("test", "class_names")}
-    sides = [options.data, *filter(None, [options.test])]
-    paths = tuple(dict.fromkeys(path for side in sides for path in picture_paths(side, **reading)))
+    reading = {name: value for name, value in options.reading().items() if name in ("root", "columns", "format")}
+    sides = [list_pictures(side, **reading) for side in (options.data, options.test) if side is not None]
+    opening.warn(note for _, notes in sides for note in notes)
+    paths = tuple(dict.fromkeys(path for found, _ in sides for path in found))
     if options.spark:
         from clip_fewshot.contrastive.distributed.spark import embed_on_spark
 
         embed_on_spark(paths, options.model_name, out, options.device)
         left_out = find_skipped(paths, out)
     else:
-        backbone = opening.open_model(options.model_name, None, options.device)
-        left_out = write_features(out, embed_files(backbone, paths))
+        left_out = write_features(out, embed_files(opening.open_model(options.model_name, None, options.device), paths))
     return len(paths) - len(left_out), left_out
 
 
@@ -71,8 +72,9 @@ def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     from clip_fewshot.features.labelled_table import write_labelled
     from clip_fewshot.few_shot.objectives import read_class_texts
 
-    pictures = read_dataset(options.data, **options.reading())
+    pictures, templates = read_dataset(options.data, **options.reading()), opening.open_templates(options, ())
     pictures.required_labels()
+    opening.warn(pictures.warnings)
     backbone = opening.open_model(options.model_name, None, options.device)
-    texts = read_class_texts(backbone, pictures.label_space.names, opening.open_templates(options, ()))
+    texts = read_class_texts(backbone, pictures.label_space.names, templates)
     return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)

@@ -33,10 +33,10 @@ def main(options: Options) -> int:
     config = resume_config(config)
     out = choose_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
-    unlabelled = results.get("unlabelled", {"said": ()})
+    unlabelled = results.get("unlabelled", {"said": (), "warnings": ()})
     for said in unlabelled["said"][:1]:
         print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)
-    for warning in results["warnings"]:
+    for warning in (*results["warnings"], *unlabelled["warnings"]):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
@@ -58,7 +59,9 @@ def main(options: Options) -> int:
     with show_progress() as progress:
         for data in options.sets:
             configs = [write_out_templates(options.config(data, n)) for n in counts]
-            found[Path(data).name] = collect_curves([run(config, progress) for config in configs])
+            runs = [run(config, progress) for config in configs]
+            found[Path(data).name] = collect_curves(runs)
+            opening.warn(dict.fromkeys(sentence for results in runs for sentence in results["warnings"]))
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
     table, plot = (Path(options.out or CURVES_OUT) / name for name in ("shots.json", "shots.svg"))
     write_json(table, record | {"data": found})
@@ -74,5 +77,4 @@ def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Map
     from clip_fewshot.protocol.shot_curves import read_finished
 
     place = f"{Path(config.data.data).name} at {config.data.shots}: "
-    finished = read_finished(config)
-    return finished or run_few_shot(config, lambda stage, *done: progress(place + stage, *done), command_line())
+    return read_finished(config) or run_few_shot(config, lambda at, *done: progress(place + at, *done), command_line())

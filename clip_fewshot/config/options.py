@@ -83,7 +83,7 @@ class ReadingOptions:
     """How pictures on disk are read.
 
     Raises:
-        UsageError: a column without a role.
+        UsageError: a column without a role, an empty name.
     """
 
     root: str | None = option(
@@ -106,11 +106,20 @@ class ReadingOptions:
         metavar="ROLE=COLUMN,...",
     )
     format: str | None = option(
-        None, "how to read DATA: folder, list, csv and others, python:MODULE:NAME (default: recognised)", group="data"
+        None,
+        "how to read DATA: folder, leaves, unlabelled, list, csv and others, python:MODULE:NAME (default: recognised)",
+        group="data",
     )
 
     class_names: str | None = option(
         None, "file: other names of the classes, one a line in order, or label,name", metavar="FILE", group="data"
+    )
+
+    classes_at: int | None = option(
+        None,
+        "depth of the folders that are the classes, 1 right in DATA (default: where the tree shows it)",
+        metavar="DEPTH",
+        group="data",
     )
 
     def reading(self) -> dict[str, Any]:
@@ -121,7 +130,9 @@ class ReadingOptions:
                 fix = "write image=COLUMN,label=COLUMN"
                 raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
         columns = {role.strip(): column.strip() for role, _, column in pairs}
-        same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names")}
+        same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names", "classes_at")}
+        for name in (name for name, value in same.items() if value == ""):
+            raise UsageError(expected="a name", got="an empty one", fix="leave it out", where=f"`{name}`")
         return same | {"columns": columns or None}
 
 

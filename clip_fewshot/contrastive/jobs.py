@@ -118,7 +118,7 @@ class Pretraining(TrainingJob, TextOptions):
         if self.steps is not None and self.passes is not None:
             fix = "leave one of them out"
             raise UsageError(expected="`steps` or `passes`", got="both", fix=fix, where="`steps`")
-        if self.labelled is None and (self.template or self.templates or self.class_names):
+        if self.labelled is None and (self.template or self.templates or self.class_names is not None):
             fix = "name some (`labelled`), or leave `template`, `templates` and `class_names` out"
             raise UsageError(expected="pictures with classes", got="captions alone", fix=fix, where="`template`")
         check_range(self, "passes", "steps", "threads", "save_every")

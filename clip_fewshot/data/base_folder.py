@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from itertools import islice, takewhile
+from pathlib import Path, PurePosixPath
 
 from clip_fewshot.data.names import SUFFIXES, escape, list_first, sort_key
 from clip_fewshot.errors import DataError
 
 PROBED_PATHS = 50  # paths looked for in every folder; in those that have them all, the others too
 MOST_FOLDERS = 500  # looked at in one step of the search
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "jpgs", "jpg")  # no class is called so
 # Folders beside that of a list, as in meta/train.txt and images/; any other may be another set.
-CONTAINERS = ("images", "image", "imgs", "img", "jpegimages", "jpgs", "jpg", "pictures", "photos")
+CONTAINERS = (*IMAGE_FOLDERS, "pictures", "photos")
 
 
 class BaseFolder:
     """A folder, and what paths mean that start from it.
 
-    A path is the file of that name; else the one that it names with slashes for backslashes; else, of an id without
-    extension, the one picture of that stem.
+    A path is the file of that name; else the one that it names with slashes for backslashes; else the picture whose
+    extension has other capitals; else, of an id without extension, the one picture of that stem.
+
+    Args:
+        dropped: folders at the beginning of each path that are not here.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dropped: int = 0) -> None:
+        self.folder, self.dropped = folder, dropped
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
@@ -35,12 +41,16 @@ class BaseFolder:
     def spellings(self, path: str) -> list[str]:
         """The files that ``path`` may mean."""
         ways = dict.fromkeys((path, path.replace("\\", "/"), path.lstrip("/\\")))  # Places: /a/airfield/0.jpg
+        if self.dropped:
+            ways = {"/".join(_parts(path)[self.dropped :]): None}
         for way in ways:
             if way and _exists(place := os.path.join(self.folder, way)):
                 return [os.path.normpath(place)]
         for way in ways:
             folder, stem = os.path.split(os.path.join(self.folder, way))
-            if stem and (names := self._pictures(folder).get(stem)):
+            there = self._pictures(folder)
+            same = [name for name in there.get(os.path.splitext(stem)[0], ()) if name.casefold() == stem.casefold()]
+            if stem and (names := same or there.get(stem)):
                 return [os.path.normpath(os.path.join(folder, name)) for name in names]
         return []
 
@@ -71,8 +81,8 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
         root: taken as it is.
 
     Raises:
-        DataError: two folders have all the files, or ``root`` is none. Where none has them all, the one with most is
-            returned, and the caller names what is missing.
+        DataError: two folders have all the files and neither is that of ``source``, or ``root`` is none. Where none has
+            them all, the one with most is returned, and the caller names what is missing.
     """
     if root is not None:
         if not root.is_dir():
@@ -85,13 +95,34 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
         full = [base for base, n in zip(bases, counts, strict=True) if n == len(relative[:PROBED_PATHS])]
         whole = _distinct([base for base in full if all(base.find(path) for path in relative)], relative)
         if whole:
-            _refuse_two(whole, source)
+            _refuse_two(whole if whole[0].folder != source.parent else [], source)  # a list's own folder comes first
             found, own = (os.path.join(os.path.realpath(f), "") for f in (whole[0].folder, source.parent))
             note = f"the paths in {escape(source.name)} start from {escape(whole[0].folder)}"
             return whole[0], [] if found.startswith(own) else [note]
         if any(counts):
             return bases[counts.index(max(counts))], []
-    return BaseFolder(source.parent), []
+    return _find_moved(source, relative) or (BaseFolder(source.parent), [])
+
+
+def _find_moved(source: Path, paths: Sequence[str]) -> tuple[BaseFolder, list[str]] | None:
+    """Where absolute paths of another machine lie here: all files are found behind as few dropped folders as can be."""
+    if not paths or not all(path[:1] == "/" or re.match(r"[A-Za-z]:[\\/]", path) for path in paths):
+        return None
+    levels = zip(*(_parts(path)[:-1] for path in paths), strict=False)
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+    folders = [folder for step in islice(_steps(source.parent), 2) for folder in step]
+    for dropped in range(1, len(shared) + 1):
+        bases = [BaseFolder(folder, dropped) for folder in folders]
+        whole = _distinct([base for base in bases if all(base.find(path) for path in paths)], paths)
+        if whole:
+            _refuse_two(whole, source)
+            gone = escape("/".join(shared[:dropped]).replace("//", "/"))
+            return whole[0], [f"paths below {gone}, which is not here, are read below {escape(whole[0].folder)}"]
+    return None
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePosixPath(path.replace("\\", "/")).parts
 
 
 def count_files(source: Path, paths: Sequence[str], root: Path | None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import check_class_name, escape, list_first
+from clip_fewshot.data.names import check_class_name, escape, list_first, refuse_names
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.types import LabelSpace
@@ -41,9 +41,11 @@ def rename_classes(dataset: ImageDataset, names: ClassNames) -> ImageDataset:
         _refuse(f"a name for each of {len(labels)} classes", f"none for {list_first(map(escape, lacking))}\n", where)
     try:
         chosen = tuple(check_class_name(by_label[label].strip(), ()) for label in labels)
-        return replace(dataset, label_space=LabelSpace(chosen, dataset.label_space.former or labels))
+        renamed = replace(dataset, label_space=LabelSpace(chosen, dataset.label_space.former or labels))
     except UsageError as error:
         raise DataError(expected=error.expected, got=error.got, fix=error.fix, where=where) from error
+    refuse_names(chosen, where)
+    return renamed
 
 
 def _in_order(names: Sequence[str], labels: Sequence[str], where: str) -> Mapping[str, str]:

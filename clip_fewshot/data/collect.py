@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
-from clip_fewshot.data.folder import walk
-from clip_fewshot.data.image import pixel_digest, read_regular
-from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.decode import upright_rgb
+from clip_fewshot.data.folder import Tree, list_passed, walk
+from clip_fewshot.data.image import pixel_digest
+from clip_fewshot.data.names import escape, list_first, refuse_names
+from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.sampling import SealedSet
-from clip_fewshot.data.verify import check_pictures
+from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
@@ -36,6 +39,7 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             raise UsageError(
                 expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
             )
+        refuse_names(images.label_space.names, images.name)
         return images
     if isinstance(images, str | Path):
         raise UsageError(
@@ -44,9 +48,12 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             fix="use read_dataset(path) or [path]",
             where="images",
         )
-    pictures = tuple(image if isinstance(image, Image.Image) else Path(image) for image in images)
-    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(pictures))
+    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(images))
+    pictures = tuple(
+        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(images, names, strict=True)
+    )
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
+    refuse_names(space.names, "labels")
     return ImageDataset(
         name="given pictures",
         images=pictures,
@@ -84,7 +91,8 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         places: picture files, and folders of which every picture is taken, at whatever depth.
 
     Returns:
-        What could be read; ``skipped`` lists the rest by reason, files that are not there among them.
+        What could be read; ``skipped`` lists the rest by reason, files that are not there among them, and ``warnings``
+        counts what is no picture.
 
     Raises:
         DataError: nothing can be read, or a folder cannot be listed.
@@ -96,7 +104,10 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
-    pictures = keep_readable(path for place in places for path in _pictures(Path(place)))
+    trees = {place: walk(place) for place in map(Path, places) if place.is_dir()}
+    pictures = keep_readable(path for place in map(Path, places) for path in _pictures(place, trees))
+    passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
+    pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))
     if not len(pictures):
         lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{list_first(lines)}\n" if lines else "folders without pictures"
@@ -130,8 +141,9 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
         partition=("",) * len(kept),
         digests=tuple(checked[path].digest for path in kept),
         skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        warnings=tuple(list_decisions({path: checked[path] for path in kept})),
     )
 
 
-def _pictures(place: Path) -> list[Path]:
-    return [place / path for path in walk(place).pictures] if place.is_dir() else [place]
+def _pictures(place: Path, trees: Mapping[Path, Tree]) -> list[Path]:
+    return [place / path for path in trees[place].pictures] if place in trees else [place]

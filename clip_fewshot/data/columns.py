@@ -27,6 +27,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "caption": ("caption", "title", "text", "captions", "sentence", "description", "prompt", "comment", "rawcaption"),
     "split": ("split", "partition", "set", "subset", "dataset", "phase", "part"),
 }
+MEASURES = ("width", "height", "size", "bytes")  # of pictures, and no classes
 EITHER = "name"  # a class where its values repeat and no other column has one, else a text
 NEARLY = 0.2  # share of rows that may contradict the others and still be taken for mistakes
 PROBED_ROWS = 200  # rows looked at to choose among columns
@@ -98,7 +99,7 @@ def choose_columns(
         raise _unknown(table, chosen)
     for role, number in chosen.items():
         _refuse_twice(table, role, number)
-    return chosen, notes
+    return chosen, [*notes, *([] if "split" in chosen else _note_parts(table.names))]
 
 
 def _is_role(role: str) -> bool:
@@ -185,14 +186,23 @@ def _choose_texts(table: Table, chosen: dict[str, int], notes: list[str]) -> Non
         chosen["label"] = either
     elif either is not None and "caption" not in chosen:
         chosen["caption"] = either
-    elif len(others) == 1 and not chosen.keys() & {"label", "caption"} and _repeats(table, others[0]):
+    elif len(others) == 1 and not chosen.keys() & {"label", "caption"} and _repeats(table, others[0], 2):
         chosen["label"] = others[0]
         notes.append(f"column {escape(table.names[others[0]])!r} is read as the label")
 
 
-def _repeats(table: Table, number: int) -> bool:
+def _note_parts(names: Sequence[str]) -> list[str]:
+    """A note on columns that are not read though they may divide the pictures, as is_train."""
+    hints = [name for name in names if {*re.split(r"[\W_]+", name.casefold())} & {*PARTITIONS, "fold"}]
+    return [
+        f"column {escape(name)!r} is not read; if it says which pictures are test, name it as split" for name in hints
+    ]
+
+
+def _repeats(table: Table, number: int, least: int = 1) -> bool:
+    """Whether each value stands there twice on average, and there are ``least`` of them."""
     cells = table.column(number)
-    return 2 * len(set(cells)) <= len(cells)
+    return least <= len(set(cells)) <= len(cells) / 2 and squash(table.names[number]) not in MEASURES
 
 
 def _note(table: Table, role: str, number: int, free: Sequence[int]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from clip_fewshot.data.colour import to_rgb
-from clip_fewshot.data.image import decode, read_regular
+from clip_fewshot.data.decode import decoding, upright_rgb
 from clip_fewshot.data.names import escape
+from clip_fewshot.data.picture_files import reading
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 
 class SkippedImage(NamedTuple):
-    """A picture that was left out, and why. ``reason`` is a code of :mod:`clip_fewshot.data.image`."""
+    """A picture that was left out, and why; ``reason`` as of :class:`~clip_fewshot.data.picture_kinds.ImageError`."""
 
     path: str
     reason: str
@@ -84,7 +85,7 @@ class ImageDataset:
         if self.labels is None:
             raise DataError(
                 expected="labelled images",
-                got="captions or nothing",
+                got="; ".join(["captions or nothing", *self.warnings]),
                 fix="use a source with a class per image",
                 where=self.name,
             )
@@ -124,18 +125,26 @@ class ImageDataset:
             ImageError: it cannot be decoded.
             DataError: the file is no longer the one that was read: splits and duplicate checks would be void.
         """
+        with self.opened(i) as picture:
+            return picture
+
+    @contextmanager
+    def opened(self, i: int) -> Iterator[Image.Image]:
+        """The same; inside the block the picture counts in the memory that threads share."""
         image = self.images[i]
         if isinstance(image, Image.Image):
-            return to_rgb(image).copy()
-        data = read_regular(image)
-        if hash_bytes(data) != self.digests[i]:
-            raise DataError(
-                expected="the file as it was first read",
-                got="other content",
-                fix="read the data again",
-                where=escape(image),
-            )
-        return decode(data, image).image
+            yield upright_rgb(image, self.names[i]).copy()
+            return
+        with reading(image) as data:
+            if hash_bytes(data) != self.digests[i]:
+                raise DataError(
+                    expected="the file as it was first read",
+                    got="other content",
+                    fix="read the data again",
+                    where=escape(image),
+                )
+            with decoding(data, image) as decoded:
+                yield decoded.image
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of what is in the set, whatever the files are called and wherever they lie."""

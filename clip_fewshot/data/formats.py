@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.caption_files import measure_shared_stems, read_pairs
+from clip_fewshot.data.class_folders import find_labels, read_folder, read_leaves, read_unlabelled
 from clip_fewshot.data.coop import is_coop, read_coop
 from clip_fewshot.data.coop_draws import DRAW, read_draw
-from clip_fewshot.data.folder import Tree, read_folder, read_leaves, walk
+from clip_fewshot.data.folder import Tree, walk
 from clip_fewshot.data.hugging_face import parquet_paths, read_parquet
 from clip_fewshot.data.json_labels import LINES, parse_json, read_json_labels
 from clip_fewshot.data.listing import Listing
@@ -27,6 +28,7 @@ from clip_fewshot.data.parquet import PARQUET
 from clip_fewshot.data.shards import SUFFIX, is_pattern, read_shards, shard_paths
 from clip_fewshot.data.split_tables import list_split_tables, read_split_tables
 from clip_fewshot.data.tables import is_table, read_csv
+from clip_fewshot.data.tree_tables import find_tables, refuse_contradicted, refuse_unread
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.parts import find_part
 
@@ -41,7 +43,7 @@ class Format:
         read: source -> :class:`Listing`. Its entries stand in an order that depends on the content alone; all have
             labels, or captions, or none; what cannot be used is refused with DataError, every offender named.
         folders, files: which of them it reads.
-        takes: of the options ``root`` and ``columns`` of ``read_dataset`` those that ``read`` has too.
+        takes: of the options ``root``, ``columns`` and ``classes_at`` of ``read_dataset`` those that ``read`` has too.
     """
 
     read: Callable[..., Listing]
@@ -51,7 +53,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "folder": Format(read_folder, folders=True),
+    "folder": Format(read_folder, folders=True, takes=("classes_at",)),
     "leaves": Format(read_leaves, folders=True),
     "metadata": Format(read_split_tables, folders=True, takes=("columns",)),
     "pairs": Format(read_pairs, folders=True),
@@ -64,18 +66,18 @@ FORMATS: dict[str, Format] = {
     "captions": Format(read_captions, files=True, takes=("root",)),
     "shards": Format(read_shards, folders=True, files=True),
     "parquet": Format(read_parquet, folders=True, files=True, takes=("columns",)),
+    "unlabelled": Format(read_unlabelled, folders=True),
 }
 BY_SUFFIX = {".csv": "csv", ".tsv": "csv", SUFFIX: "shards", DRAW: "draw", PARQUET: "parquet"}
 BY_SUFFIX |= dict.fromkeys(LINES, "json")
 TEXT_SUFFIXES = (".txt", ".lst", ".list", "")
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
 
 def list_source(source: Path, format: str | Format | None, **options: Any) -> Listing:
     """The files of ``source``, read as ``format`` or as what it looks like.
 
     Args:
-        options: ``root`` and ``columns``, of formats that take them; None where they are not given.
+        options: ``root``, ``columns`` and ``classes_at``, of formats that take them; None where they are not given.
 
     Raises:
         UsageError: an unknown format, or an option that it does not take. DataError: a source that it does not read,
@@ -84,6 +86,8 @@ def list_source(source: Path, format: str | Format | None, **options: Any) -> Li
     if not source.exists() and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
         raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=escape(source))
+    if format is None and options.get("classes_at") is not None and source.is_dir():
+        format = "folder"
     given = recognise(source) if format is None else format
     found: object = find_part("formats", given, FORMATS) if isinstance(given, str) else given
     name = given if isinstance(given, str) else getattr(getattr(given, "read", None), "__name__", "")
@@ -95,10 +99,12 @@ def list_source(source: Path, format: str | Format | None, **options: Any) -> Li
         raise DataError(
             expected=f"what format {name!r} reads", got=kind, fix="choose another format or path", where=escape(source)
         )
-    given_options = {option: value for option, value in options.items() if value}
+    given_options = {option: value for option, value in options.items() if value is not None and value != {}}
     for option in given_options.keys() - set(found.takes):
-        fix = "leave it out, or name the list or table of these pictures"
-        raise UsageError(expected="a list or table", got=f"the format {name!r}", fix=fix, where=f"`{option}`")
+        expected, fix = "a list or table", "leave it out, or name the list or table of these pictures"
+        if option == "classes_at":
+            expected, fix = "a folder of folders", "leave it out, or name the folder itself"
+        raise UsageError(expected=expected, got=f"the format {name!r}", fix=fix, where=f"`{option}`")
     return found.read(source, **given_options)
 
 
@@ -127,7 +133,8 @@ def _recognise_text(source: Path) -> str:
 
 
 def _recognise_tree(tree: Tree) -> str:
-    if list_split_tables(tree.root):
+    own = list_split_tables(tree.root)
+    if any(path.suffix == ".jsonl" or is_table(path) for path in own):
         return "metadata"
     if measure_shared_stems(tree.pictures, tree.texts) >= 0.5:
         return "pairs"
@@ -135,12 +142,24 @@ def _recognise_tree(tree: Tree) -> str:
         return "shards"
     if not tree.pictures and parquet_paths(tree.root):
         return "parquet"
-    classes = {path.parts[0] for path in tree.pictures if len(path.parts) > 1}
-    tables = sorted(path.name for path in tree.root.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES)
-    if tables and len(classes) < 2:
-        got = f"one folder of pictures beside {escape(tables[0])}"
-        fix = f"pass {escape(tree.root / tables[0])}, or format='folder' if the folder's name is the class"
-        raise DataError(
-            expected="a folder per class, or a file that lists the pictures", got=got, fix=fix, where=escape(tree.root)
-        )
+    if not tree.pictures:
+        return "folder"
+    tables = find_tables(tree)
+    labels = _find_labels(tree, tables)
+    if len({*labels.values()}) < 2:
+        if own:
+            return "metadata"
+        refuse_unread(tree, tables)
+        return "unlabelled"
+    refuse_contradicted(tree, tables, labels)
     return "folder"
+
+
+def _find_labels(tree: Tree, tables: list[Path]) -> dict[Path, str]:
+    try:
+        return find_labels(tree)
+    except DataError as error:
+        if not tables:
+            raise
+        fix = f"pass {escape(tree.root / tables[0])}, or {error.fix}"
+        raise DataError(expected=error.expected, got=error.got, fix=fix, where=error.where) from error

@@ -7,7 +7,6 @@ numbers. A folder of ``train-00000-of-00001.parquet``, ``test-....parquet`` is d
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.columns import list_candidates
-from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.folder import count_beside, list_passed, walk
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
+from clip_fewshot.data.names import escape
 from clip_fewshot.data.parquet import PARQUET, explain_damage, import_pyarrow, read_rows
 from clip_fewshot.errors import DataError, UsageError
 
@@ -37,8 +37,7 @@ class _Columns:
 
 def parquet_paths(folder: Path) -> list[Path]:
     """The Parquet files below a folder, hidden ones left out."""
-    found = (path for path in folder.rglob(f"*{PARQUET}") if path.is_file())
-    return sorted((p for p in found if not any(x[0] == "." for x in p.relative_to(folder).parts)), key=sort_key)
+    return [folder / path for path in walk(folder).others if path.suffix.lower() == PARQUET]
 
 
 def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> Listing:
@@ -60,7 +59,7 @@ def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> List
     unlabelled, names, sides = Counter[str](), dict[str, None](), set[str]()
     for file in files:
         chosen = _choose(file, columns or {})
-        side = _part_of(file, source)
+        side = part_of(file.stem, file.parent.name if source in file.parent.parents else "")
         sides.add(side)
         names |= dict.fromkeys(chosen.class_names or ())
         for row, label, texts in _rows(file, chosen):
@@ -76,21 +75,12 @@ def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> List
                 problems.append(f"{escape(name)}: no text, or one of more than {LONGEST_TEXT:,} characters")
     refuse_any(problems, "rows with a picture and what it shows", "correct them", source)
     refuse_any([] if entries else ["no row at all"], "rows with pictures", "check the files", source)
+    notes += list_passed(count_beside(source, PARQUET))
     notes += [f"{n:,} rows of {escape(name)} have no class and were left out" for name, n in unlabelled.items()]
     notes += [VALIDATION_JOINED] if sides & {*VALIDATION} else []
     present = {entry.label for entry in entries}
     class_names = tuple(name for name in names if name in present) or None
     return Listing(source, tuple(entries), class_names, tuple(notes))
-
-
-def _part_of(file: Path, source: Path) -> str:
-    """The part that the name of a shard begins with, else that of its folder; or nothing."""
-    folder = file.parent.name if file.parent != source else ""
-    for name in (file.stem, folder):
-        word = re.match(r"[a-z]*", name.casefold())
-        if word is not None and word[0] in PARTITIONS:
-            return word[0]
-    return ""
 
 
 def _rows(file: Path, chosen: _Columns) -> Iterator[tuple[int, str | None, list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,20 @@ PARTITIONS = {
     "val": "train",
     "valid": "train",
     "validation": "train",
+    "dev": "train",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
-VALIDATION = ("val", "valid", "validation")
+VALIDATION = ("val", "valid", "validation", "dev")
 VALIDATION_JOINED = "the source's validation images joined the training side: validation comes out of the K shots"
+
+
+def part_of(*names: str) -> str:
+    """The part that the name of a shard begins with, else that of its folder; or nothing."""
+    words = (re.match(r"[a-z]*", name.casefold()) for name in names)
+    return next((word[0] for word in words if word is not None and word[0] in PARTITIONS), "")
 
 
 class Entry(NamedTuple):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from clip_fewshot.data.listing import PARTITIONS, Listing
+from clip_fewshot.data.listing import Listing
 from clip_fewshot.data.manifest import ManifestRow, resolve
 from clip_fewshot.data.names import SUFFIXES, escape
 from clip_fewshot.data.text_files import read_text
+from clip_fewshot.data.tree_form import find_form
 from clip_fewshot.errors import DataError
 
+CELLS = re.compile(rf"({'|'.join(map(re.escape, sorted(SUFFIXES)))})\"?[,;|]")  # a picture, and another cell
 SENTENCE = 3  # words; few class names have as many
 LONGEST_LINE = 100_000  # characters; longer ones come from files that are no text
 
@@ -37,6 +38,9 @@ def read_captions(source: Path, root: Path | None = None) -> Listing:
 def list_paths(source: Path) -> list[str]:
     """The paths of a list, with labels or captions behind them or without."""
     bare = _are_bare(source)
+    if any(CELLS.search(line.casefold()) for _, line in _lines(source)):
+        fix = "begin it with a header such as image,label"
+        raise DataError(expected="a path a line", got="cells of a table", fix=fix, where=escape(source))
     return [_path_of(line.strip(), bare) for _, line in _lines(source)]
 
 
@@ -62,18 +66,17 @@ def _is_bare(line: str) -> bool:
 
 def _read_bare(source: Path, root: Path | None) -> Listing:
     rows, problems = _parsed(source, lambda where, line: ManifestRow(where, _unquoted(line.strip())))
-    folders = [PurePosixPath(row.path.replace("\\", "/")).parts[:-1] for row in rows]
-    if len(set(folders)) < 2 or () in folders:  # one folder of pictures names no classes
+    ways = [PurePosixPath(row.path.replace("\\", "/")).parts[:-1] for row in rows]
+    form = find_form(ways, source, innermost=True)
+    labels = [form.label(way) for way in ways]
+    if len(set(labels)) < 2 or None in labels:  # one folder of pictures names no classes
         problems += [f"{row.where}: no 'path label' in {escape(row.path[:80])!r}" for row in rows]
-    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
-    labelled = [_by_folder(row, parts[shared:]) for row, parts in zip(rows, folders, strict=True)]
+    labelled = [
+        row._replace(label=label or "-", partition=form.side(way))
+        for row, way, label in zip(rows, ways, labels, strict=True)
+    ]
     note = f"no line of {escape(source.name)} has a label: the folder of each picture is its class"
-    return resolve(source, labelled, problems, warnings=[note], root=root)
-
-
-def _by_folder(row: ManifestRow, folders: Sequence[str]) -> ManifestRow:
-    side = PARTITIONS.get(folders[0].lower(), "") if len(folders) > 1 else ""
-    return row._replace(label="/".join(folders[1:] if side else folders), partition=side)
+    return resolve(source, labelled, problems, warnings=[note, *form.notes, *form.joined()], root=root)
 
 
 def refuse_parts(source: Path) -> None:
@@ -131,6 +134,8 @@ def _fields(line: str) -> tuple[str, str]:
     if len(by_tab) == 2:
         return _unquoted(by_tab[0].strip()), _unquoted(by_tab[1].strip())
     match = re.fullmatch(r"\s*(?P<path>.*\S)\s+(?P<label>\"(?:[^\"]|\"\")*\"|[^\s\"]+)\s*", line)
+    if match is not None and re.fullmatch(r"[\d.]+(,[\d.]+){3,}", match["label"]):
+        raise ValueError(f"a box and no class in {escape(line[:80])!r}")
     if match is None or len(by_tab) > 2:
         raise ValueError(f"no 'path label' in {escape(line[:80])!r}")
     return _unquoted(match["path"]), _unquoted(match["label"])

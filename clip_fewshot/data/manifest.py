@@ -42,6 +42,7 @@ def resolve(
     inside = tuple(os.path.join(os.path.realpath(folder), "") for folder in (base.folder, source.parent))
     entries: list[Entry] = []
     first: dict[tuple[str, str | None], ManifestRow] = {}
+    repeated: list[str] = []
     for row in rows:
         problem = _problem(row, base, inside)
         if problem is None:
@@ -51,10 +52,12 @@ def resolve(
                 entries.append(Entry(Path(path), row.path, row.label, row.caption, row.partition, row.where))
                 continue
             if earlier.label == row.label and earlier.partition == row.partition:
-                notes.append(f"{row.where} repeats {earlier.where} and was passed over")
+                repeated.append(f"{row.where} repeats {earlier.where}")
                 continue
             problem = f"{escape(row.path)} stands in {earlier.where} already, with another label or part"
         found.append(f"{row.where}: {problem}")
+    if repeated:
+        notes.append(f"passed over {len(repeated)} rows that stand there already, the first: {repeated[0]}")
     fix = f"correct them, or name the folder that the paths start from (`root`); looked in {escape(base.folder)}"
     missing = any(": no file " in problem for problem in found)
     refuse_any(found, "rows that name a picture and what it shows", fix if missing else "correct them", source)

@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import re
+import string
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.errors import DataError, UsageError
 
 SUFFIXES_OF = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "GIF": (".gif",),
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "NETPBM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "DDS": (".dds",),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "SUN": (".ras",),
+    "PCX": (".pcx",),
+    "TGA": (".tga",),
 }
 SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+# Pictures that are not read: listed as unreadable and not passed over like a text file lying about. Beside them the
+# Python package that reads them.
+READERS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    **dict.fromkeys((".jxl",), "pillow-jxl-plugin"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2"), "rawpy"),
+    **dict.fromkeys((".raf", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".kdc", ".dcr", ".mrw"), "rawpy"),
+    **dict.fromkeys((".svg", ".svgz"), "cairosvg"),
+    **dict.fromkeys((".dcm", ".dicom"), "pydicom"),
+    **dict.fromkeys((".fits", ".fit", ".fts"), "astropy"),
+    **dict.fromkeys((".exr", ".hdr", ".pam"), "opencv-python"),
+    **dict.fromkeys((".jxr", ".wdp", ".hdp"), "imagecodecs"),
+    **dict.fromkeys((".psb",), "psd-tools"),
+    **dict.fromkeys(
+        (".ico", ".cur", ".icns", ".xbm", ".xpm", ".fli", ".flc", ".dcx", ".pcd", ".eps", ".wmf", ".emf"), "Pillow"
+    ),
+}
+# What NAS boxes, operating systems and editors put beside pictures, in lower case; names with a dot in front too.
+SYSTEM_NAMES = frozenset(
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "__pycache__", "lost.dir"),
+        *("@eadir", "@recycle", "@tmp", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+        *("lost+found", "system volume information", "network trash folder", "temporary items"),
+    )
+)
 MAX_NAME_LENGTH = 100  # characters of a class name
 NO_CLASS = "unknown"  # what answers say where there is no class
+
+# Cyrillic and Greek letters that are drawn as Latin ones, and those.
+LOOKALIKES = str.maketrans(
+    "АВЕКМНОРСТУХІЈЅԚԜаеорсухіјѕԛԝһԁΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορτυχ",
+    "ABEKMHOPCTYXIJSQWaeopcyxijsqwhdABEZHIKMNOPTYXaikvoptux",
+)
+# Fillers and variation marks that print nothing and are no format characters.
+UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
 
 LISTED = 5  # offenders an error names before it only counts
 
@@ -34,8 +80,15 @@ def sort_key(name: str | Path) -> bytes:
 
 
 def fold_name(name: str) -> str:
-    """What two names share when a person would take them for the same: no case, no spaces, NFKC."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """What two names share when they are the same to a person: no case, no spaces, nothing unseen, NFKC."""
+    folded = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return "".join(c for c in folded if c not in UNSEEN and unicodedata.category(c) != "Cf")
+
+
+def shape_of(name: str) -> str:
+    """What two names share when they look alike: letters of other scripts are what they show, 01 and 1.0 are 1."""
+    shown = fold_name(unicodedata.normalize("NFKC", name).translate(LOOKALIKES))
+    return re.sub(r"^0+(?=\d)|\.0+$|[_-]", "", shown)
 
 
 def list_first(offenders: Iterable[str]) -> str:
@@ -58,6 +111,46 @@ def speak_name(name: str) -> str:
     return spoken
 
 
+def refuse_names(names: Iterable[str], where: str) -> list[str]:
+    """Stop where classes cannot have these names together; warnings on those that only look alike.
+
+    Names that differ by case, spaces or the way letters are encoded are the same; single letters may.
+
+    Raises:
+        DataError: every name that is blank, "unknown", or the same as another.
+    """
+    distinct = sorted(set(names), key=sort_key)
+    problems = [f"{name!a}: nothing that shows" for name in distinct if not fold_name(name)]
+    problems += [f"{name!a}: what answers say where there is no class" for name in distinct if _is_no_class(name)]
+    problems += [f"{both}: the same but for case, spaces or encoding" for both in _alike(distinct, fold_name)]
+    if problems:
+        got = f"{len(problems)} that cannot be used:{list_first(problems)}\n"
+        fix = "rename or merge these classes"
+        raise DataError(expected="class names that are told apart", got=got, fix=fix, where=where)
+    joint = [ascii(name) for name in distinct if len(own := _split(name)) > 1 and own <= {*distinct}]
+    listed = [f"class names that join other classes, as of pictures with several labels: {', '.join(joint[:LISTED])}"]
+    return [f"class names that look the same: {both}" for both in _alike(distinct, shape_of)] + listed * bool(joint)
+
+
+def _split(name: str) -> set[str]:
+    """The names that ``cat|dog`` or ``['cat', 'dog']`` is made of."""
+    return {part.strip(" []'\"") for part in re.split(r"[|,;&+]", name)}
+
+
+def _is_no_class(name: str) -> bool:
+    return shape_of(name) == NO_CLASS
+
+
+def _alike(names: Sequence[str], fold: Callable[[str], str]) -> list[str]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[fold(name)].append(name)
+    letters = frozenset(string.ascii_letters)  # classes of their own in sets of handwriting
+    return [
+        " and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1 and not letters.issuperset(group)
+    ]
+
+
 def check_class_name(name: str, existing: Collection[str]) -> str:
     """``name`` if it can be that of a further class.
 
@@ -70,14 +163,15 @@ def check_class_name(name: str, existing: Collection[str]) -> str:
         raise UsageError(
             expected=expected, got=repr(name[: 2 * MAX_NAME_LENGTH]), fix="choose another one", where="class name"
         )
-    if fold_name(name) == NO_CLASS:
+    if _is_no_class(name):
         raise UsageError(
             expected="the name of a class",
             got=repr(name),
             fix="it is what answers say where there is none",
             where="class name",
         )
-    same = [one for one in existing if fold_name(one) == fold_name(name)]
+    folds = (fold_name, shape_of)[: len(name)]  # letters of several alphabets may be classes of their own
+    same = [one for one in existing if any(_alike((one, name), fold) for fold in folds)]
     if same:
         fix = "choose another name, or add the pictures to that class with assign"
         raise UsageError(

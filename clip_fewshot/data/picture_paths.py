@@ -8,11 +8,12 @@ from pathlib import Path
 from clip_fewshot.data.base_folder import count_files, find_base
 from clip_fewshot.data.columns import choose_columns
 from clip_fewshot.data.folder import walk
-from clip_fewshot.data.formats import list_source
+from clip_fewshot.data.formats import TEXT_SUFFIXES, list_source
+from clip_fewshot.data.listing import refuse_any
 from clip_fewshot.data.lists import list_paths
 from clip_fewshot.data.names import escape
-from clip_fewshot.data.tables import is_table, read_table
-from clip_fewshot.errors import DataError
+from clip_fewshot.data.tables import TABLE_SUFFIXES, is_table, read_table
+from clip_fewshot.errors import DataError, UsageError
 
 
 def picture_paths(
@@ -21,7 +22,7 @@ def picture_paths(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
 ) -> tuple[Path, ...]:
-    """The picture files that ``source`` names, each once, in its order.
+    r"""The picture files that ``source`` names, each once, in its order.
 
     Args:
         source: a folder, of which every picture is taken at whatever depth; a table (``, ; tab |``) with a column of
@@ -30,12 +31,35 @@ def picture_paths(
 
     Raises:
         DataError: no such source, or no picture in it. Whether the files are there is not looked at.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import clip_fewshot as cf
+        >>> Path("list.csv").write_text("image,label\ncat.jpg,cat\ndog.jpg,dog\n")
+        36
+        >>> [path.name for path in cf.picture_paths("list.csv")]
+        ['cat.jpg', 'dog.jpg']
     """
-    place, top = Path(source), None if root is None else Path(root)
-    if format is not None:
-        named = [entry.path for entry in list_source(place, format, root=top, columns=columns).entries]
+    return list_pictures(source, root, columns, format)[0]
+
+
+def list_pictures(
+    source: str | Path,
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+) -> tuple[tuple[Path, ...], list[str]]:
+    """The paths of :func:`picture_paths`, and what was passed over on the way."""
+    place, top, notes = Path(source), None if root is None else Path(root), list[str]()
+    if format is not None or (place.is_file() and place.suffix.lower() not in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)):
+        listing = list_source(place, format, root=top, columns=columns)
+        named, notes = [entry.path for entry in listing.entries], [*listing.warnings]
     elif place.is_dir():
-        named = [place / path for path in walk(place).pictures]
+        for option in (name for name, value in (("root", root), ("columns", columns)) if value):
+            fix = "leave it out, or name the list or table of these pictures"
+            raise UsageError(expected="a list or table", got="a folder", fix=fix, where=f"`{option}`")
+        tree = walk(place)
+        named, notes = [place / path for path in tree.pictures], tree.warnings(tree.texts)
     else:
         paths = _named_paths(place, top, columns or {})
         base, _ = find_base(place, paths, top)
@@ -43,7 +67,7 @@ def picture_paths(
     if not named:
         got = "none in it" if place.is_dir() else "an empty table"
         raise DataError(expected="pictures", got=got, fix="check the path", where=escape(place))
-    return tuple(dict.fromkeys(named))
+    return tuple(dict.fromkeys(named)), notes
 
 
 def _named_paths(source: Path, root: Path | None, columns: Mapping[str, str]) -> list[str]:
@@ -52,4 +76,6 @@ def _named_paths(source: Path, root: Path | None, columns: Mapping[str, str]) ->
         return [path for path in list_paths(source) if path]
     table = read_table(source, columns)
     chosen, _ = choose_columns(table, columns, lambda paths: count_files(source, paths, root), bare=True)
-    return [path for path in table.column(chosen["image"]) if path]
+    blank = [f"{where}: empty path" for where, cells in table.rows if not cells[chosen["image"]]]
+    refuse_any([*table.problems, *blank], "rows that name a picture", "correct them", source)
+    return table.column(chosen["image"])

@@ -14,6 +14,7 @@ import PIL
 from numpy.typing import NDArray
 
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.decoder_warnings import HANDLER
 from clip_fewshot.data.image import resize_crop
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.row_cache import Batch, RowCache
@@ -23,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 DECODE_THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside the interpreter's lock
 AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
-VERSION = 1  # of what is done to a picture between its file and its pixels
+VERSION = 2  # of what is done to a picture between its file and its pixels
 
 
 def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator[Pixels, None, None]:
@@ -51,12 +52,13 @@ def _in_order(images: ImageDataset, size: int, batch: int) -> Generator[Pixels, 
     supply, ahead = _Supply(images, size), -(-AHEAD // batch)
     waiting: deque[_Order] = deque()
     try:
-        for start in range(0, len(images), batch):
-            waiting.append(supply.order(range(start, min(start + batch, len(images))), waiting))
-            if len(waiting) > ahead:
+        with HANDLER:
+            for start in range(0, len(images), batch):
+                waiting.append(supply.order(range(start, min(start + batch, len(images))), waiting))
+                if len(waiting) > ahead:
+                    yield supply.deliver(waiting.popleft())
+            while waiting:
                 yield supply.deliver(waiting.popleft())
-        while waiting:
-            yield supply.deliver(waiting.popleft())
     finally:
         supply.pool.shutdown(cancel_futures=True)
 
@@ -102,7 +104,8 @@ class _Supply:
         return isinstance(self.images.images[row], Path)
 
     def _decode(self, row: int) -> Pixels:
-        return np.asarray(resize_crop(self.images.open(row), self.size))
+        with self.images.opened(row) as picture:
+            return np.asarray(resize_crop(picture, self.size))
 
 
 def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iterator[Batch[str]]:

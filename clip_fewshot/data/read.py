@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, join_sides, refuse_any
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import escape, refuse_names, sort_key
 from clip_fewshot.data.tables import list_table, table_of
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import UsageError
@@ -31,6 +32,7 @@ def read_dataset(
     strict: bool = False,
     max_skipped: float | None = None,
     class_names: ClassNames | None = None,
+    classes_at: int | None = None,
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
 
@@ -46,11 +48,13 @@ def read_dataset(
             "label": "category", "split": "part"}``. Those not named are known by their names, and among several
             names of pictures the column whose files exist is taken.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
-            reduced decode. Otherwise they are used with a warning.
+            reduced decode, a decoder that complained. Otherwise they are used with a warning.
         max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
+        classes_at: depth of the folders that are the classes, from 1 right in ``source``; None: where the tree shows
+            it.
 
     Raises:
         DataError: a source that cannot be used; the offenders are named with file and line.
@@ -61,9 +65,12 @@ def read_dataset(
         >>> cf.read_dataset("digits")
         ImageDataset('digits', 1797 images, 10 classes)
     """
-    options = {"root": None if root is None else Path(root), "columns": columns}
+    options = {"root": None if root is None else Path(root), "columns": columns, "classes_at": classes_at}
     found = _read(source, test, format, options, strict, max_skipped)
-    return found if class_names is None else rename_classes(found, class_names)
+    found = found if class_names is None else rename_classes(found, class_names)
+    where = escape(source) if isinstance(source, str | Path) else found.name
+    alike = refuse_names(found.label_space.names, where)
+    return replace(found, warnings=(*found.warnings, *alike)) if alike else found
 
 
 def _read(
@@ -78,7 +85,7 @@ def _read(
         return _builtin(source, {**options, "test": test})
     listing = _list(source, format, options)
     if test is not None:
-        listing = join_sides(listing, _list(test, format, options))
+        listing = join_sides(listing, _list_test(test, format, options, listing))
     checked, warnings = check_listing(listing, strict, max_skipped)
     return _from_listing(listing, checked, tuple(warnings))
 
@@ -97,11 +104,23 @@ def _list(source: str | Path | pandas.DataFrame, format: str | Format | None, op
         if not all(hasattr(source, name) for name in ("columns", "itertuples", "isna")):
             got, fix = f"a {type(source).__name__}", "name a folder or a table, or pass a DataFrame"
             raise UsageError(expected="a path or a DataFrame", got=got, fix=fix, where="`data`")
-        return list_table(table_of(source), **options)
+        if options["classes_at"] is not None:
+            fix = "leave it out"
+            raise UsageError(expected="a folder of folders", got="a DataFrame", fix=fix, where="`classes_at`")
+        return list_table(table_of(source), options["root"], options["columns"])
     if not str(source):  # which would mean the current folder
         fix = "name a folder or a table; . is the current folder"
         raise UsageError(expected="pictures", got="an empty name", fix=fix, where="`data`")
     return list_source(Path(source), format, **options)
+
+
+def _list_test(
+    source: str | Path | pandas.DataFrame, format: str | Format | None, options: Mapping[str, Any], training: Listing
+) -> Listing:
+    """The second source; beside class folders one folder alone is a class."""
+    listing = _list(source, format, options)
+    alone = not isinstance(listing.entries[0].label, str) and isinstance(training.entries[0].label, str)
+    return _list(source, "folder", options) if alone and listing.source.is_dir() and format is None else listing
 
 
 def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:

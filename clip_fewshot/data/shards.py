@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_fewshot.data.columns import list_candidates
-from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import SUFFIXES, escape, sort_key
+from clip_fewshot.data.folder import count_beside, kind_of, list_passed, walk
+from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
+from clip_fewshot.data.names import SUFFIXES, SYSTEM_NAMES, escape
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
@@ -35,18 +36,19 @@ class _Sample(NamedTuple):
     where: str
     label: str | None
     captions: list[str]
+    side: str
 
 
 @dataclass
 class _Found:
     """What was met in the shards: samples, those that are of no use and why, those that lack a side."""
 
+    passed: Counter[str]
     samples: list[_Sample] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     lonely: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     met: int = 0
-    refused: int = 0
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
@@ -55,7 +57,7 @@ class _Found:
             ("samples without picture or text", self.lonely),
         )
         notes = [f"passed over {len(names)} {kind}, the first: {names[0]}" for kind, names in kinds if names]
-        return (*notes, *([f"passed over {self.refused} tar entries that are no regular files"] * (self.refused > 0)))
+        return (*notes, *list_passed(self.passed))
 
 
 def read_shards(source: Path) -> Listing:
@@ -72,9 +74,9 @@ def read_shards(source: Path) -> Listing:
         DataError: a shard that is missing, compressed or damaged (all are named), more samples with an unusable text
             than ``UNUSABLE`` allows, no pair.
     """
-    found = _Found()
+    found = _Found(count_beside(source, SUFFIX))
     for shard in shard_paths(source):
-        _read_shard(shard, found)
+        _read_shard(shard, found, shard.parent.name if source in shard.parent.parents else "")
     refuse_any(found.damaged, "whole, uncompressed tar archives", "make or download them again", source)
     if len(found.unusable) > max(1, int(UNUSABLE * found.met)):
         refuse_any(found.unusable, "a caption or a class in every text", "write one, or leave the sample out", source)
@@ -101,17 +103,18 @@ def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
     ]
     if len(kept) < len(samples):
         notes.append(f"passed over {len(samples) - len(kept)} samples without a {'caption' if by_caption else 'class'}")
+    notes += [VALIDATION_JOINED] if {s.side for s in kept} & {*VALIDATION} else []
     return [
-        Entry(s.path, s.name, label=s.label if with_label else None, caption=caption, where=s.where)
+        Entry(s.path, s.name, s.label if with_label else None, caption, PARTITIONS.get(s.side, ""), s.where)
         for s in kept
         for caption in (s.captions if with_caption else [None])
     ], notes
 
 
 def shard_paths(source: Path) -> list[Path]:
-    """The archives that a path means: itself, those right in a folder, or those that a pattern names."""
+    """The archives that a path means: itself, those in a folder, or those that a pattern names."""
     if source.is_dir():
-        return sorted((path for path in source.iterdir() if path.suffix.lower() == SUFFIX), key=sort_key)
+        return [source / path for path in walk(source).others if path.suffix.lower() == SUFFIX]
     return _expanded(str(source)) if is_pattern(source) else [source]
 
 
@@ -144,14 +147,14 @@ def _choices(group: str, pattern: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
 
 
-def _read_shard(shard: Path, found: _Found) -> None:
+def _read_shard(shard: Path, found: _Found, folder: str) -> None:
     try:
         files, refused = contents(shard)
     except DataError as error:
         found.damaged.append(str(error))
         return
-    found.refused += refused
-    for pictures, texts in _by_key(files):
+    found.passed["tar entries that are no regular files"] += refused
+    for pictures, texts in _by_key(files, found.passed):
         found.met += 1
         if not pictures or not texts:
             found.lonely.append(f"{escape(shard)}/{escape((pictures or [*texts.values()])[0])}")
@@ -169,19 +172,28 @@ def _read_shard(shard: Path, found: _Found) -> None:
         except DataError as error:
             found.unusable.append(str(error))
             continue
-        found.samples.append(_Sample(shard / pictures[0], f"{shard.name}/{pictures[0]}", where, label, captions))
+        name, side = f"{shard.name}/{pictures[0]}", part_of(shard.stem, folder, pictures[0].partition("/")[0])
+        found.samples.append(_Sample(shard / pictures[0], name, where, label, captions, side))
 
 
-def _by_key(names: Iterable[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """(pictures, texts by ending) of each key that has any. The key ends at the first dot of a file's name."""
+def _by_key(names: Iterable[str], passed: Counter[str]) -> list[tuple[list[str], dict[str, str]]]:
+    """(pictures, texts by ending) of each key that has any; other files are counted in ``passed``.
+
+    The key ends at the last dot, so that ``shop v2.0.jpg`` has one. By the convention of WebDataset it ends at the
+    first, and what stands behind that here is no ending that we read.
+    """
     samples: dict[str, tuple[list[str], dict[str, str]]] = defaultdict(lambda: ([], {}))
     for name in names:
         folder, _, file = name.rpartition("/")
-        stem, _, end = file.partition(".")
-        if stem and f".{end.lower()}" in SUFFIXES:
+        stem, _, end = file.rpartition(".")
+        if file.startswith(".") or not SYSTEM_NAMES.isdisjoint(name.casefold().split("/")):
+            passed["hidden or system files"] += 1
+        elif stem and f".{end.lower()}" in SUFFIXES:
             samples[f"{folder}/{stem}"][0].append(name)
-        elif stem and end.lower() in TEXT_ENDS:
-            samples[f"{folder}/{stem}"][1].setdefault(end.lower(), name)
+        elif not stem or end.lower() not in TEXT_ENDS:
+            passed[kind_of(Path(file))] += 1
+        elif samples[f"{folder}/{stem}"][1].setdefault(end.lower(), name) != name:
+            passed["texts beside another of their name"] += 1
     return list(samples.values())
 
 

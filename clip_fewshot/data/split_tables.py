@@ -1,6 +1,7 @@
 """A folder with its own table of labels: ``metadata.csv`` or ``.jsonl``, at the top or in each of train, val and test.
 
-The layout of Hugging Face's ImageFolder; ``file_name`` starts from the folder of its table.
+The layout of Hugging Face's ImageFolder; ``file_name`` starts from the folder of its table. Train, val and test with
+one table each are read so under any name.
 """
 
 from __future__ import annotations
@@ -8,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from clip_fewshot.data.folder import walk
 from clip_fewshot.data.json_labels import read_json_labels
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing
-from clip_fewshot.data.names import sort_key
-from clip_fewshot.data.tables import read_csv
+from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.tables import is_table, read_csv
 
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl")
 
 
 def list_split_tables(folder: Path) -> list[Path]:
-    """The tables at the top of ``folder``, else those in its train, val and test."""
-    sides = sorted((path for path in folder.iterdir() if path.name.lower() in PARTITIONS), key=sort_key)
+    """The table at the top of ``folder``, else those in its train, val and test: under any name, one in each."""
+    sides = [
+        path for path in sorted(folder.iterdir(), key=sort_key) if path.name.lower() in PARTITIONS and path.is_dir()
+    ]
     for places in ([folder], sides):
-        found = [place / name for place in places for name in TABLE_NAMES if (place / name).is_file()]
-        if found:
-            return found
-    return []
+        there = [[place / name for name in TABLE_NAMES if (place / name).is_file()] for place in places]
+        if any(there):
+            return [tables[0] for tables in there if tables]
+    tables = [[path for path in side.glob("*.[ct]sv") if is_table(path)] for side in sides]
+    return [path for (path,) in tables] if all(len(own) == 1 for own in tables) else []
 
 
 def read_split_tables(source: Path, columns: Mapping[str, str] | None = None) -> Listing:
@@ -32,14 +37,21 @@ def read_split_tables(source: Path, columns: Mapping[str, str] | None = None) ->
     Raises:
         DataError: as of a table that is read alone.
     """
+    tree = walk(source)
     entries: list[Entry] = []
     warnings: list[str] = []
-    for path in list_split_tables(source):
-        listing = (read_csv if path.suffix == ".csv" else read_json_labels)(path, path.parent, columns)
+    tables = list_split_tables(source)
+    for path in tables:
+        listing = (read_json_labels if path.suffix == ".jsonl" else read_csv)(path, path.parent, columns)
         side = "" if path.parent == source else path.parent.name
         warnings += [*listing.warnings, *([VALIDATION_JOINED] if side.lower() in VALIDATION else [])]
         entries += [_placed(entry, side) for entry in listing.entries]
-    return Listing(source, tuple(entries), warnings=tuple(warnings))
+    named = {entry.path for entry in entries}
+    lost = [path for path in tree.pictures if source / path not in named]
+    if lost:
+        warnings.append(f"{len(lost)} pictures stand in no table and were not read: {escape(lost[0])} ...")
+    tree.others = [path for path in tree.others if source / path not in tables]
+    return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *warnings))
 
 
 def _placed(entry: Entry, side: str) -> Entry:

@@ -19,6 +19,7 @@ from clip_fewshot.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
+TABLE_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -68,7 +69,7 @@ def read_table(source: Path, columns: Mapping[str, str]) -> Table:
         place, filled = f"{escape(source.name)}:{line}", tuple(cell.strip() for cell in cells)
         if any(filled[len(names) :]) or any(names[len(filled) :]):
             problems.append(f"{place}: {len(cells)} cells under a header of {len(names)}")
-        elif any(filled):
+        else:
             rows.append((place, (*filled, *[""] * len(names))[: len(names)]))
     return Table(source, names, tuple(rows), tuple(problems))
 
@@ -125,12 +126,15 @@ def _first_cells(text: str, separator: str) -> list[str]:
 
 
 def _records(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """(first physical line, cells) of each record, blank lines left out; quotes may stand behind a blank."""
+    """(first physical line, cells) of each record; quotes may stand behind a blank.
+
+    Left out are records without a filled cell, and ``sep=;`` in front of the header, which spreadsheets write.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     line = 1
     try:
         for cells in reader:
-            if cells:
+            if any(map(str.strip, cells)) and (line > 1 or not cells[0].casefold().startswith("sep=")):
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import string
-import warnings as python_warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_fewshot.data.image import ImageError, decode, read_regular
+from clip_fewshot.data.decode import decoding
+from clip_fewshot.data.decoder_warnings import HANDLER
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, fold_name, list_first, sort_key
+from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.picture_files import reading
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 
@@ -34,17 +35,17 @@ class Checked(NamedTuple):
 def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
     """Read and decode each file once, in threads."""
     distinct = list(dict.fromkeys(paths))
-    with python_warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
-        python_warnings.simplefilter("ignore")  # Pillow's say neither which file nor what to do; ours do
+    with HANDLER, ThreadPoolExecutor(CHECK_THREADS) as pool:
         return dict(zip(distinct, pool.map(_check, distinct), strict=True))
 
 
 def _check(path: Path) -> Checked:
     digest = ""
     try:
-        data = read_regular(path)
-        digest = hash_bytes(data)
-        return Checked(digest, decode(data, path).notes, None)
+        with reading(path) as data:
+            digest = hash_bytes(data)
+            with decoding(data, path) as picture:
+                return Checked(digest, picture.notes, None)
     except ImageError as error:
         return Checked(digest, (), error)
 
@@ -104,16 +105,6 @@ def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Check
     return [f"{len(copies)} pictures are copies of others, the first: {copies[0]}"] if copies else []
 
 
-def refuse_colliding(labels: Iterable[str], source: Path) -> None:
-    """Stop where class names differ only by case, spaces or the way letters are encoded; single letters may."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(set(labels), key=sort_key):
-        alike[fold_name(label)].append(ascii(label))
-    letters = {ascii(letter) for letter in string.ascii_letters}  # classes of their own in sets of handwriting
-    collisions = [" and ".join(group) for group in alike.values() if len(group) > 1 and not letters.issuperset(group)]
-    refuse_any(collisions, "class names that differ by more than case, spaces or encoding", "merge them", source)
-
-
 def find_typing_errors(counts: Mapping[str, int]) -> list[str]:
     """A warning for each rare label that is one letter off a common one."""
     common: dict[str, str] = {}
@@ -150,7 +141,6 @@ def check_listing(listing: Listing, strict: bool, max_skipped: float | None) -> 
     refuse_too_many(checked, max_skipped, listing.source)
     readable = [entry for entry in listing.entries if checked[entry.path].error is None]
     labels = Counter(entry.label for entry in readable if entry.label is not None)
-    refuse_colliding([*labels, *(listing.class_names or ())], listing.source)
     copies = refuse_contradictions(readable, checked, listing.source)
     usable = {path: result for path, result in checked.items() if result.error is None}
     return checked, [*listing.warnings, *copies, *find_typing_errors(labels), *list_decisions(usable)]

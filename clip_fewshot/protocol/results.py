@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
@@ -130,7 +131,7 @@ def describe_unlabelled(given: ImageDataset | None, task: Task, fits: Sequence[F
     if given is None or task.unlabelled is None:
         return {}
     used = [model.unlabelled for fit in fits for model in fit.models.values() if model.unlabelled is not None]
-    entry = {"pictures": len(given), "sealed": len(given) - len(task.unlabelled)}
+    entry = {"pictures": len(given), "sealed": len(given) - len(task.unlabelled), "warnings": list_warnings(given)}
     return {"unlabelled": entry | {"per_seed": [one.to_json() for one in used], "said": [str(one) for one in used]}}
 
 

@@ -34,7 +34,7 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
 
 def _same_input(config: FewShotConfig, out: Path, results: Mapping[str, Any]) -> bool:
     backbone = load_backbone(config.data.model_name, pretrained=config.data.pretrained, device=config.run.device)
-    data = read_dataset(config.data.data, class_names=config.data.class_names)
+    data = read_dataset(config.data.data, **config.data.reading())
     same_weights = read_json(out / "run.json")["key"]["backbone"] == backbone.digest
     return bool(same_weights and results["dataset"]["fingerprint"] == data.fingerprint())
 

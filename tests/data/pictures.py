@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "SGI", "QOI", "DDS")
+UNMARKED = ("TGA", "PCX")  # known by their extension alone
 
 
 def pixels(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
@@ -22,6 +23,10 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def file_name(format: str) -> str:
+    return f"a.{'jp2' if format == 'JPEG2000' else format.lower()}"
 
 
 def picture_bytes(seed: int, format: str = "PNG", **options: object) -> bytes:

@@ -42,6 +42,14 @@ def test_paths_may_start_from_the_current_folder_alone(project: Path, monkeypatc
     assert len(cf.read_dataset(other / "deep" / "list.txt")) == 6
 
 
+def test_a_list_beside_its_pictures_means_these(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "own"):
+        for i in range(2):
+            put(place / f"{i}.png", i)
+    found = cf.read_dataset(put(tmp_path / "own" / "list.txt", "0.png a\n1.png b\n"))
+    assert {path.parent for path in found.images if isinstance(path, Path)} == {tmp_path / "own"}
+
+
 def test_two_lists_are_two_sides(project: Path) -> None:
     data = project / "data"
     found = cf.read_dataset(data / "HYM_train.txt", test=data / "HYM_test.txt")

@@ -123,6 +123,53 @@ def test_texts_that_belong_to_no_picture_may_share_a_stem(tmp_path: Path) -> Non
         read_dataset(tmp_path)
 
 
+SIDED = {
+    "names of their own": (
+        "train/0.png train/0.txt test/1.png test/1.txt",
+        {"test/1.png": "test", "train/0.png": "train"},
+    ),
+    "the same names": ("train/0.png train/0.txt test/0.png test/0.txt", {"test/0.png": "test", "train/0.png": "train"}),
+    "the same names, texts apart": (
+        "images/train/0.png labels/train/0.txt images/test/0.png labels/test/0.txt",
+        {"images/test/0.png": "test", "images/train/0.png": "train"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIDED)
+def test_pairs_keep_the_parts_of_their_folders(case: str, tmp_path: Path) -> None:
+    paths, sides = SIDED[case]
+    for i, path in enumerate(paths.split()):
+        put(tmp_path / path, f"a word for {path}" if path.endswith(".txt") else i)
+    found = read_dataset(tmp_path)
+    assert dict(zip(found.names, found.partition, strict=True)) == sides
+    assert found.captions is not None
+    for name, caption in zip(found.names, found.captions, strict=True):
+        assert caption.split()[-1].replace("labels", "images") == name.replace("png", "txt")
+
+
+BOXES = {
+    "YOLO": "0 0.41 0.49 0.20 0.23",
+    "outline": "3 .1 .2 .3 .4 .5 .6",
+    "names": "cat 48 240 195 371",
+    "commas": "48,240,195,371,cat",
+    "KITTI": "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59",
+    "DOTA": "1 2 3 4 5 6 7 8 plane 0",
+}
+
+
+@pytest.mark.parametrize("case", BOXES)
+def test_boxes_are_no_captions(case: str, tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / "a" / f"{i}.png", i)
+        put(tmp_path / "a" / f"{i}.txt", f"{BOXES[case]}\n{BOXES[case]}\n")
+        put(tmp_path / "b" / f"{i}.png", i)
+        put(tmp_path / "b" / f"{i}.txt", "4 of 10 dogs\n2 cats, 3 birds and 1 cow\n")
+    with pytest.raises(DataError, match=r"got boxes: 6 lines of numbers, the first in 0.txt"):
+        read_dataset(tmp_path / "a")
+    assert len(read_dataset(tmp_path / "b")) == 6
+
+
 def many(root: Path, count: int, start: int = 0) -> ImageDataset:
     for i in range(start, start + count):
         put(root / f"{i}.png", i)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clip_fewshot.data.colour import to_rgb
-from clip_fewshot.data.image import decode
+from clip_fewshot.data.decode import decode
 from tests.data.pictures import encoded, pixels
 
 RAMP16 = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_fewshot.data.image import ImageError
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from tests.data.pictures import class_folders, put

@@ -76,6 +76,7 @@ def test_a_repository_is_read_with_its_parts_and_class_names(repository: Path) -
     assert data.names[6] == "data/train-00000-of-00002.parquet/0"
     assert len(set(data.digests)) == 23
     assert data.warnings == (
+        "passed over 1 .md files",
         "the source's validation images joined the training side: validation comes out of the K shots",
     )
     split = cf.split_open_world(data, shots=4)

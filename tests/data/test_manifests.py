@@ -101,7 +101,9 @@ def test_all_bad_lines_are_named_at_once(photos: Path) -> None:
 def test_a_repeated_line_is_read_once_and_mentioned(photos: Path) -> None:
     dataset = read(photos, "list.txt", "images/0.png ant\nimages/1.png bee\nimages/0.png ant\n")
     assert len(dataset) == 2
-    assert dataset.warnings == ("list.txt:3 repeats list.txt:1 and was passed over",)
+    assert dataset.warnings == (
+        "passed over 1 rows that stand there already, the first: list.txt:3 repeats list.txt:1",
+    )
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -172,7 +174,7 @@ def test_a_text_file_with_a_header_is_a_table(photos: Path) -> None:
     assert recognise(put(photos / "t.txt", "image,label\n0.png,ant\n")) == "csv"
     assert recognise(put(photos / "u.txt", "0.png ant\n")) == "list"
     assert recognise(put(photos / "v.tsv", "image\tlabel\n0.png\tant\n")) == "csv"
-    assert recognise(photos / "images") == "folder"
+    assert recognise(photos / "images") == "unlabelled"
 
 
 def coop(**changes: object) -> str:

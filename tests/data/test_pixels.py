@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 from clip_fewshot.data import pixels as module
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import ImageError, normalise, open_image, preprocess
+from clip_fewshot.data.image import normalise, open_image, preprocess
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
@@ -43,13 +45,13 @@ def files(tmp_path: Path) -> list[Path]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each picture was opened."""
     count: Counter[str] = Counter()
-    original = ImageDataset.open
+    original = ImageDataset.opened
 
-    def counting(images: ImageDataset, i: int) -> Image.Image:
+    def counting(images: ImageDataset, i: int) -> AbstractContextManager[Image.Image]:
         count[images.digests[i]] += 1
         return original(images, i)
 
-    monkeypatch.setattr(ImageDataset, "open", counting)
+    monkeypatch.setattr(ImageDataset, "opened", counting)
     return count
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from clip_fewshot.data import shards as module
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import ImageError, open_image
+from clip_fewshot.data.image import open_image
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.shards import shard_paths
@@ -69,6 +70,48 @@ def test_a_shard_reads_as_the_same_files_in_a_folder(format: int, tmp_path: Path
     assert np.array_equal(squares[0], squares[1])
 
 
+def test_a_key_may_hold_dots_and_what_is_no_sample_is_counted(tmp_path: Path) -> None:
+    files: Files = {}
+    for i, key in enumerate(("0", "img.0003", "shop v2.0 (final)")):
+        files |= {f"{key}.png": i, f"{key}.txt": f"text {i}"}
+    assert len(read_dataset(archive(tmp_path / "s.tar", files))) == 3
+    others: Files = {
+        "._0.png": "x",
+        "__MACOSX/0.png": "x",
+        "0.xml": "<a/>",
+        "9.png": 9,
+        "0.TXT": "other",
+        "LICENSE": "x",
+    }
+    found = read_dataset(archive(tmp_path / "t.tar", files | others))
+    assert len(found) == 3
+    kinds = (
+        ".xml files",
+        "files without extension",
+        "hidden or system files",
+        "texts beside another",
+        "samples without",
+    )
+    assert all(any(kind in line for line in found.warnings) for kind in kinds)
+    assert sum(int(line.split()[2]) for line in found.warnings) == len(others)
+
+
+def test_shards_keep_the_parts_that_their_names_say(tmp_path: Path) -> None:
+    archive(tmp_path / "s" / "train-000.tar", three())
+    archive(tmp_path / "s" / "more" / "Test-000.tar", three(3))
+    put(tmp_path / "s" / "sizes.json", "{}")
+    found = read_dataset(tmp_path / "s")
+    assert found.warnings == ("passed over 1 .json files",)
+    assert dict(zip(found.names, found.partition, strict=True))["Test-000.tar/000003.png"] == "test"
+    assert found.partition.count("train") == 3
+    inside = {
+        f"{side}/{name}": content for side, start in (("val", 0), ("test", 3)) for name, content in three(start).items()
+    }
+    found = read_dataset(archive(tmp_path / "pairs.tar", inside))
+    assert found.partition.count("test") == found.partition.count("train") == 3
+    assert "validation" in found.warnings[-1]
+
+
 def test_folders_and_patterns_of_shards_in_order(tmp_path: Path) -> None:
     for i in range(3):
         archive(tmp_path / f"p-{i:02d}.tar", three(10 * i))
@@ -112,7 +155,8 @@ def test_json_captions_and_the_text_that_goes_before_them(tmp_path: Path) -> Non
     }
     dataset = read_dataset(archive(tmp_path / "s.tar", files))
     assert pairs(dataset) == [("s.tar/a.JPG", "two\nlines"), ("s.tar/b.webp", "from text")]
-    assert dataset.warnings == ("left out the class of 1 samples: 1 others have none",)
+    said = ("passed over 1 hidden or system files", "left out the class of 1 samples: 1 others have none")
+    assert dataset.warnings == said
 
 
 def classes(dataset: ImageDataset) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pandas
@@ -82,6 +83,12 @@ LIKE_LABELS = {
     "numbers and names": "path,label,class_name\n{0},0,cat\n{1},1,dog\n{2},1,dog\n",
     "only one other column": "id,breed\n{0},cat\n{1},dog\n{2},cat\n{3},dog\n",
     "a name that repeats": "file,name\n{0},cat\n{1},dog\n{2},cat\n{3},dog\n",
+    "separator in front": "sep=;\nimage;label\n{0};cat\n{1};dog\n",
+    "empty rows in front": ",,\n\nimage,label,\n{0},cat,\n{1},dog,\n",
+    "old line ends": "image,label\r{0},cat\r{1},dog\r",
+    "other capitals of extensions": "image,label\nphotos/0.PNG,cat\nphotos/1.Png,dog\n",
+    "paths of another machine": "image,label\n/home/ada/x/photos/0.png,cat\n/home/ada/x/photos/1.png,dog\n",
+    "paths of Windows": "image,label\nD:\\x\\photos\\0.png,cat\nD:\\x\\photos\\1.png,dog\n",
     "parts by number": "image_id,partition,label\n{0},0,cat\n{1},2,dog\n",
 }
 
@@ -127,6 +134,13 @@ REFUSED = {
         {},
         "t.csv:3: 'tset' is none of train",
     ),
+    "a path of another machine that is not here": (
+        "image,label\n/home/ada/0.png,a\n/home/ada/7.png,b\n",
+        {},
+        "t.csv:2: no file /home/ada/0.png(.|\n)*t.csv:3: no file /home/ada/7.png",
+    ),
+    "another extension": ("image,label\n0.jpg,a\n1.png,b\n", {}, "t.csv:2: no file 0.jpg"),
+    "one width": ("image,width\n0.png,3\n1.png,3\n", {}, "name the columns with `columns`"),
     "another header": ("a,b,c\n0.png,x,y\n", {}, "the image .*got columns 'a', 'b', 'c'"),
 }
 
@@ -139,6 +153,27 @@ def test_tables_that_say_too_little(case: str, tmp_path: Path) -> None:
     text, columns, message = REFUSED[case]
     with pytest.raises(cf.ClipFewShotError, match=message):
         cf.read_dataset(put(tmp_path / "t.csv", text), columns=columns)
+
+
+NOTED = {
+    "a column that may be of parts": ("image,label,is_train\n0.png,a,1\n1.png,b,0\n", "column 'is_train' is not read"),
+    "several labels": ("image,label\n0.png,a|b\n1.png,a\n2.png,b\n", "join other classes, as of .*: 'a|b'"),
+    "a list of labels": ("image,label\n0.png,\"['a', 'b']\"\n1.png,a\n2.png,b\n", "join other classes"),
+    "a zero in front": ("image,label\n0.png,01\n1.png,1\n", "look the same: '01' and '1'"),
+    "a repeated row": (
+        "image,label\n0.png,a\n0.png,a\n1.png,b\n1,b\n",
+        "passed over 2 rows .*: t.csv:3 repeats t.csv:2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_may_be_meant_otherwise_is_said(case: str, tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / f"{i}.png", i)
+    text, said = NOTED[case]
+    (warning,) = cf.read_dataset(put(tmp_path / "t.csv", text)).warnings
+    assert re.search(said, warning)
 
 
 def test_a_set_that_is_no_part_is_left_alone(tmp_path: Path) -> None:
@@ -158,6 +193,32 @@ def test_pictures_alone_are_enough_to_be_embedded(tmp_path: Path) -> None:
     named = put(tmp_path / "t.csv", "a,b\nx,a/000.png\n")
     assert list(picture_paths(named, columns={"image": "b"})) == expected[:1]
     assert list(picture_paths(put(tmp_path / "u.txt", "nowhere.png\n"))) == [tmp_path / "nowhere.png"]
+
+
+PATHS = {
+    "no header, one column": ("l.csv", "0.png\n1.png\n", None),
+    "objects": ("l.json", '{"0.png": "a", "1.png": "b"}', None),
+    "an object a line": ("l.jsonl", '{"image": "0.png", "label": "a"}\n{"image": "1.png", "label": "b"}\n', None),
+    "labels behind": ("l.txt", "0.png a\n1.png b\n", None),
+    "no header": ("l.csv", "0.png,a\n1.png,b\n", "cells of a table; begin it with a header"),
+    "another header": ("l.csv", "one,two\n0.png,a\n1.png,b\n", "cells of a table"),
+    "cells in a text": ("l.txt", '"0.png";a\n"1.png";b\n', "cells of a table"),
+    "a cell too many": ("l.csv", "image,label\n0.png,a,7\n1.png,b\n", "l.csv:2: 3 cells under a header of 2"),
+    "an empty path": ("l.csv", "image,label\n,a\n1.png,b\n", "l.csv:2: empty path"),
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_paths_are_never_cells_or_headers(case: str, tmp_path: Path) -> None:
+    for i in range(2):
+        put(tmp_path / f"{i}.png", i)
+    name, text, refused = PATHS[case]
+    source = put(tmp_path / name, text)
+    if refused is None:
+        assert [path.name for path in cf.picture_paths(source)] == ["0.png", "1.png"]
+        return
+    with pytest.raises(cf.DataError, match=refused):
+        cf.picture_paths(source)
 
 
 def test_a_data_frame_of_captions_is_trained_on(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:

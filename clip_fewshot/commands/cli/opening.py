@@ -70,6 +70,7 @@ def open_pictures(places: Sequence[Path]) -> ImageDataset:
     pictures = read_images(places)
     for path, reason, detail in pictures.skipped:
         print(f"skipped {escape(path)}: [{reason}] {escape(detail)}", file=sys.stderr)
+    warn(pictures.warnings)
     return pictures
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import ImageError, read_regular
 from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.picture_files import read_regular
+from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.squares import decode_squares
 from clip_fewshot.errors import DataError
 from clip_fewshot.open_world.answers import Answer

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -182,13 +183,13 @@ def test_pictures_are_decoded_once_and_crops_never_kept(
 ) -> None:
     monkeypatch.setenv("CLIP_FEWSHOT_CACHE", str(tmp_path))
     opened: Counter[str] = Counter()
-    original = ImageDataset.open
+    original = ImageDataset.opened
 
-    def counting(images: ImageDataset, i: int) -> Image.Image:
+    def counting(images: ImageDataset, i: int) -> AbstractContextManager[Image.Image]:
         opened[images.digests[i]] += 1
         return original(images, i)
 
-    monkeypatch.setattr(ImageDataset, "open", counting)
+    monkeypatch.setattr(ImageDataset, "opened", counting)
     stream = PairStream(dataset, tiny, batch=4, seed=0, drop_last=False, augment=0.5)
     first = joined(list(stream.batches(0)))
     assert set(opened.values()) == {1}
