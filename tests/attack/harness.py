@@ -66,11 +66,12 @@ def run(attack: Attack, folder: Path, seed: int, count: int, seconds: float = np
 
     A case that kills its process, or hangs, is a result too, and the next one gets a new process.
     """
-    results, end = folder / "results" / f"{attack.name}, seed {seed}.jsonl", time.monotonic() + seconds
+    results = folder / "results" / f"{attack.name}, seed {seed}.jsonl"
     count = min(count, attack.whole)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.touch()
     attack.prepare(folder)
+    end = time.monotonic() + seconds
     while (done := len(read(results))) < count and time.monotonic() < end:
         died = _work_apart(attack, folder, seed, range(done, count), results, end)
         if died is not None:
