@@ -43,8 +43,8 @@ from clip_fewshot.protocol.results import Run, describe_unlabelled
 from clip_fewshot.protocol.run_folder import (
     MODEL_FOLDER,
     TRIALS_FOLDER,
+    check_run_folder,
     choose_approaches,
-    choose_folder,
     claim,
     name_parts,
     resume_config,
@@ -90,7 +90,7 @@ def run_few_shot(
     detector, method = config.run.detector, config.run.discoverer
     config = name_parts(config, approaches)
     data, options, run = config.data, config.search, config.run
-    out = choose_folder(data, run.out)
+    out = check_run_folder(config)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
         dataset = read_dataset(data.data, **data.reading())
         shots, unseen = data.shots, data.unseen_classes
@@ -123,7 +123,7 @@ def run_few_shot(
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
         rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
-        build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER)
+        build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER, run.overwrite)
         clock.lap("novelty")
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.

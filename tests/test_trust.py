@@ -24,6 +24,7 @@ LOADERS = {
     "world": "OpenWorldClassifier.load(folder / 'world')",
     "store": "Store.open(folder / 'store').world",
     "run": "run_few_shot(FewShotConfig.of(resume=str(folder / 'run')), print, '')",
+    "format": "run_few_shot(FewShotConfig.of(resume=str(folder / 'format')), print, '')",
     "approach": "run_few_shot(FewShotConfig.of(resume=str(folder / 'approach')), print, '')",
 }
 PROGRAM = """
@@ -49,7 +50,7 @@ raise SystemExit(str(bad) if bad else 0)
 
 @pytest.fixture(scope="module")
 def forged(tmp_path_factory: pytest.TempPathFactory, split: OpenWorldSplit) -> Path:
-    """A model, a world, a store and two runs that name a server of the standard library."""
+    """A model, a world, a store and three runs that name a server of the standard library."""
     folder = tmp_path_factory.mktemp("forged")
     backbone = build_backbone(TINY, seed=0, name=FORGED)
     world = OpenWorldClassifier(FewShotClassifier(backbone, "linear-probe"), detector="knn", alpha=0.2)
@@ -59,11 +60,12 @@ def forged(tmp_path_factory: pytest.TempPathFactory, split: OpenWorldSplit) -> P
     Store.create(folder / "store", world).close()
     options = FewShotConfig().to_json() | {"approaches": ["mlp"]}
     write_json(folder / "run" / RUN, {"key": {}, "config": options | {"model": FORGED}})
+    write_json(folder / "format" / RUN, {"key": {}, "config": options | {"format": FORGED}})
     write_json(folder / "approach" / RUN, {"key": {}, "config": options | {"approaches": [FORGED]}})
     return folder
 
 
-def test_five_loaders_refuse_and_nothing_is_imported_or_served(forged: Path) -> None:
+def test_all_loaders_refuse_and_nothing_is_imported_or_served(forged: Path) -> None:
     program = PROGRAM.format(loaders=list(LOADERS.values()), forged=FORGED)
     done = subprocess.run([sys.executable, "-c", program, str(forged)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

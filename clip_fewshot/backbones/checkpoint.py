@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -19,6 +20,7 @@ from clip_fewshot.backbones.archive import read_archive
 from clip_fewshot.backbones.backbone import NOT_WEIGHTS, SCALE_KEY, TEXT_PREFIX, Backbone
 from clip_fewshot.backbones.huggingface import rename_to_openai
 from clip_fewshot.errors import ArtifactError, DataError
+from clip_fewshot.runtime.tensor_file import check_tensors
 
 WRAPPERS = ("", "state_dict", "model_state_dict", "model")  # where training scripts put the weights in what they save
 # Parts that wrappers put anywhere into names: torch's parallel modules, torch.compile, FSDP, activation checkpoints.
@@ -35,11 +37,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         DataError: no such file.
         ArtifactError: another kind of file, a damaged one, or one that would run code.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(expected="a file with weights", got="none", fix="check the path", where=str(path))
     if zipfile.is_zipfile(path):
         return _unwrap(read_archive(path), path)
     try:
+        check_tensors(path)
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         got = f"another file, or a damaged one ({error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import entry_points
@@ -93,7 +94,7 @@ def check_name(name: str) -> str:
     """
     prefixes = (open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
     known = name in (*ALIASES, *OFFICIAL, MINI) or name.startswith(prefixes) or name in _installed()
-    if not (known or Path(name).exists() or Path(name).suffix in WEIGHTS_SUFFIXES):
+    if not (known or os.path.exists(name) or Path(name).suffix in WEIGHTS_SUFFIXES):
         raise _unknown(name)
     return ALIASES.get(name, name)
 
@@ -114,7 +115,7 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
     if name in trusted:
         given = trusted[name]
         return load_backbone(given if isinstance(given, nn.Module) else given())
-    if name.startswith(parts.PYTHON_PREFIX) or name in _installed():
+    if names_code(name):
         raise ArtifactError(
             expected="a backbone of this library",
             got=f"{name!r}, which a file must not import",
@@ -138,6 +139,11 @@ def _given(activation: str | None, heads: tuple[int, int] | None) -> dict[str, A
     return {"activation": activation, "vision_heads": heads[0], "text_heads": heads[1]}
 
 
+def names_code(name: str) -> bool:
+    """Whether that name of a backbone leads to code outside the library, which no file may import."""
+    return name.startswith(parts.PYTHON_PREFIX) or name in _installed()
+
+
 def _installed() -> set[str]:
     """Names of backbones that installed packages offer."""
     return {point.name for point in entry_points(group="clip_fewshot.backbones")}
@@ -159,7 +165,7 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
             return load_folder(SHIPPED, MINI)
         if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
-        if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not Path(name).exists()):
+        if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not os.path.exists(name)):
             built = _load(builder.build(name), given).eval()
             built.name = name  # leads a saved classifier back here
             return built
@@ -169,9 +175,9 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
 
 
 def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
-    if path.is_dir() and not is_foreign(path):
+    if os.path.isdir(path) and not is_foreign(path):
         return load_folder(path, name)
-    if not path.exists() and path.suffix not in WEIGHTS_SUFFIXES:
+    if not os.path.exists(path) and path.suffix not in WEIGHTS_SUFFIXES:
         raise _unknown(name)
     files = find_weights(path)
     state = bare_names({key: tensor for file in files for key, tensor in read_state(file).items()})

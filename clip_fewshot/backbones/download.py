@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -61,7 +62,7 @@ def fetch(weights: WeightsFile) -> Path:
         ArtifactError: the file, here or there, is not the one that OpenAI published.
     """
     path = weights.path
-    if path.exists():
+    if os.path.exists(path):
         _check(path, weights, "delete the file and run again")
         return path
     with open_resumable(path) as partial:

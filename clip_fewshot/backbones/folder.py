@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -12,32 +13,43 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clip_fewshot.backbones.architectures import CLIPConfig
+from clip_fewshot.backbones.architectures import STATED, CLIPConfig
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.checkpoint import assemble
 from clip_fewshot.backbones.stated import CONFIG, OPEN_CLIP_CONFIG
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
-from clip_fewshot.runtime.tensor_file import TensorFile
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
+from clip_fewshot.runtime.tensor_file import TensorFile, check_tensors, read_metadata
 
 BACKBONE_WEIGHTS = "model.safetensors"
 # Where Hugging Face and open_clip put weights; behind ".index.json" a list of the files that hold a part of them.
 FOREIGN_WEIGHTS = (BACKBONE_WEIGHTS, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKEN_EMBEDDING, TOKEN_ROWS = "token_embedding.weight", "token_rows"
+BACKBONE_FOLDER = FolderKind("backbone", ((CONFIG, frozenset({"sha256", "vision_layers"})),))
 SHIPPED = Path(__file__).parent / "mini"
 
 
 def save_backbone(
-    backbone: Backbone, folder: Path, used_token_ids: Collection[int] | None = None, half: bool = True
+    backbone: Backbone,
+    folder: Path,
+    used_token_ids: Collection[int] | None = None,
+    half: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Write a backbone as a folder that :func:`load_folder` reads.
 
     Args:
         backbone: what to write; left as it is.
-        folder: where; files of the same names are replaced.
+        folder: where: new, empty, or with an older backbone, which is replaced.
         used_token_ids: tokens whose rows of the embedding are stored one by one; all others share one row, the mean of
             theirs. A vocabulary that training hardly touched then takes no space. None stores every row.
         half: round the weights to float16, half the size; default True.
+        overwrite: write into a folder that holds other files too; those of the same names are replaced.
+
+    Raises:
+        ResourceError: it does.
+        UsageError: weights that are not finite, in float16 if so asked.
 
     Example:
         >>> from pathlib import Path
@@ -46,6 +58,7 @@ def save_backbone(
         >>> cf.load_backbone("my-model").name
         'my-model'
     """
+    check_folder(Path(folder), BACKBONE_FOLDER, overwrite)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:
         state[TOKEN_EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[TOKEN_EMBEDDING], sorted(set(used_token_ids)))
@@ -73,6 +86,7 @@ def load_folder(folder: Path, name: str) -> Backbone:
     config, digest = read_config(folder)
     path = folder / BACKBONE_WEIGHTS
     try:
+        check_tensors(path)  # a file of another length than its header says is refused before it is read
         data = path.read_bytes()
         state = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
@@ -82,6 +96,10 @@ def load_folder(folder: Path, name: str) -> Backbone:
     if hash_bytes(data) != digest:
         raise ArtifactError(
             expected="the weights that config.json names", got="others", fix="restore the folder", where=str(path)
+        )
+    if read_metadata(path).get(STATED, said := config.header().get(STATED)) != said:  # no shape shows these
+        raise ArtifactError(
+            expected="heads and activation as the weights state them", got="others", fix="restore it", where=str(folder)
         )
     if TOKEN_ROWS in state:
         state[TOKEN_EMBEDDING] = _spread_rows(state[TOKEN_EMBEDDING], state.pop(TOKEN_ROWS), str(path))
@@ -127,7 +145,7 @@ def _shards(index: Path) -> list[Path]:
 def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     """Architecture and SHA-256 of the weights."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArtifactError(
             expected=f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}",
             got="none",
@@ -140,7 +158,7 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
         if isinstance(fields["vision_layers"], list):
             fields["vision_layers"] = tuple(fields["vision_layers"])
         return CLIPConfig(**fields), digest
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         other = isinstance(fields, dict) and fields.get("model_type")  # as Hugging Face's config.json has it
         raise ArtifactError(
             expected="the architecture of a CLIP model",

@@ -17,7 +17,7 @@ from clip_fewshot.backbones.encoder_tower import EncoderTower, TextEncoderTower,
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.runtime.tensor_file import TensorFile
 
@@ -120,11 +120,13 @@ class PairBackbone(Backbone):
         bare._digest = None
         return bare
 
-    def save(self, folder: str | Path) -> None:
-        """Write all weights in full precision; an older pair there is replaced in one step."""
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write all weights in full precision; an older pair there is replaced in one step, others by ``overwrite``."""
         unfrozen = {"image_layers": self.visual.unfrozen, "text_layers": self.text.unfrozen}
         meta = {"name": self.name, "dim": self.visual.out_features, "digest": self.digest, "about": self._about()}
-        save_artifact(Path(folder), PAIR_KIND, {PAIR_WEIGHTS: TensorFile(self.state_dict())}, meta | unfrozen)
+        save_artifact(
+            Path(folder), PAIR_KIND, {PAIR_WEIGHTS: TensorFile(self.state_dict())}, meta | unfrozen, overwrite
+        )
 
     @classmethod
     def load(cls, folder: str | Path, image: ImageEncoder, text: TextEncoder) -> PairBackbone:
@@ -136,9 +138,9 @@ class PairBackbone(Backbone):
         Raises:
             ArtifactError: damaged files, or encoders of another architecture, preprocessing or tokenizer.
         """
-        meta, files = load_artifact(Path(folder), PAIR_KIND)
-        layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
-        return cls(image, text, meta["dim"], **layers, name=meta["name"])._filled(folder, meta, files)
+        with open_artifact(Path(folder), PAIR_KIND) as (meta, files):
+            layers = {"image_layers": meta["image_layers"], "text_layers": meta["text_layers"]}
+            return cls(image, text, meta["dim"], **layers, name=meta["name"])._filled(folder, meta, files)
 
     def load_weights(self, folder: str | Path) -> PairBackbone:
         """A copy with the weights that :meth:`save` wrote of a pair of the same encoders.
@@ -146,8 +148,8 @@ class PairBackbone(Backbone):
         Raises:
             ArtifactError: as :meth:`load`.
         """
-        meta, files = load_artifact(Path(folder), PAIR_KIND)
-        return copy.deepcopy(self)._filled(folder, meta, files)
+        with open_artifact(Path(folder), PAIR_KIND) as (meta, files):
+            return copy.deepcopy(self)._filled(folder, meta, files)
 
     def _filled(self, folder: str | Path, meta: dict[str, Any], files: dict[str, bytes]) -> PairBackbone:
         about = self._about() | {"dim": self.visual.out_features}

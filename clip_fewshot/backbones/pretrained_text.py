@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class JsonTokenizer:
                 expected="the package tokenizers", got=str(error), fix=EXTRA, where=str(path)
             ) from error
         place = Path(path)
-        if not place.is_file():
+        if not os.path.isfile(place):
             raise DataError(expected="a tokenizer.json", got="no file", fix="check the path", where=str(path))
         data = place.read_bytes()
         try:

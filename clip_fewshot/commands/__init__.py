@@ -29,6 +29,7 @@ STORE_COMMANDS = {
     "add": "a class of its name alone, or of pictures at hand",
     "predict": "what the newest classifier makes of pictures; nothing is stored",
     "undo": "take the last decision back",
+    "check": "is the store as it was written? exit code 2 when it is not",
     "watch": "is something new arriving? exit code 5 when it is",
 }
 COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {

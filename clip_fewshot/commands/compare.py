@@ -15,7 +15,8 @@ from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.shots import CURVE_SHOTS
-from clip_fewshot.config import MODEL_HELP, SourceOptions, check_range, model_for, option, split_names
+from clip_fewshot.config import MODEL_HELP, OutputOptions, SourceOptions, check_range, model_for, option, split_names
+from clip_fewshot.runtime.outputs import COMPARISON_FOLDER
 
 DESCRIPTION = """Fit every method on the same support sets, ask each about the same sealed pictures: accuracy and its
 paired difference to a reference, with intervals, log loss, seconds, numbers kept. Exit code 3: some lack a result."""
@@ -24,12 +25,11 @@ EXAMPLES = (
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
 METHODS_HELP = "methods, python:MODULE:NAME for your own (default: all that train no tower)"
-COMPARED_OUT = "runs/compare"
 OF_PICTURES = ("sets", "model", "root", "test", "columns", "format", "class_names", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions, shared.DeviceOptions):
+class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = shared.sets_argument()
     features: tuple[Path, ...] = option((), "tables by embed --labels, in place of pictures", group="data")
     model: str | None = option(None, MODEL_HELP, group="model")
@@ -40,7 +40,7 @@ class Options(SourceOptions, shared.DeviceOptions):
     shot_counts: tuple[int, ...] = shared.shot_counts_option(CURVE_SHOTS)
     seeds: int = shared.seeds_option()
     seed: int = shared.seed_option()
-    out: str | None = option(None, f"output folder (default: {COMPARED_OUT})", group="output")
+    out: str | None = option(None, "output folder (default: runs/compare)", group="output")
 
     def __post_init__(self) -> None:
         check_range(self, "shot_counts", "seeds", "epochs")
@@ -53,13 +53,13 @@ def main(options: Options) -> int:
     from clip_fewshot.protocol.compare_sets import MethodPlan, compare_sets
     from clip_fewshot.protocol.method_tables import count_results
 
+    out = opening.choose_folder(options, "runs/compare", COMPARISON_FOLDER)
     asked, templates = (options.approaches, options.reference), opening.open_templates(options, ())
     draws, counts = (options.seeds, options.seed), options.shot_counts or CURVE_SHOTS
     plan = MethodPlan(*asked, counts, *draws, TrainSettings(options.epochs, templates=templates), options.published)
-    out, show = Path(options.out or COMPARED_OUT), partial(print, file=sys.stderr if options.json else sys.stdout)
+    show = partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
     with show_progress() as bars:
-        sets = open_sets(options, templates)
-        record = compare_sets(sets, plan, out, command_line(), partial(show, flush=True), opening.warn, bars)
+        record = compare_sets(open_sets(options, templates), plan, out, command_line(), show, opening.warn, bars)
     if options.json:
         print(json.dumps(record, indent=1))
     print(f"plot: {out / 'compare.svg'}   figures: {out / 'compare.json'}, .csv, .tex", file=sys.stderr)

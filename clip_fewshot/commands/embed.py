@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
-from clip_fewshot.config import TextOptions, option
+from clip_fewshot.config import OutputOptions, TextOptions, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
@@ -21,7 +21,7 @@ FEATURES_OUT = "features.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PicturesOptions, TextOptions):
+class Options(PicturesOptions, TextOptions, OutputOptions):
     data: str = required_data("folder of pictures, or a table or list of their paths")
     labels: bool = option(False, "record classes and their texts too, for compare --features", group="data")
     out: str | None = option(None, f"table, or Spark's folder of parts (default: {FEATURES_OUT})", group="output")
@@ -36,11 +36,10 @@ class Options(PicturesOptions, TextOptions):
 
 
 def main(options: Options) -> int:
-    started, out = time.perf_counter(), Path(options.out or FEATURES_OUT)
+    started, out = time.perf_counter(), opening.choose_table(options, FEATURES_OUT)
     done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
-    reasons = dict(sorted(Counter(item.reason for item in left_out).items()))
+    reasons, seconds = Counter(sorted(item.reason for item in left_out)), round(time.perf_counter() - started, 1)
     opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
-    seconds = round(time.perf_counter() - started, 1)
     found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
     text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
@@ -62,7 +61,8 @@ def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
         embed_on_spark(paths, options.model_name, out, options.device)
         left_out = find_skipped(paths, out)
     else:
-        left_out = write_features(out, embed_files(opening.open_model(options.model_name, None, options.device), paths))
+        backbone = opening.open_model(options.model_name, None, options.device)
+        left_out = write_features(out, embed_files(backbone, paths), overwrite=options.overwrite)
     return len(paths) - len(left_out), left_out
 
 
@@ -77,4 +77,4 @@ def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     opening.warn(pictures.warnings)
     backbone = opening.open_model(options.model_name, None, options.device)
     texts = read_class_texts(backbone, pictures.label_space.names, templates)
-    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name)
+    return len(pictures), write_labelled(out, backbone, pictures, texts, options.model_name, options.overwrite)

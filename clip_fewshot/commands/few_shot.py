@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 
+from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.config import FewShotConfig, option
@@ -36,7 +37,6 @@ def main(options: Options) -> int:
     unlabelled = results.get("unlabelled", {"said": (), "warnings": ()})
     for said in unlabelled["said"][:1]:
         print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)
-    for warning in (*results["warnings"], *unlabelled["warnings"]):
-        print(f"warning: {warning}", file=sys.stderr)
+    opening.warn([*results["warnings"], *unlabelled["warnings"]])
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
     return 0

@@ -9,8 +9,8 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.parser import rename_to_flags
-from clip_fewshot.commands.cli.shared_options import SupportSetOptions
-from clip_fewshot.config import option
+from clip_fewshot.commands.cli.shared_options import SupportSetOptions, parse_svg
+from clip_fewshot.config import OutputOptions, option
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = (
@@ -21,7 +21,7 @@ EXAMPLES = ("photos/ --models all,mini --tune", "photos/ --every-picture --grid 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SupportSetOptions):
+class Options(SupportSetOptions, OutputOptions):
     models: tuple[str, ...] = option(
         (), "models to compare, beside or in place of --model; all: OpenAI's nine", group="model"
     )
@@ -30,7 +30,9 @@ class Options(SupportSetOptions):
     )
     tune: bool = option(False, "search C in 1e-6..1e6 by cross-validation on the training pictures")
     C: float = option(1.0, "inverse regularisation without --tune")
-    grid: Path | None = option(None, "write a sample of each class to this .svg file", group="output")
+    grid: Path | None = option(
+        None, "write a sample of each class to this .svg file", parse=parse_svg, metavar="PATH", group="output"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,15 +42,16 @@ class Options(SupportSetOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.protocol import compare_backbones as protocol
-    from clip_fewshot.runtime.files import write_text
+    from clip_fewshot.runtime.outputs import write_marked
 
+    grid = options.grid and opening.choose_file(options, options.grid)
     first = () if options.models and options.model is None else (options.model_name,)
     names = protocol.list_models((*first, *options.models))
     data = opening.open_data(options.data, **options.reading())
     seen = protocol.look_at_data(data, options.seed)
+    if grid is not None:
+        write_marked(grid, protocol.draw_sample(data, options.seed))
     show(options, protocol.describe_data(seen))
-    if options.grid is not None:
-        write_text(options.grid, protocol.draw_sample(data, options.seed))
     shots = None if options.every_picture else options.shots
     sizes: dict[str, Any] = {"seeds": options.seeds, "seed": options.seed, "test_fraction": options.test_fraction}
     material = protocol.draw_material(data, shots=shots, **sizes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
-from clip_fewshot.config import TextOptions, option
+from clip_fewshot.config import OutputOptions, TextOptions, option
 
 DESCRIPTION = (
     "Distance between the mean picture and the mean text (the modality gap), and both on two principal components, "
@@ -22,7 +21,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TunedModelOptions, TextOptions):
+class Options(TunedModelOptions, TextOptions, OutputOptions):
     out: str | None = option(None, "folder for gap.json and a plot per model", group="output")
 
 
@@ -30,8 +29,10 @@ def main(options: Options) -> int:
     from clip_fewshot.data.captions import TEMPLATES
     from clip_fewshot.plots import embedding_plot
     from clip_fewshot.protocol.embedding_gap import embed_both, measure_gap
-    from clip_fewshot.runtime.files import write_json, write_text
+    from clip_fewshot.runtime.files import write_text
+    from clip_fewshot.runtime.outputs import GAP_FOLDER, mark_folder, write_results
 
+    folder = None if options.out is None else opening.choose_folder(options, options.out, GAP_FOLDER)
     templates = opening.open_templates(options, TEMPLATES[:1])
     data = opening.open_measured(options)
     found: dict[str, Any] = {"schema": 1, "data": data.name, "models": {}}
@@ -40,12 +41,13 @@ def main(options: Options) -> int:
             continue
         view = embed_both(opening.open_model(options.model_name, tuned, options.device), data, when, templates)
         found["models"][when] = {"name": str(tuned or options.model_name), "plot": None, **measure_gap(view)}
-        if options.out is not None:
-            plot = Path(options.out) / f"{when}.svg"
+        if folder is not None:
+            mark_folder(folder, GAP_FOLDER)
+            plot = folder / f"{when}.svg"
             write_text(plot, embedding_plot(view).svg)
             found["models"][when]["plot"] = str(plot)
-    if options.out is not None:
-        write_json(Path(options.out) / "gap.json", found)
+    if folder is not None:
+        write_results(folder / "gap.json", found)
     print(json.dumps(found, indent=1) if options.json else table(found))
     return 0
 

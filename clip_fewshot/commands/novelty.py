@@ -10,21 +10,20 @@ from typing import Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, trust_option
-from clip_fewshot.config import TextOptions, check_fractions, count_or_names, option
+from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
+from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
 
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
 set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
-OF_SAVED, SAVED = ("fresh", "discover", "split_seed"), {"group": "with --saved"}
-OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "template", "templates")
+OF_SAVED, SAVED = ("fresh", "discover", "split_seed", "trust"), {"group": "with --saved"}
+OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "overwrite", "template", "templates")
 COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SupportSetOptions, TextOptions):
-    unseen: str | None = option(
-        None, "number of classes to hide, or their names (default: 3; with --saved all it does not know)", listed=True
-    )
+class Options(SupportSetOptions, TextOptions, OutputOptions):
+    unseen: str | None = option(None, "classes to hide, count or names (default: 3; --saved: all new)", listed=True)
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
     alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
     detectors: tuple[str, ...] = option((), "detectors to compare, python:MODULE:NAME for your own (default: all)")
@@ -42,6 +41,7 @@ class Options(SupportSetOptions, TextOptions):
 
 
 def main(options: Options) -> int:
+    _ = options.out and opening.choose_folder(options, options.out, DETECTORS_FOLDER)
     data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     novel = None if options.novel is None else opening.open_data(options.novel)
@@ -55,14 +55,14 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     from clip_fewshot.protocol import compare_detectors as protocol
 
     protocol.check_detectors(options.detectors)
-    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(options.unseen or "3")}
+    unseen = options.unseen or "3"
+    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(unseen)}
     asked["templates"] = opening.open_templates(options, ())
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
         done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
-    found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": options.unseen or "3"}
-    found |= done.record
+    found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
     if options.out is not None:
         protocol.save_comparison(done, found, Path(options.out))
     return found, protocol.describe_comparison(found)

@@ -7,42 +7,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.shared_options import SavedModelOptions, pictures_argument, top_option
-from clip_fewshot.config import check_range, option
-from clip_fewshot.errors import UsageError
+from clip_fewshot.commands.cli.shared_options import SavedModelOptions, parse_svg, pictures_argument, top_option
+from clip_fewshot.config import OutputOptions, check_range, option
 
 DESCRIPTION = (
     'A class or "unknown" for each picture, with the share of known pictures that look as strange (p) and the most '
     "probable classes. Pictures that cannot be read are listed on standard error; the exit code is then 3."
 )
-EXAMPLES = ("runs/digits-mini/model new_pictures/", "runs/digits-mini/model a.jpg b.jpg --top 3 --grid answers.svg")
+EXAMPLES = ("runs/digits-mini/model new_pictures/", "runs/digits-mini/model a.jpg b.jpg --grid answers.svg --overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SavedModelOptions):
+class Options(SavedModelOptions, OutputOptions):
     saved: Path = field(metadata={"positional": True, "metavar": "MODEL", "help": "folder of a saved model"})
     pictures: tuple[Path, ...] = pictures_argument()
     top: int = top_option()
-    grid: Path | None = option(None, "write the pictures with their answers to this .svg file", group="output")
+    grid: Path | None = option(
+        None, "write the pictures with their answers to this .svg file", parse=parse_svg, metavar="PATH", group="output"
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "top")
-        if self.grid is not None and self.grid.suffix != ".svg":
-            raise UsageError(
-                expected="a name that ends in .svg", got=self.grid.name, fix="change --grid", where="--grid"
-            )
 
 
 def main(options: Options) -> int:
     from clip_fewshot.report.answer_tables import answers_grid, answers_record, answers_table
-    from clip_fewshot.runtime.files import write_text
+    from clip_fewshot.runtime.outputs import write_marked
 
+    grid = options.grid and opening.choose_file(options, options.grid)
     pictures = opening.open_pictures(options.pictures)
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     opening.warn_if_blind(world)
     answers = world.predict(pictures, options.top)
+    if grid is not None:
+        write_marked(grid, answers_grid(pictures, answers))
     record = answers_record(world, pictures, answers)
     print(json.dumps(record, indent=1) if options.json else answers_table(world, pictures, answers))
-    if options.grid is not None:
-        write_text(options.grid, answers_grid(pictures, answers))
     return opening.exit_code(pictures)

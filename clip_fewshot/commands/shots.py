@@ -13,7 +13,7 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
-from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, SourceOptions, check_range, option
+from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, OutputOptions, SourceOptions, check_range, option
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "
@@ -24,7 +24,7 @@ CURVE_SHOTS, CURVE_TRIALS, CURVES_OUT = (1, 2, 4, 8, 16), 20, "runs/shots"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions, shared.DeviceOptions):
+class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
     sets: tuple[str, ...] = shared.sets_argument()
     model: str | None = option(None, MODEL_HELP, group="model")
     approaches: tuple[Any, ...] = shared.approaches_option()
@@ -37,7 +37,7 @@ class Options(SourceOptions, shared.DeviceOptions):
 
     def config(self, data: str, shots: int) -> FewShotConfig:
         """The main job at one point of one curve; every class is known, as in published curves."""
-        names = ("model", "seeds", "approaches", "epochs", "seed", "device", *SOURCED)
+        names = ("model", "seeds", "approaches", "epochs", "seed", "device", "overwrite", *SOURCED)
         same = {name: getattr(self, name) for name in names}
         out = str(Path(self.out or CURVES_OUT) / f"{Path(data).name}-{shots}")
         return FewShotConfig.of(data=data, shots=shots, unseen="0", trials=self.trials or CURVE_TRIALS, out=out, **same)
@@ -49,13 +49,14 @@ class Options(SourceOptions, shared.DeviceOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.few_shot.approach import find_approach
-    from clip_fewshot.plots import shots_panels
     from clip_fewshot.protocol.run_folder import write_out_templates
-    from clip_fewshot.protocol.shot_curves import collect_curves, curve_points, describe_curves
-    from clip_fewshot.runtime.files import write_json, write_text
+    from clip_fewshot.protocol.shot_curves import collect_curves, describe_curves, save_curves
+    from clip_fewshot.runtime.outputs import SHOTS_FOLDER, mark_folder
 
+    folder = opening.choose_folder(options, CURVES_OUT, SHOTS_FOLDER)
     _ = [find_approach(approach) for approach in options.approaches]  # refuses an unknown name before anything runs
     counts, found = sorted(set(options.shot_counts or CURVE_SHOTS)), {}
+    mark_folder(folder, SHOTS_FOLDER)
     with show_progress() as progress:
         for data in options.sets:
             configs = [write_out_templates(options.config(data, n)) for n in counts]
@@ -63,11 +64,9 @@ def main(options: Options) -> int:
             found[Path(data).name] = collect_curves(runs)
             opening.warn(dict.fromkeys(sentence for results in runs for sentence in results["warnings"]))
     record = {"schema": 1, "command": command_line(), "seeds": options.seeds, "trials": options.trials or CURVE_TRIALS}
-    table, plot = (Path(options.out or CURVES_OUT) / name for name in ("shots.json", "shots.svg"))
-    write_json(table, record | {"data": found})
-    write_text(plot, shots_panels({name: curve_points(item) for name, item in found.items()}).svg)
+    save_curves(record | {"data": found}, folder)
     print(json.dumps(record | {"data": found}, indent=1) if options.json else describe_curves(found))
-    print(f"plot: {plot}   figures: {table}", file=sys.stderr)
+    print(f"plot: {folder / 'shots.svg'}   figures: {folder / 'shots.json'}", file=sys.stderr)
     return 0
 
 

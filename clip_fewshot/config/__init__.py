@@ -15,13 +15,13 @@ from clip_fewshot.config.options import MODELS as MODELS
 from clip_fewshot.config.options import READING as READING
 from clip_fewshot.config.options import SOURCED as SOURCED
 from clip_fewshot.config.options import Depth as Depth
+from clip_fewshot.config.options import OutputOptions as OutputOptions
 from clip_fewshot.config.options import ReadingOptions as ReadingOptions
 from clip_fewshot.config.options import SourceOptions as SourceOptions
 from clip_fewshot.config.options import TextOptions as TextOptions
 from clip_fewshot.config.options import check_fractions as check_fractions
 from clip_fewshot.config.options import check_range as check_range
 from clip_fewshot.config.options import count_or_names as count_or_names
-from clip_fewshot.config.options import hide_passwords as hide_passwords
 from clip_fewshot.config.options import model_for as model_for
 from clip_fewshot.config.options import option as option
 from clip_fewshot.config.options import split_names as split_names
@@ -115,7 +115,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(OutputOptions):
     """How long to go on, where to compute, and where the results go. What a trial means does not depend on it.
 
     Raises:
@@ -201,8 +201,8 @@ class FewShotConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All options side by side, as they may be written down."""
-        storage = self.run.storage and hide_passwords(self.run.storage)
-        return self.study_key() | _told(self.run) | {"storage": storage}
+        told = self.study_key() | _told(self.run) | {"storage": self.run.storage and HIDDEN}
+        return {name: value for name, value in told.items() if name != "overwrite"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FewShotConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ MODELS = (
     "own code) or mini"
 )
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"
-HIDDEN = "***"
+HIDDEN = "***"  # in the place of a database's address, which may hold a password in many forms
 AUTO = "auto"  # in the place of a detector's name: all of them, to choose among
 
 
@@ -63,11 +62,6 @@ def count_or_names(text: str) -> int | list[str]:
     """Text to a number or to names: "3" -> 3, "cat, dog" -> the names."""
     text = text.strip()
     return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def hide_passwords(text: str) -> str:
-    """``text`` with ``***`` for the password of each address in it."""
-    return re.sub(r"(://[^\s:/@]*:)[^\s@]*@", rf"\1{HIDDEN}@", text)
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -134,6 +128,15 @@ class ReadingOptions:
         for name in (name for name, value in same.items() if value == ""):
             raise UsageError(expected="a name", got="an empty one", fix="leave it out", where=f"`{name}`")
         return same | {"columns": columns or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Of commands that write where they are told to."""
+
+    overwrite: bool = option(
+        False, "replace what is there already, though clip-fewshot did not write it", group="output"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

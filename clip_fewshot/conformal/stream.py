@@ -223,7 +223,7 @@ def _score(score: float) -> float:
 def _record(text: str, names: Sequence[str]) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("schema") != STREAM_SCHEMA or not set(names) <= set(record):
         fix = "restore what this version wrote, or begin a new one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from clip_fewshot.contrastive.sources import epoch_length, read_identity
 from clip_fewshot.contrastive.state import Training, broadcast_state
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.errors import ArtifactError, UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST, find_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import MANIFEST, explain_content, find_artifact, save_artifact
 from clip_fewshot.runtime.tensor_file import Form, TensorFile, read_forms, read_tensors
 
 KIND, FOLDER = "training checkpoint", "checkpoint"
@@ -46,7 +47,7 @@ class Checkpoints:
 
     def exists(self) -> bool:
         """Whether there is a checkpoint; the same answer in all processes."""
-        here = self._world.rank == 0 and (self.folder / MANIFEST).exists()
+        here = self._world.rank == 0 and os.path.isfile(self.folder / MANIFEST)
         return bool(self._world.gather(torch.full((int(here),), 1, device=self._device)).numel())
 
     def load(
@@ -65,24 +66,31 @@ class Checkpoints:
         """
         told = b""
         if self._world.rank == 0:
-            meta, files = find_artifact(self.folder, KIND)
-            if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
-                _check_same("pairs", meta["pairs"], pairs, self.folder)
-            if identity is not None:
-                _check_same("options", meta["identity"], identity, self.folder)
+            with explain_content(str(self.folder)):
+                meta = self._fill(tensors, identity, pairs)
             told = json.dumps(meta).encode()
-            parts = [(MODEL_PREFIX, files[CHECKPOINT_WEIGHTS]), ("", files[REST])]
-            _check_fitting(
-                {prefix + name: form for prefix, path in parts for name, form in read_forms(path).items()},
-                tensors,
-                self.folder,
-            )
-            for prefix, path in parts:
-                for name, saved in read_tensors(path):
-                    tensors[prefix + name].copy_(saved)
         broadcast_state(list(tensors.values()), self._world)
         words = self._world.gather(torch.tensor(list(told), dtype=torch.uint8, device=self._device))
         return dict(json.loads(bytes(words.tolist())))
+
+    def _fill(
+        self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any] | None, pairs: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        meta, files = find_artifact(self.folder, KIND)
+        if pairs is not None and meta.get("pairs") is not None:  # first: other pairs have other steps as well
+            _check_same("pairs", meta["pairs"], pairs, self.folder)
+        if identity is not None:
+            _check_same("options", meta["identity"], identity, self.folder)
+        parts = [(MODEL_PREFIX, files[CHECKPOINT_WEIGHTS]), ("", files[REST])]
+        _check_fitting(
+            {prefix + name: form for prefix, path in parts for name, form in read_forms(path).items()},
+            tensors,
+            self.folder,
+        )
+        for prefix, path in parts:
+            for name, saved in read_tensors(path):
+                tensors[prefix + name].copy_(saved)
+        return meta
 
 
 def _check_same(what: str, was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
@@ -132,7 +140,9 @@ class CheckpointFolder:
                 )
             identity = training.identity(self._length)
             tensors = training.tensors()
-            training.settle(self._checkpoints.load(tensors, identity, self._pairs), tensors)
+            meta = self._checkpoints.load(tensors, identity, self._pairs)
+            with explain_content(str(self._folder)):
+                training.settle(meta, tensors)
         elif start is not None:
             self._adopt(Checkpoints(start, self._world, training.model.device))
         else:

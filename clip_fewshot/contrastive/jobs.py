@@ -11,6 +11,7 @@ from clip_fewshot.config import (
     FINE_TUNING_RATES,
     MODEL_HELP,
     Depth,
+    OutputOptions,
     ReadingOptions,
     TextOptions,
     check_fractions,
@@ -32,7 +33,7 @@ MEASURED_GROUP, PROCESSES_GROUP, OUTPUT_GROUP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob(ReadingOptions):
+class TrainingJob(ReadingOptions, OutputOptions):
     """What both jobs take.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, taken: int, board: TensorBoard | None = None) -> None:
         self.path, self._board = folder / METRICS_FILE, board
-        before = self.path.read_text("utf-8") if self.path.is_file() else None
+        before = self.path.read_text("utf-8") if os.path.isfile(self.path) else None
         kept = "".join(f"{line}\n" for line in (before or "").splitlines() if _steps(line) <= taken)
         if kept != before:
             write_text(self.path, kept)
@@ -67,7 +68,7 @@ def read_history(folder: str | Path) -> ResultRows[dict[str, Any]]:
         0.5
     """
     places = [Path(folder) / METRICS_FILE, Path(folder) / "training" / METRICS_FILE]
-    place = next((place for place in places if place.is_file()), None)
+    place = next((place for place in places if os.path.isfile(place)), None)
     if place is None:
         fix = "name the folder of a training"
         raise DataError(expected=f"a folder with {METRICS_FILE}", got="none in it", fix=fix, where=str(folder))
@@ -79,7 +80,7 @@ def _steps(line: str) -> float:
     """The steps taken at a line; infinitely many at half a line."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
 
 

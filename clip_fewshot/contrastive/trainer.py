@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.contrastive.activation_memory import recompute_blocks, shrink_text_weights
+from clip_fewshot.contrastive.checkpoint import FOLDER as CHECKPOINT_FOLDER
 from clip_fewshot.contrastive.checkpoint import CheckpointFolder
 from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.gradients import Objective
@@ -21,8 +22,12 @@ from clip_fewshot.contrastive.state import StepOutcome, Training, activation_dty
 from clip_fewshot.contrastive.validation import Validation, validate
 from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import explain_full_memory
 from clip_fewshot.runtime.files import hold_folder
+from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder
+
+TRAINING_RUN = FolderKind("training", ((f"{CHECKPOINT_FOLDER}/{ARTIFACT_SIGN[0]}", ARTIFACT_SIGN[1]),))
 
 Model = TypeVar("Model", bound=Backbone)
 
@@ -95,6 +100,7 @@ def train_contrastive(
         UsageError: too few batches; a folder with a checkpoint without ``resume``, or one of other options or, where
             the sources can tell, of other pairs.
         ArtifactError: a damaged checkpoint.
+        ResourceError: ``folder`` holds something else.
         DivergedError: a loss that is not finite; the checkpoint before it is kept.
 
     Example:
@@ -115,7 +121,8 @@ def train_contrastive(
     with ExitStack() as stack:
         stack.enter_context(explain_full_memory("train fewer pairs at a time (`chunk`), or fewer layers"))
         if folder is not None and world.rank == 0:
-            stack.enter_context(hold_folder(folder))
+            stack.enter_context(hold_folder(check_folder(folder, TRAINING_RUN, None)))
+            mark_folder(folder, TRAINING_RUN)
         if options.text_weights == "bfloat16":
             stack.enter_context(shrink_text_weights(model.text, activation_dtype(model)))
         if options.checkpoint_gradients:

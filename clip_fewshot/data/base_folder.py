@@ -85,7 +85,7 @@ def find_base(source: Path, paths: Sequence[str], root: Path | None = None) -> t
             them all, the one with most is returned, and the caller names what is missing.
     """
     if root is not None:
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise DataError(expected="a folder", got="none", fix="check `root`", where=escape(root))
         return BaseFolder(root), []
     relative = [path for path in paths if path.strip() and "://" not in path and not is_there(path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -48,9 +49,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             fix="use read_dataset(path) or [path]",
             where="images",
         )
-    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(images))
+    given = tuple(images)
+    names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(given))
     pictures = tuple(
-        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(images, names, strict=True)
+        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(given, names, strict=True)
     )
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     refuse_names(space.names, "labels")
@@ -104,7 +106,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
-    trees = {place: walk(place) for place in map(Path, places) if place.is_dir()}
+    trees = {place: walk(place) for place in map(Path, places) if os.path.isdir(place)}
     pictures = keep_readable(path for place in map(Path, places) for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
     pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))

@@ -49,6 +49,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         return _from_lab(image)
     if image.mode in WITH_ALPHA or "transparency" in image.info:
+        if image.mode == "RGB" and max(image.info["transparency"]) > 255:
+            raise ValueRangeError("a transparent colour of 16 bits, of a picture whose colours Pillow has cut to 8")
         return _on_white(image)
     return image.convert("RGB")
 

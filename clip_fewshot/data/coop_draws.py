@@ -16,6 +16,7 @@ from clip_fewshot.data.inert_pickle import MOST_PICKLE_BYTES, InertInstance, rea
 from clip_fewshot.data.listing import Listing, refuse_any
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.reading import open_regular
 
 DRAW = ".pkl"
 DATUM_FIELDS = ("_impath", "_label", "_classname")
@@ -36,7 +37,7 @@ def read_draw(source: Path, root: Path | None = None) -> Listing:
 def _drawn(source: Path) -> tuple[list[list[Any]], list[str]]:
     """[path, label, class name] of each shot, and what was left out."""
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             data = file.read(MOST_PICKLE_BYTES + 1)
     except OSError as error:
         fix = "check path and permissions"

@@ -1,11 +1,12 @@
 """What decoders say while they decode, kept for the file that they say it of.
 
-Pillow warns through Python, which has one handler for all threads; libtiff writes lines without a file's name to the
-standard error of the process, so that it decodes one file after the other.
+Pillow warns through Python, and of TIFFs through its log, which have one handler for all threads; libtiff writes lines
+without a file's name to the standard error of the process, so that it decodes one file after the other.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ _STANDARD_ERROR = 2  # the file descriptor
 _LIBTIFF_LINE = re.compile(rb"[\w.]+: [^\n]+\.\n")
 _thread = local()  # .heard: where what is said in this thread goes
 _libtiff = Lock()
+_LOGGER = logging.getLogger("PIL.TiffImagePlugin")
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def listening(heard: list[str], libtiff: bool) -> Iterator[None]:
 
 
 class _Handler:
-    """Of Python's warnings: set by the first thread that listens and taken away by the last.
+    """Of Python's warnings and Pillow's log: set by the first thread that listens and taken away by the last.
 
     To set it makes Python forget which warnings it has shown, so that pools of threads set it once for all pictures.
     """
@@ -51,11 +53,13 @@ class _Handler:
                 self._before.__enter__()
                 warnings.filterwarnings("always", module=r"PIL\.")
                 warnings.showwarning = self._hear  # type: ignore[assignment]
+                _LOGGER.addFilter(self._hear_record)
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
+                _LOGGER.removeFilter(self._hear_record)
                 self._before.__exit__(None, None, None)
 
     def _hear(self, message: Warning | str, *place: object) -> None:
@@ -64,6 +68,13 @@ class _Handler:
             self._others(message, *place)  # type: ignore[arg-type]
         else:
             heard.append(str(message))
+
+    def _hear_record(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes on to the log."""
+        heard: list[str] | None = getattr(_thread, "heard", None)
+        if heard is not None and record.levelno >= logging.WARNING:
+            heard.append(record.getMessage())
+        return heard is None
 
 
 HANDLER = _Handler()

@@ -49,7 +49,7 @@ def kind_of(path: Path) -> str:
 
 def count_beside(root: Path, suffix: str) -> Counter[str]:
     """What lies in a folder beside files of one suffix, by kind; nothing where ``root`` is a file itself."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return Counter()
     tree = walk(root)
     tree.others = [path for path in tree.others if path.suffix.lower() != suffix]

@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +84,10 @@ def list_source(source: Path, format: str | Format | None, **options: Any) -> Li
         UsageError: an unknown format, or an option that it does not take. DataError: a source that it does not read,
             or that is not there.
     """
-    if not source.exists() and not is_pattern(source):
+    if not os.path.exists(source) and not is_pattern(source):
         fix = "check the path; digits and digits-wild come with the package"
         raise DataError(expected="an existing folder or file", got="nothing there", fix=fix, where=escape(source))
-    if format is None and options.get("classes_at") is not None and source.is_dir():
+    if format is None and options.get("classes_at") is not None and os.path.isdir(source):
         format = "folder"
     given = recognise(source) if format is None else format
     found: object = find_part("formats", given, FORMATS) if isinstance(given, str) else given

@@ -57,7 +57,7 @@ def read_pickle(data: bytes, classes: Collection[str], where: str) -> Any:
             machine.take(opcode.name, argument)
     except _PickleRefusedError as error:
         raise _error(f"{error} at byte {position:,}", "texts, integers, lists and dictionaries alone", where) from None
-    except (ValueError, LookupError) as error:  # of genops; of an empty stack, or of a memo that lacks what is asked
+    except (ValueError, LookupError, DeprecationWarning) as error:  # of genops; of an empty stack or a lacking memo
         raise _error(f"{escape(str(error)[:LONGEST_SHOWN])} at byte {position:,}", "a whole pickle", where) from None
     if position + 1 != len(data):
         raise _error(f"{len(data) - position - 1:,} bytes behind its end", "one pickle", where)

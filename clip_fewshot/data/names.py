@@ -71,7 +71,15 @@ LISTED = 5  # offenders an error names before it only counts
 
 def escape(name: str | Path) -> str:
     """``name`` for a message: what would not print (newlines, bytes that are no UTF-8, bidi marks) as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))
+    text = str(name)
+    if text.isprintable():  # nearly all, and several times a picture
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def to_unicode(name: str | Path) -> str:
+    """``name`` as text that any file or database takes: bytes that are no UTF-8 as escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def sort_key(name: str | Path) -> bytes:

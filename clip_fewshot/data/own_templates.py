@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def choose_templates(source: str | None, more: Sequence[str] = ()) -> tuple[str,
 
 def _read_templates(source: str) -> tuple[str, ...]:
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         expected = f"one of {', '.join(TEMPLATE_SETS)}, or a file with a template a line"
         fix = "check the spelling, or give the text itself (`template`)"
         raise DataError(expected=expected, got=repr(source), fix=fix, where="`templates`")

@@ -19,6 +19,7 @@ from typing import Any
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError, ResourceError
+from clip_fewshot.runtime.reading import open_regular
 
 PARQUET = ".parquet"
 OLDEST_PYARROW = 18  # before 15, reading a schema could run code (CVE-2023-47248)
@@ -57,7 +58,7 @@ def cell_bytes(path: Path, limit: int) -> bytes | None:
         DataError: no such column or row, no bytes in it, more than ``limit``; a damaged file.
     """
     file, row = path.parent.parent, path.name
-    if not is_cell(path) or not file.is_file():
+    if not is_cell(path) or not os.path.isfile(file):
         return None
     status = os.stat(file)
     column, key = path.parent.name, (file, status.st_size, status.st_mtime_ns)
@@ -109,17 +110,18 @@ def read_rows(
     """
     _, parquet = import_pyarrow()
     groups = None if group is None else [group]
-    with explain_damage(file), parquet.ParquetFile(file) as opened:
+    with explain_damage(file), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
         for batch in opened.iter_batches(rows, columns=list(columns), row_groups=groups, use_threads=False):
             yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
 
 
 @contextmanager
 def explain_damage(file: Path) -> Iterator[None]:
-    """Errors of pyarrow as DataError that names the file."""
+    """Errors of pyarrow as DataError that names the file; what is no regular file is refused before the block."""
     arrow, _ = import_pyarrow()
     try:
-        yield
+        with open_regular(file):  # pyarrow would wait for a pipe
+            yield
     except (arrow.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         got = escape(str(error).split("\n")[0][:200])
         fix = "make or download it again"

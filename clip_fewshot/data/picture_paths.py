@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def list_pictures(
 ) -> tuple[tuple[Path, ...], list[str]]:
     """The paths of :func:`picture_paths`, and what was passed over on the way."""
     place, top, notes = Path(source), None if root is None else Path(root), list[str]()
-    if format is not None or (place.is_file() and place.suffix.lower() not in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)):
+    if format is not None or (os.path.isfile(place) and place.suffix.lower() not in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)):
         listing = list_source(place, format, root=top, columns=columns)
         named, notes = [entry.path for entry in listing.entries], [*listing.warnings]
-    elif place.is_dir():
+    elif os.path.isdir(place):
         for option in (name for name, value in (("root", root), ("columns", columns)) if value):
             fix = "leave it out, or name the list or table of these pictures"
             raise UsageError(expected="a list or table", got="a folder", fix=fix, where=f"`{option}`")
@@ -65,7 +66,7 @@ def list_pictures(
         base, _ = find_base(place, paths, top)
         named = [Path(base.find(path) or base.folder / path) for path in paths]
     if not named:
-        got = "none in it" if place.is_dir() else "an empty table"
+        got = "none in it" if os.path.isdir(place) else "an empty table"
         raise DataError(expected="pictures", got=got, fix="check the path", where=escape(place))
     return tuple(dict.fromkeys(named)), notes
 

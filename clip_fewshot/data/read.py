@@ -12,7 +12,7 @@ from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, join_sides, refuse_any
-from clip_fewshot.data.names import escape, refuse_names, sort_key
+from clip_fewshot.data.names import escape, refuse_names, sort_key, to_unicode
 from clip_fewshot.data.tables import list_table, table_of
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import UsageError
@@ -126,9 +126,9 @@ def _list_test(
 def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: tuple[str, ...]) -> ImageDataset:
     errors = [(path, result.error) for path, result in checked.items() if result.error is not None]
     kept = [entry for entry in listing.entries if checked[entry.path].error is None]
-    labels = [entry.label for entry in kept if entry.label is not None]
+    labels = [to_unicode(entry.label) for entry in kept if entry.label is not None]
     captions = tuple(entry.caption for entry in kept if entry.caption is not None)
-    space = LabelSpace(listing.class_names or tuple(sorted(set(labels), key=sort_key)))
+    space = LabelSpace(tuple(map(to_unicode, listing.class_names or sorted(set(labels), key=sort_key))))
     present = set(labels)
     empty = [escape(name) for name in space.names if name not in present]
     refuse_any(empty, "a readable picture of every class", "repair the pictures of these classes", listing.source)

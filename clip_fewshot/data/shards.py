@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,7 +121,7 @@ def shard_paths(source: Path) -> list[Path]:
 
 def is_pattern(source: Path) -> bool:
     """Whether a path, of no file itself, names archives by braces."""
-    return source.suffix.lower() == SUFFIX and _BRACES.search(str(source)) is not None and not source.exists()
+    return source.suffix.lower() == SUFFIX and _BRACES.search(str(source)) is not None and not os.path.exists(source)
 
 
 def _expanded(pattern: str) -> list[Path]:

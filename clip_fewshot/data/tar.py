@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.reading import open_regular
 
 KEPT = 512  # archives whose listings stay in memory; ten thousand files take 3 MB
 
@@ -60,14 +61,16 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
     Raises:
         DataError: the archive cannot be read, or the file has more than ``limit`` bytes.
     """
-    archive = next((parent for parent in path.parents if parent.suffix.lower() == ".tar" and parent.is_file()), None)
+    archive = next(
+        (parent for parent in path.parents if parent.suffix.lower() == ".tar" and os.path.isfile(parent)), None
+    )
     place = None if archive is None else contents(archive).files.get(path.relative_to(archive).as_posix())
     if archive is None or place is None:
         return None
     if place.size > limit:
         raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=escape(path))
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             file.seek(place.offset)
             return file.read(place.size)
     except OSError as error:
@@ -80,7 +83,10 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
 def _listed(archive: Path, size: int, changed: int) -> Contents:
     """``size`` and ``changed`` make a rewritten archive another one. A name that comes twice means its last file."""
     found, refused = dict[str, Place](), 0
-    with tarfile.open(archive, "r:") as tar:  # "r:" never decompresses, so that no small file becomes a huge one
+    with (
+        open_regular(archive),
+        tarfile.open(archive, "r:") as tar,
+    ):  # "r:" never decompresses, so that no small file becomes a huge one
         while (member := tar.next()) is not None:
             name = PurePosixPath(member.name)
             if member.type not in tarfile.REGULAR_TYPES or member.issparse() or _leads_out(name):
@@ -88,7 +94,7 @@ def _listed(archive: Path, size: int, changed: int) -> Contents:
             else:
                 found[name.as_posix()] = Place(member.offset_data, member.size)
         end = tar.offset
-    with archive.open("rb") as file:  # tarfile takes a damaged header for the end and says nothing
+    with open_regular(archive) as file:  # tarfile takes a damaged header for the end and says nothing
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"a damaged header at byte {end:,}, behind {len(found)} files")

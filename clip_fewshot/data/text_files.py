@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.reading import read_whole
 
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -14,7 +15,7 @@ BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs
 def read_text(path: Path) -> str:
     """A text file as the byte-order mark says, else strictly as UTF-8; line ends become line feeds."""
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except OSError as error:
         raise DataError(
             expected="a readable text file", got=str(error), fix="check path and permissions", where=escape(path)

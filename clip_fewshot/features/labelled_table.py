@@ -18,8 +18,10 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
+from clip_fewshot.data.names import to_unicode
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.features.encode import encode_images
+from clip_fewshot.features.sums import TABLE_KEY
 from clip_fewshot.features.table import (
     DIGEST_COLUMN,
     LABEL_COLUMN,
@@ -32,8 +34,6 @@ from clip_fewshot.features.table import (
     write_features,
 )
 from clip_fewshot.types import FloatArray, LabelSpace
-
-TABLE_KEY = b"clip_fewshot"
 
 
 class LabelledTable(NamedTuple):
@@ -53,13 +53,14 @@ class LabelledTable(NamedTuple):
 
 
 def write_labelled(
-    out: Path, backbone: Backbone, pictures: ImageDataset, texts: FloatArray, model: str
+    out: Path, backbone: Backbone, pictures: ImageDataset, texts: FloatArray, model: str, overwrite: bool = False
 ) -> tuple[SkippedImage, ...]:
     """Embed labelled pictures into a table, which appears at ``out`` once it is whole.
 
     Args:
         texts: (c, d) of the classes, in the order of the label space.
         model: the name that the backbone was opened by.
+        overwrite: replace a file that is no such table.
 
     Returns:
         the pictures that are not in it.
@@ -69,7 +70,7 @@ def write_labelled(
     """
     rows = b64encode(np.ascontiguousarray(texts, "<f4").tobytes()).decode()
     about = {"model": model, "classes": pictures.label_space.names, "texts": rows}
-    return write_features(out, _embed(backbone, pictures), {TABLE_KEY: json.dumps(about).encode()})
+    return write_features(out, _embed(backbone, pictures), {TABLE_KEY: json.dumps(about).encode()}, overwrite)
 
 
 def _embed(backbone: Backbone, pictures: ImageDataset) -> Iterator[Embedded]:
@@ -78,7 +79,9 @@ def _embed(backbone: Backbone, pictures: ImageDataset) -> Iterator[Embedded]:
     for start in range(0, len(pictures), TABLE_CHUNK):
         part = pictures.subset(np.arange(start, min(start + TABLE_CHUNK, len(pictures))))
         marks = tuple(zip(labels[start : start + TABLE_CHUNK], part.partition, strict=True))
-        yield Embedded(part.names, encode_images(backbone, part), () if start else pictures.skipped, marks)
+        yield Embedded(
+            tuple(map(to_unicode, part.names)), encode_images(backbone, part), () if start else pictures.skipped, marks
+        )
 
 
 def read_labelled(path: str | Path) -> LabelledTable:

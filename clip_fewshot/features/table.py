@@ -7,6 +7,7 @@ of the weights). Spark writes the same table as a folder of parts. With classes 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,14 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import keep_readable
 from clip_fewshot.data.dataset import SkippedImage
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, to_unicode
 from clip_fewshot.data.parquet import import_pyarrow
-from clip_fewshot.errors import ArtifactError, DataError, ResourceError, UsageError
+from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.features.encode import encode_images
-from clip_fewshot.runtime.files import replace_file
+from clip_fewshot.features.sums import TableSums, check_sums
+from clip_fewshot.runtime.files import remove_half_files, replace_file
+from clip_fewshot.runtime.outputs import check_file
+from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import FeatureSet
 
 PATH_COLUMN, DIGEST_COLUMN, EMBEDDING_COLUMN, BACKBONE_COLUMN = TABLE_COLUMNS = (
@@ -69,42 +73,52 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = TABLE_CH
         )
     for start in range(0, len(paths), chunk):
         pictures = keep_readable(paths[start : start + chunk])
-        yield Embedded(tuple(map(_named, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
+        yield Embedded(tuple(map(to_unicode, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
 
 
-def _named(path: str | Path) -> str:
-    """A path as text; bytes that are no UTF-8 as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+def is_feature_table(path: Path) -> bool:
+    """Whether a file is a table that :func:`write_features` has written."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PAR1":
+            return False
+    arrow, parquet = import_pyarrow()
+    try:
+        return tuple(parquet.read_schema(path).names[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
+    except (arrow.ArrowException, OSError, ValueError):
+        return False
 
 
 def write_features(
-    out: Path, parts: Iterable[Embedded], metadata: Mapping[bytes, bytes] | None = None
+    out: Path, parts: Iterable[Embedded], metadata: Mapping[bytes, bytes] | None = None, overwrite: bool = False
 ) -> tuple[SkippedImage, ...]:
     """Write a table, part by part; it appears at ``out`` once it is whole.
 
     Args:
         metadata: of the schema, for parts with marks, see :mod:`clip_fewshot.features.labelled_table`.
+        overwrite: replace a file that is no such table.
 
     Returns:
         the pictures that are not in it.
 
     Raises:
         DataError: no picture could be read.
-        ResourceError: pyarrow is missing, or ``out`` cannot be written.
+        ResourceError: pyarrow is missing, or ``out`` cannot be written, or is another file.
     """
     arrow, parquet = import_pyarrow()
-    if out.is_dir():
-        raise ResourceError(expected="a file to write", got="a folder", fix="choose another (`out`)", where=str(out))
+    check_file(out, overwrite, is_own=is_feature_table)
+    remove_half_files(out.parent, out.name)
     types = dict.fromkeys((*TABLE_COLUMNS, *(MARK_COLUMNS if metadata else ())), arrow.string())
     types[EMBEDDING_COLUMN] = arrow.list_(arrow.float32())
     schema = arrow.schema(list(types.items()), metadata=metadata)
     skipped: list[SkippedImage] = []
-    written = 0
-    with replace_file(out) as file, parquet.ParquetWriter(file, schema) as writer:
+    written, sums = 0, TableSums(metadata)
+    with replace_file(out) as file, parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         for part in parts:
             skipped += part.skipped
             written += len(part.paths)
-            writer.write_table(arrow.table(part.columns(), schema=schema))
+            sums.add(table := arrow.table(part.columns(), schema=schema))
+            writer.write_table(table)
+        writer.add_key_value_metadata(sums.metadata())
         _refuse_nothing(written, skipped, out)
     return tuple(skipped)
 
@@ -150,7 +164,7 @@ def find_skipped(paths: Sequence[Path], table: Path) -> tuple[SkippedImage, ...]
         DataError: it lacks all.
     """
     written = set(read_columns(table, [PATH_COLUMN]).column(PATH_COLUMN).to_pylist())
-    skipped = keep_readable([path for path in paths if _named(path) not in written]).skipped
+    skipped = keep_readable([path for path in paths if to_unicode(path) not in written]).skipped
     _refuse_nothing(len(written), skipped, table)
     return skipped
 
@@ -159,18 +173,31 @@ def read_columns(place: Path, columns: list[str] | None) -> Any:
     """An Arrow table of those columns, or of all.
 
     Raises:
-        ArtifactError: no such table, or an unfinished one.
+        ArtifactError: no such table, an unfinished one, or a damaged one.
     """
-    arrow, parquet = import_pyarrow()
-    if place.is_dir() and not (place / FINISHED).exists():
+    arrow, _ = import_pyarrow()
+    if os.path.isdir(place) and not os.path.exists(place / FINISHED):
         raise ArtifactError(
             expected="a finished table", got=f"a folder without {FINISHED}", fix="embed again", where=str(place)
         )
-    parts = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    parts = sorted(place.glob("*.parquet")) if os.path.isdir(place) else [place]
     try:
-        return arrow.concat_tables([parquet.read_table(part, columns=columns) for part in parts])
-    except (arrow.ArrowException, OSError, KeyError, ValueError) as error:
+        return arrow.concat_tables([_read_part(part, columns) for part in parts])
+    except (arrow.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
         text = str(error).split("\n")[0]
         raise ArtifactError(
             expected="a Parquet table of features", got=text, fix="check the path", where=str(place)
         ) from error
+
+
+def _read_part(part: Path, columns: list[str] | None) -> Any:
+    _, parquet = import_pyarrow()
+    with open_regular(part), parquet.ParquetFile(part, page_checksum_verification=True) as opened:
+        names = opened.schema_arrow.names
+        lacking = [name for name in columns or [] if name not in names]
+        if lacking:
+            raise KeyError(f"no column {', '.join(lacking)}")
+        table = opened.read(columns)
+        table.validate(full=True)
+        check_sums(table, names, opened.metadata.metadata, part)
+        return table

@@ -38,7 +38,7 @@ from clip_fewshot.few_shot.screening import add_unlabelled, collect_unlabelled
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
-from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
 
@@ -231,10 +231,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))
         return score_probabilities(truth, [self.predict_proba(test)])
 
-    def save(self, folder: str | Path) -> None:
-        """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step."""
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step.
+
+        Args:
+            overwrite: write into a folder that holds other files too.
+
+        Raises:
+            ResourceError, ArtifactError: it does, or a model of another kind.
+        """
         self._check_fitted()
-        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact())
+        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(
@@ -249,8 +256,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ArtifactError: damaged files, another backbone than then, or a foreign part not passed.
         """
-        meta, files = load_artifact(Path(folder), FEW_SHOT_KIND)
-        return cls.from_artifact(files, meta, backbone, str(folder), trusted)
+        with open_artifact(Path(folder), FEW_SHOT_KIND) as (meta, files):
+            return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:
         """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""

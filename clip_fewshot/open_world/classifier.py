@@ -27,7 +27,7 @@ from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
-from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -235,20 +235,21 @@ class OpenWorldClassifier:
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
         return step.naming
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
 
         Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
+        ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
         """
-        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact())
+        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(
         cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
     ) -> OpenWorldClassifier:
         """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
-        meta, files = load_artifact(Path(folder), OPEN_WORLD_KIND)
-        return cls.from_artifact(files, meta, backbone, str(folder), trusted)
+        with open_artifact(Path(folder), OPEN_WORLD_KIND) as (meta, files):
+            return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:
         """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""

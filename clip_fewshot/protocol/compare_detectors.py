@@ -26,7 +26,8 @@ from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.plots import density_panels, det_curves
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
 from clip_fewshot.report import tables
-from clip_fewshot.runtime.files import write_json, write_text
+from clip_fewshot.runtime.files import write_text
+from clip_fewshot.runtime.outputs import DETECTORS_FOLDER, mark_folder, write_results
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
 
 CHOSEN, FROZEN_MODEL, PROBE_MODEL = "auto", "frozen", "linear-probe"
@@ -234,7 +235,8 @@ def _rates(scene: DetectorScene, all_of: Sequence[Said], alpha: float) -> dict[s
 
 def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], folder: Path) -> None:
     """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
-    write_json(folder / "novelty.json", found)
+    mark_folder(folder, DETECTORS_FOLDER)
+    write_results(folder / "novelty.json", found)
     is_novel, opinions = comparison.scene.is_novel, comparison.opinions
     curves = {name: [det_curve(is_novel, one.scores) for one in all_of] for name, all_of in opinions.items()}
     first = {name: all_of[0].scores for name, all_of in opinions.items()}

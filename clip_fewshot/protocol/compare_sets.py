@@ -83,9 +83,9 @@ def compare_sets(
         show(describe_head(entry))
         for row in measure_methods(scene, methods, progress):
             entry["rows"].append(row)
+            save_methods(record, out)  # before it is shown: standard output may be gone
             show(format_markdown_row(method_cells(row)))
             warn(list_errors(row))
-            save_methods(record, out)
         show(describe_differences(entry))
     _finish(record, plan, out, show)
     return record

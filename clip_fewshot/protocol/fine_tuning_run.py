@@ -7,6 +7,7 @@ pictures it is recall both ways.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import redirect_stdout
@@ -16,6 +17,7 @@ from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
+from clip_fewshot.backbones.folder import BACKBONE_FOLDER
 from clip_fewshot.contrastive.distillation import SelfDistillation
 from clip_fewshot.contrastive.distributed.spark import run_on_spark
 from clip_fewshot.contrastive.distributed.torchrun import join_world
@@ -40,26 +42,41 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.protocol.caption_categories import compare_recall, describe_category
 from clip_fewshot.protocol.fine_tuning_sides import FineTuningSides, divide, head_sides
-from clip_fewshot.protocol.fine_tuning_task import TRAINING_FOLDER, begin_task, describe_task
+from clip_fewshot.protocol.fine_tuning_task import FINE_TUNING_FOLDER, TRAINING_FOLDER, begin_task, describe_task
 from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
+from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
-from clip_fewshot.runtime.files import read_json, write_bytes, write_json
+from clip_fewshot.runtime.files import read_json, write_bytes
+from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
 from clip_fewshot.types import FloatArray, Progress, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
+TUNED_MODEL = FolderKind("tuned model", (*BACKBONE_FOLDER.signs, ARTIFACT_SIGN))
 PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
 
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
     """What :func:`finetune` returns at rank 0, whose files come to this machine if they lie on another."""
+    check_tuning_folder(job)
     with redirect_stdout(sys.stderr):  # what the processes print is no part of the result
         files = run_on_spark(_tuned_files, job, processes=job.processes)
+    mark_folder(job.folder, FINE_TUNING_FOLDER)
     for name, data in files.items():
         write_bytes(job.folder / name, data)
     return dict(read_json(job.folder / RESULTS_FILE)) | {"folder": str(job.folder / TUNED_FOLDER)}
+
+
+def check_tuning_folder(job: FineTuningJob) -> None:
+    """Refuse a place that is not ours to replace.
+
+    Raises:
+        ResourceError: it holds other files, or it is read.
+    """
+    check_folder(job.folder, FINE_TUNING_FOLDER, job.overwrite, job)
+    check_folder(job.folder / TUNED_FOLDER, TUNED_MODEL, job.overwrite)
 
 
 def _tuned_files(job: FineTuningJob) -> dict[str, bytes]:
@@ -89,6 +106,7 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
+    check_tuning_folder(job)
     job = replace(job, template=choose_templates(job.templates, job.template), templates=None)
     data = read_dataset(job.data, **job.reading())
     if job.template and data.captions is not None:
@@ -119,7 +137,7 @@ def finetune(
     if sides.earlier is not None:
         about["changes"] = sides.earlier.count_changes(sides.kept, sides.held)
     found = about | found | {"seconds": time.perf_counter() - started}
-    write_json(job.folder / RESULTS_FILE, found)
+    write_results(job.folder / RESULTS_FILE, found)
     return found | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
@@ -148,13 +166,13 @@ def _tune(
         begin_task(job, task, sides.kept, sides.held, sides.earlier)
         tell(f"memory: {forecast}")
     figures = {"before": _measure(pretrained, sides.held, job)} if leads else {}
-    if leads and job.from_ and (begun := Path(job.from_) / TUNED_FOLDER).is_dir():  # a stopped run has no model yet
+    if leads and job.from_ and os.path.isdir(begun := Path(job.from_) / TUNED_FOLDER):  # a stopped run has no model yet
         figures["earlier"] = _measure(load_tuned(begun, pretrained), sides.held, job)
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
-    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER).get("warning"):
+    if warning := save_tuned(tuned, job.folder / TUNED_FOLDER, job.overwrite).get("warning"):
         say(warning)
     return {
         "parameters": {"trained": trained, "all": total},
@@ -168,7 +186,7 @@ def _tune(
 def _without_category(job: FineTuningJob) -> FineTuningJob:
     """The same on the captions as they are, in a folder inside; going on from such a one where there is one."""
     inside, begun = str(job.folder / PLAIN_FOLDER), Path(job.from_ or "") / PLAIN_FOLDER
-    from_ = str(begun) if job.from_ and begun.is_dir() else job.from_
+    from_ = str(begun) if job.from_ and os.path.isdir(begun) else job.from_
     return replace(job, category="none", out=job.out and inside, resume=job.resume and inside, from_=from_)
 
 

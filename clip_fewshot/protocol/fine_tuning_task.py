@@ -7,6 +7,7 @@ another one with the weights and the optimiser's moments of an earlier one, a sc
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,12 +21,17 @@ from clip_fewshot.contrastive.checkpoint import FOLDER as CHECKPOINT_FOLDER
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
-from clip_fewshot.runtime.artifacts import MANIFEST
-from clip_fewshot.runtime.files import read_json, write_json
+from clip_fewshot.runtime.artifacts import MANIFEST, explain_content
+from clip_fewshot.runtime.files import check_seal, read_json, seal, write_json
+from clip_fewshot.runtime.outputs import FolderKind, mark_folder
 
 TASK, PAIRS_FILE, TRAINING_FOLDER = "task.json", "pairs.json", "training"
+FINE_TUNING_FOLDER = FolderKind("fine-tuning", ((TASK, frozenset({"data", "captions", "head_lr"})),))
 # From a run to the one that goes on; what is read is known by its content.
-MAY_DIFFER = {"out", "resume", "chunk", "device", "spark", "processes", "root", "columns", "format", "class_names"}
+MAY_DIFFER = {
+    *("out", "resume", "overwrite", "chunk", "device", "spark", "processes"),
+    *("root", "columns", "format", "class_names"),
+}
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}
 WRITTEN_AS = {"passes": "epochs", "per_class": "shots", "held_out": "test_fraction"}  # in task.json, as ever
@@ -55,8 +61,8 @@ def begin_task(
 ) -> None:
     """Note the task and its pairs in the folder; a folder in which another one was begun is refused."""
     path = job.folder / TASK
-    if path.exists():
-        was = NOT_WRITTEN | read_json(path)
+    if FINE_TUNING_FOLDER.owns(job.folder) and os.path.exists(path):
+        was = NOT_WRITTEN | check_seal(read_json(path), str(path))
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
@@ -73,9 +79,11 @@ def begin_task(
                 fix="go on with it (`resume`), or name another",
                 where=str(job.folder),
             )
+    mark_folder(job.folder, FINE_TUNING_FOLDER)
     before = sorted(earlier.trained) if earlier else []
-    write_json(job.folder / PAIRS_FILE, {"training": _texts_of(kept), "test": _texts_of(held), "before": before})
-    write_json(path, now)
+    pairs = {"training": _texts_of(kept), "test": _texts_of(held), "before": before}
+    write_json(job.folder / PAIRS_FILE, seal(pairs))
+    write_json(path, seal(now))
 
 
 def _texts_of(data: ImageDataset) -> dict[str, list[str]]:
@@ -109,14 +117,16 @@ class EarlierRun:
             ArtifactError: no such run, no checkpoint, or one that did not keep its pairs.
         """
         for name in (TASK, PAIRS_FILE, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 fix = "name the folder of a `finetune` run of this release; of others, take DIR/model as `model`"
                 raise ArtifactError(
                     expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
                 )
-        pairs = read_json(folder / PAIRS_FILE)
-        trained = frozenset([*pairs["training"], *pairs["before"]])
-        return cls(folder, NOT_WRITTEN | read_json(folder / TASK), pairs["training"] | pairs["test"], trained)
+        with explain_content(str(folder)):
+            pairs = check_seal(read_json(folder / PAIRS_FILE), str(folder / PAIRS_FILE))
+            task = check_seal(read_json(folder / TASK), str(folder / TASK))
+            trained = frozenset([*pairs["training"], *pairs["before"]])
+            return cls(folder, NOT_WRITTEN | task, pairs["training"] | pairs["test"], trained)
 
     def check(self, now: Mapping[str, Any]) -> None:
         """Raise UsageError where the task of ``now`` trains other parameters, or from another model."""

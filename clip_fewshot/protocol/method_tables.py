@@ -16,7 +16,8 @@ from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.schema import check_comparison
-from clip_fewshot.runtime.files import write_json, write_text
+from clip_fewshot.runtime.files import write_text
+from clip_fewshot.runtime.outputs import COMPARISON_FOLDER, mark_folder, write_results
 
 MEAN_OF_SETS = "mean of the sets"
 LEAST_SETS = 3  # for an interval: two say nothing of how sets differ
@@ -158,7 +159,8 @@ def _csv_numbers(point: Mapping[str, Any]) -> list[str]:
 def save_methods(record: Mapping[str, Any], folder: Path) -> None:
     """compare.json, compare.csv and compare.tex, of what there is so far."""
     check_comparison(record)
-    write_json(folder / "compare.json", record)
+    mark_folder(folder, COMPARISON_FOLDER)
+    write_results(folder / "compare.json", record)
     write_text(folder / "compare.csv", tables.format_csv(list_csv_rows(record)))
     entries = [*record["sets"], *([record["summary"]] if record["summary"] else [])]
     write_text(folder / "compare.tex", "\n\n".join(map(_latex, entries)) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from clip_fewshot.contrastive.jobs import PRETRAINING_PASSES, Pretraining
 from clip_fewshot.contrastive.memory_check import Load, check_memory
 from clip_fewshot.contrastive.memory_forecast import measure_needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions, paper_options
-from clip_fewshot.contrastive.trainer import StepReport, train_contrastive
+from clip_fewshot.contrastive.trainer import TRAINING_RUN, StepReport, train_contrastive
 from clip_fewshot.contrastive.validation import Validation
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
@@ -30,6 +31,7 @@ from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
+from clip_fewshot.runtime.outputs import check_folder, mark_folder
 from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
@@ -40,6 +42,7 @@ CHANGEABLE = ("checkpoint_gradients", "state_dtype", "model")  # where memory is
 
 def pretrain_by_spark(job: Pretraining) -> None:
     """:func:`pretrain` in processes of Spark; the model's files come to this machine if they lie on another."""
+    check_folder(job.folder, TRAINING_RUN, job.overwrite, job)
     for name, data in run_on_spark(_pretrained_files, job, processes=job.processes).items():
         write_bytes(job.folder / name, data)
 
@@ -61,6 +64,7 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     if world.rank > 0:
         say = warn = _be_silent  # one process speaks for all
     started = time.perf_counter()
+    check_folder(job.folder, TRAINING_RUN, job.overwrite, job)
     name, config = find_architecture(job.model or "ViT-B/32")
     _check_state(config, job)
     model = build_untrained(name, config, job)
@@ -75,6 +79,8 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     say(f"memory: {forecast}")
     if config.warning():
         warn(config.warning())
+    if world.rank == 0:
+        mark_folder(job.folder, TRAINING_RUN)
     trained = train_contrastive(
         model,
         pairs,
@@ -88,7 +94,7 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
         tensorboard=job.tensorboard,
     )
     if world.rank == 0:
-        save_backbone(trained, job.folder, half=False)
+        save_backbone(trained, job.folder, half=False, overwrite=True)  # beside the checkpoint
     say(f"model, checkpoint and metrics.jsonl in {job.folder} ({time.perf_counter() - started:.0f} s)")
     return trained
 
@@ -122,7 +128,7 @@ def build_untrained(name: str, config: CLIPConfig, job: Pretraining) -> Backbone
 
 def read_architecture(path: Path) -> CLIPConfig:
     """The fields of :class:`CLIPConfig` as a JSON object."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(expected="a file", got="none", fix="check the path", where=str(path))
     fields: Any = read_json(path)
     try:

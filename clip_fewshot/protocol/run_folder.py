@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.clip import names_code
 from clip_fewshot.config import AUTO, HIDDEN, READING, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.formats import FORMATS
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.open_world.classifier import OPEN_WORLD_KIND
 from clip_fewshot.open_world.select_detector import list_detectors
-from clip_fewshot.runtime.files import hash_bytes, read_json, remove_half_files, write_json
-from clip_fewshot.runtime.parts import PYTHON_PREFIX
+from clip_fewshot.runtime.artifacts import check_artifact_folder
+from clip_fewshot.runtime.files import check_seal, hash_bytes, read_json, remove_half_files, seal, write_json
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 
 TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
+RUN_KIND = FolderKind("few-shot run", ((RUN, frozenset({"key", "config"})),))
 OBJECTIVE = "log loss"  # what trials are judged by: those of a run that judged otherwise mean something else
 
 
@@ -30,7 +36,7 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     if config.run.resume is None:
         return config
     path = Path(config.run.resume) / RUN
-    if not path.is_file():
+    if not os.path.isfile(path):
         fix = "check the path; a run that was hit before it wrote that is begun again in a folder of its own (`out`)"
         raise ArtifactError(
             expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
@@ -47,10 +53,14 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
         raise UsageError(
             expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="`resume`"
         )
-    model = began.data.model
-    if str(model).startswith(PYTHON_PREFIX) and config.data.model != model:
-        fix = f"give the model {model} again (`model`): what a file names is not imported"
-        raise ArtifactError(expected="a backbone of this library", got=repr(model), fix=fix, where=str(path))
+    model, form = began.data.model, began.data.format
+    for option, said, foreign in (
+        ("model", model, names_code(str(model))),
+        ("format", form, form is not None and form not in FORMATS),
+    ):
+        if foreign and getattr(config.data, option) != said:
+            fix = f"give it again (`{option}`): what a file names is not imported"
+            raise ArtifactError(expected=f"a {option} of this library", got=repr(said), fix=fix, where=str(path))
     return replace(began, run=_resumed_run(config.run, began.run))
 
 
@@ -95,8 +105,8 @@ def _resumed_part(name: str, run: RunOptions, began: RunOptions, members: Collec
 def _resumed_run(run: RunOptions, began: RunOptions) -> RunOptions:
     """This call's limits and device; what else the interrupted run was given where this call names nothing."""
     if began.storage and HIDDEN in began.storage and run.storage is None:
-        fix = "give `storage` again; its password was not written down"
-        raise UsageError(expected="the address of the database", got=began.storage, fix=fix, where="`storage`")
+        fix = "give `storage` again: it is not written down, as it may hold a password"
+        raise UsageError(expected="the address of the database", got="none", fix=fix, where="`storage`")
     trials, storage = run.trials or began.trials, run.storage or began.storage
     detector = _resumed_part("detector", run, began, DETECTORS)
     discoverer = _resumed_part("discoverer", run, began, DISCOVERERS)
@@ -111,7 +121,7 @@ def choose_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
     if len(set(names)) < len(names):
         raise UsageError(expected="each approach once", got=", ".join(names), fix="drop one", where="`approaches`")
     path = Path(config.run.resume or "") / RUN
-    if config.run.resume is None or not path.is_file():
+    if config.run.resume is None or not os.path.isfile(path):
         return tuple(chosen)
     began = read_options(path).search.approaches
     if config.search.approaches and sorted(names) != sorted(began):
@@ -124,8 +134,8 @@ def choose_approaches(config: FewShotConfig) -> tuple[Approach, ...]:
 def read_options(path: Path) -> FewShotConfig:
     """The options that a run wrote down."""
     try:
-        return FewShotConfig.from_json(read_json(path)["config"])
-    except (KeyError, TypeError) as error:
+        return FewShotConfig.from_json(check_seal(read_json(path), str(path))["config"])
+    except (KeyError, TypeError, AttributeError) as error:
         fix = "resume it with the release that began it, or begin another run"
         raise ArtifactError(
             expected="the options of a run", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
@@ -160,8 +170,8 @@ def claim(
         key["unlabelled"] = unlabelled.fingerprint()
     key = json.loads(json.dumps(key | ({"foreign": foreign} if foreign else {})))
     path = out / RUN
-    if path.is_file():
-        held = read_json(path)["key"]
+    if RUN_KIND.owns(out):
+        held = check_seal(read_json(path), str(path))["key"]
         if held != key:
             names = {**held["options"], **key["options"]}
             changed = [name for name in names if held["options"].get(name) != key["options"].get(name)]
@@ -174,7 +184,21 @@ def claim(
             raise ArtifactError(expected="an empty folder or one of the same run", got=what, fix=fix, where=str(out))
     for folder in (out, out / TRIALS_FOLDER):
         remove_half_files(folder)
-    write_json(path, {"key": key, "config": config.to_json()})
+    write_json(path, seal({"key": key, "config": config.to_json()}))
+
+
+def check_run_folder(config: FewShotConfig) -> Path:
+    """Where the results go.
+
+    Raises:
+        ResourceError: what is there is not ours to replace. Trials of which nothing says what they mean are refused
+            even where ``overwrite`` insists: the study would go on with them.
+    """
+    out = check_folder(choose_folder(config.data, config.run.out), RUN_KIND, config.run.overwrite, config)
+    if not RUN_KIND.owns(out):
+        check_folder(out / TRIALS_FOLDER, RUN_KIND, None)
+    check_artifact_folder(out / MODEL_FOLDER, OPEN_WORLD_KIND, config.run.overwrite)
+    return out
 
 
 def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) -> str:

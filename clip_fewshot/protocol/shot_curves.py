@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import APPROACHES, find_approach
+from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
 from clip_fewshot.report import tables
 from clip_fewshot.report.headline import FIGURES
-from clip_fewshot.runtime.files import read_json
+from clip_fewshot.runtime.files import read_json, write_text
+from clip_fewshot.runtime.outputs import shorten_home, write_results
 
 BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 
@@ -23,12 +26,12 @@ BASELINE_KEYS = ("raw_pixels", "zero_shot", "linear_probe")
 def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     """results.json in the run's folder where that run is complete, on these pictures and weights; else None."""
     out = Path(config.run.out or "")
-    if not (out / "results.json").is_file():
+    if not os.path.isfile(out / "results.json"):
         return None
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
     asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
-    same = results["config"] == asked and _same_input(config, out, results)
+    same = results["config"] == shorten_home(asked) and _same_input(config, out, results)
     return results if same else None
 
 
@@ -55,6 +58,13 @@ def collect_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "methods": {name: methods[name] for name in order_methods(set(methods))},
         "chosen": [{"approach": results["best"]["approach"], **results["best"]["test"]} for results in runs],
     }
+
+
+def save_curves(record: Mapping[str, Any], folder: Path) -> None:
+    """shots.json, and shots.svg with a panel for each set."""
+    write_results(folder / "shots.json", record)
+    panels = {name: curve_points(item) for name, item in record["data"].items()}
+    write_text(folder / "shots.svg", shots_panels(panels).svg)
 
 
 def curve_points(item: Mapping[str, Any]) -> dict[str, list[ShotPoint]]:

@@ -24,7 +24,8 @@ from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_sel
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
-from clip_fewshot.runtime.files import write_json, write_text
+from clip_fewshot.runtime.files import write_text
+from clip_fewshot.runtime.outputs import shorten_home, write_results
 
 
 def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
@@ -42,8 +43,8 @@ def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> No
         ResourceError: the folder cannot be written to.
     """
     check_results(results)
-    write_text(folder / "report.html", render_page(results, record))
-    write_json(folder / "results.json", results)
+    write_text(folder / "report.html", shorten_home(render_page(results, record)))
+    write_results(folder / "results.json", results)
 
 
 def render_page(results: Mapping[str, Any], record: RunRecord) -> str:

@@ -107,6 +107,20 @@ function reviewOf(state, data) {
     groups.set(said.name, entry);
   }
   const rejected = digests(data, state.rejected);
-  const made = { schema: 1, store: data.store, revision: data.revision };
-  return { ...made, groups: [...groups.values()], rejected, steps: state.steps };
+  const made = { schema: 2, store: data.store, revision: data.revision };
+  const review = { ...made, groups: [...groups.values()], rejected, steps: state.steps };
+  return { ...review, crc32: checksum(review) };
+}
+
+// As Review.from_json of Python has it: of JSON in ASCII, without blanks, with sorted keys.
+function checksum(record) {
+  const sorted = (_, value) => Object.prototype.toString.call(value) !== "[object Object]" ? value
+    : Object.fromEntries(Object.keys(value).sort().map((key) => [key, value[key]]));
+  const escaped = (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  let sum = -1;
+  for (const letter of JSON.stringify(record, sorted).replace(/[\u007f-\uffff]/g, escaped)) {
+    sum ^= letter.charCodeAt(0);
+    for (let bit = 0; bit < 8; bit++) sum = sum & 1 ? (sum >>> 1) ^ 0xedb88320 : sum >>> 1;
+  }
+  return ~sum >>> 0;
 }

@@ -7,24 +7,34 @@ version or the new one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from clip_fewshot.errors import ArtifactError, ResourceError
+from safetensors import SafetensorError
+
+from clip_fewshot.errors import ArtifactError, ClipFewShotError
 from clip_fewshot.runtime.files import (
-    FILE_LOCK,
+    SEAL,
+    check_seal,
     hash_bytes,
     hash_file,
     read_json,
     rename_file,
+    seal,
     write_bytes,
     write_json,
     write_pieces,
 )
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
+from clip_fewshot.runtime.reading import read_whole
 
-ARTIFACT_SCHEMA = 1
+ARTIFACT_SCHEMA = 2
+UNSEALED = {"schema", "kind", "files", "meta", "meta_sha256"}  # of schema 1, which sealed "meta" alone
 MANIFEST = "manifest.json"
+ARTIFACT_SIGN = MANIFEST, frozenset({"schema", "kind", "files", "meta"})  # what a folder of one is known by
 T = TypeVar("T")
 
 
@@ -41,31 +51,35 @@ class Pieces(Protocol):
         ...
 
 
-def save_artifact(folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any]) -> None:
+def save_artifact(
+    folder: Path,
+    kind: str,
+    files: Mapping[str, bytes | Pieces],
+    meta: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
-    A folder that holds something else than an artifact of the same kind is left alone and refused.
+    A folder that holds something else than an artifact of the same kind is left alone and refused, unless ``overwrite``
+    insists; files of other names stay there.
     """
-    if (folder / MANIFEST).exists():
-        _read_manifest(folder, kind)
-    elif folder.exists() and not all(_left_by_kill(path) for path in folder.iterdir()):
-        raise ResourceError(
-            expected="an empty or new folder",
-            got="one that holds other files",
-            fix="choose another one",
-            where=str(folder),
-        )
+    before = check_artifact_folder(folder, kind, overwrite)
     entries = {name: _write(folder, name, content) for name, content in files.items()}
-    meta_digest = hash_bytes(json.dumps(meta, sort_keys=True, allow_nan=False).encode())
-    manifest = {
-        "schema": ARTIFACT_SCHEMA,
-        "kind": kind,
-        "files": entries,
-        "meta": dict(meta),
-        "meta_sha256": meta_digest,
-    }
-    write_json(folder / MANIFEST, manifest)
-    _remove_unlisted(folder, {str(entry["file"]) for entry in entries.values()})
+    manifest = {"schema": ARTIFACT_SCHEMA, "kind": kind, "files": entries, "meta": dict(meta)}
+    write_json(folder / MANIFEST, seal(manifest))
+    _remove_unlisted(folder, before, {str(entry["file"]) for entry in entries.values()})
+
+
+def check_artifact_folder(folder: Path, kind: str, overwrite: bool = False) -> set[str]:
+    """The files of the version in ``folder``, if :func:`save_artifact` may publish another one there.
+
+    Raises:
+        ResourceError, ArtifactError: it may not.
+    """
+    check_folder(folder, FolderKind(f"saved {kind}", (ARTIFACT_SIGN,)), overwrite, is_leftover=_left_by_kill)
+    if overwrite or not os.path.exists(folder / MANIFEST):
+        return set()
+    return {str(entry["file"]) for entry in _read_manifest(folder, kind)["files"].values()}
 
 
 def _write(folder: Path, name: str, content: bytes | Pieces) -> dict[str, str | int]:
@@ -91,7 +105,7 @@ def _named_by_content(name: str, digest: str) -> str:
 def _left_by_kill(path: Path) -> bool:
     """Whether a save that was killed before its manifest left it: half a file, or one named by its own content."""
     half = path.name.startswith(".") and path.name.endswith(".tmp")
-    return half or (path.is_file() and path.stem.endswith(f"-{hash_file(path)[:16]}"))
+    return half or (os.path.isfile(path) and path.stem.endswith(f"-{hash_file(path)[:16]}"))
 
 
 def artifact_kind(folder: Path) -> str:
@@ -101,22 +115,30 @@ def artifact_kind(folder: Path) -> str:
 
 def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read back (meta, files) of :func:`save_artifact`; every byte is checked against its SHA-256 first."""
-    return _load(folder, kind, lambda path: (data := path.read_bytes(), hash_bytes(data)))
+    return _load(folder, kind, lambda path, most: (data := read_whole(path, most), hash_bytes(data)))
+
+
+@contextmanager
+def open_artifact(folder: Path, kind: str) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """:func:`load_artifact` for a block that makes something of it; what does not fit together is ArtifactError too."""
+    found = load_artifact(folder, kind)
+    with explain_content(str(folder)):
+        yield found
 
 
 def find_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """Like :func:`load_artifact`, with the paths of the files in place of what is in them: they may be large."""
-    return _load(folder, kind, lambda path: (path, hash_file(path)))
+    return _load(folder, kind, lambda path, most: (path, hash_file(path, most)))
 
 
-def _load(folder: Path, kind: str, read: Callable[[Path], tuple[T, str]]) -> tuple[dict[str, Any], dict[str, T]]:
-    """(meta, what ``read`` gives of each file); it gives the SHA-256 beside it."""
+def _load(folder: Path, kind: str, read: Callable[[Path, int], tuple[T, str]]) -> tuple[dict[str, Any], dict[str, T]]:
+    """(meta, what ``read`` gives of each file); it gives the SHA-256 beside it, and takes the most bytes to read."""
     manifest = _read_manifest(folder, kind)
     files = {}
     for name, entry in manifest["files"].items():
         path = folder / entry["file"]
         try:
-            files[name], digest = read(path)
+            files[name], digest = read(path, entry["bytes"])
         except OSError as error:
             raise ArtifactError(
                 expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
@@ -134,45 +156,70 @@ def _load(folder: Path, kind: str, read: Callable[[Path], tuple[T, str]]) -> tup
 def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """The manifest, checked; ``kind`` None takes any."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):
         expected = f"a folder with a saved {kind or 'model'}"
         raise ArtifactError(expected=expected, got="no manifest.json in it", fix="check the path", where=str(folder))
-    manifest: dict[str, Any] = read_json(path)
-    well_formed = isinstance(manifest, dict) and {"schema", "kind", "files", "meta", "meta_sha256"} <= manifest.keys()
-    if not well_formed:
-        raise ArtifactError(
-            expected="a manifest of clip_fewshot",
-            got="other content",
-            fix="restore the folder from a copy",
-            where=str(path),
-        )
-    if manifest["schema"] != ARTIFACT_SCHEMA:
-        raise ArtifactError(
-            expected=f"schema {ARTIFACT_SCHEMA}",
-            got=f"schema {manifest['schema']}",
-            fix="use the release that wrote it",
-            where=str(path),
-        )
+    with explain_content(str(path)):
+        content = read_json(path)
+        if content["schema"] not in (1, ARTIFACT_SCHEMA):
+            raise ArtifactError(
+                expected=f"schema {ARTIFACT_SCHEMA}",
+                got=f"schema {content['schema']}",
+                fix="use the release that wrote it",
+                where=str(path),
+            )
+        manifest = check_seal(content, str(path))
+        meta = json.dumps(manifest["meta"], sort_keys=True)
+        whole = manifest.get("meta_sha256", hash_bytes(meta.encode())) == hash_bytes(meta.encode())
+        named = all(one["file"] == _named_by_content(name, one["sha256"]) for name, one in manifest["files"].items())
+        formed = type(manifest["kind"]) is str and all(type(one["bytes"]) is int for one in manifest["files"].values())
+        sealed = SEAL in manifest if manifest["schema"] == ARTIFACT_SCHEMA else manifest.keys() == UNSEALED
+        formed = formed and all(Path(name).name == name for name in manifest["files"])
+        if not (sealed and whole and named and formed):
+            raise ArtifactError(
+                expected="the manifest as it was written",
+                got="a changed one",
+                fix="restore the folder from a copy",
+                where=str(path),
+            )
     if kind not in (None, manifest["kind"]):
         raise ArtifactError(
             expected=f"a saved {kind}", got=f"a saved {manifest['kind']}", fix="check the path", where=str(folder)
         )
-    digest = hash_bytes(json.dumps(manifest["meta"], sort_keys=True, allow_nan=False).encode())
-    names_plain = all(Path(entry["file"]).name == entry["file"] for entry in manifest["files"].values())
-    if digest != manifest["meta_sha256"] or not names_plain:
-        raise ArtifactError(
-            expected="the manifest as it was written",
-            got="a changed one",
-            fix="restore the folder from a copy",
-            where=str(path),
-        )
     return manifest
 
 
-def _remove_unlisted(folder: Path, listed: set[str]) -> None:
-    """Drop the files of the version before and what a kill left behind."""
+@contextmanager
+def explain_content(where: str) -> Iterator[None]:
+    """What goes wrong in the block because a file says something else than such a file says, as ArtifactError.
+
+    A seal shows damage. It is no signature: whoever writes a file on purpose seals what they like.
+    """
+    try:
+        yield
+    except ClipFewShotError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        raise ArtifactError(
+            expected="what such a file says",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}",
+            fix="restore it from a copy",
+            where=where,
+        ) from error
+
+
+def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:
+    """Drop the files of the version before and what a kill left behind; what a person put there stays."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in listed | {MANIFEST, FILE_LOCK}:
+        if path.name not in listed and (path.name in before or _left_by_kill(path)):
             path.unlink(missing_ok=True)
 
 

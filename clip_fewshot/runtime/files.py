@@ -6,6 +6,7 @@ A file is written to a temporary name in the same folder, flushed to the disk an
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -14,17 +15,24 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from clip_fewshot.errors import ArtifactError, ResourceError
+from clip_fewshot.runtime.reading import decode_json, open_regular, read_whole
 
 if sys.platform != "win32":
     import fcntl
 
 FILE_LOCK = ".lock"
+LONGEST_PREFIX = 100  # characters of a file's name in that of its unfinished self
+NO_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
+SEAL = "sha256"
 
 
 def cache_root() -> Path:
@@ -33,7 +41,13 @@ def cache_root() -> Path:
     if configured:
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip_fewshot"
+    if base:
+        return Path(base) / "clip_fewshot"
+    try:
+        return Path.home() / ".cache/clip_fewshot"
+    except RuntimeError as error:  # a user without name and HOME, as in a container
+        fix = "set CLIP_FEWSHOT_CACHE to a folder"
+        raise ResourceError(expected="a place for a cache", got="no home folder", fix=fix, where="cache") from error
 
 
 def hash_bytes(data: bytes) -> str:
@@ -41,10 +55,10 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+def hash_file(path: Path, most: int | None = None) -> str:
+    """Hex SHA-256 of a regular file of at most that many bytes, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path, most) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
@@ -81,9 +95,10 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` in one step once the block has ended without an exception."""
     with _explained(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
+                _lock_file(handle)  # so that nobody takes it for what a kill has left
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -163,17 +178,37 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parse a JSON file of ours."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        return decode_json(read_whole(path))
+    except (ValueError, OSError) as error:
         raise ArtifactError(
             expected="a JSON file written by clip_fewshot", got=str(error), fix="restore or delete it", where=str(path)
         ) from error
 
 
-def remove_half_files(folder: Path) -> None:
-    """Remove what kills left of the files of ``folder``; for the holder of its lock."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with the SHA-256 of what it says as JSON under ``SEAL``, for :func:`check_seal`."""
+    text = json.dumps({name: value for name, value in content.items() if name != SEAL}, sort_keys=True)
+    return {**content, SEAL: hash_bytes(text.encode())}
+
+
+def check_seal(content: Any, where: str) -> dict[str, Any]:
+    """``content`` as it was sealed; what has no seal is of a release that did not seal.
+
+    Raises:
+        ArtifactError: content that was changed since, or that was never such a file.
+    """
+    if isinstance(content, dict) and content.get(SEAL, seal(content)[SEAL]) == seal(content)[SEAL]:
+        return content
+    expected, fix = "the content that it was written with", "it is damaged: restore or delete it"
+    raise ArtifactError(expected=expected, got="a changed one", fix=fix, where=where)
+
+
+def remove_half_files(folder: Path, name: str = "") -> None:
+    """Remove what kills left of the files of ``folder``, or of the one called ``name``; what is being written stays."""
+    for path in folder.glob(f".{glob.escape(name[:LONGEST_PREFIX])}*.tmp"):
+        with path.open("rb") as file, suppress(OSError):  # held by whoever writes it
+            _lock_file(file.fileno())
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -227,7 +262,7 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
             raise ResourceError(
                 expected=f"{needed:,} bytes of disk", got=got, fix="free some space and run again", where=str(path)
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+        if error.errno in NO_PLACE:
             raise ResourceError(
                 expected="a place to write to", got=str(error), fix="choose another folder", where=str(path)
             ) from error

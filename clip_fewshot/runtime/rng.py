@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2**63) for ``purpose``, independent of the seeds of other purposes."""
     text = "\x1f".join([str(int(seed)), *(f"{type(p).__name__}:{p}" for p in purpose)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:

@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, write_json
+from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import IndexArray
 
 ROWS_FILE, INDEX, ABOUT, ROWS_LOCK = "rows.bin", "index.bin", "about.json", ".lock"
@@ -147,7 +148,7 @@ class RowFile:
         """The shelf of that content, whatever its shape; None where none was begun."""
         path = _folder(kind, about) / ABOUT
         try:
-            content = read_json(path) if path.is_file() else None
+            content = read_json(path) if os.path.isfile(path) else None
             return None if content is None else cls(kind, about, content["shape"], content["dtype"])
         except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun again
             return None
@@ -160,7 +161,7 @@ class RowFile:
     def find(self, keys: Sequence[str]) -> IndexArray:
         """(n,) place of each key's row, -1 where none is held. Rows are checked the first time they are found."""
         self._refresh()
-        found = np.array([self._places.get(_digest(key.encode()), -1) for key in keys], dtype=np.int64)
+        found = np.array([self._places.get(_key_digest(key), -1) for key in keys], dtype=np.int64)
         damaged = self._check({place for place in found.tolist() if place >= 0} - self._sound)
         return np.where(np.isin(found, damaged), -1, found) if damaged else found
 
@@ -182,7 +183,7 @@ class RowFile:
             False, with a warning, where the disk refuses: what is cached can be computed again.
         """
         data = np.ascontiguousarray(rows, self.dtype)
-        records = b"".join(_digest(key.encode()) + _digest(row) for key, row in zip(keys, data, strict=True))
+        records = b"".join(_key_digest(key) + _digest(row) for key, row in zip(keys, data, strict=True))
         try:
             self._make_room(data.nbytes)
             with hold_file(self.folder / ROWS_LOCK):
@@ -194,7 +195,7 @@ class RowFile:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             return False
         self._refresh()
-        self._sound |= {self._places[_digest(key.encode())] for key in keys}
+        self._sound |= {self._places[_key_digest(key)] for key in keys}
         return True
 
     def _make_room(self, needed: int) -> None:
@@ -210,10 +211,10 @@ class RowFile:
         """Read the records that were added since the last time."""
         known = len(self._checksums)
         try:
-            with (self.folder / INDEX).open("rb") as file:
+            with open_regular(self.folder / INDEX) as file:
                 file.seek(known * 2 * DIGEST_BYTES)
                 added = file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # not there yet, or no file: what cannot be read is computed again
             return
         for i in range(len(added) // (2 * DIGEST_BYTES)):
             record = added[i * 2 * DIGEST_BYTES : (i + 1) * 2 * DIGEST_BYTES]
@@ -233,6 +234,10 @@ class RowFile:
 def _folder(kind: str, about: Mapping[str, Any]) -> Path:
     content = json.dumps({"format": FORMAT, **about}, sort_keys=True, allow_nan=False)
     return cache_root() / kind / hash_bytes(content.encode())[:32]
+
+
+def _key_digest(key: str) -> bytes:
+    return _digest(key.encode("utf-8", "surrogatepass"))  # a text may hold a name from a disk, which is any bytes
 
 
 def _digest(data: Any) -> bytes:

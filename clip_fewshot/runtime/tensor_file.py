@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.errors import ArtifactError
+from clip_fewshot.runtime.reading import open_regular
 
 # Names of the format, in the order in which it stores what they name: the widest first.
 DTYPES = {
@@ -29,6 +30,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DTYPE_ORDER = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 PIECE = 1 << 24  # values that are copied at a time where they lie on a device, or in no order
 HELD = 1 << 28  # bytes that reading may map at a time
+MOST_TENSORS = 20_000  # in a file; the largest CLIP has 2,000
 ALIGNMENT = 8  # bytes, of the header's end
 Form = tuple[tuple[int, ...], torch.dtype]
 
@@ -73,6 +75,17 @@ class TensorFile:
                 yield piece.cpu().contiguous().view(torch.uint8).numpy().data
 
 
+def check_tensors(path: Path) -> None:
+    """Refuse what is no safetensors file, by its header: its length is that of its tensors, of which it has few.
+
+    Raises:
+        OSError: a pipe or device, or what the system refuses. safetensors.SafetensorError: another kind of file.
+    """
+    with open_regular(path), safetensors.safe_open(path, "pt") as file:
+        if len(file.keys()) > MOST_TENSORS:
+            raise safetensors.SafetensorError(f"{len(file.keys()):,} tensors where at most {MOST_TENSORS:,} are read")
+
+
 def read_forms(path: Path) -> dict[str, Form]:
     """Shape and precision of each tensor in a safetensors file, which is not read any further.
 
@@ -80,6 +93,7 @@ def read_forms(path: Path) -> dict[str, Form]:
         ArtifactError: another kind of file.
     """
     try:
+        check_tensors(path)
         with safetensors.safe_open(path, "pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             return {name: (tuple(part.get_shape()), DTYPES[part.get_dtype()]) for name, part in parts.items()}

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,7 +24,7 @@ from clip_fewshot.backbones.transformer import Block
 from clip_fewshot.backbones.vit import VisionTransformer
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import rng
-from clip_fewshot.runtime.artifacts import load_artifact, save_artifact
+from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 
 PROMPTS_KIND = "visual prompts"
 PROMPTS_WEIGHTS = "prompts.safetensors"
@@ -197,12 +198,12 @@ def describe_prompts(backbone: Backbone) -> str:
     return "\n".join([*lines, f"{count:,} of {total:,} parameters ({count / total:.2%}) in {len(lines)} tensors"])
 
 
-def save_prompts(backbone: Backbone, folder: str | Path) -> None:
-    """Write the prompts and the class token alone; older ones there are replaced in one step."""
+def save_prompts(backbone: Backbone, folder: str | Path, overwrite: bool = False) -> None:
+    """Write the prompts and the class token alone; older ones there are replaced, other files by ``overwrite``."""
     tower = _tower(backbone)
     state = {name: parameter.detach().cpu().contiguous() for name, parameter in tower.list_trained().items()}
     meta = {"foundation": tower.foundation}
-    save_artifact(Path(folder), PROMPTS_KIND, {PROMPTS_WEIGHTS: safetensors.torch.save(state)}, meta)
+    save_artifact(Path(folder), PROMPTS_KIND, {PROMPTS_WEIGHTS: safetensors.torch.save(state)}, meta, overwrite)
 
 
 def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
@@ -214,7 +215,11 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
     Raises:
         ArtifactError: damaged files, or prompts of another backbone.
     """
-    meta, files = load_artifact(Path(folder), PROMPTS_KIND)
+    with open_artifact(Path(folder), PROMPTS_KIND) as (meta, files):
+        return _with_prompts(meta, files, folder, backbone)
+
+
+def _with_prompts(meta: dict[str, Any], files: dict[str, bytes], folder: str | Path, backbone: Backbone) -> Backbone:
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
         raise ArtifactError(

@@ -13,11 +13,13 @@ from typing import Any
 from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import write_json
+from clip_fewshot.runtime.outputs import check_file, read_object
 from experiments.benchmark import page
 from experiments.benchmark.isolation import empty_cache, limit_threads
 from experiments.benchmark.options import CASES, Options
 from experiments.benchmark.row import Row
 
+RECORDED = {"schema", "command", "options", "machine", "cases"}
 PROG = "python -m experiments.benchmark"
 DESCRIPTION = (
     "Measure what the shortcuts save: each case does one thing the plain way and ours, in turns in this process, and "
@@ -27,6 +29,8 @@ DESCRIPTION = (
 
 def main(options: Options) -> int:
     """Measure, print, and fail where a figure is out of its bounds."""
+    if options.record is not None:
+        check_file(options.record, options.overwrite, options, lambda path: read_object(path).keys() >= RECORDED)
     command = shlex.join([*PROG.split(), *sys.argv[1:]])
     print(f"`{command}`", flush=True)
     measured = {}
@@ -66,7 +70,7 @@ def record(options: Options, command: str, measured: dict[str, Any]) -> dict[str
     """Everything, for the file."""
     import torch
 
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("record", "cases")}
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("record", "cases", "overwrite")}
     machine = describe_environment(torch.device("cpu")) | {"cores": os.cpu_count() or 1}
     return {"schema": 1, "command": command, "options": chosen, "machine": machine, "cases": measured}
 

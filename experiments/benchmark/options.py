@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_fewshot.config import check_range, option
+from clip_fewshot.config import OutputOptions, check_range, option
 
 CASES = (
     "step",
@@ -25,7 +25,7 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(OutputOptions):
     """Options of the benchmark."""
 
     cases: tuple[str, ...] = option((), "what to measure (default: all)", positional=True, choices=CASES)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import seed_option
-from clip_fewshot.config import check_range, option
+from clip_fewshot.config import OutputOptions, check_range, option
 from clip_fewshot.errors import UsageError
 from experiments.glyphs.presets import PRESETS
 
@@ -16,7 +16,7 @@ DESCRIPTION = "Train the small model of this package on rendered glyphs, and say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(OutputOptions):
     """Options of the training of a built-in model."""
 
     preset: str = option("mini", "which model", choices=tuple(PRESETS))
@@ -35,10 +35,13 @@ def main(options: Options) -> int:
     """Train the model, check it, and write it."""
     import torch
 
+    from clip_fewshot.backbones.folder import BACKBONE_FOLDER
+    from clip_fewshot.runtime.outputs import check_folder
     from experiments.glyphs.recipe import run_preset
 
+    out = check_folder(Path(options.out or ""), BACKBONE_FOLDER, options.overwrite)
     torch.set_num_threads(options.threads or 2)
-    run_preset(options.preset, options.steps, options.seed, Path(options.out or ""))
+    run_preset(options.preset, options.steps, options.seed, out, options.overwrite)
     return 0
 
 

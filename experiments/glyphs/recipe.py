@@ -23,17 +23,17 @@ from experiments.glyphs.vocabulary import Vocabulary
 REPORT_EVERY = 100
 
 
-def run_preset(name: str, steps: int | None, seed: int, out: Path) -> None:
+def run_preset(name: str, steps: int | None, seed: int, out: Path, overwrite: bool = False) -> None:
     """Train a preset, write it to ``out``, and print how good it is."""
     preset = PRESETS[name] if steps is None else replace(PRESETS[name], steps=steps)
-    model = pretrain(preset, seed, out)
+    model = pretrain(preset, seed, out, overwrite)
     for figure, value in validate(model).items():
         print(f"{figure:16s} {value:.3f}")
     print(f"model: {sum(file.stat().st_size for file in out.iterdir()):,} bytes in {out}")
     print(f"warning: {model.config.warning()}")
 
 
-def pretrain(preset: Preset, seed: int, out: Path) -> Backbone:
+def pretrain(preset: Preset, seed: int, out: Path, overwrite: bool = False) -> Backbone:
     """Render, train, and write the model to ``out``."""
     started = time.perf_counter()
     pool = training_pool(seed, preset.hands, preset.marks, preset.faces)
@@ -41,7 +41,7 @@ def pretrain(preset: Preset, seed: int, out: Path) -> Backbone:
     _say(f"{len(pool):,} glyphs of {len(pool.classes)} classes, {vocabulary.size - 1} tokens", started)
     backbone = train(preset, pool, vocabulary, seed, _progress(preset.steps))
     wide = vocabulary.widen(backbone)
-    save_backbone(wide, out, used_token_ids=vocabulary.used_ids.tolist())
+    save_backbone(wide, out, used_token_ids=vocabulary.used_ids.tolist(), overwrite=overwrite)
     _say("trained", started)
     return wide
 

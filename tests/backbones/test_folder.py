@@ -150,3 +150,13 @@ def test_a_header_that_states_nonsense_is_named(stated: str, tmp_path: Path) -> 
     safetensors.torch.save_file(build_backbone(NARROW).state_dict(), tmp_path / "w.safetensors", {STATED: stated})
     with pytest.raises(ArtifactError, match=r"w\.safetensors"):
         load_backbone(tmp_path / "w.safetensors", device="cpu")
+
+
+def test_heads_in_the_config_are_those_that_the_weights_state(small: Backbone, tmp_path: Path) -> None:
+    save_backbone(small, tmp_path, half=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert load_folder(tmp_path, "as it is").digest == small.digest
+    for name, other in (("vision_heads", 2 * small.config.vision_heads), ("activation", "gelu")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {name: other}))
+        with pytest.raises(ArtifactError, match="as the weights state them"):
+            load_folder(tmp_path, "changed")

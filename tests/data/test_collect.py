@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_fewshot.data.collect import read_images
+from clip_fewshot.data.collect import collect_images, read_images
 from clip_fewshot.errors import DataError
 
 
@@ -45,3 +45,21 @@ def test_nothing_to_read_is_refused_with_every_reason(folder: Path, tmp_path: Pa
     (tmp_path / "hollow").mkdir()
     with pytest.raises(DataError, match="folders without pictures"):
         read_images([tmp_path / "hollow"])
+
+
+def test_a_picture_in_memory_is_what_its_file_shows(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    palettes = [Image.new("P", (16, 24), 1) for _ in range(2)]
+    for i, picture in enumerate(palettes):
+        picture.putpalette([0, 0, 0, 100 * i, 50, 0])
+        picture.save(tmp_path / f"{i}.png", exif=exif)
+    places = [tmp_path / "0.png", tmp_path / "1.png"]
+    with Image.open(places[0]) as first, Image.open(places[1]) as second:
+        objects = collect_images(image for image in (first, second))  # type: ignore[arg-type]
+    paths = collect_images(places)
+    assert [objects.open(i).size for i in (0, 1)] == [(24, 16)] * 2
+    assert [objects.open(i).tobytes() for i in (0, 1)] == [paths.open(i).tobytes() for i in (0, 1)]
+    assert objects.digests[0] != objects.digests[1]  # the same numbers under two palettes
+    with pytest.raises(DataError, match=r"image 1: .*floats"):
+        collect_images([palettes[0], Image.new("F", (16, 16), 7)])

@@ -17,6 +17,7 @@ from clip_fewshot.data.decoder_warnings import HANDLER, listening
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.verify import check_pictures
 from tests.data.pictures import encoded, put
+from tests.data.raw_pictures import tiff
 
 
 def fax(seed: int, damaged: bool) -> bytes:
@@ -54,6 +55,12 @@ def test_the_message_stands_in_the_error_of_a_refused_file(capfd: pytest.Capture
     with pytest.raises(ImageError, match=r"noise\.tif.*LZW|noise\.tif.*code"):
         decode(bytes(data), "noise.tif")
     assert capfd.readouterr().err == ""
+
+
+def test_the_log_of_pillow_stands_in_the_error_too(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ImageError, match=r"many\.tif.*More samples per pixel than can be decoded: 9"):
+        decode(tiff(np.zeros((16, 16), np.uint8), 8, tags={277: [9]}), "many.tif")
+    assert not caplog.records
 
 
 def test_what_others_write_meanwhile_follows(capfd: pytest.CaptureFixture[str]) -> None:

@@ -270,6 +270,13 @@ def test_orientation_by_path_and_by_object_opened_loaded_or_copied(case: str) ->
             assert np.array_equal(np.asarray(upright_rgb(given, "image 0")), shown), orientation
 
 
+def test_a_loaded_picture_has_lost_the_low_bytes_of_its_key() -> None:
+    loaded = Image.open(io.BytesIO(png(samples(16, 3), 16, 2, tRNS=struct.pack(">3H", 1, 2, 3000))))
+    loaded.load()
+    with pytest.raises(ImageError, match="of 16 bits"):
+        upright_rgb(loaded, "x")
+
+
 def test_objects_without_a_header() -> None:
     deep = Image.fromarray(samples(16))
     assert np.array_equal(np.asarray(upright_rgb(deep, "x"))[..., 0], samples(16) >> 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import clip_fewshot as cf
-from clip_fewshot.data.decode import decode
+from clip_fewshot.data.decode import decode, upright_rgb
 from clip_fewshot.data.names import READERS, SUFFIXES, SUFFIXES_OF
 from clip_fewshot.data.picture_kinds import KINDS, ImageError
 from tests.data.pictures import FORMATS, encoded, file_name, picture_bytes, pixels, put
@@ -35,7 +36,9 @@ def sun_raster(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_gives_its_picture(format: str) -> None:
-    shown = np.asarray(decode(encoded(Image.fromarray(SMOOTH), format), file_name(format)).image)
+    data = encoded(Image.fromarray(SMOOTH), format)
+    shown = np.asarray(decode(data, file_name(format)).image)
+    assert np.array_equal(np.asarray(upright_rgb(Image.open(io.BytesIO(data)), "image 0")), shown)
     assert np.abs(shown.astype(int) - SMOOTH).max() <= LOSSY.get(format, 30 if format in ("WEBP", "JPEG2000") else 0)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_fewshot.data.image import normalise, preprocess, resize_crop
+from clip_fewshot.errors import DataError
 from tests.data.pictures import pixels
 
 
@@ -68,3 +69,13 @@ def test_margins_are_rounded_half_to_even() -> None:
     columns = np.repeat(np.arange(35, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, axis=2)
     assert np.asarray(resize_crop(Image.fromarray(columns), 32))[0, 0, 0] == 2  # margin 1.5 -> 2
     assert np.asarray(resize_crop(Image.fromarray(columns[:, :33]), 32))[0, 0, 0] == 0  # margin 0.5 -> 0
+
+
+def test_deep_pictures_in_memory_are_scaled_and_not_cut() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (50, 71), dtype=np.uint16)
+    twin = preprocess(Image.fromarray((deep >> 8).astype(np.uint8)), 32)
+    assert np.array_equal(preprocess(Image.fromarray(deep), 32), twin)
+    floats = Image.fromarray(((deep >> 8) / 255).astype(np.float32))
+    assert np.abs(preprocess(floats, 32) - twin).max() < 0.02  # a step of 8 bits
+    with pytest.raises(DataError, match="floats from"):
+        preprocess(Image.fromarray(deep.astype(np.float32)), 32)

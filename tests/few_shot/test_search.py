@@ -25,6 +25,7 @@ from clip_fewshot.errors import ArtifactError, DivergedError, ResourceError
 from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, PROBE, TEXT_PRIOR, Point
 from clip_fewshot.few_shot.search import study
 from clip_fewshot.few_shot.search.halving import Halving, estimate_worth
+from clip_fewshot.few_shot.search.record import read_trials, round_time
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select_by_approach
@@ -398,3 +399,65 @@ def test_two_workers_share_a_database(tmp_path: Path) -> None:
     both = run_study(SPACE, toy_score, plan(tmp_path / "two", trials=10, storage=url))
     assert len(both) == 10
     assert len(list((tmp_path / "two").glob("*.json"))) == 4
+
+
+def as_before(path: Path) -> dict[str, Any]:
+    """A trial's file as releases wrote it that did not seal."""
+    content = json.loads(path.read_text())
+    return {name: content[name] for name in ("record", "params", "distributions")}
+
+
+def test_any_changed_byte_of_a_trial_is_refused(tmp_path: Path) -> None:
+    run_study(SPACE, toy_score, plan(tmp_path, trials=2))
+    path, dice, said = tmp_path / "00001.json", random.Random(0), list[str]()
+    sound, right = path.read_bytes(), read_trials(tmp_path)
+    for at in dice.sample(range(len(sound)), 150):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << dice.randrange(8)]) + sound[at + 1 :])
+        try:
+            assert read_trials(tmp_path) == right  # a blank became another
+        except ArtifactError as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert all("00001.json" in message for message in said)
+    path.write_bytes(sound)
+    assert read_trials(tmp_path) == right
+
+
+def test_trials_in_each_others_place_are_refused(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    run_study(SPACE, toy_score, plan(one, trials=3))
+    run_study(SPACE, lambda *_: 0.2, plan(other, trials=3, name="on other pictures"))
+    held = (one / "00001.json").read_bytes()
+    for source in (one / "00002.json", other / "00001.json"):
+        shutil.copy(source, one / "00001.json")
+        with pytest.raises(ArtifactError, match=r"00001\.json"):
+            run_study(SPACE, toy_score, plan(one))
+        with pytest.raises(ArtifactError, match=r"0000[12]\.json"):
+            read_trials(one)
+    (one / "00001.json").write_bytes(held)
+    assert len(run_study(SPACE, toy_score, plan(one))) == 15
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("state", "COmPLETE"), ("fold_values", [1.5]), ("fold_values", [-0.1]), ("seconds", -1.0), ("number", 1.0)],
+        *[("losses", [[-1.0]]), ("temperatures", [0.0]), ("fold_values", ["a"])],
+    ],
+)
+def test_trials_of_before_go_on_and_their_values_have_ranges(tmp_path: Path, name: str, value: object) -> None:
+    whole = run_study(SPACE, toy_score, plan(tmp_path, trials=5))
+    for path in tmp_path.glob("*.json"):
+        path.write_text(json.dumps(as_before(path)))
+    assert run_study(SPACE, toy_score, plan(tmp_path, trials=5)) == whole
+    content = as_before(tmp_path / "00001.json")
+    content["record"][name] = value
+    (tmp_path / "00001.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"00001\.json"):
+        run_study(SPACE, toy_score, plan(tmp_path))
+
+
+def test_the_time_of_a_trial_is_the_one_that_was_written() -> None:
+    for seconds in (0.0, 0.0004, 1.2345, 96.4, 123456.789):
+        kept = round_time(seconds)
+        assert kept == round_time(kept) == pytest.approx(seconds, abs=2e-3)

@@ -82,6 +82,14 @@ def test_what_people_are_told(bench: Bench, filled: Path, tmp_path: Path, said: 
     assert "7 classes as before; seven taken back" in said("undo", filled)
 
 
+def test_a_store_is_checked(filled: Path, said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said("check", filled) == "sound: 150 pictures, 0 decisions\n"
+    assert said("check", filled, "--json") == {"schema": 1, "sound": True, "pictures": 150, "revision": 0}
+    with Store.open(filled) as store:
+        store.database.run("UPDATE image SET score = 7 WHERE seq = 3")
+    assert "image, row 3: other content than was written" in refused(capsys, "check", filled)
+
+
 def test_a_review_of_an_older_state_is_refused_and_changes_nothing(
     filled: Path, tmp_path: Path, said: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.open_world.groups import build_groups
 from clip_fewshot.open_world.name_suggestions import Suggestions
+from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.report.review import ReviewView, _order, render_review
 from clip_fewshot.types import LabelSpace
 
@@ -143,3 +147,15 @@ def test_any_two_pictures_part_at_the_highest_merge_between_their_places(n: int)
 def test_one_picture_has_no_tree(view: ReviewView) -> None:
     place, heights = _order(np.empty((0, 4)), 1)
     assert (place.tolist(), heights.tolist()) == ([0], [])
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script")
+def test_the_page_sums_a_review_as_python_does() -> None:
+    name = 'ax"ol\\otl \u00e4\u2028\x7f\x01 \U0001f98e \ud83d'
+    steps = ({"kind": "move", "to": 3, "pictures": ["ab" * 32]},)
+    review = Review("store", 3, {name: ("ab" * 32,)}, {"b": ("cd" * 32,)}, ("ef" * 32,), steps).to_json()
+    unsummed = {key: value for key, value in reversed(review.items()) if key != "crc32"}
+    script = files("clip_fewshot.report").joinpath("review_state.js").read_text("utf-8")
+    program = f"{script}\nprocess.stdout.write(String(checksum(JSON.parse(process.argv[1]))))"
+    done = subprocess.run(["node", "-e", program, json.dumps(unsummed)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == review["crc32"]

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.row_cache import ABOUT, DIGEST_BYTES, INDEX, ROWS_FILE, Batch, RowCache, RowFile
 
 SHAPE = (3, 5)
@@ -38,6 +39,14 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 def keys(count: int) -> list[str]:
     return [f"picture {i}" for i in range(count)]
+
+
+def test_a_key_with_a_name_that_is_no_utf_8_is_a_key(shelf: RowFile) -> None:
+    odd = [os.fsdecode(b"caf\xe9"), "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
+    shelf.append(odd, rows(2))
+    assert len(set(shelf.find(odd).tolist())) == 2
+    np.testing.assert_array_equal(new_shelf().read(new_shelf().find(odd)), rows(2))
+    assert len({rng.derive_seed(0, name) for name in odd}) == 2
 
 
 def assert_holds(shelf: RowFile, wanted: list[str], values: np.ndarray) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.config import BUILTIN_DATA, TextOptions
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.outputs import FolderKind, check_file, check_folder
 
 if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import Backbone
@@ -17,15 +21,21 @@ if TYPE_CHECKING:
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 BARE = "few-shot classifier"  # the kind of a saved model without a detector
+NAMED, SHOWN_ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[\d/\\]\S*|\S+\.\w+"), 5  # names and numbers in a warning
 DONE, SOME_SKIPPED, NONE_TO_BE_HAD = 0, 3, 4
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Each on a line of standard error."""
+    """Each on a line of standard error; many that differ in names and numbers alone are one line with their count."""
     from clip_fewshot.data.names import escape
 
+    alike = defaultdict[str, list[str]](list)
     for sentence in sentences:
-        print(f"warning: {escape(sentence)}", file=sys.stderr)
+        alike[NAMED.sub("", sentence)].append(sentence)
+    for group in alike.values():
+        shown = group if len(group) <= SHOWN_ALIKE else [f"{group[0]} (and {len(group) - 1:,} more like it)"]
+        for sentence in shown:
+            print(f"warning: {escape(sentence)}", file=sys.stderr)
 
 
 def open_data(source: str, **reading: Any) -> ImageDataset:
@@ -82,7 +92,7 @@ def open_picture(path: Path) -> ImageDataset:
     """
     from clip_fewshot.data.collect import read_images
 
-    if path.is_dir():
+    if os.path.isdir(path):
         fix = "name one picture, or take predict for a folder"
         raise UsageError(expected="a picture", got="a folder", fix=fix, where=f"--image {path}")
     return read_images([path])
@@ -96,6 +106,25 @@ def exit_code(pictures: ImageDataset) -> int:
 def exit_code_of(asked: int, lacking: int) -> int:
     """Of a command over several models, of which some could not be had."""
     return (NONE_TO_BE_HAD if lacking == asked else SOME_SKIPPED) if lacking else DONE
+
+
+def choose_folder(options: Any, usual: str, kind: FolderKind) -> Path:
+    """The folder of ``--out``, or the usual one, if its command may write there; to be asked before any work."""
+    return check_folder(Path(options.out or usual), kind, options.overwrite, options)
+
+
+def choose_file(options: Any, path: Path) -> Path:
+    """The same of a page or a drawing."""
+    return check_file(path, options.overwrite, options)
+
+
+def choose_table(options: Any, usual: str) -> Path:
+    """The same of a table of features; Spark writes a folder, and a new one each time."""
+    from clip_fewshot.features.table import is_feature_table
+
+    if options.spark:
+        return choose_folder(options, usual, FolderKind("table by Spark"))
+    return check_file(Path(options.out or usual), options.overwrite, options, is_feature_table)
 
 
 def open_model(name: str, tuned: Path | None, device: str) -> Backbone:
@@ -156,10 +185,12 @@ def warn_if_blind(world: OpenWorldClassifier) -> None:
 
 def read_words(path: Path | None) -> list[str] | None:
     """The names in a text file; None for the shipped list."""
+    from clip_fewshot.runtime.reading import read_whole
+
     if path is None:
         return None
     try:
-        words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        words = [line.strip() for line in read_whole(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             expected="a text file of names", got=str(error), fix="check --words", where=str(path)

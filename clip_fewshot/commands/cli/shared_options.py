@@ -52,6 +52,13 @@ def approaches_option() -> Any:
     return option((), APPROACHES_HELP, parse=split_names)
 
 
+def parse_svg(text: str) -> Path:
+    """Text to the path of a drawing."""
+    if Path(text).suffix != ".svg":
+        raise ValueError(f"expected a name that ends in .svg, got {text!r}")
+    return Path(text)
+
+
 def spark_option() -> Any:
     """The field of commands that may run on a cluster."""
     text = "compute in processes that Spark starts (on this machine, if it has no other master)"

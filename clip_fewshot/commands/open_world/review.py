@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, print_answer
-from clip_fewshot.config import check_range, option
+from clip_fewshot.config import OutputOptions, check_range, option
 
 DESCRIPTION = "Write a page on which to name, merge, split, move and reject; it saves review.json."
 EXAMPLES = ("store/", "store/ --out week-3.html --words animals.txt")
@@ -15,7 +15,7 @@ REVIEW_OUT = "review.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(NamingOptions):
+class Options(NamingOptions, OutputOptions):
     out: str | None = option(None, f"the page (default: {REVIEW_OUT})", group="output")
     shown: int = option(120, "thumbnails of each group, and of the pictures in none", group="output")
 
@@ -27,13 +27,14 @@ class Options(NamingOptions):
 def main(options: Options) -> int:
     from clip_fewshot.data.names import escape
     from clip_fewshot.report.review import render_review, review_view
-    from clip_fewshot.runtime.files import write_text
+    from clip_fewshot.runtime.outputs import shorten_home, write_marked
 
-    words, out = opening.read_words(options.words), Path(options.out or REVIEW_OUT)
+    out = opening.choose_file(options, Path(options.out or REVIEW_OUT))
+    words = opening.read_words(options.words)
     templates = opening.open_templates(options, ())
     with open_store(options.store, options) as store:
         view = review_view(store, options.store.resolve().name, options.names, words, options.shown, templates)
-    write_text(out, render_review(view))
+    write_marked(out, shorten_home(render_review(view)))
     record = {"page": str(out), "revision": view.revision, "groups": len(view.groups), "unknown": len(view.digests)}
     groups = f"{number(len(view.digests), 'unknown picture')} in {number(len(view.groups), 'group')}"
     print_answer(options, record, f"{escape(out)}: {groups}, revision {view.revision}")

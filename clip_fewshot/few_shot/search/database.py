@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from clip_fewshot.errors import ResourceError, UsageError
@@ -44,6 +45,11 @@ def _database(url: str, attempts: int) -> optuna.storages.RDBStorage:
     # The scheme that libpq and its users know; SQLAlchemy means psycopg2 by it, which is not installed.
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     try:
+        make_url(url)
+    except (ArgumentError, ValueError) as error:  # whose words may repeat a password
+        expected = "an address such as postgresql://user@host/database"
+        raise UsageError(expected=expected, got="another text", fix="correct it", where="`storage`") from error
+    try:
         # A trial can take longer than servers keep an idle connection, so each is tried before it is used.
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except DBAPIError:  # two workers that create the tables at once: the database refuses one of them
@@ -60,9 +66,6 @@ def _database(url: str, attempts: int) -> optuna.storages.RDBStorage:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except ArgumentError as error:
-        expected = "an address such as postgresql://user@host/database"
-        raise UsageError(expected=expected, got=str(error), fix="correct it", where="`storage`") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         fix = "check address and server, then run again: the study goes on"
         raise ResourceError(

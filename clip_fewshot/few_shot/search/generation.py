@@ -12,6 +12,7 @@ import torch
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.few_shot.approach import BASELINE_NAMES, Point
 from clip_fewshot.few_shot.search.halving import Halving
+from clip_fewshot.few_shot.search.record import round_time
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord
 from clip_fewshot.runtime.workers import Done, WorkerPool
 
@@ -54,7 +55,8 @@ class RunningTrial:
 
     def end(self, state: str, reason: str = "") -> TrialRecord:
         """Close the trial in this state and keep its record."""
-        self.record = TrialRecord.from_scores(self.number, state, self.point, self.scores, self.seconds, reason)
+        took = round_time(self.seconds)
+        self.record = TrialRecord.from_scores(self.number, state, self.point, self.scores, took, reason)
         return self.record
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -13,35 +14,68 @@ from optuna.trial import FrozenTrial, TrialState
 
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.few_shot.select import TrialRecord
-from clip_fewshot.runtime.files import read_json, write_json
+from clip_fewshot.runtime.files import SEAL, read_json, seal, write_json
 from clip_fewshot.runtime.result_rows import ResultRows
 
 RECORD = "record"  # user attribute that marks a trial as finished
+UNSEALED_TRIAL = {"record", "params", "distributions"}  # what is in a file of the releases that did not seal
 
 
-def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial) -> None:
-    """Write a finished trial to its file in ``folder``."""
+def write_trial(folder: Path, record: TrialRecord, trial: optuna.Trial, study: str) -> None:
+    """Write a finished trial to its file in ``folder``; ``study``: what no run has that means something else by it."""
     distributions = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
-    content = {"record": asdict(record), "params": trial.params, "distributions": distributions}
-    write_json(folder / _file_name(record.number), content)
+    content = {"study": study, "record": asdict(record), "params": trial.params, "distributions": distributions}
+    write_json(folder / _file_name(record.number), content | {SEAL: seal(_without_clock(content))[SEAL]})
+
+
+def round_time(seconds: float) -> float:
+    """Whole milliseconds of ``seconds``, and behind them six digits which show whether a file says what was written.
+
+    The seal of a trial leaves its time out: the same command writes the same bytes but for this number.
+    """
+    whole = round(seconds * 1e9) // 1_000_000
+    return float(f"{whole / 1000:.3f}{_check_digits(whole):06d}")
+
+
+def _check_digits(milliseconds: int) -> int:
+    return crc32(str(milliseconds).encode()) % 1_000_000
+
+
+def _without_clock(content: Any) -> Any:
+    return {**content, "record": {**content["record"], "seconds": None}}
 
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as its file holds it: how it ended, and Optuna's side of it."""
+    """A trial as its file holds it: how it ended, Optuna's side of it, its study (None in files of before)."""
 
     record: TrialRecord
     params: dict[str, Any]
     distributions: dict[str, BaseDistribution]
+    study: str | None
 
     def to_frozen_trial(self, state: TrialState, value: float | None) -> FrozenTrial:
         """The trial as Optuna keeps it, with this state and value."""
         return optuna.create_trial(state=state, params=self.params, distributions=self.distributions, value=value)
 
 
-def read_trials(folder: Path) -> dict[int, StoredTrial]:
-    """The finished trials of a folder by number, in order."""
-    return {int(path.stem): _read(path) for path in sorted(folder.glob("[0-9]*.json"))}
+def read_trials(folder: Path, study: str | None = None) -> dict[int, StoredTrial]:
+    """The finished trials of a folder by number, in order.
+
+    Args:
+        study: that they must be of; None: of whichever, all of one.
+
+    Raises:
+        ArtifactError: a damaged file, or one that was put in another's place.
+    """
+    found: dict[int, StoredTrial] = {}
+    for path in sorted(folder.glob("[0-9]*.json")):
+        stored = _read(path)
+        study = study or stored.study
+        if stored.study not in (None, study) or _file_name(stored.record.number) != path.name:
+            raise _damaged(path, f"trial {stored.record.number} of study {stored.study}")
+        found[stored.record.number] = stored
+    return found
 
 
 def list_trials(folder: str | Path) -> ResultRows[TrialRecord]:
@@ -104,12 +138,33 @@ def _record(fields: Mapping[str, Any]) -> TrialRecord:
 def _read(path: Path) -> StoredTrial:
     content = read_json(path)
     try:
+        if content.keys() != UNSEALED_TRIAL and content.get(SEAL) != seal(_without_clock(content))[SEAL]:
+            raise _damaged(path, "one that was changed since it was written")
         distributions = {name: json_to_distribution(d) for name, d in content["distributions"].items()}
-        stored = StoredTrial(_record(content["record"]), content["params"], distributions)
+        stored = StoredTrial(_record(content["record"]), content["params"], distributions, content.get("study"))
         stored.to_frozen_trial(TrialState.PRUNED, None)  # refuses parameters outside their ranges
+        _check_ranges(stored.record, stored.study is not None)
         return stored
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        fix = "restore it, or delete it and the trials after it: they run again"
-        raise ArtifactError(
-            expected="a finished trial", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
-        ) from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _check_ranges(record: TrialRecord, checked: bool) -> None:
+    """Refuse what no trial can say; ``checked``: the time carries its digits, see :func:`round_time`."""
+    losses = [loss for fold in record.losses for loss in fold]
+    sound = (
+        record.state in ("COMPLETE", "PRUNED", "FAIL")
+        and all(0 <= value <= 1 for value in record.fold_values)
+        and all(loss >= 0 for loss in losses)
+        and all(temperature > 0 for temperature in record.temperatures)
+        and type(record.number) is int
+        and record.seconds >= 0
+        and (not checked or record.seconds == round_time(record.seconds))
+    )
+    if not sound:
+        raise ValueError("a state, score, loss, temperature or time that none can have")
+
+
+def _damaged(path: Path, got: str) -> ArtifactError:
+    fix = "restore it, or delete it and the trials after it: they run again"
+    return ArtifactError(expected="a finished trial", got=got, fix=fix, where=str(path))

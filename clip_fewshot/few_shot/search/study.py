@@ -93,7 +93,7 @@ class StudyContext:
         trials = {trial.number: trial.trial for trial in drawn}
         for record in Generation(drawn, rules, self.plan.is_out_of_time).run(self.evaluate, self.crew):
             trials[record.number].set_user_attr(RECORD, asdict(record))
-            write_trial(self.plan.folder, record, trials[record.number])
+            write_trial(self.plan.folder, record, trials[record.number], self.plan.name)
             finished += 1
             self.progress(finished, record)
         return all(trial.record is not None for trial in drawn)
@@ -130,7 +130,7 @@ def run_study(
 
 def _run_alone(search: StudyContext) -> list[TrialRecord]:
     plan, study = search.plan, optuna.create_study(direction="maximize")
-    files = read_trials(plan.folder)
+    files = read_trials(plan.folder, plan.name)
     records = {number: file.record for number, file in files.items()}
     whole = _generation(0, search.space)
     while set(whole) <= set(files):

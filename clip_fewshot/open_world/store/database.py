@@ -7,6 +7,7 @@ power cut, readers see the state before or after a transaction, and neither wait
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
-from clip_fewshot.open_world.store.schema import APPLICATION, PAGE, STORE_SCHEMA, list_statements
+from clip_fewshot.open_world.store.schema import (
+    APPLICATION,
+    PAGE,
+    STORE_SCHEMA,
+    SUMMED,
+    WITHOUT_SUMS,
+    list_statements,
+    list_upgrades,
+    row_crc,
+)
 
 DATABASE_FILE = "store.sqlite3"
 BUSY_TIMEOUT = 60.0  # seconds to wait for another process's transaction
 OLDEST = (3, 37, 0)  # STRICT tables
 LACKING = ("locked", "busy", "disk is full", "readonly", "read-only", "unable to open", "disk i/o error")
-DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "file is encrypted")
+DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "file is encrypted", "decode")
 
 
 class Database:
@@ -42,7 +52,7 @@ class Database:
                 expected=f"SQLite {wanted} or newer", got=sqlite3.sqlite_version, fix=fix, where="sqlite3"
             )
         self.path = folder / DATABASE_FILE
-        if not fresh and not self.path.is_file():
+        if not fresh and not os.path.isfile(self.path):
             raise ArtifactError(
                 expected="a folder with a store",
                 got=f"no {DATABASE_FILE} in it",
@@ -60,27 +70,44 @@ class Database:
                 raise
 
     def _prepare(self, fresh: bool) -> None:
+        self._connection.create_function("row_crc", -1, row_crc, deterministic=True)
+        schema = STORE_SCHEMA
         if fresh:
             self._connection.execute(f"PRAGMA page_size = {PAGE}")
         else:
-            self._check_kind()
+            schema = self._check_kind()
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
             self._connection.execute(f"PRAGMA {pragma}")
+        if schema == WITHOUT_SUMS:
+            self._upgrade()
 
-    def _check_kind(self) -> None:
+    def _upgrade(self) -> None:
+        """Give a store of an earlier release its checksums, all or none: what is sound then stays so."""
+        self.refuse_damage(quick=False)
+        with self.transaction():
+            if self.value("PRAGMA user_version") == WITHOUT_SUMS:  # else another process was faster
+                columns = {table: self._columns(table) for table in SUMMED}
+                for statement in (*list_upgrades(columns), f"PRAGMA user_version = {STORE_SCHEMA}"):
+                    self._connection.execute(statement)
+
+    def _columns(self, table: str) -> list[str]:
+        return [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
+
+    def _check_kind(self) -> int:
         application, schema = (self.value(f"PRAGMA {name}") for name in ("application_id", "user_version"))
         if application != APPLICATION:
             got = "an empty or half-made file" if application == 0 else "another program's database"
             raise ArtifactError(
                 expected="a store of clip_fewshot", got=got, fix="check the path, or create one", where=str(self.path)
             )
-        if schema != STORE_SCHEMA:
+        if schema not in (WITHOUT_SUMS, STORE_SCHEMA):
             raise ArtifactError(
                 expected=f"schema {STORE_SCHEMA}",
                 got=f"schema {schema}",
                 fix="use the release that wrote it",
                 where=str(self.path),
             )
+        return int(schema)
 
     def make_tables(self) -> None:
         """Turn an empty file into a store, inside of a transaction."""
@@ -125,6 +152,14 @@ class Database:
         with self._explained():
             return self._connection.execute(sql, values).lastrowid or 0
 
+    def insert(self, table: str, *values: Any) -> None:
+        """A row of a table of ``SUMMED``, all its columns but the last, which is its checksum."""
+        self.run(f"INSERT INTO {table} VALUES ({', '.join('?' * (len(values) + 1))})", (*values, row_crc(*values)))
+
+    def next_number(self, table: str, column: str = "number") -> int:
+        """What the next row of a table that only grows is to be called, inside of a transaction; the first one 1."""
+        return 1 + (self.value(f"SELECT max({column}) FROM {table}") or 0)
+
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """One statement for many rows; how many it changed."""
         with self._explained():
@@ -146,11 +181,31 @@ class Database:
             row = self._connection.execute(sql, values).fetchone()
         return None if row is None else row[0]
 
-    def damage(self, quick: bool) -> str | None:
-        """What SQLite's own check finds wrong, or None. ``quick`` skips comparing tables with their indices."""
+    def refuse_damage(self, quick: bool) -> None:
+        """Let SQLite look for damage; ``quick`` skips comparing tables with their indices.
+
+        Raises:
+            ArtifactError: damage.
+        """
         found = self.rows("PRAGMA quick_check(5)" if quick else "PRAGMA integrity_check(5)")
         text = "; ".join(str(row[0]) for row in found)
-        return None if text == "ok" else text
+        if text != "ok":
+            raise self._damage(text)
+
+    def check_rows(self, tables: Iterable[str]) -> None:
+        """Read every row of some tables of ``SUMMED`` against its checksum.
+
+        Raises:
+            ArtifactError: names the first that says something else than was written.
+        """
+        for table in tables:
+            for number, (*values, crc) in enumerate(self.iterate(f"SELECT * FROM {table}"), start=1):
+                if row_crc(*values) != crc:
+                    raise self._damage(f"{table}, row {number}: other content than was written")
+
+    def _damage(self, got: str) -> ArtifactError:
+        fix = "restore it from a copy"
+        return ArtifactError(expected="a sound store", got=got, fix=fix, where=str(self.path))
 
     def close(self) -> None:
         """Give the file back."""
@@ -168,6 +223,8 @@ class Database:
                 fix="open one here",
                 where=str(self.path),
             ) from error
+        except UnicodeDecodeError as error:  # of what SQLite says of damage
+            raise self._damage(str(error)) from error
         except sqlite3.DatabaseError as error:
             text = str(error).lower()
             if any(word in text for word in LACKING):
@@ -176,7 +233,5 @@ class Database:
                     expected="a store that can be read and written", got=str(error), fix=fix, where=str(self.path)
                 ) from error
             if any(word in text for word in DAMAGED):
-                raise ArtifactError(
-                    expected="a sound store", got=str(error), fix="restore it from a copy", where=str(self.path)
-                ) from error
+                raise self._damage(str(error)) from error
             raise

@@ -94,7 +94,7 @@ def undo(session: Session) -> Applied:
         verdicts = rows.find_changed(database, at.state)
         verdicts |= _came_since(database, world, at, verdicts)
         meta = (number, at.parent, None, at.encoder, "{}", None, saved_classifiers.format_now())
-        database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", meta)
+        database.insert("revision", *meta)
         rows.change_verdicts(database, number, verdicts)
         saved_classifiers.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
     session.set_world(at.parent, world)

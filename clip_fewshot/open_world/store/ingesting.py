@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import to_unicode
 from clip_fewshot.data.squares import encode_squares
 from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.open_world.answers import BY_PICTURES
@@ -57,7 +58,7 @@ def relink(database: Database, pictures: ImageDataset) -> int:
     there = rows.find(database, pictures.digests)
     places = {digest: _place(pictures, i) for i, digest in enumerate(pictures.digests) if digest in there}
     moved = [(place, there[d].seq) for d, place in places.items() if place not in (None, there[d].place)]
-    database.run_many("UPDATE image SET place = ? WHERE seq = ?", moved)
+    rows.change_images(database, "place = ?", moved)
     return len(places)
 
 
@@ -74,7 +75,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
     return [
         PictureRow(
             digest=pictures.digests[i],
-            name=pictures.names[i],
+            name=to_unicode(pictures.names[i]),
             place=_place(pictures, i),
             verdict=build_verdict(answers[i], state),
             thumbnail=thumbnail(pictures.open(i)),
@@ -86,5 +87,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
 
 
 def _place(pictures: ImageDataset, i: int) -> str | None:
+    """Where it lies; None for a picture in memory, and where SQLite has no text for the path."""
     picture = pictures.images[i]
-    return str(picture.absolute()) if isinstance(picture, Path) else None
+    place = str(picture.absolute()) if isinstance(picture, Path) else ""
+    return place if place and to_unicode(place) == place else None

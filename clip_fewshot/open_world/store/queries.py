@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.open_world.store.schema import SUMMED
 
 CHECKED_AT_A_TIME = 4096  # embeddings read at a time
 EVENT = ("number", "revision", "kind", "class", "detail", "at")
@@ -48,16 +48,15 @@ def read_history(database: Database) -> list[dict[str, Any]]:
 
 
 def check(database: Database) -> None:
-    """Let SQLite compare all tables with their indices, and read every embedding against its checksum.
+    """Let SQLite compare all tables with their indices, and read every row and file against its checksum.
 
     Raises:
         ArtifactError: damage.
     """
-    damage = database.damage(quick=False)
-    if damage:
-        raise ArtifactError(
-            expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
-        )
+    database.refuse_damage(quick=False)
+    database.check_rows(SUMMED)
+    for (state,) in database.rows("SELECT DISTINCT state FROM model_file"):
+        saved_classifiers.read_artifact(database, state)
     seqs = [row[0] for row in database.rows("SELECT seq FROM image ORDER BY seq")]
     encoder = saved_classifiers.find_current(database).encoder
     for start in range(0, len(seqs), CHECKED_AT_A_TIME):

@@ -153,9 +153,11 @@ def _judge(
 def _change_over(database: Database, world: OpenWorldClassifier, number: int, encoder: int, new: NewVerdicts) -> None:
     saved_classifiers.add_revision(database, world.to_artifact(), number, None, encoder)
     database.run("UPDATE image SET judged = ?", (number,))
+    database.run(rows.SEAL_IMAGES)
     rows.write_verdicts(database, new.verdicts)
     database.run("DELETE FROM square")
-    database.run_many("INSERT INTO square VALUES (?, ?)", new.squares.items())
+    for seq, square in new.squares.items():
+        database.insert("square", seq, square)
     database.run("DROP TABLE embedding")
     database.run(f"ALTER TABLE {NEXT} RENAME TO embedding")
     saved_classifiers.add_event(database, number, "embed", None, {"backbone": world.model.backbone.name})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.errors import ArtifactError, DataError, UsageError
+from clip_fewshot.errors import ClipFewShotError, DataError, UsageError
 from clip_fewshot.open_world.groups import Group
-from clip_fewshot.runtime.files import hash_bytes, read_json
+from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.reading import decode_json, read_whole
 
-REVIEW_SCHEMA = 1
+REVIEW_SCHEMA, UNSUMMED = 2, 1  # reviews of the first schema have no checksum
+REVIEW_SUM = "crc32"
 REVIEW_STEPS = ("merge", "split", "move")
 
 
@@ -48,15 +51,20 @@ class Review:
     def to_json(self) -> dict[str, Any]:
         """The review as JSON.
 
-        ``{"schema": 1, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
-        "pictures": [digest, ...]}, ...], "rejected": [digest, ...], "steps": [...]}``.
+        ``{"schema": 2, "store": ..., "revision": 3, "groups": [{"name": "axolotl", "existing": false,
+        "pictures": [digest, ...]}, ...], "rejected": [digest, ...], "steps": [...], "crc32": ...}``. The checksum is of
+        all else as JSON in ASCII, without blanks and with sorted keys; one that is written by hand says schema 1.
         """
+        record = self._decisions() | {"schema": REVIEW_SCHEMA}
+        return record | {REVIEW_SUM: _checksum(record)}
+
+    def _decisions(self) -> dict[str, Any]:
         groups = [
             {"name": name, "existing": existing, "pictures": list(pictures)}
             for existing, part in ((False, self.named), (True, self.assigned))
             for name, pictures in part.items()
         ]
-        record = {"schema": REVIEW_SCHEMA, "store": self.store, "revision": self.revision, "groups": groups}
+        record = {"schema": UNSUMMED, "store": self.store, "revision": self.revision, "groups": groups}
         return record | {"rejected": list(self.rejected), "steps": [dict(step) for step in self.steps]}
 
     @classmethod
@@ -67,13 +75,17 @@ class Review:
             DataError: not a review. UsageError: a picture in two groups, or no decision at all.
         """
         try:
-            if record["schema"] != REVIEW_SCHEMA:
+            if record["schema"] not in (UNSUMMED, REVIEW_SCHEMA):
                 raise DataError(
                     expected=f"schema {REVIEW_SCHEMA}",
                     got=f"schema {record['schema']}",
                     fix="make the review again",
                     where=where,
                 )
+            summed = record["schema"] == REVIEW_SCHEMA or REVIEW_SUM in record
+            if summed and record.get(REVIEW_SUM) != _checksum(record):
+                fix = "save it again; to write one by hand, say schema 1 and leave crc32 out"
+                raise DataError(expected="a review as it was saved", got="a changed one", fix=fix, where=where)
             parts: tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]] = ({}, {})
             for group in record["groups"]:
                 part = parts[bool(group.get("existing", False))]
@@ -85,7 +97,7 @@ class Review:
                 )
             rejected = _digests(record.get("rejected", []))
             return cls(str(record["store"]), int(record["revision"]), *parts, rejected, steps)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, (DataError, UsageError)):
                 raise
             got = f"{type(error).__name__}: {error}"
@@ -95,18 +107,25 @@ class Review:
     def read(cls, path: str | Path) -> Review:
         """From the file that the page saved."""
         try:
-            return cls.from_json(read_json(Path(path)), str(path))
+            return cls.from_json(decode_json(read_whole(path)), str(path))
         except OSError as error:
             raise DataError(
                 expected="a review that can be read", got=str(error), fix="check the path", where=str(path)
             ) from error
-        except ArtifactError as error:  # most often the page itself
+        except ClipFewShotError:
+            raise
+        except ValueError as error:  # most often the page itself
             fix = "open the page in a browser, press Save review, and give the review.json that it saves"
             raise DataError(expected="saved decisions", got="no JSON", fix=fix, where=str(path)) from error
 
     def token(self) -> str:
         """The same for the same decisions: applied twice, a review is applied once."""
-        return hash_bytes(json.dumps(self.to_json(), sort_keys=True).encode())
+        return hash_bytes(json.dumps(self._decisions(), sort_keys=True).encode())
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    said = {name: value for name, value in record.items() if name != REVIEW_SUM}
+    return zlib.crc32(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _digests(values: Any) -> tuple[str, ...]:

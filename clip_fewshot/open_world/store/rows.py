@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.open_world.store.schema import row_crc
 from clip_fewshot.types import FloatArray
 
 VALUES_PER_STATEMENT = 500  # digests or numbers asked for in one statement
@@ -48,8 +49,8 @@ class StoredPicture(NamedTuple):
 
 
 FIELDS = "digest, name, place, state, class, p_value, score, judged"
-IMAGE_COLUMNS = f"seq, {FIELDS}"
-INSERT = f"INSERT INTO image ({FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+IMAGE_COLUMNS = f"seq, {FIELDS}, crc"
+SEAL_IMAGES = f"UPDATE image SET crc = row_crc(seq, {FIELDS})"
 UNNAMED = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
 
@@ -61,12 +62,12 @@ def insert(database: Database, rows: Sequence[PictureRow], encoder: int) -> list
         digest, (state, label, *numbers) = bytes.fromhex(row.digest), row.verdict
         if database.value("SELECT 1 FROM image WHERE digest = ?", (digest,)):
             continue
-        values = (digest, row.name, row.place, state, label, *numbers)
-        seq = database.run(INSERT, values)
-        database.run("INSERT INTO thumbnail VALUES (?, ?)", (seq, row.thumbnail))
+        seq = database.next_number("image", "seq")
+        database.insert("image", seq, digest, row.name, row.place, state, label, *numbers)
+        database.insert("thumbnail", seq, row.thumbnail)
         put_embedding(database, "embedding", seq, encoder, row.embedding)
         if row.square is not None:
-            database.run("INSERT INTO square VALUES (?, ?)", (seq, row.square))
+            database.insert("square", seq, row.square)
         new.append(i)
     return new
 
@@ -140,35 +141,56 @@ def read_blobs(database: Database, table: str, seqs: Sequence[int]) -> dict[int,
     """Those of ``thumbnail`` or ``square`` that are there."""
     found: dict[int, bytes] = {}
     for part in _parts(seqs):
-        found |= dict(database.rows(f"SELECT seq, data FROM {table} WHERE seq IN ({_marks(part)})", part))
+        for seq, data, crc in database.rows(f"SELECT seq, data, crc FROM {table} WHERE seq IN ({_marks(part)})", part):
+            _check(table, seq, crc, seq, data)
+            found[seq] = data
     return found
 
 
 def change_verdicts(database: Database, revision: int, verdicts: Mapping[int, Verdict]) -> None:
     """Give pictures other verdicts, and keep the ones they had as what ``revision`` changed."""
-    seqs = [(revision, seq) for seq in verdicts]
-    database.run_many(
-        "INSERT INTO change SELECT ?, seq, state, class, p_value, score, judged FROM image WHERE seq = ?", seqs
-    )
+    held = "seq, state, class, p_value, score, judged"
+    copy = f"INSERT INTO change SELECT ?1, {held}, row_crc(?1, {held}) FROM image WHERE seq = ?2"
+    database.run_many(copy, [(revision, seq) for seq in verdicts])
     write_verdicts(database, verdicts)
 
 
 def write_verdicts(database: Database, verdicts: Mapping[int, Verdict]) -> None:
     """Give pictures other verdicts."""
-    sql = "UPDATE image SET state = ?, class = ?, p_value = ?, score = ?, judged = ? WHERE seq = ?"
-    database.run_many(sql, ((*verdict, seq) for seq, verdict in verdicts.items()))
+    assigned = "state = ?, class = ?, p_value = ?, score = ?, judged = ?"
+    change_images(database, assigned, [(*verdict, seq) for seq, verdict in verdicts.items()])
+
+
+def change_images(database: Database, assigned: str, values: Sequence[Sequence[Any]]) -> None:
+    """Assign to columns of images, by SQL; each of ``values`` ends with the number of one."""
+    database.run_many(f"UPDATE image SET {assigned} WHERE seq = ?", values)
+    database.run_many(f"{SEAL_IMAGES} WHERE seq = ?", [(value[-1],) for value in values])
 
 
 def find_changed(database: Database, revision: int) -> dict[int, Verdict]:
     """What ``revision`` changed: the verdicts before it."""
-    rows = database.rows("SELECT seq, state, class, p_value, score, judged FROM change WHERE revision = ?", (revision,))
-    return {seq: Verdict(*verdict) for seq, *verdict in rows}
+    changed = dict[int, Verdict]()
+    for number, seq, *verdict, crc in database.rows("SELECT * FROM change WHERE revision = ?", (revision,)):
+        _check("change", seq, crc, number, seq, *verdict)
+        changed[seq] = Verdict(*verdict)
+    return changed
 
 
 def parse_row(row: Any) -> StoredPicture:
-    """A row of the database as what it means."""
-    seq, digest, name, place, *verdict = row
+    """A row of ``IMAGE_COLUMNS`` as what it means.
+
+    Raises:
+        ArtifactError: damage.
+    """
+    seq, digest, name, place, *verdict, crc = row
+    _check("image", seq, crc, *row[:-1])
     return StoredPicture(seq, digest.hex(), name, place, Verdict(*verdict))
+
+
+def _check(table: str, seq: int, crc: int, *values: Any) -> None:
+    if row_crc(*values) != crc:
+        fix = "restore the store from a copy"
+        raise ArtifactError(expected="a row as it was written", got="another", fix=fix, where=f"store: {table} {seq}")
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

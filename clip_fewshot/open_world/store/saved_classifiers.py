@@ -52,12 +52,11 @@ def add_revision(
 ) -> None:
     """Write a state of the classifier, as files and JSON."""
     files, meta = artifact
-    values = (number, number, parent, encoder, json.dumps(meta), token, format_now())
-    database.run("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    database.insert("revision", number, number, parent, encoder, json.dumps(meta), token, format_now())
     for name, data in files.items():
         digest = hash_bytes(data)
         database.run("INSERT OR IGNORE INTO content VALUES (?, ?)", (digest, data))
-        database.run("INSERT INTO model_file VALUES (?, ?, ?)", (number, name, digest))
+        database.insert("model_file", number, name, digest)
 
 
 def read_artifact(database: Database, state: int) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -96,14 +95,16 @@ def check_backbone(database: Database, backbone: Backbone | None) -> None:
 
 def find_encoder(database: Database, backbone: Backbone) -> int:
     """The number of a backbone, which is given one if it has none."""
-    database.run("INSERT OR IGNORE INTO encoder (name, digest) VALUES (?, ?)", (backbone.name, backbone.digest))
-    return int(database.value("SELECT number FROM encoder WHERE digest = ?", (backbone.digest,)))
+    asked = "SELECT number FROM encoder WHERE digest = ?"
+    if database.value(asked, (backbone.digest,)) is None:
+        database.insert("encoder", database.next_number("encoder"), backbone.name, backbone.digest)
+    return int(database.value(asked, (backbone.digest,)))
 
 
 def add_event(database: Database, revision: int, kind: str, label: str | None, detail: Any) -> None:
     """Write history."""
-    values = (revision, kind, label, json.dumps(detail), format_now())
-    database.run("INSERT INTO event (revision, kind, class, detail, at) VALUES (?, ?, ?, ?, ?)", values)
+    number = database.next_number("event")
+    database.insert("event", number, revision, kind, label, json.dumps(detail), format_now())
 
 
 def list_shown(database: Database) -> frozenset[str]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 APPLICATION = 0x434C4653  # "CLFS", in the file's header
-STORE_SCHEMA = 1
+STORE_SCHEMA = 2
+WITHOUT_SUMS = 1  # the schema whose rows, but for embeddings, have no checksum
 PAGE = 16384  # bytes; seven 512-dimensional embeddings fit, 4096 would hold one and waste half
 
+# The last column of a row: the checksum of the others, see :func:`row_crc`. A content has its SHA-256, and the rows of
+# an embedding table one of their data.
+CRC = "crc INTEGER NOT NULL"
+
 TABLES = """
-CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+CREATE TABLE identity (id TEXT NOT NULL, {crc}) STRICT;
 
 CREATE TABLE encoder (
     number INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
-    digest TEXT NOT NULL UNIQUE
+    digest TEXT NOT NULL UNIQUE,
+    {crc}
 ) STRICT;
 
 -- A state of the classifier. `state` is the revision whose classifier holds: its own number, or what an undo restored.
@@ -23,7 +33,8 @@ CREATE TABLE revision (
     encoder INTEGER NOT NULL REFERENCES encoder,
     meta TEXT NOT NULL,
     token TEXT UNIQUE,
-    at TEXT NOT NULL
+    at TEXT NOT NULL,
+    {crc}
 ) STRICT;
 
 CREATE TABLE content (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
@@ -32,6 +43,7 @@ CREATE TABLE model_file (
     state INTEGER NOT NULL REFERENCES revision,
     file TEXT NOT NULL,
     sha256 TEXT NOT NULL REFERENCES content,
+    {crc},
     PRIMARY KEY (state, file)
 ) STRICT, WITHOUT ROWID;
 
@@ -45,13 +57,14 @@ CREATE TABLE image (
     p_value REAL NOT NULL,
     score REAL NOT NULL,
     judged INTEGER NOT NULL REFERENCES revision,
+    {crc},
     CHECK ((class IS NOT NULL) = (state IN ('known', 'named')))
 ) STRICT;
 CREATE INDEX image_state ON image (state, class);
 CREATE INDEX image_unknown ON image (seq) WHERE state = 'unknown';
 
-CREATE TABLE thumbnail (seq INTEGER PRIMARY KEY REFERENCES image, data BLOB NOT NULL) STRICT;
-CREATE TABLE square (seq INTEGER PRIMARY KEY REFERENCES image, data BLOB NOT NULL) STRICT;
+CREATE TABLE thumbnail (seq INTEGER PRIMARY KEY REFERENCES image, data BLOB NOT NULL, {crc}) STRICT;
+CREATE TABLE square (seq INTEGER PRIMARY KEY REFERENCES image, data BLOB NOT NULL, {crc}) STRICT;
 
 CREATE TABLE event (
     number INTEGER PRIMARY KEY,
@@ -61,7 +74,8 @@ CREATE TABLE event (
     ),
     class TEXT,
     detail TEXT NOT NULL,
-    at TEXT NOT NULL
+    at TEXT NOT NULL,
+    {crc}
 ) STRICT;
 
 -- What a revision did to an image: its state before, for the undo.
@@ -73,6 +87,7 @@ CREATE TABLE change (
     p_value REAL NOT NULL,
     score REAL NOT NULL,
     judged INTEGER NOT NULL,
+    {crc},
     PRIMARY KEY (revision, seq)
 ) STRICT, WITHOUT ROWID;
 """
@@ -86,7 +101,10 @@ CREATE TABLE {table} (
 ) STRICT;
 """
 
+SUMMED = ("identity", "encoder", "revision", "model_file", "image", "thumbnail", "square", "event", "change")
 APPEND_ONLY = ("event", "change", "revision", "content", "model_file")
+
+VERBS = ("UPDATE", "DELETE")
 
 FOREVER = """
 CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table}
@@ -94,8 +112,25 @@ BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
 
 
+def row_crc(*values: Any) -> int:
+    """CRC-32 of what a row says, of all columns but the last."""
+    said = [zlib.crc32(v) if isinstance(v, bytes) else float(v) if isinstance(v, int | float) else v for v in values]
+    return zlib.crc32(ascii(said).encode())
+
+
 def list_statements() -> list[str]:
     """All that makes an empty file a store."""
-    guards = [FOREVER.format(table=table, verb=verb) for table in APPEND_ONLY for verb in ("UPDATE", "DELETE")]
-    tables = [part for part in TABLES.split(";\n") if part.strip()]
-    return [*tables, EMBEDDING_TABLE.format(table="embedding"), *guards]
+    tables = [part for part in TABLES.format(crc=CRC).split(";\n") if part.strip()]
+    return [*tables, EMBEDDING_TABLE.format(table="embedding"), *_guards()]
+
+
+def list_upgrades(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """All that gives the rows of a store without sums theirs; ``columns``: those of each table."""
+    freed = [f"DROP TRIGGER {table}_{verb}" for table in APPEND_ONLY for verb in VERBS]
+    wider = [f"ALTER TABLE {table} ADD COLUMN {CRC} DEFAULT 0" for table in SUMMED]
+    filled = [f"UPDATE {table} SET crc = row_crc({', '.join(columns[table])})" for table in SUMMED]
+    return [*freed, *wider, *filled, *_guards()]
+
+
+def _guards() -> list[str]:
+    return [FOREVER.format(table=table, verb=verb) for table in APPEND_ONLY for verb in VERBS]

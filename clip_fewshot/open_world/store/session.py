@@ -8,17 +8,44 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.open_world.store.schema import APPLICATION, PAGE, SUMMED
+from clip_fewshot.runtime.artifacts import explain_content
 from clip_fewshot.runtime.files import make_folder
+from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.types import FloatArray
 
 DECISIONS_LOCK = ".decisions.lock"
+BESIDE = {DECISIONS_LOCK, *(f"{DATABASE_FILE}-{end}" for end in ("wal", "shm", "journal"))}
 CHECKED = 1 << 28  # bytes
+FEW_ROWS = SUMMED[:4]  # tables that are read against their checksums however large the store is
+
+
+def check_new_store(folder: Path, options: Any = None) -> None:
+    """Refuse a place where no store can be made; one that has a store is refused when it is opened.
+
+    Args:
+        options: of a command, whose paths are no such place either.
+
+    Raises:
+        ResourceError: a folder with other files, or one that cannot be written to.
+    """
+    check_folder(folder, FolderKind("store"), None, options, _is_of_store)
+
+
+def _is_of_store(path: Path) -> bool:
+    """Whether ``path`` is a file of a store, finished or never filled; not a database of somebody else's."""
+    if path.name != DATABASE_FILE or path.is_symlink() or not path.is_file():
+        return path.name in BESIDE
+    with path.open("rb") as file:
+        head = file.read(100)
+    page, pages, application = (int.from_bytes(head[i:j], "big") for i, j in ((16, 18), (28, 32), (68, 72)))
+    half = (page, application) == (PAGE, 0) and pages <= 1  # of ours, before its tables were made
+    return not head or (head.startswith(b"SQLite format 3\0") and (half or application == APPLICATION))
 
 
 class Session:
@@ -36,21 +63,13 @@ class Session:
     @classmethod
     def create(cls, folder: Path, world: OpenWorldClassifier) -> Session:
         """See :meth:`Store.create`."""
-        if folder.exists() and any(
-            not item.name.startswith(DATABASE_FILE) and item.name != DECISIONS_LOCK for item in folder.iterdir()
-        ):
-            raise ResourceError(
-                expected="an empty or new folder",
-                got="one that holds other files",
-                fix="choose another one",
-                where=str(folder),
-            )
+        check_new_store(folder)
         make_folder(folder)
         database = Database(folder, fresh=True)
         try:
             with database.transaction():
                 database.make_tables()
-                database.run("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
+                database.insert("identity", uuid.uuid4().hex)
                 encoder = saved_classifiers.find_encoder(database, world.model.backbone)
                 saved_classifiers.add_revision(database, world.to_artifact(), 0, None, encoder)
                 saved_classifiers.add_event(
@@ -67,11 +86,9 @@ class Session:
         database = Database(folder)
         try:
             look = database.path.stat().st_size <= CHECKED if check is None else check
-            damage = database.damage(quick=True) if look else None
-            if damage:
-                raise ArtifactError(
-                    expected="a sound store", got=damage, fix="restore it from a copy", where=str(database.path)
-                )
+            if look:
+                database.refuse_damage(quick=True)
+            database.check_rows(SUMMED if look else FEW_ROWS)
             saved_classifiers.check_backbone(database, backbone)
         except BaseException:
             database.close()
@@ -112,8 +129,10 @@ class Session:
         Raises:
             ArtifactError: a damaged file, another backbone than it was trained on, or an untrusted foreign part.
         """
-        files, meta = saved_classifiers.read_artifact(self.database, state)
-        return OpenWorldClassifier.from_artifact(files, meta, backbone, str(self.database.path), self._trusted)
+        where = str(self.database.path)
+        with explain_content(where):
+            files, meta = saved_classifiers.read_artifact(self.database, state)
+            return OpenWorldClassifier.from_artifact(files, meta, backbone, where, self._trusted)
 
     def set_world(self, state: int | None, world: OpenWorldClassifier | None) -> None:
         """Keep the classifier of a new state; None: read it again when it is next needed."""

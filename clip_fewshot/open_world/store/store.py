@@ -83,8 +83,8 @@ class Store:
 
         Args:
             backbone: the one it was made with; None loads it by its name.
-            check: let SQLite look for damage first; None: in files up to 256 MiB, that is for a second at most. One
-                of a million pictures took 26.
+            check: look for damage first, SQLite's own and rows that say something else than was written; None: in files
+                up to 256 MiB, that is for a second at most. Of others each picture's row is checked when it is read.
             trusted: as of :meth:`OpenWorldClassifier.load`.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.runtime.files import hash_bytes, hold_file, read_json, write_json
+from clip_fewshot.runtime.files import check_seal, hash_bytes, hold_file, read_json, seal, write_json
 
 WATCH_SCHEMA = 1
 WATCH_FILE, WATCH_LOCK = "watch.json", ".watch.lock"
@@ -145,14 +146,14 @@ def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
 def _write(store: Store, eye: _Eye) -> None:
     parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
     about = {"schema": WATCH_SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
-    write_json(store.folder / WATCH_FILE, about | parts)
+    write_json(store.folder / WATCH_FILE, seal(about | parts))
 
 
 def _read(store: Store) -> _Eye | None:
     path = store.folder / WATCH_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
-    record = read_json(path)
+    record = check_seal(read_json(path), str(path))
     try:
         if record["schema"] != WATCH_SCHEMA:
             raise ArtifactError(
@@ -163,7 +164,7 @@ def _read(store: Store) -> _Eye | None:
             )
         ranks, eye = StreamRanks.from_json(json.dumps(record["ranks"])), Watch.from_json(json.dumps(record["watch"]))
         return _Eye(str(record["known"]), int(record["begun"]), int(record["after"]), ranks, eye)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(

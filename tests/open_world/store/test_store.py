@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -268,6 +270,30 @@ def test_a_review_that_is_none_is_a_data_error(record: object) -> None:
         Review.from_json(record)
 
 
+def test_a_changed_review_is_refused_and_one_by_hand_needs_no_checksum(tmp_path: Path) -> None:
+    review = Review("s", 0, {"axolotl": ("ab" * 32,)}, {}, ("cd" * 32,))
+    record = review.to_json()
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps(record, indent=2))
+    assert Review.read(path) == review
+    path.write_text(path.read_text().replace("axolotl", "axolotm"))
+    with pytest.raises(DataError, match="as it was saved"):
+        Review.read(path)
+    for changed in (record | {"revision": 1}, record | {"crc32": 0}, {k: v for k, v in record.items() if k != "crc32"}):
+        with pytest.raises(DataError, match="as it was saved"):
+            Review.from_json(changed)
+    by_hand = {name: value for name, value in record.items() if name != "crc32"} | {"schema": 1}
+    assert Review.from_json(by_hand) == review
+    assert Review.from_json(by_hand).token() == review.token()
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1, "revision": 1e400}', "[" * 200_000, "<!DOCTYPE html>", "\xff"])
+def test_what_is_no_json_is_no_review(tmp_path: Path, text: str) -> None:
+    (tmp_path / "review.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="no JSON"):
+        Review.read(tmp_path / "review.json")
+
+
 def test_a_review_that_says_two_things_of_a_picture_is_refused() -> None:
     with pytest.raises(UsageError, match="one decision per picture"):
         Review("s", 0, {"a": ("ab" * 32,)}, {}, ("ab" * 32,))
@@ -432,7 +458,7 @@ def test_folders_and_files_that_are_no_store_are_refused(
         Store.create(store.folder, make_world())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("dear diary")
-    with pytest.raises(ResourceError, match="other files"):
+    with pytest.raises(ResourceError, match="holds"):
         Store.create(tmp_path / "full", make_world())
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "store.sqlite3").write_text("dear diary" * 1000)
@@ -449,9 +475,9 @@ def test_folders_and_files_that_are_no_store_are_refused(
 
 
 def test_a_newer_store_is_refused(store: Store) -> None:
-    store.database.run("PRAGMA user_version = 2")
+    store.database.run("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(ArtifactError, match="schema 2"):
+    with pytest.raises(ArtifactError, match="schema 99"):
         Store.open(store.folder)
 
 
@@ -523,3 +549,28 @@ def test_every_commit_is_synced_and_readers_do_not_wait(store: Store) -> None:
     """No test can cut the power: what SQLite needs to survive that is asked of it."""
     asked = {name: store.database.value(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")}
     assert asked == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_no_store_is_made_of_a_database_of_another_program(make_world: MakeWorld, tmp_path: Path) -> None:
+    place = tmp_path / "store.sqlite3"
+    with closing(sqlite3.connect(place)) as theirs:
+        theirs.execute("CREATE TABLE addresses (name TEXT)")
+        theirs.commit()
+    before = place.read_bytes()
+    with pytest.raises(ResourceError, match=r"store\.sqlite3"):
+        Store.create(tmp_path, make_world())
+    assert place.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_names_that_are_no_utf8(store: Store, strange: ImageDataset, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "b\udcff"  # the byte 255
+    folder.mkdir(parents=True)
+    for i in range(3):
+        strange.open(i).save(folder / f"{i}.png")
+    for pictures in (read_dataset(tmp_path / "photos" / "b\udcff" / ".."), read_images([folder])):
+        assert [name.encode() for name in pictures.label_space.names] in ([b"b\\udcff"], [])
+        assert pictures.open(0).size == strange.open(0).size
+        store.ingest(pictures)
+    assert sum(store.status().states.values()) == 3
+    store.check()
