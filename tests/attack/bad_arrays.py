@@ -249,8 +249,9 @@ def _judge(case: Case, found: Any, again: str) -> Outcome:
     if found.dtype.kind == "f" and np.isnan(found).any():
         return Outcome(False, "NaN", again)
     if case.door in METRICS:
-        constant = case.door in ("benjamini_hochberg", "storey") and case.place == 1  # no argument of theirs
-        return Outcome(constant, "accepted", again)
+        one_argument = case.door in ("benjamini_hochberg", "storey")  # of any length
+        fine = one_argument and (case.place == 1 or case.change in ("one too few", "none"))
+        return Outcome(fine, "accepted", again)
     if case.change in WRONG:
         idle = "label" in case.change and case.door not in NEEDS_LABELS and case.change == "NaN labels"
         return Outcome(idle, "accepted", again)
