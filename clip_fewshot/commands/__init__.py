@@ -48,6 +48,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
         OPEN_WORLD: "a store of pictures, week by week: " + ", ".join(STORE_COMMANDS),
     },
     "measure": {
+        "audit": "copies, doubtful labels and classes that give themselves away, before anything is measured",
         "linear_probe": "compare models by a probe on frozen features",
         "compare": "every method on the same support sets, as table and plot",
         "shots": "the main job by shots per class, as table and plot",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
-from clip_fewshot.commands.cli.run import command_line
+from clip_fewshot.commands.cli.run import command_line, describe_program
 from clip_fewshot.config import FewShotConfig, option
 
 DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
@@ -27,6 +27,7 @@ def main(options: Options) -> int:
     from clip_fewshot.pipeline import run_few_shot
     from clip_fewshot.protocol.run_folder import choose_folder, resume_config
     from clip_fewshot.report.headline import headline_table
+    from clip_fewshot.report.verdict import suggest_commands
 
     config = FewShotConfig(options.data, options.search, options.run)
     with show_progress() as progress:
@@ -34,6 +35,8 @@ def main(options: Options) -> int:
     config = resume_config(config)
     out = choose_folder(config.data, config.run.out)
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
+    for command in [] if options.json else suggest_commands(results, describe_program(), out / "model"):
+        print(f"next: {command}")
     unlabelled = results.get("unlabelled", {"said": (), "warnings": ()})
     for said in unlabelled["said"][:1]:
         print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)

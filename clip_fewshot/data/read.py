@@ -32,6 +32,7 @@ def read_dataset(
     strict: bool = False,
     max_skipped: float | None = None,
     class_names: ClassNames | None = None,
+    contradictions: bool = False,
     classes_at: int | None = None,
 ) -> ImageDataset:
     """Read a built-in set or a folder, list, table or tar archive of pictures, and check every picture once.
@@ -53,6 +54,7 @@ def read_dataset(
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
+        contradictions: leave in what is refused otherwise: one picture on both sides, or under two labels.
         classes_at: depth of the folders that are the classes, from 1 right in ``source``; None: where the tree shows
             it.
 
@@ -66,7 +68,7 @@ def read_dataset(
         ImageDataset('digits', 1797 images, 10 classes)
     """
     options = {"root": None if root is None else Path(root), "columns": columns, "classes_at": classes_at}
-    found = _read(source, test, format, options, strict, max_skipped)
+    found = _read(source, test, format, options, strict, max_skipped, contradictions)
     found = found if class_names is None else rename_classes(found, class_names)
     where = escape(source) if isinstance(source, str | Path) else found.name
     alike = refuse_names(found.label_space.names, where)
@@ -80,13 +82,14 @@ def _read(
     options: Mapping[str, Any],
     strict: bool,
     max_skipped: float | None,
+    contradictions: bool,
 ) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})
     listing = _list(source, format, options)
     if test is not None:
         listing = join_sides(listing, _list_test(test, format, options, listing))
-    checked, warnings = check_listing(listing, strict, max_skipped)
+    checked, warnings = check_listing(listing, strict, max_skipped, contradictions)
     return _from_listing(listing, checked, tuple(warnings))
 
 

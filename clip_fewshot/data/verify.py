@@ -133,14 +133,16 @@ def list_decisions(checked: Mapping[Path, Checked]) -> list[str]:
     return [f"{note}: {len(paths)} pictures, the first {escape(paths[0])}" for note, paths in sorted(by_note.items())]
 
 
-def check_listing(listing: Listing, strict: bool, max_skipped: float | None) -> tuple[dict[Path, Checked], list[str]]:
-    """All of the above: the state of each file, and the warnings."""
+def check_listing(
+    listing: Listing, strict: bool, max_skipped: float | None, contradictions: bool = False
+) -> tuple[dict[Path, Checked], list[str]]:
+    """All of the above: the state of each file, and the warnings; ``contradictions`` between copies may be left in."""
     checked = check_pictures(entry.path for entry in listing.entries)
     if strict:
         checked = refuse_decisions(checked)
     refuse_too_many(checked, max_skipped, listing.source)
     readable = [entry for entry in listing.entries if checked[entry.path].error is None]
     labels = Counter(entry.label for entry in readable if entry.label is not None)
-    copies = refuse_contradictions(readable, checked, listing.source)
+    copies = [] if contradictions else refuse_contradictions(readable, checked, listing.source)
     usable = {path: result for path, result in checked.items() if result.error is None}
     return checked, [*listing.warnings, *copies, *find_typing_errors(labels), *list_decisions(usable)]

@@ -14,14 +14,16 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.evaluation import clustering, metrics
-from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
+from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference, statistic_interval
 from clip_fewshot.evaluation.reliability import score_probabilities
+from clip_fewshot.evaluation.sample_size import count_images_to_settle
 from clip_fewshot.few_shot.approach import BASELINE_NAMES, PROBE, ZERO_SHOT
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import TrialRow
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.protocol.refits import Fit, Task
+from clip_fewshot.protocol.rehearsal import measure_rehearsal
 from clip_fewshot.protocol.report_views import discovery_view, embedding_views, novelty_view, reliability_curves
 from clip_fewshot.report.record import PredictionExample, RunRecord
 from clip_fewshot.runtime import rng
@@ -46,18 +48,19 @@ def accuracy_entry(labels: LabelArray, predictions: Sequence[LabelArray]) -> dic
     return accuracy_interval(correct).to_json() | {"macro_f1": macro_f1}
 
 
-def difference_entry(labels: LabelArray, best: Sequence[LabelArray], probe: Sequence[LabelArray]) -> dict[str, Any]:
-    """Accuracy of the best minus that of the probe, on the same support sets and pictures."""
-    found = paired_difference([p == labels for p in best], [p == labels for p in probe])
-    return {"n_test": len(labels)} | found.to_json()
+def difference_entry(labels: LabelArray, best: Sequence[LabelArray], other: Sequence[LabelArray]) -> dict[str, Any]:
+    """Accuracy of the best minus that of another, on the same support sets and pictures."""
+    right = [p == labels for p in best], [p == labels for p in other]
+    settled = count_images_to_settle(*right)
+    return {"n_test": len(labels)} | paired_difference(*right).to_json() | {"n_images_to_settle": settled}
 
 
 def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) -> dict[str, Any]:
     """Mean over support sets; the per-set values stand beside each."""
     table: dict[str, list[float]] = {}
-    for rejection in rejections:
-        scores = np.concatenate([rejection.known, rejection.novel])
-        is_novel = np.arange(len(scores)) >= len(rejection.known)
+    all_scores = [np.concatenate([rejection.known, rejection.novel]) for rejection in rejections]
+    is_novel = np.arange(len(all_scores[0])) >= len(rejections[0].known)
+    for rejection, scores in zip(rejections, all_scores, strict=True):
         row = {
             "auroc": metrics.auroc(is_novel, scores),
             "eer": metrics.eer(is_novel, scores),
@@ -71,6 +74,7 @@ def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) 
             table.setdefault(name, []).append(value)
     entry: dict[str, Any] = {"detector": detector, "alpha": alpha, "false_alarm_rate": None, "detection_rate": None}
     entry |= {name: float(np.mean(values)) for name, values in table.items()}
+    entry["auroc_ci95"] = list(statistic_interval(metrics.auroc, is_novel, all_scores).ci95)
     return entry | {"per_seed": table, "refused": rejections[0].rejector.refusal(alpha)}
 
 
@@ -162,7 +166,7 @@ class Run:
         predicted = {name: [table.argmax(axis=1) for table in tables] for name, tables in said.items()}
         zero_shot = method_entry(labels, [outcome.zero_shot])
         entries[ZERO_SHOT.name] |= {"test": zero_shot}
-        others = {name: predicted[name] for name in BASELINE_NAMES} | {"raw_pixels": outcome.raw_pixels}
+        others = predicted | {"raw_pixels": outcome.raw_pixels}
         differences = {
             RESULT_KEYS.get(name, name): difference_entry(labels, predicted[outcome.best], other)
             for name, other in others.items()
@@ -183,6 +187,7 @@ class Run:
             "approaches": {name: entry for name, entry in entries.items() if name not in RESULT_KEYS},
             "best": best,
             "novelty": self._novelty(),
+            "rehearsal": self._rehearsal(),
             "discovery": self._discovery(),
             "search": self._search(),
             "warnings": self._warnings(),
@@ -253,6 +258,11 @@ class Run:
         choice = (self.choice or rejector.choice).to_json()
         # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
         return novelty_entry(self.outcome.rejections[1:], self.options["alpha"], rejector.chosen.detector) | choice
+
+    def _rehearsal(self) -> dict[str, Any] | None:
+        if self.outcome.rejections or self.choice is None:
+            return None
+        return measure_rehearsal(self.outcome, self.choice, self.options["alpha"], self.options["seed"])
 
     def _discovery(self) -> dict[str, Any] | None:
         found = self.met.found

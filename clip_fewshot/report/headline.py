@@ -1,4 +1,4 @@
-"""The headline: one row per method, the verdict, and what a reader must be warned of."""
+"""The headline: one row per method, and what a reader must be warned of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from clip_fewshot.plots import text
-from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name, order_methods
+from clip_fewshot.plots.methods import BASELINE_TITLES, order_methods
+from clip_fewshot.report.verdict import write_conclusions
 
 # Whether probabilities are right: keys of results.json, and how they are called in tables.
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
@@ -73,7 +74,7 @@ def _chosen(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headline_table(results: Mapping[str, Any]) -> str:
-    """The headline as plain text for a terminal: aligned columns, the best method marked with a star.
+    """The headline as plain text for a terminal: aligned columns, the best method marked with a star, the verdict.
 
     Args:
         results: a dict of schema 1, see :mod:`clip_fewshot.report.schema`.
@@ -101,48 +102,7 @@ def headline_table(results: Mapping[str, Any]) -> str:
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:-1], widths[1:]), line[-1]]).rstrip()
         for line in cells
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", write_verdict(results)])
-
-
-def write_verdict(results: Mapping[str, Any]) -> str:
-    """One or two sentences: which method won, by how much, and whether the data can tell."""
-    best = results["best"]
-    name, test = display_name(best["approach"]), best["test"]
-    images = text.format_count(test["n_test"], "sealed test image")
-    reached = f"accuracy {text.format_fraction(test['mean'])} {text.format_interval(test['ci95'])} on {images}"
-    return " ".join((f"{name} was chosen: {reached}.", *_compare(best, results)))
-
-
-def _compare(best: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
-    """What the test set says of the choice: a win is one over every baseline."""
-    if best["approach"] in CLOSED_FORMS:
-        yield "No trained approach beat it in validation by more than the noise (one standard error)."
-    probe = best.get("difference_to_probe")
-    differences = best.get("differences") or ({} if probe is None else {"linear_probe": probe})
-    if not differences and best["approach"] != "linear_probe":
-        held = results["linear_probe"]
-        yield f"The frozen probe has {text.format_fraction(held['mean'])} {text.format_interval(held['ci95'])}."
-    ahead = {name: found for name, found in differences.items() if found["ci95"][0] > 0}
-    behind = {name: found for name, found in differences.items() if found["ci95"][1] < 0}
-    level = {name: found for name, found in differences.items() if name not in {**ahead, **behind}}
-    if ahead:
-        every = "every baseline, " if len(ahead) == len(differences) > 1 else ""
-        yield f"It beats {every}{_list_gains(ahead)}."
-    if behind:
-        yield f"On the test images it is behind {_list_gains(behind)}."
-    if level:
-        yield f"The difference to {_list_gains(level)} is within the noise."
-
-
-def _list_gains(differences: Mapping[str, Mapping[str, Any]]) -> str:
-    """Each baseline with what the chosen method has more, on the same support sets and images."""
-    return "; ".join(_gain(display_name(name), found) for name, found in differences.items())
-
-
-def _gain(name: str, found: Mapping[str, Any]) -> str:
-    wins, draws = sum(value > 0 for value in found["per_seed"]), len(found["per_seed"])
-    gain = f"{text.format_signed(found['mean'])} {text.format_interval(found['ci95'])}"
-    return f"{name} ({gain}, ahead on {wins} of {draws} support sets)"
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", write_conclusions(results)])
 
 
 def collect_warnings(results: Mapping[str, Any]) -> list[str]:

@@ -20,10 +20,11 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows, write_verdict
+from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
 from clip_fewshot.report.pictures import svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
+from clip_fewshot.report.verdict import draw_conclusions
 from clip_fewshot.runtime.files import write_text
 from clip_fewshot.runtime.outputs import shorten_home, write_results
 
@@ -64,7 +65,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         results=results,
         record=record,
         style=_read("page.css"),
-        verdict=write_verdict(results),
+        conclusions=draw_conclusions(results),
         selection=describe_selection(results),
         warnings=collect_warnings(results),
         tiles=sections.build_tiles(results),

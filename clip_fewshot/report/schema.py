@@ -153,7 +153,7 @@ RESULTS_SCHEMA = record(
             {"approach": text, **APPROACH, "macro_f1": FRACTION},
             {
                 "difference_to_probe": null_or(_interval(SIGNED_SHARE)),
-                "differences": mapping_of(_interval(SIGNED_SHARE)),
+                "differences": mapping_of(_interval(SIGNED_SHARE, {"n_images_to_settle": null_or(integer(1))})),
             },
         ),
         "novelty": null_or(
@@ -168,6 +168,7 @@ RESULTS_SCHEMA = record(
                     "detection_rate": null_or(FRACTION),
                 },
                 {
+                    "auroc_ci95": list_of(FRACTION, 2),
                     "refused": null_or(text),
                     "features": text,
                     "n_neighbors": null_or(integer(1)),
@@ -202,7 +203,19 @@ RESULTS_SCHEMA = record(
         "timing": mapping_of(number(0)),
         "artifacts": mapping_of(text),
     },
-    {"raw_pixels": null_or(ACCURACY), "warnings": list_of(text)},
+    {
+        "raw_pixels": null_or(ACCURACY),
+        "warnings": list_of(text),
+        "rehearsal": null_or(
+            record(
+                {
+                    "detector": text,
+                    **dict.fromkeys(("alpha", "auroc", "detection_rate"), FRACTION),
+                    "auroc_ci95": list_of(FRACTION, 2),
+                }
+            )
+        ),
+    },
 )
 
 

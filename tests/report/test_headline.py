@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from clip_fewshot.report.headline import (
     collect_warnings,
     describe_selection,
     headline_rows,
     headline_table,
-    write_verdict,
 )
+from clip_fewshot.report.verdict import write_conclusions
 from tests.report import sample
 
 
@@ -40,38 +38,13 @@ def test_the_table_is_aligned_and_marks_the_best() -> None:
     assert [line for line in table if line.startswith("*")] == [table[3]]
     for mark in (" 0.", " [0.", "] "):
         assert len({line.index(mark) for line in table}) == 1, mark
-    assert lines[-1] == write_verdict(sample.results())
+    assert lines[10:] == write_conclusions(sample.results()).splitlines()
     assert all(line == line.rstrip() for line in lines)
 
 
 def test_a_baseline_that_was_not_measured_has_no_row() -> None:
     names = [row.name for row in headline_rows(sample.results(zero_shot=None, raw_pixels=None))]
     assert names[0] == "frozen probe"
-
-
-@pytest.mark.parametrize(
-    ("ci", "says"),
-    [
-        ([0.01, 0.04], "It beats frozen probe (+0.023"),
-        ([-0.01, 0.04], "is within the noise"),
-        ([-0.04, -0.01], "it is behind frozen probe"),
-    ],
-)
-def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[float], says: str) -> None:
-    difference = {"mean": 0.023, "ci95": ci, "per_seed": [0.02, -0.01, 0.03], "n_test": 503}
-    said = write_verdict(best(difference_to_probe=difference))
-    assert says in said
-    assert "ahead on 2 of 3" in said
-
-
-def test_the_probe_may_win() -> None:
-    said = write_verdict(best(approach="linear_probe", difference_to_probe=None))
-    assert said.startswith("frozen probe was chosen")
-    assert "No trained approach beat it" in said
-
-
-def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
-    assert "The frozen probe has 0.929 [0.908, 0.950]." in write_verdict(best(difference_to_probe=None))
 
 
 def test_warnings_name_repeated_looks_refusals_and_failures() -> None:

@@ -83,6 +83,12 @@ def describe_start() -> str:
     return Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
+def describe_program() -> str:
+    """The words before the name of any other command: clip-fewshot, or python -m clip_fewshot."""
+    start = describe_start()
+    return "python -m clip_fewshot" if start.startswith("python ") else start
+
+
 def command_line() -> str:
     """What repeats this command; the address of a database, in which a password may stand, is left out."""
     words = list(sys.argv[1:])

@@ -1,0 +1,181 @@
+"""What the first screen says follows from figures: each statement beside its untouched twin."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_fewshot.report.page import render_page
+from clip_fewshot.report.verdict import draw_conclusions, suggest_commands, write_conclusions, write_verdict
+from tests.report import sample
+
+
+def best(**changes: Any) -> dict[str, Any]:
+    return sample.results(best=sample.results()["best"] | changes)
+
+
+def difference(low: float, high: float, settles: int | None = 900) -> dict[str, Any]:
+    mean = (low + high) / 2
+    return {"mean": mean, "ci95": [low, high], "per_seed": [mean] * 3, "n_test": 503, "n_images_to_settle": settles}
+
+
+def compared(**differences: dict[str, Any]) -> dict[str, Any]:
+    return best(differences={name.replace("_prior", "-prior"): found for name, found in differences.items()})
+
+
+def told(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {one.about: (one.text, one.advice) for one in draw_conclusions(results)}
+
+
+@pytest.mark.parametrize(
+    ("ci", "says"),
+    [
+        ([0.01, 0.04], "It beats frozen probe (+0.023"),
+        ([-0.01, 0.04], "is within the noise"),
+        ([-0.04, -0.01], "it is behind frozen probe"),
+    ],
+)
+def test_the_verdict_follows_the_interval_of_the_paired_difference(ci: list[float], says: str) -> None:
+    difference = {"mean": 0.023, "ci95": ci, "per_seed": [0.02, -0.01, 0.03], "n_test": 503}
+    said = write_verdict(best(difference_to_probe=difference))
+    assert says in said
+    assert "ahead on 2 of 3" in said
+
+
+def test_the_probe_may_win() -> None:
+    said = write_verdict(best(approach="linear_probe", difference_to_probe=None))
+    assert said.startswith("frozen probe was chosen")
+    assert "No trained approach beat it" in said
+
+
+def test_without_a_paired_difference_the_probe_is_named_beside() -> None:
+    assert "The frozen probe has 0.929 [0.908, 0.950]." in write_verdict(best(difference_to_probe=None))
+
+
+GOOD, LEVEL, WIDE, BAD = (0.02, 0.05), (-0.01, 0.02), (-0.02, 0.08), (-0.05, -0.01)
+
+
+@pytest.mark.parametrize("baseline", ["raw_pixels", "zero_shot"])
+@pytest.mark.parametrize(("interval", "beaten"), [(GOOD, True), (LEVEL, False), (BAD, False)])
+def test_what_is_not_shown_to_be_better_than_a_plain_baseline_is_said_not_to_be(
+    baseline: str, interval: tuple[float, float], beaten: bool
+) -> None:
+    others = {"linear_probe": difference(*LEVEL), baseline: difference(*interval)}
+    text, advice = told(compared(**others))["accuracy"]
+    name = baseline.replace("_", " ") if baseline == "raw_pixels" else "zero-shot"
+    assert (f"It is not better than {name} (" in text) == (not beaten)
+    assert ("--model" in advice) == (baseline == "raw_pixels" and not beaten)
+    assert ("--shots" in advice) == (baseline == "zero_shot" and not beaten)
+    assert "The difference to frozen probe" in text
+
+
+@pytest.mark.parametrize(("interval", "few"), [(WIDE, True), (LEVEL, False), (GOOD, False), (BAD, False)])
+def test_too_few_test_pictures_are_said_to_be_where_the_interval_holds_nothing_and_much(
+    interval: tuple[float, float], few: bool
+) -> None:
+    _, advice = told(compared(linear_probe=difference(*interval, settles=1234)))["accuracy"]
+    assert ("503 test pictures are too few to tell it from frozen probe (about 1,200 would settle" in advice) == few
+    _, advice = told(compared(linear_probe=difference(*interval, settles=None)))["accuracy"]
+    assert ("support sets, --seeds, come before" in advice) == few
+
+
+def test_a_trained_row_is_named_where_it_is_better_and_passed_over_where_it_is_not() -> None:
+    text, advice = told(compared(linear_probe=difference(*GOOD), mlp=difference(*BAD), contrastive=difference(*WIDE)))[
+        "accuracy"
+    ]
+    assert "On the test images it is behind mlp (" in text
+    assert "It beats frozen probe (" in text
+    assert "every baseline" not in text
+    assert "contrastive" not in text + advice
+
+
+def test_every_baseline_is_beaten_where_each_is() -> None:
+    text, advice = told(compared(linear_probe=difference(*GOOD), raw_pixels=difference(*GOOD)))["accuracy"]
+    assert "It beats every baseline, frozen probe" in text
+    assert advice == ""
+
+
+def novelty(**changes: Any) -> dict[str, Any]:
+    measured = {"auroc": 0.9, "auroc_ci95": [0.85, 0.94], "false_alarm_rate": 0.04, "detection_rate": 0.7}
+    return sample.results(novelty=sample.results()["novelty"] | measured | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says", "advises"),
+    [
+        ({}, "70% of the pictures of 3 hidden classes are called unknown, and 4.0% of the known ones (5.0% ask", ""),
+        (
+            {"auroc": 0.52, "auroc_ci95": [0.47, 0.57]},
+            "It cannot tell unknown pictures: a coin's AUROC is .5",
+            "--model",
+        ),
+        ({"auroc": 0.4, "auroc_ci95": [0.3, 0.49]}, "It cannot tell unknown pictures", "--model"),
+        ({"detection_rate": 0.2}, "It cannot tell most unknown pictures. 20% of the pictures", "--alpha"),
+        ({"detection_rate": None, "refused": "it takes 19"}, "No picture is called unknown at the 5.0%", "takes 19"),
+    ],
+)
+def test_the_answer_about_unknown_pictures_follows_the_interval_and_the_rates(
+    changes: dict[str, Any], says: str, advises: str
+) -> None:
+    text, advice = told(novelty(**changes))["unknown"]
+    assert says in text
+    assert (advice == "") == (advises == "")
+    assert advises in advice
+    assert ("cannot tell" in text) == ("cannot tell" in says)
+
+
+def test_where_no_class_was_hidden_known_ones_in_turn_answer() -> None:
+    rehearsal = {"detector": "knn", "alpha": 0.05, "auroc": 0.51, "auroc_ci95": [0.46, 0.56], "detection_rate": 0.06}
+    text, advice = told(sample.results(novelty=None, discovery=None, rehearsal=rehearsal))["unknown"]
+    assert text.startswith("It cannot tell unknown pictures")
+    assert "at 5.0% false alarms 6% of their pictures are caught; AUROC is 0.510 [0.460, 0.560]" in text
+    assert "--model" in advice
+    nothing = sample.results(novelty=None, discovery=None)
+    assert "2 --shots" in told(nothing)["unknown"][1]
+    assert "no picture can be called unknown" in told(nothing)["groups"][0]
+    nothing["dataset"] |= {"unseen": []}
+    assert "no class was hidden" in told(nothing)["groups"][0]
+
+
+@pytest.mark.parametrize(("ari", "look"), [(0.97, False), (0.04, True), (None, False)])
+def test_groups_that_follow_no_class_are_to_be_looked_into(ari: float | None, look: bool) -> None:
+    found = sample.results()["discovery"] | {"ari": ari, "n_flagged": 1470}
+    text, advice = told(sample.results(discovery=found))["groups"]
+    assert text.startswith("3 groups among the 1,470 pictures called unknown; 3 classes were hidden.")
+    assert ("Look into a group" in advice) == look
+
+
+@pytest.mark.parametrize("moved", [[], ["mlp", "linear_probe"]])
+def test_a_search_that_changed_nothing_says_so(moved: list[str]) -> None:
+    search = sample.results()["search"] | {"moved": moved, "tied": 1}
+    text, advice = told(sample.results(search=search))["search"]
+    assert text.startswith("It found better settings for mlp, frozen probe" if moved else "The search changed nothing")
+    assert ("Fewer --trials" in advice) == (not moved)
+    assert "search" not in told(sample.results())  # an earlier release did not record it
+
+
+def test_the_next_commands_are_words_of_a_shell_whatever_the_folder_is_called() -> None:
+    folder = Path("my runs") / "it's $HOME; `rm x`" / "model"
+    calls = suggest_commands(sample.results(), "clip-fewshot", folder)
+    assert [shlex.split(one) for one in calls] == [
+        ["clip-fewshot", "predict", str(folder), "new_pictures/"],
+        ["clip-fewshot", "open-world", "init", "store/", str(folder)],
+    ]
+    odd = suggest_commands(sample.results(), "clip-fewshot", Path("a\x1b[2J\n/model"))
+    assert odd[0] == "clip-fewshot predict $'a\\x1b[2J\\n/model' new_pictures/"  # as bash writes what does not print
+    blind = suggest_commands(sample.results(novelty=None), "python -m clip_fewshot", Path("model"))
+    assert blind == ["python -m clip_fewshot predict model new_pictures/"]
+
+
+def test_terminal_and_page_say_the_same() -> None:
+    results = novelty(auroc=0.52, auroc_ci95=[0.47, 0.57])
+    page, shown = render_page(results, sample.bare()), write_conclusions(results)
+    head = page[page.index("<header>") : page.index("</header>")]
+    for one in draw_conclusions(results):
+        assert f"{one.about}: {one.text}" in shown
+        assert one.text.replace("'", "&#39;").replace('"', "&#34;") in head
+        assert one.advice in shown
+        assert one.advice in head
