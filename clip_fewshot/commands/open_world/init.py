@@ -25,7 +25,7 @@ def main(options: Options) -> int:
     from clip_fewshot.open_world.store.session import check_new_store
     from clip_fewshot.open_world.store.store import Store
 
-    check_new_store(options.store, options)
+    check_new_store(options.store)
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     if world.rejector_ is None:
         fix = 'save one that can say "unknown", as few-shot does'

@@ -25,16 +25,13 @@ CHECKED = 1 << 28  # bytes
 FEW_ROWS = SUMMED[:4]  # tables that are read against their checksums however large the store is
 
 
-def check_new_store(folder: Path, options: Any = None) -> None:
+def check_new_store(folder: Path) -> None:
     """Refuse a place where no store can be made; one that has a store is refused when it is opened.
-
-    Args:
-        options: of a command, whose paths are no such place either.
 
     Raises:
         ResourceError: a folder with other files, or one that cannot be written to.
     """
-    check_folder(folder, FolderKind("store"), None, options, _is_of_store)
+    check_folder(folder, FolderKind("store"), None, is_leftover=_is_of_store)
 
 
 def _is_of_store(path: Path) -> bool:
