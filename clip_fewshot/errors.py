@@ -48,7 +48,7 @@ class UsageError(ClipFewShotError, ValueError):
         >>> import clip_fewshot as cf
         >>> cf.ArcFaceHead(in_features=8, n_classes=3, margin=90)
         Traceback (most recent call last):
-        clip_fewshot.errors.UsageError: margin: expected an angular margin in [0, pi/2] radians, got 90; ...
+        clip_fewshot.errors.UsageError: margin: expected an angular margin in radians in [0, 1.57...], got 90; ...
     """
 
     exit_code = 2

@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray
+
+SHORTEST = 1e-12  # rows below have no direction, as of torch's F.normalize
 
 
 def unit_rows(rows: FloatArray) -> FloatArray:
@@ -28,9 +31,8 @@ def unit_rows(rows: FloatArray) -> FloatArray:
 
 def check_margin(margin: float) -> None:
     """Refuse a margin outside [0, pi/2] radians; above pi/2 the continuation below would no longer be monotone."""
-    if not 0 <= margin <= math.pi / 2:
-        fix = "give radians: 0.5 rad is 28.6 degrees"
-        raise UsageError(expected="an angular margin in [0, pi/2] radians", got=f"{margin}", fix=fix, where="margin")
+    fix = "give radians: 0.5 rad is 28.6 degrees"
+    require_real(margin, "an angular margin in radians", f"[0, {math.pi / 2}]", "margin", fix)
 
 
 def angular_margin(cosines: Tensor, margin: float) -> Tensor:
@@ -76,13 +78,47 @@ def margin_logits(cosines: Tensor, matched: Tensor, margin: float, scale: float 
     return scale * torch.where(matched, angular_margin(cosines, margin), cosines)
 
 
+def require_tensor(values: object, where: str) -> Tensor:
+    """``values`` if they are a tensor: torch's own errors speak of its internals."""
+    if not isinstance(values, Tensor):
+        fix = "pass torch.as_tensor(...)"
+        raise UsageError(expected="a tensor", got=f"a {type(values).__name__}", fix=fix, where=where)
+    return values
+
+
 def require_width(features: Tensor, in_features: int) -> None:
     """Refuse features whose last axis is not the one the head was built for."""
-    if features.ndim < 2 or features.shape[-1] != in_features:
+    if require_tensor(features, "features").ndim < 2 or features.shape[-1] != in_features or features.is_complex():
         fix = "build the head with the width of the features, one row per sample"
         raise UsageError(
             expected=f"features (n, {in_features})", got=f"{tuple(features.shape)}", fix=fix, where="features"
         )
+
+
+def check_class_indices(labels: Tensor, n: int, n_classes: int) -> Tensor:
+    """(n,) int64, if they are integers in 0..n_classes-1."""
+    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
+    if not whole or labels.shape != (n,) or labels.dtype == torch.bool:
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        fix = "give one class index per row"
+        raise UsageError(expected=f"integer labels ({n},)", got=got, fix=fix, where="labels")
+    wrong = (labels < 0) | (labels >= n_classes)
+    if wrong.any():
+        got, fix = f"{int(labels[wrong][0])}", "count the classes from 0"
+        raise UsageError(expected=f"class indices in 0..{n_classes - 1}", got=got, fix=fix, where="labels")
+    return labels.long()
+
+
+def normalise(rows: Tensor) -> Tensor:
+    """(..., d) rows of length 1, in float32 or better; a row without direction, shorter than 1e-12, becomes zero.
+
+    ``F.normalize`` gives such a row a gradient of 1e12, which is infinite in half precision; here it has none. In half
+    precision the length itself is 0 or infinite for rows that have a direction.
+    """
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    short = length <= SHORTEST  # not so of NaN, which must stay one
+    return torch.where(short, 0.0, rows) / torch.where(short, 1.0, length)
 
 
 def scale_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,7 +128,8 @@ def scale_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
     another thing for each of them, and a search range chosen on one would be wrong on the next. sqrt(d) instead of
     length 1 because torch's initialisation expects inputs of variance 1.
     """
-    return F.normalize(features.to(dtype), dim=-1) * math.sqrt(features.shape[-1])
+    precise = features.to(torch.promote_types(dtype, torch.float32))
+    return (normalise(precise) * math.sqrt(features.shape[-1])).to(dtype)
 
 
 def cosines(features: Tensor, directions: Tensor) -> Tensor:
@@ -102,14 +139,14 @@ def cosines(features: Tensor, directions: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         precise = torch.promote_types(features.dtype, torch.float32)
-        return F.linear(F.normalize(features.to(precise), dim=-1), F.normalize(directions.to(precise), dim=-1))
+        return F.linear(normalise(features), normalise(directions.to(precise)))
 
 
 def check_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
     """Unit rows of (c, d) ``prototypes``, with the shape, dtype and device of ``like``."""
-    if prototypes.shape != like.shape:
+    if require_tensor(prototypes, "prototypes").shape != like.shape:
         fix = "give one row per class, as wide as the features"
         raise UsageError(
             expected=f"prototypes {tuple(like.shape)}", got=f"{tuple(prototypes.shape)}", fix=fix, where="prototypes"
         )
-    return F.normalize(prototypes.detach().double(), dim=-1).to(like)
+    return normalise(prototypes.detach().double()).to(like)

@@ -49,6 +49,10 @@ class LabelSpace:
     former: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        given: object = self.names
+        if not isinstance(given, tuple | list) or not all(isinstance(name, str) for name in given):
+            got, fix = repr(self.names)[:100], "write ('cat', 'dog')"
+            raise UsageError(expected="class names that are texts", got=got, fix=fix, where="LabelSpace")
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise UsageError(expected="distinct class names", got=f"{twice} more than once", fix="rename or merge them")
@@ -60,7 +64,9 @@ class LabelSpace:
         """Class names -> (n,) indices."""
         index = {name: i for i, name in enumerate(self.names)}
         wanted = list(names)
-        unknown = sorted(set(wanted) - set(index))
+        unknown = sorted({str(name) for name in wanted if not isinstance(name, str) or name not in index})
+        if isinstance(names, str):  # a text is not a list of its letters
+            unknown = [names]
         if unknown:
             raise UsageError(
                 expected=f"class names out of {list(self.names)}", got=f"{unknown}", fix="check the spelling"
@@ -68,8 +74,17 @@ class LabelSpace:
         return np.array([index[name] for name in wanted], dtype=np.int64)
 
     def decode(self, labels: LabelArray) -> list[str]:
-        """(n,) indices -> class names."""
-        return [self.names[int(label)] for label in labels]
+        """(n,) indices -> class names.
+
+        Raises:
+            UsageError: an index that no class has; -1 is not the last one.
+        """
+        indices = np.asarray(labels)
+        fits = indices.ndim == 1 and (not indices.size or indices.dtype.kind in "iu")
+        if not fits or (indices.size and not 0 <= indices.min() <= indices.max() < len(self.names)):
+            got, fix = f"{labels!r}"[:60], "take the names of the space that encoded them"
+            raise UsageError(expected=f"(n,) indices in 0..{len(self.names) - 1}", got=got, fix=fix, where="LabelSpace")
+        return [self.names[i] for i in indices.tolist()]
 
     def subset(self, names: Sequence[str]) -> LabelSpace:
         """The named classes, kept in this space's order."""
@@ -102,6 +117,13 @@ class FeatureSet:
     backbone: str
     labels: LabelArray | None = None
     label_space: LabelSpace | None = None
+
+    def __post_init__(self) -> None:
+        columns: list[Any] = [self.digests, self.features if self.labels is None else self.labels]
+        lengths = {len(self.features), *(-1 if isinstance(one, str | int) else len(one) for one in columns)}
+        if len(lengths) > 1 or np.ndim(self.features) != 2:
+            got, fix = f"{np.shape(self.features)} and lengths {sorted(lengths)}", "give one digest and label per row"
+            raise UsageError(expected="features (n, d), n digests, n labels", got=got, fix=fix, where="FeatureSet")
 
     def __len__(self) -> int:
         return len(self.features)

@@ -35,7 +35,7 @@ def check_range(options: Any, *names: str, least: float = 1, most: float = math.
     for name in names:
         value = getattr(options, name)
         for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and not least <= one <= most:
+            if one is not None and not (least <= one <= most and one < math.inf):
                 raise UsageError(expected=limit, got=str(one), fix=f"change `{name}`", where=f"`{name}`")
 
 

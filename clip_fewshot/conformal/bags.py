@@ -25,6 +25,7 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import SAME, find_distinct, find_nearest
+from clip_fewshot.runtime.arrays import as_labels, as_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 Labels = NDArray[Any]
@@ -54,7 +55,7 @@ class Bag(NamedTuple):
         rows = check_features(X)
         if not len(rows):
             raise UsageError(expected="known images, one or more", got="none", fix="bring images", where="calibration")
-        labels = None if y is None else np.asarray(y)
+        labels = None if y is None else as_labels(y, "calibration")
         if labels is not None and labels.shape != (len(rows),):
             raise UsageError(
                 expected=f"{len(rows):,} labels",
@@ -89,18 +90,10 @@ class Bag(NamedTuple):
         return np.asarray(find_nearest(self.everything, normalize(X), 1).distances[:, 0] <= SAME)
 
 
-def check_features(X: FloatArray) -> FloatArray:
+def check_features(X: FloatArray, width: int | None = None) -> FloatArray:
     """(n, d) float64, all finite, without negative zeros, in memory of its own.
 
     Raises:
-        UsageError: another shape, or numbers that are not finite.
+        UsageError: another shape, another d than ``width``, or numbers that are not finite.
     """
-    rows = np.asarray(X, dtype=np.float64) + 0.0
-    if rows.ndim != 2:
-        raise UsageError(
-            expected="features (n, d)", got=f"shape {rows.shape}", fix="pass one row per image", where="calibration"
-        )
-    if not np.isfinite(rows).all():
-        got = f"{int((~np.isfinite(rows)).any(axis=1).sum())} rows that are not"
-        raise UsageError(expected="finite features", got=got, fix="check the images", where="calibration")
-    return np.ascontiguousarray(rows)
+    return np.ascontiguousarray(as_rows(X, "calibration", width).astype(np.float64) + 0.0)

@@ -73,6 +73,10 @@ class Calibrated:
                 fix="check the spelling",
                 where="scheme",
             )
+        given: object = make_detector
+        if not callable(given):
+            fix = "pass a class or a function"
+            raise UsageError(expected="what makes detectors", got=repr(make_detector), fix=fix, where="make_detector")
         self.make_detector, self.scheme = make_detector, scheme
         self.per_class, self.smoothed, self.seed = per_class, smoothed, seed
 
@@ -96,7 +100,7 @@ class Calibrated:
 
     def p_values(self, X: FloatArray) -> FloatArray:
         """(m,) p-values of (m, d) pictures, each as if it had come alone. Small = novel."""
-        rows = check_features(X)
+        rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
         if len(fresh):

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.conformal.p_values import ROUNDING
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.types import BoolArray, FloatArray
 
 ABOVE = 1 + ROUNDING
@@ -44,8 +46,7 @@ def storey(p: FloatArray, q: float, lam: float = 0.5) -> BoolArray:
         UsageError: p-values outside [0, 1], q or lam outside (0, 1).
     """
     values = _checked(p, q)
-    if not 0 < lam < 1:
-        raise UsageError(expected="lam in (0, 1)", got=f"{lam:g}", fix="leave it at 0.5", where="storey")
+    require_real(lam, "lam", "(0, 1)", "storey", "leave it at 0.5")
     known = (1 + np.sum(values > lam * ABOVE)) / ((1 - lam) * max(1, len(values)))
     return _step_up(values, q / float(known), lam * ABOVE)
 
@@ -62,16 +63,9 @@ def _step_up(values: FloatArray, q: float, highest: float) -> BoolArray:
 
 
 def _checked(p: FloatArray, q: float) -> FloatArray:
-    values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise UsageError(
-            expected="p-values (m,) in [0, 1]",
-            got=f"shape {values.shape}",
-            fix="check what made them",
-            where="discoveries",
-        )
-    if not 0 < q < 1:
-        raise UsageError(
-            expected="q in (0, 1)", got=f"{q:g}", fix="choose the share of false discoveries you accept", where="q"
-        )
+    values = as_scores(p, "discoveries")
+    if not ((values >= 0) & (values <= 1)).all():
+        got, fix = f"{values.min():g} to {values.max():g}", "check what made them"
+        raise UsageError(expected="p-values (m,) in [0, 1]", got=got, fix=fix, where="discoveries")
+    require_real(q, "q", "(0, 1)", "q", "choose the share of false discoveries you accept")
     return values

@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
+from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -67,13 +69,7 @@ def check_alpha(alpha: float, n: int) -> None:
     Raises:
         UnsupportedAlphaError: too few images; it carries the number that would do.
     """
-    if not 0 < alpha < 1:
-        raise UsageError(
-            expected="alpha in (0, 1)",
-            got=f"{alpha:g}",
-            fix="choose the share of known images you let be flagged",
-            where="alpha",
-        )
+    require_real(alpha, "alpha", "(0, 1)", "alpha", "choose the share of known images you let be flagged")
     if n < smallest_shots(alpha):
         raise UnsupportedAlphaError(alpha, n)
 
@@ -86,7 +82,7 @@ def p_values(
     Plain: (1 + #{calibration <= score}) / (n + 1), never below 1 / (n + 1) and on the safe side with ties.
     Smoothed: ties, the image itself among them, count a random share, so that p is exactly uniform; ``seed`` draws it.
     """
-    calibration, asked = _finite(calibration_scores), _finite(scores)
+    calibration, asked = as_scores(calibration_scores, "p_values"), as_scores(scores, "p_values")
     ordered = np.sort(calibration)
     least, greatest = tie_range(asked)
     at_most = np.searchsorted(ordered, greatest, side="right")
@@ -104,7 +100,7 @@ def flag(p: FloatArray, alpha: float, n: int) -> BoolArray:
         UnsupportedAlphaError: see :func:`check_alpha`.
     """
     check_alpha(alpha, n)
-    return np.asarray(p <= alpha + ROUNDING)
+    return np.asarray(as_scores(p, "flag") <= alpha + ROUNDING)
 
 
 class Fold(NamedTuple):
@@ -168,20 +164,8 @@ class CrossConformal:
 def cross_p_values(calibration_scores: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
     """(m,) cross-conformal p-values from per-fold calibration scores and per-fold scores of the same m images."""
     counts = [
-        np.searchsorted(np.sort(_finite(calibration)), tie_range(_finite(asked))[1], side="right")
-        for calibration, asked in zip(calibration_scores, scores, strict=True)
+        np.searchsorted(np.sort(as_scores(one, "p_values")), tie_range(as_scores(asked, "p_values"))[1], side="right")
+        for one, asked in zip(calibration_scores, scores, strict=True)
     ]
     n = sum(len(calibration) for calibration in calibration_scores)
     return np.asarray((1 + np.sum(counts, axis=0)) / (n + 1))
-
-
-def _finite(scores: FloatArray) -> FloatArray:
-    values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise UsageError(
-            expected="finite scores",
-            got=f"{np.sum(~np.isfinite(values))} that are not",
-            fix="check the features",
-            where="p_values",
-        )
-    return values

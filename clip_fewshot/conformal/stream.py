@@ -20,14 +20,15 @@ import json
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from itertools import product
-from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.conformal.calibration import draw_uniform
-from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.errors import ArtifactError
 from clip_fewshot.evaluation.ties import tie_range
+from clip_fewshot.runtime.arrays import as_rows, as_scores
 from clip_fewshot.types import FloatArray, IndexArray
 
 STREAM_SCHEMA = 1
@@ -51,7 +52,7 @@ class StreamRanks:
     """
 
     def __init__(self, scores: FloatArray | Sequence[float] = (), seed: int = 0) -> None:
-        self.scores_, self.seed, self.t_ = sorted(_score(score) for score in scores), seed, 0
+        self.scores_, self.seed, self.t_ = sorted(as_scores(scores, "StreamRanks").tolist()), seed, 0
 
     def update(self, score: float) -> float:
         """The p-value of the next picture, in (0, 1), small = novel; the picture joins whatever it is.
@@ -59,7 +60,7 @@ class StreamRanks:
         Raises:
             UsageError: a score that is not finite; nothing has changed then.
         """
-        value = _score(score)
+        value = as_scores([score], "StreamRanks").item()
         least, greatest = map(float, tie_range(np.asarray(value)))
         below, at_most = bisect_left(self.scores_, least), bisect_right(self.scores_, greatest)
         share = draw_uniform(self.seed, "stream p-value", self.t_)
@@ -111,13 +112,7 @@ class Watch:
     """
 
     def __init__(self, alpha: float = 0.01) -> None:
-        if not 0 < alpha < 1:
-            raise UsageError(
-                expected="alpha in (0, 1)",
-                got=f"{alpha:g}",
-                fix="choose the share of streams with a false alarm",
-                where="alpha",
-            )
+        require_real(alpha, "alpha", "(0, 1)", "alpha", "choose the share of streams with a false alarm")
         self.alpha, self.t_ = alpha, 0
         self.alarm_: Alarm | None = None
         self._begun: FloatArray = np.zeros(len(BETS))  # capital of each bet, over all beginnings so far
@@ -134,10 +129,7 @@ class Watch:
         Raises:
             UsageError: p is not in [0, 1]; nothing has changed then.
         """
-        if not 0 <= p <= 1:
-            raise UsageError(
-                expected="a p-value in [0, 1]", got=f"{p}", fix="pass what StreamRanks.update returns", where="Watch"
-            )
+        require_real(p, "a p-value", "[0, 1]", "Watch", "pass what StreamRanks.update returns")
         if self.alarm_ is not None:
             return None
         self.t_ += 1
@@ -180,6 +172,7 @@ class Watch:
 
 def first_alarms(p: FloatArray, alpha: float) -> IndexArray:
     """(s,) number of the picture at which a :class:`Watch` of each of (s, t) streams raises its alarm; 0: never."""
+    p = as_rows(p, "first_alarms")
     begun: FloatArray = np.zeros((len(p), len(BETS)))
     found = np.zeros(len(p), dtype=np.int64)
     for t in range(1, p.shape[1] + 1):
@@ -212,12 +205,6 @@ def _factors(p: FloatArray) -> FloatArray:
     """(..., bets) what each bet brings."""
     cuts, stakes = BETS.T
     return np.asarray(1 - stakes + (p[..., None] <= cuts) * stakes / cuts)
-
-
-def _score(score: float) -> float:
-    if not isfinite(score):
-        raise UsageError(expected="finite scores", got=f"{score}", fix="check the features", where="StreamRanks")
-    return float(score)
 
 
 def _record(text: str, names: Sequence[str]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.gradients import PairModel
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import normalise
 from clip_fewshot.losses import SoftTargets, distillation_floor, distillation_loss, transport_targets
 from clip_fewshot.losses.distillation import check_alpha
 
@@ -83,7 +83,7 @@ class SelfDistillation(nn.Module):
 
     def forward(self, images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
         """Features (n, d) of the student, not normalised, of the batch that was prepared -> scalar loss."""
-        logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+        logits = log_scale.exp() * normalise(images) @ normalise(texts).T
         targets = self.targets(caption_ids)
         self._floor = distillation_floor(targets, self.alpha, caption_ids)
         return distillation_loss(logits, targets, self.alpha, caption_ids)

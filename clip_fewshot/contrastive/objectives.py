@@ -6,17 +6,17 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clip_fewshot.contrastive.distributed.world import World
 from clip_fewshot.contrastive.gradients import Objective, PairModel
 from clip_fewshot.data.pairs.batch import PairBatch
+from clip_fewshot.geometry import normalise
 from clip_fewshot.losses.symmetric import symmetric_cross_entropy, symmetric_floor
 
 
 def symmetric_objective(images: Tensor, texts: Tensor, log_scale: Tensor, caption_ids: Tensor | None) -> Tensor:
     """CLIP's loss of features (n, d), not normalised; pairs of equal captions share their targets."""
-    logits = log_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    logits = log_scale.exp() * normalise(images) @ normalise(texts).T
     return symmetric_cross_entropy(logits, caption_ids)
 
 

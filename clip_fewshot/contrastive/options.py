@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -91,7 +92,7 @@ class ContrastiveOptions:
                 raise UsageError(expected=f"{name} of 1 or more", got=str(value), fix=f"change {name}", where=name)
         for name in ("learning_rate", "clip_norm", "eps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UsageError(expected=f"{name} over 0", got=str(value), fix=f"change {name}", where=name)
         for name, low in (
             ("averaging", self.averaging),
@@ -102,7 +103,7 @@ class ContrastiveOptions:
             if not 0 <= low < 1:
                 raise UsageError(expected=f"{name} in [0, 1)", got=str(low), fix=f"change {name}", where=name)
         for name in ("weight_decay", "warmup_steps"):
-            if (getattr(self, name) or 0) < 0:
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise UsageError(
                     expected=f"{name} of 0 or more", got=str(getattr(self, name)), fix=f"change {name}", where=name
                 )

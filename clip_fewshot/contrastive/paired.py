@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import MAX_LOG_SCALE
@@ -20,6 +19,7 @@ from clip_fewshot.data.pairs.split import Pictures, group_captions
 from clip_fewshot.errors import DataError, DivergedError, UsageError
 from clip_fewshot.features.encode import image_prefix, text_prefix
 from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.geometry import normalise
 from clip_fewshot.losses import symmetric_cross_entropy
 from clip_fewshot.optim.adamw import AdamW, ParameterGroup, group_parameters
 from clip_fewshot.optim.schedule import warmup_cosine_factor
@@ -194,8 +194,8 @@ def _batches(stored: _Stored, options: PairedOptions, epoch: int) -> Iterator[tu
 
 def _loss(pair: PairBackbone, stored: _Stored, pictures: Tensor, captions: Tensor) -> Tensor:
     with pair.autocast():
-        images = F.normalize(_features(pair.visual, stored.images, pictures).float(), dim=-1)
-        texts = F.normalize(_features(pair.text, stored.texts, captions).float(), dim=-1)
+        images = normalise(_features(pair.visual, stored.images, pictures).float())
+        texts = normalise(_features(pair.text, stored.texts, captions).float())
     return symmetric_cross_entropy(pair.logit_scale.exp() * images @ texts.T, captions.to(pair.device))
 
 

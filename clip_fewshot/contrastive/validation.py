@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.contrastive.distributed.world import World
@@ -21,6 +20,7 @@ from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.features.encode import image_batches
+from clip_fewshot.geometry import normalise
 from clip_fewshot.heads.zero_shot import zero_shot_weights
 
 RECALLS = (1, 5, 10)
@@ -80,8 +80,8 @@ def _on_pairs(model: Backbone, batches: Iterable[PairBatch], world: World, chunk
     for picture_part, text_part, id_part in _encoded_batches(model, batches, world, chunk):
         losses.append(float(symmetric_objective(picture_part, text_part, model.logit_scale, id_part)))
         weights.append(len(picture_part))
-        images.append(F.normalize(picture_part, dim=1))
-        texts.append(F.normalize(text_part, dim=1))
+        images.append(normalise(picture_part))
+        texts.append(normalise(text_part))
         ids.append(id_part)
     if not losses:
         raise UsageError(expected="pairs to validate on", got="none", fix="give a batch or more", where="validation")

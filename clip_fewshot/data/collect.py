@@ -20,6 +20,7 @@ from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.arrays import without_torch
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import LabelSpace
 
@@ -31,7 +32,10 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
 
     Args:
         images: paths or PIL pictures, a dataset, or a sealed set.
-        labels: a class name per picture; only for paths and pictures.
+        labels: a class name per picture; only for paths and pictures. Whole numbers, yes and no become names.
+
+    Raises:
+        UsageError: what is no picture, or no label of each.
     """
     if isinstance(images, SealedSet):
         images = images.open(purpose)
@@ -42,18 +46,16 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
             )
         refuse_names(images.label_space.names, images.name)
         return images
-    if isinstance(images, str | Path):
-        raise UsageError(
-            expected="a list of pictures",
-            got=f"one path {str(images)!r}",
-            fix="use read_dataset(path) or [path]",
-            where="images",
-        )
-    given = tuple(images)
+    if isinstance(images, str | Path | Image.Image | Mapping) or not isinstance(images, Iterable):
+        got = f"one path {str(images)!r}" if isinstance(images, str | Path) else f"a {type(images).__name__}"
+        fix = "use read_dataset(path) or [path]"
+        raise UsageError(expected="a list of pictures", got=got, fix=fix, where="images")
+    given = [_picture(image, i) for i, image in enumerate(images)]
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(given))
     pictures = tuple(
-        upright_rgb(p, name) if isinstance(p, Image.Image) else Path(p) for p, name in zip(given, names, strict=True)
+        upright_rgb(p, name) if isinstance(p, Image.Image) else p for p, name in zip(given, names, strict=True)
     )
+    labels = None if labels is None else name_labels(labels, len(pictures))
     space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
     refuse_names(space.names, "labels")
     return ImageDataset(
@@ -66,6 +68,38 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         partition=("",) * len(pictures),
         digests=tuple(_digest(picture) for picture in pictures),
     )
+
+
+def name_labels(labels: Iterable[object], n: int) -> list[str]:
+    """``n`` class names: texts as they are, whole numbers, yes and no as they print.
+
+    Raises:
+        UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5;
+            labels of two types, as 1 and "1" print alike.
+    """
+    fix = "give one text or whole number per picture"
+    if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable):
+        raise UsageError(expected="a list of labels", got=f"a {type(labels).__name__}", fix=fix, where="labels")
+    values = [label.item() if getattr(label, "ndim", 1) == 0 else label for label in without_torch([*labels])]
+    if len(values) != n:
+        raise UsageError(expected=f"{n:,} labels", got=f"{len(values):,} for {n:,} pictures", fix=fix, where="labels")
+    wrong = [label for label in values if not isinstance(label, str | int)]
+    if wrong:
+        raise UsageError(expected="texts or whole numbers", got=repr(wrong[0])[:60], fix=fix, where="labels")
+    kinds = sorted({"str" if isinstance(label, str) else type(label).__name__ for label in values})
+    if len(kinds) > 1:
+        raise UsageError(expected="labels of one type", got=" and ".join(kinds), fix=fix, where="labels")
+    return [str(label) for label in values]
+
+
+def _picture(image: object, i: int) -> Path | Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, str | os.PathLike) and str(image):
+        return Path(image)
+    fix = "turn an array into a picture with PIL.Image.fromarray"
+    got = "an empty path" if isinstance(image, str) else f"a {type(image).__name__}"
+    raise UsageError(expected="a path or a PIL picture", got=got, fix=fix, where=f"images[{i}]")
 
 
 def _digest(picture: Path | Image.Image) -> str:
@@ -106,8 +140,12 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> cf.read_images(["black.png"])
         ImageDataset('given pictures', 1 images, 0 classes)
     """
-    trees = {place: walk(place) for place in map(Path, places) if os.path.isdir(place)}
-    pictures = keep_readable(path for place in map(Path, places) for path in _pictures(place, trees))
+    if isinstance(places, str | Path):
+        fix = "write [path]"
+        raise UsageError(expected="a list of paths", got=f"one path {str(places)!r}", fix=fix, where="places")
+    paths = [*map(Path, places)]
+    trees = {place: walk(place) for place in paths if os.path.isdir(place)}
+    pictures = keep_readable(path for place in paths for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())
     pictures = replace(pictures, warnings=(*pictures.warnings, *list_passed(passed)))
     if not len(pictures):
@@ -117,7 +155,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
             expected="a picture that can be read",
             got=got,
             fix="check the paths",
-            where=", ".join(map(escape, places[:3])),
+            where=", ".join(map(escape, paths[:3])),
         )
     return pictures
 

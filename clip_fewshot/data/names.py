@@ -166,10 +166,11 @@ def check_class_name(name: str, existing: Collection[str]) -> str:
         UsageError: empty, with characters that do not print or blanks at an end, "unknown", or one that a person would
             take for a class that is there already.
     """
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+    text = isinstance(name, str) and name.isprintable() and name == name.strip()
+    if not text or not 0 < len(name) <= MAX_NAME_LENGTH:
         expected = f"a name of 1 to {MAX_NAME_LENGTH} printing characters, without blanks at its ends"
         raise UsageError(
-            expected=expected, got=repr(name[: 2 * MAX_NAME_LENGTH]), fix="choose another one", where="class name"
+            expected=expected, got=repr(name)[: 2 * MAX_NAME_LENGTH], fix="choose another one", where="class name"
         )
     if _is_no_class(name):
         raise UsageError(

@@ -8,12 +8,13 @@ the test side, but none leaves it: what was once measured on is never trained on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_int, require_real
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import LISTED, escape, list_first
 from clip_fewshot.errors import DataError, UsageError
@@ -117,11 +118,9 @@ def split_open_world(
         >>> len(split.seen), len(split.unseen), len(split.support)
         (7, 3, 112)
     """
-    if not 0 < test_fraction < 1:
-        raise UsageError(
-            expected="test_fraction inside (0, 1)", got=str(test_fraction), fix="leave images for both sides"
-        )
-    single, warnings = drop_duplicates(dataset)
+    require_real(test_fraction, "test_fraction", "(0, 1)", fix="leave images for both sides")
+    require_int(shots, "shots")
+    single, warnings = drop_duplicates(_read_set(dataset))
     hidden = _unseen_names(single.label_space, unseen, seed)
     seen_names = [name for name in single.label_space.names if name not in set(hidden)]
     known, novel = single.restrict(seen_names), single.restrict(hidden)
@@ -157,9 +156,8 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
         >>> len(support), set(support.counts().values())
         (20, {2})
     """
-    if shots < 1:
-        raise UsageError(expected="shots of 1 or more", got=str(shots), fix="ask for at least one image per class")
-    counts = pool.counts()
+    require_int(shots, "shots")
+    counts = _read_set(pool).counts()
     if min(counts.values()) < shots:
         lines = [f"{escape(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
         largest = min(counts.values())
@@ -175,6 +173,13 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
     order = np.lexsort((lots, labels))
     rank_in_class = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
     return pool.subset(np.sort(order[rank_in_class < shots]))
+
+
+def _read_set(images: object) -> ImageDataset:
+    if not isinstance(images, ImageDataset):
+        fix = "read it with read_dataset"
+        raise UsageError(expected="an ImageDataset", got=f"a {type(images).__name__}", fix=fix, where="dataset")
+    return images
 
 
 def stratified_folds(labels: LabelArray, n_folds: int, seed: int) -> list[tuple[IndexArray, IndexArray]]:
@@ -224,18 +229,16 @@ def drop_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
 
 
 def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> tuple[str, ...]:
-    if isinstance(unseen, str):
-        raise UsageError(
-            expected="a count or a list of class names", got=f"the text {unseen!r}", fix=f"write [{unseen!r}]"
-        )
-    if isinstance(unseen, int):
+    if isinstance(unseen, str) or not isinstance(unseen, int | np.integer | Iterable):
+        raise UsageError(expected="a count or a list of class names", got=repr(unseen), fix=f"write [{unseen!r}]")
+    if isinstance(unseen, int | np.integer):
         if not 0 <= unseen < len(space):
             raise UsageError(
                 expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
             )
         former = dict(zip(space.names, space.former or space.names, strict=True))
         lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(former[name])))
-        return space.subset(lots[:unseen]).names
+        return space.subset(lots[: int(unseen)]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):
         raise UsageError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clip_fewshot.data.names import speak_name
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_texts
 
 PLACE = "{}"
 
@@ -108,6 +109,7 @@ def check_templates(templates: Sequence[str], where: str = "templates") -> tuple
     Raises:
         UsageError: none at all, or some without their one place; the first of them is shown.
     """
+    templates = as_texts(templates, where)
     bad = [template for template in templates if template.count(PLACE) != 1]
     if bad or not templates:
         got = f"{bad[0]!r}" + (f" and {len(bad) - 1} more" if bad[1:] else "") if bad else "none"

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.discovery.average import Average, can_cut
 from clip_fewshot.discovery.base import Discoverer, Discovery
-from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.stability import judge_groups
 from clip_fewshot.discovery.ward import Ward
-from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.runtime.parts import check_contract, choose_part
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -62,11 +63,12 @@ def discover_classes(
         >>> found.n_clusters
         3
     """
+    require_int(max_clusters, "max_clusters", where="discover_classes")
+    known = None if reference is None else KnownRows.from_features(*as_pair(reference))
+    X = as_rows(X, "discover_classes", None if known is None else known.rows.shape[1])
     n = len(X)
-    known = None if reference is None else KnownRows.from_features(*reference)
     usual = "average" if known is not None and can_cut(known) else "ward"
     name, part = find_discoverer(method or usual)
-    _check(X, max_clusters)
     if n < 2:
         return Discovery(
             np.zeros(n, np.int64), n, np.empty((0, 4)), np.arange(n), (), (), (n, n), (1.0,) * n, None, name
@@ -76,6 +78,7 @@ def discover_classes(
     parts = rule.part(rows)
     if min_cluster_size is None:
         min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
+    require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
     interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
@@ -91,18 +94,3 @@ def find_discoverer(method: str | DiscovererPart) -> tuple[str, DiscovererPart]:
     """
     members: Mapping[str, DiscovererPart] = DISCOVERERS
     return choose_part("discoverers", method, members)
-
-
-def _check(X: FloatArray, max_clusters: int) -> None:
-    if max_clusters < 1:
-        raise UsageError(
-            expected="max_clusters >= 1", got=str(max_clusters), fix="allow one group or more", where="discover_classes"
-        )
-    if not np.isfinite(X).all():
-        row = int(np.argmin(np.isfinite(X).all(axis=1)))
-        raise UsageError(
-            expected="finite features",
-            got=f"NaN or infinity in row {row}",
-            fix="drop that image",
-            where="discover_classes",
-        )

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_labels, as_rows
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+
+
+def as_pair(reference: object) -> tuple[FloatArray, LabelArray]:
+    """(features, labels); UsageError for anything else."""
+    if not isinstance(reference, tuple | list) or len(reference) != 2:
+        got, fix = f"a {type(reference).__name__}", "pass (features, labels)"
+        raise UsageError(expected="known features and their labels", got=got, fix=fix, where="reference")
+    return reference[0], reference[1]
 
 
 @dataclass(frozen=True)
@@ -26,20 +35,13 @@ class KnownRows:
         Raises:
             UsageError: features that are not finite, none, or as many labels as there are rows not given.
         """
-        if not len(features) or len(features) != len(labels):
-            got = f"{len(features)} features and {len(labels)} labels"
+        rows, classes = as_rows(features, "reference"), as_labels(labels, "reference")
+        if not len(rows) or len(rows) != len(classes):
+            got = f"{len(rows)} features and {len(classes)} labels"
             raise UsageError(
                 expected="known features with a label each", got=got, fix="pass none or both", where="reference"
             )
-        if not np.isfinite(features).all():
-            row = int(np.argmin(np.isfinite(features).all(axis=1)))
-            raise UsageError(
-                expected="finite features",
-                got=f"NaN or infinity in row {row}",
-                fix="drop that image",
-                where="reference",
-            )
-        return cls(normalize(features), np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64))
+        return cls(normalize(rows), np.unique(classes, return_inverse=True)[1].astype(np.int64))
 
     @property
     def n_classes(self) -> int:

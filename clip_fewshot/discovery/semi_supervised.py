@@ -15,9 +15,10 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Partition
-from clip_fewshot.discovery.known import KnownRows
+from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
+from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -65,13 +66,15 @@ def semi_supervised_kmeans(
     Returns:
         (n,) the place of the class among the sorted known ones, 0..c-1; or c + g for new group g.
     """
-    known = KnownRows.from_features(*reference)
+    known = KnownRows.from_features(*as_pair(reference))
+    X = as_rows(X, "semi_supervised_kmeans", known.rows.shape[1])
     if not len(X):
         return np.empty(0, dtype=np.int64)
     rows = normalize(X)
     if groups is None or isinstance(groups, int):
         return _numbered(rows, known, groups, most, seed)
-    return assign_centres(rows, known, [np.concatenate([known.means(), normalize(groups)])])
+    centres = normalize(as_rows(groups, "groups", known.rows.shape[1]))
+    return assign_centres(rows, known, [np.concatenate([known.means(), centres])])
 
 
 def _numbered(rows: FloatArray, known: KnownRows, groups: int | None, most: int, seed: int) -> LabelArray:

@@ -78,4 +78,5 @@ def _episodes(known: KnownRows | None, seed: int) -> FloatArray:
 def _last_rise(known: KnownRows, rng: np.random.Generator, count: int, seed: int) -> float:
     chosen = np.isin(known.classes, rng.permutation(known.n_classes)[:count])
     points = project_on_axes(known.rows[chosen] @ known.subset(~chosen).scaling())
-    return float(gap_rises(points, count, seed)[0][count - 2])
+    rises = gap_rises(points, count, seed)[0]
+    return float(rises[count - 2]) if len(rises) else 0.0  # pictures without a difference: no split gains anything

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
-from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.candidates import find_candidates
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest_others
+from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.types import FloatArray, IndexArray
 
 DENSE_WARD_ROWS = 2_000  # up to here SciPy's tree of all pairs takes no longer
@@ -33,13 +33,9 @@ def ward_tree(X: FloatArray) -> FloatArray:
     SciPy's linkage and fastcluster's ``linkage_vector``: docs/figures/ward_tree.md has the figures.
 
     Raises:
-        UsageError: a value that is not finite.
+        UsageError: another shape, or a value that is not finite.
     """
-    if not np.isfinite(X).all():
-        row = int(np.argmin(np.isfinite(X).all(axis=1)))
-        raise UsageError(
-            expected="finite features", got=f"NaN or infinity in row {row}", fix="drop that row", where="ward_tree"
-        )
+    X = as_rows(X, "ward_tree")
     if len(X) < 2:
         return np.empty((0, 4))
     if len(X) <= DENSE_WARD_ROWS:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import entr, logsumexp, softmax
 
+from clip_fewshot.runtime.arrays import check_table
 from clip_fewshot.types import FloatArray
 
 SCALE_REACH = 6.0  # ln; how far from the usual scale is looked
@@ -56,7 +57,8 @@ def fit_temperature(left_out_logits: FloatArray, y: NDArray[np.int64]) -> float:
         >>> round(float(np.exp(5 / fit_temperature(logits, labels))))  # 3 to 1
         3
     """
-    return float(np.exp(-fit_log_scale(np.asarray(left_out_logits, np.float64), y, 0.0, TEMPERATURE_SD)))
+    labels, logits = check_table(y, left_out_logits)
+    return float(np.exp(-fit_log_scale(logits, labels, 0.0, TEMPERATURE_SD)))
 
 
 def match_temperature(logits: FloatArray, reference: FloatArray, highest: float) -> float:

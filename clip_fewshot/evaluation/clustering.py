@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
+from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import check_paired, contingency_table
+from clip_fewshot.runtime.arrays import as_yes_or_no
 from clip_fewshot.types import BoolArray, FloatArray
 
 
@@ -22,7 +24,7 @@ class OpenAccuracy(NamedTuple):
 
 def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Accuracy under the best one-to-one match of clusters and classes (Hungarian); surplus ones match nothing."""
-    table = contingency_table(*check_paired(labels, clusters))
+    table = contingency_table(*check_paired(labels, clusters, compared=False))
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / table.sum())
 
@@ -33,14 +35,17 @@ def gcd_accuracy(truth: ArrayLike, found: ArrayLike, old: ArrayLike) -> OpenAccu
     Vaze, Han, Vedaldi, Zisserman, "Generalized Category Discovery", 2022, and its code's later correction: matching
     old and new separately lets a cluster count for two classes. ``old``: (n,) true where the class was known before.
     """
-    hit, known = gcd_hits(truth, found), np.asarray(old, dtype=bool)
+    hit, known = gcd_hits(truth, found), as_yes_or_no(old, "old")
+    if known.shape != hit.shape:
+        fix = "say of each picture whether its class was known"
+        raise UsageError(expected=f"old {hit.shape}", got=f"{known.shape}", fix=fix, where="gcd_accuracy")
     sides = (hit[known], hit[~known])
     return OpenAccuracy(float(hit.mean()), *(float(side.mean()) if len(side) else None for side in sides))
 
 
 def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
     """(n,) which points the best one-to-one match puts right; none whose group is a negative number: it is in none."""
-    classes, groups = check_paired(truth, found)
+    classes, groups = check_paired(truth, found, compared=False)
     grouped = groups >= 0 if np.issubdtype(groups.dtype, np.number) else np.ones(len(groups), dtype=bool)
     _, class_of = np.unique(classes, return_inverse=True)
     _, group_of = np.unique(groups, return_inverse=True)
@@ -54,7 +59,7 @@ def gcd_hits(truth: ArrayLike, found: ArrayLike) -> BoolArray:
 
 def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Adjusted Rand index (Hubert and Arabie, "Comparing partitions", 1985): 1 equal, 0 on average by chance."""
-    table = contingency_table(*check_paired(labels, clusters)).astype(np.float64)
+    table = contingency_table(*check_paired(labels, clusters, compared=False)).astype(np.float64)
     together = _pairs(table).sum()
     in_class, in_cluster, total = _pairs(table.sum(1)).sum(), _pairs(table.sum(0)).sum(), _pairs(table.sum())
     if in_class == in_cluster == together:  # equal partitions; also all in one, or each alone
@@ -65,7 +70,7 @@ def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
     """Mutual information divided by the mean of the two entropies, in [0, 1]; 1 when both have one group."""
-    joint = contingency_table(*check_paired(labels, clusters)).astype(np.float64)
+    joint = contingency_table(*check_paired(labels, clusters, compared=False)).astype(np.float64)
     joint /= joint.sum()
     entropy = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
     if entropy == 0:

@@ -12,15 +12,16 @@ one over images alone that the support set is; either is too narrow for "a new r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray
 
@@ -93,7 +94,7 @@ def accuracy_interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
         >>> result.mean, [round(end, 2) for end in result.ci95]
         (0.9, [0.82, 0.95])
     """
-    table = _table(correct_per_seed)
+    table = _right(correct_per_seed)
     mean, (n_seeds, n) = float(table.mean()), table.shape
     spread = _two_level(table) if n_seeds > 1 else _Spread(mean * (1 - mean) / n, np.inf)
     return EvalResult(mean, _wilson(mean, spread, n), tuple(table.mean(axis=1).tolist()), n)
@@ -167,7 +168,7 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
     Args:
         a, b: for each seed (n,) whether each test image was classified rightly.
     """
-    right_a, right_b = _table(a), _table(b)
+    right_a, right_b = _right(a), _right(b)
     if right_a.shape != right_b.shape:
         raise UsageError(
             expected=f"B with {right_a.shape} seeds and images", got=f"{right_b.shape}", fix="evaluate both on the same"
@@ -218,10 +219,13 @@ def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
 
 def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Both as arrays that fit together."""
-    outputs, truth = [np.asarray(output) for output in outputs_per_seed], np.asarray(labels)
-    if not outputs or any(len(output) != len(truth) for output in outputs) or not len(truth):
+    outputs, truth = (
+        [as_array(output, "outputs") for output in each_seed(outputs_per_seed)],
+        as_labels(labels, "labels"),
+    )
+    if not outputs or any(output.shape[:1] != truth.shape for output in outputs) or not len(truth):
         raise UsageError(
-            expected=f"outputs for {len(truth)} images, per seed", got=f"{[len(o) for o in outputs]}", fix="align them"
+            expected=f"outputs for {len(truth)} images, per seed", got=f"{[o.shape for o in outputs]}", fix="align them"
         )
     return truth, outputs
 
@@ -248,13 +252,27 @@ def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -
 
 def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
     """(S, n); true is 1."""
-    lengths = {len(row) for row in values_per_seed}
+    rows = [as_scores(row, f"seed {i}") for i, row in enumerate(each_seed(values_per_seed))]
+    lengths = {len(row) for row in rows}
     if len(lengths) != 1 or lengths == {0}:
         fix = "evaluate every seed on the same sealed test images"
         raise UsageError(
             expected="one array per seed, all over the same n >= 1 images", got=f"lengths {sorted(lengths)}", fix=fix
         )
-    return np.array([np.asarray(row) for row in values_per_seed], dtype=np.float64)
+    return np.array(rows)
+
+
+def _right(values_per_seed: Sequence[ArrayLike]) -> FloatArray:
+    """(S, n) of 0 and 1: whether an answer was right."""
+    return _table([as_yes_or_no(row, f"seed {i}") for i, row in enumerate(each_seed(values_per_seed))])
+
+
+def each_seed(values_per_seed: object) -> list[Any]:
+    """One entry per seed; a single number or text is not a list of seeds."""
+    if not isinstance(values_per_seed, Iterable) or isinstance(values_per_seed, str):
+        got, fix = f"a {type(values_per_seed).__name__}", "write [values] for one seed"
+        raise UsageError(expected="one array per seed", got=got, fix=fix)
+    return [*values_per_seed]
 
 
 def _two_level(table: FloatArray) -> _Spread:

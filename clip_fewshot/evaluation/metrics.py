@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no, check_indices, check_table
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -51,12 +53,8 @@ def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
     """(c, c) counts; row = true class, column = predicted class, both indices in 0..n_classes-1."""
     truth, guess = check_paired(labels, predictions)
-    both = np.concatenate([truth, guess])
-    if both.min() < 0 or both.max() >= n_classes:
-        got = f"{int(both.min())}..{int(both.max())}"
-        raise UsageError(
-            expected=f"class indices in 0..{n_classes - 1}", got=got, fix="encode them with the LabelSpace"
-        )
+    require_int(n_classes, "n_classes")
+    truth, guess = check_indices(truth, n_classes), check_indices(guess, n_classes)
     flat = np.bincount(truth * n_classes + guess, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
@@ -95,14 +93,8 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
 
     A tie counts against the true class, so that a model that says the same for every class scores 0 and not 1.
     """
-    truth, table = np.asarray(labels), np.asarray(scores)
-    if not 1 <= k <= table.shape[1]:
-        raise UsageError(
-            expected=f"k in 1..{table.shape[1]}",
-            got=str(k),
-            fix="choose k within the number of classes",
-            where="top_k_accuracy",
-        )
+    truth, table = check_table(labels, scores)
+    require_int(k, "k", 1, table.shape[1], "top_k_accuracy")
     relevant = np.zeros(table.shape, dtype=bool)
     relevant[np.arange(len(truth)), truth] = True
     return recall_at_k(relevant, table, k)
@@ -119,7 +111,8 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bi
         >>> cf.expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
         0.25
     """
-    truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    truth, table = check_table(labels, probabilities)
+    require_int(n_bins, "n_bins")
     confidence, hit = table.max(axis=1), table.argmax(axis=1) == truth
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     gap = np.bincount(bins, weights=confidence - hit, minlength=n_bins)  # bin size x (confidence - accuracy)
@@ -193,7 +186,7 @@ def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
 
 def rates_at(is_novel: ArrayLike, flagged: ArrayLike) -> Rates:
     """Share of known images flagged, and of novel images flagged."""
-    novel, flag = (np.asarray(a, dtype=bool) for a in check_paired(is_novel, flagged))
+    novel, flag = (as_yes_or_no(a, "rates_at") for a in check_paired(is_novel, flagged))
     return Rates(*(float(flags.mean()) if flags.size else None for flags in (flag[~novel], flag[novel])))
 
 
@@ -203,24 +196,30 @@ def recall_at_k(relevant: ArrayLike, similarity: ArrayLike, k: int) -> float:
     Args:
         relevant: (n, m) true where column j answers query i; several may (a caption that many pictures share).
         similarity: (n, m), higher = nearer; NaN, which a diverged model gives, is farther than all.
-        k: 1..m.
+        k: 1 or more.
     """
-    right, near = np.asarray(relevant, dtype=bool), np.asarray(similarity, dtype=np.float64)
+    right, near = as_yes_or_no(relevant, "relevant"), as_array(similarity, "similarity").astype(np.float64)
+    if near.ndim != 2 or right.shape != near.shape or not near.size:
+        got, fix = f"{right.shape} and {near.shape}", "give one entry per query and answer"
+        raise UsageError(expected="(n, m) and (n, m), n and m >= 1", got=got, fix=fix, where="recall_at_k")
+    require_int(k, "k", where="recall_at_k")
     near = np.where(np.isnan(near), -np.inf, near)
     best = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
     ahead = ((near >= best) & ~right).sum(axis=1)
     return float(np.mean((ahead < k) & right.any(axis=1)))
 
 
-def check_paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both as (n,) arrays; raises UsageError unless they have one length of at least 1."""
-    a, b = np.asarray(first), np.asarray(second)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise UsageError(
-            expected="two (n,) arrays of the same n >= 1",
-            got=f"{a.shape} and {b.shape}",
-            fix="pass one value per image",
-        )
+def check_paired(first: ArrayLike, second: ArrayLike, *, compared: bool = True) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as (n,) labels, integers or texts; ``compared``: with each other, as clusters and classes are not.
+
+    Raises:
+        UsageError: two lengths, or none; texts beside numbers, of which none are equal; NaN or no whole number.
+    """
+    a, b = as_labels(first, "first"), as_labels(second, "second")
+    if a.shape != b.shape or not len(a) or (compared and (a.dtype.kind == "U") != (b.dtype.kind == "U")):
+        got = f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
+        fix = "pass one value per image, names or numbers in both"
+        raise UsageError(expected="two (n,) arrays of the same n >= 1", got=got, fix=fix)
     return a, b
 
 
@@ -243,8 +242,12 @@ def _f1(table: NDArray[np.int64]) -> FloatArray:
 
 def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
     """The one place where scikit-learn's sign (higher = normal) becomes novelty (higher = novel)."""
-    novel, normality = check_paired(is_novel, scores)
-    novel = novel.astype(bool)
+    novel, normality = as_yes_or_no(is_novel, "is_novel"), as_scores(scores, "scores")
+    if novel.shape != normality.shape or not len(novel):
+        fix = "pass one value per image"
+        raise UsageError(
+            expected="two (n,) arrays of the same n >= 1", got=f"{novel.shape} and {normality.shape}", fix=fix
+        )
     if novel.all() or not novel.any():
         got = "novel ones only" if novel.all() else "known ones only"
         raise UsageError(
@@ -253,11 +256,7 @@ def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatAr
             fix="merge both before measuring novelty",
             where="novelty metric",
         )
-    if not np.isfinite(normality).all():
-        raise UsageError(
-            expected="finite scores", got=f"{np.sum(~np.isfinite(normality))} that are not", fix="check the features"
-        )
-    return novel, -normality.astype(np.float64)
+    return novel, -normality
 
 
 def _roc(novel: BoolArray, novelty: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.intervals import accuracy_interval, mean_interval
+from clip_fewshot.evaluation.intervals import accuracy_interval, each_seed, mean_interval
+from clip_fewshot.runtime.arrays import check_table
 from clip_fewshot.types import EvalResult, FloatArray, IndexArray
 
 BINS = 15  # of equally many pictures; as many as the usual ones of equal width
@@ -65,7 +65,7 @@ def score_probabilities(labels: ArrayLike, probabilities_per_seed: Sequence[Arra
         >>> [round(score_probabilities([0] * 9 + [1], [p]).nll.mean, 2) for p in (sure, unsure)]
         [0.33, 0.55]
     """
-    pairs = [_paired(labels, probabilities) for probabilities in probabilities_per_seed]
+    pairs = [_paired(labels, probabilities) for probabilities in each_seed(probabilities_per_seed)]
     return Scores(
         accuracy_interval([table.argmax(axis=1) == truth for truth, table in pairs]),
         mean_interval([measure_losses(*pair) for pair in pairs]),
@@ -138,8 +138,5 @@ def _bin_confidence(table: FloatArray, n_bins: int | None) -> tuple[IndexArray, 
 
 
 def _paired(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], FloatArray]:
-    truth, table = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if table.ndim != 2 or truth.shape != table.shape[:1] or not len(truth):
-        fix = "pass a row of probabilities and a label per picture"
-        raise UsageError(expected="(n, c) and (n,), n >= 1", got=f"{table.shape} and {truth.shape}", fix=fix)
+    truth, table = check_table(labels, probabilities)
     return truth.astype(np.int64), table

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import normalise
 from clip_fewshot.data.pixels import describe_preparation, pixel_batches
+from clip_fewshot.errors import UsageError
 from clip_fewshot.features.prefix import Prefix, run_suffixes
 from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
+from clip_fewshot.runtime.arrays import as_texts
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import FeatureSet, FloatArray
 
@@ -49,6 +52,7 @@ def image_prefix(
         memory: bytes of states held in memory, over which they are mapped from the disk; None: a quarter of RAM.
         half: store states in half precision where the tower bears it.
     """
+    require_int(views, "views", 1, 2)
     batch = STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH
     inputs = Inputs(
         keys=images.digests,
@@ -108,6 +112,10 @@ def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
         >>> found.features.shape, len(found.digests)
         ((5, 128), 5)
     """
+    given: object = images
+    if not isinstance(given, ImageDataset):
+        fix = "pass read_images(paths), or what a sealed set opens"
+        raise UsageError(expected="an ImageDataset", got=f"a {type(images).__name__}", fix=fix, where="images")
     nothing = np.empty((0, backbone.visual.out_features), np.float32)
     return FeatureSet(
         features=image_prefix(backbone, images, []).frozen_features().cpu().numpy() if len(images) else nothing,
@@ -129,4 +137,4 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
         >>> cf.encode_texts(cf.load_backbone("mini"), ["a zero", "a one", "a two"]).shape
         (3, 128)
     """
-    return text_prefix(backbone, texts, [], truncate).frozen_features().cpu().numpy()
+    return text_prefix(backbone, as_texts(texts, "texts"), [], truncate).frozen_features().cpu().numpy()

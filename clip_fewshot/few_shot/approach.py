@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.parts import find_part
 
@@ -73,7 +74,7 @@ class Point:
 
     def rate(self, name: str) -> float:
         """The learning rate of that name."""
-        return float(self.options.get(name, SCHEMA_1[name]))
+        return require_real(self.options.get(name, SCHEMA_1[name]), name, "[0, inf)")
 
     def part_options(self) -> dict[str, Value]:
         """What the parts are given: all that the trainer does not read."""

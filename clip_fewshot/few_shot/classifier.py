@@ -130,7 +130,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from labelled pictures.
 
         Args:
-            images: a dataset, or paths or PIL pictures with ``labels``.
+            images: a dataset, or paths or PIL pictures with ``labels``: names, or whole numbers, which become names.
             unlabelled: further pictures, mostly of these classes, for an approach that learns from them too:
                 "text-prior" and "auto". Copies of ``images`` and what shows something else are left out;
                 ``unlabelled_`` says what became of them.
@@ -213,12 +213,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, images: Images) -> FloatArray:
         """(n, c) class probabilities, columns as in ``label_space_``."""
         features = self.features(images)
-        return self.model_.probabilities(features)
+        return self.model_.probabilities(features) if len(features) else np.empty((0, len(self.label_space_)))
 
     def predict(self, images: Images) -> NDArray[np.str_]:
         """(n,) class names."""
         best = self.predict_proba(images).argmax(axis=1)
-        return np.array(self.label_space_.decode(best))
+        return np.array(self.label_space_.decode(best), dtype=np.str_)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""

@@ -56,7 +56,7 @@ class TunedModel:
         return replay(prefix, self.point.unfreeze, self.suffix).numpy()
 
     def probabilities(self, features: FloatArray) -> FloatArray:
-        """(n, d) features under the suffix -> (n, c)."""
+        """(n, d) features under the suffix -> (n, c); n >= 1."""
         if self.probe is not None:
             return _by_class(self.probe, self.probe.predict_proba(features))
         return np.asarray(softmax(self.logits(features) / self.temperature, axis=1))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import MAX_LOG_SCALE, Backbone
@@ -17,7 +16,7 @@ from clip_fewshot.features.encode import text_prefix
 from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.approach import BACKBONE_LR, HEAD_LR, Approach, Point, Value
 from clip_fewshot.few_shot.build_head import Loss, bind_loss, build_head, class_directions, find_tuning, take_named
-from clip_fewshot.geometry import margin_logits
+from clip_fewshot.geometry import margin_logits, normalise
 from clip_fewshot.heads import CentredHead
 from clip_fewshot.heads.zero_shot import zero_shot_weights
 from clip_fewshot.losses import match_captions
@@ -169,9 +168,9 @@ class ContrastiveObjective(nn.Module):
         classes, place = torch.unique(labels, return_inverse=True)
         chosen = classes.cpu() * self.captions.size + (step + classes.cpu()) % self.captions.size
         texts = self.captions.prefix.outputs(self.depth, self.text, chosen).float()
-        images, captions = F.normalize(features, dim=-1), F.normalize(texts, dim=-1)
+        images, captions = normalise(features), normalise(texts)
         if self.narrow:
-            images, captions = (F.normalize(unit - unit.mean(dim=0), dim=-1) for unit in (images, captions))
+            images, captions = (normalise(unit - unit.mean(dim=0)) for unit in (images, captions))
         cosines = images @ captions[place].T
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
         logits = margin_logits(cosines, match_captions(labels), self.margin, scale)
@@ -218,7 +217,7 @@ def build_objective(
         labels: (n,).
     """
     loss, options = bind_loss(approach, point.part_options())
-    unit = F.normalize(features, dim=-1)
+    unit = normalise(features)
     mean = unit.mean(dim=0)
     narrow = point.unfreeze > 0 and float((unit - mean).norm(dim=1).mean()) < NARROW
     if approach.towers == "both":

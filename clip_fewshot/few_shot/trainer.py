@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import BACKBONE_LR, TUNED_SHARE, Approach, Point
@@ -49,6 +50,9 @@ class TrainSettings:
     warmup: float = 0.1
     clip_norm: float = 1.0
     templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_int(self.epochs, "epochs", where="epochs")
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a training on n pictures."""

@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import check_margin, check_prototypes, cosines, margin_logits, require_width
+from clip_fewshot.config.ranges import require_real, require_sizes
+from clip_fewshot.geometry import (
+    check_class_indices,
+    check_margin,
+    check_prototypes,
+    cosines,
+    margin_logits,
+    require_width,
+)
 
 
 class ArcFaceHead(nn.Module):
@@ -45,10 +52,8 @@ class ArcFaceHead(nn.Module):
     def __init__(self, in_features: int, n_classes: int, margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__()
         check_margin(margin)
-        if not 0 < scale < float("inf"):
-            raise UsageError(
-                expected="a positive, finite scale", got=f"{scale}", fix="30 suits most data", where="scale"
-            )
+        require_real(scale, "scale", "(0, inf)", "scale", "30 suits most data")
+        require_sizes(in_features=in_features, n_classes=n_classes)
         self.in_features, self.n_classes, self.margin, self.scale = in_features, n_classes, margin, scale
         # Rows of length about 1: the gradient of a direction goes with 1/length, so the length sets the step.
         self.weight = nn.Parameter(torch.randn(n_classes, in_features) / in_features**0.5)
@@ -59,11 +64,7 @@ class ArcFaceHead(nn.Module):
         similarity = cosines(features, self.weight)
         if labels is None or not self.training:
             return self.scale * similarity
-        if labels.shape != features.shape[:1]:
-            got = f"{tuple(labels.shape)}"
-            raise UsageError(
-                expected=f"labels ({len(features)},)", got=got, fix="give one class index per row", where="labels"
-            )
+        labels = check_class_indices(labels, len(features), self.n_classes)
         matched = F.one_hot(labels, self.n_classes).bool()
         return margin_logits(similarity, matched, self.margin, self.scale)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_fewshot.config.ranges import require_sizes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import require_width, scale_rows
 from clip_fewshot.heads.linear import LinearHead
@@ -29,6 +30,7 @@ class AttentionHead(nn.Module):
 
     def __init__(self, in_features: int, n_classes: int, n_heads: int | None = None) -> None:
         super().__init__()
+        require_sizes(in_features=in_features, n_classes=n_classes, n_heads=n_heads or 1)
         count = _default_heads(in_features) if n_heads is None else n_heads
         if count < 1 or in_features % count:
             raise UsageError(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import require_width
+from clip_fewshot.geometry import normalise, require_width
 
 
 class CentredHead(nn.Module):
@@ -47,7 +46,7 @@ class CentredHead(nn.Module):
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, d) features, and labels where the head inside reads them -> (n, c) logits of that head."""
         require_width(features, self.in_features)
-        unit = F.normalize(features.to(torch.promote_types(features.dtype, self.mean.dtype)), dim=-1)
+        unit = normalise(features.to(torch.promote_types(features.dtype, self.mean.dtype)))
         mean = unit.mean(dim=0) if self.follows and self.training else self.mean
         logits: Tensor = self.head(unit - mean, labels)
         return logits
@@ -55,4 +54,4 @@ class CentredHead(nn.Module):
     @torch.no_grad()
     def recentre(self, features: Tensor) -> None:
         """Take the mean of (n, d) features from here on."""
-        self.mean.copy_(F.normalize(features.to(self.mean.dtype), dim=-1).mean(dim=0))
+        self.mean.copy_(normalise(features.to(self.mean.dtype)).mean(dim=0))

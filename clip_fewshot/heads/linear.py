@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clip_fewshot.config.ranges import require_sizes
 from clip_fewshot.geometry import check_prototypes, require_width, scale_rows
 
 
@@ -20,6 +21,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, in_features: int, n_classes: int) -> None:
         super().__init__()
+        require_sizes(in_features=in_features, n_classes=n_classes)
         self.in_features, self.n_classes = in_features, n_classes
         self.linear = nn.Linear(in_features, n_classes)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_fewshot.config.ranges import require_sizes
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import require_width, scale_rows
 from clip_fewshot.heads.arcface import ArcFaceHead
@@ -47,6 +48,7 @@ class MLPHead(nn.Module):
         classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        require_sizes(in_features=in_features, n_classes=n_classes, hidden_features=hidden_features or 1)
         output: Any = classifier or LinearHead(hidden_features or default_width(in_features), n_classes)
         width = hidden_features or output.in_features
         if output.in_features != width or output.n_classes != n_classes:

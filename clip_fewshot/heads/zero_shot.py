@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
-from clip_fewshot.geometry import check_prototypes, cosines, require_width
+from clip_fewshot.geometry import check_prototypes, cosines, normalise, require_width
+from clip_fewshot.runtime.arrays import as_texts
 
 PROMPTS_PER_BATCH = 256
 
@@ -50,15 +50,14 @@ def zero_shot_weights(backbone: TextBackbone, class_names: Sequence[str], templa
         torch.Size([3, 128])
     """
     check_templates(templates)
-    if not class_names:
+    names = as_texts(class_names, "class_names")
+    if not names:
         raise UsageError(expected="at least one class name", got="0 names", fix="name the classes", where="class_names")
-    prompts = [fill_template(template, name) for name in class_names for template in templates]
+    prompts = [fill_template(template, name) for name in names for template in templates]
     starts = range(0, len(prompts), PROMPTS_PER_BATCH)
     encoded = [backbone.encode_text(backbone.tokenize(prompts[i : i + PROMPTS_PER_BATCH])) for i in starts]
-    features = torch.cat(encoded)
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
-    rows = F.normalize(features, dim=-1).reshape(len(class_names), len(templates), -1)  # (c, t, d)
-    return F.normalize(rows.mean(1), dim=-1)
+    rows = normalise(torch.cat(encoded)).reshape(len(names), len(templates), -1)  # (c, t, d)
+    return normalise(rows.mean(1))
 
 
 class ZeroShotHead(nn.Module):

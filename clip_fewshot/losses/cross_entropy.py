@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import check_class_indices, require_tensor
 
 
 def cross_entropy(
@@ -40,17 +42,19 @@ def cross_entropy(
         >>> round(cf.cross_entropy(torch.zeros(5, 4), torch.tensor([0, 1, 2, 3, 0])).item(), 4)  # ln 4
         1.3863
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        got = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        raise UsageError(
-            expected="logits (n, c) and labels (n,)", got=got, fix="give one class index per row of logits"
-        )
+    if require_tensor(logits, "logits").ndim != 2 or not logits.numel():
+        got, fix = f"{tuple(logits.shape)}", "give one row of logits per picture"
+        raise UsageError(expected="logits (n, c), n >= 1", got=got, fix=fix, where="logits")
+    labels = check_class_indices(labels, *logits.shape)
     _check_smoothing(label_smoothing)
     log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)
     losses = -(1 - label_smoothing) * true_log_p - label_smoothing * log_p.mean(1)
     if class_weights is None:
         return losses.mean()
+    if require_tensor(class_weights, "class_weights").shape != logits.shape[1:]:
+        got, fix = f"{tuple(class_weights.shape)}", "give one weight per class"
+        raise UsageError(expected=f"class_weights ({logits.shape[1]},)", got=got, fix=fix, where="class_weights")
     weights = class_weights.to(losses)[labels]
     return (weights * losses).sum() / weights.sum()
 
@@ -64,7 +68,4 @@ def cross_entropy_floor(n_classes: int, label_smoothing: float = 0.0) -> float:
 
 
 def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise UsageError(
-            expected="label_smoothing in [0, 1)", got=f"{label_smoothing}", fix="0.1 is usual", where="label_smoothing"
-        )
+    require_real(label_smoothing, "label_smoothing", "[0, 1)", "label_smoothing", "0.1 is usual")

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import normalise, require_tensor
 from clip_fewshot.losses.symmetric import match_captions, symmetric_cross_entropy
 
 
@@ -51,7 +52,7 @@ def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float =
     Returns:
         (n, m), float32 or better; rows sum to 1/n, columns to 1/m within ``tolerance``.
     """
-    if similarities.ndim != 2 or 0 in similarities.shape or temperature <= 0:
+    if require_tensor(similarities, "sinkhorn").ndim != 2 or 0 in similarities.shape or temperature <= 0:
         got = f"{tuple(similarities.shape)} and {temperature}"
         raise UsageError(
             expected="similarities (n, m), not empty, and temperature > 0", got=got, fix="change them", where="sinkhorn"
@@ -87,12 +88,13 @@ def transport_targets(
         within: weight of the similarities inside each modality, >= 0.
         caption_ids: (n,) integers, equal for equal captions; None: all differ.
     """
-    if images.ndim != 2 or images.shape != texts.shape:
+    require_tensor(texts, "texts")
+    if require_tensor(images, "images").ndim != 2 or images.shape != texts.shape:
         got = f"{tuple(images.shape)} and {tuple(texts.shape)}"
         raise UsageError(
             expected="image and text features (n, d)", got=got, fix="give one caption per image", where="distillation"
         )
-    images, texts = (F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in (images, texts))
+    images, texts = normalise(images), normalise(texts)
     similarities = images @ texts.T
     if within:
         similarities = similarities + within * (images @ images.T + texts @ texts.T)
@@ -119,7 +121,7 @@ def distillation_loss(
         scalar, float32 or better.
     """
     check_alpha(alpha)
-    if logits_per_image.shape != targets.per_image.shape:
+    if require_tensor(logits_per_image, "logits").shape != targets.per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(targets.per_image.shape)}"
         raise UsageError(
             expected="logits (n, n) and targets (n, n)",

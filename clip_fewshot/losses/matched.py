@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import require_tensor
 
 
 def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
@@ -25,7 +26,8 @@ def matched_cross_entropy(logits_per_image: Tensor, matches: Tensor) -> Tensor:
     Returns:
         scalar, float32 or better.
     """
-    if logits_per_image.ndim != 2 or matches.shape != logits_per_image.shape:
+    require_tensor(matches, "matches")
+    if require_tensor(logits_per_image, "logits").ndim != 2 or matches.shape != logits_per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(matches.shape)}"
         raise UsageError(expected="logits (n, k) and matches (n, k)", got=got, fix="give one entry per pair")
     _check(matches)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.geometry import require_tensor
 
 
 def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None = None) -> Tensor:
@@ -42,11 +43,12 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
         >>> round(cf.symmetric_cross_entropy(logits).item(), 4)
         0.0
     """
-    n = len(logits_per_image)
-    if logits_per_image.shape != (n, n) or (caption_ids is not None and caption_ids.shape != (n,)):
-        ids = None if caption_ids is None else tuple(caption_ids.shape)
-        got = f"{tuple(logits_per_image.shape)} and {ids}"
-        raise UsageError(expected="logits (n, n) and caption_ids (n,)", got=got, fix="give one caption per image")
+    shape = tuple(require_tensor(logits_per_image, "logits").shape)
+    n = shape[0] if shape else 0
+    ids = (n,) if caption_ids is None else tuple(require_tensor(caption_ids, "caption_ids").shape)
+    if not n or shape != (n, n) or ids != (n,):
+        expected, fix = "logits (n, n) and caption_ids (n,), n >= 1", "give one caption per image"
+        raise UsageError(expected=expected, got=f"{shape} and {ids}", fix=fix)
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     if caption_ids is None:
         target = torch.arange(n, device=logits.device)
@@ -59,10 +61,13 @@ def symmetric_cross_entropy(logits_per_image: Tensor, caption_ids: Tensor | None
 
 def match_captions(caption_ids: Tensor) -> Tensor:
     """(n,) ids -> (n, n) bool: which image-caption pairs belong together."""
-    return caption_ids[:, None] == caption_ids[None, :]
+    ids = require_tensor(caption_ids, "caption_ids")
+    return ids[:, None] == ids[None, :]
 
 
 def symmetric_floor(caption_ids: Tensor) -> float:
     """Least value, in nats, of ``symmetric_cross_entropy`` with these (n,) ids: the mean of ln(copies)."""
+    if not require_tensor(caption_ids, "caption_ids").numel():
+        raise UsageError(expected="caption_ids (n,), n >= 1", got="none", fix="give one per pair", where="caption_ids")
     copies = torch.unique(caption_ids, return_counts=True)[1].double()
     return float((copies * copies.log()).sum() / len(caption_ids))

@@ -85,6 +85,7 @@ class OwnDecision(LearnedArrays, OutlierMixin):  # type: ignore[misc]
     neighbourly: ClassVar[bool] = False
     at_depth: ClassVar[bool] = False
     scheme: ClassVar[str | None] = None
+    in_log_odds: ClassVar[bool] = False  # what an earlier release scored as a probability
     offset_: float
 
     def score_samples(self, X: FloatArray) -> FloatArray:

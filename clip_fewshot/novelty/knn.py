@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -52,27 +52,21 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: fewer than two distinct rows, or k < 1.
         """
-        X = validate_data(self, X, dtype=np.float64)
-        if self.n_neighbors < 1:
-            raise UsageError(
-                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="KNNDetector"
-            )
-        rows = keep_distinct(X, self.n_neighbors)
+        X, y = checked(self, X, y)
+        limit = require_int(self.n_neighbors, "n_neighbors", where="KNNDetector")
+        rows = keep_distinct(X, limit)
         self.kept_, self.rows_ = rows.kept, rows.distinct
         if rows.found is None or len(self.rows_) < 2:
             raise few_rows_error("2 distinct rows or more", rows, "KNNDetector")
-        self.n_neighbors_ = min(self.n_neighbors, max(1, len(self.rows_) - 2))
-        if y is not None:
-            smallest = int(np.unique(np.asarray(y)[self.kept_], return_counts=True)[1].min())
-            self.n_neighbors_ = max(1, min(self.n_neighbors_, smallest - 1))
+        smallest = int(np.unique(y[self.kept_], return_counts=True)[1].min())
+        self.n_neighbors_ = max(1, min(limit, len(self.rows_) - 2, smallest - 1))
         self.loo_scores_ = self._normality(drop_rows(rows.found, rows.unit, self.kept_, self.n_neighbors_))
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus a distance, in [-2, 0]."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         return self._normality(find_nearest(self.rows_, normalize(X), self.n_neighbors_))
 
     def _normality(self, found: KNN) -> FloatArray:
@@ -80,7 +74,7 @@ class KNNDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The rows, k, and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         options = np.array([self.n_neighbors_, self.mean], dtype=np.int64)
         return {"rows": self.rows_, "kept": self.kept_, "options": options, "loo_scores": self.loo_scores_}
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.errors import UsageError
 from clip_fewshot.neighbors.exact import KNN, drop_rows, find_distinct, find_nearest, find_nearest_others
 from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 LOF_BLOCK = 1 << 22  # marks held at a time for the leave-one-out scores (4 MiB)
@@ -64,21 +65,16 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: fewer than three distinct rows, or k < 1.
         """
-        X = validate_data(self, X, dtype=np.float64)
-        if self.n_neighbors < 1:
-            raise UsageError(
-                expected="n_neighbors >= 1", got=str(self.n_neighbors), fix="choose 1 or more", where="LOFDetector"
-            )
+        X, y = checked(self, X, y)
+        limit = require_int(self.n_neighbors, "n_neighbors", where="LOFDetector")
         unit = normalize(X)
-        found = find_nearest_others(unit, min(self.n_neighbors + 1, len(unit) - 1)) if len(unit) > 1 else None
+        found = find_nearest_others(unit, min(limit + 1, len(unit) - 1)) if len(unit) > 1 else None
         self.kept_ = find_distinct(unit, found)
         self.rows_ = unit if len(self.kept_) == len(unit) else unit[self.kept_]
         if found is None or len(self.rows_) < 3:
             got = f"{len(self.rows_)} (n_samples = {len(X)}, n_features = {X.shape[1]})"
             raise UsageError(expected="3 distinct rows or more", got=got, fix="add images", where="LOFDetector")
-        self.n_neighbors_ = n_neighbors_for(
-            self.n_neighbors, len(self.rows_), None if y is None else np.asarray(y)[self.kept_]
-        )
+        self.n_neighbors_ = n_neighbors_for(limit, len(self.rows_), y[self.kept_])
         self._learn(drop_rows(found, unit, self.kept_, self.n_neighbors_ + 1))
         return self
 
@@ -92,15 +88,14 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus the outlier factor: about -1 inside a class, lower outside."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         distances, neighbours = find_nearest(self.rows_, normalize(X), self.n_neighbors_)
         reach = np.maximum(distances, self.k_distance_[neighbours]).mean(axis=1)
         return np.asarray(-self.density_[neighbours].mean(axis=1) * reach)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The rows and k: all else follows from them, to the last bit."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {"rows": self.rows_, "kept": self.kept_, "n_neighbors": np.array([self.n_neighbors_])}
 
     @classmethod

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
 from clip_fewshot.novelty.scatter import measure_scatter
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
@@ -50,17 +50,13 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: less than three distinct images of one class or two of two, or a shrinkage outside (0, 1].
         """
-        X = validate_data(self, X, dtype=np.float64)
-        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
+        X, y = checked(self, X, y)
+        if self.shrinkage is not None:
             fix = "choose a share of the identity, or None"
-            raise UsageError(
-                expected="a shrinkage in (0, 1]", got=f"{self.shrinkage}", fix=fix, where="MahalanobisDetector"
-            )
+            require_real(self.shrinkage, "a shrinkage", "(0, 1]", "MahalanobisDetector", fix)
         rows = keep_distinct(X)
         self.kept_ = rows.kept
-        labels = np.zeros(len(rows.kept), dtype=np.int64)
-        if y is not None:
-            labels = number_classes(y, rows, "MahalanobisDetector")
+        labels = number_classes(y, rows)
         if len(rows.kept) - labels.max(initial=0) - 1 < 2:  # the variance must outlast the loss of any row
             expected = "3 distinct images of one class, or 2 each of two,"
             raise few_rows_error(expected, rows, "MahalanobisDetector")
@@ -80,13 +76,12 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) minus a squared distance; that of a typical known image is about minus the number of features."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         return np.asarray(-(find_nearest(self.means_, self.whiten(normalize(X)), 1).distances[:, 0] ** 2))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Means, axes and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {
             "means": self.means_,
             "axes": self.axes_,

@@ -7,23 +7,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds, top_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.novelty.textual import check_texts
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 
 class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
-    """The largest softmax probability of the cosines between an image and the class names.
+    """The largest softmax probability of the cosines between an image and the class names, as log-odds.
 
     Ming, Cai, Gu, Sun, Li, Li, "Delving into Out-of-Distribution Detection with Vision-Language Representations",
-    2022, eq. 2 (maximum concept matching). No image takes part in it: ``fit`` keeps what to calibrate with.
+    2022, eq. 2 (maximum concept matching); why log-odds: :mod:`clip_fewshot.novelty.log_odds`. No image takes part in
+    it: ``fit`` keeps what to calibrate with.
 
     Args:
         concepts: (c, d) text features of the known classes, in the space of the images; c >= 2.
@@ -35,6 +37,7 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """
 
     needs_texts: ClassVar[tuple[str, ...]] = ("concepts",)
+    in_log_odds: ClassVar[bool] = True
 
     def __init__(self, concepts: FloatArray | None = None, temperature: float = 1.0) -> None:
         self.concepts = concepts
@@ -46,32 +49,29 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: concepts that are missing, of another width or fewer than two; a temperature of 0 or less.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        X, y = checked(self, X, y)
         self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], "MCMDetector")
-        if len(self.concepts_) < 2 or not self.temperature > 0:
-            got = f"{len(self.concepts_)} at {self.temperature:g}"
-            fix = "give the names of all known classes, or use negative-labels"
-            raise UsageError(
-                expected="2 concepts or more at a temperature above 0", got=got, fix=fix, where="MCMDetector"
-            )
+        require_real(self.temperature, "a temperature", "(0, inf)", "MCMDetector")
+        if len(self.concepts_) < 2:
+            got, fix = f"{len(self.concepts_)}", "give the names of all known classes, or use negative-labels"
+            raise UsageError(expected="2 concepts or more", got=got, fix=fix, where="MCMDetector")
         rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
     def _normality(self, unit: FloatArray) -> FloatArray:
-        return np.asarray(softmax(unit @ self.concepts_.T / self.temperature, axis=1).max(axis=1))
+        return top_log_odds(unit @ self.concepts_.T / self.temperature)
 
     def score_samples(self, X: FloatArray) -> FloatArray:
-        """(n,) in [1 / c, 1]."""
-        check_is_fitted(self)
-        return self._normality(normalize(validate_data(self, X, dtype=np.float64, reset=False)))
+        """(n,) at least -ln(c - 1)."""
+        return self._normality(normalize(checked_rows(self, X)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Concepts, temperature and the scores to calibrate with."""
-        check_is_fitted(self)
+        check_fitted(self)
         temperature = np.array([self.temperature], dtype=np.float64)
-        own = {"kept": self.kept_, "loo_scores": self.loo_scores_}
+        own = {"kept": self.kept_, LOG_ODDS_KEY: self.loo_scores_}
         return {"concepts": self.concepts_, "temperature": temperature, **own}
 
     @classmethod
@@ -79,6 +79,6 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """The detector that :meth:`to_arrays` came from."""
         detector = cls(arrays["concepts"], float(arrays["temperature"][0]))
         detector.concepts_, detector.n_features_in_ = arrays["concepts"], arrays["concepts"].shape[1]
-        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.kept_, detector.loo_scores_ = arrays["kept"], read_log_odds(arrays)
         detector.offset_ = own_offset(detector.loo_scores_)
         return detector

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logsumexp
+from scipy.special import log_expit, logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_int, require_real
 from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.novelty.textual import check_texts
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
@@ -32,18 +33,18 @@ def mine_negatives(concepts: FloatArray, words: FloatArray, count: int) -> Index
         concepts: (c, d) text features of the known classes. words: (m, d) text features of a word list.
         count: at most m.
     """
-    if not 1 <= count <= len(words):
-        fix = "ask for fewer, or bring more words"
-        raise UsageError(expected=f"a count in 1 to {len(words):,}", got=str(count), fix=fix, where="mine_negatives")
-    cosines = normalize(np.asarray(words, np.float64)) @ normalize(np.asarray(concepts, np.float64)).T
-    return np.asarray(np.argsort(np.quantile(cosines, 1 - NEAREST_SHARE, axis=1), kind="stable")[:count])
+    concepts = check_texts(concepts, "concepts", None, "mine_negatives")
+    words = check_texts(words, "words", concepts.shape[1], "mine_negatives")
+    require_int(count, "a count", 1, len(words), "mine_negatives")
+    return np.asarray(np.argsort(np.quantile(words @ concepts.T, 1 - NEAREST_SHARE, axis=1), kind="stable")[:count])
 
 
 class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
-    """The share of the known names in a softmax over known and negative names, averaged over groups of negatives.
+    """The share of the known names in a softmax over known and negative names, the mean over groups of negatives.
 
     Jiang, Liu, Fang, Chen, Liu, Zheng, Han, "Negative Label Guided OOD Detection with Pretrained Vision-Language
-    Models", 2024, eqs. 5 and 7. No image takes part in it: ``fit`` keeps what to calibrate with.
+    Models", 2024, eqs. 5 and 7, as log-odds: :mod:`clip_fewshot.novelty.log_odds`. No image takes part in it: ``fit``
+    keeps what to calibrate with.
 
     Args:
         concepts: (c, d) text features of the known classes, in the space of the images.
@@ -59,6 +60,7 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """
 
     needs_texts: ClassVar[tuple[str, ...]] = ("concepts", "negatives")
+    in_log_odds: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,15 +82,12 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: concepts or negatives that are missing or of another width; a temperature of 0 or less.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        X, y = checked(self, X, y)
         where = "NegativeLabelsDetector"
         self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], where)
         negatives = check_texts(self.negatives, "negatives", X.shape[1], where)
-        if not self.temperature > 0 or self.groups < 1:
-            got = f"{self.temperature:g} and {self.groups}"
-            raise UsageError(
-                expected="a temperature above 0 and 1 group or more", got=got, fix="choose others", where=where
-            )
+        require_real(self.temperature, "a temperature", "(0, inf)", where)
+        require_int(self.groups, "groups", where=where)
         self.negatives_ = negatives[generator(self.seed, "groups of negatives").permutation(len(negatives))]
         rows = keep_distinct(X)
         self.kept_, self.loo_scores_ = rows.kept, self._normality(rows.distinct)
@@ -99,22 +98,22 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         known = logsumexp(unit @ self.concepts_.T / self.temperature, axis=1)
         against = unit @ self.negatives_.T / self.temperature
         parts = np.array_split(against, min(self.groups, len(self.negatives_)), axis=1)
-        return np.asarray(np.mean([expit(known - logsumexp(part, axis=1)) for part in parts], axis=0))
+        ahead = np.array([known - logsumexp(part, axis=1) for part in parts])  # ln of the odds in each group
+        return np.asarray(logsumexp(log_expit(ahead), axis=0) - logsumexp(log_expit(-ahead), axis=0))
 
     def score_samples(self, X: FloatArray) -> FloatArray:
-        """(n,) in [0, 1]."""
-        check_is_fitted(self)
-        return self._normality(normalize(validate_data(self, X, dtype=np.float64, reset=False)))
+        """(n,) log-odds of the mean share."""
+        return self._normality(normalize(checked_rows(self, X)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Concepts, negatives, options and the scores to calibrate with."""
-        check_is_fitted(self)
+        check_fitted(self)
         return {
             "concepts": self.concepts_,
             "negatives": self.negatives_,
             "options": np.array([self.temperature, self.groups], dtype=np.float64),
             "kept": self.kept_,
-            "loo_scores": self.loo_scores_,
+            LOG_ODDS_KEY: self.loo_scores_,
         }
 
     @classmethod
@@ -123,6 +122,6 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         temperature, groups = arrays["options"].tolist()
         detector = cls(arrays["concepts"], arrays["negatives"], temperature, int(groups))
         detector.concepts_, detector.negatives_ = arrays["concepts"], arrays["negatives"]
-        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.kept_, detector.loo_scores_ = arrays["kept"], read_log_odds(arrays)
         detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["concepts"].shape[1]
         return detector

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.probes.left_out import left_out_logits
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.types import FloatArray
@@ -54,13 +56,14 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: no classes, or fewer than two once any image is left out.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        X, y = checked(self, X, y)
+        require_real(self.C, "C", "(0, inf)", type(self).__name__)
         rows, name = keep_distinct(X), type(self).__name__
-        self.kept_, labels = rows.kept, number_classes(y, rows, name)
+        self.kept_, labels = rows.kept, number_classes(y, rows)
         counts = np.bincount(labels)
         if len(counts) - (counts.min() == 1) < 2:
             got = f"{len(counts)}, of {counts.tolist()} distinct images"
-            fix = "add images, or choose a detector without a probe, such as lof"
+            fix = "give y with more classes, or choose a detector that needs none, such as lof"
             raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
         left_out = left_out_logits(rows.distinct, labels, self.C, split_left_out(labels, PROBE_REFITS))
@@ -70,21 +73,22 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) normality by the probe's logits, which sum to 0 over the classes."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         logits = self.probe_.decision_function(X)
         return self.normality(np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The probe and the leave-one-out scores."""
-        check_is_fitted(self)
-        return {**self.probe_.to_arrays(), "kept": self.kept_, "loo_scores": self.loo_scores_}
+        check_fitted(self)
+        key = LOG_ODDS_KEY if self.in_log_odds else "loo_scores"
+        return {**self.probe_.to_arrays(), "kept": self.kept_, key: self.loo_scores_}
 
     @classmethod
     def from_arrays(cls: type[Fitted], arrays: Mapping[str, NDArray[Any]]) -> Fitted:
         """The detector that :meth:`to_arrays` came from."""
         detector = cls(C=float(arrays["C"]))
         detector.probe_ = LinearProbe.from_arrays(arrays)
-        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
+        detector.kept_ = arrays["kept"]
+        detector.loo_scores_ = read_log_odds(arrays) if cls.in_log_odds else arrays["loo_scores"]
         detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["coef"].shape[1]
         return detector

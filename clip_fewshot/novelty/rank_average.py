@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
@@ -16,6 +15,7 @@ from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 RANK_REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
@@ -50,7 +50,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         Raises:
             UsageError: no members, or what a member refuses.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        X, y = checked(self, X, y)
         members = [KNNDetector(), MahalanobisDetector()] if self.members is None else self.members
         if not members:
             raise UsageError(
@@ -62,23 +62,23 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         self.members_ = _fitted(members, X, y)
         rows = keep_distinct(X)
         self.kept_ = rows.kept
-        labels = np.zeros(len(rows.kept), np.int64) if y is None else number_classes(y, rows, "RankAverageDetector")
+        labels = number_classes(y, rows)
         self.loo_scores_ = np.empty(len(labels))
         for part in split_left_out(labels, RANK_REFITS):
             rest = np.delete(self.kept_, part)
-            without = _fitted(members, X[rest], None if y is None else np.asarray(y)[rest])
+            without = _fitted(members, X[rest], y[rest])
             self.loo_scores_[part] = mean_rank(without, X[self.kept_[part]])
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) in (0, 1); 1/2 is a typical known image."""
-        check_is_fitted(self)
-        return mean_rank(self.members_, validate_data(self, X, dtype=np.float64, reset=False))
+        X = checked_rows(self, X)
+        return mean_rank(self.members_, X)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of the members, each with its name in bytes, and the leave-one-out scores."""
-        check_is_fitted(self)
+        check_fitted(self)
         arrays: dict[str, NDArray[Any]] = {"kept": self.kept_, "loo_scores": self.loo_scores_}
         for i, member in enumerate(self.members_):
             kind = next(name for name, part in self.parts.items() if part is type(member))
@@ -124,5 +124,5 @@ def rank_scores(yardstick: FloatArray, scores: FloatArray) -> FloatArray:
     return np.asarray(np.where(scores < values[0], below, np.where(scores > values[-1], above, inside)))
 
 
-def _fitted(members: Sequence[Detector], X: FloatArray, y: NDArray[Any] | None) -> tuple[Detector, ...]:
+def _fitted(members: Sequence[Detector], X: FloatArray, y: NDArray[Any]) -> tuple[Detector, ...]:
     return tuple(clone(member).fit(X, y) for member in members)

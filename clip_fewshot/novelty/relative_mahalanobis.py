@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 FITTED_ON = ("classes", "background")
@@ -44,15 +44,10 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         Raises:
             UsageError: no classes, or fewer than two; too few images, see :meth:`MahalanobisDetector.fit`.
         """
-        X = validate_data(self, X, dtype=np.float64)
-        if y is None or len(np.unique(np.asarray(y))) < 2:
-            fix = "give y with two classes, or use mahalanobis"
-            raise UsageError(
-                expected="2 classes or more",
-                got="none" if y is None else "1",
-                fix=fix,
-                where="RelativeMahalanobisDetector",
-            )
+        X, y = checked(self, X, y)
+        if len(np.unique(y)) < 2:
+            fix, where = "give y with two classes, or use mahalanobis", "RelativeMahalanobisDetector"
+            raise UsageError(expected="2 classes or more", got="1, or no y", fix=fix, where=where)
         self.parts_ = tuple(MahalanobisDetector(self.shrinkage).fit(X, labels) for labels in (y, None))
         self._learn()
         return self
@@ -65,14 +60,13 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) squared distance to the background less that to the nearest class."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         classes, background = self.parts_
         return np.asarray(classes.score_samples(X) - background.score_samples(X))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of both parts."""
-        check_is_fitted(self)
+        check_fitted(self)
         pairs = zip(FITTED_ON, self.parts_, strict=True)
         return {f"{part}.{k}": v for part, detector in pairs for k, v in detector.to_arrays().items()}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.errors import UsageError
@@ -46,16 +47,9 @@ def few_rows_error(expected: str, rows: UnitRows, where: str) -> UsageError:
     )
 
 
-def number_classes(y: object, rows: UnitRows, where: str) -> LabelArray:
-    """(m,) 0..c-1 of the distinct rows.
-
-    Raises:
-        UsageError: no classes.
-    """
-    if y is None:
-        fix = "give y, or choose a detector that needs none, such as lof"
-        raise UsageError(expected="the classes of the images", got="none", fix=fix, where=where)
-    return np.asarray(np.unique(np.asarray(y)[rows.kept], return_inverse=True)[1])
+def number_classes(y: NDArray[Any], rows: UnitRows) -> LabelArray:
+    """(m,) 0..c-1 of the distinct rows, of the (n,) classes of all."""
+    return np.asarray(np.unique(y[rows.kept], return_inverse=True)[1])
 
 
 def split_left_out(labels: LabelArray, alone: int) -> list[IndexArray]:

@@ -50,6 +50,11 @@ class Alternative:
         return facts_of(self.part).needs_texts
 
     @property
+    def in_log_odds(self) -> bool:
+        """Whether an earlier release gave these scores as probabilities, which do not compare with today's."""
+        return bool(getattr(facts_of(self.part), "in_log_odds", False))
+
+    @property
     def scheme(self) -> str | None:
         """As of :class:`Detector`; None where the features depend on the shots, which then cannot calibrate them."""
         return None if is_tuned(self.space) else facts_of(self.part).scheme

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.config.ranges import require_int
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.errors import UsageError
@@ -50,6 +51,7 @@ class Answer(NamedTuple):
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
     """What a model says of what it sees."""
+    require_int(top, "top")
     n, rejector = len(sight.frozen), fitted.rejector
     probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
     said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)

@@ -222,7 +222,7 @@ class OpenWorldClassifier:
     def assign(self, pictures: Group | Images, name: str) -> Extension:
         """Add pictures to a class that is there. All is trained again, with them; the report says what that changed."""
         self.model.label_space_.encode([name])
-        return self._learn({name: pictures}, self.model.label_space_, new=False)
+        return self._learn({name: [] if pictures is None else pictures}, self.model.label_space_, new=False)
 
     def undo(self) -> Naming:
         """Take the last naming back: the logits and p-values before it return to the last bit.

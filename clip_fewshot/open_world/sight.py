@@ -12,6 +12,7 @@ from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.tuning.last_layers import copy_last_layers
 from clip_fewshot.types import FloatArray
 
@@ -59,10 +60,11 @@ def see_features(model: TunedModel, features: FloatArray, from_features: bool) -
     """What ``model`` sees of pictures of which (n, d) frozen features are all that is there.
 
     Raises:
-        UsageError: it does not work ``from_features``.
+        UsageError: it does not work ``from_features``, or these are no finite rows.
     """
     if not from_features:
         raise UsageError(
             expected="a model on frozen features", got="one that looks further", fix="give the pictures", where="seen"
         )
-    return Sight({PROBE: features, model.point.approach: features}, [])
+    rows = as_rows(features, "features")
+    return Sight({PROBE: rows, model.point.approach: rows}, [])

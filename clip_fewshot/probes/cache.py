@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -50,10 +50,8 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Keep (n, d) features and (n,) labels (integers or strings) of at least two classes."""
         support = read_support(self, X, y)
         for name, value in (("beta", self.beta), ("scale", self.scale)):
-            if value is not None and not value > 0:
-                raise UsageError(
-                    expected=f"{name} > 0", got=str(value), fix="choose a positive number, or None", where="cache"
-                )
+            if value is not None:
+                require_real(value, name, "(0, inf)", "cache", "choose a positive number, or None")
         self.classes_, self.together_ = support.classes, len(support.classes)
         self.centre_ = support.unit.mean(axis=0)
         order = np.argsort(support.labels, kind="stable")
@@ -94,8 +92,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled mean affinities, columns as ``classes_``."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         rows = unit_rows(unit_rows(X) - self.centre_)
         k = self.together_
         # The classes of the fit in one product, each later one in its own: no product may depend on what came later.
@@ -116,7 +113,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> CacheProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
-        check_is_fitted(self)
+        check_fitted(self)
         unit, extended = read_new_class(self, X), copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None
         extended.keys_ = np.vstack([self.keys_, unit_rows(unit - self.centre_)])
@@ -125,7 +122,7 @@ class CacheProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"beta": self.beta_, "scale": self.scale_, "together": self.together_}
         arrays = {"keys": self.keys_, "counts": self.counts_, "centre": self.centre_, "classes": classes}

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.runtime.arrays import as_array, as_rows
 from clip_fewshot.types import FloatArray
+
+_FIX = "encode texts and pictures with one model"
 
 
 def stack_texts(texts: Mapping[Any, FloatArray], classes: NDArray[Any], width: int) -> FloatArray:
@@ -28,12 +31,5 @@ def stack_texts(texts: Mapping[Any, FloatArray], classes: NDArray[Any], width: i
         fix = "give each class a text, or none"
         got = f"none for {', '.join(missing[:5])}"
         raise UsageError(expected="a text of each class", got=got, fix=fix, where="texts")
-    rows = np.stack([np.asarray(texts[label], np.float64) for label in classes.tolist()])
-    if rows.shape[1:] != (width,):
-        fix = "encode texts and pictures with one model"
-        got = f"shape {rows.shape[1:]}"
-        raise UsageError(expected=f"texts of shape ({width},), as the features", got=got, fix=fix, where="texts")
-    if not np.isfinite(rows).all():
-        fix = "encode the names again, in float32"
-        raise UsageError(expected="finite texts", got="NaN or infinity", fix=fix, where="texts")
-    return unit_rows(rows)
+    rows = as_rows([as_array(texts[label], "texts") for label in classes.tolist()], "texts", width, _FIX)
+    return unit_rows(rows.astype(np.float64))

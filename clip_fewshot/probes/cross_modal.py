@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.joined import WithPart
 from clip_fewshot.probes.logistic import LinearProbe
@@ -51,11 +51,11 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
         """
         support = read_support(self, X, y)
         self.classes_ = support.classes
-        self.texts_: FloatArray = np.zeros((0, X.shape[1]))
-        self.move_: FloatArray = np.zeros(X.shape[1])
+        self.texts_: FloatArray = np.zeros((0, support.unit.shape[1]))
+        self.move_: FloatArray = np.zeros(support.unit.shape[1])
         probe, labels = LinearProbe(), support.labels
         if self.texts is not None:
-            texts = stack_texts(self.texts, support.classes, X.shape[1])
+            texts = stack_texts(self.texts, support.classes, support.unit.shape[1])
             self.move_ = support.unit.mean(axis=0) - texts.mean(axis=0)
             self.texts_ = unit_rows(texts + self.move_)
             labels = np.append(labels, np.arange(len(texts)))
@@ -65,7 +65,7 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
+        check_fitted(self)
         return np.asarray(self._part.logits(X))
 
     def extend(
@@ -76,12 +76,12 @@ class CrossModalProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore
         Args:
             text: (d,) of the new class; needed where the others have one.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         rows, extended = read_new_class(self, X), copy.copy(self)
         if len(self.texts_):
             row = stack_texts({} if text is None else {label: text}, np.array([label]), rows.shape[1])
             row = unit_rows(row + self.move_)
-            known = None if known is None else np.vstack([unit_rows(np.asarray(known, np.float64)), self.texts_])
+            known = None if known is None else np.vstack([unit_rows(checked_rows(self, known)), self.texts_])
             rows, extended.texts_ = np.vstack([rows, row]), np.vstack([self.texts_, row])
         extended._part = self._part.extend(rows, label, known)
         extended.classes_ = extended._part.classes_

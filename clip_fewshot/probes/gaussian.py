@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.blend import settle_scale, usual_weight
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.joined import JoinedProbe
 from clip_fewshot.probes.support import Support, draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
@@ -50,13 +50,12 @@ class GaussianProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
-        rows = unit_rows(validate_data(self, X, dtype=np.float64, reset=False)) - self.centre_
+        rows = unit_rows(checked_rows(self, X)) - self.centre_
         return self.scale_ * multiply_rows(rows, self.coef_, self.intercept_, self.together_)
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> GaussianProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
-        check_is_fitted(self)
+        check_fitted(self)
         mean = read_new_class(self, X).mean(axis=0) - self.centre_
         extended = copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None

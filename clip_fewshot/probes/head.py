@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from clip_fewshot.errors import DivergedError, UsageError
+from clip_fewshot.geometry import normalise
 from clip_fewshot.heads import ArcFaceHead, CentredHead, LinearHead, build_head
 from clip_fewshot.losses import cross_entropy
+from clip_fewshot.probes.checked import checked, checked_rows
 from clip_fewshot.runtime.rng import generator, seed_torch
 from clip_fewshot.types import FloatArray
 
@@ -63,8 +62,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> HeadClassifier:
         """Train on (n, d) features and (n,) labels of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
+        X, y = checked(self, X, y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UsageError(
@@ -99,7 +97,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return CentredHead(head, mean)
 
     def _start(self, features: Tensor, labels: Tensor) -> nn.Module:
-        unit = F.normalize(features, dim=-1)
+        unit = normalise(features)
         head = self._build(unit.mean(0))
         if isinstance(head.head, LinearHead | ArcFaceHead):
             means = [unit[labels == c].mean(0) for c in range(len(self.classes_))]
@@ -131,8 +129,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.no_grad()
     def _logits(self, X: ArrayLike) -> FloatArray:
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         state = {name: torch.from_numpy(value) for name, value in self.state_.items()}
         head = self._build(state["mean"]).eval()
         head.load_state_dict(state)

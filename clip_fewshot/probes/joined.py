@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.blend import fit_weights, usual_weight
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import read_new_class, read_support
 from clip_fewshot.types import FloatArray
@@ -72,7 +72,7 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
             UsageError: one class, or a class without a text where others have one.
         """
         support = read_support(self, X, y)
-        self.classes_, width = support.classes, X.shape[1]
+        self.classes_, width = support.classes, support.unit.shape[1]
         self._part = self.part().fit(X, y)
         self._draws = self._part._draws
         self.texts_: FloatArray = np.zeros((len(self.classes_), width))
@@ -91,10 +91,10 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
+        check_fitted(self)
         pictures = self._part.logits(X)
         rows = self.text_scale_ * self.texts_
-        texts = multiply_rows(unit_rows(np.asarray(X, np.float64)), rows, np.zeros(len(rows)), self.together_)
+        texts = multiply_rows(unit_rows(checked_rows(self, X)), rows, np.zeros(len(rows)), self.together_)
         return np.asarray(texts + self.picture_scale_ * pictures)
 
     def extend(
@@ -105,7 +105,7 @@ class JoinedProbe(ClassifierMixin, WithPart, BaseEstimator):  # type: ignore[mis
         Args:
             text: (d,) of the new class; needed where the others have one.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         read_new_class(self, X)
         extended, width = copy.copy(self), self.texts_.shape[1]
         extended.classes_, extended._draws = append_class(self.classes_, label), None

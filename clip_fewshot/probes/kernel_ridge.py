@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, multiply_rows
 from clip_fewshot.probes.blend import BETA_SD, settle_scale, usual_weight
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
@@ -94,8 +94,7 @@ class KernelRidgeProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ign
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
-        unit, k = unit_rows(validate_data(self, X, dtype=np.float64, reset=False)), self.together_
+        unit, k = unit_rows(checked_rows(self, X)), self.together_
         keys, asked = unit_rows(self.rows_ - self.centre_), unit_rows(unit - self.centre_)
         near = np.exp(self.beta_ * (asked @ keys[: self.lengths_[0]].T - 1))
         found = [near @ self.dual_[: self.lengths_[0], :k]]
@@ -115,7 +114,7 @@ class KernelRidgeProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ign
         Args:
             text: (d,) of the new class; needed where the others have one.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         unit, extended = read_new_class(self, X), copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None
         row = np.zeros((1, unit.shape[1]))

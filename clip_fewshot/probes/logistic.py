@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 
@@ -11,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import append_class, multiply_rows
+from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.probes.penalty import (
     HIGHEST,
     LOWEST,
@@ -31,7 +32,8 @@ from clip_fewshot.probes.penalty import (
 )
 from clip_fewshot.probes.softmax import CentredRows, SoftmaxProblem, centre_rows
 from clip_fewshot.probes.solver import solve
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.runtime.arrays import as_labels, check_indices
+from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 SERIAL_COST = 20_000_000  # multiplications per evaluation; below, waking BLAS threads costs 50 times what it saves
 
@@ -76,8 +78,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: NDArray[Any]) -> LinearProbe:
         """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
+        X, y = checked(self, X, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UsageError(
@@ -98,17 +99,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.search_: tuple[SearchedC, ...] = ()
         self.C_at_edge_, self.note_ = False, ""
         if self.C is not None:
-            if not self.C > 0:
-                raise UsageError(
-                    expected="C > 0",
-                    got=str(self.C),
-                    fix="choose a positive number, or None to search",
-                    where="LinearProbe",
-                )
-            self.C_ = float(self.C)
+            fix = "choose a positive number, or None to search"
+            self.C_ = require_real(self.C, "C", "(0, inf)", "LinearProbe", fix)
             return None
         folds = drop_unusable(
-            split_stratified(labels, self.folds, self.seed) if isinstance(self.folds, int) else self.folds, labels
+            split_stratified(labels, self.folds, self.seed)
+            if isinstance(self.folds, int | np.integer)
+            else _read_folds(self.folds, len(labels)),
+            labels,
         )
         if not folds:
             self.C_ = 10.0 ** UsualC.of(problem, folds).exponent
@@ -146,7 +144,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: (m, d) features of pictures of the new class. known: (n, d) features of those of the others.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         if known is None or not len(known):
             raise UsageError(
                 expected="features of known pictures",
@@ -154,8 +152,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fix="pass those that the probe was fitted on",
                 where="known",
             )
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        rows = np.vstack([np.asarray(known, np.float64), X])
+        X = checked_rows(self, X)
+        rows = np.vstack([checked_rows(self, known), X])
         extended = copy.copy(self)
         extended.classes_ = append_class(self.classes_, label)
         weights, intercept = fit_row(unit_rows(rows), logsumexp(self.logits(rows), axis=1), len(X), self.C_)
@@ -165,8 +163,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``; of two classes learned together the second is minus the first."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         logits = multiply_rows(unit_rows(X), self.coef_, self.intercept_, self.together_)
         if self.together_ == 1:
             logits = np.hstack([-logits[:, :1] / 2, logits[:, :1] / 2, logits[:, 1:]])
@@ -174,10 +171,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: FloatArray) -> FloatArray:
         """(n, c) logits; (n,) for two classes, positive for ``classes_[1]``."""
-        check_is_fitted(self)
+        check_fitted(self)
         if len(self.classes_) > 2:
             return self.logits(X)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         return np.asarray((unit_rows(X) @ self.coef_.T + self.intercept_).ravel())
 
     def predict_proba(self, X: FloatArray) -> FloatArray:
@@ -194,7 +191,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"C": np.array(self.C_), "together": np.array(self.together_)}
         return {"coef": self.coef_, "intercept": self.intercept_, "classes": classes, **numbers}
@@ -207,6 +204,21 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probe.C_, probe.n_features_in_ = float(arrays["C"]), arrays["coef"].shape[1]
         probe.together_ = int(arrays.get("together", len(probe.coef_)))
         return probe
+
+
+def _read_folds(folds: Folds, n: int) -> Folds:
+    """Pairs of row numbers below ``n``."""
+    pairs: Folds = []
+    with suppress(TypeError, ValueError):
+        pairs = [(_read_places(train, n), _read_places(held, n)) for train, held in folds]
+    if not pairs:
+        got, fix = f"{folds!r}"[:60], "give a number of folds"
+        raise UsageError(expected=f"(train, validation) rows in 0..{n - 1}", got=got, fix=fix, where="LinearProbe")
+    return pairs
+
+
+def _read_places(rows: IndexArray, n: int) -> IndexArray:
+    return check_indices(as_labels(rows, "folds"), n)
 
 
 @cache

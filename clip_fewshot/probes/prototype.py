@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
+from clip_fewshot.config.ranges import require_real
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class
 from clip_fewshot.probes.blend import settle_scale, usual_weight
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.support import draw_stand_ins, draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -42,10 +42,8 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
     def fit(self, X: FloatArray, y: NDArray[Any]) -> PrototypeProbe:
         """Learn from (n, d) features and (n,) labels (integers or strings) of at least two classes."""
         support = read_support(self, X, y)
-        if self.scale is not None and not self.scale > 0:
-            raise UsageError(
-                expected="scale > 0", got=str(self.scale), fix="choose a positive number, or None", where="prototype"
-            )
+        if self.scale is not None:
+            require_real(self.scale, "scale", "(0, inf)", "prototype", "choose a positive number, or None")
         self.classes_, labels = support.classes, support.labels
         self.centre_ = support.unit.mean(axis=0)
         rows = unit_rows(support.unit - self.centre_)
@@ -60,8 +58,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled cosines, columns as ``classes_``."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_rows(self, X)
         rows, k = unit_rows(unit_rows(X) - self.centre_), self.together_
         # A class that came later is multiplied by itself: one product with the others could change how they round.
         later = [rows @ self.means_[i : i + 1].T for i in range(k, len(self.means_))]
@@ -69,7 +66,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def extend(self, X: FloatArray, label: Any, known: FloatArray | None = None) -> PrototypeProbe:
         """A probe with one class more, see :meth:`clip_fewshot.probes.base.Probe.extend`; ``known`` is not needed."""
-        check_is_fitted(self)
+        check_fitted(self)
         unit, extended = read_new_class(self, X), copy.copy(self)
         extended.classes_, extended._draws = append_class(self.classes_, label), None
         mean = unit_rows(unit_rows(unit - self.centre_).sum(axis=0, keepdims=True))
@@ -78,7 +75,7 @@ class PrototypeProbe(FromLogits, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, as plain arrays (``classes`` is numeric or fixed-width text: no pickle)."""
-        check_is_fitted(self)
+        check_fitted(self)
         classes = self.classes_ if self.classes_.dtype != object else self.classes_.astype(str)
         numbers = {"scale": np.array(self.scale_), "together": np.array(self.together_)}
         return {"means": self.means_, "centre": self.centre_, "classes": classes, **numbers}

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.probes.checked import checked, checked_rows
 from clip_fewshot.probes.twins import USUAL_PAIRS, measure_likeness
+from clip_fewshot.runtime.arrays import without_torch
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
@@ -35,8 +35,7 @@ class Support(NamedTuple):
 
 def read_support(probe: Any, X: FloatArray, y: NDArray[Any]) -> Support:
     """Check (n, d) features and (n,) labels of at least two classes, for the ``fit`` of ``probe``."""
-    X, y = validate_data(probe, X, y, dtype=np.float64)
-    check_classification_targets(y)
+    X, y = checked(probe, X, y)
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         fix, where = "add images of another class", type(probe).__name__
@@ -46,10 +45,11 @@ def read_support(probe: Any, X: FloatArray, y: NDArray[Any]) -> Support:
 
 def read_new_class(probe: Any, X: FloatArray) -> FloatArray:
     """(m, d) unit rows of the pictures of a further class, of which there is one at least."""
+    X = without_torch(X)
     if not len(X):
         fix, where = "give one, or use the probe 'text-prior', which needs a text only", type(probe).__name__
         raise UsageError(expected="pictures of the new class", got="none", fix=fix, where=where)
-    return unit_rows(validate_data(probe, X, dtype=np.float64, reset=False))
+    return unit_rows(checked_rows(probe, X))
 
 
 def is_alone(labels: LabelArray) -> BoolArray:

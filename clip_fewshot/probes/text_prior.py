@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.added_row import fit_row
 from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.refine import mixture_logits, refine
+from clip_fewshot.probes.support import read_support
 from clip_fewshot.probes.text_mean import fit_mean
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -72,20 +73,15 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             UsageError: one class; a class without a text where others have one, or without pictures beside
                 ``unlabelled``.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            fix = "add images of another class"
-            raise UsageError(expected="labels of at least 2 classes", got="one class", fix=fix, where="TextPriorProbe")
-        unit = unit_rows(X)
+        unit, labels, self.classes_ = read_support(self, X, y)
         if self.texts is None:
             self._take(LinearProbe().fit(X, y))
         else:
-            self._learn(unit, labels, stack_texts(self.texts, self.classes_, X.shape[1]))
+            self._learn(unit, labels, stack_texts(self.texts, self.classes_, unit.shape[1]))
         named = [label for label in self.texts or () if label not in self.classes_.tolist()]
         self._refine(unit, labels, unlabelled, named)
         for label in named:
-            self._append(label, self.scale_ * unit_rows(np.asarray((self.texts or {})[label], np.float64)), 0.0)
+            self._append(label, self.scale_ * stack_texts(self.texts or {}, np.array([label]), unit.shape[1])[0], 0.0)
         return self
 
     def _learn(self, unit: FloatArray, labels: LabelArray, texts: FloatArray) -> None:
@@ -115,7 +111,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             fix = "give them pictures, or leave `unlabelled` out"
             got = f"none of {', '.join(map(str, named[:5]))}"
             raise UsageError(expected="pictures of each class", got=got, fix=fix, where="unlabelled")
-        queries = unit_rows(validate_data(self, unlabelled, dtype=np.float64, reset=False))
+        queries = unit_rows(checked_rows(self, unlabelled))
         found = refine(self._linear(queries), queries, unit, labels, self._left_out)
         self.agreement_, self.refused_ = found.agreement, found.refused
         if found.refused:
@@ -127,8 +123,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c), columns as ``classes_``."""
-        check_is_fitted(self)
-        unit = unit_rows(validate_data(self, X, dtype=np.float64, reset=False))
+        unit = unit_rows(checked_rows(self, X))
         logits = self._linear(unit)
         if len(self.directions_):
             logits += mixture_logits(unit, self.directions_, self.centre_, self.together_)
@@ -147,11 +142,11 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
             known: (n, d) features of those of the others.
             text: (d,) of the new class.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         extended = copy.copy(self)
         prior = np.zeros(self.coef_.shape[1])
         if text is not None:
-            prior = self.scale_ * unit_rows(np.asarray(text, np.float64))
+            prior = self.scale_ * stack_texts({label: text}, np.array([label]), len(prior))[0]
         if len(X) == 0 and text is not None and not len(self.directions_):
             extended._append(label, prior, 0.0)
             return extended
@@ -161,7 +156,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
         if known is None or not len(known):
             fix = "pass those that the probe was fitted on"
             raise UsageError(expected="features of known pictures", got="none", fix=fix, where="known")
-        rows = np.vstack([np.asarray(known, np.float64), np.asarray(X, np.float64)])
+        rows = np.vstack([checked_rows(self, known), checked_rows(self, X)])
         unit = unit_rows(rows)
         others = logsumexp(self.logits(rows), axis=1) - unit @ prior
         if len(self.directions_):
@@ -175,7 +170,7 @@ class TextPriorProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignor
 
     def without(self, label: Any) -> TextPriorProbe:
         """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
-        check_is_fitted(self)
+        check_fitted(self)
         fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
         fewer.classes_, fewer.intercept_ = np.delete(self.classes_, place), np.delete(self.intercept_, place)
         fewer.coef_ = np.delete(self.coef_, place, axis=0)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.probes.base import FromLogits, append_class, find_added, multiply_rows
+from clip_fewshot.probes.checked import check_fitted, checked_rows
 from clip_fewshot.probes.class_texts import stack_texts
+from clip_fewshot.probes.support import read_support
 from clip_fewshot.probes.text_mean import fit_scale
 from clip_fewshot.types import FloatArray
 
@@ -52,22 +52,18 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         Raises:
             UsageError: one class, or a class without a text.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            fix = "add images of another class"
-            raise UsageError(expected="labels of at least 2 classes", got="one class", fix=fix, where="zero-shot")
-        self.texts_ = stack_texts(self.texts or {}, self.classes_, X.shape[1])
+        support = read_support(self, X, y)
+        self.classes_ = support.classes
+        self.texts_ = stack_texts(self.texts or {}, self.classes_, support.unit.shape[1])
         self.together_ = len(self.texts_)
-        cosines = unit_rows(X) @ self.texts_.T
-        self.scale_ = fit_scale(cosines, labels)
+        cosines = support.unit @ self.texts_.T
+        self.scale_ = fit_scale(cosines, support.labels)
         self._left_out = self.scale_ * cosines
         return self
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) scaled cosines, columns as ``classes_``."""
-        check_is_fitted(self)
-        unit = unit_rows(validate_data(self, X, dtype=np.float64, reset=False))
+        unit = unit_rows(checked_rows(self, X))
         return multiply_rows(unit, self.scale_ * self.texts_, np.zeros(len(self.texts_)), self.together_)
 
     def left_out_logits(self) -> FloatArray:
@@ -82,7 +78,7 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
         Args:
             text: (d,) of the new class.
         """
-        check_is_fitted(self)
+        check_fitted(self)
         extended = copy.copy(self)
         extended.classes_ = append_class(self.classes_, label)
         row = stack_texts({} if text is None else {label: text}, np.array([label]), self.texts_.shape[1])
@@ -91,7 +87,7 @@ class ZeroShotProbe(ClassifierMixin, FromLogits, BaseEstimator):  # type: ignore
 
     def without(self, label: Any) -> ZeroShotProbe:
         """See :meth:`clip_fewshot.probes.base.NameProbe.without`."""
-        check_is_fitted(self)
+        check_fitted(self)
         fewer, place = copy.copy(self), find_added(self.classes_, label, self.together_)
         fewer.classes_, fewer.texts_ = np.delete(self.classes_, place), np.delete(self.texts_, place, axis=0)
         return fewer

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2**63) for ``purpose``, independent of the seeds of other purposes."""
+    given: object = seed
+    if not isinstance(given, Integral):
+        raise UsageError(expected="a whole number", got=repr(seed)[:60], fix="choose one", where="seed")
     text = "\x1f".join([str(int(seed)), *(f"{type(p).__name__}:{p}" for p in purpose)])
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 

@@ -286,7 +286,7 @@ def test_mistakes() -> None:
         Calibrated(Nearest).fit(X, y[:-1])
     with pytest.raises(UsageError, match="one or more, got none"):
         Calibrated(Nearest).fit(X[:0])
-    with pytest.raises(UsageError, match="finite features, got 1 rows"):
+    with pytest.raises(UsageError, match="finite features, got NaN or infinity in row 3"):
         Calibrated(Nearest).fit(np.where(np.arange(24)[:, None] == 3, np.nan, X))
     with pytest.raises(UsageError, match="2 distinct known images"):
         Calibrated(Nearest, "split").fit(np.repeat(X[:1], 3, axis=0))

@@ -207,3 +207,10 @@ def test_mistakes_are_explained() -> None:
         discover_classes(X)
     with pytest.raises(UsageError, match="max_clusters >= 1, got 0"):
         discover_classes(X, max_clusters=0)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((40, 8)), np.ones((40, 8)), np.repeat(np.eye(8)[:5], 8, axis=0)])
+def test_known_classes_without_a_spread_are_a_yardstick_too(rows: np.ndarray) -> None:
+    reference = (rows, np.repeat(np.arange(5), 8))
+    found = discover_classes(np.eye(8)[[5] * 6 + [6] * 6], reference=reference, method="ward")
+    assert set(found.labels) <= {-1, 0, 1}

@@ -53,5 +53,5 @@ def test_default_heads_divide_the_width_and_keep_64_features(width: int, expecte
 
 @pytest.mark.parametrize("n_heads", [0, 3, -1])
 def test_heads_that_do_not_divide_are_refused(n_heads: int) -> None:
-    with pytest.raises(UsageError, match="divides 8"):
+    with pytest.raises(UsageError, match="n_heads"):
         AttentionHead(8, 3, n_heads)

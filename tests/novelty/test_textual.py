@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import MCMDetector, NegativeLabelsDetector, mine_negatives
@@ -23,7 +24,8 @@ def test_mcm_is_the_largest_softmax_of_the_cosines(temperature: float) -> None:
     expected = []
     for x in X:
         weights = [math.exp(cosine(x, t) / temperature) for t in CONCEPTS]
-        expected.append(max(weights) / sum(weights))
+        best = weights.pop(int(np.argmax(weights)))
+        expected.append(math.log(best / sum(weights)))
     detector = MCMDetector(CONCEPTS, temperature).fit(X[:6])
     assert np.allclose(detector.score_samples(X), expected)
     assert np.allclose(detector.loo_scores_, expected[:6])
@@ -39,7 +41,7 @@ def test_negative_labels_share_a_softmax_with_the_known_ones(groups: int) -> Non
         known = sum(math.exp(cosine(x, t) / 0.1) for t in CONCEPTS)
         parts = np.array_split(order, min(groups, len(WORDS)))
         shares = [known / (known + sum(math.exp(cosine(x, WORDS[i]) / 0.1) for i in part)) for part in parts]
-        assert score == pytest.approx(float(np.mean(shares)))
+        assert expit(score) == pytest.approx(float(np.mean(shares)))
 
 
 def test_mined_negatives_are_the_words_farthest_from_the_names() -> None:
@@ -48,21 +50,21 @@ def test_mined_negatives_are_the_words_farthest_from_the_names() -> None:
     assert set(mine_negatives(concepts, words, 7)) == set(range(3, 10))
     near = [np.quantile([cosine(w, c) for c in CONCEPTS], 0.95) for w in WORDS]
     assert list(mine_negatives(CONCEPTS, WORDS, 9)) == list(np.argsort(near)[:9])
-    with pytest.raises(UsageError, match="a count in 1 to 23, got 24"):
+    with pytest.raises(UsageError, match=r"a count in 1\.\.23, got 24"):
         mine_negatives(CONCEPTS, WORDS, 24)
 
 
 def test_a_picture_of_a_negative_scores_lower() -> None:
     detector = NegativeLabelsDetector(CONCEPTS, WORDS, groups=1).fit(CONCEPTS)
-    assert detector.score_samples(CONCEPTS).min() > 0.5 > detector.score_samples(WORDS).max()
+    assert detector.score_samples(CONCEPTS).min() > 0 > detector.score_samples(WORDS).max()
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="2 concepts or more at a temperature above 0, got 1"):
+    with pytest.raises(UsageError, match="2 concepts or more, got 1"):
         MCMDetector(CONCEPTS[:1]).fit(X)
-    with pytest.raises(UsageError, match="temperature above 0"):
+    with pytest.raises(UsageError, match="temperature > 0"):
         NegativeLabelsDetector(CONCEPTS, WORDS, 0.0).fit(X)
     with pytest.raises(UsageError, match=r"negatives, \(rows, 16\) text features, got none"):
         NegativeLabelsDetector(CONCEPTS).fit(X)
-    with pytest.raises(UsageError, match="finite concepts"):
+    with pytest.raises(UsageError, match="concepts: expected finite features"):
         MCMDetector(CONCEPTS * np.nan).fit(X)

@@ -187,7 +187,7 @@ def test_pictures_sharpen_a_class_that_had_a_name() -> None:
     [
         ({0: np.eye(D)[0]}, "none for 1, 2, 3, 4, 5"),
         ({k: np.eye(D + 1)[k] for k in range(C)}, "one model"),
-        ({k: np.full(D, np.nan) for k in range(C)}, "finite texts"),
+        ({k: np.full(D, np.nan) for k in range(C)}, "texts: expected finite"),
     ],
 )
 def test_mistakes_are_named(texts: Mapping[int, FloatArray], words: str) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -49,6 +50,9 @@ def parse(
         examples: what may stand behind ``prog``, for --help.
     """
     parser = build_parser(options, prog, description, examples)
+    argv = sys.argv[1:] if argv is None else argv
+    for name in (arg.removesuffix("=--") for arg in argv if arg.startswith("--") and arg.endswith("=--")):
+        parser.error(f"argument {name}: expected one argument")  # argparse drops such a value and hands on a list
     leaves = [field for field, _, _ in flat_fields(options)]
     rest = any(field.metadata.get("nargs") == argparse.REMAINDER for field in leaves)
     # Intermixed, so that DATA may stand behind the options: argparse would take it for missing before the first one.

@@ -131,7 +131,8 @@ def _held_out(world: OpenWorldClassifier) -> HeldOut:
 def _digest(world: OpenWorldClassifier) -> str:
     """Of what pictures are ranked among."""
     features, labels = world.reference_
-    detector = None if world.rejector_ is None else str(world.rejector_.chosen)
+    chosen = None if world.rejector_ is None else world.rejector_.chosen
+    detector = None if chosen is None else str(chosen) + ", log-odds" * chosen.in_log_odds
     about = json.dumps([detector, list(features.shape), world.model.backbone.digest]).encode()
     return hash_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
 
