@@ -7,11 +7,11 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.attack import lines
-from tests.attack.harness import Attack, Outcome, attacks, run, table
+from tests.attack.harness import Attack, attacks, run, table
+from tests.attack.weak import strike
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forks")
 ALL = list(attacks())
@@ -45,19 +45,8 @@ def test_every_command_is_attacked(folder: Path) -> None:
     assert set(lines.names()) <= lines.lines(folder).keys()
 
 
-def _weak(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
-    """A library that dies at one case, hangs at another, and is wrong at a third."""
-    if number == 1:
-        os._exit(7)
-    if number == 2:
-        time.sleep(60)
-    if number == 3:
-        raise ZeroDivisionError
-    return Outcome(number != 4, "same" if number != 4 else "read differently", "" if number != 4 else "case 4")
-
-
 def test_deaths_and_hangs_are_results_and_what_was_done_is_not_done_again(tmp_path: Path) -> None:
-    attack = Attack("weak", "nothing", 6, 6, lambda folder: None, _weak, patience=1.5)
+    attack = Attack("weak", "nothing", 6, 6, lambda folder: None, strike, patience=1.5)
     first = run(attack, tmp_path, 0, 3)
     assert [one["held"] for one in first] == [True, False, False]
     assert [one["what"] for one in first] == ["same", "dies with 7", "hangs for 1.5 s"]
