@@ -24,7 +24,7 @@ from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import explain_full_memory
-from clip_fewshot.runtime.files import hold_folder
+from clip_fewshot.runtime.files import hold_folder, remove_half_files
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder
 
 TRAINING_RUN = FolderKind("training", ((f"{CHECKPOINT_FOLDER}/{ARTIFACT_SIGN[0]}", ARTIFACT_SIGN[1]),))
@@ -123,6 +123,7 @@ def train_contrastive(
         if folder is not None and world.rank == 0:
             stack.enter_context(hold_folder(check_folder(folder, TRAINING_RUN, None)))
             mark_folder(folder, TRAINING_RUN)
+            remove_half_files(folder)
         if options.text_weights == "bfloat16":
             stack.enter_context(shrink_text_weights(model.text, activation_dtype(model)))
         if options.checkpoint_gradients:

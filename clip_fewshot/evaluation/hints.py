@@ -65,7 +65,8 @@ def encode_trace(values: Sequence[Any], fit: IndexArray) -> FloatArray:
 
 
 def _measure(name: str, X: FloatArray, labels: LabelArray, fit: IndexArray, held_out: IndexArray, seed: int) -> Hint:
-    forest = RandomForestClassifier(100, min_samples_leaf=LEAST_LEAF, random_state=seed).fit(X[fit], labels[fit])
+    state = seed % 2**32  # the range of scikit-learn
+    forest = RandomForestClassifier(100, min_samples_leaf=LEAST_LEAF, random_state=state).fit(X[fit], labels[fit])
     said, true = forest.predict(X[held_out]), labels[held_out]
     hits = int((said == true).sum())
     rng = generator(seed, "permutations of classes", name)

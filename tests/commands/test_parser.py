@@ -109,6 +109,8 @@ def test_each_type_is_read(typed: str, name: str, value: object) -> None:
     [
         ("--top-k x", "--top-k: expected a whole number, got 'x'"),
         ("--alpha nan", "--alpha: expected a number, got 'nan'"),
+        ("--alpha 1e400", "--alpha: expected a number, got '1e400'"),
+        ("--top-k=", "--top-k: expected a value, got an empty text"),
         ("--span 1", "--span: expected 2 values with commas between them, got '1'"),
         ("--seeds 1,,2", "--seeds: expected some values"),
         ("--seeds 1,x", "--seeds: expected a whole number, got 'x'"),

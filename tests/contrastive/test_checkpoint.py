@@ -53,6 +53,13 @@ def test_killed_at_every_write_it_ends_in_the_weights_of_the_run_left_alone(tmp_
     assert found["figures_equal"]
 
 
+def test_what_a_kill_left_by_half_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    train(tmp_path)
+    half = put(tmp_path / ".model.safetensors.ab12.tmp", b"half")
+    train(tmp_path)
+    assert not half.exists()
+
+
 def test_the_weights_in_a_checkpoint_are_a_model(tmp_path: Path) -> None:
     trained = train(tmp_path)
     (path,) = (tmp_path / "checkpoint").glob("model-*.safetensors")

@@ -59,3 +59,7 @@ def test_words_are_numbered_by_how_often_they_are_learned_from_and_unknown_ones_
 def test_nothing_to_learn_from_gives_no_hint() -> None:
     assert find_hints({"width": [1, 2, 3]}, np.zeros(3, np.int64), np.arange(2), np.arange(2, 3)) == []
     assert find_hints({"width": [1, 2]}, np.arange(2), np.arange(2), np.arange(0)) == []
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    assert len(find_hints({"width": list(range(N))}, LABELS, FIT, HELD_OUT, seed=-1)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,13 @@ def choose_converter(arms: tuple[Any, ...], meta: Mapping[str, Any], many: bool)
     if meta.get("texts"):
         return lambda text: (text,)
     readers = [_reader(item_of(arm) if many else arm, choices_of(arm, meta)) for arm in arms]
-    return lambda text: _first(readers, text)
+
+    def convert(text: str) -> Any:
+        if not text and not meta.get("positional"):  # those have a better word for what is missing
+            raise ValueError("expected a value, got an empty text")
+        return _first(readers, text)
+
+    return convert
 
 
 def _first(readers: Sequence[Convert], text: str) -> Any:
@@ -47,7 +54,8 @@ def _reader(hint: Any, choices: tuple[Any, ...]) -> Convert:
     def read(text: str) -> Any:
         with contextlib.suppress(ValueError):
             value = plain(text)
-            if value == value and (not choices or value in choices):  # NaN is no number a user means
+            meant = plain is not float or math.isfinite(value)  # NaN and infinity are no numbers a user means
+            if meant and (not choices or value in choices):
                 return value
         raise ValueError(f"expected {what}, got {text!r}")
 
