@@ -9,6 +9,7 @@ from typing import Any
 from clip_fewshot.backbones.encoders import TextEncoder
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.reading import read_whole
 
 EXTRA = "pip install clip-fewshot[text]"
 
@@ -35,8 +36,8 @@ class JsonTokenizer:
         place = Path(path)
         if not os.path.isfile(place):
             raise DataError(expected="a tokenizer.json", got="no file", fix="check the path", where=str(path))
-        data = place.read_bytes()
         try:
+            data = read_whole(place)
             self._tokenizer: Any = Tokenizer.from_str(data.decode())
         except Exception as error:  # whatever the Rust side meets comes as a bare Exception
             raise ArtifactError(

@@ -6,7 +6,7 @@ that changes features and that we do not build is an error: passed over, it give
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from clip_fewshot.backbones.huggingface import SIGN
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.runtime.files import hash_file, read_json
+from clip_fewshot.runtime.reading import decode_json
 from clip_fewshot.runtime.tensor_file import read_metadata
 
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
@@ -62,7 +63,7 @@ def read_stated(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any] | Non
     if state.keys() >= NOT_WEIGHTS:
         return {}
     for place in (path.with_suffix(".json"), path.with_name(OPEN_CLIP_CONFIG), path.with_name(CONFIG)):
-        config = read_json(place) if place.is_file() else None
+        config = read_json(place) if os.path.isfile(place) else None
         if isinstance(config, dict) and (place.stem == path.stem or _is_of(config, path, SIGN in state)):
             stated = _read_config(config, place)
             if stated is not None:
@@ -207,7 +208,7 @@ def _checked(found: Any, where: str, known: frozenset[str]) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return decode_json(text)
     except ValueError:
         return text
 

@@ -15,7 +15,16 @@ from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.shots import CURVE_SHOTS
-from clip_fewshot.config import MODEL_HELP, OutputOptions, SourceOptions, check_range, model_for, option, split_names
+from clip_fewshot.config import (
+    MODEL_HELP,
+    READING,
+    OutputOptions,
+    SourceOptions,
+    check_range,
+    model_for,
+    option,
+    split_names,
+)
 from clip_fewshot.runtime.outputs import COMPARISON_FOLDER
 
 DESCRIPTION = """Fit every method on the same support sets, ask each about the same sealed pictures: accuracy and its
@@ -25,7 +34,7 @@ EXAMPLES = (
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
 METHODS_HELP = "methods, python:MODULE:NAME for your own (default: all that train no tower)"
-OF_PICTURES = ("sets", "model", "root", "test", "columns", "format", "class_names", "template", "templates")
+OF_PICTURES = ("sets", "model", *READING, "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)

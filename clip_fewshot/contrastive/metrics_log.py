@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError, ResourceError
 from clip_fewshot.runtime.files import append_line, write_text
 from clip_fewshot.runtime.result_rows import ResultRows
@@ -31,7 +32,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, taken: int, board: TensorBoard | None = None) -> None:
         self.path, self._board = folder / METRICS_FILE, board
-        before = self.path.read_text("utf-8") if os.path.isfile(self.path) else None
+        before = read_text(self.path) if os.path.isfile(self.path) else None
         kept = "".join(f"{line}\n" for line in (before or "").splitlines() if _steps(line) <= taken)
         if kept != before:
             write_text(self.path, kept)
@@ -72,7 +73,7 @@ def read_history(folder: str | Path) -> ResultRows[dict[str, Any]]:
     if place is None:
         fix = "name the folder of a training"
         raise DataError(expected=f"a folder with {METRICS_FILE}", got="none in it", fix=fix, where=str(folder))
-    lines = place.read_text("utf-8").splitlines()
+    lines = read_text(place).splitlines()
     return ResultRows(json.loads(line) for line in lines if _steps(line) < math.inf)  # the last may be half a line
 
 

@@ -15,7 +15,7 @@ from clip_fewshot.errors import DataError
 
 LISTS = (*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".txt", ".lst", ".list")
 MOST_TABLES = 100  # looked into, the uppermost first
-LOOKED_AT = 100_000  # characters of each
+LOOKED_AT = 100_000  # bytes of each
 
 
 def find_tables(tree: Tree) -> list[Path]:
@@ -28,7 +28,7 @@ def find_tables(tree: Tree) -> list[Path]:
 
 def _names(tree: Tree, path: Path, pictures: set[str]) -> bool:
     try:
-        text = read_text(tree.root / path)[:LOOKED_AT]
+        text = read_text(tree.root / path, LOOKED_AT)
     except DataError:
         return False
     words = (PurePosixPath(word).name for word in re.split(r"[\s,;|\"'\\]+", text))

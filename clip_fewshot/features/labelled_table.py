@@ -33,6 +33,7 @@ from clip_fewshot.features.table import (
     read_features,
     write_features,
 )
+from clip_fewshot.runtime.reading import decode_json
 from clip_fewshot.types import FloatArray, LabelSpace
 
 
@@ -121,7 +122,7 @@ def read_labelled(path: str | Path) -> LabelledTable:
 
 def _read_metadata(metadata: dict[bytes, bytes], place: Path) -> dict[str, Any]:
     try:
-        about = json.loads(metadata.get(TABLE_KEY, b"{}"))
+        about = decode_json(metadata.get(TABLE_KEY, b"{}"))
         if isinstance(about, dict):
             return about
         got = f"a {type(about).__name__}"

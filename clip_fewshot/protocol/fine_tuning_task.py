@@ -30,7 +30,7 @@ FINE_TUNING_FOLDER = FolderKind("fine-tuning", ((TASK, frozenset({"data", "capti
 # From a run to the one that goes on; what is read is known by its content.
 MAY_DIFFER = {
     *("out", "resume", "overwrite", "chunk", "device", "spark", "processes"),
-    *("root", "columns", "format", "class_names"),
+    *("root", "columns", "format", "class_names", "classes_at"),
 }
 # What a task.json of before means.
 NOT_WRITTEN = {"templates": None, "optimizer": "adamw", "precision": "auto", "category": "none", "from_": None}

@@ -43,7 +43,9 @@ CHANGEABLE = ("checkpoint_gradients", "state_dtype", "model")  # where memory is
 def pretrain_by_spark(job: Pretraining) -> None:
     """:func:`pretrain` in processes of Spark; the model's files come to this machine if they lie on another."""
     check_folder(job.folder, TRAINING_RUN, job.overwrite, job)
-    for name, data in run_on_spark(_pretrained_files, job, processes=job.processes).items():
+    files = run_on_spark(_pretrained_files, job, processes=job.processes)
+    mark_folder(job.folder, TRAINING_RUN)
+    for name, data in files.items():
         write_bytes(job.folder / name, data)
 
 

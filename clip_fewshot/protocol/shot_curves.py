@@ -31,7 +31,7 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
     asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
-    same = results["config"] == shorten_home(asked) and _same_input(config, out, results)
+    same = shorten_home(results["config"]) == shorten_home(asked) and _same_input(config, out, results)
     return results if same else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from clip_fewshot.runtime.files import (
     hash_bytes,
     hash_file,
     read_json,
+    remove_half_files,
     rename_file,
     seal,
     write_bytes,
@@ -76,7 +78,7 @@ def check_artifact_folder(folder: Path, kind: str, overwrite: bool = False) -> s
     Raises:
         ResourceError, ArtifactError: it may not.
     """
-    check_folder(folder, FolderKind(f"saved {kind}", (ARTIFACT_SIGN,)), overwrite, is_leftover=_left_by_kill)
+    check_folder(folder, FolderKind(f"saved {kind}", (ARTIFACT_SIGN,)), overwrite, is_leftover=_is_named_by_content)
     if overwrite or not os.path.exists(folder / MANIFEST):
         return set()
     return {str(entry["file"]) for entry in _read_manifest(folder, kind)["files"].values()}
@@ -102,10 +104,10 @@ def _named_by_content(name: str, digest: str) -> str:
     return f"{logical.stem}-{digest[:16]}{logical.suffix}"
 
 
-def _left_by_kill(path: Path) -> bool:
-    """Whether a save that was killed before its manifest left it: half a file, or one named by its own content."""
-    half = path.name.startswith(".") and path.name.endswith(".tmp")
-    return half or (os.path.isfile(path) and path.stem.endswith(f"-{hash_file(path)[:16]}"))
+def _is_named_by_content(path: Path) -> bool:
+    """Whether a save wrote it, perhaps one that was killed before its manifest; no other file is read for that."""
+    like = re.search("-[0-9a-f]{16}$", path.stem) is not None
+    return like and os.path.isfile(path) and path.stem.endswith(f"-{hash_file(path)[:16]}")
 
 
 def artifact_kind(folder: Path) -> str:
@@ -218,8 +220,9 @@ def explain_content(where: str) -> Iterator[None]:
 
 def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:
     """Drop the files of the version before and what a kill left behind; what a person put there stays."""
+    remove_half_files(folder)
     for path in folder.iterdir():
-        if path.name not in listed and (path.name in before or _left_by_kill(path)):
+        if path.name not in listed and (path.name in before or _is_named_by_content(path)):
             path.unlink(missing_ok=True)
 
 

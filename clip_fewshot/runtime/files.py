@@ -206,7 +206,7 @@ def check_seal(content: Any, where: str) -> dict[str, Any]:
 def remove_half_files(folder: Path, name: str = "") -> None:
     """Remove what kills left of the files of ``folder``, or of the one called ``name``; what is being written stays."""
     for path in folder.glob(f".{glob.escape(name[:LONGEST_PREFIX])}*.tmp"):
-        with path.open("rb") as file, suppress(OSError):  # held by whoever writes it
+        with suppress(OSError), open_regular(path) as file:  # somebody else's, or held by whoever writes it
             _lock_file(file.fileno())
             path.unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ replaced: a `results.json` is as likely to be somebody else's.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.files import FILE_LOCK, write_json, write_text
+from clip_fewshot.runtime.reading import decode_json, read_whole
 
 FOLDER_MARK, FILE_MARK = ".clip_fewshot.json", "<!-- written by clip_fewshot -->\n"
 INSIST = ", or insist with `overwrite`"
@@ -204,10 +204,8 @@ def _reported(path: Path) -> Iterator[None]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object in a plain file; empty where there is none."""
     try:
-        if not path.is_file() or path.stat().st_size > LONGEST_RECORD:
-            return {}
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = decode_json(read_whole(path, LONGEST_RECORD))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

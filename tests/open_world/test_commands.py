@@ -140,7 +140,7 @@ def test_pictures_that_cannot_be_read_are_listed_and_the_rest_is_done(
         ("ingest STORE missing.png", "cannot be read"),
         ("ingest STORE", "PICTURES"),
         ("ingest STORE x --transaction 0", "1 or more"),
-        ("discover STORE --words missing.txt", "a text file of names"),
+        ("discover STORE --words missing.txt", "a readable text file"),
         ("discover STORE", "expected unknown pictures, got none"),
         ("review STORE --shown 0", "1 or more"),
         ("apply STORE missing.json", "a review that can be read"),

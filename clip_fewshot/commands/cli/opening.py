@@ -185,16 +185,11 @@ def warn_if_blind(world: OpenWorldClassifier) -> None:
 
 def read_words(path: Path | None) -> list[str] | None:
     """The names in a text file; None for the shipped list."""
-    from clip_fewshot.runtime.reading import read_whole
+    from clip_fewshot.data.text_files import read_text
 
     if path is None:
         return None
-    try:
-        words = [line.strip() for line in read_whole(path).decode().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            expected="a text file of names", got=str(error), fix="check --words", where=str(path)
-        ) from error
+    words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not words:
         raise DataError(expected="a name a line", got="an empty file", fix="check --words", where=str(path))
     return words
