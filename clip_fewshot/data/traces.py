@@ -13,7 +13,7 @@ from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.listing import PARTITIONS
-from clip_fewshot.data.names import fold_name
+from clip_fewshot.data.names import fold_name, to_unicode
 from clip_fewshot.data.picture_files import read_regular
 
 MAKE, MODEL, SOFTWARE, CHANGED, EXIF, TAKEN = 271, 272, 305, 306, 0x8769, 36867  # tags of EXIF 2.3
@@ -60,11 +60,15 @@ def _count_days(taken: Any) -> int | None:
 
 
 def _place(images: ImageDataset, i: int) -> dict[str, Any]:
-    path, label = PurePath(images.names[i]), _label(images, i)
+    path, classes = PurePath(to_unicode(images.names[i])), _class_folders(images, i)
     parts: Sequence[str] = path.parts[:-1]
-    own = [part for part in parts if fold_name(part) != label and part.lower() not in PARTITIONS]
+    own = [part for part in parts if fold_name(part) not in classes and part.lower() not in PARTITIONS]
     return {"folder": "/".join(own) or None, "name": re.sub(r"\d+", "", path.stem)}
 
 
-def _label(images: ImageDataset, i: int) -> str:
-    return "" if images.labels is None else fold_name(images.label_space.names[int(images.labels[i])])
+def _class_folders(images: ImageDataset, i: int) -> set[str]:
+    """What folders are called that are the class: as the source names it, and in one another as ``bird/owl``."""
+    if images.labels is None:
+        return set()
+    name = (images.label_space.former or images.label_space.names)[int(images.labels[i])]
+    return {fold_name(part) for part in (name, *name.split("/"))}

@@ -145,7 +145,9 @@ def test_usual_heads_are_no_news(tmp_path: Path) -> None:
     assert replace(USUAL, activation="gelu").unlike_openai() == {"activation": "gelu"}
 
 
-@pytest.mark.parametrize("stated", ["[]", "{", '{"vision_heads": "4"}', '{"image_size": 3}', '{"text_heads": 0}'])
+@pytest.mark.parametrize(
+    "stated", ["[]", "{", "[" * 99999, '{"vision_heads": "4"}', '{"image_size": 3}', '{"text_heads": 0}']
+)
 def test_a_header_that_states_nonsense_is_named(stated: str, tmp_path: Path) -> None:
     safetensors.torch.save_file(build_backbone(NARROW).state_dict(), tmp_path / "w.safetensors", {STATED: stated})
     with pytest.raises(ArtifactError, match=r"w\.safetensors"):

@@ -106,6 +106,7 @@ def test_mistakes_are_one_line_before_anything_is_read(command: Command, photos:
     one_line(command("compare", photos, "--shot-counts", "0", *out), 2, "--shot-counts")
     one_line(command("compare", photos, "--features", "t.parquet", *out), 2, "DATA without --features")
     one_line(command("compare", "--features", "t", "--model", "mini", *out), 2, "--model without --features")
+    one_line(command("compare", "--features", "t", "--classes-at", 2, *out), 2, "--classes-at without --features")
     one_line(command("embed", photos, "--labels", "--spark"), 2, "--labels without --spark")
     one_line(command("embed", photos, "--template", "a {}"), 2, "--template with --labels")
     assert not (tmp_path / "out").exists()

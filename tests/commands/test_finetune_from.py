@@ -86,6 +86,7 @@ def test_what_was_ever_trained_on_is_remembered_over_several_runs(
 def test_classes_and_their_shots(command: Command, photos: Path, tmp_path: Path) -> None:
     chosen = ("--model", "mini", "--passes", 1, "--held-out", 0.4, "--per-class", 2)
     assert command("finetune", photos, "--out", tmp_path / "a", *chosen).code == 0
+    assert command("finetune", photos, "--resume", tmp_path / "a", "--classes-at", 1, *chosen).code == 0
     more = (*chosen, "--seed", 1)  # another seed, other sides
     ended = command("finetune", photos, "--from", tmp_path / "a", "--out", tmp_path / "b", *more, "--json")
     assert ended.code == 0

@@ -362,5 +362,9 @@ def test_what_a_kill_left_of_a_file_is_removed_and_what_is_being_written_is_not(
         file.write(b"more")
         remove_half_files(tmp_path, "table[1].parquet")
         assert len(list(tmp_path.glob(".*.tmp"))) == 2  # the one above, and that of another table
+    (tmp_path / ".folder.tmp").mkdir()
+    (tmp_path / ".link.tmp").symlink_to("nowhere")
+    os.mkfifo(tmp_path / ".pipe.tmp")
     remove_half_files(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", "table[1].parquet"}
+    foreign = {".folder.tmp", ".link.tmp", ".pipe.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", "table[1].parquet", *foreign}

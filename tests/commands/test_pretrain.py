@@ -16,6 +16,7 @@ from clip_fewshot.commands import pretrain
 from clip_fewshot.commands.cli.parser import parse
 from clip_fewshot.contrastive import memory_check, memory_forecast
 from clip_fewshot.contrastive.distributed.world import SingleProcess
+from clip_fewshot.contrastive.jobs import Pretraining
 from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
@@ -168,3 +169,12 @@ def test_texts_about_classes_need_classes(photos: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         options(photos, "--template", "a {}")
     assert "--template: expected pictures with classes, got captions alone" in capsys.readouterr().err
+
+
+def test_what_spark_sent_may_be_replaced_by_what_it_sends_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Spark on other machines: the checkpoint, by which a training is known, stays there."""
+    monkeypatch.setattr(pretraining, "run_on_spark", lambda *_, **__: dict.fromkeys(pretraining.MODEL_FILES, b"{}"))
+    job = Pretraining(data="photos", out=str(tmp_path / "run"))
+    for _ in range(2):
+        pretraining.pretrain_by_spark(job)
+        assert {*pretraining.MODEL_FILES} <= {path.name for path in (tmp_path / "run").iterdir()}

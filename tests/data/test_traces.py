@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ def test_size_format_camera_date_and_place_are_read(tmp_path: Path) -> None:
     assert bee["day"] == 738946
     assert (ant["format"], ant["camera"], ant["day"], ant["jpeg table"]) == ("PNG", None, None, None)
     assert bee["jpeg table"] > 1000
+
+
+def test_the_folders_of_a_class_tell_nothing_whatever_it_is_called_later(tmp_path: Path) -> None:
+    for seed, folder in enumerate((os.fsencode("n01"), b"caf\xe9", b"bird/owl", b"bird/wren")):
+        place = Path(os.fsdecode(bytes(tmp_path) + b"/" + folder))
+        place.mkdir(parents=True)
+        picture(seed).save(place / "a.png")
+    for names in (None, ["hooter", "singer", "coffee", "tench"]):
+        assert read_traces(read_dataset(tmp_path, format="leaves", class_names=names))["folder"] == [None] * 4
+    assert {*read_traces(read_dataset(tmp_path, classes_at=1))["folder"]} == {None, "owl", "wren"}
 
 
 def test_pictures_in_memory_have_a_size_and_broken_exif_costs_nothing_else(tmp_path: Path) -> None:

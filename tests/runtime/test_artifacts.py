@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from clip_fewshot.errors import ArtifactError
+from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.runtime.artifacts import MANIFEST, load_artifact, open_artifact, save_artifact
 from clip_fewshot.runtime.files import hash_bytes, seal
@@ -83,6 +83,17 @@ def test_what_was_sealed_by_somebody_else_is_refused_in_our_words(folder: Path, 
     change(folder, lambda held: seal(held | part))
     with pytest.raises(ArtifactError):
         load_artifact(folder, "kind")
+
+
+def test_what_lies_about_is_not_read_to_know_that_it_is_foreign(tmp_path: Path) -> None:
+    with (tmp_path / "film.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ResourceError, match=r"film\.bin"):
+        save_artifact(tmp_path, "kind", FILES, {})
+    save_artifact(tmp_path, "kind", FILES, {}, overwrite=True)
+    save_artifact(tmp_path, "kind", {"weights.bin": b"of another"}, {})
+    assert load_artifact(tmp_path, "kind")[1] == {"weights.bin": b"of another"}
+    assert len(list(tmp_path.iterdir())) == 3  # the film, the manifest and the file it names
 
 
 def test_what_does_not_fit_together_is_our_error(folder: Path) -> None:

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clip_fewshot.data.read import read_dataset
+from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, DataError
 from clip_fewshot.features.table import read_features
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
@@ -43,6 +45,26 @@ def test_only_a_regular_file_is_read(odd: Path, name: str) -> None:
     assert read_whole("file") == read_whole("file", 3) == b"abc"
     with pytest.raises(OSError, match="3 bytes where at most 2"):
         read_whole("file", 2)
+
+
+def test_the_beginning_of_a_text_may_end_inside_a_letter(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "a.txt").write_bytes("so\u00e4\u00e4".encode(encoding))
+        size = (tmp_path / "a.txt").stat().st_size
+        assert [read_text(tmp_path / "a.txt", size - cut) for cut in (0, 1)] == ["so\u00e4\u00e4", "so\u00e4"]
+    (tmp_path / "a.txt").write_bytes(b"so\xe4so")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_text(tmp_path / "a.txt", 4)
+
+
+def test_a_table_beside_pictures_is_seen_however_long_it_is(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), (ord(name[0]), 0, 0)).save(tmp_path / name)
+    (tmp_path / "kinds.csv").write_text("image,label\na.png,cat\nb.png,dog\n")
+    with (tmp_path / "kinds.csv").open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"kinds\.csv"):
+        read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".txt", ".tar", ".parquet", ".pkl"])

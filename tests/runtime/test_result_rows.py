@@ -57,6 +57,9 @@ def test_the_history_of_a_training(tmp_path: Path) -> None:
         assert np.isnan(frame.loss[1])
     with pytest.raises(cf.DataError, match=r"metrics.jsonl"):
         cf.read_history(tmp_path / "nowhere")
+    log.path.write_bytes(b"\xe4")
+    with pytest.raises(cf.DataError, match=r"metrics.jsonl:1: expected UTF-8"):
+        cf.read_history(tmp_path)
     with pytest.raises(cf.ArtifactError, match="finished trials"):
         cf.list_trials(tmp_path)
 
