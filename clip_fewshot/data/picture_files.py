@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +14,13 @@ from clip_fewshot.data.parquet import cell_bytes
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.reading import read_whole
 
 BYTE_LIMIT = PICTURE_MEMORY
+REFUSED = {  # error of the system -> reason, what was expected, and what to do
+    errno.ENOTSUP: ("not-regular", "a regular file", "remove it"),
+    errno.EFBIG: ("too-large", f"at most {BYTE_LIMIT:,} bytes", "shrink it"),
+}
 SMALL_FILE = 1 << 24  # bytes; each thread may read one beside the memory that they share
 
 
@@ -34,7 +39,7 @@ def read_regular(path: str | Path) -> bytes:
     """The bytes of a regular file, or of one in a tar or Parquet file; pipes and devices are refused, not waited on."""
     name = escape(path)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return read_whole(path, BYTE_LIMIT)
     except (FileNotFoundError, NotADirectoryError) as error:
         inside = _from_archive(Path(path))
         if inside is not None:
@@ -42,20 +47,9 @@ def read_regular(path: str | Path) -> bytes:
         raise ImageError(
             "missing", expected="a picture", got="no such file", fix="check the path", where=name
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(
-            "unreadable", expected="a readable file", got=str(error), fix="check its permissions", where=name
-        ) from error
-    try:
-        _check_regular(os.fstat(handle), name)
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read()
     except OSError as error:
-        raise ImageError(
-            "unreadable", expected="a readable file", got=str(error), fix="check the disk", where=name
-        ) from error
-    finally:
-        os.close(handle)
+        reason, expected, fix = REFUSED.get(error.errno, ("unreadable", "a readable file", "check its permissions"))
+        raise ImageError(reason, expected=expected, got=str(error.strerror), fix=fix, where=name) from error
 
 
 def _from_archive(path: Path) -> bytes | None:
@@ -66,18 +60,3 @@ def _from_archive(path: Path) -> bytes | None:
         raise ImageError(
             "unreadable", expected=error.expected, got=error.got, fix=error.fix, where=error.where
         ) from error
-
-
-def _check_regular(status: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(
-            "not-regular", expected="a regular file", got="a pipe, device or folder", fix="remove it", where=name
-        )
-    if status.st_size > BYTE_LIMIT:
-        raise ImageError(
-            "too-large",
-            expected=f"at most {BYTE_LIMIT:,} bytes",
-            got=f"{status.st_size:,}",
-            fix="shrink it",
-            where=name,
-        )

@@ -20,7 +20,7 @@ def read_text(path: Path, most: int | None = None) -> str:
     """
     try:
         with open_regular(path, MOST_BYTES if most is None else None) as file:
-            data = file.read(most)
+            data = file.read(-1 if most is None else most)
     except OSError as error:
         raise DataError(
             expected="a readable text file", got=str(error), fix="check path and permissions", where=escape(path)

@@ -21,7 +21,7 @@ from clip_fewshot.runtime.reading import decode_json, read_whole
 FOLDER_MARK, FILE_MARK = ".clip_fewshot.json", "<!-- written by clip_fewshot -->\n"
 INSIST = ", or insist with `overwrite`"
 LONGEST_RECORD = 1 << 24  # bytes of a JSON file that a folder is known by
-TARGETS = ("out", "grid", "record", "resume")  # options that say where to write, and those that say what to read
+# Options that say what to read.
 PICTURE_SOURCES = {"data", "sets", "sources", "pictures", "test", "unlabelled", "labelled", "novel", "background"}
 SOURCES = PICTURE_SOURCES | {
     *("image", "features", "tuned", "saved", "store", "review", "class_names", "words", "from_", "templates"),

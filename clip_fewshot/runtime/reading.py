@@ -29,7 +29,7 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "a pipe, device or folder, and no regular file", str(path))
+            raise OSError(errno.ENOTSUP, "a pipe, device or folder, and no regular file", str(path))
         if most is not None and status.st_size > most:
             raise OSError(errno.EFBIG, f"{status.st_size:,} bytes where at most {most:,} are read", str(path))
         return os.fdopen(handle, "rb")

@@ -29,7 +29,6 @@ from clip_fewshot.runtime.outputs import (
     FILE_MARK,
     FOLDER_MARK,
     SOURCES,
-    TARGETS,
     FolderKind,
     check_file,
     check_folder,
@@ -37,6 +36,7 @@ from clip_fewshot.runtime.outputs import (
 )
 from tests.commands.test_commands import MODULES
 
+TARGETS = ("out", "grid", "record", "resume")  # options that say where to write
 # Output of a command -> what is typed before it. IN is what the command reads; "" where it reads nothing.
 FILES = {
     ("linear_probe", "--grid"): ("IN",),
