@@ -48,7 +48,9 @@ def read_regular(path: str | Path) -> bytes:
             "missing", expected="a picture", got="no such file", fix="check the path", where=name
         ) from error
     except OSError as error:
-        reason, expected, fix = REFUSED.get(error.errno, ("unreadable", "a readable file", "check its permissions"))
+        reason, expected, fix = REFUSED.get(
+            error.errno or 0, ("unreadable", "a readable file", "check its permissions")
+        )
         raise ImageError(reason, expected=expected, got=str(error.strerror), fix=fix, where=name) from error
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clip_fewshot.data.names import escape
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name
 
@@ -54,7 +54,8 @@ def suggest_commands(results: Found, program: str, model: Path) -> list[str]:
         program: how commands are started, such as clip-fewshot.
         model: folder of the saved model.
     """
-    place = shlex.quote(str(model)) if str(model).isprintable() else f"$'{escape(model)}'"
+    told = repr(os.fsencode(model) + b'"')[2:-2]  # the bytes in single quotes, as repr has them beside a double one
+    place = shlex.quote(str(model)) if str(model).isprintable() else f"$'{told}'"
     store = f"{program} open-world init store/ {place}"
     calls_unknown = results["novelty"] or results.get("rehearsal")
     return [f"{program} predict {place} new_pictures/", *([store] if calls_unknown else [])]

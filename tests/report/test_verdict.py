@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,10 @@ def test_the_next_commands_are_words_of_a_shell_whatever_the_folder_is_called() 
     ]
     odd = suggest_commands(sample.results(), "clip-fewshot", Path("a\x1b[2J\n/model"))
     assert odd[0] == "clip-fewshot predict $'a\\x1b[2J\\n/model' new_pictures/"  # as bash writes what does not print
+    for name in (b"caf\xe9 o'clock \\n", b'caf\xc3\xa9\n"'):
+        told = suggest_commands(sample.results(), "echo -n", Path(os.fsdecode(name)))[0]
+        said = subprocess.run(["bash", "-c", told], capture_output=True, check=True).stdout
+        assert said == b"predict " + name + b" new_pictures/"
     blind = suggest_commands(sample.results(novelty=None), "python -m clip_fewshot", Path("model"))
     assert blind == ["python -m clip_fewshot predict model new_pictures/"]
 
