@@ -6,6 +6,7 @@ one table each are read so under any name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def read_split_tables(source: Path, columns: Mapping[str, str] | None = None) ->
         side = "" if path.parent == source else path.parent.name
         warnings += [*listing.warnings, *([VALIDATION_JOINED] if side.lower() in VALIDATION else [])]
         entries += [_placed(entry, side) for entry in listing.entries]
-    named = {entry.path for entry in entries}
-    lost = [path for path in tree.pictures if source / path not in named]
+    named = {os.path.normpath(entry.path) for entry in entries}
+    lost = [path for path in tree.pictures if os.path.normpath(source / path) not in named]
     if lost:
         warnings.append(f"{len(lost)} pictures stand in no table and were not read: {escape(lost[0])} ...")
     tree.others = [path for path in tree.others if source / path not in tables]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
         said = _labels(tree.root / path)
         found: dict[str, set[str]] = defaultdict(set)
         for picture, label in label_of.items():
-            if (other := said.get((tree.root / picture).absolute())) is not None:
+            if (other := said.get(os.path.abspath(tree.root / picture))) is not None:
                 found[label].add(other)
         torn = [
             f"{escape(label)}: {', '.join(sorted(map(escape, others)))}"
@@ -70,11 +71,13 @@ def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, 
             raise DataError(expected="folders that name the classes", got=got, fix=fix, where=escape(tree.root))
 
 
-def _labels(table: Path) -> dict[Path, str]:
+def _labels(table: Path) -> dict[str, str]:
     """Picture -> class, of a table that names its classes and can be read."""
     if table.suffix.lower() not in TABLE_SUFFIXES or not is_table(table):
         return {}
     try:
-        return {entry.path.absolute(): entry.label for entry in read_csv(table).entries if entry.label is not None}
+        return {
+            os.path.abspath(entry.path): entry.label for entry in read_csv(table).entries if entry.label is not None
+        }
     except DataError:
         return {}

@@ -281,3 +281,15 @@ def test_all_that_is_seen_is_used_or_listed(
     event(f"read: {len(used) > 0}")
     labels = {entry.label for entry in listing.entries}
     assert format is not None or not labels & {"test", "val", "images"}, listing
+
+
+def test_a_way_back_in_the_name_of_a_folder_changes_nothing(tmp_path: Path) -> None:
+    rows = [f"{folder}/{i}.png" for folder in ("u", "v") for i in range(2)]
+    for seed, (name, place) in enumerate((name, place) for place in ("one", "two") for name in rows):
+        put(tmp_path / place / name, seed)
+    put(tmp_path / "one" / "metadata.csv", "".join(["file_name,label\n", *(f"{row},{row[0]}\n" for row in rows)]))
+    put(tmp_path / "two" / "kinds.csv", "".join(["image,label\n", *(f"{row},{row[2]}\n" for row in rows)]))
+    for way in (tmp_path, tmp_path / "one" / ".."):
+        assert cf.read_dataset(way / "one").warnings == ()
+        with pytest.raises(cf.DataError, match="divides the pictures otherwise"):
+            cf.read_dataset(way / "two")
