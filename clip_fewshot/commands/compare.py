@@ -15,16 +15,7 @@ from clip_fewshot.commands.cli import shared_options as shared
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.commands.shots import CURVE_SHOTS
-from clip_fewshot.config import (
-    MODEL_HELP,
-    READING,
-    OutputOptions,
-    SourceOptions,
-    check_range,
-    model_for,
-    option,
-    split_names,
-)
+from clip_fewshot.config import MODEL_HELP, OutputOptions, SourceOptions, check_range, model_for, option, split_names
 from clip_fewshot.runtime.outputs import COMPARISON_FOLDER
 
 DESCRIPTION = """Fit every method on the same support sets, ask each about the same sealed pictures: accuracy and its
@@ -34,7 +25,7 @@ EXAMPLES = (
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
 METHODS_HELP = "methods, python:MODULE:NAME for your own (default: all that train no tower)"
-OF_PICTURES = ("sets", "model", *READING, "template", "templates")
+OF_SETS = ("sets", "model", "root", "test", "columns", "format", "class_names", "classes_at", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +45,7 @@ class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
     def __post_init__(self) -> None:
         check_range(self, "shot_counts", "seeds", "epochs")
         if self.features:
-            shared.refuse_idle(self, OF_PICTURES, "without --features")
+            shared.refuse_idle(self, OF_SETS, "without --features")
 
 
 def main(options: Options) -> int:

@@ -110,7 +110,7 @@ def check_file(
         ResourceError: as of :func:`check_folder`; a folder or a device is never replaced.
     """
     there = _is_there(path)
-    check_apart(path, options)
+    check_apart(path, options, inside=is_own is None)  # a drawing would be an unreadable picture
     if not there:
         return path
     linked, regular = path.is_symlink(), path.is_file()
@@ -137,7 +137,7 @@ def check_apart(target: Path, options: Any, inside: bool = False) -> None:
         if _same(source, target):
             raise _refusal(target, "a place apart from what is read", f"that of `{name}`", "")
         if inside and name in PICTURE_SOURCES and source.is_dir() and Path(os.path.realpath(source)) in place.parents:
-            raise _refusal(target, "a folder outside of the pictures", f"one inside of `{name}`", "")
+            raise _refusal(target, "a place outside of the pictures", f"one inside of `{name}`", "")
 
 
 def shorten_home(value: Any) -> Any:

@@ -302,12 +302,15 @@ def test_a_run_may_be_called_as_what_comes_with_the_package(tmp_path: Path, monk
         check_folder(Path("photos"), kind, options=FewShotConfig.of(data="photos"))
 
 
-def test_no_folder_inside_of_the_pictures(photos: Path, tmp_path: Path, command: Any) -> None:
+def test_no_results_inside_of_the_pictures(photos: Path, tmp_path: Path, command: Any) -> None:
     before, link = digest(photos), tmp_path / "link"
     link.symlink_to(photos)
     for data in (photos, link):
         refused = command("few_shot", data, "--model", "mini", "--out", photos / "run")
         assert refused.code == 4
+        assert "inside of" in refused.err
+        refused = command("linear_probe", data, "--model", "mini", "--grid", photos / "sample.svg")
+        assert (refused.code, refused.out) == (4, "")
         assert "inside of" in refused.err
     assert digest(photos) == before
 
