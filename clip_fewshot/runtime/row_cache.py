@@ -150,7 +150,7 @@ class RowFile:
         try:
             content = read_json(path) if os.path.isfile(path) else None
             return None if content is None else cls(kind, about, content["shape"], content["dtype"])
-        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun again
+        except (ArtifactError, KeyError, TypeError, ValueError, SyntaxError):  # damaged (NumPy parses it): begun again
             return None
 
     @property
