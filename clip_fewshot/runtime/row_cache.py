@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, write_json
+from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, remove_half_files, write_json
 from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import IndexArray
 
@@ -201,6 +201,7 @@ class RowFile:
     def _make_room(self, needed: int) -> None:
         if not self._declared:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_half_files(self.folder)
             write_json(self.folder / ABOUT, self._about)
             self._declared = True
         free = shutil.disk_usage(self.folder).free

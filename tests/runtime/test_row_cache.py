@@ -82,7 +82,9 @@ def test_a_shelf_is_found_again_without_knowing_its_shape(shelf: RowFile) -> Non
     assert RowFile.open_existing("things", {"size": 3}) is None
     (shelf.folder / ABOUT).write_text("{")
     assert RowFile.open_existing("things", {"size": 3}) is None
+    (half := shelf.folder / f".{ABOUT}.ab12.tmp").write_text("{")
     assert new_shelf().append(keys(1), rows(1))  # and is declared anew
+    assert not half.exists()
     assert RowFile.open_existing("things", {"size": 3}) is not None
 
 
