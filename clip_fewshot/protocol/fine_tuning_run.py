@@ -48,7 +48,7 @@ from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
-from clip_fewshot.runtime.files import read_json, write_bytes
+from clip_fewshot.runtime.files import read_json, remove_half_files, write_bytes
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
 from clip_fewshot.types import FloatArray, Progress, Say
 
@@ -172,6 +172,8 @@ def _tune(
         _train(tuned, pairs, objective, job, world, progress)
     if not leads:
         return {}
+    for place in (job.folder, job.folder / TUNED_FOLDER):
+        remove_half_files(place)
     if warning := save_tuned(tuned, job.folder / TUNED_FOLDER, job.overwrite).get("warning"):
         say(warning)
     return {

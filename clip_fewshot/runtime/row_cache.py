@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from clip_fewshot.errors import ArtifactError, ResourceError
-from clip_fewshot.runtime.files import cache_root, hash_bytes, hold_file, read_json, write_json
+from clip_fewshot.runtime.files import (
+    cache_root,
+    check_seal,
+    hash_bytes,
+    hold_file,
+    read_json,
+    remove_half_files,
+    seal,
+    write_json,
+)
 from clip_fewshot.runtime.reading import open_regular
 from clip_fewshot.types import IndexArray
 
@@ -148,9 +157,9 @@ class RowFile:
         """The shelf of that content, whatever its shape; None where none was begun."""
         path = _folder(kind, about) / ABOUT
         try:
-            content = read_json(path) if os.path.isfile(path) else None
+            content = check_seal(read_json(path), str(path)) if os.path.isfile(path) else None
             return None if content is None else cls(kind, about, content["shape"], content["dtype"])
-        except (ArtifactError, KeyError, TypeError, ValueError):  # damaged: it is begun again
+        except (ArtifactError, KeyError, TypeError, ValueError, SyntaxError):  # damaged (NumPy parses it): begun again
             return None
 
     @property
@@ -201,7 +210,8 @@ class RowFile:
     def _make_room(self, needed: int) -> None:
         if not self._declared:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / ABOUT, self._about)
+            remove_half_files(self.folder)
+            write_json(self.folder / ABOUT, seal(self._about))
             self._declared = True
         free = shutil.disk_usage(self.folder).free
         if free < needed + DISK_RESERVE:

@@ -139,7 +139,7 @@ def strike(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
         if (
             case.command == "open_world init"
             and case.place == 0
-            and case.thing in ("nowhere", "hollow", "a\nb\x1b[31m")
+            and case.thing in ("nowhere", "hollow", "~nobody", "a\nb\x1b[31m")
         ):
             return Outcome(True, "accepted")  # a fine place for a store
     else:

@@ -279,7 +279,10 @@ def test_killed_and_resumed_it_ends_in_the_same_weights(photos: Path, tmp_path: 
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "killed" / "results.json").exists()
+    (half := tmp_path / "killed" / "model" / ".model.safetensors.ab12.tmp").parent.mkdir(exist_ok=True)
+    half.write_bytes(b"half")
     run("killed", "--resume")
+    assert not half.exists()
     assert weights_digest(tmp_path / "killed") == weights_digest(tmp_path / "whole")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.files import SEAL
 from clip_fewshot.runtime.row_cache import ABOUT, DIGEST_BYTES, INDEX, ROWS_FILE, Batch, RowCache, RowFile
 
 SHAPE = (3, 5)
@@ -77,9 +79,20 @@ def test_a_shelf_is_found_again_without_knowing_its_shape(shelf: RowFile) -> Non
     assert found is not None
     assert (found.shape, found.dtype, found.path) == (SHAPE, np.float16, shelf.path)
     assert RowFile.open_existing("things", {"size": 4}) is None
+    about = (shelf.folder / ABOUT).read_text()
+    (shelf.folder / ABOUT).write_text(about.replace("<f2", "(,<f2"))
+    assert RowFile.open_existing("things", {"size": 3}) is None
     (shelf.folder / ABOUT).write_text("{")
     assert RowFile.open_existing("things", {"size": 3}) is None
+    (shelf.folder / ABOUT).write_text(about.replace("<f2", "<i2"))  # rows of as many bytes, and of other numbers
+    assert RowFile.open_existing("things", {"size": 3}) is None
+    unsealed = {name: value for name, value in json.loads(about).items() if name != SEAL}
+    (shelf.folder / ABOUT).write_text(json.dumps(unsealed))  # as releases before wrote it
+    assert RowFile.open_existing("things", {"size": 3}) is not None
+    (shelf.folder / ABOUT).write_text("{")
+    (half := shelf.folder / f".{ABOUT}.ab12.tmp").write_text("{")
     assert new_shelf().append(keys(1), rows(1))  # and is declared anew
+    assert not half.exists()
     assert RowFile.open_existing("things", {"size": 3}) is not None
 
 
