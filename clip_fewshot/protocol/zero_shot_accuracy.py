@@ -15,7 +15,7 @@ from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
 
-SAME = 1e-5  # one text in two batches differs by about 1e-6
+ONE_TEXT = 1e-5  # one text in two batches differs by about 1e-6
 
 
 def measure_zero_shot(backbone: Backbone, data: ImageDataset, templates: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def rank_classes(
 
 def list_alike(weights: torch.Tensor, names: Sequence[str]) -> list[str]:
     """The names whose (c, d) unit rows are those of another: all of their words are unknown to the model's texts."""
-    same = (weights @ weights.T > 1 - SAME).sum(dim=1) > 1
+    same = (weights @ weights.T > 1 - ONE_TEXT).sum(dim=1) > 1
     return [name for name, twice in zip(names, same.tolist(), strict=True) if twice]
 
 
