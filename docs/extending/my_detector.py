@@ -13,7 +13,7 @@ class NearestMeanDetector(OwnDecision):
 
     def fit(self, X, y=None):
         rows = keep_distinct(X)  # of length 1, each picture once
-        labels = np.zeros(len(rows.kept), int) if y is None else number_classes(y, rows, "NearestMeanDetector")
+        labels = number_classes(np.zeros(len(X), int) if y is None else np.asarray(y), rows)
         counts = np.bincount(labels)[labels]
         if counts.min() < 2:
             raise few_rows_error("2 distinct pictures of each class", rows, "NearestMeanDetector")
