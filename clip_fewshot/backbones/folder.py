@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parent / "mini"
 
 def save_backbone(
     backbone: Backbone,
-    folder: Path,
+    folder: str | Path,
     used_token_ids: Collection[int] | None = None,
     half: bool = True,
     overwrite: bool = False,
@@ -58,7 +58,7 @@ def save_backbone(
         >>> cf.load_backbone("my-model").name
         'my-model'
     """
-    check_folder(Path(folder), BACKBONE_FOLDER, overwrite)
+    folder = check_folder(Path(folder), BACKBONE_FOLDER, overwrite)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:
         state[TOKEN_EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[TOKEN_EMBEDDING], sorted(set(used_token_ids)))

@@ -39,8 +39,11 @@ def main(options: Options) -> int:
         found, text = measure_zero_shot(backbone, data, templates), summary
     else:
         top = rank_classes(backbone, picture, data.label_space.names, templates, TOP)
-        found, text = {"image": str(options.image), "top": top}, ranking
+        found, text = {"image": str(options.image), **top}, ranking
     name = str(options.tuned or options.model_name)
+    if alike := found["told_alike"]:
+        some = f"{len(alike)} class names are the same text to {name}: {', '.join(alike[:TOP])}"
+        opening.warn([f"{some}; where names tell nothing, the first class wins: try another --model or --class-names"])
     found |= {"schema": 1, "model": name, "data": data.name, "templates": list(templates)}
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0

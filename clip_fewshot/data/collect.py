@@ -50,6 +50,9 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         got = f"one path {str(images)!r}" if isinstance(images, str | Path) else f"a {type(images).__name__}"
         fix = "use read_dataset(path) or [path]"
         raise UsageError(expected="a list of pictures", got=got, fix=fix, where="images")
+    if hasattr(images, "columns"):  # iterated, a frame is the names of its columns
+        fix = "use read_dataset(frame), or one column of paths"
+        raise UsageError(expected="a list of pictures", got="a table", fix=fix, where="images")
     given = [_picture(image, i) for i, image in enumerate(images)]
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(given))
     pictures = tuple(
@@ -162,8 +165,13 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
 
 def list_warnings(pictures: ImageDataset) -> list[str]:
     """What a reader should know: the warnings of the source, and by reason how many pictures could not be read."""
+    first = {skipped.reason: skipped for skipped in reversed(pictures.skipped)}
     reasons = Counter(skipped.reason for skipped in pictures.skipped)
-    return [*pictures.warnings, *(f"{n} unreadable pictures: {reason}" for reason, n in sorted(reasons.items()))]
+    unread = [
+        f"{n} unreadable pictures: {reason}, the first: {first[reason].path} ({first[reason].detail})"
+        for reason, n in sorted(reasons.items())
+    ]
+    return [*pictures.warnings, *unread]
 
 
 def keep_readable(paths: Iterable[Path]) -> ImageDataset:

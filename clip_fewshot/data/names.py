@@ -119,7 +119,7 @@ def speak_name(name: str) -> str:
     return spoken
 
 
-def refuse_names(names: Iterable[str], where: str) -> list[str]:
+def refuse_names(names: Iterable[str], where: str, fix: str = "rename or merge these classes") -> list[str]:
     """Stop where classes cannot have these names together; warnings on those that only look alike.
 
     Names that differ by case, spaces or the way letters are encoded are the same; single letters may.
@@ -133,7 +133,6 @@ def refuse_names(names: Iterable[str], where: str) -> list[str]:
     problems += [f"{both}: the same but for case, spaces or encoding" for both in _alike(distinct, fold_name)]
     if problems:
         got = f"{len(problems)} that cannot be used:{list_first(problems)}\n"
-        fix = "rename or merge these classes"
         raise DataError(expected="class names that are told apart", got=got, fix=fix, where=where)
     joint = [ascii(name) for name in distinct if len(own := _split(name)) > 1 and own <= {*distinct}]
     listed = [f"class names that join other classes, as of pictures with several labels: {', '.join(joint[:LISTED])}"]

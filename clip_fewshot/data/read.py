@@ -71,7 +71,8 @@ def read_dataset(
     found = _read(source, test, format, options, strict, max_skipped, contradictions)
     found = found if class_names is None else rename_classes(found, class_names)
     where = escape(source) if isinstance(source, str | Path) else found.name
-    alike = refuse_names(found.label_space.names, where)
+    fix = "rename or merge these classes, or name them otherwise by `class_names`"
+    alike = refuse_names(found.label_space.names, where, fix)
     return replace(found, warnings=(*found.warnings, *alike)) if alike else found
 
 

@@ -28,6 +28,11 @@ def test_in_full_precision_nothing_changes(small: Backbone, tmp_path: Path) -> N
 
 
 @torch.no_grad()
+def test_a_folder_may_be_a_text(small: Backbone, tmp_path: Path) -> None:
+    save_backbone(small, str(tmp_path / "own"))
+    assert load_folder(tmp_path / "own", "own").name == "own"
+
+
 def test_in_half_precision_the_weights_are_rounded(small: Backbone, tmp_path: Path) -> None:
     save_backbone(small, tmp_path)
     loaded = load_backbone(tmp_path, device="cpu")

@@ -219,6 +219,11 @@ def test_advice_of_the_library_is_given_in_the_words_of_the_command(capsys: pyte
     assert end_of(raiser(error), capsys)[1] == "error: DATA: expected more, got DATA alone; change `other`\n"
 
 
+def test_items_of_a_list_are_told_apart_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = cf.DataError(expected="16 each", got="too few in\n  a: 1, b\n  c: 2\n", fix="add some")
+    assert end_of(raiser(error), capsys)[1] == "error: expected 16 each, got too few in a: 1, b; c: 2; add some\n"
+
+
 def test_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(raiser(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
     assert end_of(lambda options: 3, capsys) == (3, "")

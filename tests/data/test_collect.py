@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 from PIL import Image
 
-from clip_fewshot.data.collect import collect_images, read_images
-from clip_fewshot.errors import DataError
+from clip_fewshot.data.collect import collect_images, list_warnings, read_images
+from clip_fewshot.data.dataset import SkippedImage
+from clip_fewshot.errors import DataError, UsageError
 
 
 @pytest.fixture
@@ -63,3 +66,18 @@ def test_a_picture_in_memory_is_what_its_file_shows(tmp_path: Path) -> None:
     assert objects.digests[0] != objects.digests[1]  # the same numbers under two palettes
     with pytest.raises(DataError, match=r"image 1: .*floats"):
         collect_images([palettes[0], Image.new("F", (16, 16), 7)])
+
+
+def test_a_table_in_place_of_pictures_is_named_with_its_cure(folder: Path) -> None:
+    paths = sorted(map(str, folder.rglob("*.png")))
+    frame = pandas.DataFrame({"path": paths})
+    with pytest.raises(UsageError, match=r"got a table; use read_dataset\(frame\)"):
+        collect_images(frame)
+    assert collect_images(frame["path"]).names == tuple(paths)  # one column of it is a list
+
+
+def test_unreadable_pictures_are_said_with_the_first_by_name() -> None:
+    skipped = tuple(SkippedImage(f"{i}.heic", "unsupported", "HEIC") for i in range(2))
+    assert "2 unreadable pictures: unsupported, the first: 0.heic (HEIC)" in list_warnings(
+        replace(collect_images([Image.new("L", (8, 8))]), skipped=skipped)
+    )

@@ -116,7 +116,8 @@ def rename_to_flags(error: ClipFewShotError | str, options: type[Any]) -> str:
         field.name: _metavar_of(field) if field.metadata.get("positional") else _flag_of(field)
         for field, _, _ in flat_fields(options)
     }
-    return re.sub(r"`(\w+)`", lambda match: typed.get(match[1], match[0]), " ".join(str(error).split()))
+    listed = re.sub(r"(\n  .*)(?=\n  )", r"\1;", str(error)).replace("\n;", ";")  # an item a line
+    return re.sub(r"`(\w+)`", lambda match: typed.get(match[1], match[0]), " ".join(listed.split()))
 
 
 class _Parser(argparse.ArgumentParser):
