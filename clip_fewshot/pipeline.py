@@ -129,7 +129,8 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, options.alpha, method)
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, [*left_out, *notes])
+        noted = [*left_out, *outcome.list_notes(), *notes]
+        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, noted)
         clock.lap("test")
         results = (
             finished.results()

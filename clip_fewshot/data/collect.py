@@ -188,7 +188,7 @@ def keep_readable(paths: Iterable[Path]) -> ImageDataset:
         captions=None,
         partition=("",) * len(kept),
         digests=tuple(checked[path].digest for path in kept),
-        skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        skipped=tuple(SkippedImage(str(path), error.reason, error.detail) for path, error in errors),
         warnings=tuple(list_decisions({path: checked[path] for path in kept})),
     )
 

@@ -46,6 +46,11 @@ class ImageError(DataError):
         super().__init__(expected=expected, got=got, fix=fix, where=where)
         self.reason = reason
 
+    @property
+    def detail(self) -> str:
+        """What it is; of a picture for another library, also which."""
+        return f"{self.got}; {self.fix}" if self.reason == "unsupported" else self.got
+
 
 class Kind(NamedTuple):
     """A format that is read. ``marks`` begin its files; without one, the extension tells it."""

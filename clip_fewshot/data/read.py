@@ -145,7 +145,7 @@ def _from_listing(listing: Listing, checked: Mapping[Path, Checked], warnings: t
         captions=captions or None,
         partition=tuple(entry.partition for entry in kept),
         digests=tuple(checked[entry.path].digest for entry in kept),
-        skipped=tuple(SkippedImage(str(path), error.reason, error.got) for path, error in errors),
+        skipped=tuple(SkippedImage(str(path), error.reason, error.detail) for path, error in errors),
         warnings=warnings,
         origins=tuple(entry.where or escape(entry.name) for entry in kept),
     )

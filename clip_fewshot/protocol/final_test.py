@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+import torch
 from scipy.special import softmax
 
 from clip_fewshot.data.builtin import raw_pixels
@@ -22,6 +23,7 @@ from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.sight import Observer, Sight, look
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.protocol.refits import Fit, Task
+from clip_fewshot.protocol.zero_shot_accuracy import list_alike
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
@@ -75,6 +77,14 @@ class FinalTest:
     texts: FloatArray
     raw_pixels: Sequence[LabelArray]
     rejections: Sequence[Rejection]
+
+    def list_notes(self) -> list[str]:
+        """What a reader of these figures must know of them."""
+        alike = list_alike(torch.from_numpy(self.texts), self.test.label_space.names)
+        if not alike:
+            return []
+        some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
+        return [f"{some}; what reads names learns nothing from these: try another --model or --class-names"]
 
     def probabilities(self, name: str) -> list[FloatArray]:
         """(n, c) of one approach for ``test``, per fresh support set."""

@@ -160,7 +160,9 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     path = folder / MANIFEST
     if not os.path.isfile(path):
         expected = f"a folder with a saved {kind or 'model'}"
-        raise ArtifactError(expected=expected, got="no manifest.json in it", fix="check the path", where=str(folder))
+        inside = next((found.parent.name for found in sorted(folder.glob(f"*/{MANIFEST}"))), None)
+        fix = f"give the folder {inside!r} in it" if inside else "check the path"
+        raise ArtifactError(expected=expected, got="no manifest.json in it", fix=fix, where=str(folder))
     with explain_content(str(path)):
         content = read_json(path)
         if content["schema"] not in (1, ARTIFACT_SCHEMA):

@@ -112,6 +112,11 @@ def test_a_folder_reads_or_lists_every_picture(tmp_path: Path) -> None:
         ("photo.heic", "unsupported"),
         ("photo.raf", "unsupported"),
     ]
+    assert {Path(s.path).name: s.detail.count(FOREIGN[Path(s.path).name][1]) for s in data.skipped} == {
+        "logo.svg": 1,
+        "photo.heic": 1,
+        "photo.raf": 1,
+    }
     assert data.warnings == ("passed over 1 .md files",)
 
 

@@ -85,6 +85,13 @@ def test_what_was_sealed_by_somebody_else_is_refused_in_our_words(folder: Path, 
         load_artifact(folder, "kind")
 
 
+def test_the_folder_around_a_saved_one_names_it(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="give the folder 'kept' in it"):
+        load_artifact(folder.parent, "kind")
+    with pytest.raises(ArtifactError, match="check the path"):
+        load_artifact(folder / "none", "kind")
+
+
 def test_what_lies_about_is_not_read_to_know_that_it_is_foreign(tmp_path: Path) -> None:
     with (tmp_path / "film.bin").open("wb") as file:
         file.truncate(1 << 40)

@@ -1,0 +1,19 @@
+"""What the final test says of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import clip_fewshot as cf
+from clip_fewshot.protocol.final_test import FinalTest
+
+
+def test_names_that_are_one_text_to_the_model_are_said() -> None:
+    digits = cf.read_dataset("digits").subset(range(3))
+    texts = np.eye(10)
+    apart = FinalTest("mlp", (), digits, (), digits, (), np.empty((3, 10)), texts, (), ())
+    assert apart.list_notes() == []
+    alike = FinalTest("mlp", (), digits, (), digits, (), np.empty((3, 10)), texts[[0, 1, 1, *range(3, 10)]], (), ())
+    (note,) = alike.list_notes()
+    one, two = digits.label_space.names[1:3]
+    assert note.startswith(f"2 class names are the same text to the model: {one}, {two}; ")
