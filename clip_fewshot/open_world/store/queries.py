@@ -53,7 +53,7 @@ def check(database: Database) -> None:
     Raises:
         ArtifactError: damage.
     """
-    database.refuse_damage(quick=False)
+    database.refuse_damage()
     database.check_rows(SUMMED)
     for (state,) in database.rows("SELECT DISTINCT state FROM model_file"):
         saved_classifiers.read_artifact(database, state)

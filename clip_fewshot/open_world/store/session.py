@@ -84,7 +84,7 @@ class Session:
         try:
             look = database.path.stat().st_size <= CHECKED if check is None else check
             if look:
-                database.refuse_damage(quick=True)
+                database.refuse_damage()
             database.check_rows(SUMMED if look else FEW_ROWS)
             saved_classifiers.check_backbone(database, backbone)
         except BaseException:

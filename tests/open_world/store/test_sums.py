@@ -114,3 +114,22 @@ def test_a_text_that_is_none_is_damage(filled: Path, tiny: Backbone, column: str
     unguarded(filled, f"UPDATE {column} = CAST(x'61ff' AS TEXT)")
     with pytest.raises(ArtifactError, match=r"store\.sqlite3"):
         Store.open(filled, tiny)
+
+
+def test_a_state_is_counted_as_it_was_written_though_a_byte_changed_in_a_row_or_in_an_index(
+    filled: Path, tiny: Backbone
+) -> None:
+    path = filled / "store.sqlite3"
+    sound = path.read_bytes()
+    with Store.open(filled, tiny) as store:
+        right = store.status()
+    places = [place for place in range(len(sound)) if sound.startswith(b"unknown", place)]
+    refused = 0
+    for place in places[:: max(1, len(places) // 40)]:
+        path.write_bytes(sound[:place] + b"v" + sound[place + 1 :])
+        try:
+            with Store.open(filled, tiny) as store:
+                assert store.status() == right
+        except ArtifactError:
+            refused += 1
+    assert refused > 10
