@@ -120,7 +120,11 @@ def test_workers_that_start_at_once_on_a_fresh_database_share_one_study(
 ) -> None:
     address = server.fresh(f"shared{workers}")
     outs = [tmp_path / str(i) for i in range(workers)]
-    begun = [fork(out / "streams", "few_shot", *options, "--storage", address, "--out", out) for out in outs]
+    streams = [tmp_path / f"streams {i}" for i in range(workers)]  # a folder with other files is no place for a run
+    begun = [
+        fork(stream, "few_shot", *options, "--storage", address, "--out", out)
+        for stream, out in zip(streams, outs, strict=True)
+    ]
     ended = [process.wait() for process in begun]
     assert [end.code for end in ended] == [0] * workers, [end.err for end in ended]
     records = files(*outs)

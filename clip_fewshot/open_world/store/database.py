@@ -232,6 +232,7 @@ class Database:
                 raise ResourceError(
                     expected="a store that can be read and written", got=str(error), fix=fix, where=str(self.path)
                 ) from error
-            if any(word in text for word in DAMAGED):
+            # Every statement is fixed: one that cannot be run meets tables that are not as they were made.
+            if isinstance(error, sqlite3.OperationalError) or any(word in text for word in DAMAGED):
                 raise self._damage(str(error)) from error
             raise
