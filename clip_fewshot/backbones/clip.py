@@ -24,6 +24,7 @@ from clip_fewshot.backbones.transformer import ACTIVATIONS
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
+from clip_fewshot.runtime.reading import as_path
 
 ALIASES = {"ViT-L/14-336px": "ViT-L/14@336px"}
 MINI = "mini"
@@ -171,7 +172,7 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
             return built
         if name.endswith(RANDOM):  # what a saved classifier calls it
             return _random(name.removesuffix(RANDOM))
-    return _from_path(Path(name), str(name), given)
+    return _from_path(as_path(name, "name"), str(name), given)
 
 
 def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:

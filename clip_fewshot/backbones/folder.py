@@ -20,6 +20,7 @@ from clip_fewshot.backbones.stated import CONFIG, OPEN_CLIP_CONFIG
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.files import hash_bytes, read_json, write_json, write_pieces
 from clip_fewshot.runtime.outputs import FolderKind, check_folder
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.tensor_file import TensorFile, check_tensors, read_metadata
 
 BACKBONE_WEIGHTS = "model.safetensors"
@@ -58,7 +59,7 @@ def save_backbone(
         >>> cf.load_backbone("my-model").name
         'my-model'
     """
-    folder = check_folder(Path(folder), BACKBONE_FOLDER, overwrite)
+    folder = check_folder(as_path(folder, "folder"), BACKBONE_FOLDER, overwrite)
     state = {key: tensor.detach().cpu() for key, tensor in backbone.state_dict().items()}
     if used_token_ids is not None:
         state[TOKEN_EMBEDDING], state[TOKEN_ROWS] = _share_rows(state[TOKEN_EMBEDDING], sorted(set(used_token_ids)))

@@ -12,6 +12,7 @@ from typing import Any
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError, ResourceError
 from clip_fewshot.runtime.files import append_line, write_text
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.result_rows import ResultRows
 
 METRICS_FILE = "metrics.jsonl"
@@ -68,7 +69,8 @@ def read_history(folder: str | Path) -> ResultRows[dict[str, Any]]:
         >>> float(cf.read_history(".").to_frame().loss.mean())
         0.5
     """
-    places = [Path(folder) / METRICS_FILE, Path(folder) / "training" / METRICS_FILE]
+    asked = as_path(folder, "folder")
+    places = [asked / METRICS_FILE, asked / "training" / METRICS_FILE]
     place = next((place for place in places if os.path.isfile(place)), None)
     if place is None:
         fix = "name the folder of a training"

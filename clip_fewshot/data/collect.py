@@ -22,6 +22,7 @@ from clip_fewshot.data.verify import check_pictures, list_decisions
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.arrays import without_torch
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.types import LabelSpace
 
 Images = ImageDataset | SealedSet | Sequence["str | Path | Image.Image"]
@@ -146,7 +147,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     if isinstance(places, str | Path):
         fix = "write [path]"
         raise UsageError(expected="a list of paths", got=f"one path {str(places)!r}", fix=fix, where="places")
-    paths = [*map(Path, places)]
+    paths = [as_path(place, "places") for place in places]
     trees = {place: walk(place) for place in paths if os.path.isdir(place)}
     pictures = keep_readable(path for place in paths for path in _pictures(place, trees))
     passed = sum((tree.passed(tree.texts) for tree in trees.values()), Counter[str]())

@@ -15,6 +15,7 @@ from clip_fewshot.data.lists import list_paths
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.tables import TABLE_SUFFIXES, is_table, read_table
 from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.runtime.reading import as_path
 
 
 def picture_paths(
@@ -51,7 +52,7 @@ def list_pictures(
     format: str | None = None,
 ) -> tuple[tuple[Path, ...], list[str]]:
     """The paths of :func:`picture_paths`, and what was passed over on the way."""
-    place, top, notes = Path(source), None if root is None else Path(root), list[str]()
+    place, top, notes = as_path(source, "source"), None if root is None else Path(root), list[str]()
     if format is not None or (os.path.isfile(place) and place.suffix.lower() not in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)):
         listing = list_source(place, format, root=top, columns=columns)
         named, notes = [entry.path for entry in listing.entries], [*listing.warnings]

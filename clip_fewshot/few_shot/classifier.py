@@ -39,6 +39,7 @@ from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
 
@@ -241,7 +242,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ResourceError, ArtifactError: it does, or a model of another kind.
         """
         self._check_fitted()
-        save_artifact(Path(folder), FEW_SHOT_KIND, *self.to_artifact(), overwrite)
+        save_artifact(as_path(folder, "folder"), FEW_SHOT_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(
@@ -256,7 +257,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ArtifactError: damaged files, another backbone than then, or a foreign part not passed.
         """
-        with open_artifact(Path(folder), FEW_SHOT_KIND) as (meta, files):
+        with open_artifact(as_path(folder, "folder"), FEW_SHOT_KIND) as (meta, files):
             return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -241,14 +242,14 @@ class OpenWorldClassifier:
         Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
         ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
         """
-        save_artifact(Path(folder), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
+        save_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
 
     @classmethod
     def load(
         cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
     ) -> OpenWorldClassifier:
         """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
-        with open_artifact(Path(folder), OPEN_WORLD_KIND) as (meta, files):
+        with open_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND) as (meta, files):
             return cls.from_artifact(files, meta, backbone, str(folder), trusted)
 
     def foreign_parts(self) -> dict[str, Any]:

@@ -10,7 +10,21 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from clip_fewshot.errors import UsageError
+
 MOST_BYTES = 1 << 30  # a list of ten million pictures has half of it
+
+
+def as_path(value: Any, where: str) -> Path:
+    """``value``, a text or path, as a path.
+
+    Raises:
+        UsageError: something else.
+    """
+    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
+        fix = "give a text or a pathlib.Path"
+        raise UsageError(expected="a path", got=f"a {type(value).__name__}", fix=fix, where=where)
+    return Path(value)
 
 
 def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:

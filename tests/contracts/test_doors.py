@@ -570,3 +570,25 @@ def test_what_is_no_number_is_never_answered_with_one(strange: float) -> None:
         assert logits[1].isnan().all()
         assert cf.cross_entropy(logits, labels).isnan()
     assert symmetric_objective(rows, torch.eye(3, 8), torch.tensor(4.6), None).isnan()
+
+
+PATHS = {
+    "load": cf.FewShotClassifier.load,
+    "load with unknowns": cf.OpenWorldClassifier.load,
+    "load_backbone": cf.load_backbone,
+    "save_backbone": lambda path: cf.save_backbone(cf.load_backbone("mini"), path),
+    "picture_paths": cf.picture_paths,
+    "read_images": lambda path: cf.read_images([path]),
+    "store": cf.Store.open,
+    "list_trials": cf.list_trials,
+    "read_history": cf.read_history,
+}
+
+
+@pytest.mark.parametrize("door", PATHS.values(), ids=PATHS)
+def test_what_is_no_path_is_refused_at_each_door(door: Callable[[Any], Any]) -> None:
+    for none in (None, 3, 2.5, True, b"x", ["a"], object()):
+        refused = own_error(partial(door, none))
+        assert refused is not None
+        assert "path" in str(refused)
+        assert type(none).__name__ in str(refused)

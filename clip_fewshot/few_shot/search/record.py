@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.few_shot.select import TrialRecord
 from clip_fewshot.runtime.files import SEAL, read_json, seal, write_json
+from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.result_rows import ResultRows
 
 RECORD = "record"  # user attribute that marks a trial as finished
@@ -94,7 +95,7 @@ def list_trials(folder: str | Path) -> ResultRows[TrialRecord]:
         >>> cf.list_trials("run/").to_frame()["approach"].tolist()
         ['zero-shot', 'text-prior', 'linear-probe', 'mlp']
     """
-    found = [stored.record for stored in read_trials(Path(folder) / "trials").values()]
+    found = [stored.record for stored in read_trials(as_path(folder, "folder") / "trials").values()]
     if not found:
         fix = "name the folder of a run with trials"
         raise ArtifactError(expected="finished trials", got="none", fix=fix, where=str(folder))

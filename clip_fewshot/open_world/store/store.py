@@ -27,6 +27,7 @@ from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
 from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.runtime.files import hold_file
+from clip_fewshot.runtime.reading import as_path
 
 INGEST_BATCH = 256  # pictures per transaction
 
@@ -69,7 +70,7 @@ class Store:
         Raises:
             ResourceError: a folder with something else in it, or no place to write to.
         """
-        return cls(Session.create(Path(folder), world))
+        return cls(Session.create(as_path(folder, "folder"), world))
 
     @classmethod
     def open(
@@ -90,7 +91,7 @@ class Store:
         Raises:
             ArtifactError: no store, one of a newer release, a damaged one, or one made with another backbone.
         """
-        return cls(Session.open(Path(folder), backbone, check, trusted))
+        return cls(Session.open(as_path(folder, "folder"), backbone, check, trusted))
 
     def close(self) -> None:
         """Give the files back."""
