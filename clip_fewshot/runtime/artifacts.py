@@ -160,8 +160,8 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     path = folder / MANIFEST
     if not os.path.isfile(path):
         expected = f"a folder with a saved {kind or 'model'}"
-        inside = next((found.parent.name for found in sorted(folder.glob(f"*/{MANIFEST}"))), None)
-        fix = f"give the folder {inside!r} in it" if inside else "check the path"
+        of_run = os.path.isfile(folder / "model" / MANIFEST)
+        fix = "give the folder 'model' in it" if of_run else "check the path"
         raise ArtifactError(expected=expected, got="no manifest.json in it", fix=fix, where=str(folder))
     with explain_content(str(path)):
         content = read_json(path)

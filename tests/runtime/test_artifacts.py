@@ -85,11 +85,12 @@ def test_what_was_sealed_by_somebody_else_is_refused_in_our_words(folder: Path, 
         load_artifact(folder, "kind")
 
 
-def test_the_folder_around_a_saved_one_names_it(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="give the folder 'kept' in it"):
-        load_artifact(folder.parent, "kind")
+def test_the_folder_of_a_run_names_that_of_its_model(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="check the path"):
-        load_artifact(folder / "none", "kind")
+        load_artifact(folder.parent, "kind")
+    folder.rename(folder.parent / "model")
+    with pytest.raises(ArtifactError, match="give the folder 'model' in it"):
+        load_artifact(folder.parent, "kind")
 
 
 def test_what_lies_about_is_not_read_to_know_that_it_is_foreign(tmp_path: Path) -> None:
