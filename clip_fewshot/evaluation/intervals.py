@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL, Spread, add_spreads, two_level_spread, wilson_interval
 from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray
 
-CONFIDENCE_LEVEL = 0.95
 RESAMPLES = 400
 EXACT_FLIPS = 12  # up to this many seeds every pattern of signs is tried
 
@@ -68,13 +68,6 @@ class PairedDifference(Difference):
     only_b: int
 
 
-class _Spread(NamedTuple):
-    """Variance of a grand mean, and the degrees of freedom it was estimated with."""
-
-    variance: float
-    freedom: float
-
-
 def accuracy_interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
     """Accuracy with its 95 % interval over seeds and test images.
 
@@ -96,8 +89,8 @@ def accuracy_interval(correct_per_seed: Sequence[BoolArray]) -> EvalResult:
     """
     table = _right(correct_per_seed)
     mean, (n_seeds, n) = float(table.mean()), table.shape
-    spread = _two_level(table) if n_seeds > 1 else _Spread(mean * (1 - mean) / n, np.inf)
-    return EvalResult(mean, _wilson(mean, spread, n), tuple(table.mean(axis=1).tolist()), n)
+    spread = two_level_spread(table) if n_seeds > 1 else Spread(mean * (1 - mean) / n, np.inf)
+    return EvalResult(mean, wilson_interval(mean, spread, n), tuple(table.mean(axis=1).tolist()), n)
 
 
 def mean_interval(values_per_seed: Sequence[FloatArray], low: float = 0.0, high: float = np.inf) -> EvalResult:
@@ -107,7 +100,7 @@ def mean_interval(values_per_seed: Sequence[FloatArray], low: float = 0.0, high:
     """
     table = _table(values_per_seed)
     mean, (n_seeds, n) = float(table.mean()), table.shape
-    spread = _two_level(table) if n_seeds > 1 else _Spread(float(np.var(table)) / max(n - 1, 1), max(n - 1, 1))
+    spread = two_level_spread(table) if n_seeds > 1 else Spread(float(np.var(table)) / max(n - 1, 1), max(n - 1, 1))
     reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom)) * spread.variance**0.5
     return EvalResult(mean, (max(low, mean - reach), min(high, mean + reach)), tuple(table.mean(axis=1).tolist()), n)
 
@@ -133,7 +126,7 @@ def statistic_interval(
     truth, outputs = _aligned(labels, outputs_per_seed)
     per_seed, resampled = _values(statistic, truth, outputs, seed)
     mean, n = float(per_seed.mean()), len(truth)
-    return EvalResult(mean, _wilson(mean, _of_both(per_seed, resampled, truth), n), tuple(per_seed.tolist()), n)
+    return EvalResult(mean, wilson_interval(mean, _of_both(per_seed, resampled, truth), n), tuple(per_seed.tolist()), n)
 
 
 def statistic_difference(
@@ -175,7 +168,7 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
         )
     difference = right_a - right_b
     n_seeds, n = difference.shape
-    spread = _two_level(difference) if n_seeds > 1 else _Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
+    spread = two_level_spread(difference) if n_seeds > 1 else Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
     only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
     found = _tested(difference.mean(axis=1), spread, n)
     exact = {"p_value": mcnemar_test(only_a, only_b)} if n_seeds == 1 else {}
@@ -199,7 +192,7 @@ def sign_flip_test(differences: FloatArray, seed: int = 0) -> float:
     return float(reached.mean())
 
 
-def _tested(per_seed: FloatArray, spread: _Spread, n: int) -> dict[str, Any]:
+def _tested(per_seed: FloatArray, spread: Spread, n: int) -> dict[str, Any]:
     """The fields of a :class:`Difference` whose mean has that spread, on ``n`` images."""
     mean = float(per_seed.mean())
     # Half an image right for each method alone is added (Agresti and Min, 2005): equal answers on n images do not
@@ -242,12 +235,12 @@ def _values(
     return np.array([statistic(truth, output) for output in outputs]), np.array(resampled)
 
 
-def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -> _Spread:
+def _of_both(per_seed: FloatArray, resampled: FloatArray, truth: NDArray[Any]) -> Spread:
     """Of the mean over seeds: the part of the seeds and the part of the images."""
     n, n_groups, n_seeds = len(truth), len(np.unique(truth)), len(per_seed)
     of_images = float(np.var(resampled, ddof=1)) * n / max(n - n_groups, 1)
     of_seeds = float(np.var(per_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
-    return _add((of_seeds, n_seeds - 1), (of_images, n - 1 if n_seeds > 1 else np.inf))
+    return add_spreads((of_seeds, n_seeds - 1), (of_images, n - 1 if n_seeds > 1 else np.inf))
 
 
 def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
@@ -273,41 +266,6 @@ def each_seed(values_per_seed: object) -> list[Any]:
         got, fix = f"a {type(values_per_seed).__name__}", "write [values] for one seed"
         raise UsageError(expected="one array per seed", got=got, fix=fix)
     return [*values_per_seed]
-
-
-def _two_level(table: FloatArray) -> _Spread:
-    """Variance of the mean of an (S, n) table of S >= 2 sampled rows and n sampled columns."""
-    n_seeds, n = table.shape
-    mean, by_seed, by_image = table.mean(), table.mean(axis=1), table.mean(axis=0)
-    freedom = np.array([n_seeds - 1, max(n - 1, 1), (n_seeds - 1) * max(n - 1, 1)], dtype=np.float64)
-    rest = table - by_seed[:, None] - by_image + mean
-    seeds, images, both = (
-        np.array([n * np.sum((by_seed - mean) ** 2), n_seeds * np.sum((by_image - mean) ** 2), np.sum(rest**2)])
-        / freedom
-    )
-    # Each of the first two already holds the third in expectation: the estimate may not fall below either.
-    total = max(seeds + images - both, seeds, images)
-    squares = np.array([seeds, images, both]) ** 2 / freedom
-    return _Spread(float(total / table.size), float(total**2 / squares.sum()) if total > 0 else np.inf)
-
-
-def _add(first: tuple[float, float], second: tuple[float, float]) -> _Spread:
-    """Sum of two independent (variance, degrees of freedom), Satterthwaite's way."""
-    total = first[0] + second[0]
-    squares = sum(variance**2 / freedom for variance, freedom in (first, second) if variance > 0)
-    return _Spread(total, total**2 / squares if squares > 0 else np.inf)
-
-
-def _wilson(mean: float, spread: _Spread, n: int) -> tuple[float, float]:
-    """Score interval of a fraction whose variance is ``spread``: (centre -/+ reach) inside [0, 1].
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", 1927, with m effective images.
-    """
-    m = mean * (1 - mean) / spread.variance if spread.variance > 0 and 0 < mean < 1 else float(n)
-    z = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom))
-    centre = (mean + z * z / (2 * m)) / (1 + z * z / m)
-    reach = z / (1 + z * z / m) * (mean * (1 - mean) / m + z * z / (4 * m * m)) ** 0.5
-    return max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach))
 
 
 def _stratified_draws(labels: NDArray[Any], seed: int) -> list[NDArray[np.int64]]:

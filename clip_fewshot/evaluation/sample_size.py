@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clip_fewshot.evaluation.intervals import paired_difference
+from clip_fewshot.evaluation.variance import mean_squares
 from clip_fewshot.types import BoolArray
 
 
@@ -24,12 +25,8 @@ def count_images_to_settle(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> in
     """
     found, table = paired_difference(a, b), np.subtract(a, b, dtype=np.float64)
     n_seeds, n = table.shape
-    by_seed, by_image = table.mean(axis=1, keepdims=True), table.mean(axis=0)
-    of_images = float(np.var(by_image, ddof=1)) / n if n > 1 else 0.0
-    of_seeds = 0.0
-    if n_seeds > 1:
-        rest = float(np.sum((table - by_seed - by_image + found.mean) ** 2)) / max((n_seeds - 1) * (n - 1), 1)
-        of_seeds = max(0.0, float(np.var(by_seed, ddof=1)) - rest / n) / n_seeds
+    seeds, images, rest = mean_squares(table) if n_seeds > 1 else (0.0, np.var(table, ddof=1) if n > 1 else 0.0, 0.0)
+    of_seeds, of_images = max(0.0, float(seeds - rest)) / table.size, float(images) / table.size
     # The interval's own reach, which also knows of few images without any discordant one.
     reach, whole = found.ci95[1] - found.mean, of_seeds + of_images
     share = of_seeds / whole if whole > 0 else 0.0

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from clip_fewshot.data.names import escape
-from clip_fewshot.evaluation.intervals import CONFIDENCE_LEVEL
+from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL
 from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import ShotPoint
