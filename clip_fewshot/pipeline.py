@@ -118,7 +118,6 @@ def run_few_shot(
             saved = refit(task, {best: winners[best]}, 0, crew, temperatures)
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew, temperatures)]
         clock.lap("refit")
-        notes = {model.note for fit in fits for model in fit.models.values() if model.note}
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
@@ -129,8 +128,8 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, options.alpha, method)
-        noted = [*left_out, *outcome.list_notes(), *notes]
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, noted)
+        notes = [*left_out, *outcome.list_notes()]
+        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
         results = (
             finished.results()

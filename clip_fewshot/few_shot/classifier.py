@@ -97,9 +97,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         templates: Sequence[str] = (),
     ) -> None:
         self.backbone, self.approach, self.options, self.probe = backbone, approach, options, probe
-        self.unfreeze, self.backbone_lr, self.head_lr = unfreeze, backbone_lr, head_lr
-        self.margin, self.scale = margin, scale
-        self.epochs, self.views, self.seed, self.templates = epochs, views, seed, templates
+        self.unfreeze, self.backbone_lr, self.head_lr, self.margin = unfreeze, backbone_lr, head_lr, margin
+        self.scale, self.epochs, self.views, self.seed, self.templates = scale, epochs, views, seed, templates
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return FewShotClassifier(**self.get_params(deep=False))  # scikit-learn would copy the backbone
@@ -132,9 +131,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             images: a dataset, or paths or PIL pictures with ``labels``: names, or whole numbers, which become names.
-            unlabelled: further pictures, mostly of these classes, for an approach that learns from them too:
-                "text-prior" and "auto". Copies of ``images`` and what shows something else are left out;
-                ``unlabelled_`` says what became of them.
+            unlabelled: further pictures, mostly of these classes, of which "text-prior" and "auto" learn too. Copies of
+                ``images`` and what shows something else are left out; ``unlabelled_`` says what became of them.
 
         Raises:
             UsageError: layers that are not there, nothing that would train, or no use for ``unlabelled``.
@@ -187,20 +185,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit_prepared(self, data: SupportData, frozen: FloatArray, label_space: LabelSpace) -> FewShotClassifier:
         """Like :meth:`fit`, on what :meth:`prepare` returned."""
-        C = fit_frozen_probe(frozen, data.labels, self.seed).C_
-        self.recipe_ = self.recipe(C)
+        self.recipe_ = self.recipe(fit_frozen_probe(frozen, data.labels, self.seed).C_)
         self.model_ = fit_calibrated(self.backbone, self.recipe_, data)
-        note = note_if_below_frozen(self.backbone, self.recipe_, data, self.model_)
-        if note:
+        if note := note_if_below_frozen(self.backbone, self.recipe_, data, self.model_):
             warnings.warn(note, RuntimeWarning, stacklevel=3)
         self.label_space_ = label_space
         return self
 
     def recipe(self, probe_c: float | None = None) -> Recipe:
         """How the model is trained; ``probe_c`` None: with the C of the probe that was fitted."""
-        if probe_c is None:
-            probe = self.model_.probe
-            probe_c = probe.C_ if isinstance(probe, LinearProbe) else None
+        if probe_c is None and isinstance(self.model_.probe, LinearProbe):
+            probe_c = self.model_.probe.C_
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         return Recipe(self._approach, self.point, settings, probe_c, self.seed, self.probe)
 
@@ -235,11 +230,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step.
 
-        Args:
-            overwrite: write into a folder that holds other files too.
-
         Raises:
-            ResourceError, ArtifactError: it does, or a model of another kind.
+            ResourceError, ArtifactError: it holds a model of another kind, or other files and no ``overwrite``.
         """
         self._check_fitted()
         save_artifact(as_path(folder, "folder"), FEW_SHOT_KIND, *self.to_artifact(), overwrite)

@@ -53,8 +53,7 @@ class OpenWorldClassifier:
         rejector_: the calibrated detector; None where one picture a class leaves nothing to calibrate on.
         reference_: frozen (n, d) features of the known pictures and their (n,) labels: the yardstick of discovery.
         unknown_: pictures that :meth:`predict` called unknown since the fit, and that have no name yet.
-        discovery_: what :meth:`discover` found last.
-        named_: the history, oldest first; :meth:`undo` takes the last entry back.
+        discovery_: what :meth:`discover` found last. named_: the history, oldest first; :meth:`undo` takes one back.
         shown_: digests of the pictures that were ever named: no test set has them any more, also after an undo.
 
     Example:
@@ -228,8 +227,7 @@ class OpenWorldClassifier:
     def undo(self) -> Naming:
         """Take the last naming back: the logits and p-values before it return to the last bit.
 
-        Raises:
-            UsageError: nothing was named.
+        UsageError where nothing was named.
         """
         step = self._history.take_back()
         self._become(step.before)

@@ -79,12 +79,12 @@ class FinalTest:
     rejections: Sequence[Rejection]
 
     def list_notes(self) -> list[str]:
-        """What a reader of these figures must know of them."""
-        alike = list_alike(torch.from_numpy(self.texts), self.test.label_space.names)
-        if not alike:
-            return []
-        some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
-        return [f"{some}; what reads names learns nothing from these: try another --model or --class-names"]
+        """What a reader of these figures must know of them, each once."""
+        notes = [model.note for fit in self.fits for model in fit.models.values() if model.note]
+        if alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names):
+            some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
+            notes.append(f"{some}; what reads names learns nothing from these: try another --model or --class-names")
+        return list(dict.fromkeys(notes))
 
     def probabilities(self, name: str) -> list[FloatArray]:
         """(n, c) of one approach for ``test``, per fresh support set."""

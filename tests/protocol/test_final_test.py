@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 import clip_fewshot as cf
 from clip_fewshot.protocol.final_test import FinalTest
+
+
+def test_notes_of_models_stand_once_and_in_their_order() -> None:
+    digits = cf.read_dataset("digits").subset(range(3))
+    noted = [f"note {i}" for i in range(20)]
+    models = {str(i): SimpleNamespace(note=note) for i, note in enumerate([*noted, "", *noted])}
+    fits: Any = (SimpleNamespace(models=models),) * 2
+    outcome = FinalTest("mlp", fits, digits, (), digits, (), np.empty((3, 10)), np.eye(10), (), ())
+    assert outcome.list_notes() == noted  # a set would have them in an order of each process
 
 
 def test_names_that_are_one_text_to_the_model_are_said() -> None:
