@@ -67,7 +67,7 @@ def load_backbone(
     Raises:
         UsageError: an unknown name or device, a function of the user's that fails, or activation and heads other than
             the weights' own.
-        DataError, ArtifactError: a missing, damaged or foreign file, or one that nobody tells activation and heads of.
+        DataError, ArtifactError: a missing, damaged or foreign file, or one without a word on activation and heads.
         ResourceError: weights that are neither here nor reachable, or a device that is not there.
 
     Example:

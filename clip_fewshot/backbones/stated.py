@@ -81,7 +81,7 @@ def _is_of(config: Mapping[str, Any], path: Path, hugging_face: bool) -> bool:
 
 
 def of_usual_texts(given: dict[str, Any], state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Heads and activation that somebody gives for weights of the usual vocabulary.
+    """Heads and activation that a user gives for weights of the usual vocabulary.
 
     Raises:
         ArtifactError: another vocabulary. Its tokens are others, and Hugging Face's code may look for another end.
@@ -107,7 +107,7 @@ def read_hugging_face(config: Mapping[str, Any], where: str, *processors: Any) -
 
     Args:
         where: for messages.
-        processors: what is told of the preparation of its pictures.
+        processors: what its files say of how pictures are prepared.
 
     Raises:
         ArtifactError: a model of another kind, or settings that we do not build.

@@ -132,7 +132,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Of commands that write where they are told to."""
+    """Of commands that write where the user says."""
 
     overwrite: bool = option(
         False, "replace what is there already, though clip-fewshot did not write it", group="output"

@@ -89,8 +89,9 @@ def _labelled(tree: Tree, form: TreeForm) -> Listing:
         if label is not None
     ]
     texts = [path for path in tree.texts if not names_of or not named[0].endswith(f" {escape(path)}")]
-    lost = [path for path, label in labels.items() if label is None]
-    homeless = [f"{len(lost)} pictures lie in no class folder and were not read: {escape(lost[0])} ..."] if lost else []
+    unread = [path for path, label in labels.items() if label is None]
+    left = f"{len(unread)} pictures lie in no class folder and were not read"
+    homeless = [f"{left}: {escape(unread[0])} ..."] if unread else []
     warnings = (*tree.warnings(texts), *form.notes, *named, *homeless, *form.joined())
     return Listing(tree.root, tuple(entries), tuple(names_of.get(name, name) for name in names), warnings)
 

@@ -48,9 +48,9 @@ def read_split_tables(source: Path, columns: Mapping[str, str] | None = None) ->
         warnings += [*listing.warnings, *([VALIDATION_JOINED] if side.lower() in VALIDATION else [])]
         entries += [_placed(entry, side) for entry in listing.entries]
     named = {os.path.normpath(entry.path) for entry in entries}
-    lost = [path for path in tree.pictures if os.path.normpath(source / path) not in named]
-    if lost:
-        warnings.append(f"{len(lost)} pictures stand in no table and were not read: {escape(lost[0])} ...")
+    unread = [path for path in tree.pictures if os.path.normpath(source / path) not in named]
+    if unread:
+        warnings.append(f"{len(unread)} pictures stand in no table and were not read: {escape(unread[0])} ...")
     tree.others = [path for path in tree.others if source / path not in tables]
     return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *warnings))
 

@@ -1,7 +1,7 @@
 """What a feature table says of its own columns, so that a changed number is not read as another feature.
 
-Two marks stand in the file's own metadata, which a table that others write anew does not have: such a table is read as
-it is. A page of the file has a checksum of its own besides, which pyarrow compares.
+Two marks stand in the file's own metadata, which a table that other programs have rewritten does not have: such a table
+is read as it is. A page of the file has a checksum of its own besides, which pyarrow compares.
 """
 
 from __future__ import annotations

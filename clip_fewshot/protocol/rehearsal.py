@@ -1,4 +1,4 @@
-"""How well unknown pictures are told where no class was hidden: known classes play the unknown, a quarter at a time."""
+"""How well unknown pictures are found where no class was hidden: known ones play the unknown, a quarter at a time."""
 
 from __future__ import annotations
 

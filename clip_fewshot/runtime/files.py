@@ -98,7 +98,7 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                _lock_file(handle)  # so that nobody takes it for what a kill has left
+                _lock_file(handle)  # else another process takes it for what a kill has left
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -206,7 +206,7 @@ def check_seal(content: Any, where: str) -> dict[str, Any]:
 def remove_half_files(folder: Path, name: str = "") -> None:
     """Remove what kills left of the files of ``folder``, or of the one called ``name``; what is being written stays."""
     for path in folder.glob(f".{glob.escape(name[:LONGEST_PREFIX])}*.tmp"):
-        with suppress(OSError), open_regular(path) as file:  # somebody else's, or held by whoever writes it
+        with suppress(OSError), open_regular(path) as file:  # of another user, or held by its writer
             _lock_file(file.fileno())
             path.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Where results go. What this library did not write is not replaced, and that is decided before any work is done.
 
 A folder of ours has a mark in it, and so has a page or a drawing at its end. We rejected a list of names that may be
-replaced: a `results.json` is as likely to be somebody else's.
+replaced: a `results.json` may as well be a user's own.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def check_folder(
 
     Args:
         overwrite: take one that holds other files; those of our names are then replaced, the others stay. None: False,
-            and nobody can insist.
+            and the error does not offer it.
         options: a dataclass with what is read, see :func:`check_apart`.
         is_leftover: says which files inside do not count, besides what a kill leaves.
 
@@ -141,7 +141,7 @@ def check_apart(target: Path, options: Any, inside: bool = False) -> None:
 
 
 def shorten_home(value: Any) -> Any:
-    """``value``, text or JSON, with ``~`` for the folder of the user, whose name is nobody else's business."""
+    """``value``, text or JSON, with ``~`` for the folder of the user, whose name is private."""
     home = os.path.expanduser("~")
     if isinstance(value, str):
         return value if home in ("~", os.sep, "") else value.replace(home + os.sep, "~" + os.sep)
@@ -156,7 +156,7 @@ def write_results(path: Path, results: Any) -> None:
 
 
 def _list_sources(options: Any) -> Iterator[tuple[str, Path]]:
-    """Name of the option and path, of all that a command was told to read and that is there."""
+    """Name of the option and path, of all that a command is to read and that is there."""
     for field in fields(options) if is_dataclass(options) else ():
         value = getattr(options, field.name)
         if is_dataclass(value):

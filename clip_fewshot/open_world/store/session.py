@@ -35,7 +35,7 @@ def check_new_store(folder: Path) -> None:
 
 
 def _is_of_store(path: Path) -> bool:
-    """Whether ``path`` is a file of a store, finished or never filled; not a database of somebody else's."""
+    """Whether ``path`` is a file of a store, finished or never filled; not a database of another program."""
     if path.name != DATABASE_FILE or path.is_symlink() or not path.is_file():
         return path.name in BESIDE
     with path.open("rb") as file:
