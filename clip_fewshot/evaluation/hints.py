@@ -51,7 +51,7 @@ def find_hints(
     if not told or not len(held_out) or len(np.unique(labels[fit])) < 2:
         return []
     found = [_measure(name, X, labels, fit, held_out, seed) for name, X in told.items()]
-    return _correct(sorted(found, key=lambda one: (one.p_value, -one.accuracy)))
+    return correct(sorted(found, key=lambda one: (one.p_value, -one.accuracy)))
 
 
 def encode_trace(values: Sequence[Any], fit: IndexArray) -> FloatArray:
@@ -75,7 +75,7 @@ def _measure(name: str, X: FloatArray, labels: LabelArray, fit: IndexArray, held
     return Hint(name, hits / len(true), float(chance.mean()) / len(true), p_value)
 
 
-def _correct(hints: list[Hint]) -> list[Hint]:
+def correct(hints: list[Hint]) -> list[Hint]:
     """Holm, "A simple sequentially rejective multiple test procedure", 1979."""
     scaled = [min(1.0, one.p_value * (len(hints) - i)) for i, one in enumerate(hints)]
     raised = np.maximum.accumulate(scaled)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_a_budget_is_never_exceeded_and_a_thread_that_holds_the_most_does_not_wa
                 with lock:
                     held[0] += amount
                     most[0] = max(most[0], held[0])
+                time.sleep(1e-4)  # the others run: without waiting for each other they would hold more together
                 with lock:
                     held[0] -= amount
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_fewshot.evaluation.hints import TOGETHER, Hint, encode_trace, find_hints
+from clip_fewshot.evaluation.hints import TOGETHER, Hint, correct, encode_trace, find_hints
 
 N = 120
 LABELS = np.arange(N) % 3
@@ -37,6 +37,15 @@ def test_guessing_the_largest_class_is_no_hint() -> None:
     (one,) = find_hints({"width": np.random.default_rng(1).integers(9, 99, N).tolist()}, uneven, FIT, HELD_OUT)
     assert one.accuracy > 0.8
     assert one.p_value > 0.05
+
+
+def test_p_values_of_several_traces_are_raised_as_holm_says() -> None:
+    """Smallest first: times 4, 3, 2 and 1, never below the one before, at most 1."""
+    raw = (0.01, 0.02, 0.021, 0.9)
+    hints = [Hint(str(i), 0.5, 0.5, p) for i, p in enumerate(raw)]
+    assert [one.p_value for one in correct(hints)] == pytest.approx([0.04, 0.06, 0.06, 0.9])
+    assert [one.p_value for one in correct(hints[2:])] == pytest.approx([0.042, 0.9])
+    assert correct([Hint("a", 0, 0, 0.8), Hint("b", 0, 0, 0.9)])[0].p_value == 1.0
 
 
 @pytest.mark.slow

@@ -58,6 +58,24 @@ def test_any_changed_byte(table: Path) -> None:
     assert everything(table) == right
 
 
+def test_other_numbers_under_the_marks_of_before(table: Path) -> None:
+    """Pages with right checksums of their own, as of a file that was put together out of two."""
+    held, marks = parquet.read_table(table), parquet.read_metadata(table).metadata
+    vectors = held.column("embedding").to_pylist()
+    for changed in (False, True):
+        vectors[3] = [*vectors[3][:4], vectors[3][4] + 0.25 * changed]
+        column = arrow.array(vectors, held.schema.field("embedding").type)
+        other = held.set_column(held.column_names.index("embedding"), held.schema.field("embedding"), column)
+        with parquet.ParquetWriter(table, other.schema, write_page_checksum=True) as writer:
+            writer.write_table(other)
+            writer.add_key_value_metadata({mark: marks[mark] for mark in (WRITTEN, SUMS)})
+        if changed:
+            with pytest.raises(ArtifactError, match="a changed one"):
+                read_features(table)
+        else:
+            assert len(read_features(table).features) == 17
+
+
 @pytest.mark.parametrize("mark", [SUMS, WRITTEN])
 def test_one_mark_alone_is_damage(table: Path, mark: bytes) -> None:
     table.write_bytes(table.read_bytes().replace(mark, mark[:-1] + b"x"))
