@@ -21,7 +21,7 @@ def as_path(value: Any, where: str) -> Path:
     Raises:
         UsageError: something else.
     """
-    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike):
         fix = "give a text or a pathlib.Path"
         raise UsageError(expected="a path", got=f"a {type(value).__name__}", fix=fix, where=where)
     return Path(value)

@@ -66,6 +66,21 @@ def everything(store: Store) -> list[object]:
     return [store.id, store.status(), store.history(), store.held(digests), store.thumbnails(digests), files, meta]
 
 
+@pytest.mark.parametrize(("table", "column"), [("content", "sha256"), ("image", "class"), ("model_file", "state")])
+def test_a_column_under_another_name_is_damage_in_our_words(
+    filled: Path, tiny: Backbone, table: str, column: str
+) -> None:
+    """What SQLite says of it depends on the statement: no such column, or no column to join by."""
+    write(
+        filled,
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '{column}', '{column[:-1]}_') WHERE name = '{table}'",
+    )
+    with pytest.raises(ArtifactError):  # noqa: SIM117 - which of the two, it says
+        with Store.open(filled, tiny) as changed:
+            changed.check()
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_any_column_of_any_table(filled: Path, tiny: Backbone, change: str) -> None:
     with Store.open(filled, tiny) as sound:
