@@ -22,6 +22,7 @@ LEAST_SHARE = 1e-9  # of a mean; a member below it is not asked about its twins 
 MEMBER_GAP = 1e-5  # of the objective: what a member of a mean is solved to
 # Standard deviation of text logits at their best scale (1.8 to 3.2 on four sets), and that of its logarithm.
 USUAL_SPREAD, SPREAD_SD = 2.0, 0.7
+LEAST_SPREAD = 1e-6  # of unscaled ones, below which they differ by rounding alone: all names are one text to the model
 # Pictures. The fewer there are, the more texts are doubted beforehand: two cannot tell them from chance.
 DISTRUST = 4.0
 
@@ -49,13 +50,16 @@ class MeanClassifier(NamedTuple):
 def fit_scale(text_logits: FloatArray, labels: LabelArray) -> float:
     """The scale under which the labels are likeliest, drawn to the usual one where there are few pictures.
 
+    0 where all texts are one: the usual scale of what does not spread is beyond all bounds.
+
     Args:
         text_logits: (n, c) inner products of unit rows with unit texts. labels: (n,).
     """
     centred = text_logits - text_logits.mean(axis=1, keepdims=True)
-    usual = np.log(USUAL_SPREAD / max(float(np.sqrt((centred**2).mean())), LEAST_LENGTH))
-
-    return float(np.exp(fit_log_scale(text_logits, labels, float(usual), SPREAD_SD)))
+    spread = float(np.sqrt((centred**2).mean()))
+    if spread < LEAST_SPREAD:
+        return 0.0
+    return float(np.exp(fit_log_scale(text_logits, labels, float(np.log(USUAL_SPREAD / spread)), SPREAD_SD)))
 
 
 def fit_mean(unit: FloatArray, labels: LabelArray, texts: FloatArray) -> MeanClassifier:

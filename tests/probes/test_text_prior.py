@@ -230,3 +230,16 @@ def test_left_out_logits_are_those_of_twins(monkeypatch: pytest.MonkeyPatch) -> 
     assert found is not None
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert log_losses(found, y).mean() > log_losses(probe.logits(X), y).mean()
+
+
+def test_names_that_are_one_text_leave_the_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over penalties without any text: the scale of what does not spread must not be beyond all bounds."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(12, 40)) + 3 * np.eye(40)[np.repeat(np.arange(4), 3)], np.repeat(np.arange(4), 3)
+    one = rng.normal(size=40)
+    found = TextPriorProbe(dict.fromkeys(range(4), one)).fit(X, y)
+    assert found.scale_ == 0.0
+    monkeypatch.setattr(text_mean, "BELIEFS", (0.0,))
+    alone = TextPriorProbe({j: rng.normal(size=40) for j in range(4)}).fit(X, y)
+    np.testing.assert_allclose(found.predict_proba(X + 0.1), alone.predict_proba(X + 0.1), atol=1e-6)
+    assert found.left_out_logits() == pytest.approx(alone.left_out_logits(), abs=1e-5)
