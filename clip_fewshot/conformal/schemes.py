@@ -18,7 +18,6 @@ from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray
 
 MakeDetector = Callable[[], Detector]
-FEWEST = 2  # known pictures to which a neighbour detector's shortcut can add one; two more to take one away
 
 
 class Comparison(NamedTuple):
@@ -59,7 +58,7 @@ class Full:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.make_detector, self.bag, self.labels = make_detector, bag, bag.labels
-        self.shortcut = find_shortcut(make_detector(), bag, FEWEST)
+        self.shortcut = find_shortcut(make_detector(), bag)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the picture and of all members, each under the detector of the full bag without itself."""
@@ -98,7 +97,7 @@ class LeaveOneOut:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels = bag, bag.labels
-        self.shortcut = find_shortcut(make_detector(), bag, FEWEST + 2)
+        self.shortcut = find_shortcut(make_detector(), bag)
         self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
