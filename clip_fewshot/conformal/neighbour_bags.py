@@ -1,7 +1,8 @@
 """Leave-one-out scores of neighbour detectors in many bags that differ by one picture, without a fit for each.
 
-A new picture becomes a neighbour of some rows; everything else about the known rows stays. The scores are those of a
-fit on each bag, in the full bags to the last bit, in 1/15 to 1/80 of the time: docs/figures/calibration.md.
+A new picture becomes a neighbour of some rows; everything else about the known rows stays. So only the scores of those
+rows and of the rows around them are computed again. They are those of a fit on each bag, in the full bags to the last
+bit: docs/figures/calibration.md has the time.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ class LOFBags(NeighbourBags):
         return leave_one_out_scores(*table)
 
     def rescore(self, scores: FloatArray, alone: KNN, own: KNN, entered: Entered) -> None:
-        """A score depends on the lists of a member, of its neighbours and of theirs; so three steps back from a list."""
+        """A score depends on the lists of a member, of its neighbours and of theirs: three steps back from a list."""
         n, k = len(self.rows), alone.neighbours.shape[1] - 1
         had = np.argsort(alone.neighbours, axis=None, kind="stable") // (k + 1)  # who has member 0, then member 1, ...
         ends = np.append(0, np.cumsum(np.bincount(alone.neighbours.ravel(), minlength=n)))
@@ -197,7 +198,10 @@ class LOFBags(NeighbourBags):
             new = entered.found.distances[rows], entered.found.neighbours[rows]
             looked = self._looked_at(changed, entered.members[rows], alone, new[1], own.neighbours[i])
             number[looked] = np.arange(len(looked))
-            table = [np.concatenate([whole[looked[:-1]], mine[i, None], whole[:1]]) for whole, mine in zip(alone, own)]
+            table = [
+                np.concatenate([whole[looked[:-1]], mine[i, None], whole[:1]])
+                for whole, mine in zip(alone, own, strict=True)
+            ]
             for column, lists in zip(table, new, strict=True):
                 column[number[entered.members[rows]]] = lists
             local = KNN(table[0], np.where(table[1] >= 0, number[table[1]], -1))
@@ -256,7 +260,11 @@ def find_shortcut(detector: Detector, bag: Bag) -> NeighbourBags | None:
     """The bags of a detector that needs no fit for each; None: fit it, and let it refuse what it cannot do."""
     if type(detector) is LOFDetector and detector.n_neighbors >= 1 and len(bag) >= FEWEST:
         return LOFBags(bag, detector.n_neighbors)
-    if type(detector) is KNNDetector and detector.n_neighbors >= 1 and len(bag) >= max(FEWEST, detector.n_neighbors + 2):
+    if (
+        type(detector) is KNNDetector
+        and detector.n_neighbors >= 1
+        and len(bag) >= max(FEWEST, detector.n_neighbors + 2)
+    ):
         return KNNBags(bag, detector.n_neighbors, detector.mean)
     return None
 
