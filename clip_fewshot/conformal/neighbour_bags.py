@@ -7,7 +7,7 @@ bit: docs/figures/calibration.md has the time.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +25,7 @@ MARKS = 1 << 22  # of who has whom, held at a time (4 MiB)
 
 
 class Near(NamedTuple):
-    """Pictures and the members they are near to: (p,) pairs in the order of the pictures, then of the distances.
-
-    Attributes:
-        own: (m, k + 1) nearest members of each picture.
-    """
+    """(p,) pairs of a picture and a member near to it, by picture and distance; (m, k + 1) nearest of each picture."""
 
     pictures: IndexArray
     members: IndexArray
@@ -59,13 +55,20 @@ class NeighbourBags:
         self.single = self.rows.astype(np.float32)
         self.neighbours = find_nearest_others(self.rows, min(limit + 1, len(bag) - 1)).neighbours
         self.squared = squared_distances(self.rows, self.neighbours, self.rows)
+        self.alone: dict[int, tuple[KNN, FloatArray]] = {}  # k -> the (n, k + 1) lists and the scores of the members
 
-    def n_neighbors(self, label: Hashable | None) -> int:
-        """The k of the bag with one more picture, of class ``label`` if there are classes."""
-        labels = self.bag.labels
-        if labels is not None:
-            labels = np.append(labels, np.array([label], dtype=labels.dtype))
-        return self.count_neighbors(len(self.bag) + 1, labels)
+    def n_neighbors(self, labels: Sequence[Hashable | None]) -> dict[Hashable | None, int]:
+        """The k of the bag with one more picture, for each class that it may be of."""
+        known, n = self.bag.labels, len(self.bag) + 1
+        if known is None:
+            return dict.fromkeys(labels, self.count_neighbors(n, None))
+        # k depends on the sizes of the classes alone, so one class of each size is tried.
+        sizes, found = dict(zip(*np.unique(known, return_counts=True), strict=True)), dict[int, int]()
+        for label in labels:
+            if sizes[label] not in found:
+                more = np.append(known, np.array([label], dtype=known.dtype))
+                found[sizes[label]] = self.count_neighbors(n, more)
+        return {label: found[sizes[label]] for label in labels}
 
     def count_neighbors(self, n: int, labels: Labels | None) -> int:
         """The detector's k for n distinct rows and their classes."""
@@ -89,9 +92,13 @@ class NeighbourBags:
 
     def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
         """(m, n) leave-one-out scores of the members in the bag with each picture, and (m,) of the picture itself."""
-        unit, places, alone = normalize(X), self.bag.places(X), self._alone(k)
-        near = self._near(unit, places, k)
-        scores = np.repeat(self.score_members(alone)[None], len(X), axis=0)
+        unit, places = normalize(X), self.bag.places(X)
+        if k not in self.alone:
+            table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
+            self.alone[k] = table, self.score_members(table)
+        alone, members = self.alone[k]
+        near = self._near(unit, k)
+        scores = np.repeat(members[None], len(X), axis=0)
         self.rescore(scores, alone, near.own, self._enter(near, places, k))
         # Left out of its own bag, the picture is judged by the members alone.
         nobody = np.full(len(X), -1), np.zeros((len(X), len(self.rows)), dtype=bool)
@@ -135,11 +142,7 @@ class NeighbourBags:
         everyone = np.broadcast_to(np.arange(len(self.rows)), (len(X), len(self.rows)))
         return squared_distances(self.rows, everyone, normalize(X))
 
-    def _alone(self, k: int) -> KNN:
-        """(n, k + 1) nearest others of each member."""
-        return KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
-
-    def _near(self, unit: FloatArray, places: IndexArray, k: int) -> Near:
+    def _near(self, unit: FloatArray, k: int) -> Near:
         """Which of the members each of (m, d) pictures is near to: one product in float32 for all, differences for few.
 
         Rounding moves a product of rows of length 1 by less than half of ``slack``, so that nobody is overlooked.

@@ -66,7 +66,7 @@ class Full:
         """Scores of the picture and of all members, each under the detector of the full bag without itself."""
         if self.shortcut is None:
             return {label: self._fits(X, label) for label in labels}
-        k = {label: self.shortcut.n_neighbors(label) for label in labels}
+        k = self.shortcut.n_neighbors(labels)
         found = {one: Comparison(*_columns(*self.shortcut.scores(X, one))) for one in set(k.values())}
         return {label: found[k[label]] for label in labels}
 
@@ -107,15 +107,16 @@ class LeaveOneOut:
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members under the detector of the others, and of each picture under the same detectors."""
+        members: FloatArray
+        pictures: FloatArray
         if self.shortcut is None:
             members, pictures = np.empty(len(self.bag)), np.empty((len(X), len(self.bag)))
             for part, detector in zip(self.parts, self.detectors, strict=True):
                 scores = detector.score_samples(np.concatenate([self.bag.rows[part], X]))
                 members[part], pictures[:, part] = scores[: len(part)], scores[len(part) :, None]
-            found = members, pictures
         else:
-            found = self.shortcut.scores_without(X)
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(found[0], found[1].shape), found[1]))
+            members, pictures = self.shortcut.scores_without(X)
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, pictures.shape), pictures))
 
 
 class Split:
