@@ -17,8 +17,8 @@ class NNGuideDetector(GuidedDetector):
     """The free energy of a linear probe times the mean cosine to the nearest known images, each times its own energy.
 
     Park, Jung, Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection", 2023, eqs. 4 and 5, with rows of
-    length 1: far from the known images, where a probe is sure of itself without reason, the guidance is small. Arguments
-    and attributes: :class:`GuidedDetector`.
+    length 1: far from the known images, where a probe is sure of itself without reason, the guidance is small.
+    Arguments and attributes: :class:`GuidedDetector`.
     """
 
     @staticmethod
