@@ -30,6 +30,7 @@ from clip_fewshot.novelty.negative_labels import mine_negatives as mine_negative
 from clip_fewshot.novelty.nnguide import NNGuideDetector as NNGuideDetector
 from clip_fewshot.novelty.rank_average import RankAverageDetector as RankAverageDetector
 from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector as RelativeMahalanobisDetector
+from clip_fewshot.novelty.text_margin import TextMarginDetector as TextMarginDetector
 from clip_fewshot.novelty.vim import ViMDetector as ViMDetector
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
@@ -38,6 +39,7 @@ DetectorPart = Callable[..., Detector]  # a class, or a function that returns un
 # In order of preference where others lead by less than their standard error. On digits and photos the first two were
 # ahead of the others, or level. LOF stands last: with few shots the density around neighbours is mostly noise.
 DETECTORS: dict[str, type[Detector]] = {
+    "text-margin": TextMarginDetector,
     "mahalanobis-margin": MahalanobisMarginDetector,
     "mahalanobis": MahalanobisDetector,
     "class-mean": ClassMeanDetector,

@@ -15,8 +15,8 @@ import numpy as np
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
-class Shares(NamedTuple):
-    """Shares of the identity, in (0, 1]: (1,) for all rows, and (n,) without each of them."""
+class WithAndWithout(NamedTuple):
+    """A number learned from the rows: (1,) from all of them, and (n,) without each of them."""
 
     whole: FloatArray
     without: FloatArray
@@ -78,26 +78,33 @@ class Scatter(NamedTuple):
         """Rows less classes."""
         return len(self.labels) - len(self.means)
 
-    def shares(self, fixed: float | None = None) -> Shares:
+    def shares(self, fixed: float | None = None) -> WithAndWithout:
         """``fixed`` for all, or what :func:`estimate_shares` says."""
         if fixed is not None:
-            return Shares(np.full(1, fixed), np.full(len(self.labels), fixed))
+            return WithAndWithout(np.full(1, fixed), np.full(len(self.labels), fixed))
         n_features, left = self.means.shape[1], self._left_out()
         trace, square = self.values.sum(keepdims=True), (self.values**2).sum(keepdims=True)
         crossed = left.growth * (self.residuals**2 @ self.values)
-        return Shares(
+        return WithAndWithout(
             estimate_shares(trace, square, np.array([float(self.freedom)]), n_features),
             estimate_shares(
                 trace - left.taken, square - 2 * crossed + left.taken**2, self._freedom_without(left), n_features
             ),
         )
 
-    def shrink(self, shares: Shares) -> Shrunk:
+    def variances(self) -> WithAndWithout:
+        """The mean variance of a feature around the class means."""
+        left, n_features = self._left_out(), self.means.shape[1]
+        trace = self.values.sum(keepdims=True)
+        without = (trace - left.taken) / self._freedom_without(left)
+        return WithAndWithout(trace / self.freedom / n_features, without / n_features)
+
+    def shrink(self, shares: WithAndWithout) -> Shrunk:
         """The covariance of all rows."""
         freedom = np.array([float(self.freedom)])
         return shrink(self.values.sum(keepdims=True), freedom, self.means.shape[1], shares.whole)
 
-    def distances_without(self, shares: Shares) -> FloatArray:
+    def distances_without(self, shares: WithAndWithout) -> FloatArray:
         """(n, c) squared Mahalanobis distance of each row to the class means, all fitted without that row.
 
         Infinite to the class of a row that is the only one of its class.

@@ -165,7 +165,7 @@ class Rejector:
         Args:
             frozen: (n, d) features of all known pictures. labels: (n,) their classes.
         """
-        if self._calibrated is None or self.chosen.space != FROZEN:
+        if self._calibrated is None or self.chosen.needs_texts or self.chosen.space != FROZEN:
             return None
         shots = LabelledRows(build_space(FROZEN, frozen, frozen), labels)
         return replace(self, judges=(Judge(None, shots, None),))
