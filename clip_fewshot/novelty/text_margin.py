@@ -33,13 +33,14 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     above chance. Where names tell nothing, this is the margin alone. Measured: docs/figures/detectors.md.
 
     Args:
-        concepts: (c, d) text features of the known classes, in the order of the classes and the space of the images.
+        concepts: (c, d) text features of the known classes, in the order of the classes and the space of the images;
+            also of classes without images, if y holds row numbers of concepts.
         shrinkage: as of :class:`MahalanobisMarginDetector`.
 
     Attributes:
         margin_: fitted on the images. concepts_: of length 1. weights_: (2,) of the margin and of the names.
-        kept_: (m,) places of the distinct rows in ``X``. loo_scores_: (m,) the same as m refits, trust and all; of the
-            only image of a class, the name stays. offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
+        kept_: (m,) places of the distinct rows in ``X``. loo_scores_: (m,) the same as m refits, trust and all.
+            offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
     needs_classes: ClassVar[bool] = True
@@ -54,23 +55,20 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """Learn from (n, d) features of known images and their (n,) classes.
 
         Raises:
-            UsageError: concepts that are missing or of another width, or not as many as classes, two or more; too few
-                images, see :meth:`MahalanobisMarginDetector.fit`.
+            UsageError: no classes, or fewer than two; concepts that are missing, of another width or of other classes;
+                too few images, see :meth:`MahalanobisMarginDetector.fit`.
         """
         X, y = checked(self, X, y)
-        n_classes, where = len(np.unique(y)), "TextMarginDetector"
-        if n_classes < 2:
-            fix = "give y with two classes, or use mahalanobis-margin"
+        if len(np.unique(y)) < 2:
+            fix, where = "give y with two classes, or use mahalanobis-margin", "TextMarginDetector"
             raise UsageError(expected="2 classes or more", got="1, or no y", fix=fix, where=where)
-        self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], where)
-        if len(self.concepts_) != n_classes:
-            expected, fix = f"{n_classes} concepts, one of each class", "encode the names of the classes in y"
-            raise UsageError(expected=expected, got=f"{len(self.concepts_)}", fix=fix, where=where)
+        self.concepts_ = check_texts(self.concepts, "concepts", X.shape[1], "TextMarginDetector")
+        concept_of = find_concepts(np.unique(y), len(self.concepts_))
         rows, margin = keep_distinct(X), MahalanobisMarginDetector(self.shrinkage)
         found = margin.measure(rows, y)
         self.margin_ = margin.learn(rows, found, margin.shares(found))
         likeness, variances = rows.distinct @ self.concepts_.T, found.variances()
-        trust = trust_in(named_rightly(likeness, found.labels), len(self.concepts_))
+        trust = trust_in(named_rightly(likeness, concept_of[found.labels]), len(self.concepts_))
         self.weights_ = np.array([variances.whole[0] / 2, NAMES_WEIGHT * trust.whole[0]])
         names = NAMES_WEIGHT * trust.without * likeness.max(axis=1)
         self.kept_, self.loo_scores_ = rows.kept, variances.without / 2 * self.margin_.loo_scores_ + names
@@ -99,6 +97,24 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         detector.kept_, detector.loo_scores_ = detector.margin_.kept_, arrays["loo_scores"]
         detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["concepts"].shape[1]
         return detector
+
+
+def find_concepts(classes: NDArray[Any], n_concepts: int) -> IndexArray:
+    """(c,) which concept is that of each of the sorted classes: in their order, or as their numbers say.
+
+    Raises:
+        UsageError: another number of concepts than of classes, which are no row numbers of concepts.
+    """
+    if len(classes) == n_concepts:
+        return np.arange(n_concepts)
+    if classes.dtype.kind in "iu" and classes[0] >= 0 and classes[-1] < n_concepts:
+        return classes.astype(np.int64)
+    raise UsageError(
+        expected=f"{len(classes)} concepts, one of each class",
+        got=f"{n_concepts}",
+        fix="encode the names of the classes in y",
+        where="TextMarginDetector",
+    )
 
 
 def named_rightly(likeness: FloatArray, labels: IndexArray) -> BoolArray:

@@ -100,11 +100,13 @@ def test_text_margin_adds_the_cosine_to_the_names_as_far_as_they_name_the_known_
 
 
 def test_text_margin_leave_one_out_equals_refits() -> None:
-    named = X + CONCEPTS[Y]
-    found = TextMarginDetector(CONCEPTS).fit(named, Y).loo_scores_
-    for i in range(len(Y)):
-        rest = np.delete(np.arange(len(Y)), i)
-        without = TextMarginDetector(CONCEPTS).fit(named[rest], Y[rest])
+    """Also of the only image of a class, of which the name stays."""
+    y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3])
+    named = X + CONCEPTS[y]
+    found = TextMarginDetector(CONCEPTS).fit(named, y).loo_scores_
+    for i in range(len(y)):
+        rest = np.delete(np.arange(len(y)), i)
+        without = TextMarginDetector(CONCEPTS).fit(named[rest], y[rest])
         assert without.score_samples(named[[i]])[0] == pytest.approx(found[i], rel=1e-8)
 
 
@@ -114,5 +116,7 @@ def test_names_that_are_one_text_have_no_weight() -> None:
 
 
 def test_text_margin_wants_a_concept_of_each_class() -> None:
+    with pytest.raises(UsageError, match="4 concepts, one of each class, got 5"):
+        TextMarginDetector(WORDS[:5]).fit(X, Y + 7)
     with pytest.raises(UsageError, match="4 concepts, one of each class, got 3"):
         TextMarginDetector(CONCEPTS[:3]).fit(X, Y)
