@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
@@ -109,23 +110,26 @@ class Scatter(NamedTuple):
 
         Infinite to the class of a row that is the only one of its class.
         """
-        left, (c, d) = self._left_out(), self.means.shape
-        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), d, shares.without)
-        variances = shrunk.slope[:, None] * self.values + shrunk.floor[:, None]
-        solved = self.residuals / variances
+        left, n_features = self._left_out(), self.means.shape[1]
+        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), n_features, shares.without)
+        precision = 1 / (shrunk.slope[:, None] * self.values + shrunk.floor[:, None])
+        solved = self.residuals * precision
+        within = np.einsum("nr,nr->n", self.residuals, solved)
         taken = left.growth * shrunk.slope
-        feedback = taken / (1 - taken * np.einsum("nr,nr->n", self.residuals, solved))
-        inside = self.means @ self.axes
-        outside = self.means - inside @ self.axes.T
-        far = np.empty((len(self.labels), c))
-        for k in range(c):
-            own = self.labels == k
-            away = self.residuals + inside[self.labels] - inside[k]
-            away[own] = left.growth[own, None] * self.residuals[own]
-            beyond = ((outside - outside[k]) ** 2).sum(axis=1)[self.labels]  # rows leave the axes by their mean alone
-            far[:, k] = np.einsum("nr,nr->n", away**2, 1 / variances) + beyond / shrunk.floor
-            far[:, k] += feedback * np.einsum("nr,nr->n", solved, away) ** 2
-            far[own & left.alone, k] = np.inf
+        feedback = taken / (1 - taken * within)
+        centred = self.means - self.means.mean(axis=0)
+        inside = centred @ self.axes
+        outside = centred - inside @ self.axes.T
+        away = self.residuals + inside[self.labels]
+        # |a - m|^2 as a a - 2 a m + m m: three products of matrices, where a class at a time takes c passes.
+        far = np.einsum("nr,nr->n", away**2, precision)[:, None] - 2 * (away * precision) @ inside.T
+        far += precision @ (inside**2).T
+        beyond = cdist(outside, outside, "sqeuclidean")  # rows leave the axes by their mean alone
+        far += beyond[self.labels] / shrunk.floor[:, None]
+        crossed = np.einsum("nr,nr->n", solved, away)[:, None] - solved @ inside.T
+        far += feedback[:, None] * crossed**2
+        own = left.growth**2 * (within + feedback * within**2)
+        far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
         return far
 
     def _left_out(self) -> Lengths:
