@@ -1,4 +1,4 @@
-"""Scores in units of a class, against the same written out pair by pair; what they are for; what they must not break."""
+"""Scores in units of a class, against the same written out pair by pair; what they are for; what must not break."""
 
 from __future__ import annotations
 
