@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
-from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
-from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
+from clip_fewshot.discovery import DiscovererPart, discover_classes
+from clip_fewshot.errors import UsageError
+from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Extender, Extension
-from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
-from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
+from clip_fewshot.open_world.answers import (
+    Answer,
+    judge,
+    score_answers,
+    see_probabilities,
+    select_possible,
+    select_unknown,
+)
+from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
-from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, extend_names, needs_pictures
+from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step, extend_names
 from clip_fewshot.open_world.groups import Group, build_groups
-from clip_fewshot.open_world.history import History
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
-from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
-from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
-from clip_fewshot.runtime.reading import as_path
+from clip_fewshot.open_world.unknown import drop_pictures, join_unknown
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
-OPEN_WORLD_KIND = "open-world classifier"
 
-
-class OpenWorldClassifier:
+class OpenWorldClassifier(WorldState):
     """A classifier that can say "unknown", at a false-alarm rate its user chose, and learn what that was.
 
     After a naming the detector calibrates on the named pictures too. These were picked by their small p-values, so no
@@ -66,22 +65,6 @@ class OpenWorldClassifier:
         True
     """
 
-    rejector_: Rejector | None
-    unknown_: list[UnknownPictures]
-    discovery_: Discovery
-    known_: KnownPictures
-    shown_: frozenset[str]
-    _history: History
-
-    def __init__(
-        self,
-        model: FewShotClassifier,
-        detector: str | DetectorPart = AUTO,
-        alpha: float = 0.05,
-        per_class: bool = False,
-    ) -> None:
-        self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
-
     @classmethod
     def from_fit(
         cls,
@@ -90,10 +73,17 @@ class OpenWorldClassifier:
         alpha: float,
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
+        losses: FloatArray | None = None,
     ) -> OpenWorldClassifier:
-        """Wrap what is fitted already; ``pictures``: the known ones, which a model that is trained again needs."""
+        """Wrap what is fitted already.
+
+        Args:
+            pictures: the known ones, which a model that is trained again needs.
+            losses: as of :meth:`calibrate_sets`, where they are there already.
+        """
         world = cls(model, alpha=alpha)
-        world._begin(rejector, KnownPictures(*reference, pictures))
+        world._begin(rejector, KnownPictures(*reference, pictures, losses))
+        world._calibrate_quickly()
         return world
 
     def fit(
@@ -120,31 +110,8 @@ class OpenWorldClassifier:
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
+        self._calibrate_quickly()
         return self
-
-    def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
-        self.rejector_, self.known_ = rejector, known
-        self.unknown_, self._history, self.shown_ = [], History(), frozenset[str]()
-
-    @property
-    def reference_(self) -> tuple[FloatArray, LabelArray]:
-        """(n, d) frozen features of the known pictures, and their (n,) classes."""
-        return self.known_.frozen, self.known_.labels
-
-    @property
-    def named_(self) -> tuple[Naming, ...]:
-        """The history, oldest first."""
-        return self._history.namings
-
-    @property
-    def without_pictures(self) -> tuple[str, ...]:
-        """The classes that are known by their names only."""
-        return self._fitted().without_pictures()
-
-    @property
-    def from_features(self) -> bool:
-        """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        return not needs_pictures(self.model.point, self.model.views, self.rejector_)
 
     def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
@@ -152,11 +119,64 @@ class OpenWorldClassifier:
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
         """
         pictures = collect_images(images, purpose="predict")
+        self._calibrate_quickly()
         sight = self.look(pictures)
         answers = self.judge(sight, top)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         return ResultRows(answers, image=pictures.names)
+
+    def predict_set(self, images: Images, alpha: float | None = None) -> list[tuple[str, ...]]:
+        """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
+
+        A picture of a known class has its class in its set with a probability of 1 - ``alpha`` or more. The same shots
+        teach and calibrate, by cross-validation: no theorem says so, simulation and five sets of pictures do
+        (docs/figures/prediction_sets.md). The sets may be empty, where no class fits, and hold all classes where there
+        are fewer than 1 / ``alpha`` - 1 shots in all. The detector removes no class: its verdict stands in
+        :meth:`predict`, beside ``possible``.
+
+        Args:
+            alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
+
+        Raises:
+            UsageError: no pictures to calibrate on, as in a model that was saved without any.
+
+        Example:
+            >>> import clip_fewshot as cf
+            >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=4)
+            >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
+            >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
+            >>> sets = world.predict_set(split.support, alpha=0.1)
+            >>> sum(len(one) for one in sets) / len(sets) < 2
+            True
+        """
+        pictures = collect_images(images, purpose="predict")
+        if self.known_.losses is None:
+            self.calibrate_sets()
+        fitted, asked = self._fitted(), self.alpha if alpha is None else alpha
+        return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
+
+    def calibrate_sets(self, losses: FloatArray | None = None) -> None:
+        """What :meth:`predict_set` calls where it was not done yet: a training for each fifth of the known pictures.
+
+        Args:
+            losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
+                are there already.
+        """
+        known = self.known_
+        if not len(known.labels):
+            fix = "fit an OpenWorldClassifier, which keeps what it has learned from"
+            raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
+        if losses is None:
+            losses = self._extender().leave_out(known, self.model.label_space_)
+        self.known_ = replace(known, losses=losses)
+
+    def _calibrate_quickly(self) -> None:
+        if self.known_.losses is None and len(self.known_.labels) and self._extender().is_quick:
+            self.calibrate_sets()
+
+    def _extender(self) -> Extender:
+        return Extender(self.model.backbone, self.model.recipe(), self.model.views)
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
@@ -234,57 +254,12 @@ class OpenWorldClassifier:
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
         return step.naming
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
-
-        Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
-        ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
-        """
-        save_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
-    ) -> OpenWorldClassifier:
-        """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
-        with open_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND) as (meta, files):
-            return cls.from_artifact(files, meta, backbone, str(folder), trusted)
-
-    def foreign_parts(self) -> dict[str, Any]:
-        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
-        detectors = {} if self.detector == AUTO else dict([find_detector(self.detector)])
-        if self.rejector_ is not None:
-            detectors[self.rejector_.chosen.detector] = self.rejector_.chosen.part
-        return self.model.foreign_parts() | {name: part for name, part in detectors.items() if name not in DETECTORS}
-
-    def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """(files, meta) for :func:`save_artifact`."""
-        files, meta = write_world(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
-        detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
-        return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
-
-    @classmethod
-    def from_artifact(
-        cls,
-        files: dict[str, bytes],
-        meta: dict[str, Any],
-        backbone: Backbone | None,
-        where: str,
-        trusted: Mapping[str, Any] = NOTHING,
-    ) -> OpenWorldClassifier:
-        """The inverse of :meth:`to_artifact`."""
-        model, saved = load_world(files, meta, backbone, where, trusted)
-        world = cls(model, read_detector(meta["detector"], trusted, where), meta["alpha"], meta.get("per_class", False))
-        world._begin(saved.now.rejector, saved.now.known)
-        world._history, world.shown_ = History(saved.steps), saved.shown
-        return world
-
     def _learn(self, classes: Mapping[str, Group | Images | None], names: LabelSpace, new: bool) -> Extension:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
-        before, model = self._fitted(), self.model
+        before = self._fitted()
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
-        after, report = Extender(model.backbone, model.recipe(), model.views).extend(before, more, names)
+        after, report = self._extender().extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
@@ -292,9 +267,3 @@ class OpenWorldClassifier:
         self.shown_ |= shown
         self.unknown_ = [drop_pictures(part, shown) for part in self.unknown_]
         return report
-
-    def _fitted(self) -> Fitted:
-        return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)
-
-    def _become(self, fitted: Fitted) -> None:
-        self.model.model_, self.model.label_space_, self.rejector_, self.known_ = fitted
