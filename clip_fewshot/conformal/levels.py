@@ -125,4 +125,4 @@ def _indicators(kinds: LabelArray, c: int) -> csr_array:
 def _divide(sums: FloatArray, lengths: FloatArray) -> FloatArray:
     """Minus infinity where there is nothing to divide by."""
     shape = np.broadcast_shapes(sums.shape, lengths.shape)
-    return np.divide(sums, lengths, out=np.full(shape, -np.inf), where=np.broadcast_to(lengths > 0, shape))
+    return np.asarray(np.divide(sums, lengths, out=np.full(shape, -np.inf), where=np.broadcast_to(lengths > 0, shape)))

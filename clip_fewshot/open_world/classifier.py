@@ -47,7 +47,7 @@ class OpenWorldClassifier(WorldState):
         detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
             your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
-            the known pictures support where that is more, with a warning. One that is given and not supported is refused.
+            the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
 
