@@ -157,7 +157,7 @@ class OpenWorldClassifier(WorldState):
         return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
 
     def calibrate_sets(self, losses: FloatArray | None = None) -> None:
-        """What :meth:`predict_set` calls where it was not done yet: 2 to 5 trainings on parts of the known pictures.
+        """What :meth:`predict_set` calls where it was not done yet: five trainings on parts of the known pictures.
 
         Args:
             losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they

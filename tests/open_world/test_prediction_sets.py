@@ -49,11 +49,11 @@ def asked(four: OpenWorldSplit) -> ImageDataset:
 
 
 def test_each_picture_is_judged_by_a_probe_of_the_other_folds(world: OpenWorldClassifier) -> None:
-    """Nine classes of four shots are dealt to four folds in the order of their classes."""
+    """Nine classes of four shots are dealt to five folds in the order of their classes."""
     features, labels = world.reference_
     losses, fold = np.empty(len(labels)), np.empty(len(labels))
-    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % 4
-    for k in range(4):
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % 5
+    for k in range(5):
         probe = LinearProbe(C=world.model.model_.probe.C_).fit(features[fold != k], labels[fold != k])
         p = probe.predict_proba(features[fold == k])
         losses[fold == k] = -np.log(p[np.arange(len(p)), labels[fold == k]])
