@@ -47,13 +47,13 @@ class Options:
 
     data: tuple[str, ...] = sets_argument()
     shot_counts: tuple[int, ...] = shot_counts_option(SHOTS)
-    draws: int = option(200, "simulated support sets; 0 for none")
+    simulated: int = option(200, "support sets of the simulation; 0 for none")
     seeds: int = seeds_option()
     json: bool = option(False, "print JSON on standard output", group="output")
 
     def __post_init__(self) -> None:
         check_range(self, "seeds")
-        check_range(self, "draws", least=0)
+        check_range(self, "simulated", least=0)
 
 
 class Draw(NamedTuple):
@@ -68,7 +68,7 @@ class Draw(NamedTuple):
 
 def main(options: Options) -> int:
     """Measure and print."""
-    rows = [] if not options.draws else list(summarise("simulated", options, _simulated, options.draws))
+    rows = [] if not options.simulated else list(summarise("simulated", options, _simulated, options.simulated))
     for name in options.data:
         rows += summarise(name, options, partial(_drawn, _look(name)), options.seeds)
     print(json.dumps({"schema": 1, "rows": rows}, indent=1) if options.json else describe(rows))

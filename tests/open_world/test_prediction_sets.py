@@ -147,6 +147,8 @@ def test_a_model_without_its_pictures_has_no_sets(world: OpenWorldClassifier, as
     assert "possible" not in bare.predict(asked)[0].to_row()
     with pytest.raises(UsageError, match="known pictures"):
         bare.predict_set(asked)
+    with pytest.raises(UsageError, match="expected 36 losses, got 2"):
+        world.calibrate_sets(np.zeros(2))
 
 
 def test_a_trained_model_is_calibrated_when_it_is_asked(tiny: Backbone, four: OpenWorldSplit) -> None:
