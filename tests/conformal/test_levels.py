@@ -8,7 +8,7 @@ from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.levels import PRIOR, Looks, find_looks, level
+from clip_fewshot.conformal.levels import PLACE_PRIOR, SPREAD_PRIOR, Looks, find_looks, level
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
 from tests.conformal.test_calibration import Nearest
@@ -29,9 +29,9 @@ def moved(score: float, look: int, others: np.ndarray, kinds: np.ndarray) -> flo
     freedom = len(others) - len(inside)
     within = sum(((one - one.mean()) ** 2).sum() for one in inside) / max(freedom, 1)
     own = others[kinds == look]
-    place = (own.sum() + PRIOR * others.mean()) / (len(own) + PRIOR)
+    place = (own.sum() + PLACE_PRIOR * others.mean()) / (len(own) + PLACE_PRIOR)
     squares = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
-    spread = (squares + PRIOR * within) / (max(len(own) - 1, 0) + PRIOR)
+    spread = (squares + SPREAD_PRIOR * within) / (max(len(own) - 1, 0) + SPREAD_PRIOR)
     return float(others.mean() + (score - place) * (np.sqrt(within / spread) if spread else 1.0))
 
 
