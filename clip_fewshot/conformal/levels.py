@@ -58,7 +58,9 @@ def find_looks(rows: FloatArray, kinds: LabelArray, X: FloatArray) -> Looks:
     return Looks(mine.argmax(axis=1), np.where(without >= np.take_along_axis(near, others, axis=1), kinds, others))
 
 
-def level(members: FloatArray, own: FloatArray, kinds: LabelArray, looks: Looks) -> tuple[FloatArray, FloatArray]:
+def scale_scores(
+    members: FloatArray, own: FloatArray, kinds: LabelArray, looks: Looks
+) -> tuple[FloatArray, FloatArray]:
     """(m, n) scores of the known pictures and (m, n) of each new one, all in the units of an average class.
 
     Args:
