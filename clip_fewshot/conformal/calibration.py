@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
-from clip_fewshot.conformal.levels import Looks, find_looks, level
+from clip_fewshot.conformal.levels import Looks, find_looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, Comparison, MakeDetector, Split
+from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
-from clip_fewshot.types import BoolArray, FloatArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
@@ -129,24 +129,25 @@ class Calibrated:
         asks = self.per_class or self.scheme_.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        for label, (members, own) in self._compare(rows, labels).items():
+        compared = self.scheme_.compare(rows, labels)
+        if not self.per_class:  # many classes share a comparison
+            compared = {id(one): one for one in compared.values()}
+        looks = self._find_looks(rows)
+        for label, (members, own) in compared.items():
+            if looks is not None:
+                members, own = scale_scores(members, own, *looks)
             which = self.scheme_.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
 
-    def _compare(self, rows: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
-        found = self.scheme_.compare(rows, labels)
-        if self.per_class:
-            return found
-        # Of classes with which a detector counts alike, the comparison is one object.
-        alike = list({id(one): one for one in found.values()}.values())
-        if not self.levelled:
-            return dict(enumerate(alike))
+    def _find_looks(self, rows: FloatArray) -> tuple[LabelArray, Looks] | None:
+        """(n,) classes of the calibrating pictures, and what all look like; None where scores are ranked as they are."""
+        if not self.levelled or self.per_class:
+            return None
         kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], self.scheme_.places
         looks = find_looks(self.bag_.rows, kinds, rows)
-        looks = Looks(looks.members[places], looks.pictures[:, places])
-        return {i: Comparison(*level(*one, kinds[places], looks)) for i, one in enumerate(alike)}
+        return kinds[places], Looks(looks.members[places], looks.pictures[:, places])
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""

@@ -139,7 +139,7 @@ class Scatter(NamedTuple):
         return Lengths(alone, growth, growth * (self.residuals**2).sum(axis=1))
 
     def _freedom_without(self, left: Lengths) -> FloatArray:
-        return self.freedom - 1.0 + left.alone
+        return np.asarray(self.freedom - 1.0 + left.alone)
 
 
 def measure_scatter(rows: FloatArray, labels: LabelArray) -> Scatter:

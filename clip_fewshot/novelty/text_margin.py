@@ -68,7 +68,7 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         found = margin.measure(rows, y)
         self.margin_ = margin.learn(rows, found, margin.shares(found))
         likeness, variances = rows.distinct @ self.concepts_.T, found.variances()
-        trust = trust_in(named_rightly(likeness, concept_of[found.labels]), len(self.concepts_))
+        trust = measure_trust(check_names(likeness, concept_of[found.labels]), len(self.concepts_))
         self.weights_ = np.array([variances.whole[0] / 2, NAMES_WEIGHT * trust.whole[0]])
         names = NAMES_WEIGHT * trust.without * likeness.max(axis=1)
         self.kept_, self.loo_scores_ = rows.kept, variances.without / 2 * self.margin_.loo_scores_ + names
@@ -117,14 +117,14 @@ def find_concepts(classes: NDArray[Any], n_concepts: int) -> IndexArray:
     )
 
 
-def named_rightly(likeness: FloatArray, labels: IndexArray) -> BoolArray:
+def check_names(likeness: FloatArray, labels: IndexArray) -> BoolArray:
     """(n,) which rows are nearer to the text of their own class than to any other; (n, c) cosines."""
     others, row = likeness.copy(), np.arange(len(labels))
     others[row, labels] = -np.inf
     return np.asarray(likeness[row, labels] > others.max(axis=1) + TIE)
 
 
-def trust_in(right: BoolArray, n_classes: int) -> WithAndWithout:
+def measure_trust(right: BoolArray, n_classes: int) -> WithAndWithout:
     """The share of rows that are right above chance, in [0, 1], of all rows and without each of them."""
     chance, n = 1 / n_classes, len(right)
     shares = WithAndWithout(np.array([right.mean()]), (right.sum() - right) / (n - 1))

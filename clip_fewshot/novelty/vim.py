@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import logsumexp
 
-from clip_fewshot.novelty.probe_guided import GuidedDetector
+from clip_fewshot.novelty.probe_scores import GuidedDetector
 from clip_fewshot.types import FloatArray
 
 

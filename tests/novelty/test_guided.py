@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from clip_fewshot.novelty import NNGuideDetector, ViMDetector
-from clip_fewshot.novelty.probe_guided import GuidedDetector
+from clip_fewshot.novelty.probe_scores import GuidedDetector
 
 
 def draw(seed: int, sizes: tuple[int, ...], d: int = 10) -> tuple[np.ndarray, np.ndarray]:
