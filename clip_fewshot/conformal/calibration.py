@@ -144,7 +144,7 @@ class Calibrated:
     @cached_property
     def _looks(self) -> Looks | None:
         """What the calibrating pictures look like; None where scores are ranked as they are."""
-        if not self.levelled or self.per_class:
+        if not self.levelled or self.per_class or self.bag_.labels is None:
             return None
         kinds = np.unique(self.bag_.labels, return_inverse=True)[1]
         return Looks(self.bag_.rows, kinds, self.scheme_.places)
