@@ -116,8 +116,7 @@ class OpenWorldClassifier:
         depths = list_stored_depths(model.backbone.visual)
         data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         return self

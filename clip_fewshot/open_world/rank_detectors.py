@@ -1,4 +1,8 @@
-"""Rank detectors and features without any unseen class: hide known classes in turn and see what finds them."""
+"""Rank detectors and features without any unseen class: hide known classes in turn and see what finds them.
+
+A hidden class is near: it looks like the others. A detector that tells near classes apart may still take a picture of
+nothing at all for a known one, so that far pictures have a veto.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,25 @@ class Round(NamedTuple):
     normal: FloatArray  # (m, d) further known images
     novel: FloatArray  # (k, d) images of the hidden classes
     labels: LabelArray | None = None  # (n,) classes of ``fit``, for detectors that use them
+    far: Sequence[FloatArray] = ()  # (f, d) pictures of nothing known, one array per kind
 
 
 class DetectorScore(NamedTuple, Generic[Name]):
-    """What one candidate did: AUROC (novel = positive) in each round and their mean."""
+    """What one candidate did: AUROC (novel = positive) in each round and their mean.
+
+    Attributes:
+        far_per_round: AUROC of the kind of far pictures that it finds least; empty without far pictures.
+    """
 
     name: Name
     auroc: float
     per_round: tuple[float, ...]
+    far_per_round: tuple[float, ...] = ()
+
+    @property
+    def far(self) -> float | None:
+        """Mean over the rounds; None without far pictures."""
+        return float(np.mean(self.far_per_round)) if self.far_per_round else None
 
 
 @dataclass(frozen=True)

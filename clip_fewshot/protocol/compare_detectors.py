@@ -189,8 +189,9 @@ def ask_detector(scene: DetectorScene, support: PreparedSupport, detector: str |
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
     task, recipe = scene.task, support.recipe(scene.task, Point(PROBE_MODEL))
     spaces = None if detector == CHOSEN else (FROZEN_MODEL,)
+    asked = {"detector": detector, "spaces": spaces, "names": scene.names}
     choice = select_detector(
-        task.backbone, recipe, support.data, support.frozen, detector=detector, spaces=spaces, names=scene.names
+        task.backbone, recipe, support.data, support.frozen, pictures=support.images, **asked
     )
     if choice is None:
         raise UsageError(expected="two pictures of each class or more", got="one", fix="raise `shots`", where="`shots`")
