@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clip_fewshot.novelty.base import Detector as Detector
+from clip_fewshot.novelty.class_mean import ClassMeanDetector as ClassMeanDetector
 from clip_fewshot.novelty.energy import EnergyDetector as EnergyDetector
 from clip_fewshot.novelty.knn import KNNDetector as KNNDetector
 from clip_fewshot.novelty.lof import LOFDetector as LOFDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector as MahalanobisDetector
+from clip_fewshot.novelty.mahalanobis_margin import MahalanobisMarginDetector as MahalanobisMarginDetector
 from clip_fewshot.novelty.max_logit import MaxLogitDetector as MaxLogitDetector
 from clip_fewshot.novelty.max_softmax import MaxSoftmaxDetector as MaxSoftmaxDetector
 from clip_fewshot.novelty.mcm import MCMDetector as MCMDetector
@@ -34,7 +36,9 @@ DetectorPart = Callable[..., Detector]  # a class, or a function that returns un
 # In order of preference where others lead by less than their standard error. On digits and photos the first two were
 # ahead of the others, or level. LOF stands last: with few shots the density around neighbours is mostly noise.
 DETECTORS: dict[str, type[Detector]] = {
+    "mahalanobis-margin": MahalanobisMarginDetector,
     "mahalanobis": MahalanobisDetector,
+    "class-mean": ClassMeanDetector,
     "knn": KNNDetector,
     "relative-mahalanobis": RelativeMahalanobisDetector,
     "max-softmax": MaxSoftmaxDetector,
