@@ -53,6 +53,7 @@ def main(options: Options) -> int:
 def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
     from clip_fewshot.protocol import compare_detectors as protocol
+    from clip_fewshot.protocol.detector_tables import describe_comparison
 
     protocol.check_detectors(options.detectors)
     unseen = options.unseen or "3"
@@ -65,7 +66,7 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
     if options.out is not None:
         protocol.save_comparison(done, found, Path(options.out))
-    return found, protocol.describe_comparison(found)
+    return found, describe_comparison(found)
 
 
 def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:

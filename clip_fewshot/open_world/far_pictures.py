@@ -6,7 +6,6 @@ Letters and patterns are measured alone: what helped to choose would flatter the
 
 from __future__ import annotations
 
-import string
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 

@@ -16,6 +16,7 @@ from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.protocol import compare_detectors
+from clip_fewshot.protocol.detector_tables import describe_comparison
 from clip_fewshot.protocol.refits import Task, prepare
 from clip_fewshot.runtime.files import read_json
 from clip_fewshot.types import FloatArray
@@ -91,7 +92,7 @@ def test_auto_is_the_choice_over_all_features(found: Any) -> None:
 
 
 def test_text_record_and_figures_agree(found: Any, folder: Path) -> None:
-    said = compare_detectors.describe_comparison(found)
+    said = describe_comparison(found)
     lines = said.splitlines()
     assert "4 shots a class, 2 support sets" in lines[0]
     assert lines[4].split()[0] == found["rows"][0]["detector"]
@@ -123,7 +124,7 @@ def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini
 
     found = {"data": "", "model": "", **compare(mini, photos, seeds=1, detectors=(Farthest, Picky)).record}
     assert sorted(row["detector"] for row in found["rows"]) == ["Farthest", "auto"]
-    described = compare_detectors.describe_comparison(found)
+    described = describe_comparison(found)
     assert "Farthest " in described
     assert "Picky refused: Picky: expected more rows" in described
 
