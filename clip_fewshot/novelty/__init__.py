@@ -27,8 +27,10 @@ from clip_fewshot.novelty.max_softmax import MaxSoftmaxDetector as MaxSoftmaxDet
 from clip_fewshot.novelty.mcm import MCMDetector as MCMDetector
 from clip_fewshot.novelty.negative_labels import NegativeLabelsDetector as NegativeLabelsDetector
 from clip_fewshot.novelty.negative_labels import mine_negatives as mine_negatives
+from clip_fewshot.novelty.nnguide import NNGuideDetector as NNGuideDetector
 from clip_fewshot.novelty.rank_average import RankAverageDetector as RankAverageDetector
 from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector as RelativeMahalanobisDetector
+from clip_fewshot.novelty.vim import ViMDetector as ViMDetector
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
 DetectorPart = Callable[..., Detector]  # a class, or a function that returns unfitted detectors
@@ -41,6 +43,8 @@ DETECTORS: dict[str, type[Detector]] = {
     "class-mean": ClassMeanDetector,
     "knn": KNNDetector,
     "relative-mahalanobis": RelativeMahalanobisDetector,
+    "vim": ViMDetector,
+    "nnguide": NNGuideDetector,
     "max-softmax": MaxSoftmaxDetector,
     "max-logit": MaxLogitDetector,
     "energy": EnergyDetector,

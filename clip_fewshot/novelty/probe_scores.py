@@ -17,7 +17,7 @@ from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.probes.left_out import left_out_logits
 from clip_fewshot.probes.logistic import LinearProbe
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, LabelArray
 
 PROBE_REFITS = 160  # rows up to which each is left out by itself; above, a twentieth of every class is
 
@@ -66,16 +66,23 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             fix = "give y with more classes, or choose a detector that needs none, such as lof"
             raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
-        left_out = left_out_logits(rows.distinct, labels, self.C, split_left_out(labels, PROBE_REFITS))
-        self.loo_scores_ = self.normality(left_out)
+        self._calibrate(rows.distinct, labels)
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
-    def score_samples(self, X: FloatArray) -> FloatArray:
-        """(n,) normality by the probe's logits, which sum to 0 over the classes."""
-        X = checked_rows(self, X)
+    def _calibrate(self, unit: FloatArray, labels: LabelArray) -> None:
+        """Find ``loo_scores_``."""
+        left_out = left_out_logits(unit, labels, self.C, split_left_out(labels, PROBE_REFITS))
+        self.loo_scores_ = self.normality(left_out)
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c) of the probe, which sum to 0 over the classes."""
         logits = self.probe_.decision_function(X)
-        return self.normality(np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits)
+        return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else np.asarray(logits)
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) normality by the probe's logits."""
+        return self.normality(self.logits(checked_rows(self, X)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The probe and the leave-one-out scores."""
