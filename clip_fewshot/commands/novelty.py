@@ -52,21 +52,20 @@ def main(options: Options) -> int:
 
 def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
-    from clip_fewshot.protocol import compare_detectors as protocol
-    from clip_fewshot.protocol.detector_tables import describe_comparison
+    from clip_fewshot.protocol import compare_detectors, detector_tables
 
-    protocol.check_detectors(options.detectors)
+    compare_detectors.check_detectors(options.detectors)
     unseen = options.unseen or "3"
     asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(unseen)}
     asked["templates"] = opening.open_templates(options, ())
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
-        done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
+        done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
     if options.out is not None:
-        protocol.save_comparison(done, found, Path(options.out))
-    return found, describe_comparison(found)
+        compare_detectors.save_comparison(done, found, Path(options.out))
+    return found, detector_tables.describe_comparison(found)
 
 
 def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:

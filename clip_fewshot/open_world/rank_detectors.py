@@ -22,8 +22,8 @@ Name = TypeVar("Name", bound=Hashable)
 
 NOISE = 0.05  # chance that luck alone puts any candidate before the first
 LEAST_LEAD = 0.002  # AUROC; of leads that are the same in each round
-FAR_SLACK = 0.05  # AUROC on far pictures by which a candidate may trail the best
-VETO_ERRORS = 2.0  # standard errors of that lead
+WORSE = 0.02  # AUROC on far pictures that no lead on hidden classes makes up for
+BLIND, BLIND_ERRORS = 0.1, 2.0  # AUROC on far pictures, and standard errors of it, by which the first must trail to go
 
 
 class Round(NamedTuple):
@@ -80,8 +80,8 @@ def rank_detectors(
 
     The first given stays unless another leads it by more than the noise of the rounds, in a paired t-test with
     Bonferroni's share for each candidate: the highest of fifty means over four rounds is luck, and to take it, or
-    the first within a standard error of it, cost .003 to .03 AUROC (docs/figures/choosing_detectors.md). Who trails
-    on far pictures by more than FAR_SLACK is not taken, and the first gives way where that lead is no noise either.
+    the first within a standard error of it, cost .003 to .03 AUROC (docs/figures/choosing_detectors.md). Who is worse
+    on far pictures is not taken instead, and a first that is blind to them gives way to the next.
 
     All candidates must have the same number of rounds, in the same order of hidden classes, or the comparison would
     be of classes and not of candidates. A candidate that refuses a round, having too few classes or images there, is
@@ -116,13 +116,11 @@ def rank_detectors(
 def _choose(results: Sequence[DetectorScore[Name]]) -> DetectorScore[Name]:
     """The first that far pictures do not rule out, or the one that leads it most on hidden classes."""
     first, farthest = results[0], max(results, key=_far)
-    if _far(farthest) - _far(first) > FAR_SLACK and _leads(farthest.far_per_round, first.far_per_round, VETO_ERRORS):
-        first = next(one for one in results if _far(farthest) - _far(one) <= FAR_SLACK)
+    if _far(farthest) - _far(first) > BLIND and _leads(farthest.far_per_round, first.far_per_round, BLIND_ERRORS):
+        first = next(one for one in results if _far(farthest) - _far(one) <= BLIND)
     errors = student.ppf(1 - NOISE / len(results), max(1, len(first.per_round) - 1))
     leaders = [
-        one
-        for one in results
-        if _far(first) - _far(one) <= FAR_SLACK and _leads(one.per_round, first.per_round, errors)
+        one for one in results if _far(first) - _far(one) <= WORSE and _leads(one.per_round, first.per_round, errors)
     ]
     return max(leaders, key=lambda one: one.auroc, default=first)
 

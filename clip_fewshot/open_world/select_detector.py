@@ -142,6 +142,8 @@ def list_alternatives(
 ) -> list[Alternative]:
     """Every detector with every number of neighbours in every space where it makes sense, the preferred first.
 
+    The detector goes before the space: the better one further down is preferred to the next on frozen features.
+
     Detectors that read texts look at the space that texts are in. Further down, where features tell less (of
     LOF, nearest neighbours and both Mahalanobis on digits and photos), two detectors stand for all.
 
@@ -151,9 +153,9 @@ def list_alternatives(
         reads: whether there are texts to read.
     """
     found = []
-    for space in spaces:
-        for name, part in detectors.items():
-            facts = facts_of(part)
+    for name, part in detectors.items():
+        facts = facts_of(part)
+        for space in spaces:
             if facts.needs_texts and not (reads and space == FROZEN):
                 continue
             if parse_depth(space) is not None and not facts.at_depth:

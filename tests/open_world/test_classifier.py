@@ -131,6 +131,12 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
     assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    assert choice.far_table() == {}
+    broken = select_detector(tiny, recipe("mlp"), data, encode_frozen(data), pictures=eight.support, names=names)
+    assert broken is not None
+    assert broken.table() == pytest.approx(table)  # hidden classes are found as before
+    assert list(broken.far_table()) == list(table)
+    assert all(0 <= far <= 1 for far in broken.far_table().values())
     only_frozen = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn")
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
