@@ -30,14 +30,17 @@ from clip_fewshot.novelty.negative_labels import mine_negatives as mine_negative
 from clip_fewshot.novelty.nnguide import NNGuideDetector as NNGuideDetector
 from clip_fewshot.novelty.rank_average import RankAverageDetector as RankAverageDetector
 from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector as RelativeMahalanobisDetector
+from clip_fewshot.novelty.text_margin import TextMarginDetector as TextMarginDetector
 from clip_fewshot.novelty.vim import ViMDetector as ViMDetector
 from clip_fewshot.runtime.parts import check_contract, choose_part
 
 DetectorPart = Callable[..., Detector]  # a class, or a function that returns unfitted detectors
 
-# In order of preference: the first is what "auto" takes unless another leads it by more than noise. It was ahead of all
-# others on average over five sets of digits and photos, near and far: docs/figures/choosing_detectors.md.
+# In order of preference: "auto" takes the first that it can unless another leads it by more than noise. They were ahead of
+# all others on average over five sets of digits and photos, near and far: docs/figures/detectors.md. LOF stands last:
+# with few shots the density around neighbours is mostly noise.
 DETECTORS: dict[str, type[Detector]] = {
+    "text-margin": TextMarginDetector,
     "mahalanobis-margin": MahalanobisMarginDetector,
     "mahalanobis": MahalanobisDetector,
     "class-mean": ClassMeanDetector,

@@ -35,7 +35,6 @@ class ClassMeanDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         [1.0]
     """
 
-    at_depth: ClassVar[bool] = True
     scheme: ClassVar[str | None] = "leave-one-out"
 
     def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> ClassMeanDetector:

@@ -14,7 +14,7 @@ from clip_fewshot.config.ranges import require_real
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import UnitRows, few_rows_error, keep_distinct, number_classes
-from clip_fewshot.novelty.scatter import Scatter, Shares, measure_scatter
+from clip_fewshot.novelty.scatter import Scatter, WithAndWithout, measure_scatter
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
@@ -66,14 +66,14 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             raise few_rows_error(expected, rows, type(self).__name__)
         return measure_scatter(rows.distinct, labels)
 
-    def shares(self, found: Scatter) -> Shares:
+    def shares(self, found: Scatter) -> WithAndWithout:
         """The shares of the identity that the covariance of these rows takes."""
         if self.shrinkage is not None:
             fix = "choose a share of the identity, or None"
             require_real(self.shrinkage, "a shrinkage", "(0, 1]", type(self).__name__, fix)
         return found.shares(self.shrinkage)
 
-    def learn(self: Gaussian, rows: UnitRows, found: Scatter, shares: Shares) -> Gaussian:
+    def learn(self: Gaussian, rows: UnitRows, found: Scatter, shares: WithAndWithout) -> Gaussian:
         """The rest of :meth:`fit`, with shares that may be those of another scatter of the same rows."""
         self.kept_, self.n_features_in_ = rows.kept, rows.unit.shape[1]
         shrunk = found.shrink(shares)

@@ -7,7 +7,7 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
-from clip_fewshot.novelty.scatter import Scatter, Shares
+from clip_fewshot.novelty.scatter import Scatter, WithAndWithout
 from clip_fewshot.probes.checked import checked_rows
 from clip_fewshot.types import FloatArray
 
@@ -41,10 +41,10 @@ class MahalanobisMarginDetector(MahalanobisDetector):
         [1, -1, -1]
     """
 
-    def shares(self, found: Scatter) -> Shares:
+    def shares(self, found: Scatter) -> WithAndWithout:
         """The shares of the identity that the covariance of these rows takes."""
         shares = super().shares(found)
-        return Shares(*((1 + share) / 2 for share in shares)) if self.shrinkage is None else shares
+        return WithAndWithout(*((1 + share) / 2 for share in shares)) if self.shrinkage is None else shares
 
     @staticmethod
     def normality(squared: FloatArray) -> FloatArray:

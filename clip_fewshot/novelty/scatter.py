@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
-class Shares(NamedTuple):
-    """Shares of the identity, in (0, 1]: (1,) for all rows, and (n,) without each of them."""
+class WithAndWithout(NamedTuple):
+    """A number learned from the rows: (1,) from all of them, and (n,) without each of them."""
 
     whole: FloatArray
     without: FloatArray
@@ -78,47 +79,57 @@ class Scatter(NamedTuple):
         """Rows less classes."""
         return len(self.labels) - len(self.means)
 
-    def shares(self, fixed: float | None = None) -> Shares:
+    def shares(self, fixed: float | None = None) -> WithAndWithout:
         """``fixed`` for all, or what :func:`estimate_shares` says."""
         if fixed is not None:
-            return Shares(np.full(1, fixed), np.full(len(self.labels), fixed))
+            return WithAndWithout(np.full(1, fixed), np.full(len(self.labels), fixed))
         n_features, left = self.means.shape[1], self._left_out()
         trace, square = self.values.sum(keepdims=True), (self.values**2).sum(keepdims=True)
         crossed = left.growth * (self.residuals**2 @ self.values)
-        return Shares(
+        return WithAndWithout(
             estimate_shares(trace, square, np.array([float(self.freedom)]), n_features),
             estimate_shares(
                 trace - left.taken, square - 2 * crossed + left.taken**2, self._freedom_without(left), n_features
             ),
         )
 
-    def shrink(self, shares: Shares) -> Shrunk:
+    def variances(self) -> WithAndWithout:
+        """The mean variance of a feature around the class means."""
+        left, n_features = self._left_out(), self.means.shape[1]
+        trace = self.values.sum(keepdims=True)
+        without = (trace - left.taken) / self._freedom_without(left)
+        return WithAndWithout(trace / self.freedom / n_features, without / n_features)
+
+    def shrink(self, shares: WithAndWithout) -> Shrunk:
         """The covariance of all rows."""
         freedom = np.array([float(self.freedom)])
         return shrink(self.values.sum(keepdims=True), freedom, self.means.shape[1], shares.whole)
 
-    def distances_without(self, shares: Shares) -> FloatArray:
+    def distances_without(self, shares: WithAndWithout) -> FloatArray:
         """(n, c) squared Mahalanobis distance of each row to the class means, all fitted without that row.
 
         Infinite to the class of a row that is the only one of its class.
         """
-        left, (c, d) = self._left_out(), self.means.shape
-        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), d, shares.without)
-        variances = shrunk.slope[:, None] * self.values + shrunk.floor[:, None]
-        solved = self.residuals / variances
+        left, n_features = self._left_out(), self.means.shape[1]
+        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), n_features, shares.without)
+        precision = 1 / (shrunk.slope[:, None] * self.values + shrunk.floor[:, None])
+        solved = self.residuals * precision
+        within = np.einsum("nr,nr->n", self.residuals, solved)
         taken = left.growth * shrunk.slope
-        feedback = taken / (1 - taken * np.einsum("nr,nr->n", self.residuals, solved))
-        inside = self.means @ self.axes
-        outside = self.means - inside @ self.axes.T
-        far = np.empty((len(self.labels), c))
-        for k in range(c):
-            own = self.labels == k
-            away = self.residuals + inside[self.labels] - inside[k]
-            away[own] = left.growth[own, None] * self.residuals[own]
-            beyond = ((outside - outside[k]) ** 2).sum(axis=1)[self.labels]  # rows leave the axes by their mean alone
-            far[:, k] = np.einsum("nr,nr->n", away**2, 1 / variances) + beyond / shrunk.floor
-            far[:, k] += feedback * np.einsum("nr,nr->n", solved, away) ** 2
-            far[own & left.alone, k] = np.inf
+        feedback = taken / (1 - taken * within)
+        centred = self.means - self.means.mean(axis=0)
+        inside = centred @ self.axes
+        outside = centred - inside @ self.axes.T
+        away = self.residuals + inside[self.labels]
+        # |a - m|^2 as a a - 2 a m + m m: three products of matrices, where a class at a time takes c passes.
+        far = np.einsum("nr,nr->n", away**2, precision)[:, None] - 2 * (away * precision) @ inside.T
+        far += precision @ (inside**2).T
+        beyond = cdist(outside, outside, "sqeuclidean")  # rows leave the axes by their mean alone
+        far += beyond[self.labels] / shrunk.floor[:, None]
+        crossed = np.einsum("nr,nr->n", solved, away)[:, None] - solved @ inside.T
+        far += feedback[:, None] * crossed**2
+        own = left.growth**2 * (within + feedback * within**2)
+        far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
         return far
 
     def _left_out(self) -> Lengths:

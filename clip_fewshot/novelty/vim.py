@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import logsumexp
 
-from clip_fewshot.novelty.probe_guided import GuidedDetector
+from clip_fewshot.novelty.probe_scores import GuidedDetector
 from clip_fewshot.types import FloatArray
 
 
@@ -16,8 +16,8 @@ class ViMDetector(GuidedDetector):
 
     Wang, Li, Feng, Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", 2022, eqs. 5 and 7. The residual is
     what the first principal axes of the known images leave of an image; it is scaled so that the mean over known images
-    equals that of their largest logit. Theirs leaves 512 or 1,000 axes of thousands of images; a few shots have as many
-    as there are classes, less one, that tell classes apart and not pictures. Arguments and attributes:
+    equals that of their largest logit. Theirs keeps 512 or 1,000 axes of many thousand images; the first axes of a few
+    shots, one less than there are classes, tell classes apart, the others pictures. Arguments and attributes:
     :class:`GuidedDetector`.
     """
 
