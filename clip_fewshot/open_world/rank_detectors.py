@@ -81,8 +81,8 @@ def rank_detectors(
     """Score every candidate, (a detector factory for each round, rounds in its features), near and far.
 
     The first given stays unless another leads it by more than the noise of the rounds, in a paired t-test with
-    Bonferroni's share for each candidate: the highest of fifty means over four rounds is luck, and to take it, or
-    the first within a standard error of it, cost .003 to .03 AUROC (docs/figures/choosing_detectors.md). Who is worse
+    Bonferroni's share for each candidate: the highest of fifty means over four rounds is luck, and to take it
+    cost up to .04 AUROC, and with a lead of a standard error .025 (docs/figures/choosing_detectors.md). Who is worse
     on far pictures is not taken instead, and a first that is blind to them gives way to the next.
 
     All candidates must have the same number of rounds, in the same order of hidden classes, or the comparison would
