@@ -42,8 +42,8 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1).
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.

@@ -1,5 +1,6 @@
 """Pictures that are far from every class, made at run time: nothing is downloaded, nothing is shipped.
 
+At most 64 of each use go through the frozen layers once, and then stand in the cache.
 Broken copies of the support pictures keep their colours and lose what is to be seen. They help to choose a detector.
 Letters and patterns are measured alone: what helped to choose would flatter the choice.
 """
