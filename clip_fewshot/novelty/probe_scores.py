@@ -44,6 +44,9 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     needs_classes: ClassVar[bool] = True
 
+    _known: tuple[FloatArray, LabelArray]
+    _left_out: FloatArray | None
+
     def __init__(self, C: float = 10.0) -> None:
         self.C = C
 
@@ -68,14 +71,24 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             fix = "give y with more classes, or choose a detector that needs none, such as lof"
             raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
-        self._calibrate(rows.distinct, labels)
-        self.offset_ = own_offset(self.loo_scores_)
+        self._known, self._left_out = (rows.distinct, labels), None
         return self
 
-    def _calibrate(self, unit: FloatArray, labels: LabelArray) -> None:
-        """Find ``loo_scores_``."""
-        left_out = left_out_logits(unit, labels, self.C, split_left_out(labels, PROBE_REFITS))
-        self.loo_scores_ = self.normality(left_out)
+    @property
+    def loo_scores_(self) -> FloatArray:
+        """(m,) see above; found when they are first asked for, which choosing among detectors never does."""
+        if self._left_out is None:
+            self._left_out = self._score_left_out(*self._known)
+        return self._left_out
+
+    @property
+    def offset_(self) -> float:  # type: ignore[override]
+        """Where :meth:`predict` decides."""
+        return own_offset(self.loo_scores_)
+
+    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
+        parts = split_left_out(labels, PROBE_REFITS)
+        return self.normality(left_out_logits(unit, labels, self.C, parts))
 
     def logits(self, X: FloatArray) -> FloatArray:
         """(n, c) of the probe, which sum to 0 over the classes."""
@@ -98,8 +111,8 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         detector = cls(C=float(arrays["C"]))
         detector.probe_ = LinearProbe.from_arrays(arrays)
         detector.kept_ = arrays["kept"]
-        detector.loo_scores_ = read_log_odds(arrays) if cls.in_log_odds else arrays["loo_scores"]
-        detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["coef"].shape[1]
+        detector._left_out = read_log_odds(arrays) if cls.in_log_odds else arrays["loo_scores"]
+        detector.n_features_in_ = arrays["coef"].shape[1]
         return detector
 
 
@@ -123,14 +136,21 @@ class GuidedDetector(ProbeDetector):
         """(m,) scores of (m, d) rows of length 1 with (m, c) logits, higher = more normal."""
         raise NotImplementedError
 
-    def _calibrate(self, unit: FloatArray, labels: LabelArray) -> None:
+    def fit(self: Guided, X: FloatArray, y: NDArray[Any] | None = None) -> Guided:
+        """As :meth:`ProbeDetector.fit`."""
+        super().fit(X, y)
+        unit, _ = self._known
         self.guide_ = self.learn_rows(unit, self.logits(unit))
+        return self
+
+    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
         # Turned into the space that the rows span, where angles are the same and a refit is small.
         turned = unit @ np.linalg.svd(unit, full_matrices=False)[2].T
-        self.loo_scores_ = np.empty(len(unit))
+        scores = np.empty(len(unit))
         for part, logits in refit_logits(unit, labels, self.C, split_left_out(labels, PROBE_REFITS)):
             guide = self.learn_rows(np.delete(turned, part, axis=0), np.delete(logits, part, axis=0))
-            self.loo_scores_[part] = self.judge_rows(guide, turned[part], logits[part])
+            scores[part] = self.judge_rows(guide, turned[part], logits[part])
+        return scores
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) normality by the probe's logits and by the rows."""

@@ -38,6 +38,8 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
     needs_classes: ClassVar[bool] = True
     scheme: ClassVar[str | None] = MahalanobisDetector.scheme
 
+    parts_: tuple[MahalanobisDetector, ...]
+
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage
 

@@ -130,7 +130,7 @@ class Scatter(NamedTuple):
         far += feedback[:, None] * crossed**2
         own = left.growth**2 * (within + feedback * within**2)
         far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
-        return far
+        return np.asarray(far)
 
     def _left_out(self) -> Lengths:
         counts = np.bincount(self.labels, minlength=len(self.means))[self.labels]
@@ -139,7 +139,7 @@ class Scatter(NamedTuple):
         return Lengths(alone, growth, growth * (self.residuals**2).sum(axis=1))
 
     def _freedom_without(self, left: Lengths) -> FloatArray:
-        return self.freedom - 1.0 + left.alone
+        return np.asarray(self.freedom - 1.0 + left.alone)
 
 
 def measure_scatter(rows: FloatArray, labels: LabelArray) -> Scatter:

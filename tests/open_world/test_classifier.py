@@ -72,6 +72,7 @@ CHOICES = {
     "depth": Alternative("mahalanobis", "depth 1"),
     "folds of frozen features": Alternative("energy"),
     "texts": Alternative("negative-labels"),
+    "names": Alternative("text-margin"),
 }
 
 
@@ -91,6 +92,18 @@ def test_a_rejector_of_any_kind_survives_its_file(
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
     pictures = eight.pool.subset(np.arange(30))
     assert after.predict(pictures) == before.predict(pictures)
+
+
+def test_a_reader_of_names_is_fitted_again_when_a_class_comes(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    """Its texts know nothing of the new name."""
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen, names = encode_frozen(data), eight.support.label_space.names
+    reads, looks = (
+        fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(Alternative(kind)), names=names)
+        for kind in ("text-margin", "mahalanobis-margin")
+    )
+    assert reads.extend(frozen, data.labels) is None
+    assert looks.extend(frozen, data.labels) is not None
 
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
