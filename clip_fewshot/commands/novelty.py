@@ -18,7 +18,7 @@ set, or with --saved measure that of a saved model, on the test side that was se
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, SAVED = ("fresh", "discover", "split_seed", "trust"), {"group": "with --saved"}
 OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "overwrite", "template", "templates")
-COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
+TAKEN = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
 
     compare_detectors.check_detectors(options.detectors)
     unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(unseen)}
+    asked = {name: getattr(options, name) for name in TAKEN} | {"unseen": count_or_names(unseen)}
     asked["templates"] = opening.open_templates(options, ())
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:

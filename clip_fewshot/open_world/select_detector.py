@@ -17,7 +17,7 @@ from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, DetectorPart, facts_of, find_detector
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, count_fewest_shots, split_folds
-from clip_fewshot.open_world.far_pictures import KINDS, break_copies
+from clip_fewshot.open_world.far_pictures import FAR_KINDS, copy_broken
 from clip_fewshot.open_world.feature_spaces import (
     BOTH,
     DEPTHS,
@@ -93,7 +93,7 @@ def select_detector(
         model = fit_model(backbone, recipe, data.subset(fit)) if {TUNED, BOTH} & rounds.keys() else None
         for space, found in rounds.items():
             X = known.build(space, model)
-            strange = () if far is None else np.array_split(far.build(space, model), KINDS)
+            strange = () if far is None else np.array_split(far.build(space, model), FAR_KINDS)
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit], strange))
     needs, templates = {name for one in offered for name in one.needs_texts}, recipe.settings.templates
     texts = encode_concepts(backbone, names, templates, needs) if needs and names is not None else None
@@ -117,7 +117,7 @@ class Viewed(NamedTuple):
 def _view_far(backbone: Backbone, recipe: Recipe, data: SupportData, pictures: ImageDataset) -> Viewed:
     """Broken copies, kind after kind, at every depth that a space may ask for."""
     cuts = [n for n in sorted({*DEPTHS, recipe.point.unfreeze}) if n in data.images.cuts]
-    images = image_prefix(backbone, break_copies(pictures, recipe.seed), cuts)
+    images = image_prefix(backbone, copy_broken(pictures, recipe.seed), cuts)
     return Viewed(images, images.frozen_features().cpu().numpy())
 
 

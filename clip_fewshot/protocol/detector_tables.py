@@ -9,7 +9,7 @@ from clip_fewshot.protocol.compare_detectors import CHOSEN
 from clip_fewshot.report import tables
 
 STATISTICS = {"auroc": "AUROC", "auroc_far": "AUROC far", "aupr": "AUPR", "fpr95": "FPR95", "eer": "EER"}
-LISTED = 12  # alternatives that the text names
+MOST_ALTERNATIVES = 12  # alternatives that the text names
 
 
 def describe_comparison(found: Mapping[str, Any]) -> str:
@@ -32,8 +32,8 @@ def describe_comparison(found: Mapping[str, Any]) -> str:
     offered = found["alternatives"]
     if offered:
         head = ["what auto tried on the support sets alone", "hidden classes", "broken copies"]
-        lines += ["", tables.format_plain([head, *map(_tried, offered[:LISTED])])]
-        lines += [f"and {len(offered) - LISTED} more in --json"] if len(offered) > LISTED else []
+        lines += ["", tables.format_plain([head, *map(_tried, offered[:MOST_ALTERNATIVES])])]
+        lines += [f"and {len(offered) - MOST_ALTERNATIVES} more in --json"] if len(offered) > MOST_ALTERNATIVES else []
     return "\n".join(lines)
 
 
