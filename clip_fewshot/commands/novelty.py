@@ -18,14 +18,16 @@ set, or with --saved measure that of a saved model, on the test side that was se
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, SAVED = ("fresh", "discover", "split_seed", "trust"), {"group": "with --saved"}
 OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "overwrite", "template", "templates")
-TAKEN = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
+OF_ALL = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SupportSetOptions, TextOptions, OutputOptions):
     unseen: str | None = option(None, "classes to hide, count or names (default: 3; --saved: all new)", listed=True)
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
-    alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
+    alphas: tuple[float, ...] = option(
+        (), "false-alarm rates to try, in (0, 1) (default: 0.01, 0.05 and 0.1, or the least that the shots support)"
+    )
     detectors: tuple[str, ...] = option((), "detectors to compare, python:MODULE:NAME for your own (default: all)")
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
     saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
@@ -56,7 +58,7 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
 
     compare_detectors.check_detectors(options.detectors)
     unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in TAKEN} | {"unseen": count_or_names(unseen)}
+    asked = {name: getattr(options, name) for name in OF_ALL} | {"unseen": count_or_names(unseen)}
     asked["templates"] = opening.open_templates(options, ())
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:

@@ -23,7 +23,7 @@ BLUR = FAR_SIDE / 8  # pixels of a Gaussian's deviation: colours remain, outline
 
 
 def copy_broken(images: ImageDataset, seed: int) -> ImageDataset:
-    """Copies of at most FAR_COPIES of the pictures, all scrambled (tiles shuffled), then all blurred: FAR_KINDS of one size."""
+    """Copies of at most FAR_COPIES pictures, all scrambled (tiles shuffled), then as many blurred."""
     draw = rng.generator(seed, "far pictures")
     rows = np.sort(draw.permutation(len(images))[:FAR_COPIES])
     squares = [resize_crop(images.open(int(i)), FAR_SIDE) for i in rows]

@@ -15,6 +15,7 @@ MOST_ALTERNATIVES = 12  # alternatives that the text names
 def describe_comparison(found: Mapping[str, Any]) -> str:
     """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
+        *found["notes"],
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
         f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
