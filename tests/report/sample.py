@@ -241,7 +241,7 @@ def hostile() -> tuple[dict[str, Any], RunRecord]:
     run["artifacts"] = {SCRIPT: SCRIPT}
     run["timing"] = {SCRIPT: 1.0}
     run["warnings"] = [SCRIPT]
-    run["novelty"] |= {"detector": SCRIPT, "chosen": SCRIPT, "selection": {SCRIPT: 0.5}}
+    run["novelty"] |= {"detector": SCRIPT, "chosen": SCRIPT, "selection": {SCRIPT: 0.5}, "selection_far": {SCRIPT: 0.9}}
     run["approaches"][SCRIPT] = run["approaches"]["mlp"] | {"params": {SCRIPT: SCRIPT}}
     seen = discovery()
     groups = tuple(c._replace(suggested=SCRIPT, composition=((SCRIPT, 3),)) for c in seen.clusters)
