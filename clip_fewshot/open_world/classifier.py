@@ -44,8 +44,8 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
             the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
@@ -109,8 +109,7 @@ class OpenWorldClassifier(WorldState):
         depths = list_stored_depths(model.backbone.visual)
         data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         if self.alpha is not None:
             rejector.check(self.alpha)
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
