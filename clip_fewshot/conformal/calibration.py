@@ -143,7 +143,7 @@ class Calibrated:
 
     def _find_looks(self, rows: FloatArray) -> tuple[LabelArray, Looks] | None:
         """(n,) classes of the calibrating pictures, and what all look like; None where scores are ranked as they are."""
-        if not self.levelled or self.per_class:
+        if self.bag_.labels is None or not self.levelled or self.per_class:
             return None
         kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], self.scheme_.places
         looks = find_looks(self.bag_.rows, kinds, rows)
