@@ -142,7 +142,7 @@ class Calibrated:
         return found
 
     def _find_looks(self, rows: FloatArray) -> tuple[LabelArray, Looks] | None:
-        """(n,) classes of the calibrating pictures, and what all look like; None where scores are ranked as they are."""
+        """(n,) classes of the calibrating pictures, and what all look like; None where scores stay as they are."""
         if self.bag_.labels is None or not self.levelled or self.per_class:
             return None
         kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], self.scheme_.places
