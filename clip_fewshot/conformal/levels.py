@@ -135,7 +135,9 @@ class Pairs(NamedTuple):
     def with_all(self, scores: FloatArray) -> Pairs:
         """The same of one row of (n,) scores, measured with every known picture."""
         centre, inside = np.full((1, 1), scores.mean()), self.squares.sum(axis=1, keepdims=True)
-        spreads = _compare_spreads(inside, ((scores - centre) ** 2).sum(), len(scores), np.count_nonzero(self.counts))
+        spreads = _compare_spreads(
+            inside, ((scores - centre) ** 2).sum(), len(scores), int(np.count_nonzero(self.counts))
+        )
         nothing = np.zeros((1, 1))
         return Pairs(np.array([-1]), self.counts, self.means, self.squares, nothing, nothing, centre, *spreads)
 
