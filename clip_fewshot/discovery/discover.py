@@ -19,6 +19,7 @@ from clip_fewshot.discovery.base import Discoverer, Discovery
 from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
+from clip_fewshot.discovery.silhouette import Silhouette
 from clip_fewshot.discovery.stability import judge_groups
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.runtime.arrays import as_rows
@@ -27,9 +28,8 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
-DISCOVERERS: dict[str, type[Discoverer]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
+DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
 SMALLEST = 4  # images in a class
-SMALLEST_SHARE = 0.05  # or this share of all, if more: a handful of false alarms of one known class is not a class
 
 
 def discover_classes(
@@ -49,7 +49,7 @@ def discover_classes(
         method: a key of DISCOVERERS, the name of an entry point, "python:MODULE:NAME", or a class of your own; None:
             "average" with three known classes of two images or more, else "ward".
         max_clusters: most parts that a method cuts into, outliers among them, >= 1; "average" knows no limit.
-        min_cluster_size: images a group must have; None: 4, or 5 % of n if that is more, or all if there are fewer.
+        min_cluster_size: images a group must have; None: 4, or all if there are fewer.
         seed: of the random clouds, starts and halves.
 
     Raises:
@@ -77,7 +77,7 @@ def discover_classes(
     check_contract("discoverer", name, rule, Discoverer)
     parts = rule.part(rows)
     if min_cluster_size is None:
-        min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
+        min_cluster_size = min(SMALLEST, n)
     require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
     interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
