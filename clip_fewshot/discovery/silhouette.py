@@ -13,10 +13,11 @@ squared distances, which need no pairs of rows; Breiman et al., "Classification 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
 from scipy.stats import poisson
 from sklearn.decomposition import PCA
@@ -26,12 +27,13 @@ from clip_fewshot.discovery.base import Partition
 from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
-from clip_fewshot.types import FloatArray, IndexArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 MIN_CLASSES, MIN_SHOTS = 3, 2  # known, below which nothing says how far apart classes are
 COUNTED_AXES = 64  # principal axes; with 192 the counts in docs/figures/discovery.md are the same
 APART = 0.6  # of the known classes' distance from their nearest; .5 and .75 count as well
 LOOSER = 1.2  # than the loosest known class a new one may be
+SPLIT = 0.4  # of it, that groups are apart at least: of more groups the nearest are nearer
 EVERY = 20  # numbers of parts tried one by one; above, each is a STEP larger
 STEP = 1.15
 NEAR = 10  # numbers tried around the best of those
@@ -111,19 +113,18 @@ class Silhouette:
         axes = PCA(min(COUNTED_AXES, *everything.shape), random_state=0).fit(everything).components_.T
         points = rows @ axes
         tree = ward_tree(points)
-        trials = try_numbers(points, tree, Yardstick.from_known(self.known.rows @ axes, self.known.classes))
-        return Partition(choose_number(trials, len(rows)), tree)
+        yard = Yardstick.from_known(self.known.rows @ axes, self.known.classes)
+        labels = choose_number(try_numbers(points, tree, yard), len(rows))
+        return Partition(labels, tree, reason=explain(points, tree, yard) if labels.max() < 0 else "")
 
     def resample(self, rng: np.random.Generator) -> Silhouette:
-        """The yardstick that other shots of the known classes would give: each with half of its images, at least two."""
-        order = rng.permutation(len(self.known.rows))
-        order = order[np.argsort(self.known.classes[order], kind="stable")]
-        starts = np.searchsorted(self.known.classes[order], np.arange(self.known.n_classes))
-        place = np.arange(len(order)) - starts[self.known.classes[order]]
-        many = np.bincount(self.known.classes)[self.known.classes[order]]
-        chosen = np.zeros(len(order), dtype=bool)
-        chosen[order[place < np.maximum(-(-many // 2), MIN_SHOTS)]] = True
-        return Silhouette(self.known.subset(chosen), 0, 0)
+        """The yardstick of other shots: half of the images of each known class, two at least."""
+        classes = self.known.classes
+        order = np.lexsort((rng.random(len(classes)), classes))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order)) - np.searchsorted(classes[order], classes[order])
+        half = np.maximum(-(-np.bincount(classes) // 2), MIN_SHOTS)
+        return Silhouette(self.known.subset(place < half[classes]), 0, 0)
 
 
 def can_compare(known: KnownRows) -> bool:
@@ -136,16 +137,16 @@ def try_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[T
     most, parts, best, at = max(len(points) // 2, 1), 1, 0.0, parts_as_tight(tree, float(yard.known.spread[0]))
     trials = []
     while parts <= min(most, 2 * at + EVERY):
-        trials.append(_trial(points, tree, parts, yard))
-        if trials[-1].alone.sum() > best:
-            best, at = trials[-1].alone.sum(), max(parts, at)
+        for trial in _try(points, tree, parts, yard):
+            trials.append(trial)
+            if trial.alone.sum() > best:
+                best, at = trial.alone.sum(), max(parts, at)
         parts = max(parts + 1, int(parts * STEP)) if parts >= EVERY else parts + 1
-    top = max(range(len(trials)), key=lambda place: float(trials[place].alone.sum()))
-    if top >= EVERY:
-        low, high = (int(trials[place].parts) for place in (top - 1, min(top + 1, len(trials) - 1)))
-        near = np.unique(np.linspace(low, high, NEAR).astype(int))
-        trials += [_trial(points, tree, int(parts), yard) for parts in near]
-    return [trial for trial in trials if trial.labels.max() >= 0]
+    top = max(trials, key=lambda trial: float(trial.alone.sum()), default=None)
+    if top is not None and top.parts > EVERY:
+        near = np.unique(np.linspace(top.parts / STEP, min(top.parts * STEP, most), NEAR).astype(int))
+        trials += [trial for parts in near for trial in _try(points, tree, int(parts), yard)]
+    return trials
 
 
 def parts_as_tight(tree: FloatArray, spread: float) -> int:
@@ -177,18 +178,28 @@ def _is_level(lead: FloatArray) -> bool:
     return bool(lead.mean() <= lead.std() / np.sqrt(len(lead)))
 
 
-def _trial(points: FloatArray, tree: FloatArray, parts: int, yard: Yardstick) -> Trial:
-    cut = fcluster(tree, parts, "maxclust").astype(np.int64)
-    labels = keep_classes(points, refine(points, _renumbered(cut), yard.known, ROUNDS), yard)
-    labels = refine(points, labels, yard.known, 1)  # what was left over goes where it fits
-    none = Trial(parts, np.full(len(points), -1), np.zeros(len(points)), np.zeros(len(points)))
-    if labels.max() < 0:
-        return none
+def _try(points: FloatArray, tree: FloatArray, parts: int, yard: Yardstick) -> Iterator[Trial]:
+    """The parts as they are, and with those merged that no two known classes are as near as."""
+    cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
+    plain = refine(points, cut, yard.known, ROUNDS)
+    for labels in (plain, merge_near(points, plain, yard)):
+        labels = refine(points, keep_classes(points, labels, yard), yard.known, 1)  # what was left goes where it fits
+        if labels.max() >= 0:
+            groups = Clouds.from_labels(points, labels)
+            if len(groups.sizes) == 1 or np.median(_to_nearest(groups)) >= SPLIT * yard.apart:
+                alone, beside = (silhouettes(points, labels, groups, known) for known in (None, yard.known))
+                yield Trial(parts, labels, alone, beside)
+
+
+def merge_near(points: FloatArray, labels: LabelArray, yard: Yardstick) -> LabelArray:
+    """(n,) groups, those of one class put together: Ward's tree halves a large class before it parts small ones."""
+    if labels.max() < 1:
+        return labels
     groups = Clouds.from_labels(points, labels)
-    if len(groups.sizes) > 1 and np.median(_to_nearest(groups)) < APART * yard.apart:
-        return none
-    alone, beside = (silhouettes(points, labels, groups, known) for known in (None, yard.known))
-    return Trial(parts, labels, alone, beside)
+    gaps = np.maximum(groups.gaps(groups), 0)
+    tree = linkage(gaps[np.triu_indices(len(gaps), 1)], "average")
+    into = fcluster(tree, APART * yard.apart, "distance").astype(np.int64) - 1
+    return refine(points, np.where(labels >= 0, into[labels], -1), yard.known, ROUNDS)
 
 
 def refine(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -> LabelArray:
@@ -219,15 +230,33 @@ def keep_classes(points: FloatArray, labels: LabelArray, yard: Yardstick) -> Lab
     """
     if labels.max() < 0:
         return labels
+    far, tight, large = judge_clouds(points, labels, yard)
+    return _renumbered(np.where((labels >= 0) & (far & tight & large)[labels], labels, -1))
+
+
+def judge_clouds(points: FloatArray, labels: LabelArray, yard: Yardstick) -> BoolArray:
+    """(3, k) which groups are far enough from known classes, tight enough, and large enough."""
     groups, n_known = Clouds.from_labels(points, labels), len(yard.known.sizes)
-    good = groups.gaps(yard.known).min(axis=1) >= APART * yard.apart
-    good &= (groups.spread <= LOOSER * yard.loosest) & (groups.sizes >= MIN_GROUP)
-    alarms = (labels < 0).sum() + groups.sizes[~good].sum()
-    for group in np.argsort(groups.sizes, kind="stable"):
-        if good[group] and groups.sizes[group] <= poisson.ppf(1 - CHANCE / n_known, alarms / n_known):
-            good[group] = False
-            alarms += groups.sizes[group]
-    return _renumbered(np.where((labels >= 0) & good[labels], labels, -1))
+    far = groups.gaps(yard.known).min(axis=1) >= APART * yard.apart
+    alarms = (labels < 0).sum() + groups.sizes[~far].sum()
+    more = max(MIN_GROUP - 1, poisson.ppf(1 - CHANCE / n_known, alarms / n_known))
+    return np.array([far, groups.spread <= LOOSER * yard.loosest, groups.sizes > more])
+
+
+def explain(points: FloatArray, tree: FloatArray, yard: Yardstick) -> str:
+    """Why there is no group: what keeps the parts that are as tight as known classes from being one."""
+    parts = parts_as_tight(tree, float(yard.known.spread[0]))
+    cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
+    labels = refine(points, cut, yard.known, ROUNDS)
+    if labels.max() < 0:
+        return "every image is nearer to a known class than to the others: they look like false alarms"
+    far, tight, large = judge_clouds(points, labels, yard)
+    told = [
+        f"{(~far).sum():,} lie as near to a known class as its own images do (more shots of it would tell)",
+        f"{(far & ~tight).sum():,} are looser than the known classes (more unknown images would part them)",
+        f"{(far & tight & ~large).sum():,} are too small for what false alarms can be (more images of them are needed)",
+    ]
+    return f"of {len(far):,} parts " + ", ".join(line for line in told if not line.startswith("0 "))
 
 
 def silhouettes(points: FloatArray, labels: LabelArray, groups: Clouds, known: Clouds | None) -> FloatArray:

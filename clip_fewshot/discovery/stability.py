@@ -19,7 +19,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 STABILITY_LEVEL = 0.9
 HALVES = 30
 MOST_IN_HALF = 500  # images of a half, or
-FEW_OF_GROUP = 12  # times the groups, if that is more: fewer of a group are none in a half; and
+FEW_OF_GROUP = 50  # times the groups, if that is more: fewer of a group are none in a half; and
 FEWEST_HALVES = 8  # then
 
 
