@@ -31,6 +31,7 @@ from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 MIN_CLASSES, MIN_SHOTS = 3, 2  # known, below which nothing says how far apart classes are
 COUNTED_AXES = 64  # principal axes; with 192 the counts in docs/figures/discovery.md are the same
+CLEAR = 5  # times their spread, beyond which classes are apart whatever their nearest are
 APART = 0.6  # of the known classes' distance from their nearest; .5 and .75 count as well
 LOOSER = 1.2  # than the loosest known class a new one may be
 SPLIT = 0.4  # of it, that groups are apart at least: of more groups the nearest are nearer
@@ -61,7 +62,7 @@ class Clouds(NamedTuple):
         return cls(sizes, means, within / np.maximum(sizes - 1, 1))
 
     def distances(self, points: FloatArray) -> FloatArray:
-        """(n, k) mean squared distances of (n, d) points from a member; of a member from the others, see own()."""
+        """(n, k) mean squared distances of (n, d) points from a member, itself among them where it is one."""
         return np.asarray(euclidean_distances(points, self.means, squared=True) + self.spread * (1 - 1 / self.sizes))
 
     def gaps(self, other: Clouds) -> FloatArray:
@@ -79,11 +80,12 @@ class Yardstick(NamedTuple):
 
     @classmethod
     def from_known(cls, points: FloatArray, classes: LabelArray) -> Yardstick:
-        """Of (m, d) known points and their (m,) classes. Few shots: all classes share one spread where they are near."""
+        """Of (m, d) known points and their (m,) classes. They share one spread in what few shots add to a mean."""
         own = Clouds.from_labels(points, classes)
         pooled = float(own.spread @ (own.sizes - 1) / (own.sizes - 1).sum())
         known = own._replace(spread=np.full(len(own.sizes), pooled))
-        return cls(known, max(float(_to_nearest(known).mean()), 0.0), float(own.spread.max()))
+        apart = np.clip(_to_nearest(known).mean(), 0, CLEAR * pooled)
+        return cls(known, float(apart), float(own.spread.max()))
 
 
 class Trial(NamedTuple):
