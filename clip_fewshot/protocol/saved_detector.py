@@ -177,7 +177,7 @@ def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
         return None
     world.discover()
     found = world.discovery_
-    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters}
+    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters, "reason": found.reason}
     if met.novel.labels is None:
         return record
     agreement = {"ari": ari, "nmi": nmi, "accuracy": clustering_accuracy}
@@ -218,4 +218,4 @@ def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
     if "ari" in groups:
         agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
         line += f" ({groups['n_classes']} classes among them; {agreement})"
-    return ["", line]
+    return ["", line, *([f"no group: {groups['reason']}"] if groups.get("reason") else [])]

@@ -37,6 +37,7 @@ def main(options: Options) -> int:
         "groups": [_record(group, found, names) for group, names in zip(groups, said, strict=True)],
         "interval": list(found.interval),
         "in_no_group": outliers,
+        "reason": found.reason,
     }
     print_answer(options, record, _table(groups, found, said, outliers))
     return 0
@@ -68,5 +69,6 @@ def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions
         words = ", ".join(f"{word} {p:.2f}" for word, p in names.names) if names else "-"
         words = f"none of: {words}" if names and names.none_fits else words
         rows.append([str(group.number), f"{len(group):,}", stable, nearest, tables.format_fraction(cosine), words])
+    head += f"\nno group: {found.reason}" if found.reason else ""
     notes = sorted({names.note for names in said if names and names.note})
     return "\n".join([head, *([tables.format_plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])
