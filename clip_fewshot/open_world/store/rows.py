@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.schema import row_crc
@@ -53,6 +54,10 @@ IMAGE_COLUMNS = f"seq, {FIELDS}, crc"
 SEAL_IMAGES = f"UPDATE image SET crc = row_crc(seq, {FIELDS})"
 UNNAMED = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
+UNDECIDED_ROWS = (
+    f"SELECT {IMAGE_COLUMNS} FROM image "
+    f"WHERE (state = 'unknown' OR (state = 'known' AND p_value <= {UNDECIDED})) AND seq > ? ORDER BY seq"
+)
 
 
 def insert(database: Database, rows: Sequence[PictureRow], encoder: int) -> list[int]:
@@ -91,6 +96,12 @@ def find(database: Database, digests: Iterable[str]) -> dict[str, StoredPicture]
 def find_unknown(database: Database, after: int = 0) -> list[StoredPicture]:
     """The unknown pictures that came after number ``after``, in the order in which they came."""
     return [parse_row(row) for row in database.rows(UNKNOWN, (after,))]
+
+
+def find_undecided(database: Database, by_name: Collection[str], after: int = 0) -> list[StoredPicture]:
+    """The unknown pictures, and those that may be, but for the ones of classes that are known ``by_name`` only."""
+    held = [parse_row(row) for row in database.rows(UNDECIDED_ROWS, (after,))]
+    return [one for one in held if one.verdict.label not in by_name]
 
 
 def find_unnamed(database: Database, after: int = 0) -> list[StoredPicture]:

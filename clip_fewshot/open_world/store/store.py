@@ -11,11 +11,11 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.discovery import Discovery
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.groups import Group, build_groups
+from clip_fewshot.open_world.groups import Group, discover_groups
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
@@ -47,7 +47,7 @@ class Store:
 
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
-        discovery_: what :meth:`discover` found last.
+        grouped_, discovery_: what :meth:`discover` looked at and found last, as of :class:`OpenWorldClassifier`.
 
     Example:
         >>> import clip_fewshot as cf
@@ -58,6 +58,7 @@ class Store:
         ...     ingested = store.ingest(split.novel)
     """
 
+    grouped_: UnknownPictures
     discovery_: Discovery
 
     def __init__(self, session: Session) -> None:
@@ -149,8 +150,7 @@ class Store:
         """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
         with self.database.snapshot():
             held = rows.find_unknown(self.database)
-            features = self.session.features(held)
-        return UnknownPictures(build_dataset(held), features, np.array([one.verdict.p_value for one in held]))
+            return self.session.judged(held)
 
     def unlabelled(self) -> ImageDataset:
         """All pictures without a name whose files are there: what ``fit(support, unlabelled=)`` may be given.
@@ -160,15 +160,20 @@ class Store:
         return build_dataset([one for one in rows.find_unnamed(self.database) if is_there(one)])
 
     def discover(self) -> tuple[Group, ...]:
-        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
-        pictures, features, p = self.unknown()
-        if not len(pictures):
+        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`.
+
+        As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``.
+        """
+        world = self.world
+        with self.database.snapshot():
+            judged = self.session.judged(rows.find_undecided(self.database, world.without_pictures))
+        if not judged.unknown.any():
             raise UsageError(
                 expected="unknown pictures", got="none", fix="ingest some pictures first", where="discover"
             )
-        world = self.world
-        self.discovery_ = discover_classes(features, reference=world.reference_, seed=world.model.seed)
-        return build_groups(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)
+        found = discover_groups(judged, world.reference_, world.model.label_space_, None, world.model.seed)
+        self.grouped_, self.discovery_ = found.pictures, found.found
+        return found.groups
 
     def thumbnails(self, digests: Iterable[str]) -> dict[str, bytes]:
         """JPEGs of at most 128 x 128 pixels of those that are in the store, by digest."""
