@@ -73,7 +73,8 @@ def discover_undecided(
     groups[start] = found.labels
     joined = join_groups(rows, groups, prior, known)
     kept = flagged | (joined >= 0)
-    return Regrouped(looked[kept], _retold(found, rows[kept], joined[kept], bool((kept == start).all())))
+    tree = found.linkage if (kept == start).all() else _tree(rows[kept])
+    return Regrouped(looked[kept], renumber_groups(found, rows[kept], joined[kept], tree))
 
 
 def share_known(p: FloatArray) -> FloatArray:
@@ -106,19 +107,33 @@ def join_groups(rows: FloatArray, groups: LabelArray, prior: FloatArray, known: 
     count, spread = int(groups.max(initial=-1)) + 1, measure_spread(known)
     if not count or not spread.axes:
         return groups
-    least = 1 / (len(known.rows) + 1)
-    prior = np.clip(prior, least, 1 - least)
-    price = 2 * spread.within / spread.axes * np.log((1 - prior) / prior)
-    to_known = euclidean_distances(rows, known.means(), squared=True).min(axis=1) + price
+    cost = known_cost(rows, prior, known, spread)
     centres = _centres(rows, groups, np.zeros((count, rows.shape[1])))
     for _ in range(KMEANS_STEPS):
-        to_group = euclidean_distances(rows, centres, squared=True)
-        before, groups = groups, np.where(to_group.min(axis=1) < to_known, to_group.argmin(axis=1), -1)
+        before, groups = groups, choose_group(rows, centres, cost)
         if (groups == before).all():
             break
         centres = _centres(rows, groups, centres)
-    apart = ((rows - centres[groups]) ** 2).sum(axis=1) > spread.farthest
-    return np.where(apart, -1, groups)
+    return drop_apart(rows, centres, groups, spread)
+
+
+def known_cost(rows: FloatArray, prior: FloatArray, known: KnownRows, spread: Spread) -> FloatArray:
+    """(n,) squared distance to a group, below which a row rather belongs there than to the nearest known class."""
+    least = 1 / (len(known.rows) + 1)
+    prior = np.clip(prior, least, 1 - least)
+    price = 2 * spread.within / spread.axes * np.log((1 - prior) / prior)
+    return np.asarray(euclidean_distances(rows, known.means(), squared=True).min(axis=1) + price)
+
+
+def choose_group(rows: FloatArray, centres: FloatArray, cost: FloatArray) -> LabelArray:
+    """(n,) the nearest of (g, d) centres; -1 where :func:`known_cost` is below its squared distance."""
+    squared = euclidean_distances(rows, centres, squared=True)
+    return np.where(squared.min(axis=1) < cost, squared.argmin(axis=1), -1)
+
+
+def drop_apart(rows: FloatArray, centres: FloatArray, groups: LabelArray, spread: Spread) -> LabelArray:
+    """The groups without rows that lie farther from the centre than any known image from that of its class."""
+    return np.where(((rows - centres[groups]) ** 2).sum(axis=1) > spread.farthest, -1, groups)
 
 
 class Spread(NamedTuple):
@@ -160,12 +175,11 @@ def _centres(rows: FloatArray, groups: LabelArray, before: FloatArray) -> FloatA
     return np.array([rows[own].mean(axis=0) if own.any() else old for own, old in zip(members, before, strict=True)])
 
 
-def _retold(found: Discovery, rows: FloatArray, groups: LabelArray, same: bool) -> Discovery:
-    """What was found, for (m, d) rows and their groups by the old numbers; ``same``: the rows are the old ones."""
+def renumber_groups(found: Discovery, rows: FloatArray, groups: LabelArray, tree: FloatArray) -> Discovery:
+    """What was found, for (m, d) rows, their groups by the old numbers, and their tree: the largest group first."""
     labels, count = number_by_size(groups, 1)
     before = [int(groups[labels == k][0]) for k in range(count)]
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(count)], dtype=np.int64)
-    tree = found.linkage if same else average_tree(rows) if len(rows) > 1 else np.empty((0, 4))
     low, high = found.interval
     return replace(
         found,
@@ -176,3 +190,7 @@ def _retold(found: Discovery, rows: FloatArray, groups: LabelArray, same: bool) 
         interval=(min(low, count), max(high, count)),
         stability=tuple(found.stability[k] for k in before),
     )
+
+
+def _tree(rows: FloatArray) -> FloatArray:
+    return average_tree(rows) if len(rows) > 1 else np.empty((0, 4))

@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, Discovery
-from clip_fewshot.discovery.undecided import discover_undecided
+from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray, LabelSpace
@@ -61,9 +61,16 @@ def discover_groups(
     Args:
         known: (n, d) features of known pictures and their (n,) labels in ``names``.
     """
-    rows, found = discover_undecided(judged.features, judged.unknown, judged.p_values, known, method=method, seed=seed)
-    pictures = judged.subset(rows)
-    return Grouped(pictures, found, build_groups(found, pictures, known, names))
+    regrouped = discover_undecided(judged.features, judged.unknown, judged.p_values, known, method=method, seed=seed)
+    return build_grouped(judged, regrouped, known, names)
+
+
+def build_grouped(
+    judged: UnknownPictures, regrouped: Regrouped, known: tuple[FloatArray, LabelArray], names: LabelSpace
+) -> Grouped:
+    """What was found among ``judged``, as pictures."""
+    pictures = judged.subset(regrouped.rows)
+    return Grouped(pictures, regrouped.found, build_groups(regrouped.found, pictures, known, names))
 
 
 def build_groups(

@@ -156,13 +156,13 @@ def _record(view: ReviewView) -> dict[str, Any]:
     kept = [i for i, digest in enumerate(shown.digests) if in_a_group[i] or digest in view.thumbnails]
     place = {shown.digests[i]: k for k, i in enumerate(kept)}
     in_tree, heights = _order(view.found.linkage, len(shown))
-    classes = dict(zip(view.classes, count()))
+    classes: dict[str | None, int | None] = {**dict(zip(view.classes, count(), strict=False)), None: None}
     pictures = [
         {
             "digest": shown.digests[i],
             "name": text.clean(shown.names[i]),
             "p": float(p[i]),
-            "answered": None if answered[i] is None else classes[answered[i]],
+            "answered": classes[answered[i]],
             "place": int(in_tree[i]),
             "thumbnail": b64encode(view.thumbnails.get(shown.digests[i], b"")).decode("ascii"),
         }

@@ -15,13 +15,14 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.groups import Group, discover_groups
+from clip_fewshot.open_world.groups import Group
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.material import build_dataset, is_there
 from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
+from clip_fewshot.open_world.store.regrouping import regroup
 from clip_fewshot.open_world.store.review import Review, list_digests
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
@@ -43,7 +44,7 @@ class Store:
 
     The embeddings are those of one backbone. Another is let in by :meth:`reembed` alone. Source files may move or go:
     thumbnails and embeddings stay, and :meth:`relink` or another :meth:`ingest` finds them again by content. A model
-    with tuned layers needs the pictures themselves to learn; of unknown ones its store keeps the square it sees.
+    with tuned layers needs the pictures themselves to learn; of what is unknown or may be its store keeps the square it sees.
 
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
@@ -162,16 +163,11 @@ class Store:
     def discover(self) -> tuple[Group, ...]:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`.
 
-        As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``.
+        As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``. The
+        groups are kept, and only what came since is grouped the next time, see :func:`grow_groups`; after a decision,
+        and once the pictures have doubled, all are grouped afresh.
         """
-        world = self.world
-        with self.database.snapshot():
-            judged = self.session.judged(rows.find_undecided(self.database, world.without_pictures))
-        if not judged.unknown.any():
-            raise UsageError(
-                expected="unknown pictures", got="none", fix="ingest some pictures first", where="discover"
-            )
-        found = discover_groups(judged, world.reference_, world.model.label_space_, None, world.model.seed)
+        found = regroup(self.session)
         self.grouped_, self.discovery_ = found.pictures, found.found
         return found.groups
 
