@@ -122,7 +122,9 @@ def test_groups_come_with_their_pictures_the_most_typical_first(view: ReviewView
 
 
 def test_what_is_not_shown_goes_with_its_group(view: ReviewView) -> None:
-    few = replace(view, thumbnails={view.unknown.pictures.digests[0]: view.thumbnails[view.unknown.pictures.digests[0]]})
+    few = replace(
+        view, thumbnails={view.unknown.pictures.digests[0]: view.thumbnails[view.unknown.pictures.digests[0]]}
+    )
     data = record(render_review(few))
     assert [len(group["pictures"]) for group in data["groups"]] == [5, 5]
     assert sum(bool(picture["thumbnail"]) for picture in data["pictures"]) == 1

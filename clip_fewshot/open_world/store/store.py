@@ -44,7 +44,8 @@ class Store:
 
     The embeddings are those of one backbone. Another is let in by :meth:`reembed` alone. Source files may move or go:
     thumbnails and embeddings stay, and :meth:`relink` or another :meth:`ingest` finds them again by content. A model
-    with tuned layers needs the pictures themselves to learn; of what is unknown or may be its store keeps the square it sees.
+    with tuned layers needs the pictures themselves to learn; of what is unknown or may be its store keeps the square
+    that it sees.
 
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
