@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart
@@ -44,7 +46,8 @@ class OpenWorldClassifier(WorldState):
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
         detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
             your own, see :func:`find_detector`, which "auto" does not know.
-        alpha: share of pictures of known classes that may be called unknown, in (0, 1).
+        alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
+            the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
 
@@ -72,7 +75,7 @@ class OpenWorldClassifier(WorldState):
         cls,
         model: FewShotClassifier,
         rejector: Rejector | None,
-        alpha: float,
+        alpha: float | None,
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
         losses: FloatArray | None = None,
@@ -110,7 +113,10 @@ class OpenWorldClassifier(WorldState):
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
-        rejector.check(self.alpha)
+        if self.alpha is not None:
+            rejector.check(self.alpha)
+        for sentence in explain_alpha(self.alpha, rejector.n_calibration):
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         self._calibrate_quickly()
         return self
@@ -132,10 +138,11 @@ class OpenWorldClassifier(WorldState):
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
 
         A picture of a known class has its class in its set with a probability of 1 - ``alpha`` or more. The same shots
-        teach and calibrate, by cross-validation: no theorem says so, simulation and five sets of pictures do
-        (docs/figures/prediction_sets.md). The sets may be empty, where no class fits, and hold all classes where there
-        are fewer than 1 / ``alpha`` - 1 shots in all. The detector removes no class: its verdict stands in
-        :meth:`predict`, beside ``possible``.
+        teach and calibrate, by cross-validation: no theorem says so, but simulation and pictures do, from 1 to 16 shots
+        (docs/figures/prediction_sets.md). A set is empty where no class fits, and has all classes where fewer than
+        1 / ``alpha`` - 1 shots are there in all. With ``per_class`` that holds within each class, as do the shots that
+        it takes. The detector removes no class: its verdict stands in :meth:`predict`, beside ``possible``. Pictures
+        that were picked to be named are no random draw, and nothing is promised after a naming.
 
         Args:
             alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
@@ -155,11 +162,11 @@ class OpenWorldClassifier(WorldState):
         pictures = collect_images(images, purpose="predict")
         if self.known_.losses is None:
             self.calibrate_sets()
-        fitted, asked = self._fitted(), self.alpha if alpha is None else alpha
+        fitted, asked = self._fitted(), self.alpha_ if alpha is None else alpha
         return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
 
     def calibrate_sets(self, losses: FloatArray | None = None) -> None:
-        """What :meth:`predict_set` calls where it was not done yet: a training for each fifth of the known pictures.
+        """What :meth:`predict_set` calls where it was not done yet: five trainings on parts of the known pictures.
 
         Args:
             losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
@@ -171,6 +178,9 @@ class OpenWorldClassifier(WorldState):
             raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
         if losses is None:
             losses = self._extender().leave_out(known, self.model.label_space_)
+        elif len(losses) != len(known.labels):
+            fix, where = "pass one a known picture", "calibrate_sets"
+            raise UsageError(expected=f"{len(known.labels)} losses", got=str(len(losses)), fix=fix, where=where)
         self.known_ = replace(known, losses=losses)
 
     def _calibrate_quickly(self) -> None:
@@ -191,7 +201,7 @@ class OpenWorldClassifier(WorldState):
 
     def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha, sight, top)
+        return judge(self._fitted(), self.alpha_, sight, top)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
@@ -265,8 +275,9 @@ class OpenWorldClassifier(WorldState):
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
         after, report = self._extender().extend(before, more, names)
-        if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
-            after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
+        asked = self.alpha
+        if asked is not None and before.rejector and after.rejector and not before.rejector.refusal(asked):
+            after.rejector.check(asked)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= shown
