@@ -19,17 +19,17 @@ from clip_fewshot.discovery.undecided import (
     Regrouped,
     choose_group,
     drop_apart,
-    known_cost,
+    estimate_prior,
+    measure_known,
     measure_spread,
-    renumber_groups,
-    share_known,
+    number_groups,
 )
 from clip_fewshot.discovery.ward_tree import arrange_for_scipy
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 
-def grow_groups(
+def extend_groups(
     before: Discovery,
     X: FloatArray,
     unknown: BoolArray,
@@ -50,7 +50,7 @@ def grow_groups(
         reference, method, seed: as of :func:`discover_undecided`.
     """
     rows, known, m = normalize(X), KnownRows.from_features(*as_pair(reference)), len(before.labels)
-    prior = np.append(np.ones(m), share_known(np.concatenate([earlier_p, p_values]))[len(earlier_p) :])
+    prior = np.append(np.ones(m), estimate_prior(np.concatenate([earlier_p, p_values]))[len(earlier_p) :])
     labels, found = np.append(before.labels, np.full(len(X) - m, -1)), before
     _place(rows, labels, found.n_clusters, prior, known, m)
     left = np.flatnonzero((labels < 0) & (unknown | (prior < 0.5)))
@@ -61,7 +61,7 @@ def grow_groups(
         _place(rows, labels, found.n_clusters, prior, known, m)
     kept = np.flatnonzero(unknown | (labels >= 0))
     nearest = find_nearest(rows[:m], rows[kept[m:]], 1).neighbours[:, 0] if len(kept) > m else np.empty(0, np.int64)
-    return Regrouped(kept, renumber_groups(found, rows[kept], labels[kept], graft(found.linkage, nearest)))
+    return Regrouped(kept, number_groups(found, rows[kept], labels[kept], add_leaves(found.linkage, nearest)))
 
 
 def _place(rows: FloatArray, labels: LabelArray, count: int, prior: FloatArray, known: KnownRows, m: int) -> None:
@@ -70,7 +70,7 @@ def _place(rows: FloatArray, labels: LabelArray, count: int, prior: FloatArray, 
     if not count or not spread.axes or not len(new):
         return
     centres = np.array([rows[labels == k].mean(axis=0) for k in range(count)])
-    chosen = choose_group(rows[new], centres, known_cost(rows[new], prior[new], known, spread))
+    chosen = choose_group(rows[new], centres, measure_known(rows[new], prior[new], known, spread))
     labels[new] = drop_apart(rows[new], centres, chosen, spread)
 
 
@@ -81,7 +81,7 @@ def _together(before: Discovery, more: Discovery) -> Discovery:
     return replace(before, n_clusters=count, interval=(low, high), stability=stability)
 
 
-def graft(tree: FloatArray, nearest: IndexArray) -> FloatArray:
+def add_leaves(tree: FloatArray, nearest: IndexArray) -> FloatArray:
     """SciPy's tree of m rows, and n more leaves: each beside its nearest leaf, as high as that one first merges."""
     m = len(tree) + 1
     stand, first, joins = [*range(m)], np.full(m, np.inf), []

@@ -66,7 +66,7 @@ def discover_undecided(
     """
     known = KnownRows.from_features(*as_pair(reference))
     looked = np.flatnonzero(unknown | (p_values <= UNDECIDED))
-    flagged, prior, rows = unknown[looked], share_known(p_values[looked]), normalize(X[looked])
+    flagged, prior, rows = unknown[looked], estimate_prior(p_values[looked]), normalize(X[looked])
     start = flagged | (prior < 0.5)
     found = discover_classes(rows[start], reference=reference, method=method, seed=seed)
     groups = np.full(len(rows), -1)
@@ -74,10 +74,10 @@ def discover_undecided(
     joined = join_groups(rows, groups, prior, known)
     kept = flagged | (joined >= 0)
     tree = found.linkage if (kept == start).all() else _tree(rows[kept])
-    return Regrouped(looked[kept], renumber_groups(found, rows[kept], joined[kept], tree))
+    return Regrouped(looked[kept], number_groups(found, rows[kept], joined[kept], tree))
 
 
-def share_known(p: FloatArray) -> FloatArray:
+def estimate_prior(p: FloatArray) -> FloatArray:
     """(n,) probability that an image is of a known class, by its p-value alone: the local false discovery rate.
 
     Efron, Tibshirani, Storey, Tusher, "Empirical Bayes analysis of a microarray experiment", 2001, eq. 3.4; the density
@@ -102,12 +102,12 @@ def join_groups(rows: FloatArray, groups: LabelArray, prior: FloatArray, known: 
     class: foreign pictures in a group fall from .93 to .69 (digits-wild), for .006 of the new ones.
 
     Args:
-        rows: (n, d) of unit length. groups: (n,) to start from, 0..g-1, or -1. prior: (n,), see :func:`share_known`.
+        rows: (n, d) of unit length. groups: (n,) to start from, 0..g-1, or -1. prior: (n,), see :func:`estimate_prior`.
     """
     count, spread = int(groups.max(initial=-1)) + 1, measure_spread(known)
     if not count or not spread.axes:
         return groups
-    cost = known_cost(rows, prior, known, spread)
+    cost = measure_known(rows, prior, known, spread)
     centres = _centres(rows, groups, np.zeros((count, rows.shape[1])))
     for _ in range(KMEANS_STEPS):
         before, groups = groups, choose_group(rows, centres, cost)
@@ -117,26 +117,30 @@ def join_groups(rows: FloatArray, groups: LabelArray, prior: FloatArray, known: 
     return drop_apart(rows, centres, groups, spread)
 
 
-def known_cost(rows: FloatArray, prior: FloatArray, known: KnownRows, spread: Spread) -> FloatArray:
-    """(n,) squared distance to a group, below which a row rather belongs there than to the nearest known class."""
+def measure_known(rows: FloatArray, prior: FloatArray, known: KnownRows, spread: ClassSpread) -> FloatArray:
+    """(n,) squared distance to a group, below which a row rather belongs there than to the nearest known class.
+
+    Distances to the mean of few shots are too large by what that mean errs, which is taken off.
+    """
     least = 1 / (len(known.rows) + 1)
     prior = np.clip(prior, least, 1 - least)
     price = 2 * spread.within / spread.axes * np.log((1 - prior) / prior)
-    return np.asarray(euclidean_distances(rows, known.means(), squared=True).min(axis=1) + price)
+    to_known = euclidean_distances(rows, known.means(), squared=True) - spread.within / np.bincount(known.classes)
+    return np.asarray(to_known.min(axis=1) + price)
 
 
 def choose_group(rows: FloatArray, centres: FloatArray, cost: FloatArray) -> LabelArray:
-    """(n,) the nearest of (g, d) centres; -1 where :func:`known_cost` is below its squared distance."""
+    """(n,) the nearest of (g, d) centres; -1 where :func:`measure_known` is below its squared distance."""
     squared = euclidean_distances(rows, centres, squared=True)
     return np.where(squared.min(axis=1) < cost, squared.argmin(axis=1), -1)
 
 
-def drop_apart(rows: FloatArray, centres: FloatArray, groups: LabelArray, spread: Spread) -> LabelArray:
+def drop_apart(rows: FloatArray, centres: FloatArray, groups: LabelArray, spread: ClassSpread) -> LabelArray:
     """The groups without rows that lie farther from the centre than any known image from that of its class."""
     return np.where(((rows - centres[groups]) ** 2).sum(axis=1) > spread.farthest, -1, groups)
 
 
-class Spread(NamedTuple):
+class ClassSpread(NamedTuple):
     """How far images of a class lie apart.
 
     Attributes:
@@ -150,7 +154,7 @@ class Spread(NamedTuple):
     farthest: float
 
 
-def measure_spread(known: KnownRows) -> Spread:
+def measure_spread(known: KnownRows) -> ClassSpread:
     """The spread within known classes, free of the bias that few images bring.
 
     Axes: the trace of the covariance squared, over the trace of its square, which a sample makes too large; Bai,
@@ -161,12 +165,12 @@ def measure_spread(known: KnownRows) -> Spread:
     free = len(within) - known.n_classes
     total = float((within**2).sum()) / max(free, 1)
     if free < 2 or total < 1e-12:
-        return Spread(0.0, 0.0, 0.0)
+        return ClassSpread(0.0, 0.0, 0.0)
     table = within.T @ within if within.shape[1] < len(within) else within @ within.T
     square = free**2 / ((free + 2) * (free - 1)) * ((table**2).sum() / free**2 - total**2 / free)
     several = shots > 1
     left_out = (within[several] ** 2).sum(axis=1) * (shots[several] / (shots[several] - 1)) ** 2
-    return Spread(total, total**2 / max(float(square), total**2 / within.shape[1]), float(left_out.max()))
+    return ClassSpread(total, total**2 / max(float(square), total**2 / within.shape[1]), float(left_out.max()))
 
 
 def _centres(rows: FloatArray, groups: LabelArray, before: FloatArray) -> FloatArray:
@@ -175,7 +179,7 @@ def _centres(rows: FloatArray, groups: LabelArray, before: FloatArray) -> FloatA
     return np.array([rows[own].mean(axis=0) if own.any() else old for own, old in zip(members, before, strict=True)])
 
 
-def renumber_groups(found: Discovery, rows: FloatArray, groups: LabelArray, tree: FloatArray) -> Discovery:
+def number_groups(found: Discovery, rows: FloatArray, groups: LabelArray, tree: FloatArray) -> Discovery:
     """What was found, for (m, d) rows, their groups by the old numbers, and their tree: the largest group first."""
     labels, count = number_by_size(groups, 1)
     before = [int(groups[labels == k][0]) for k in range(count)]

@@ -27,8 +27,8 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
-OURS, FLAGGED, GCD, TOLD = "ours", "ours, flagged only", "k-means, its own number", "k-means, number told"
-WAYS = (OURS, FLAGGED, GCD, TOLD)
+OURS, GATED, GCD, TOLD = "ours", "ours, flagged only", "k-means, its own number", "k-means, number told"
+WAYS = (OURS, GATED, GCD, TOLD)
 SIDES = ("all", "old", "new")
 
 
@@ -117,7 +117,7 @@ def _draw(scene: DiscoveryScene, alpha: float | None, method: str | None, shots:
     labels = support.label_space.encode(known)
     found = {
         OURS: _grouped(labels, rows, groups.labels, scene.n_known),
-        FLAGGED: _grouped(labels, np.flatnonzero(flags), alone.labels, scene.n_known),
+        GATED: _grouped(labels, np.flatnonzero(flags), alone.labels, scene.n_known),
         GCD: semi_supervised_kmeans(scene.test, reference, seed=seed),
         TOLD: semi_supervised_kmeans(scene.test, reference, scene.n_new, seed=seed),
     }
@@ -157,7 +157,7 @@ def _row(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, Any]:
                 side: paired_difference([h[rows] for h in hits[way]], [h[rows] for h in hits[GCD]]).to_json()
                 for side, rows in sides.items()
             }
-            for way in (OURS, FLAGGED)
+            for way in (OURS, GATED)
         },
     }
 
@@ -199,7 +199,7 @@ def describe_discovery(record: Mapping[str, Any]) -> str:
             lines += [f"  new classes, {way}: {' '.join(map(str, counts))} (truth {r['n_new']})"]
         lines += [f"  the 90 % interval holds the truth in {r['covered']:.2f} of the support sets", ""]
         cells = [[way, *(tables.estimate_of(r["accuracy"][way][side]) for side in SIDES)] for way in WAYS]
-        for way in (OURS, FLAGGED):
+        for way in (OURS, GATED):
             ahead = [tables.estimate_of(r["difference"][way][side]) for side in SIDES]
             cells.append([f"{way} - {GCD}", *ahead])
         lines += [tables.format_plain([["accuracy", *SIDES], *cells])]

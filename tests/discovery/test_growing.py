@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import is_valid_linkage, linkage
 
-from clip_fewshot.discovery.growing import graft, grow_groups
+from clip_fewshot.discovery.growing import add_leaves, extend_groups
 from clip_fewshot.discovery.undecided import UNDECIDED, Regrouped, discover_undecided
 from clip_fewshot.evaluation.clustering import ari
 
@@ -35,7 +35,7 @@ def grown(reference: tuple[np.ndarray, np.ndarray], first: int, later: int) -> t
     before = discover_undecided(X, p <= 0.05, p, reference)
     rows = before.rows
     unknown = np.concatenate([p[rows] <= 0.05, more_p <= 0.05])
-    after = grow_groups(before.found, np.concatenate([X[rows], more]), unknown, more_p, p, reference)
+    after = extend_groups(before.found, np.concatenate([X[rows], more]), unknown, more_p, p, reference)
     return before, after, np.concatenate([truth[rows], more_truth])[after.rows]
 
 
@@ -66,14 +66,14 @@ def test_nothing_new_changes_nothing(reference: tuple[np.ndarray, np.ndarray]) -
     X, _, p = draw(0, 3)
     before = discover_undecided(X, p <= 0.05, p, reference)
     none = np.empty(0)
-    again = grow_groups(before.found, X[before.rows], p[before.rows] <= 0.05, none, p, reference).found
+    again = extend_groups(before.found, X[before.rows], p[before.rows] <= 0.05, none, p, reference).found
     assert np.array_equal(again.labels, before.found.labels)
     assert np.array_equal(again.linkage, before.found.linkage)
 
 
 def test_a_new_leaf_hangs_beside_its_nearest() -> None:
     points = np.array([[0.0], [1.0], [5.0], [7.0], [20.0]])
-    tree = graft(linkage(points, "average"), np.array([4, 1, 1]))
+    tree = add_leaves(linkage(points, "average"), np.array([4, 1, 1]))
     assert is_valid_linkage(tree)
     assert tree[:, 3].tolist() == [2, 3, 4, 2, 6, 2, 8]  # 1 with both, then 0; 2 with 3; those; 4 with its own; all
     assert np.array_equal(np.sort(tree[:, 2]), tree[:, 2])

@@ -9,7 +9,7 @@ import pytest
 
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.known import KnownRows
-from clip_fewshot.discovery.undecided import UNDECIDED, discover_undecided, measure_spread, share_known
+from clip_fewshot.discovery.undecided import UNDECIDED, discover_undecided, estimate_prior, measure_spread
 
 SHOTS, EACH, KNOWN, NEW = 6, 30, 5, 3
 
@@ -98,23 +98,23 @@ def test_one_shot_of_each_class_decides_by_the_flags_alone(planted: Planted) -> 
 
 def _shares(p: np.ndarray) -> np.ndarray:
     shares = np.ones(len(p))
-    shares[p <= UNDECIDED] = share_known(p[p <= UNDECIDED])
+    shares[p <= UNDECIDED] = estimate_prior(p[p <= UNDECIDED])
     return shares
 
 
 def test_the_share_of_known_among_equal_p_values() -> None:
     even = np.arange(1, 101) / 100  # as those of 100 known pictures
     mixed = np.concatenate([even, np.full(19, 0.01)])  # 19 new ones beside the known one at .01
-    shares = share_known(mixed[mixed <= UNDECIDED])
+    shares = estimate_prior(mixed[mixed <= UNDECIDED])
     assert shares[0] == pytest.approx(26 / 25 / 20)  # 26: the 25 in (.25, .5], and one more to be careful
     assert (shares[1:50] == 1).all()
-    assert (share_known(even[even <= UNDECIDED]) == 1).all()
-    assert len(share_known(np.empty(0))) == 0
+    assert (estimate_prior(even[even <= UNDECIDED]) == 1).all()
+    assert len(estimate_prior(np.empty(0))) == 0
 
 
 def test_the_share_of_known_rises_with_p() -> None:
     p = np.random.default_rng(1).beta(0.3, 1, 500) * UNDECIDED
-    assert (np.diff(share_known(p)[np.argsort(p)]) >= 0).all()
+    assert (np.diff(estimate_prior(p)[np.argsort(p)]) >= 0).all()
 
 
 @pytest.mark.parametrize("shots", [4, 16])

@@ -6,6 +6,7 @@ It follows from the rest: where it is missing, damaged or of another revision, a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -13,14 +14,17 @@ import numpy as np
 import safetensors.numpy
 
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.discovery.growing import grow_groups
+from clip_fewshot.discovery.growing import extend_groups
 from clip_fewshot.discovery.undecided import discover_undecided
 from clip_fewshot.errors import UsageError
 from clip_fewshot.open_world.groups import Grouped, build_grouped
 from clip_fewshot.open_world.store import rows
 from clip_fewshot.open_world.store.database import Database
+from clip_fewshot.open_world.store.material import build_dataset
+from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.schema import row_crc
 from clip_fewshot.open_world.store.session import Session
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import IndexArray
 
 TABLE = "CREATE TABLE IF NOT EXISTS grouping (told TEXT NOT NULL, arrays BLOB NOT NULL, crc INTEGER NOT NULL) STRICT"
@@ -42,7 +46,7 @@ class Kept(NamedTuple):
     found: Discovery
 
 
-def regroup(session: Session) -> Grouped:
+def find_groups(session: Session) -> Grouped:
     """Groups among all unknown and undecided pictures: those of the last time grown, or a fresh start.
 
     Raises:
@@ -56,7 +60,7 @@ def regroup(session: Session) -> Grouped:
         if kept is not None and len(new) > kept.fresh:
             kept, new = None, rows.find_undecided(database, by_name)
         old = [] if kept is None else rows.find_numbers(database, kept.seqs.tolist())
-        judged = session.judged([*old, *new])
+        judged = read_judged(session, [*old, *new])
         earlier = np.array(rows.find_p_values(database, by_name, kept.last)) if kept else np.empty(0)
     if not judged.unknown.any():
         fix = "ingest some pictures first"
@@ -65,12 +69,18 @@ def regroup(session: Session) -> Grouped:
     if kept is None:
         regrouped = discover_undecided(X, unknown, p, reference, seed=seed)
     else:
-        regrouped = grow_groups(kept.found, X, unknown, p[len(old) :], earlier, reference, seed=seed)
+        regrouped = extend_groups(kept.found, X, unknown, p[len(old) :], earlier, reference, seed=seed)
     seqs = np.array([one.seq for one in [*old, *new]], dtype=np.int64)
     if kept is None or new:
         last, fresh = max(int(seqs[-1]), kept.last if kept else 0), kept.fresh if kept else len(new)
         _write(database, Kept(at.number, last, fresh, seqs[regrouped.rows], regrouped.found))
     return build_grouped(judged, regrouped, reference, world.model.label_space_)
+
+
+def read_judged(session: Session, held: Sequence[StoredPicture]) -> UnknownPictures:
+    """The pictures with their embeddings and what was answered."""
+    p, answered = np.array([one.verdict.p_value for one in held]), tuple(one.verdict.label for one in held)
+    return UnknownPictures(build_dataset(held), session.features(held), p, answered)
 
 
 def _read(database: Database, revision: int) -> Kept | None:

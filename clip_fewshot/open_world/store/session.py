@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
-from clip_fewshot.open_world.store.material import build_dataset
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.saved_classifiers import Revision
 from clip_fewshot.open_world.store.schema import APPLICATION, PAGE, SUMMED
-from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.runtime.artifacts import explain_content
 from clip_fewshot.runtime.files import make_folder
 from clip_fewshot.runtime.outputs import FolderKind, check_folder
@@ -142,11 +138,6 @@ class Session:
         if world is not None:
             self._backbone = world.model.backbone
             self._trusted |= world.foreign_parts()
-
-    def judged(self, held: Sequence[StoredPicture]) -> UnknownPictures:
-        """The pictures with their embeddings and what was answered."""
-        p, answered = np.array([one.verdict.p_value for one in held]), tuple(one.verdict.label for one in held)
-        return UnknownPictures(build_dataset(held), self.features(held), p, answered)
 
     def features(self, held: Sequence[StoredPicture]) -> FloatArray:
         """(n, d) embeddings."""

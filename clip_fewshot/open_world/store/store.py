@@ -22,7 +22,7 @@ from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.material import build_dataset, is_there
 from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
-from clip_fewshot.open_world.store.regrouping import regroup
+from clip_fewshot.open_world.store.regrouping import find_groups, read_judged
 from clip_fewshot.open_world.store.review import Review, list_digests
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
@@ -152,7 +152,7 @@ class Store:
         """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
         with self.database.snapshot():
             held = rows.find_unknown(self.database)
-            return self.session.judged(held)
+            return read_judged(self.session, held)
 
     def unlabelled(self) -> ImageDataset:
         """All pictures without a name whose files are there: what ``fit(support, unlabelled=)`` may be given.
@@ -165,10 +165,10 @@ class Store:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`.
 
         As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``. The
-        groups are kept, and only what came since is grouped the next time, see :func:`grow_groups`; after a decision,
+        groups are kept, and only what came since is grouped the next time, see :func:`extend_groups`; after a decision,
         and once the pictures have doubled, all are grouped afresh.
         """
-        found = regroup(self.session)
+        found = find_groups(self.session)
         self.grouped_, self.discovery_ = found.pictures, found.found
         return found.groups
 
