@@ -28,7 +28,7 @@ class Options(PicturesOptions):
     background: str | None = option(None, "pictures of no class, mixed in: they should end in no group")
     alpha: float | None = option(None, ALPHA_HELP)
     method: str | None = option(
-        None, "ward, average, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
+        None, "silhouette, ward, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
     )
     shot_counts: tuple[int, ...] = shot_counts_option(DISCOVERY_SHOTS)
     seeds: int = seeds_option()

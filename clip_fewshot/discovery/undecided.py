@@ -16,12 +16,13 @@ from sklearn.isotonic import isotonic_regression
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Discovery
 from clip_fewshot.discovery.discover import DiscovererPart, discover_classes
+from clip_fewshot.discovery.gap import project_on_axes
 from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import KMEANS_STEPS
+from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 UNDECIDED = 0.5  # p-value up to which an image may be of a new class; 0 to 5 % of the new ones lie above
@@ -73,7 +74,7 @@ def discover_undecided(
     groups[start] = found.labels
     joined = join_groups(rows, groups, prior, known)
     kept = flagged | (joined >= 0)
-    tree = found.linkage if (kept == start).all() else _tree(rows[kept])
+    tree = found.linkage if (kept == start).all() else ward_tree(project_on_axes(rows[kept]))
     return Regrouped(looked[kept], number_groups(found, rows[kept], joined[kept], tree))
 
 
@@ -193,8 +194,5 @@ def number_groups(found: Discovery, rows: FloatArray, groups: LabelArray, tree: 
         exemplars=exemplars,
         interval=(min(low, count), max(high, count)),
         stability=tuple(found.stability[k] for k in before),
+        reason="" if count else found.reason or "the pictures of each group are more like a known class, by p-value",
     )
-
-
-def _tree(rows: FloatArray) -> FloatArray:
-    return average_tree(rows) if len(rows) > 1 else np.empty((0, 4))

@@ -176,6 +176,7 @@ def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
     world.discover()
     found, unknown = world.discovery_, world.grouped_
     record = {"n_flagged": flagged, "n_joined": len(unknown.answered) - flagged, "n_clusters": found.n_clusters}
+    record |= {"reason": found.reason}
     if met.novel.labels is None:
         return record
     shown = {
@@ -223,4 +224,4 @@ def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
     if "ari" in groups:
         agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
         line += f" ({groups['n_classes']} classes among them; {agreement})"
-    return ["", line]
+    return ["", line, *([f"no group: {groups['reason']}"] if groups.get("reason") else [])]

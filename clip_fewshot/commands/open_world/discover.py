@@ -38,6 +38,7 @@ def main(options: Options) -> int:
         "groups": [_record(group, found, names) for group, names in zip(groups, said, strict=True)],
         "interval": list(found.interval),
         "in_no_group": outliers,
+        "reason": found.reason,
     }
     print_answer(options, record, _table(groups, found, said, outliers))
     return 0
@@ -75,5 +76,6 @@ def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions
         rows.append(
             [str(group.number), f"{len(group):,}", answered, stable, nearest, tables.format_fraction(cosine), words]
         )
+    head += f"\nno group: {found.reason}" if found.reason else ""
     notes = sorted({names.note for names in said if names and names.note})
     return "\n".join([head, *([tables.format_plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])
