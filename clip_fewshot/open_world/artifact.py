@@ -105,6 +105,7 @@ class WorldState:
 
     rejector_: Rejector | None
     unknown_: list[UnknownPictures]
+    grouped_: UnknownPictures
     discovery_: Discovery
     known_: KnownPictures
     shown_: frozenset[str]

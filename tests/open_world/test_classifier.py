@@ -15,6 +15,7 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
+from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.few_shot.approach import OWN
@@ -202,12 +203,16 @@ def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: Open
     answers = world.predict(eight.novel.open("test of discovery"))
     groups = world.discover()
     flagged = sum(answer.label is None for answer in answers)
-    assert len(world.discovery_.labels) == flagged >= sum(map(len, groups)) > 0
+    assert len(world.discovery_.labels) == len(world.grouped_.answered)
+    assert world.grouped_.unknown.sum() == flagged > 0
+    told = dict(zip(eight.novel.open("test of discovery").digests, answers, strict=True))
+    assert any(name is not None for group in groups for name in group.answered)  # undecided pictures join
     assert [len(group) for group in groups] == sorted(map(len, groups), reverse=True)
     for group in groups:
         assert len(group.pictures) == len(group.features) == len(group.p_values)
         assert sorted(group.exemplars) == list(range(len(group)))
-        assert group.p_values.max() <= world.alpha + 1e-9
+        assert group.p_values.max() <= UNDECIDED
+        assert group.answered == tuple(told[digest].label for digest in group.pictures.digests)
         assert group.nearest is not None
         assert group.nearest[0] in eight.seen.names
         assert -1 <= group.nearest[1] <= 1
