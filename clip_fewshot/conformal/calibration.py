@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
+from clip_fewshot.conformal.levels import Looks, find_looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
-from clip_fewshot.types import BoolArray, FloatArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
@@ -52,6 +53,8 @@ class Calibrated:
             it fall below 1 / (n + 1); the share is a function of ``seed`` and the picture. The 2 alpha of
             leave-one-out is not proven for it.
         seed: of the split and of the shares.
+        levelled: pooled, but each score in units of the class that its picture looks like, so that false alarms spread
+            over the classes: see :mod:`clip_fewshot.conformal.levels`. ``per_class`` needs no levels.
 
     Attributes:
         scheme_: what ``SCHEMES`` made. classes_: names, sorted; empty without ``y``.
@@ -66,6 +69,7 @@ class Calibrated:
         per_class: bool = False,
         smoothed: bool = False,
         seed: int = 0,
+        levelled: bool = False,
     ) -> None:
         if scheme not in SCHEMES:
             raise UsageError(
@@ -79,18 +83,17 @@ class Calibrated:
             fix = "pass a class or a function"
             raise UsageError(expected="what makes detectors", got=repr(make_detector), fix=fix, where="make_detector")
         self.make_detector, self.scheme = make_detector, scheme
-        self.per_class, self.smoothed, self.seed = per_class, smoothed, seed
+        self.per_class, self.smoothed, self.seed, self.levelled = per_class, smoothed, seed, levelled
 
     def fit(self, X: FloatArray, y: Labels | None = None) -> Calibrated:
         """Learn from (n, d) features of known pictures and their (n,) classes.
 
         Raises:
-            UsageError: ``per_class`` without classes, or too few pictures for the detector.
+            UsageError: ``per_class`` or ``levelled`` without classes, or too few pictures for the detector.
         """
-        if self.per_class and y is None:
-            raise UsageError(
-                expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
-            )
+        if (self.per_class or self.levelled) and y is None:
+            asked = "per_class" if self.per_class else "levelled"
+            raise UsageError(expected="classes", got="none", fix=f"pass y, or ask for {asked}=False", where=asked)
         self.bag_ = Bag.from_features(X, y)
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
@@ -129,11 +132,22 @@ class Calibrated:
         compared = self.scheme_.compare(rows, labels)
         if not self.per_class:  # many classes share a comparison
             compared = {id(one): one for one in compared.values()}
+        looks = self._find_looks(rows)
         for label, (members, own) in compared.items():
+            if looks is not None:
+                members, own = scale_scores(members, own, *looks)
             which = self.scheme_.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
+
+    def _find_looks(self, rows: FloatArray) -> tuple[LabelArray, Looks] | None:
+        """(n,) classes of the calibrating pictures, and what all look like; None where scores are ranked as they are."""
+        if not self.levelled or self.per_class:
+            return None
+        kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], self.scheme_.places
+        looks = find_looks(self.bag_.rows, kinds, rows)
+        return kinds[places], Looks(looks.members[places], looks.pictures[:, places])
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""

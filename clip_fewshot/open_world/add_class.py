@@ -182,7 +182,7 @@ class Extender:
         after = before.extend(known.frozen, known.labels)
         if after is None:
             data = self._data(known, names, [n for n, _ in before.suffixes()])
-            after = fit_rejector(
+            fresh = fit_rejector(
                 self.backbone,
                 self.recipe,
                 data,
@@ -191,6 +191,7 @@ class Extender:
                 names=names.names,
                 per_class=before.per_class,
             )
+            after = replace(fresh, levelled=before.levelled)
         k, was = after.n_neighbors, before.n_neighbors
         few = f"the detector compares with {k} neighbours instead of {was}: name larger groups for a sharper one"
         return after, (few,) if k is not None and was is not None and k < was else ()

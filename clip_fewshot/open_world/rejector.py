@@ -86,6 +86,8 @@ class Rejector:
         unfreeze: the N of the tuned suffixes.
         texts: what text detectors read.
         per_class: rank a picture within each class and take the largest p-value, see :class:`Calibrated`.
+        levelled: rank scores in units of the class that a picture looks like, where the same shots teach and calibrate;
+            those saved by an earlier release are not.
     """
 
     chosen: Alternative
@@ -93,6 +95,7 @@ class Rejector:
     judges: tuple[Judge, ...]
     texts: Texts | None = None
     per_class: bool = False
+    levelled: bool = False
 
     @property
     def n_calibration(self) -> int:
@@ -165,7 +168,7 @@ class Rejector:
         Args:
             frozen: (n, d) features of all known pictures. labels: (n,) their classes.
         """
-        if self._calibrated is None or self.chosen.space != FROZEN:
+        if self._calibrated is None or self.chosen.needs_texts or self.chosen.space != FROZEN:
             return None
         shots = LabelledRows(build_space(FROZEN, frozen, frozen), labels)
         return replace(self, judges=(Judge(None, shots, None),))
@@ -174,7 +177,7 @@ class Rejector:
         """What :meth:`from_tensors` needs besides the tensors, as JSON."""
         chosen = {"detector": self.chosen.detector, "space": self.chosen.space, "n_neighbors": self.chosen.n_neighbors}
         foreign = [list(one) for one in foreign_parts("detectors", self.chosen.detector, self.chosen.part, DETECTORS)]
-        about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class}
+        about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class, "levelled": self.levelled}
         return about | ({"foreign": foreign} if foreign else {})
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -212,7 +215,8 @@ class Rejector:
         texts = {name: rows.numpy() for name, rows in select_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
         judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
-        return cls(chosen, about["unfreeze"], tuple(judges), texts or None, about["per_class"])
+        ranked = about["per_class"], about.get("levelled", False)
+        return cls(chosen, about["unfreeze"], tuple(judges), texts or None, *ranked)
 
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
         return own or [frozen] * len(self.judges)
@@ -236,7 +240,8 @@ class Rejector:
         (first, *others) = self.judges
         if others or first.held_out is not None or self.chosen.scheme is None:
             return None
-        calibrated = Calibrated(self.chosen.factory(self.texts), self.chosen.scheme, self.per_class)
+        make = self.chosen.factory(self.texts)
+        calibrated = Calibrated(make, self.chosen.scheme, self.per_class, levelled=self.levelled)
         return calibrated.fit(first.known.rows, first.known.labels)
 
 
@@ -257,11 +262,12 @@ def fit_rejector(
         per_class: as in :func:`select_detector`; both must have the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
-    texts = encode_concepts(backbone, names or (), recipe.settings.templates) if chosen.needs_texts else None
+    needs, templates = chosen.needs_texts, recipe.settings.templates
+    texts = encode_concepts(backbone, names or (), templates, needs) if needs else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
         shots = LabelledRows(build_space(space, frozen, encode_own(space, data.images, frozen)), data.labels)
-        return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
+        return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class, not per_class)
     judges = []
     for fit, held_out in split_folds(data.labels, recipe.seed):
         suffix, own = None, frozen

@@ -87,9 +87,8 @@ def select_detector(
         for space, found in rounds.items():
             X = build_space(space, frozen, encode_own(space, data.images, tuned))
             found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
-    reads = any(one.needs_texts for one in offered)
-    templates = recipe.settings.templates
-    texts = encode_concepts(backbone, names, templates) if reads and names is not None else None
+    needs, templates = {name for one in offered for name in one.needs_texts}, recipe.settings.templates
+    texts = encode_concepts(backbone, names, templates, needs) if needs and names is not None else None
     hidden = [drop_classes(texts, group) for group in groups]
     selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
     return NoveltyChoice(selection.best, selection)
@@ -162,8 +161,9 @@ def _spaces(recipe: Recipe, data: SupportData) -> list[str]:
 
 
 def _plain(detectors: Mapping[str, DetectorPart], k: int) -> Alternative:
-    """What is taken where nothing can be hidden: the preferred one, on frozen features."""
-    name, part = next(iter(detectors.items()))
+    """What is taken where nothing can be hidden: the preferred one that needs no texts, on frozen features."""
+    plain = {name: part for name, part in detectors.items() if not facts_of(part).needs_texts}
+    name, part = next(iter((plain or detectors).items()))
     return _alternative(name, part, FROZEN, k if facts_of(part).neighbourly else None)
 
 
