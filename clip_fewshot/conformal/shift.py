@@ -7,8 +7,8 @@ all others. The statistic is the sum, over pairs of classes, of the inner produc
 alone does, as where a new class looks like it, adds nothing. Its level comes from permuting pictures between the known
 and the new ones within each class (Pesarin, "Multivariate Permutation Tests", 2001: strata). The class is the one that
 a picture looks like, a known picture seen without itself: with the true classes of the known ones, which the batch has
-not, a tower that confuses classes calls up to 22 % of its known batches shifted at a level of 5 %. This is exact but for
-a known picture's class mean, which has one picture less; that the level is kept is measured: docs/figures/shift.md.
+not, a tower that confuses classes calls up to 22 % of its known batches shifted at a level of 5 %. All is exact but for
+a known picture's class mean, which has one picture less. That the level is kept is measured: docs/figures/shift.md.
 
 Where the shift is so strong that few pictures look ordinary, it is taken off: if at least twice as many look ordinary
 then, and they fall into many of the known classes, one displacement explains what no picture alone does. Pictures that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,12 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.schema import WATCHING
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.runtime.files import check_seal, hash_bytes, hold_file, read_json, seal, write_json
+from clip_fewshot.runtime.files import check_seal, hash_bytes, hold_file, read_json
+from clip_fewshot.types import FloatArray
 
-WATCH_SCHEMA = 1
+WATCH_SCHEMA = 1  # of the file of before
 WATCH_FILE, WATCH_LOCK = "watch.json", ".watch.lock"
 WATCHED_AT_A_TIME = 4096  # pictures between two writes: what a kill makes us look at again, to the same end
 WATCH_ALPHA = 0.01
@@ -66,8 +69,8 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
     another camera is a change, too. Measured on digits that go on as they were shown, over 60 support sets of 6 shots
     of 7 classes with LOF: 0.5 % of streams raise an alarm at an alpha of 1 %, 1.2 % at 5 %.
 
-    A naming changes what is known, and the watch begins again with the next picture. Its state lies beside the store in
-    one file, replaced whole; a kill loses nothing.
+    A naming changes what is known, and the watch begins again with the next picture. Its state lies in the store, and
+    of the scores only new ones are written; a kill loses nothing.
 
     Args:
         alpha: None: that of the watch that is on, or 0.01.
@@ -75,7 +78,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
 
     Raises:
         UsageError: another ``alpha`` than that of the watch that is on, or too few known pictures.
-        ArtifactError: a file of another release, or a damaged one.
+        ArtifactError: a damaged state, or a damaged file of an earlier release, which is otherwise taken over.
     """
     with hold_file(store.folder / WATCH_LOCK):
         before, world = _read(store), store.world
@@ -83,6 +86,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         eye = before
         if eye is None or eye.known != known or restart:
             eye = _begun(known, held_out, alpha, before)
+            _write(store, eye, held_out.scores, anew=True)
         elif alpha not in (None, eye.watch.alpha):
             fix = "leave it out, or begin again with restart"
             raise UsageError(
@@ -112,14 +116,14 @@ def _look(store: Store, held_out: HeldOut, eye: _Eye) -> _Eye:
     while True:
         seqs = [seq for (seq,) in store.database.rows(f"SELECT seq {COMING} {WATCHED_AT_A_TIME}", (eye.after,))]
         if not seqs:
-            _write(store, eye)
             return eye
         encoder = saved_classifiers.find_current(store.database).encoder
         features = rows.read_embeddings(store.database, seqs, encoder, str(store.database.path))
-        for score in held_out.detector.score_samples(features):
+        scores = held_out.detector.score_samples(features)
+        for score in scores:
             eye.watch.update(eye.ranks.update(float(score)))
         eye = eye._replace(after=seqs[-1])
-        _write(store, eye)
+        _write(store, eye, scores)
 
 
 def _held_out(world: OpenWorldClassifier) -> HeldOut:
@@ -144,16 +148,40 @@ def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
     return str(store.database.value(f"SELECT name {COMING} 1 OFFSET ?", (eye.begun, place - 1)))
 
 
-def _write(store: Store, eye: _Eye) -> None:
-    parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
-    about = {"schema": WATCH_SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
-    write_json(store.folder / WATCH_FILE, seal(about | parts))
+def _write(store: Store, eye: _Eye, scores: FloatArray, anew: bool = False) -> None:
+    """Where it stands, and the ``scores`` that were added since the last time; ``anew``: all there are."""
+    database = store.database
+    with database.transaction():
+        database.run("DELETE FROM watch")
+        database.insert("watch", eye.known, eye.begun, eye.after, eye.ranks.t_, eye.watch.to_json())
+        if anew:
+            database.run("DELETE FROM watched")
+        database.insert("watched", database.next_number("watched", "part"), np.asarray(scores, "<f8").tobytes())
 
 
 def _read(store: Store) -> _Eye | None:
+    database = store.database
+    database.check_rows(WATCHING)
+    for known, begun, last, seen, bets, _ in database.rows("SELECT * FROM watch"):
+        parts = database.rows("SELECT scores FROM watched ORDER BY part")
+        ranks = StreamRanks(np.concatenate([np.frombuffer(part, "<f8") for (part,) in parts]))
+        ranks.t_ = seen
+        return _Eye(known, begun, last, ranks, Watch.from_json(bets))
+    return _take_over(store)
+
+
+def _take_over(store: Store) -> _Eye | None:
+    """The state that an earlier release wrote beside the store, into its tables; the file goes."""
     path = store.folder / WATCH_FILE
     if not os.path.exists(path):
         return None
+    eye = _read_file(path)
+    _write(store, eye, np.array(eye.ranks.scores_), anew=True)
+    path.unlink()
+    return eye
+
+
+def _read_file(path: Path) -> _Eye:
     record = check_seal(read_json(path), str(path))
     try:
         if record["schema"] != WATCH_SCHEMA:
