@@ -17,7 +17,7 @@ are all foreign and all alike can do so too, and then no batch test can tell: th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics.pairwise import euclidean_distances
@@ -66,6 +66,10 @@ class Shift(NamedTuple):
             return SHIFT
         explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
         return SHIFT_OR_NEW if moved or (explained and self.pictures >= FEWEST_STRANGE) else SAME
+
+    def to_json(self) -> dict[str, Any]:
+        """For a record, with the verdict."""
+        return {"verdict": self.verdict()} | self._asdict()
 
 
 class _Looks(NamedTuple):
@@ -147,9 +151,9 @@ def _align(rows: FloatArray, means: FloatArray) -> FloatArray:
     return np.asarray(rows - moved)
 
 
-def _p_value(pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator) -> float:
-    """Of the displacement common to classes, from (known, new) rows of each."""
-    if len(pairs) < 2 or sum(len(new) for _, new in pairs) < FEWEST:
+def _p_value(pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator, fewest: int = FEWEST) -> float:
+    """Of the displacement common to classes, from (known, new) rows of each; ``fewest`` new ones are compared."""
+    if len(pairs) < 2 or sum(len(new) for _, new in pairs) < fewest:
         return 1.0
     total, alone = np.zeros((PERMUTATIONS + 1, pairs[0][0].shape[1])), np.zeros(PERMUTATIONS + 1)
     for known, new in pairs:

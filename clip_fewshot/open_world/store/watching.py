@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.conformal.calibration import Calibrated, HeldOut
+from clip_fewshot.conformal.shift import Shift
 from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import KNNDetector
@@ -24,7 +25,6 @@ WATCH_SCHEMA = 1  # of the file of before
 WATCH_FILE, WATCH_LOCK = "watch.json", ".watch.lock"
 WATCHED_AT_A_TIME = 4096  # pictures between two writes: what a kill makes us look at again, to the same end
 WATCH_ALPHA = 0.01
-COMING = "FROM image WHERE seq > ? AND state <> 'named' ORDER BY seq LIMIT"
 
 
 class Watched(NamedTuple):
@@ -37,6 +37,7 @@ class Watched(NamedTuple):
         since: the picture with which the new category most likely began; None without an alarm.
         raised_at: the picture that raised the alarm, or None.
         fresh: whether this call raised it. begun_anew: whether the known classes are others than at the call before.
+        shift: with an alarm, whether what came from ``since`` on is of another camera and no new category.
     """
 
     looked_at: int
@@ -47,6 +48,7 @@ class Watched(NamedTuple):
     raised_at: str | None
     fresh: bool
     begun_anew: bool
+    shift: Shift | None
 
 
 class _Eye(NamedTuple):
@@ -97,12 +99,13 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
             )
         was, start = eye.watch.alarm_, eye.ranks.t_
         eye = _look(store, held_out, eye)
-        places = (None, None) if eye.watch.alarm_ is None else eye.watch.alarm_[:2]
-        since, raised_at = (_name(store, eye, place) for place in places[::-1])
-    fresh, anew = eye.watch.alarm_ is not None and was is None, before is not None and before.known != known
-    return Watched(
-        eye.ranks.t_ - start, eye.ranks.t_, eye.watch.capital_, eye.watch.alpha, since, raised_at, fresh, anew
-    )
+        alarm, since, raised_at, shift = eye.watch.alarm_, None, None, None
+        if alarm is not None:
+            (first, since), (_, raised_at) = (_find(store, eye, place) for place in (alarm.since, alarm.picture))
+            shift = store.find_shift(first - 1)
+    fresh, anew = alarm is not None and was is None, before is not None and before.known != known
+    looked, seen, capital = eye.ranks.t_ - start, eye.ranks.t_, eye.watch.capital_
+    return Watched(looked, seen, capital, eye.watch.alpha, since, raised_at, fresh, anew, shift)
 
 
 def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | None) -> _Eye:
@@ -114,7 +117,12 @@ def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | No
 def _look(store: Store, held_out: HeldOut, eye: _Eye) -> _Eye:
     """Feed what came, and write down how far; an alarm ends the bets, not the looking."""
     while True:
-        seqs = [seq for (seq,) in store.database.rows(f"SELECT seq {COMING} {WATCHED_AT_A_TIME}", (eye.after,))]
+        seqs = [
+            seq
+            for (seq,) in store.database.rows(
+                f"SELECT seq {rows.WITHOUT_A_NAME} LIMIT {WATCHED_AT_A_TIME}", (eye.after,)
+            )
+        ]
         if not seqs:
             return eye
         encoder = saved_classifiers.find_current(store.database).encoder
@@ -141,11 +149,11 @@ def _digest(world: OpenWorldClassifier) -> str:
     return hash_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
 
 
-def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
-    """Of the picture that was number ``place``, from 1, in the stream."""
-    if place is None:
-        return None
-    return str(store.database.value(f"SELECT name {COMING} 1 OFFSET ?", (eye.begun, place - 1)))
+def _find(store: Store, eye: _Eye, place: int) -> tuple[int, str]:
+    """Number and name of the picture that was number ``place``, from 1, in the stream."""
+    asked = f"SELECT seq, name {rows.WITHOUT_A_NAME} LIMIT 1 OFFSET ?"
+    ((seq, name),) = store.database.rows(asked, (eye.begun, place - 1))
+    return seq, name
 
 
 def _write(store: Store, eye: _Eye, scores: FloatArray, anew: bool = False) -> None:

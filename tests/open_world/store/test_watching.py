@@ -130,3 +130,19 @@ def test_a_damaged_file_of_before_is_refused(store: Store) -> None:
         path.write_text(json.dumps(wrong))
         with pytest.raises(ArtifactError):
             watch(store)
+
+
+def test_another_camera_is_no_new_category(store: Store, familiar: ImageDataset) -> None:
+    mixed = np.random.default_rng(0).permutation(len(familiar))
+    store.ingest(familiar.subset(mixed[:60]))
+    newest = store.newest()
+    assert store.find_shift().verdict() == "same"
+    dark = [familiar.open(int(i)).point(lambda value: value // 2 + 100) for i in mixed[60:160]]
+    store.ingest(dark)
+    assert store.find_shift(newest).verdict() != "same"
+    assert store.find_shift(newest).pictures == store.newest() - newest
+    seen = watch(store)
+    assert seen.raised_at is not None
+    assert seen.shift is not None
+    assert seen.shift.verdict() != "same"
+    assert store.find_shift(store.newest()).p_value == 1.0
