@@ -17,6 +17,7 @@ from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import BoolArray, FloatArray
 
+COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
@@ -103,8 +104,9 @@ class Calibrated:
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
-        if len(fresh):
-            p[fresh] = self._largest(rows[fresh])
+        size = max(1, COMPARED // len(self.bag_))
+        for part in np.split(fresh, np.arange(size, len(fresh), size)) if len(fresh) else ():
+            p[part] = self._largest(rows[part])
         return p
 
     def held_out(self) -> HeldOut:
@@ -124,7 +126,10 @@ class Calibrated:
         asks = self.per_class or self.scheme_.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        for label, (members, own) in self.scheme_.compare(rows, labels).items():
+        compared = self.scheme_.compare(rows, labels)
+        if not self.per_class:  # many classes share a comparison
+            compared = {id(one): one for one in compared.values()}
+        for label, (members, own) in compared.items():
             which = self.scheme_.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
@@ -186,6 +191,6 @@ def draw_uniform(seed: int, *purpose: str | int) -> float:
 def _ranks(members: FloatArray, own: FloatArray, shares: FloatArray) -> FloatArray:
     """(m,) share of the n members and the picture that are at least as strange; of those that tie, ``shares``."""
     least, greatest = tie_range(own)
-    below, at_most = (members < least).sum(axis=1), (members <= greatest).sum(axis=1)
+    below, at_most = np.count_nonzero(members < least, axis=1), np.count_nonzero(members <= greatest, axis=1)
     n = members.shape[1]
     return np.asarray((below + shares * (at_most - below + 1)) / (n + 1))
