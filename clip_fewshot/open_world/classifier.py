@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from clip_fewshot.conformal.p_values import explain_alpha
+from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart
@@ -131,7 +132,19 @@ class OpenWorldClassifier(WorldState):
         answers = self.judge(sight, top)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
+        self._seen = sight.frozen
         return ResultRows(answers, image=pictures.names)
+
+    def find_shift(self, images: Images | None = None) -> Shift:
+        """Whether pictures come from elsewhere than the known ones, as from another camera, and are no new classes.
+
+        ``.verdict()`` of what comes back is "same", "shift" or "shift or new"; see :mod:`clip_fewshot.conformal.shift`.
+
+        Args:
+            images: 50 or more, drawn independently; None: those that :meth:`predict` saw last.
+        """
+        seen = self._seen if images is None else self.look(collect_images(images, purpose="find_shift")).frozen
+        return find_shift(*self.reference_, seen, self.model.seed)
 
     def predict_set(self, images: Images, alpha: float | None = None) -> list[tuple[str, ...]]:
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.

@@ -319,3 +319,17 @@ def test_a_number_of_neighbours_is_that_of_a_detector_that_has_some(tiny: Backbo
     for name in ("auto", "mahalanobis"):
         with pytest.raises(UsageError, match=f"`n_neighbors`: expected a detector that has neighbours, got '{name}'"):
             select_detector(*given, detector=name, n_neighbors=6)
+
+
+def test_another_camera_is_told_of_what_was_predicted_last(tiny: Backbone, digits: ImageDataset) -> None:
+    """The tiny backbone sees brightness before all else: a darker copy of known pictures is another camera's."""
+    split = split_open_world(digits, shots=8, unseen=3, seed=0)
+    world = OpenWorldClassifier(FewShotClassifier(tiny, "linear-probe", epochs=1), "knn", 0.1).fit(split.support)
+    assert world.find_shift().verdict() == "same"  # nothing was predicted
+    known = split.test.open("test of shift")
+    some = [known.open(i) for i in np.random.default_rng(0).permutation(len(known))[:80]]
+    assert world.find_shift(some).verdict() == "same"
+    world.predict([picture.point(lambda value: value // 2 + 100) for picture in some])
+    told = world.find_shift()
+    assert told.verdict() != "same"
+    assert told == world.find_shift([picture.point(lambda value: value // 2 + 100) for picture in some])
