@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
+from clip_fewshot.conformal.batch import Batch
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
+from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
@@ -91,6 +92,7 @@ class Calibrated:
                 expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
             )
         self.bag_ = Bag.from_features(X, y)
+        self._batch: Batch | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
         calibrating = len(self.bag_) if self.scheme_.per_shot == 1 else len(self.bag_) // 2
@@ -98,13 +100,18 @@ class Calibrated:
         self.n_calibration_ = min(self.n_per_class_.values()) if self.per_class else calibrating
         return self
 
-    def p_values(self, X: FloatArray) -> FloatArray:
-        """(m,) p-values of (m, d) pictures, each as if it had come alone. Small = novel."""
+    def p_values(self, X: FloatArray, together: bool = False) -> FloatArray:
+        """(m,) p-values of (m, d) pictures. Small = novel.
+
+        Args:
+            together: False: each as if it had come alone. True: as one batch, in which more is found: see
+                :class:`clip_fewshot.conformal.batch.Batch`, which takes the place of the scheme.
+        """
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
         if len(fresh):
-            p[fresh] = self._largest(rows[fresh])
+            p[fresh] = self._largest(rows[fresh], self._together() if together else self.scheme_)
         return p
 
     def held_out(self) -> HeldOut:
@@ -119,13 +126,17 @@ class Calibrated:
             )
         return HeldOut(self.scheme_.detector, self.scheme_.scores)
 
-    def _largest(self, rows: FloatArray) -> FloatArray:
+    def _together(self) -> Batch:
+        self._batch = self._batch or Batch(self.make_detector, self.bag_)
+        return self._batch
+
+    def _largest(self, rows: FloatArray, scheme: Scheme) -> FloatArray:
         """(m,) the p-value under the class that suits each picture best; pooled, under that with which it fits."""
-        asks = self.per_class or self.scheme_.asks_class
+        asks = self.per_class or scheme.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        for label, (members, own) in self.scheme_.compare(rows, labels).items():
-            which = self.scheme_.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
+        for label, (members, own) in scheme.compare(rows, labels).items():
+            which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found

@@ -99,7 +99,7 @@ class LeaveOneOut:
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels = bag, bag.labels
         self.shortcut = find_shortcut(make_detector(), bag, FEWEST + 2)
-        self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
+        self.detectors = [] if self.shortcut else [fit_without(make_detector, bag, i) for i in range(len(bag))]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members under the detector of the others, and of each picture under the same detectors."""
@@ -157,10 +157,11 @@ def split_in_halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArra
     return np.sort(order[::2]), np.sort(order[1::2])
 
 
+def fit_without(make_detector: MakeDetector, bag: Bag, rows: int | IndexArray) -> Detector:
+    """A detector of all members but these."""
+    labels = None if bag.labels is None else np.delete(bag.labels, rows)
+    return make_detector().fit(np.delete(bag.rows, rows, axis=0), labels)
+
+
 def _columns(members: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
     return members, own[:, None]
-
-
-def _without(make_detector: MakeDetector, bag: Bag, i: int) -> Detector:
-    labels = None if bag.labels is None else np.delete(bag.labels, i)
-    return make_detector().fit(np.delete(bag.rows, i, axis=0), labels)

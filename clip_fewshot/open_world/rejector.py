@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.conformal.batch import ask_held_out
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
 from clip_fewshot.few_shot.model import Recipe, fit_model
@@ -108,23 +109,19 @@ class Rejector:
             return [(depth, TokenReader())]
         return [(self.unfreeze, judge.suffix) for judge in self.judges if judge.suffix is not None]
 
-    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray]) -> NoveltyScores:
+    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray], together: bool = False) -> NoveltyScores:
         """Scores and p-values of pictures.
 
         Args:
             frozen: (m, d) features of the untuned tower.
             own: (m, d) features under each of :meth:`suffixes`.
+            together: the p-values are those of one batch, see :class:`clip_fewshot.conformal.batch.Batch`.
         """
         if len(frozen) == 0:
             return NoveltyScores(np.empty(0), np.empty(0))
         seen = [build_space(self.chosen.space, frozen, features) for features in self._by_judge(frozen, own)]
         scores = [detector.score_samples(X) for detector, X in zip(self._detectors, seen, strict=True)]
-        p = (
-            cross_p_values(self._calibration, scores)
-            if self._calibrated is None
-            else self._calibrated.p_values(seen[0])
-        )
-        return NoveltyScores(np.mean(scores, axis=0), p)
+        return NoveltyScores(np.mean(scores, axis=0), self._p_together(seen) if together else self._p(seen, scores))
 
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which pictures are unknown; none where the support set is too small for ``alpha``."""
@@ -214,6 +211,21 @@ class Rejector:
         judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
         return cls(chosen, about["unfreeze"], tuple(judges), texts or None, about["per_class"])
 
+    def _p(self, seen: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
+        if self._calibrated is None:
+            return cross_p_values(self._calibration, scores)
+        return self._calibrated.p_values(seen[0])
+
+    def _p_together(self, seen: Sequence[FloatArray]) -> FloatArray:
+        if self.judges[0].held_out is None:
+            return (self._calibrated or self._calibrate("leave-one-out")).p_values(seen[0], together=True)
+        asked = [
+            ask_held_out(detector, judge.known.rows, judge.held_out.rows, X)
+            for detector, judge, X in zip(self._detectors, self.judges, seen, strict=True)
+            if judge.held_out is not None
+        ]
+        return cross_p_values([one.held_out for one in asked], [one.batch for one in asked])
+
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
         return own or [frozen] * len(self.judges)
 
@@ -236,8 +248,11 @@ class Rejector:
         (first, *others) = self.judges
         if others or first.held_out is not None or self.chosen.scheme is None:
             return None
-        calibrated = Calibrated(self.chosen.factory(self.texts), self.chosen.scheme, self.per_class)
-        return calibrated.fit(first.known.rows, first.known.labels)
+        return self._calibrate(self.chosen.scheme)
+
+    def _calibrate(self, scheme: str) -> Calibrated:
+        calibrated = Calibrated(self.chosen.factory(self.texts), scheme, self.per_class)
+        return calibrated.fit(self.judges[0].known.rows, self.judges[0].known.labels)
 
 
 def fit_rejector(
