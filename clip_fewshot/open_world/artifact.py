@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count, pairwise
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -13,14 +14,21 @@ import safetensors.torch
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.squares import decode_squares, encode_squares
-from clip_fewshot.few_shot.classifier import FewShotClassifier
-from clip_fewshot.novelty import DETECTORS, DetectorPart
-from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, needs_pictures
+from clip_fewshot.discovery import Discovery
+from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
+from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
+from clip_fewshot.open_world.fitted import Fitted, History, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector
+from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.runtime.parts import find_trusted_part
-from clip_fewshot.types import LabelSpace
+from clip_fewshot.runtime.reading import as_path
+from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
+OPEN_WORLD_KIND = "open-world classifier"
 WORLD_WEIGHTS, REJECTOR, REFERENCE_WEIGHTS = "weights.safetensors", "rejector.safetensors", "reference.safetensors"
+
+World = TypeVar("World", bound="WorldState")
 
 
 class Saved(NamedTuple):
@@ -88,6 +96,101 @@ def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | De
         return name
     part: DetectorPart = find_trusted_part("detectors", name, {}, trusted, where)
     return part
+
+
+class WorldState:
+    """What an open-world classifier holds, and how it is written; its arguments and attributes are told there."""
+
+    rejector_: Rejector | None
+    unknown_: list[UnknownPictures]
+    discovery_: Discovery
+    known_: KnownPictures
+    shown_: frozenset[str]
+    _history: History
+
+    def __init__(
+        self,
+        model: FewShotClassifier,
+        detector: str | DetectorPart = AUTO,
+        alpha: float = 0.05,
+        per_class: bool = False,
+    ) -> None:
+        self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
+
+    def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
+        self.rejector_, self.known_ = rejector, known
+        self.unknown_, self._history, self.shown_ = [], History(), frozenset[str]()
+
+    @property
+    def reference_(self) -> tuple[FloatArray, LabelArray]:
+        """(n, d) frozen features of the known pictures, and their (n,) classes."""
+        return self.known_.frozen, self.known_.labels
+
+    @property
+    def named_(self) -> tuple[Naming, ...]:
+        """The history, oldest first."""
+        return self._history.namings
+
+    @property
+    def without_pictures(self) -> tuple[str, ...]:
+        """The classes that are known by their names only."""
+        return self._fitted().without_pictures()
+
+    @property
+    def from_features(self) -> bool:
+        """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
+        return not needs_pictures(self.model.point, self.model.views, self.rejector_)
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
+
+        Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
+        ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
+        """
+        save_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
+
+    @classmethod
+    def load(
+        cls: type[World], folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
+    ) -> World:
+        """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
+        with open_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND) as (meta, files):
+            return cls.from_artifact(files, meta, backbone, str(folder), trusted)
+
+    def foreign_parts(self) -> dict[str, Any]:
+        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
+        detectors = {} if self.detector == AUTO else dict([find_detector(self.detector)])
+        if self.rejector_ is not None:
+            detectors[self.rejector_.chosen.detector] = self.rejector_.chosen.part
+        return self.model.foreign_parts() | {name: part for name, part in detectors.items() if name not in DETECTORS}
+
+    def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """(files, meta) for :func:`save_artifact`."""
+        files, meta = write_world(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
+        detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
+        return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
+
+    @classmethod
+    def from_artifact(
+        cls: type[World],
+        files: dict[str, bytes],
+        meta: dict[str, Any],
+        backbone: Backbone | None,
+        where: str,
+        trusted: Mapping[str, Any] = NOTHING,
+    ) -> World:
+        """The inverse of :meth:`to_artifact`."""
+        model, saved = load_world(files, meta, backbone, where, trusted)
+        world = cls(model, read_detector(meta["detector"], trusted, where), meta["alpha"], meta.get("per_class", False))
+        world._begin(saved.now.rejector, saved.now.known)
+        world._history, world.shown_ = History(saved.steps), saved.shown
+        return world
+
+    def _fitted(self) -> Fitted:
+        return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)
+
+    def _become(self, fitted: Fitted) -> None:
+        self.model.model_, self.model.label_space_, self.rejector_, self.known_ = fitted
 
 
 def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
-from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
-from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
+from clip_fewshot.discovery import DiscovererPart, discover_classes
+from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Extender, Extension
 from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
-from clip_fewshot.open_world.artifact import Saved, load_world, read_detector, write_world
+from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
-from clip_fewshot.open_world.fitted import Fitted, KnownPictures, Naming, Step, extend_names, needs_pictures
+from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step, extend_names
 from clip_fewshot.open_world.groups import Group, build_groups
-from clip_fewshot.open_world.history import History
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
-from clip_fewshot.open_world.unknown import UnknownPictures, drop_pictures, join_unknown
-from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
-from clip_fewshot.runtime.reading import as_path
+from clip_fewshot.open_world.unknown import drop_pictures, join_unknown
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
-OPEN_WORLD_KIND = "open-world classifier"
 
-
-class OpenWorldClassifier:
+class OpenWorldClassifier(WorldState):
     """A classifier that can say "unknown", at a false-alarm rate its user chose, and learn what that was.
 
     After a naming the detector calibrates on the named pictures too. These were picked by their small p-values, so no
@@ -65,22 +55,6 @@ class OpenWorldClassifier:
         >>> sum(answer.label is None for answer in answers) > len(answers) / 2
         True
     """
-
-    rejector_: Rejector | None
-    unknown_: list[UnknownPictures]
-    discovery_: Discovery
-    known_: KnownPictures
-    shown_: frozenset[str]
-    _history: History
-
-    def __init__(
-        self,
-        model: FewShotClassifier,
-        detector: str | DetectorPart = AUTO,
-        alpha: float = 0.05,
-        per_class: bool = False,
-    ) -> None:
-        self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
 
     @classmethod
     def from_fit(
@@ -121,30 +95,6 @@ class OpenWorldClassifier:
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         return self
-
-    def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
-        self.rejector_, self.known_ = rejector, known
-        self.unknown_, self._history, self.shown_ = [], History(), frozenset[str]()
-
-    @property
-    def reference_(self) -> tuple[FloatArray, LabelArray]:
-        """(n, d) frozen features of the known pictures, and their (n,) classes."""
-        return self.known_.frozen, self.known_.labels
-
-    @property
-    def named_(self) -> tuple[Naming, ...]:
-        """The history, oldest first."""
-        return self._history.namings
-
-    @property
-    def without_pictures(self) -> tuple[str, ...]:
-        """The classes that are known by their names only."""
-        return self._fitted().without_pictures()
-
-    @property
-    def from_features(self) -> bool:
-        """Whether frozen features are all that the model sees of a picture, and all that it needs to learn of one."""
-        return not needs_pictures(self.model.point, self.model.views, self.rejector_)
 
     def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
@@ -234,51 +184,6 @@ class OpenWorldClassifier:
         self.unknown_ = [*step.unknown, *self.unknown_[len(step.unknown) :]]
         return step.naming
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write classifier, detector and history (not the backbone) to a folder, replacing an older one in one step.
-
-        Unless the model works :attr:`from_features`, the known pictures are in it as squares for all to see.
-        ``overwrite`` and errors are those of :meth:`FewShotClassifier.save`.
-        """
-        save_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND, *self.to_artifact(), overwrite)
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, backbone: Backbone | None = None, trusted: Mapping[str, Any] = NOTHING
-    ) -> OpenWorldClassifier:
-        """Read back what :meth:`save` wrote; arguments and errors as of :meth:`FewShotClassifier.load`."""
-        with open_artifact(as_path(folder, "folder"), OPEN_WORLD_KIND) as (meta, files):
-            return cls.from_artifact(files, meta, backbone, str(folder), trusted)
-
-    def foreign_parts(self) -> dict[str, Any]:
-        """Parts that are not the library's own, by name: what :meth:`load` wants as ``trusted``."""
-        detectors = {} if self.detector == AUTO else dict([find_detector(self.detector)])
-        if self.rejector_ is not None:
-            detectors[self.rejector_.chosen.detector] = self.rejector_.chosen.part
-        return self.model.foreign_parts() | {name: part for name, part in detectors.items() if name not in DETECTORS}
-
-    def to_artifact(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """(files, meta) for :func:`save_artifact`."""
-        files, meta = write_world(self.model, Saved(self._fitted(), self._history.steps, self.shown_))
-        detector = AUTO if self.detector == AUTO else find_detector(self.detector)[0]
-        return files, meta | {"alpha": self.alpha, "detector": detector, "per_class": self.per_class}
-
-    @classmethod
-    def from_artifact(
-        cls,
-        files: dict[str, bytes],
-        meta: dict[str, Any],
-        backbone: Backbone | None,
-        where: str,
-        trusted: Mapping[str, Any] = NOTHING,
-    ) -> OpenWorldClassifier:
-        """The inverse of :meth:`to_artifact`."""
-        model, saved = load_world(files, meta, backbone, where, trusted)
-        world = cls(model, read_detector(meta["detector"], trusted, where), meta["alpha"], meta.get("per_class", False))
-        world._begin(saved.now.rejector, saved.now.known)
-        world._history, world.shown_ = History(saved.steps), saved.shown
-        return world
-
     def _learn(self, classes: Mapping[str, Group | Images | None], names: LabelSpace, new: bool) -> Extension:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
         before, model = self._fitted(), self.model
@@ -292,9 +197,3 @@ class OpenWorldClassifier:
         self.shown_ |= shown
         self.unknown_ = [drop_pictures(part, shown) for part in self.unknown_]
         return report
-
-    def _fitted(self) -> Fitted:
-        return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)
-
-    def _become(self, fitted: Fitted) -> None:
-        self.model.model_, self.model.label_space_, self.rejector_, self.known_ = fitted

@@ -20,7 +20,7 @@ from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts
 from clip_fewshot.novelty import DETECTORS
-from clip_fewshot.open_world.classifier import OPEN_WORLD_KIND
+from clip_fewshot.open_world.artifact import OPEN_WORLD_KIND
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.runtime.artifacts import check_artifact_folder
 from clip_fewshot.runtime.files import check_seal, hash_bytes, read_json, remove_half_files, seal, write_json
