@@ -7,25 +7,21 @@ within its class, and from a new class not before it has lost itself.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal.bags import Bag
-from clip_fewshot.conformal.schemes import Comparison, MakeDetector, fit_without
 from clip_fewshot.neighbors.exact import find_distinct, find_nearest, find_nearest_others
 from clip_fewshot.novelty.base import Detector
-from clip_fewshot.novelty.rows import split_left_out
 from clip_fewshot.types import FloatArray, IndexArray
 
-NEIGHBOURS = 5  # 10 and 20 find less where few pictures are new: they lead out of small classes
+TIES = 5  # 10 and 20 find less where few pictures are new: they lead out of small classes
 LEAK = 0.1  # share of a usual row's ties by which a way ends at each step; .3 and 1 find less, .01 little of lone ones
 STEPS = 64  # longer ways carry next to nothing
 LOST = 1e-12  # what reaches a picture to which no way leads
-ALONE = 160  # known pictures up to which each is left out by itself; above, a twentieth of every class is
 
 
 class Asked(NamedTuple):
@@ -33,38 +29,6 @@ class Asked(NamedTuple):
 
     held_out: FloatArray
     batch: FloatArray
-
-
-class Batch:
-    """The pictures and a known one are compared by the detector of all other known ones, and by their company.
-
-    A score is the detector's and, where it is low, the logarithm of what reaches a picture from the known ones of the
-    detector on ways through all known and new pictures; both in standard deviations of known pictures that are left
-    out. The kernel of such ways is that of Smola, Kondor, "Kernels and Regularization on Graphs", 2003, section 3.
-
-    Two pictures, a known one left out and a new one, are nodes of one graph without any difference, and neither is a
-    start. So the proof of :class:`clip_fewshot.conformal.schemes.LeaveOneOut` holds, whatever the others of the batch
-    are: P(p <= alpha) <= 2 alpha - 1 / (n + 1) for each picture, and near alpha in practice. Pictures of a batch are
-    wrong together more often than lone ones: the rate is a mean over batches.
-    """
-
-    per_shot, asks_class = 1.0, False
-
-    def __init__(self, make_detector: MakeDetector, bag: Bag) -> None:
-        self.bag, self.labels = bag, bag.labels
-        kinds = np.zeros(len(bag), dtype=np.int64)
-        if bag.labels is not None:
-            kinds = np.unique(bag.labels, return_inverse=True)[1]
-        self.left_out = split_left_out(kinds, ALONE)
-        self.detectors = [fit_without(make_detector, bag, rows) for rows in self.left_out]
-
-    def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
-        """Scores of the members and of each picture of the batch ``X``, under the same detectors."""
-        members, own = np.empty(len(self.bag)), np.empty((len(X), len(self.bag)))
-        asked = ask_together(self.detectors, self.bag.rows, self.left_out, X)
-        for rows, (held_out, batch) in zip(self.left_out, asked, strict=True):
-            members[rows], own[:, rows] = held_out, batch[:, None]
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, own.shape), own))
 
 
 def ask_together(
@@ -102,7 +66,7 @@ def count_ways(rows: FloatArray, n: int) -> FloatArray:
 
     Symmetric in its first n rows. A tie is exp(-a squared distance over the usual one) for neighbours of either side.
     """
-    near = find_nearest_others(rows, min(NEIGHBOURS, len(rows) - 1))
+    near = find_nearest_others(rows, min(TIES, len(rows) - 1))
     squared = near.distances**2
     starts = np.repeat(np.arange(len(rows)), squared.shape[1])
     ties = np.exp(-squared / np.median(squared))

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
-from clip_fewshot.conformal.batch import Batch
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split
+from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
@@ -92,7 +91,7 @@ class Calibrated:
                 expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
             )
         self.bag_ = Bag.from_features(X, y)
-        self._batch: Batch | None = None
+        self._batch: Together | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
         calibrating = len(self.bag_) if self.scheme_.per_shot == 1 else len(self.bag_) // 2
@@ -105,7 +104,7 @@ class Calibrated:
 
         Args:
             together: False: each as if it had come alone. True: as one batch, in which more is found: see
-                :class:`clip_fewshot.conformal.batch.Batch`, which takes the place of the scheme.
+                :class:`clip_fewshot.conformal.schemes.Together`, which takes the place of the scheme.
         """
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
@@ -126,8 +125,8 @@ class Calibrated:
             )
         return HeldOut(self.scheme_.detector, self.scheme_.scores)
 
-    def _together(self) -> Batch:
-        self._batch = self._batch or Batch(self.make_detector, self.bag_)
+    def _together(self) -> Together:
+        self._batch = self._batch or Together(self.make_detector, self.bag_)
         return self._batch
 
     def _largest(self, rows: FloatArray, scheme: Scheme) -> FloatArray:

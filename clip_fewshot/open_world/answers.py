@@ -49,14 +49,14 @@ class Answer(NamedTuple):
         return row
 
 
-def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
-    """What a model says of what it sees."""
+def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:
+    """What a model says of what it sees; ``together``: the pictures are one batch, see :meth:`Rejector.verdict`."""
     require_int(top, "top")
     n, rejector = len(sight.frozen), fitted.rejector
     probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
     said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
-        said = rejector.verdict(sight.frozen, sight.judged)
+        said = rejector.verdict(sight.frozen, sight.judged, together)
         unknown = rejector.flags(said.p, alpha)
     rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
     by_name = fitted.without_pictures()

@@ -115,13 +115,13 @@ class Rejector:
         Args:
             frozen: (m, d) features of the untuned tower.
             own: (m, d) features under each of :meth:`suffixes`.
-            together: the p-values are those of one batch, see :class:`clip_fewshot.conformal.batch.Batch`.
+            together: the p-values are those of one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         if len(frozen) == 0:
             return NoveltyScores(np.empty(0), np.empty(0))
         seen = [build_space(self.chosen.space, frozen, features) for features in self._by_judge(frozen, own)]
         scores = [detector.score_samples(X) for detector, X in zip(self._detectors, seen, strict=True)]
-        return NoveltyScores(np.mean(scores, axis=0), self._p_together(seen) if together else self._p(seen, scores))
+        return NoveltyScores(np.mean(scores, axis=0), self._p_values(seen, scores, together))
 
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which pictures are unknown; none where the support set is too small for ``alpha``."""
@@ -211,20 +211,17 @@ class Rejector:
         judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
         return cls(chosen, about["unfreeze"], tuple(judges), texts or None, about["per_class"])
 
-    def _p(self, seen: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
-        if self._calibrated is None:
+    def _p_values(self, seen: Sequence[FloatArray], scores: Sequence[FloatArray], together: bool) -> FloatArray:
+        if self.judges[0].held_out is None and (together or self._calibrated):
+            return (self._calibrated or self._calibrate("leave-one-out")).p_values(seen[0], together)
+        if not together:
             return cross_p_values(self._calibration, scores)
-        return self._calibrated.p_values(seen[0])
-
-    def _p_together(self, seen: Sequence[FloatArray]) -> FloatArray:
-        if self.judges[0].held_out is None:
-            return (self._calibrated or self._calibrate("leave-one-out")).p_values(seen[0], together=True)
         asked = [
             ask_held_out(detector, judge.known.rows, judge.held_out.rows, X)
             for detector, judge, X in zip(self._detectors, self.judges, seen, strict=True)
             if judge.held_out is not None
         ]
-        return cross_p_values([one.held_out for one in asked], [one.batch for one in asked])
+        return cross_p_values(*zip(*asked, strict=True))
 
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
         return own or [frozen] * len(self.judges)

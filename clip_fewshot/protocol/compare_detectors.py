@@ -42,6 +42,7 @@ class DetectorScene(NamedTuple):
         labels: (k,) of the known test pictures.
         seen: the known and the novel test pictures behind the frozen layers.
         is_novel: (n,) of all of them, the known ones first.
+        together: the test pictures are judged as one batch, and ranked by its p-values.
     """
 
     task: Task
@@ -49,6 +50,7 @@ class DetectorScene(NamedTuple):
     labels: LabelArray
     seen: tuple[Prefix, Prefix]
     is_novel: BoolArray
+    together: bool = False
 
 
 class Said(NamedTuple):
@@ -85,6 +87,7 @@ def compare_detectors(
     alphas: Sequence[float] = (0.01, 0.05, 0.1),
     detectors: Sequence[str | DetectorPart] = (),
     templates: Sequence[str] = (),
+    together: bool = False,
 ) -> DetectorComparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
@@ -95,6 +98,7 @@ def compare_detectors(
         alphas: false-alarm rates to try, in (0, 1).
         detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
         templates: of the texts that some detectors read, with one "{}"; empty: the usual ones.
+        together: judge the test pictures as one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
 
     Raises:
         UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
@@ -102,10 +106,12 @@ def compare_detectors(
     asked = check_detectors(detectors)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
     scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
+    scene = scene._replace(together=together)
     right, opinions, refused = _ask_all(scene, seeds, asked, progress)
     record = {
         "shots": shots,
         "seeds": seeds,
+        "together": together,
         "classes": list(scene.names),
         "n_known": len(scene.labels),
         "n_novel": int(np.sum(scene.is_novel)),
@@ -198,7 +204,8 @@ def ask_detector(scene: DetectorScene, support: PreparedSupport, detector: str |
     own = [
         np.concatenate([replay(part, n, suffix).numpy() for part in scene.seen]) for n, suffix in rejector.suffixes()
     ]
-    return Said(rejector, *rejector.verdict(_frozen(scene), own))
+    scores, p = rejector.verdict(_frozen(scene), own, scene.together)
+    return Said(rejector, p if scene.together else scores, p)
 
 
 def _rows(scene: DetectorScene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:
@@ -248,7 +255,8 @@ def describe_comparison(found: Mapping[str, Any]) -> str:
     """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
-        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
+        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures"
+        + (", judged together" if found["together"] else ""),
         f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
         "",
         tables.format_plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
