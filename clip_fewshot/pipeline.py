@@ -35,6 +35,7 @@ from clip_fewshot.protocol.refits import (
     build_evaluate,
     calibrate,
     count_image_steps,
+    gather_held_out,
     prepare,
     refit,
     time_forward,
@@ -55,7 +56,7 @@ from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernel
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import hash_file, hold_folder
 from clip_fewshot.runtime.workers import WorkerPool
-from clip_fewshot.types import Progress
+from clip_fewshot.types import FloatArray, Progress
 
 
 def _silent(stage: str, done: int, total: int, /) -> None:
@@ -122,12 +123,14 @@ def run_few_shot(
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
         rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
-        build_saved_model(task, saved, best, rejectors, options.alpha).save(out / MODEL_FOLDER, run.overwrite)
+        losses = gather_held_out(task, saved, select_by_approach(trials)[best])
+        world = build_saved_model(task, saved, best, rejectors, options.alpha, losses)
+        world.save(out / MODEL_FOLDER, run.overwrite)
         clock.lap("novelty")
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
-        met = run_open_world_test(task, outcome, options.alpha, method)
+        met = run_open_world_test(task, outcome, options.alpha, method, world.known_.losses)
         notes = [*left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
@@ -196,7 +199,7 @@ def refit_fresh(
 
 
 def build_saved_model(
-    task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float
+    task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float, losses: FloatArray | None
 ) -> OpenWorldClassifier:
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space
@@ -205,7 +208,7 @@ def build_saved_model(
     classifier = FewShotClassifier.from_model(task.backbone, task.by_name[best], fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     rejector = rejectors[0] if rejectors else None
-    return OpenWorldClassifier.from_fit(classifier, rejector, alpha, reference, fit.support.images)
+    return OpenWorldClassifier.from_fit(classifier, rejector, alpha, reference, fit.support.images, losses)
 
 
 @dataclass

@@ -29,6 +29,7 @@ DESCRIPTION = (
     "false discoveries of Benjamini-Hochberg and Storey in batches; false alarms and delay of the watch over a stream."
 )
 ALPHAS = (0.01, 0.05, 0.1)
+RANKED = ("pooled", "levelled", "per class")
 SCHEMES = ("full", "leave-one-out", "split")
 KNOWN, NOVEL = 5, 2  # pictures judged in a draw
 BATCH, BATCH_NOVEL = 40, 10
@@ -72,10 +73,10 @@ def detector(options: Options) -> cf.LOFDetector:
 
 
 def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
-    """A row for each scheme, pooled and per class."""
+    """A row for each scheme: pooled, levelled and per class."""
     from clip_fewshot.conformal.calibration import Calibrated
 
-    ways = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
+    ways = [(scheme, ranked) for scheme in SCHEMES for ranked in RANKED]
     refused: dict[Any, list[dict[str, Any]]] = {}
     p: dict[Any, list[Any]] = defaultdict(list)
     truth = []
@@ -84,7 +85,8 @@ def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str,
         world = draw(shape, options.seed + i, KNOWN, NOVEL)
         truth.append(world.known_y)
         for way in ways:
-            calibrated = Calibrated(partial(detector, options), *way, seed=i).fit(world.X, world.y)
+            how = {"per_class": way[1] == "per class", "levelled": way[1] == "levelled"}
+            calibrated = Calibrated(partial(detector, options), way[0], seed=i, **how).fit(world.X, world.y)
             refused[way] = [
                 {"alpha": alpha, "refused": calibrated.refusal(alpha), "needed": calibrated.shots_needed(alpha)}
                 for alpha in ALPHAS
@@ -94,7 +96,8 @@ def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str,
         {
             "shape": shape.name,
             "scheme": way[0],
-            "per_class": way[1],
+            "per_class": way[1] == "per class",
+            "ranked": way[1],
             "cells": cells(np.array(p[way]), truth, refused[way]),
         }
         for way in ways
@@ -249,7 +252,7 @@ def text(found: dict[str, Any], options: Options) -> str:
 
 
 def _way(row: dict[str, Any]) -> str:
-    return f"{row['scheme']}{', per class' if row['per_class'] else ''}"
+    return f"{row['scheme']}, {row['ranked']}"
 
 
 def _cell(cell: dict[str, Any]) -> str:

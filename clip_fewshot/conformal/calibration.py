@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
+from clip_fewshot.conformal.levels import Looks, find_looks, level
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
+from clip_fewshot.conformal.schemes import SCHEMES, Comparison, MakeDetector, Scheme, Split, Together
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
@@ -51,6 +52,8 @@ class Calibrated:
             it fall below 1 / (n + 1); the share is a function of ``seed`` and the picture. The 2 alpha of
             leave-one-out is not proven for it.
         seed: of the split and of the shares.
+        levelled: pooled, but each score in units of the class that its picture looks like, so that false alarms spread
+            over the classes: see :mod:`clip_fewshot.conformal.levels`. ``per_class`` needs no levels.
 
     Attributes:
         scheme_: what ``SCHEMES`` made. classes_: names, sorted; empty without ``y``.
@@ -65,6 +68,7 @@ class Calibrated:
         per_class: bool = False,
         smoothed: bool = False,
         seed: int = 0,
+        levelled: bool = False,
     ) -> None:
         if scheme not in SCHEMES:
             raise UsageError(
@@ -78,18 +82,17 @@ class Calibrated:
             fix = "pass a class or a function"
             raise UsageError(expected="what makes detectors", got=repr(make_detector), fix=fix, where="make_detector")
         self.make_detector, self.scheme = make_detector, scheme
-        self.per_class, self.smoothed, self.seed = per_class, smoothed, seed
+        self.per_class, self.smoothed, self.seed, self.levelled = per_class, smoothed, seed, levelled
 
     def fit(self, X: FloatArray, y: Labels | None = None) -> Calibrated:
         """Learn from (n, d) features of known pictures and their (n,) classes.
 
         Raises:
-            UsageError: ``per_class`` without classes, or too few pictures for the detector.
+            UsageError: ``per_class`` or ``levelled`` without classes, or too few pictures for the detector.
         """
-        if self.per_class and y is None:
-            raise UsageError(
-                expected="classes", got="none", fix="pass y, or ask for per_class=False", where="per_class"
-            )
+        if (self.per_class or self.levelled) and y is None:
+            asked = "per_class" if self.per_class else "levelled"
+            raise UsageError(expected="classes", got="none", fix=f"pass y, or ask for {asked}=False", where=asked)
         self.bag_ = Bag.from_features(X, y)
         self._batch: Together | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
@@ -134,11 +137,25 @@ class Calibrated:
         asks = self.per_class or scheme.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        for label, (members, own) in scheme.compare(rows, labels).items():
+        for label, (members, own) in self._compare(rows, labels, scheme).items():
             which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
+
+    def _compare(
+        self, rows: FloatArray, labels: Sequence[Hashable | None], scheme: Scheme
+    ) -> Mapping[Hashable | None, Comparison]:
+        found = scheme.compare(rows, labels)
+        if not self.levelled or self.per_class:
+            return found
+        kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], scheme.places
+        looks = find_looks(self.bag_.rows, kinds, rows)
+        looks = Looks(looks.members[places], looks.pictures[:, places])
+        # Of classes with which a detector counts alike, the comparison is one object: it is levelled once.
+        alike = {id(one): one for one in found.values()}
+        done = {key: Comparison(*level(*one, kinds[places], looks)) for key, one in alike.items()}
+        return {label: done[id(one)] for label, one in found.items()}
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""

@@ -35,11 +35,12 @@ class Scheme(Protocol):
     """Made from (make_detector, bag, seed).
 
     Attributes:
-        labels: (n,) classes of the calibration pictures, or None.
+        places: (n,) of the calibration pictures in the bag. labels: (n,) their classes, or None.
         per_shot: the share of the known pictures that calibrates.
         asks_class: the scores of a new picture depend on the class that it is supposed to be of.
     """
 
+    places: IndexArray
     labels: Labels | None
     per_shot: float
     asks_class: bool
@@ -61,7 +62,7 @@ class Full:
     per_shot, asks_class = 1.0, True
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
-        self.make_detector, self.bag, self.labels = make_detector, bag, bag.labels
+        self.make_detector, self.bag, self.labels, self.places = make_detector, bag, bag.labels, np.arange(len(bag))
         self.shortcut = find_shortcut(make_detector(), bag, FEWEST)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
@@ -100,7 +101,7 @@ class LeaveOneOut:
     per_shot, asks_class = 1.0, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
-        self.bag, self.labels = bag, bag.labels
+        self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
         self.shortcut = find_shortcut(make_detector(), bag, FEWEST + 2)
         self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
 
@@ -130,14 +131,14 @@ class Split:
     per_shot, asks_class = 0.5, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
-        teach, calibrate = split_in_halves(bag.labels, len(bag), seed)
-        if not len(calibrate):
+        teach, self.places = split_in_halves(bag.labels, len(bag), seed)
+        if not len(self.places):
             raise UsageError(
                 expected="2 distinct known images or more", got=f"{len(bag)}", fix="add images", where="split"
             )
-        self.labels = None if bag.labels is None else bag.labels[calibrate]
+        self.labels = None if bag.labels is None else bag.labels[self.places]
         self.detector = make_detector().fit(bag.rows[teach], None if bag.labels is None else bag.labels[teach])
-        self.scores = self.detector.score_samples(bag.rows[calibrate])
+        self.scores = self.detector.score_samples(bag.rows[self.places])
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the calibrating half and of each picture, under the detector of the other half."""
@@ -161,7 +162,7 @@ class Together:
     per_shot, asks_class = 1.0, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag) -> None:
-        self.bag, self.labels = bag, bag.labels
+        self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
         self.left_out = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
         self.detectors = [_without(make_detector, bag, rows) for rows in self.left_out]
 

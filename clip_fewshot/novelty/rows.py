@@ -52,10 +52,10 @@ def number_classes(y: NDArray[Any], rows: UnitRows) -> LabelArray:
     return np.asarray(np.unique(y[rows.kept], return_inverse=True)[1])
 
 
-def split_left_out(labels: LabelArray, alone: int) -> list[IndexArray]:
-    """Which rows to leave out together: up to ``alone`` rows one by one, else 20 parts that share each class."""
+def split_left_out(labels: LabelArray, alone: int, parts: int = LEFT_OUT_PARTS) -> list[IndexArray]:
+    """Which rows to leave out together: up to ``alone`` rows one by one, else ``parts`` that share each class."""
     if len(labels) <= alone:
         return list(np.arange(len(labels))[:, None])
     dealt = np.empty(len(labels), dtype=np.int64)
-    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % LEFT_OUT_PARTS
-    return [np.flatnonzero(dealt == k) for k in range(LEFT_OUT_PARTS)]
+    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % parts
+    return [np.flatnonzero(dealt == k) for k in range(parts)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config.ranges import require_int
+from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.errors import UsageError
@@ -32,6 +33,8 @@ class Answer(NamedTuple):
         top: (class, probability), most probable first, whatever the decision.
         known_by: "pictures", or "name" for a class that has none: the detector has seen none of it and cannot vouch
             for it, so the class stands whatever the p-value; "" for unknown.
+        possible: the classes that cannot be ruled out at alpha, most probable first, whatever the detector says; see
+            :meth:`OpenWorldClassifier.predict_set`. None where nothing is known of held-out pictures.
     """
 
     label: str | None
@@ -39,28 +42,55 @@ class Answer(NamedTuple):
     score: float
     top: tuple[tuple[str, float], ...]
     known_by: str = BY_PICTURES
+    possible: tuple[str, ...] | None = None
 
     def to_row(self) -> dict[str, Any]:
-        """One line of a table: answer, known_by, p_value, score, and class and probability of each of ``top``."""
+        """One line of a table: answer, known_by, p_value, score, and class and probability of each of ``top``.
+
+        And ``possible``, the classes with a semicolon between them, where it is known.
+        """
         row: dict[str, Any] = {"answer": self.label or NO_CLASS, "known_by": self.known_by}
         row |= {"p_value": self.p_value, "score": self.score}
         for place, (name, probability) in enumerate(self.top, start=1):
             row |= {f"class_{place}": name, f"probability_{place}": probability}
-        return row
+        return row if self.possible is None else row | {"possible": "; ".join(self.possible)}
 
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:
     """What a model says of what it sees; ``together``: the pictures are one batch, see :meth:`Rejector.verdict`."""
     require_int(top, "top")
-    n, rejector = len(sight.frozen), fitted.rejector
-    probabilities = fitted.model.probabilities(sight.features[fitted.model.point.approach]) if n else np.empty((0, 1))
+    n, rejector, probabilities = len(sight.frozen), fitted.rejector, see_probabilities(fitted, sight)
     said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
         said = rejector.verdict(sight.frozen, sight.judged, together)
         unknown = rejector.flags(said.p, alpha)
     rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
-    by_name = fitted.without_pictures()
-    return [_answer(fitted.names.names, by_name, *row, top) for row in rows]
+    by_name, possible = fitted.without_pictures(), select_possible(fitted, alpha, probabilities)
+    answers = [_answer(fitted.names.names, by_name, *row, top) for row in rows]
+    return [answer._replace(possible=one) for answer, one in zip(answers, possible, strict=True)]
+
+
+def see_probabilities(fitted: Fitted, sight: Sight) -> FloatArray:
+    """(n, c) of what a model sees."""
+    features = sight.features[fitted.model.point.approach]
+    return fitted.model.probabilities(features) if len(features) else np.empty((0, len(fitted.names)))
+
+
+def select_possible(
+    fitted: Fitted, alpha: float, probabilities: FloatArray
+) -> Sequence[tuple[str, ...]] | Sequence[None]:
+    """The classes of each picture that cannot be ruled out, most probable first; None where nothing is calibrated.
+
+    Where the detector keeps alpha within each class, so do they; a class that has no pictures is never ruled out then.
+    """
+    known, names = fitted.known, fitted.names.names
+    if known.losses is None:
+        return [None] * len(probabilities)
+    within = known.labels if fitted.rejector is not None and fitted.rejector.per_class else None
+    inside = prediction_sets(class_p_values(known.losses, probability_losses(probabilities), within), alpha)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    rows = zip(order.tolist(), inside, strict=True)
+    return [tuple(names[label] for label in ranked if row[label]) for ranked, row in rows]
 
 
 def _answer(

@@ -50,7 +50,8 @@ def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
         kept |= {name: about[name] for name in ("temperature",) if name in about}
         meta["namings"].append(naming.to_json() | {"before": kept})
     features, labels = saved.now.known.frozen, saved.now.known.labels
-    files[REFERENCE_WEIGHTS] = safetensors.numpy.save({"features": features, "labels": labels})
+    losses = {} if saved.now.known.losses is None else {"losses": saved.now.known.losses}
+    files[REFERENCE_WEIGHTS] = safetensors.numpy.save({"features": features, "labels": labels} | losses)
     pictures = saved.now.known.pictures
     if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
@@ -213,7 +214,7 @@ def _read_known(files: dict[str, bytes]) -> KnownPictures:
         starts = [0, *stored["ends"].tolist()]  # none but the first where a class came by its name only
         squares += [stored["png"][start:end].tobytes() for start, end in pairwise(starts)]
     pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))]) if squares else None
-    return KnownPictures(reference["features"], reference["labels"], pictures)
+    return KnownPictures(reference["features"], reference["labels"], pictures, reference.get("losses"))
 
 
 def _pictures(i: int) -> str:

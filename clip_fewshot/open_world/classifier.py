@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, discover_classes
+from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Extender, Extension
-from clip_fewshot.open_world.answers import Answer, judge, score_answers, select_unknown
+from clip_fewshot.open_world.answers import (
+    Answer,
+    judge,
+    score_answers,
+    see_probabilities,
+    select_possible,
+    select_unknown,
+)
 from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
@@ -64,10 +73,17 @@ class OpenWorldClassifier(WorldState):
         alpha: float,
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
+        losses: FloatArray | None = None,
     ) -> OpenWorldClassifier:
-        """Wrap what is fitted already; ``pictures``: the known ones, which a model that is trained again needs."""
+        """Wrap what is fitted already.
+
+        Args:
+            pictures: the known ones, which a model that is trained again needs.
+            losses: as of :meth:`calibrate_sets`, where they are there already.
+        """
         world = cls(model, alpha=alpha)
-        world._begin(rejector, KnownPictures(*reference, pictures))
+        world._begin(rejector, KnownPictures(*reference, pictures, losses))
+        world._calibrate_quickly()
         return world
 
     def fit(
@@ -94,6 +110,7 @@ class OpenWorldClassifier(WorldState):
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
         rejector.check(self.alpha)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
+        self._calibrate_quickly()
         return self
 
     def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
@@ -107,11 +124,64 @@ class OpenWorldClassifier(WorldState):
                 pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
+        self._calibrate_quickly()
         sight = self.look(pictures)
         answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         return ResultRows(answers, image=pictures.names)
+
+    def predict_set(self, images: Images, alpha: float | None = None) -> list[tuple[str, ...]]:
+        """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
+
+        A picture of a known class has its class in its set with a probability of 1 - ``alpha`` or more. The same shots
+        teach and calibrate, by cross-validation: no theorem says so, simulation and five sets of pictures do
+        (docs/figures/prediction_sets.md). The sets may be empty, where no class fits, and hold all classes where there
+        are fewer than 1 / ``alpha`` - 1 shots in all. The detector removes no class: its verdict stands in
+        :meth:`predict`, beside ``possible``.
+
+        Args:
+            alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
+
+        Raises:
+            UsageError: no pictures to calibrate on, as in a model that was saved without any.
+
+        Example:
+            >>> import clip_fewshot as cf
+            >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=4)
+            >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
+            >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
+            >>> sets = world.predict_set(split.support, alpha=0.1)
+            >>> sum(len(one) for one in sets) / len(sets) < 2
+            True
+        """
+        pictures = collect_images(images, purpose="predict")
+        if self.known_.losses is None:
+            self.calibrate_sets()
+        fitted, asked = self._fitted(), self.alpha if alpha is None else alpha
+        return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
+
+    def calibrate_sets(self, losses: FloatArray | None = None) -> None:
+        """What :meth:`predict_set` calls where it was not done yet: a training for each fifth of the known pictures.
+
+        Args:
+            losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
+                are there already.
+        """
+        known = self.known_
+        if not len(known.labels):
+            fix = "fit an OpenWorldClassifier, which keeps what it has learned from"
+            raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
+        if losses is None:
+            losses = self._extender().leave_out(known, self.model.label_space_)
+        self.known_ = replace(known, losses=losses)
+
+    def _calibrate_quickly(self) -> None:
+        if self.known_.losses is None and len(self.known_.labels) and self._extender().is_quick:
+            self.calibrate_sets()
+
+    def _extender(self) -> Extender:
+        return Extender(self.model.backbone, self.model.recipe(), self.model.views)
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
@@ -191,10 +261,10 @@ class OpenWorldClassifier(WorldState):
 
     def _learn(self, classes: Mapping[str, Group | Images | None], names: LabelSpace, new: bool) -> Extension:
         history, encode = self._history, lambda pictures: self.look(pictures).frozen
-        before, model = self._fitted(), self.model
+        before = self._fitted()
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
-        after, report = Extender(model.backbone, model.recipe(), model.views).extend(before, more, names)
+        after, report = self._extender().extend(before, more, names)
         if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
             after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))

@@ -33,11 +33,14 @@ class KnownPictures:
     Attributes:
         frozen: (n, d) features of the untuned tower. labels: (n,).
         pictures: the pictures themselves, where :func:`needs_pictures`.
+        losses: (n,) -ln p of the class of each, by models that were trained without it: what sets of classes are
+            calibrated on. None: not known; they are those of one model, and neither fewer nor more pictures have any.
     """
 
     frozen: FloatArray
     labels: LabelArray
     pictures: ImageDataset | None = None
+    losses: FloatArray | None = None
 
     def first(self, n: int) -> KnownPictures:
         """The first n."""

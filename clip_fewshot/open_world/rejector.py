@@ -87,6 +87,8 @@ class Rejector:
         unfreeze: the N of the tuned suffixes.
         texts: what text detectors read.
         per_class: rank a picture within each class and take the largest p-value, see :class:`Calibrated`.
+        levelled: rank scores in units of the class that a picture looks like, where the same shots teach and calibrate;
+            those saved by an earlier release are not.
     """
 
     chosen: Alternative
@@ -94,6 +96,7 @@ class Rejector:
     judges: tuple[Judge, ...]
     texts: Texts | None = None
     per_class: bool = False
+    levelled: bool = False
 
     @property
     def n_calibration(self) -> int:
@@ -171,7 +174,7 @@ class Rejector:
         """What :meth:`from_tensors` needs besides the tensors, as JSON."""
         chosen = {"detector": self.chosen.detector, "space": self.chosen.space, "n_neighbors": self.chosen.n_neighbors}
         foreign = [list(one) for one in foreign_parts("detectors", self.chosen.detector, self.chosen.part, DETECTORS)]
-        about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class}
+        about = chosen | {"unfreeze": self.unfreeze, "per_class": self.per_class, "levelled": self.levelled}
         return about | ({"foreign": foreign} if foreign else {})
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -209,7 +212,8 @@ class Rejector:
         texts = {name: rows.numpy() for name, rows in select_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
         judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
-        return cls(chosen, about["unfreeze"], tuple(judges), texts or None, about["per_class"])
+        ranked = about["per_class"], about.get("levelled", False)
+        return cls(chosen, about["unfreeze"], tuple(judges), texts or None, *ranked)
 
     def _p_values(self, seen: Sequence[FloatArray], scores: Sequence[FloatArray], together: bool) -> FloatArray:
         if self.judges[0].held_out is None and (together or self._calibrated):
@@ -248,8 +252,8 @@ class Rejector:
         return self._calibrate(self.chosen.scheme)
 
     def _calibrate(self, scheme: str) -> Calibrated:
-        calibrated = Calibrated(self.chosen.factory(self.texts), scheme, self.per_class)
-        return calibrated.fit(self.judges[0].known.rows, self.judges[0].known.labels)
+        make, shots = self.chosen.factory(self.texts), self.judges[0].known
+        return Calibrated(make, scheme, self.per_class, levelled=self.levelled).fit(shots.rows, shots.labels)
 
 
 def fit_rejector(
@@ -273,7 +277,7 @@ def fit_rejector(
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
         shots = LabelledRows(build_space(space, frozen, encode_own(space, data.images, frozen)), data.labels)
-        return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class)
+        return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class, not per_class)
     judges = []
     for fit, held_out in split_folds(data.labels, recipe.seed):
         suffix, own = None, frozen

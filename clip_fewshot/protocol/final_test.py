@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join_images
@@ -130,6 +131,7 @@ class OpenWorldTest:
         p_values: (m,), or None where there is nothing to calibrate a detector on.
         unknown: (m,) which pictures were called unknown.
         found: the groups among those, rows as in ``np.flatnonzero(unknown)``.
+        possible: (m, c) which classes cannot be ruled out; None where no picture was held out.
     """
 
     images: ImageDataset
@@ -138,30 +140,38 @@ class OpenWorldTest:
     p_values: FloatArray | None
     unknown: BoolArray
     found: Discovery | None
+    possible: BoolArray | None
 
 
 def run_open_world_test(
-    task: Task, outcome: FinalTest, alpha: float, method: str | DiscovererPart | None = None
+    task: Task,
+    outcome: FinalTest,
+    alpha: float,
+    method: str | DiscovererPart | None = None,
+    losses: FloatArray | None = None,
 ) -> OpenWorldTest:
     """Decide picture by picture, then look for groups among what was called unknown.
 
     Args:
         method: of discovery, as in :func:`~clip_fewshot.discovery.discover_classes`.
+        losses: (n,) of the support set, see :meth:`OpenWorldClassifier.calibrate_sets`.
     """
     images, names, order = _mixed(outcome.test, outcome.novel, task.seed)
     best, saved = outcome.best, outcome.fits[0]
     known, unseen = outcome.known[0].features, outcome.unseen[0].features
     both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
-    probabilities = saved.models[best].probabilities(both[best])
+    probabilities, possible = saved.models[best].probabilities(both[best]), None
+    if losses is not None:
+        possible = prediction_sets(class_p_values(losses, probability_losses(probabilities)), alpha)
     if not outcome.rejections:
-        return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None)
+        return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None, possible)
     rejection = outcome.rejections[0]
     p_values = np.concatenate([rejection.p_known, rejection.p_novel])[order]
     unknown = rejection.rejector.flags(p_values, alpha)
     # Frozen features: tuning moves known classes away from each other and unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
     found = discover_classes(both[PROBE][unknown], reference=reference, method=method, seed=task.seed)
-    return OpenWorldTest(images, names, probabilities, p_values, unknown, found)
+    return OpenWorldTest(images, names, probabilities, p_values, unknown, found, possible)
 
 
 def _mixed(test: ImageDataset, novel: ImageDataset, seed: int) -> tuple[ImageDataset, tuple[str, ...], IndexArray]:

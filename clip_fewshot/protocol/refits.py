@@ -175,6 +175,20 @@ def refit(
     return Fit(draw, support, dict(zip(points, models, strict=True)))
 
 
+def gather_held_out(task: Task, fit: Fit, trial: TrialRecord) -> FloatArray | None:
+    """(n,) losses of the support set of the search in the folds of ``trial``; None where it was a closed form.
+
+    A closed form says itself what it expects of pictures that it has not seen, too well for a promise.
+    """
+    folds = task.folds(fit.support.data.labels)
+    if task.by_name[trial.point.approach].towers == "none" or not folds or len(trial.losses) < len(folds):
+        return None
+    losses = np.empty(len(fit.support.data.labels))
+    for (_, validation), found in zip(folds, trial.losses, strict=True):
+        losses[validation] = found
+    return losses
+
+
 def calibrate(task: Task, fit: Fit, name: str, choice: NoveltyChoice) -> Rejector:
     """The chosen detector on the support set of ``fit``, around its model of approach ``name``."""
     support, names = fit.support, fit.support.images.label_space.names

@@ -98,6 +98,16 @@ def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) 
     return entry
 
 
+def sets_entry(met: OpenWorldTest, space: LabelSpace, alpha: float) -> dict[str, Any] | None:
+    """How often the sets of classes hold the true one, over the test pictures of known classes, and their size."""
+    if met.possible is None:
+        return None
+    known = np.isin(met.names, space.names)
+    sets, truth = met.possible[known], space.encode([name for name in met.names if name in space.names])
+    held = accuracy_interval([sets[np.arange(len(truth)), truth]]).to_json()
+    return {"alpha": alpha, "coverage": held, "size": float(sets.sum(axis=1).mean())}
+
+
 def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
     """The search history as the report lists it."""
     return tuple(
@@ -127,6 +137,7 @@ def _example(met: OpenWorldTest, i: int, space: LabelSpace, top: int) -> Predict
         top=tuple((space.names[int(c)], float(met.probabilities[i, c])) for c in best),
         unknown=None if met.p_values is None else bool(met.unknown[i]),
         p_value=None if met.p_values is None else float(met.p_values[i]),
+        possible=None if met.possible is None else tuple(space.names[int(c)] for c in np.flatnonzero(met.possible[i])),
     )
 
 
@@ -188,6 +199,7 @@ class Run:
             "best": best,
             "novelty": self._novelty(),
             "rehearsal": self._rehearsal(),
+            "prediction_sets": sets_entry(self.met, self.split.seen, self.options["alpha"]),
             "discovery": self._discovery(),
             "search": self._search(),
             "warnings": self._warnings(),

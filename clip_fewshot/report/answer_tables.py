@@ -12,24 +12,36 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.report.grid import GridCell, picture_grid
 
+SHOWN_POSSIBLE = 3
+
 
 def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> str:
-    """One line per picture: answer, share of known pictures that look as strange (p), most probable classes.
+    """One line per picture: answer, share of known pictures that look as strange (p), classes, most probable first.
+
+    First those that cannot be ruled out, where that is known, then the most probable ones, ruled out or not.
 
     Of a class that has no pictures the answer says so: the detector cannot vouch for it.
     """
     places = range(len(answers[0].top))
-    head = ["image", "answer", "p", *(f"top {place + 1}" for place in places)]
+    sets = ["not ruled out"] if answers[0].possible is not None else []
+    head = ["image", "answer", "p", *sets, *(f"top {place + 1}" for place in places)]
     rows = [
         [
             name,
             f"{answer.label} (name only)" if answer.known_by == BY_NAME else answer.label or "unknown",
             "-" if world.rejector_ is None else tables.format_fraction(answer.p_value),
+            *([_list_possible(answer.possible)] if answer.possible is not None else []),
             *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
         for name, answer in zip(pictures.names, answers, strict=True)
     ]
     return tables.format_plain([head, *rows])
+
+
+def _list_possible(names: Sequence[str]) -> str:
+    """The first of them by name, the others by their number."""
+    more = f" and {len(names) - SHOWN_POSSIBLE:,} more" if len(names) > SHOWN_POSSIBLE else ""
+    return ", ".join(names[:SHOWN_POSSIBLE]) + more if names else "none"
 
 
 def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -43,6 +55,7 @@ def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: 
                 "label": answer.label,
                 "known_by": answer.known_by,
                 "p_value": None if world.rejector_ is None else answer.p_value,
+                "possible": None if answer.possible is None else list(answer.possible),
                 "top": [{"class": label, "probability": probability} for label, probability in answer.top],
             }
             for name, answer in zip(pictures.names, answers, strict=True)

@@ -29,6 +29,7 @@ class PredictionExample(NamedTuple):
         top: (class name, probability in [0, 1]), most probable first.
         unknown: whether the novelty detector flagged it; None where none ran.
         p_value: conformal p-value of "shows a known class", in (0, 1].
+        possible: the classes that cannot be ruled out at alpha; None where that is not known.
     """
 
     picture: Image
@@ -36,6 +37,7 @@ class PredictionExample(NamedTuple):
     top: tuple[tuple[str, float], ...]
     unknown: bool | None = None
     p_value: float | None = None
+    possible: tuple[str, ...] | None = None
 
 
 class ClusterView(NamedTuple):

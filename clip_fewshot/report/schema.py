@@ -206,6 +206,7 @@ RESULTS_SCHEMA = record(
     {
         "raw_pixels": null_or(ACCURACY),
         "warnings": list_of(text),
+        "prediction_sets": null_or(record({"alpha": FRACTION, "coverage": _interval(FRACTION), "size": number(0)})),
         "rehearsal": null_or(
             record(
                 {

@@ -45,6 +45,7 @@ class Card(NamedTuple):
     good: bool | None
     top: tuple[tuple[str, float], ...]
     p_value: float | None
+    possible: tuple[str, ...] | None
 
 
 class ClusterCard(NamedTuple):
@@ -130,7 +131,8 @@ def build_class_rows(counts: NDArray[np.int64], names: Sequence[str]) -> list[Cl
 def prediction_card(example: PredictionExample, known: frozenset[str]) -> Card:
     """A picture, its answers, and whether they are right."""
     verdict, good = _judge(example, known)
-    return Card(thumbnail_uri(example.picture), example.true_name, verdict, good, example.top, example.p_value)
+    picture, name, p, possible = thumbnail_uri(example.picture), example.true_name, example.p_value, example.possible
+    return Card(picture, name, verdict, good, example.top, p, possible)
 
 
 def _judge(example: PredictionExample, known: frozenset[str]) -> tuple[str, bool | None]:

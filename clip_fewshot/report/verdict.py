@@ -24,7 +24,7 @@ class Conclusion(NamedTuple):
     """One answer.
 
     Attributes:
-        about: "accuracy", "unknown", "groups" or "search".
+        about: "accuracy", "sets", "unknown", "groups" or "search".
         text: the answer, in sentences.
         advice: what to do about it; "" where nothing has to be done.
     """
@@ -37,8 +37,18 @@ class Conclusion(NamedTuple):
 def draw_conclusions(results: Found) -> list[Conclusion]:
     """The answers, from a dict of schema 1; what a run did not record has none."""
     advice = " ".join(_advise(results))
-    told = [Conclusion("accuracy", write_verdict(results), advice), _judge_unknown(results), _describe_groups(results)]
+    told = [Conclusion("accuracy", write_verdict(results), advice), *_describe_sets(results.get("prediction_sets"))]
+    told += [_judge_unknown(results), _describe_groups(results)]
     return told + ([_describe_search(results["search"])] if "moved" in results["search"] else [])
+
+
+def _describe_sets(found: Found | None) -> Iterator[Conclusion]:
+    """How often the classes that cannot be ruled out hold the true one, and how many they are."""
+    if found is not None:
+        held, asked = found["coverage"], text.format_fraction(1 - found["alpha"])
+        share = f"{text.format_fraction(held['mean'])} {text.format_interval(held['ci95'])}"
+        told = f"The classes that cannot be ruled out hold the true one for {share} of the test images"
+        yield Conclusion("sets", f"{told}, where {asked} was asked for; they are {found['size']:.2f} an image.")
 
 
 def write_conclusions(results: Found) -> str:
