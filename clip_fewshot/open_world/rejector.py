@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.conformal.batch import ask_held_out
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
@@ -25,11 +24,11 @@ from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, split_folds
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, encode_own, is_tuned, parse_depth
+from clip_fewshot.open_world.judges import Judge, LabelledRows, read_judge
 from clip_fewshot.open_world.text_features import Texts, encode_concepts
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
-from clip_fewshot.tuning.last_layers import copy_last_layers
-from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
 class NoveltyScores(NamedTuple):
@@ -42,35 +41,6 @@ class NoveltyScores(NamedTuple):
 
     scores: FloatArray
     p: FloatArray
-
-
-class LabelledRows(NamedTuple):
-    """(n, d) features of known pictures in the rejector's space, and their (n,) classes."""
-
-    rows: FloatArray
-    labels: LabelArray
-
-    def join(self, other: LabelledRows) -> LabelledRows:
-        """These and the others."""
-        return LabelledRows(np.concatenate([self.rows, other.rows]), np.concatenate([self.labels, other.labels]))
-
-    def subset(self, rows: IndexArray) -> LabelledRows:
-        """The chosen ones."""
-        return LabelledRows(self.rows[rows], self.labels[rows])
-
-
-class Judge(NamedTuple):
-    """One view of the known pictures.
-
-    Attributes:
-        suffix: the tuned image suffix that made the features; None where they are the untuned tower's.
-        known: what the detector is fitted on.
-        held_out: known pictures that neither suffix nor detector has seen; None: the same shots teach and calibrate.
-    """
-
-    suffix: Suffix | None
-    known: LabelledRows
-    held_out: LabelledRows | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +181,9 @@ class Rejector:
         chosen = Alternative(name, about["space"], about["n_neighbors"], None if DETECTORS.get(name) is part else part)
         texts = {name: rows.numpy() for name, rows in select_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
-        judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
+        judges = [
+            read_judge(chosen.space, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)
+        ]
         ranked = about["per_class"], about.get("levelled", False)
         return cls(chosen, about["unfreeze"], tuple(judges), texts or None, *ranked)
 
@@ -289,17 +261,3 @@ def fit_rejector(
         shots = LabelledRows(build_space(space, frozen, own), data.labels)
         judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)
-
-
-def _read_judge(chosen: Alternative, unfreeze: int, tensors: dict[str, Tensor], backbone: Backbone) -> Judge:
-    suffix = None
-    if is_tuned(chosen.space):
-        suffix = copy_last_layers(backbone.visual, unfreeze)
-        suffix.load_state_dict(select_part(tensors, "suffix"))
-        suffix.eval().requires_grad_(False)
-    known, held_out = (select_part(tensors, name) for name in ("known", "held_out"))
-    return Judge(suffix, _read_shots(known), _read_shots(held_out) if held_out else None)
-
-
-def _read_shots(tensors: dict[str, Tensor]) -> LabelledRows:
-    return LabelledRows(tensors["rows"].numpy(), tensors["labels"].numpy())
