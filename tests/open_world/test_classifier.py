@@ -91,6 +91,10 @@ def test_a_rejector_of_any_kind_survives_its_file(
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
     pictures = eight.pool.subset(np.arange(30))
     assert after.predict(pictures) == before.predict(pictures)
+    together = before.predict(pictures, together=True)
+    assert after.predict(pictures, together=True) == together
+    assert [one.score for one in together] == [one.score for one in before.predict(pictures)]
+    assert [one.p_value for one in together] != [one.p_value for one in before.predict(pictures)]
 
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
