@@ -25,7 +25,9 @@ COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors", "t
 class Options(SupportSetOptions, TextOptions, OutputOptions):
     unseen: str | None = option(None, "classes to hide, count or names (default: 3; --saved: all new)", listed=True)
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
-    alphas: tuple[float, ...] = option((0.01, 0.05, 0.1), "false-alarm rates to try, in (0, 1)")
+    alphas: tuple[float, ...] = option(
+        (), "false-alarm rates to try, in (0, 1) (default: 0.01, 0.05 and 0.1, or the least that the shots support)"
+    )
     detectors: tuple[str, ...] = option((), "detectors to compare, python:MODULE:NAME for your own (default: all)")
     together: bool = together_option()
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")

@@ -21,6 +21,7 @@ from clip_fewshot.types import FloatArray, IndexArray
 TIES = 5  # 10 and 20 find less where few pictures are new: they lead out of small classes
 LEAK = 0.1  # share of a usual row's ties by which a way ends at each step; .3 and 1 find less, .01 little of lone ones
 STEPS = 64  # longer ways carry next to nothing
+STARTS = 256  # known pictures whose ways are counted at a time
 LOST = 1e-12  # what reaches a picture to which no way leads
 
 
@@ -44,13 +45,10 @@ def ask_together(
     batch = X[order[find_distinct(unit[order])]]
     place = find_nearest(normalize(batch), unit, 1).neighbours[:, 0]
     rows, n = np.concatenate([known, batch]), len(known)
-    ways = count_ways(normalize(rows), n)
-    for detector, left in zip(detectors, left_out, strict=True):
-        seeds = np.delete(np.arange(n), left)
-        reached = ways[:, seeds].sum(axis=1)
-        others = reached[seeds] - ways[seeds, seeds]
-        asked = np.concatenate([left, np.arange(n, len(rows))])
-        company = _standardise(_log(reached[asked]), _log(others))
+    reached, own = count_ways(normalize(rows), n, left_out)
+    for detector, left, ways in zip(detectors, left_out, reached, strict=True):
+        asked, seeds = np.concatenate([left, np.arange(n, len(rows))]), np.delete(np.arange(n), left)
+        company = _standardise(_log(ways[asked]), _log(ways[seeds] - own[seeds]))
         scores = _standardise(detector.score_samples(rows[asked]), detector.loo_scores_) + np.minimum(company, 0.0)
         yield Asked(scores[: len(left)], scores[len(left) :][place])
 
@@ -61,10 +59,33 @@ def ask_held_out(detector: Detector, known: FloatArray, held_out: FloatArray, X:
     return next(ask_together([detector], rows, [np.arange(len(known), len(rows))], X))
 
 
-def count_ways(rows: FloatArray, n: int) -> FloatArray:
-    """(N, n) how much reaches each of (N, d) distinct unit rows from each of the first n, on ways of up to 64 steps.
+def count_ways(rows: FloatArray, n: int, left_out: Sequence[IndexArray]) -> tuple[FloatArray, FloatArray]:
+    """(parts, N) how much reaches each row from the first n without each part, and (n,) what comes back to a start.
 
-    Symmetric in its first n rows. A tie is exp(-a squared distance over the usual one) for neighbours of either side.
+    Args:
+        rows: (N, d) distinct, of length 1.
+        n: how many of them, the first, ways start from.
+        left_out: parts of those, from which none starts.
+    """
+    step, scale = _walk(rows)
+    total, without, own = np.zeros(len(rows)), np.zeros((len(left_out), len(rows))), np.empty(n)
+    for block in np.split(np.arange(n), np.arange(STARTS, n, STARTS)):
+        begin = np.zeros((len(rows), len(block)))
+        begin[block, np.arange(len(block))] = scale[block]
+        ways = begin
+        for _ in range(STEPS):
+            ways = begin + step @ ways
+        ways *= scale[:, None]
+        total, own[block] = total + ways.sum(axis=1), ways[block, np.arange(len(block))]
+        for lost, part in zip(without, left_out, strict=True):
+            lost += ways[:, np.isin(block, part)].sum(axis=1)
+    return total - without, own
+
+
+def _walk(rows: FloatArray) -> tuple[csr_matrix, FloatArray]:
+    """(N, N) one step of all ways, and (N,) by what both of their ends are scaled.
+
+    A tie of neighbours, of either side, is exp(-a squared distance over the usual one).
     """
     near = find_nearest_others(rows, min(TIES, len(rows) - 1))
     squared = near.distances**2
@@ -74,12 +95,7 @@ def count_ways(rows: FloatArray, n: int) -> FloatArray:
     graph = graph.maximum(graph.T)
     degrees = np.asarray(graph.sum(axis=1)).ravel()
     scale = 1 / np.sqrt(degrees + LEAK * np.median(degrees))
-    step = diags(scale) @ graph @ diags(scale)
-    begin = np.eye(len(rows), n)
-    ways = begin
-    for _ in range(STEPS):
-        ways = begin + step @ ways
-    return np.asarray(ways * scale[:, None] * scale[:n])
+    return diags(scale) @ graph @ diags(scale), scale
 
 
 def _log(reached: FloatArray) -> FloatArray:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
-from clip_fewshot.conformal.levels import Looks, find_looks, level
+from clip_fewshot.conformal.levels import Looks, find_looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, Comparison, MakeDetector, Scheme, Split, Together
+from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
-from clip_fewshot.types import BoolArray, FloatArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
+COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
@@ -112,8 +113,9 @@ class Calibrated:
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
-        if len(fresh):
-            p[fresh] = self._largest(rows[fresh], self._together() if together else self.scheme_)
+        size = max(1, len(fresh) if together else COMPARED // len(self.bag_))
+        for part in np.split(fresh, np.arange(size, len(fresh), size)) if len(fresh) else ():
+            p[part] = self._largest(rows[part], self._together() if together else self.scheme_)
         return p
 
     def held_out(self) -> HeldOut:
@@ -137,25 +139,25 @@ class Calibrated:
         asks = self.per_class or scheme.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        for label, (members, own) in self._compare(rows, labels, scheme).items():
+        compared = scheme.compare(rows, labels)
+        if not self.per_class:  # many classes share a comparison
+            compared = {id(one): one for one in compared.values()}
+        looks = self._find_looks(rows, scheme)
+        for label, (members, own) in compared.items():
+            if looks is not None:
+                members, own = scale_scores(members, own, *looks)
             which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
 
-    def _compare(
-        self, rows: FloatArray, labels: Sequence[Hashable | None], scheme: Scheme
-    ) -> Mapping[Hashable | None, Comparison]:
-        found = scheme.compare(rows, labels)
+    def _find_looks(self, rows: FloatArray, scheme: Scheme) -> tuple[LabelArray, Looks] | None:
+        """(n,) classes of those that calibrate, and what all look like; None where scores are ranked as they are."""
         if not self.levelled or self.per_class:
-            return found
+            return None
         kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], scheme.places
         looks = find_looks(self.bag_.rows, kinds, rows)
-        looks = Looks(looks.members[places], looks.pictures[:, places])
-        # Of classes with which a detector counts alike, the comparison is one object: it is levelled once.
-        alike = {id(one): one for one in found.values()}
-        done = {key: Comparison(*level(*one, kinds[places], looks)) for key, one in alike.items()}
-        return {label: done[id(one)] for label, one in found.items()}
+        return kinds[places], Looks(looks.members[places], looks.pictures[:, places])
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""
@@ -213,6 +215,6 @@ def draw_uniform(seed: int, *purpose: str | int) -> float:
 def _ranks(members: FloatArray, own: FloatArray, shares: FloatArray) -> FloatArray:
     """(m,) share of the n members and the picture that are at least as strange; of those that tie, ``shares``."""
     least, greatest = tie_range(own)
-    below, at_most = (members < least).sum(axis=1), (members <= greatest).sum(axis=1)
+    below, at_most = np.count_nonzero(members < least, axis=1), np.count_nonzero(members <= greatest, axis=1)
     n = members.shape[1]
     return np.asarray((below + shares * (at_most - below + 1)) / (n + 1))

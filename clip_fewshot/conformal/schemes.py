@@ -20,8 +20,7 @@ from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MakeDetector = Callable[[], Detector]
-ALONE = 160  # known pictures up to which a batch has each left out by itself; above, a twentieth of every class is
-FEWEST = 2  # known pictures to which a neighbour detector's shortcut can add one; two more to take one away
+ALONE = 256  # known pictures up to which leave-one-out leaves each out by itself
 
 
 class Comparison(NamedTuple):
@@ -63,13 +62,13 @@ class Full:
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.make_detector, self.bag, self.labels, self.places = make_detector, bag, bag.labels, np.arange(len(bag))
-        self.shortcut = find_shortcut(make_detector(), bag, FEWEST)
+        self.shortcut = find_shortcut(make_detector(), bag)
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the picture and of all members, each under the detector of the full bag without itself."""
         if self.shortcut is None:
             return {label: self._fits(X, label) for label in labels}
-        k = {label: self.shortcut.n_neighbors(label) for label in labels}
+        k = self.shortcut.n_neighbors(labels)
         found = {one: Comparison(*_columns(*self.shortcut.scores(X, one))) for one in set(k.values())}
         return {label: found[k[label]] for label in labels}
 
@@ -95,25 +94,30 @@ class LeaveOneOut:
     The jackknife+ of Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021, with the
     score of a detector in place of the residual of a regression and the count of theorem 1's proof in place of the
     interval: P(p <= alpha) <= 2 alpha - 1 / (n + 1) in theory, without any condition on the detector; near alpha in
-    practice. A fit per known picture, whatever the number of new ones.
+    practice. A fit per known picture, whatever the number of new ones. Above 256 known pictures there are 20 fits, each
+    without a twentieth of every class: their cross-validation+, with at most 1 / 21 in place of -1 / (n + 1).
     """
 
     per_shot, asks_class = 1.0, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
-        self.shortcut = find_shortcut(make_detector(), bag, FEWEST + 2)
-        self.detectors = [] if self.shortcut else [_without(make_detector, bag, i) for i in range(len(bag))]
+        self.parts = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
+        self.shortcut = find_shortcut(make_detector(), bag) if len(self.parts) == len(bag) else None
+        self.detectors = [] if self.shortcut else [_without(make_detector, bag, part) for part in self.parts]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members under the detector of the others, and of each picture under the same detectors."""
+        members: FloatArray
+        pictures: FloatArray
         if self.shortcut is None:
-            pairs = list(zip(self.bag.rows[:, None], self.detectors, strict=True))
-            scores = np.stack([detector.score_samples(np.concatenate([row, X])) for row, detector in pairs])
-            found = (scores[:, 0], scores[:, 1:].T)
+            members, pictures = np.empty(len(self.bag)), np.empty((len(X), len(self.bag)))
+            for part, detector in zip(self.parts, self.detectors, strict=True):
+                scores = detector.score_samples(np.concatenate([self.bag.rows[part], X]))
+                members[part], pictures[:, part] = scores[: len(part)], scores[len(part) :, None]
         else:
-            found = self.shortcut.scores_without(X)
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(found[0], found[1].shape), found[1]))
+            members, pictures = self.shortcut.scores_without(X)
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, pictures.shape), pictures))
 
 
 class Split:
@@ -154,24 +158,24 @@ class Together:
     out. The kernel of such ways is that of Smola, Kondor, "Kernels and Regularization on Graphs", 2003, section 3.
 
     Two pictures, a known one left out and a new one, are nodes of one graph without any difference, and neither is a
-    start. So the proof of :class:`LeaveOneOut` holds, whatever the others of the batch
-    are: P(p <= alpha) <= 2 alpha - 1 / (n + 1) for each picture, and near alpha in practice. Pictures of a batch are
-    wrong together more often than lone ones: the rate is a mean over batches.
+    start. So the bound of :class:`LeaveOneOut` holds for each picture, 2 alpha - 1 / (n + 1), whatever the others of
+    the batch are; near alpha in practice. Pictures of a batch are wrong together more often than lone ones: the rate is
+    a mean over batches.
     """
 
     per_shot, asks_class = 1.0, False
 
     def __init__(self, make_detector: MakeDetector, bag: Bag) -> None:
         self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
-        self.left_out = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
-        self.detectors = [_without(make_detector, bag, rows) for rows in self.left_out]
+        self.parts = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
+        self.detectors = [_without(make_detector, bag, part) for part in self.parts]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members and of each picture of the batch ``X``, under the same detectors."""
         members, own = np.empty(len(self.bag)), np.empty((len(X), len(self.bag)))
-        asked = ask_together(self.detectors, self.bag.rows, self.left_out, X)
-        for rows, (held_out, batch) in zip(self.left_out, asked, strict=True):
-            members[rows], own[:, rows] = held_out, batch[:, None]
+        asked = ask_together(self.detectors, self.bag.rows, self.parts, X)
+        for part, (held_out, batch) in zip(self.parts, asked, strict=True):
+            members[part], own[:, part] = held_out, batch[:, None]
         return dict.fromkeys(labels, Comparison(np.broadcast_to(members, own.shape), own))
 
 
@@ -194,10 +198,10 @@ def _number_classes(labels: Labels | None, n: int) -> LabelArray:
     return np.asarray(np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1])
 
 
-def _without(make_detector: MakeDetector, bag: Bag, rows: int | IndexArray) -> Detector:
-    labels = None if bag.labels is None else np.delete(bag.labels, rows)
-    return make_detector().fit(np.delete(bag.rows, rows, axis=0), labels)
-
-
 def _columns(members: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
     return members, own[:, None]
+
+
+def _without(make_detector: MakeDetector, bag: Bag, part: IndexArray) -> Detector:
+    labels = None if bag.labels is None else np.delete(bag.labels, part)
+    return make_detector().fit(np.delete(bag.rows, part, axis=0), labels)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, discover_classes
@@ -44,7 +46,8 @@ class OpenWorldClassifier(WorldState):
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
         detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
             your own, see :func:`find_detector`, which "auto" does not know.
-        alpha: share of pictures of known classes that may be called unknown, in (0, 1).
+        alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
+            the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
 
@@ -70,7 +73,7 @@ class OpenWorldClassifier(WorldState):
         cls,
         model: FewShotClassifier,
         rejector: Rejector | None,
-        alpha: float,
+        alpha: float | None,
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
         losses: FloatArray | None = None,
@@ -108,7 +111,10 @@ class OpenWorldClassifier(WorldState):
         model.fit_prepared(data, frozen, support.label_space)
         names = support.label_space.names
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
-        rejector.check(self.alpha)
+        if self.alpha is not None:
+            rejector.check(self.alpha)
+        for sentence in explain_alpha(self.alpha, rejector.n_calibration):
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         self._calibrate_quickly()
         return self
@@ -158,7 +164,7 @@ class OpenWorldClassifier(WorldState):
         pictures = collect_images(images, purpose="predict")
         if self.known_.losses is None:
             self.calibrate_sets()
-        fitted, asked = self._fitted(), self.alpha if alpha is None else alpha
+        fitted, asked = self._fitted(), self.alpha_ if alpha is None else alpha
         return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
 
     def calibrate_sets(self, losses: FloatArray | None = None) -> None:
@@ -194,7 +200,7 @@ class OpenWorldClassifier(WorldState):
 
     def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha, sight, top, together)
+        return judge(self._fitted(), self.alpha_, sight, top, together)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
@@ -265,8 +271,9 @@ class OpenWorldClassifier(WorldState):
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
         after, report = self._extender().extend(before, more, names)
-        if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
-            after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
+        asked = self.alpha
+        if asked is not None and before.rejector and after.rejector and not before.rejector.refusal(asked):
+            after.rejector.check(asked)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= shown

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.conformal.p_values import choose_alphas, explain_alphas
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
 from clip_fewshot.errors import UsageError
@@ -84,7 +85,7 @@ def compare_detectors(
     seeds: int = 5,
     seed: int = 0,
     test_fraction: float = 0.5,
-    alphas: Sequence[float] = (0.01, 0.05, 0.1),
+    alphas: Sequence[float] = (),
     detectors: Sequence[str | DetectorPart] = (),
     templates: Sequence[str] = (),
     together: bool = False,
@@ -95,7 +96,7 @@ def compare_detectors(
         data: labelled pictures.
         novel: pictures of unknown classes in place of the hidden ones.
         unseen, shots, seed, test_fraction: as in :func:`~clip_fewshot.data.sampling.split_open_world`.
-        alphas: false-alarm rates to try, in (0, 1).
+        alphas: false-alarm rates to try, in (0, 1); empty: see :func:`choose_alphas`.
         detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
         templates: of the texts that some detectors read, with one "{}"; empty: the usual ones.
         together: judge the test pictures as one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
@@ -108,7 +109,9 @@ def compare_detectors(
     scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
     scene = scene._replace(together=together)
     right, opinions, refused = _ask_all(scene, seeds, asked, progress)
+    n = min(one.rejector.n_calibration for all_of in opinions.values() for one in all_of)
     record = {
+        "notes": explain_alphas(alphas, n),
         "shots": shots,
         "seeds": seeds,
         "together": together,
@@ -116,7 +119,7 @@ def compare_detectors(
         "n_known": len(scene.labels),
         "n_novel": int(np.sum(scene.is_novel)),
         "accuracy": accuracy_interval(right).to_json(),
-        "rows": sorted(_rows(scene, opinions, alphas), key=lambda row: -row["auroc"]["mean"]),
+        "rows": sorted(_rows(scene, opinions, choose_alphas(alphas, n)), key=lambda row: -row["auroc"]["mean"]),
         "refused": refused,
     }
     return DetectorComparison(record, scene, opinions, split.warnings)
@@ -254,6 +257,7 @@ def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], fo
 def describe_comparison(found: Mapping[str, Any]) -> str:
     """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
+        *found["notes"],
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures"
         + (", judged together" if found["together"] else ""),

@@ -66,7 +66,7 @@ def compare_discovery(
     *,
     shot_counts: Sequence[int] = (4, 8, 16),
     seeds: int = 5,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     method: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row per number of shots: counts of new classes, rates and accuracies with intervals, and differences from GCD.
@@ -76,7 +76,7 @@ def compare_discovery(
         background: pictures of no class, mixed in: they should end in no group.
         hidden: names of the classes to hide.
         seeds: support sets, at least 2.
-        alpha: share of known pictures that may be flagged, in (0, 1).
+        alpha: share of known pictures that may be flagged, in (0, 1); None: as of :class:`OpenWorldClassifier`.
         method: of grouping; None for what fits the known classes.
     """
     scene = _stage(backbone, data, background, hidden, max(shot_counts))
@@ -99,7 +99,7 @@ def _stage(
     return DiscoveryScene(backbone, split, features[0], join_images(parts), test, np.concatenate(truth), n_known, n_new)
 
 
-def _draw(scene: DiscoveryScene, alpha: float, method: str | None, shots: int, seed: int) -> Draw:
+def _draw(scene: DiscoveryScene, alpha: float | None, method: str | None, shots: int, seed: int) -> Draw:
     """One support set: flag, group, and assign."""
     support = draw_support(scene.split.pool, shots, seed)
     place = {digest: i for i, digest in enumerate(scene.split.pool.digests)}
@@ -180,7 +180,7 @@ def pool_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def describe_discovery(record: Mapping[str, Any]) -> str:
     """A block per choice of hidden classes and number of shots."""
-    lines = [f"{record['data']}, {record['model']}, alpha {record['alpha']:g}"]
+    lines = [f"{record['data']}, {record['model']}, alpha {record['alpha'] or 'as the shots allow'}"]
     for r in record["rows"]:
         lines += ["", f"unseen {r['unseen']}, {r['shots']} shots a class, {len(r['intervals'])} support sets"]
         alarms, detected = (tables.estimate_of(r[what]) for what in ("false_alarms", "detected"))

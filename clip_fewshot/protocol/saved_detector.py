@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config import count_or_names
+from clip_fewshot.conformal.p_values import choose_alphas, explain_alphas
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.sampling import choose_test_side, drop_duplicates
@@ -43,7 +44,7 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
     """Figures of the saved detector, without the pictures on which a class was ever named.
 
     Args:
-        alphas: false-alarm rates to try, in (0, 1).
+        alphas: false-alarm rates to try, in (0, 1); empty: see :func:`choose_alphas`.
         discover: also group what was called unknown at the model's own rate.
 
     Raises:
@@ -58,9 +59,11 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
         fix = "give others (`novel`), or other known ones (`data`)"
         raise DataError(expected="known and unknown pictures that no class was named on", got="none", fix=fix)
     met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
-    return _measure(met, world.rejector_, alphas) | {
+    tried = choose_alphas(alphas, world.rejector_.n_calibration)
+    return _measure(met, world.rejector_, tried) | {
         "n_left_out": some + others,
-        "alpha": world.alpha,
+        "notes": explain_alphas(alphas, world.rejector_.n_calibration),
+        "alpha": world.alpha_,
         "discovery": _group(world, met) if discover else None,
     }
 
@@ -190,6 +193,7 @@ def describe_saved(found: Mapping[str, Any]) -> str:
     """The figures as lines and a table."""
     neighbours = "" if found["n_neighbors"] is None else f", k = {found['n_neighbors']}"
     lines = [
+        *found["notes"],
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; {found['detector']} on "
         f"{found['features']} features{neighbours}, calibrated on {found['n_calibration']} pictures",
         *(f"{title} {tables.estimate_of(found[key])}" for key, title in STATISTIC_TITLES.items()),

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal import schemes
+from clip_fewshot.conformal import batch, schemes
 from clip_fewshot.conformal.batch import LEAK, STEPS, TIES, ask_held_out, ask_together, count_ways
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.novelty import KNNDetector, MahalanobisDetector
@@ -27,7 +27,7 @@ def world(seed: int, shots: int = 8, known: int = 30, new: int = 30) -> tuple[np
     return X[: len(y)], y, X[len(y) : len(y) + known], X[len(y) + known :]
 
 
-def test_ways_are_counted_as_in_a_dense_matrix() -> None:
+def test_ways_are_counted_as_in_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = normalize(np.random.default_rng(0).normal(size=(30, 4)))
     squared = ((rows[:, None] - rows) ** 2).sum(axis=2)
     np.fill_diagonal(squared, np.inf)
@@ -37,11 +37,14 @@ def test_ways_are_counted_as_in_a_dense_matrix() -> None:
     scale = 1 / np.sqrt(degrees + LEAK * np.median(degrees))
     step = scale[:, None] * ties * scale
     dense = sum(np.linalg.matrix_power(step, t) for t in range(STEPS + 1)) * scale[:, None] * scale
-    found = count_ways(rows, 12)
-    assert found == pytest.approx(dense[:, :12], rel=1e-9)
-    assert found[:12] == pytest.approx(found[:12].T, rel=1e-9)
+    parts = [np.array([3]), np.array([0, 7, 11])]
+    monkeypatch.setattr(batch, "STARTS", 5)
+    reached, own = count_ways(rows, 12, parts)
+    for part, found in zip(parts, reached, strict=True):
+        assert found == pytest.approx(np.delete(dense[:, :12], part, axis=1).sum(axis=1), rel=1e-9)
+    assert own == pytest.approx(np.diag(dense)[:12], rel=1e-9)
     whole = np.linalg.inv(np.diag(degrees + LEAK * np.median(degrees)) - ties)  # ways of any length
-    assert found == pytest.approx(whole[:, :12], rel=0.15)
+    assert own == pytest.approx(np.diag(whole)[:12], rel=0.15)
 
 
 @pytest.mark.parametrize("make", [Nearest, MahalanobisDetector])
@@ -70,9 +73,9 @@ def test_no_company_breaks_the_bound(make: type) -> None:
 
 def test_copies_in_a_batch_count_once_and_order_has_no_say() -> None:
     X, y, known, new = world(3)
-    calibrated, batch = Calibrated(partial(KNNDetector, 3), "leave-one-out").fit(X, y), np.concatenate([known, new])
-    p = calibrated.p_values(batch, together=True)
-    copied = np.concatenate([batch[::-1], batch[:20], X[:2]])
+    calibrated, pictures = Calibrated(partial(KNNDetector, 3), "leave-one-out").fit(X, y), np.concatenate([known, new])
+    p = calibrated.p_values(pictures, together=True)
+    copied = np.concatenate([pictures[::-1], pictures[:20], X[:2]])
     again = calibrated.p_values(copied, together=True)
     assert again.tolist() == [*p[::-1], *p[:20], 1.0, 1.0]
 
@@ -81,8 +84,8 @@ def test_copies_in_a_batch_count_once_and_order_has_no_say() -> None:
 def test_a_new_class_is_known_by_its_company(per_class: bool) -> None:
     X, y, known, new = world(0, shots=12, known=80, new=40)
     calibrated = Calibrated(Nearest, "leave-one-out", per_class).fit(X, y)
-    batch, alpha = np.concatenate([known, new]), 0.1
-    alone, together = (calibrated.p_values(batch, one) <= alpha for one in (False, True))
+    pictures, alpha = np.concatenate([known, new]), 0.1
+    alone, together = (calibrated.p_values(pictures, one) <= alpha for one in (False, True))
     assert together[:80].mean() <= 2 * alpha
     assert together[80:].mean() >= alone[80:].mean() + 0.2
 
@@ -99,14 +102,14 @@ def test_many_known_pictures_are_left_out_in_parts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(schemes, "ALONE", 10)
     X, y, known, new = world(6, shots=30)
     calibrated = Calibrated(MahalanobisDetector, "leave-one-out").fit(X, y)
-    batch = np.concatenate([known, new])
-    p = calibrated.p_values(batch, together=True)
+    pictures = np.concatenate([known, new])
+    p = calibrated.p_values(pictures, together=True)
     parts = calibrated._together()
     assert len(parts.detectors) == 20
-    assert np.sort(np.concatenate(parts.left_out)).tolist() == list(range(len(X)))
-    count, bag = np.ones(len(batch)), calibrated.bag_.rows
-    for detector, rows in zip(parts.detectors, parts.left_out, strict=True):
-        (asked,) = ask_together([detector], bag, [rows], batch)
+    assert np.sort(np.concatenate(parts.parts)).tolist() == list(range(len(X)))
+    count, bag = np.ones(len(pictures)), calibrated.bag_.rows
+    for detector, rows in zip(parts.detectors, parts.parts, strict=True):
+        (asked,) = ask_together([detector], bag, [rows], pictures)
         count += (asked.held_out <= asked.batch[:, None] + 1e-9).sum(axis=1)
     assert p == pytest.approx(count / (len(X) + 1))
 

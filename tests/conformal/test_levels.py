@@ -8,7 +8,7 @@ from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.levels import PRIOR, Looks, find_looks, level
+from clip_fewshot.conformal.levels import PLACE_PRIOR, SPREAD_PRIOR, Looks, find_looks, scale_scores
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
 from tests.conformal.test_calibration import Nearest
@@ -29,9 +29,9 @@ def moved(score: float, look: int, others: np.ndarray, kinds: np.ndarray) -> flo
     freedom = len(others) - len(inside)
     within = sum(((one - one.mean()) ** 2).sum() for one in inside) / max(freedom, 1)
     own = others[kinds == look]
-    place = (own.sum() + PRIOR * others.mean()) / (len(own) + PRIOR)
+    place = (own.sum() + PLACE_PRIOR * others.mean()) / (len(own) + PLACE_PRIOR)
     squares = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
-    spread = (squares + PRIOR * within) / (max(len(own) - 1, 0) + PRIOR)
+    spread = (squares + SPREAD_PRIOR * within) / (max(len(own) - 1, 0) + SPREAD_PRIOR)
     return float(others.mean() + (score - place) * (np.sqrt(within / spread) if spread else 1.0))
 
 
@@ -42,7 +42,7 @@ def test_looks_and_levels_are_those_of_what_is_left_without_the_pair(counts: tup
     rows, X, n = random.normal(size=(len(kinds), 4)) + kinds[:, None], random.normal(size=(5, 4)) + 1, len(kinds)
     looks = find_looks(rows, kinds, X)
     members, own = random.normal(size=(5, n)), random.normal(size=(5, n))
-    found = level(members, own, kinds, looks)
+    found = scale_scores(members, own, kinds, looks)
     for i in range(n):
         left, kept = np.delete(rows, i, axis=0), np.delete(kinds, i)
         assert looks.members[i] == nearest_mean(left, kept, normalize(rows)[i])
@@ -57,7 +57,7 @@ def test_what_is_infinite_stays_as_it_is() -> None:
     """A detector scores the copy of a new picture as infinitely normal."""
     members, own = np.array([[1.0, 2.0, np.inf], [1.0, 2.0, 3.0]]), np.array([[1.5], [1.5]])
     looks = Looks(np.array([0, 0, 1]), np.array([[0, 0, 0], [1, 1, 1]]))
-    found = level(members, own, np.array([0, 0, 1]), looks)
+    found = scale_scores(members, own, np.array([0, 0, 1]), looks)
     assert found[0][0].tolist() == [1, 2, np.inf]
     assert found[1][0].tolist() == [1.5, 1.5, 1.5]
     assert np.isfinite(found).sum() == 11

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
@@ -24,7 +25,7 @@ from clip_fewshot.novelty import DETECTORS, LOFDetector
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.feature_spaces import build_space
-from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
@@ -103,7 +104,7 @@ def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone
     rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
     fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
     alike = build_space("frozen", frozen, frozen), build_space("frozen", fresh, fresh)
-    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(alike[0], data.labels)
+    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full", levelled=True).fit(alike[0], data.labels)
     found = rejector.verdict(fresh, [])
     np.testing.assert_array_equal(found.p, expected.p_values(alike[1]))
     scores = LOFDetector(n_neighbors=3).fit(alike[0], data.labels).score_samples(alike[1])
@@ -208,6 +209,40 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     assert "999" in str(rejector.refusal(0.001))
     assert rejector.refusal(0.1) is None
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()
+
+
+def test_an_alpha_that_nobody_asked_for_is_the_least_that_the_shots_support(tiny: Backbone, tmp_path: Path) -> None:
+    """Three shots of two classes support 1 / 7, and more of them the usual rate again; a file keeps who asked."""
+    split = split_open_world(cf.read_dataset("digits"), shots=3, unseen=8)
+    model = FewShotClassifier(tiny, "linear-probe")
+    with pytest.warns(
+        RuntimeWarning, match=r"alpha is 0\.143, .* 6 calibration images support; the usual 0\.05 takes 19"
+    ):
+        world = OpenWorldClassifier(model, detector="knn").fit(split.support)
+    assert (world.alpha, world.alpha_) == (None, pytest.approx(1 / 7))
+    assert world.rejector_ is not None
+    assert world.rejector_.refusal(world.alpha_) is None
+    world.save(tmp_path / "w")
+    loaded = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    assert (loaded.alpha, loaded.alpha_) == (None, world.alpha_)
+    loaded.assign(split.pool.subset(np.arange(20)), split.seen.names[0])
+    assert loaded.alpha_ == 0.05
+    with pytest.raises(UnsupportedAlphaError, match="19"):
+        OpenWorldClassifier(model, detector="knn", alpha=0.05).fit(split.support)
+
+
+def test_a_rejector_of_an_earlier_release_ranks_as_it_did(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen = encode_frozen(data)
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
+    about = rejector.about()
+    assert about.pop("levelled")
+    old = Rejector.from_tensors(about, rejector.to_tensors(), tiny, {}, "w")
+    pooled = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(old.judges[0].known.rows, data.labels)
+    fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
+    found = old.verdict(fresh, []).p.tolist()
+    assert found == pooled.p_values(build_space("frozen", fresh, fresh)).tolist()
+    assert found != rejector.verdict(fresh, []).p.tolist()
 
 
 def test_an_unknown_detector_is_refused_by_name(tiny: Backbone, eight: OpenWorldSplit) -> None:
