@@ -27,16 +27,27 @@ def world(seed: int, shots: int = 8, known: int = 30, new: int = 30) -> tuple[np
     return X[: len(y)], y, X[len(y) : len(y) + known], X[len(y) + known :]
 
 
-def test_ways_are_counted_as_in_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = normalize(np.random.default_rng(0).normal(size=(30, 4)))
+def ties_of(rows: np.ndarray) -> np.ndarray:
+    """(N, N) ties of unit rows."""
     squared = ((rows[:, None] - rows) ** 2).sum(axis=2)
     np.fill_diagonal(squared, np.inf)
     near = squared <= np.sort(squared, axis=1)[:, [TIES - 1]]
-    ties = np.where(near | near.T, np.exp(-squared / np.median(squared[near])), 0)
+    return np.where(near | near.T, np.exp(-squared / np.median(squared[near])), 0)
+
+
+def dense_ways(rows: np.ndarray) -> np.ndarray:
+    """(N, N) what reaches each unit row from each."""
+    ties = ties_of(rows)
     degrees = ties.sum(axis=1)
     scale = 1 / np.sqrt(degrees + LEAK * np.median(degrees))
     step = scale[:, None] * ties * scale
-    dense = sum(np.linalg.matrix_power(step, t) for t in range(STEPS + 1)) * scale[:, None] * scale
+    return sum(np.linalg.matrix_power(step, t) for t in range(STEPS + 1)) * scale[:, None] * scale
+
+
+def test_ways_are_counted_as_in_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = normalize(np.random.default_rng(0).normal(size=(30, 4)))
+    ties, dense = ties_of(rows), dense_ways(rows)
+    degrees = ties.sum(axis=1)
     parts = [np.array([3]), np.array([0, 7, 11])]
     monkeypatch.setattr(batch, "STARTS", 5)
     reached, own = count_ways(rows, 12, parts)
@@ -45,6 +56,16 @@ def test_ways_are_counted_as_in_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) 
     assert own == pytest.approx(np.diag(dense)[:12], rel=1e-9)
     whole = np.linalg.inv(np.diag(degrees + LEAK * np.median(degrees)) - ties)  # ways of any length
     assert own == pytest.approx(np.diag(whole)[:12], rel=0.15)
+
+
+def test_a_score_is_that_of_the_detector_and_what_speaks_against_a_picture() -> None:
+    X, _, known, new = world(7)
+    detector, rows, n = MahalanobisDetector().fit(X), np.concatenate([X, known[:2], new]), len(X)
+    ways = dense_ways(normalize(rows))[:, :n]
+    reached, others = np.log(ways.sum(axis=1))[n:], np.log(ways.sum(axis=1)[:n] - np.diag(ways))
+    company, loo = (reached - others.mean()) / others.std(), detector.loo_scores_
+    expected = (detector.score_samples(rows[n:]) - loo.mean()) / loo.std() + np.minimum(company, 0)
+    assert np.concatenate(ask_held_out(detector, X, known[:2], new)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("make", [Nearest, MahalanobisDetector])
