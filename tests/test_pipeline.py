@@ -133,6 +133,23 @@ def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: 
     assert all(len(a.top) == 2 and 0 < a.p_value <= 1 for a in answers)
 
 
+def test_the_report_has_the_coverage_of_the_sets_that_the_saved_model_gives(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, digits: ImageDataset
+) -> None:
+    out, results = finished
+    world = OpenWorldClassifier.load(out / "model")
+    data = config.data
+    split = pipeline.split_open_world(
+        digits, shots=data.shots, unseen=data.unseen_classes, seed=data.seed, test_fraction=data.test_fraction
+    )
+    test = split.test.open("the same again")
+    sets, truth = world.predict_set(test), test.label_space.decode(test.required_labels())
+    found = results["prediction_sets"]
+    assert found["alpha"] == world.alpha
+    assert found["coverage"]["mean"] == pytest.approx(np.mean([a in s for a, s in zip(truth, sets, strict=True)]))
+    assert found["size"] == pytest.approx(np.mean([len(one) for one in sets]))
+
+
 def test_the_same_command_gives_the_same_bytes(
     finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
 ) -> None:

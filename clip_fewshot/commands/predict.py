@@ -17,8 +17,9 @@ from clip_fewshot.commands.cli.shared_options import (
 from clip_fewshot.config import OutputOptions, check_range, option
 
 DESCRIPTION = (
-    'A class or "unknown" for each picture, with the share of known pictures that look as strange (p) and the most '
-    "probable classes. Pictures that cannot be read are listed on standard error; the exit code is then 3."
+    'A class or "unknown" for each picture, with the share of known pictures that look as strange (p), the classes '
+    "that cannot be ruled out at the alpha of the model, and the most probable ones. Pictures that cannot be read are "
+    "listed on standard error; the exit code is then 3."
 )
 EXAMPLES = (
     "runs/digits-mini/model new_pictures/ --together",

@@ -21,7 +21,7 @@ from clip_fewshot.types import FloatArray, IndexArray
 TIES = 5  # 10 and 20 find less where few pictures are new: they lead out of small classes
 LEAK = 0.1  # share of a usual row's ties by which a way ends at each step; .3 and 1 find less, .01 little of lone ones
 STEPS = 64  # longer ways carry next to nothing
-STARTS = 256  # known pictures whose ways are counted at a time
+FROM_AT_A_TIME = 256  # known pictures whose ways are counted at a time
 LOST = 1e-12  # what reaches a picture to which no way leads
 
 
@@ -69,7 +69,7 @@ def count_ways(rows: FloatArray, n: int, left_out: Sequence[IndexArray]) -> tupl
     """
     step, scale = _walk(rows)
     total, without, own = np.zeros(len(rows)), np.zeros((len(left_out), len(rows))), np.empty(n)
-    for block in np.split(np.arange(n), np.arange(STARTS, n, STARTS)):
+    for block in np.split(np.arange(n), np.arange(FROM_AT_A_TIME, n, FROM_AT_A_TIME)):
         begin = np.zeros((len(rows), len(block)))
         begin[block, np.arange(len(block))] = scale[block]
         ways = begin

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
-from clip_fewshot.conformal.levels import Looks, find_looks, scale_scores
+from clip_fewshot.conformal.levels import Looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
-from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray
 
-COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
+MOST_COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
@@ -94,6 +95,7 @@ class Calibrated:
         if (self.per_class or self.levelled) and y is None:
             asked = "per_class" if self.per_class else "levelled"
             raise UsageError(expected="classes", got="none", fix=f"pass y, or ask for {asked}=False", where=asked)
+        self.__dict__.pop("_looks", None)
         self.bag_ = Bag.from_features(X, y)
         self._batch: Together | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
@@ -113,7 +115,7 @@ class Calibrated:
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
-        size = max(1, len(fresh) if together else COMPARED // len(self.bag_))
+        size = max(1, len(fresh) if together else MOST_COMPARED // len(self.bag_))
         for part in np.split(fresh, np.arange(size, len(fresh), size)) if len(fresh) else ():
             p[part] = self._largest(rows[part], self._together() if together else self.scheme_)
         return p
@@ -142,22 +144,24 @@ class Calibrated:
         compared = scheme.compare(rows, labels)
         if not self.per_class:  # many classes share a comparison
             compared = {id(one): one for one in compared.values()}
-        looks = self._find_looks(rows, scheme)
-        for label, (members, own) in compared.items():
-            if looks is not None:
-                members, own = scale_scores(members, own, *looks)
+        looks = self._looks if scheme is self.scheme_ else self._look(scheme)
+        for label, one in compared.items():
+            members, own, _ = one if looks is None else scale_scores(one, looks, rows)
             which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
 
-    def _find_looks(self, rows: FloatArray, scheme: Scheme) -> tuple[LabelArray, Looks] | None:
-        """(n,) classes of those that calibrate, and what all look like; None where scores are ranked as they are."""
-        if not self.levelled or self.per_class:
+    @cached_property
+    def _looks(self) -> Looks | None:
+        return self._look(self.scheme_)
+
+    def _look(self, scheme: Scheme) -> Looks | None:
+        """What the calibrating pictures look like; None where scores are ranked as they are."""
+        if not self.levelled or self.per_class or self.bag_.labels is None:
             return None
-        kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], scheme.places
-        looks = find_looks(self.bag_.rows, kinds, rows)
-        return kinds[places], Looks(looks.members[places], looks.pictures[:, places])
+        kinds = np.unique(self.bag_.labels, return_inverse=True)[1]
+        return Looks(self.bag_.rows, kinds, scheme.places)
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""

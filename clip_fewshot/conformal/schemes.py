@@ -24,10 +24,16 @@ ALONE = 256  # known pictures up to which leave-one-out leaves each out by itsel
 
 
 class Comparison(NamedTuple):
-    """(m, n) scores of n calibration pictures beside each of m new ones, and (m, n) or (m, 1) of the new ones."""
+    """What m new pictures are compared with.
+
+    Attributes:
+        members: (m, n) scores of n calibration pictures beside each new one. own: (m, n) or (m, 1) of the new ones.
+        alone: (n,) of the calibration pictures beside none; None where it takes a fit.
+    """
 
     members: FloatArray
     own: FloatArray
+    alone: FloatArray | None = None
 
 
 class Scheme(Protocol):
@@ -69,7 +75,7 @@ class Full:
         if self.shortcut is None:
             return {label: self._fits(X, label) for label in labels}
         k = self.shortcut.n_neighbors(labels)
-        found = {one: Comparison(*_columns(*self.shortcut.scores(X, one))) for one in set(k.values())}
+        found = {one: Comparison(*self.shortcut.scores(X, one)) for one in set(k.values())}
         return {label: found[k[label]] for label in labels}
 
     def _fits(self, X: FloatArray, label: Hashable | None) -> Comparison:
@@ -117,7 +123,7 @@ class LeaveOneOut:
                 members[part], pictures[:, part] = scores[: len(part)], scores[len(part) :, None]
         else:
             members, pictures = self.shortcut.scores_without(X)
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, pictures.shape), pictures))
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, pictures.shape), pictures, members))
 
 
 class Split:
@@ -147,7 +153,9 @@ class Split:
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the calibrating half and of each picture, under the detector of the other half."""
         own = self.detector.score_samples(X)[:, None]
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(self.scores, (len(X), len(self.scores))), own))
+        return dict.fromkeys(
+            labels, Comparison(np.broadcast_to(self.scores, (len(X), len(self.scores))), own, self.scores)
+        )
 
 
 class Together:
@@ -176,7 +184,7 @@ class Together:
         asked = ask_together(self.detectors, self.bag.rows, self.parts, X)
         for part, (held_out, batch) in zip(self.parts, asked, strict=True):
             members[part], own[:, part] = held_out, batch[:, None]
-        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, own.shape), own))
+        return dict.fromkeys(labels, Comparison(np.broadcast_to(members, own.shape), own, members))
 
 
 SCHEMES: dict[str, Callable[[MakeDetector, Bag, int], Scheme]] = {
@@ -196,10 +204,6 @@ def split_in_halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArra
 
 def _number_classes(labels: Labels | None, n: int) -> LabelArray:
     return np.asarray(np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1])
-
-
-def _columns(members: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return members, own[:, None]
 
 
 def _without(make_detector: MakeDetector, bag: Bag, part: IndexArray) -> Detector:

@@ -86,8 +86,9 @@ def select_possible(
     known, names = fitted.known, fitted.names.names
     if known.losses is None:
         return [None] * len(probabilities)
-    within = known.labels if fitted.rejector is not None and fitted.rejector.per_class else None
-    inside = prediction_sets(class_p_values(known.losses, probability_losses(probabilities), within), alpha)
+    once = ~np.isnan(known.losses)
+    within = known.labels[once] if fitted.rejector is not None and fitted.rejector.per_class else None
+    inside = prediction_sets(class_p_values(known.losses[once], probability_losses(probabilities), within), alpha)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     rows = zip(order.tolist(), inside, strict=True)
     return [tuple(names[label] for label in ranked if row[label]) for ranked, row in rows]

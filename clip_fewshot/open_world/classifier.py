@@ -44,8 +44,8 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
             the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
@@ -109,8 +109,7 @@ class OpenWorldClassifier(WorldState):
         depths = list_stored_depths(model.backbone.visual)
         data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         if self.alpha is not None:
             rejector.check(self.alpha)
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
@@ -141,10 +140,11 @@ class OpenWorldClassifier(WorldState):
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
 
         A picture of a known class has its class in its set with a probability of 1 - ``alpha`` or more. The same shots
-        teach and calibrate, by cross-validation: no theorem says so, simulation and five sets of pictures do
-        (docs/figures/prediction_sets.md). The sets may be empty, where no class fits, and hold all classes where there
-        are fewer than 1 / ``alpha`` - 1 shots in all. The detector removes no class: its verdict stands in
-        :meth:`predict`, beside ``possible``.
+        teach and calibrate, by cross-validation: no theorem says so, but simulation and pictures do, from 1 to 16 shots
+        (docs/figures/prediction_sets.md). A set is empty where no class fits, and has all classes where fewer than
+        1 / ``alpha`` - 1 shots are there in all. With ``per_class`` that holds within each class, as do the shots that
+        it takes. The detector removes no class: its verdict stands in :meth:`predict`, beside ``possible``. Pictures
+        that were picked to be named are no random draw, and nothing is promised after a naming.
 
         Args:
             alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
@@ -168,7 +168,7 @@ class OpenWorldClassifier(WorldState):
         return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
 
     def calibrate_sets(self, losses: FloatArray | None = None) -> None:
-        """What :meth:`predict_set` calls where it was not done yet: a training for each fifth of the known pictures.
+        """What :meth:`predict_set` calls where it was not done yet: five trainings on parts of the known pictures.
 
         Args:
             losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
@@ -180,6 +180,9 @@ class OpenWorldClassifier(WorldState):
             raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
         if losses is None:
             losses = self._extender().leave_out(known, self.model.label_space_)
+        elif len(losses) != len(known.labels):
+            fix, where = "pass one a known picture", "calibrate_sets"
+            raise UsageError(expected=f"{len(known.labels)} losses", got=str(len(losses)), fix=fix, where=where)
         self.known_ = replace(known, losses=losses)
 
     def _calibrate_quickly(self) -> None:

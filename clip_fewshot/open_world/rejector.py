@@ -135,7 +135,7 @@ class Rejector:
         Args:
             frozen: (n, d) features of all known pictures. labels: (n,) their classes.
         """
-        if self._calibrated is None or self.chosen.space != FROZEN:
+        if self._calibrated is None or self.chosen.needs_texts or self.chosen.space != FROZEN:
             return None
         shots = LabelledRows(build_space(FROZEN, frozen, frozen), labels)
         return replace(self, judges=(Judge(None, shots, None),))
@@ -245,7 +245,8 @@ def fit_rejector(
         per_class: as in :func:`select_detector`; both must have the same.
     """
     chosen, unfreeze = choice.best, recipe.point.unfreeze
-    texts = encode_concepts(backbone, names or (), recipe.settings.templates) if chosen.needs_texts else None
+    needs, templates = chosen.needs_texts, recipe.settings.templates
+    texts = encode_concepts(backbone, names or (), templates, needs) if needs else None
     space = chosen.space
     if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
         shots = LabelledRows(build_space(space, frozen, encode_own(space, data.images, frozen)), data.labels)

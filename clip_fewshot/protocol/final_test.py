@@ -162,7 +162,8 @@ def run_open_world_test(
     both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
     probabilities, possible = saved.models[best].probabilities(both[best]), None
     if losses is not None:
-        possible = prediction_sets(class_p_values(losses, probability_losses(probabilities)), alpha)
+        p = class_p_values(losses[~np.isnan(losses)], probability_losses(probabilities))
+        possible = prediction_sets(p, alpha)
     if not outcome.rejections:
         return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None, possible)
     rejection = outcome.rejections[0]

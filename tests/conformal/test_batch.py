@@ -49,7 +49,7 @@ def test_ways_are_counted_as_in_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) 
     ties, dense = ties_of(rows), dense_ways(rows)
     degrees = ties.sum(axis=1)
     parts = [np.array([3]), np.array([0, 7, 11])]
-    monkeypatch.setattr(batch, "STARTS", 5)
+    monkeypatch.setattr(batch, "FROM_AT_A_TIME", 5)
     reached, own = count_ways(rows, 12, parts)
     for part, found in zip(parts, reached, strict=True):
         assert found == pytest.approx(np.delete(dense[:, :12], part, axis=1).sum(axis=1), rel=1e-9)

@@ -73,6 +73,7 @@ CHOICES = {
     "depth": Alternative("mahalanobis", "depth 1"),
     "folds of frozen features": Alternative("energy"),
     "texts": Alternative("negative-labels"),
+    "names": Alternative("text-margin"),
 }
 
 
@@ -96,6 +97,18 @@ def test_a_rejector_of_any_kind_survives_its_file(
     assert after.predict(pictures, together=True) == together
     assert [one.score for one in together] == [one.score for one in before.predict(pictures)]
     assert [one.p_value for one in together] != [one.p_value for one in before.predict(pictures)]
+
+
+def test_a_reader_of_names_is_fitted_again_when_a_class_comes(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    """Its texts know nothing of the new name."""
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen, names = encode_frozen(data), eight.support.label_space.names
+    reads, looks = (
+        fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(Alternative(kind)), names=names)
+        for kind in ("text-margin", "mahalanobis-margin")
+    )
+    assert reads.extend(frozen, data.labels) is None
+    assert looks.extend(frozen, data.labels) is not None
 
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
@@ -136,6 +149,12 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
     assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    assert choice.far_table() == {}
+    broken = select_detector(tiny, recipe("mlp"), data, encode_frozen(data), pictures=eight.support, names=names)
+    assert broken is not None
+    assert broken.table() == pytest.approx(table)  # hidden classes are found as before
+    assert list(broken.far_table()) == list(table)
+    assert all(0 <= far <= 1 for far in broken.far_table().values())
     only_frozen = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn")
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}

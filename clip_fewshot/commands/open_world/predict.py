@@ -10,7 +10,7 @@ from clip_fewshot.commands.cli.shared_options import pictures_argument, together
 from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, print_answer
 from clip_fewshot.config import check_range
 
-DESCRIPTION = "Say what the newest classifier makes of pictures; nothing is stored."
+DESCRIPTION = "What the newest classifier makes of pictures, and the classes it cannot rule out; nothing is stored."
 EXAMPLES = ("store/ new_pictures/ --together", "store/ a.jpg b.jpg --top 3 --json")
 
 
