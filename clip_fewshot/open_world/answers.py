@@ -57,13 +57,13 @@ class Answer(NamedTuple):
         return row if self.possible is None else row | {"possible": "; ".join(self.possible)}
 
 
-def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
-    """What a model says of what it sees."""
+def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:
+    """What a model says of what it sees; ``together``: the pictures are one batch, see :meth:`Rejector.verdict`."""
     require_int(top, "top")
     n, rejector, probabilities = len(sight.frozen), fitted.rejector, see_probabilities(fitted, sight)
     said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
-        said = rejector.verdict(sight.frozen, sight.judged)
+        said = rejector.verdict(sight.frozen, sight.judged, together)
         unknown = rejector.flags(said.p, alpha)
     rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
     by_name, possible = fitted.without_pictures(), select_possible(fitted, alpha, probabilities)

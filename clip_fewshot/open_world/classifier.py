@@ -121,15 +121,20 @@ class OpenWorldClassifier(WorldState):
         self._calibrate_quickly()
         return self
 
-    def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
+    def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
 
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
+
+        Args:
+            top: how many classes.
+            together: the pictures are one batch, and a p-value depends on the others: of new classes that several
+                pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
         self._calibrate_quickly()
         sight = self.look(pictures)
-        answers = self.judge(sight, top)
+        answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         self._seen = sight.frozen
@@ -211,9 +216,9 @@ class OpenWorldClassifier(WorldState):
         """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""
         return see_features(self.model.model_, features, self.from_features)
 
-    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+    def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha_, sight, top)
+        return judge(self._fitted(), self.alpha_, sight, top, together)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.

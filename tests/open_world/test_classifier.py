@@ -94,6 +94,10 @@ def test_a_rejector_of_any_kind_survives_its_file(
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
     pictures = eight.pool.subset(np.arange(30))
     assert after.predict(pictures) == before.predict(pictures)
+    together = before.predict(pictures, together=True)
+    assert after.predict(pictures, together=True) == together
+    assert [one.score for one in together] == [one.score for one in before.predict(pictures)]
+    assert [one.p_value for one in together] != [one.p_value for one in before.predict(pictures)]
 
 
 def test_a_reader_of_names_is_fitted_again_when_a_class_comes(tiny: Backbone, eight: OpenWorldSplit) -> None:
