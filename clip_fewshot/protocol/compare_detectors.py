@@ -44,6 +44,7 @@ class DetectorScene(NamedTuple):
         seen: the known and the novel test pictures behind the frozen layers.
         is_novel: (n,) of all of them, the known ones first.
         strangers: letters and patterns, far from every class; what chooses a detector never sees such.
+        together: the test pictures are judged as one batch, the strangers as another, and ranked by their p-values.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class DetectorScene(NamedTuple):
     seen: tuple[Prefix, Prefix]
     is_novel: BoolArray
     strangers: Prefix
+    together: bool = False
 
 
 class Said(NamedTuple):
@@ -95,6 +97,7 @@ def compare_detectors(
     alphas: Sequence[float] = (),
     detectors: Sequence[str | DetectorPart] = (),
     templates: Sequence[str] = (),
+    together: bool = False,
 ) -> DetectorComparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
@@ -105,6 +108,7 @@ def compare_detectors(
         alphas: false-alarm rates to try, in (0, 1); empty: see :func:`choose_alphas`.
         detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
         templates: of the texts that some detectors read, with one "{}"; empty: the usual ones.
+        together: judge the test pictures as one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
 
     Raises:
         UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
@@ -112,12 +116,14 @@ def compare_detectors(
     asked = check_detectors(detectors)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
     scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
+    scene = scene._replace(together=together)
     right, opinions, refused = _ask_all(scene, seeds, asked, progress)
     n = min(one.rejector.n_calibration for all_of in opinions.values() for one in all_of)
     record = {
         "notes": explain_alphas(alphas, n),
         "shots": shots,
         "seeds": seeds,
+        "together": together,
         "classes": list(scene.names),
         "n_known": len(scene.labels),
         "n_novel": int(np.sum(scene.is_novel)),
@@ -189,9 +195,10 @@ def _frozen(parts: Sequence[Prefix]) -> FloatArray:
     return np.concatenate([part.frozen_features().cpu().numpy() for part in parts])
 
 
-def _judge(rejector: Rejector, *parts: Prefix) -> NoveltyScores:
+def _judge(rejector: Rejector, together: bool, *parts: Prefix) -> NoveltyScores:
     own = [np.concatenate([replay(part, n, suffix).numpy() for part in parts]) for n, suffix in rejector.suffixes()]
-    return rejector.verdict(_frozen(parts), own)
+    said = rejector.verdict(_frozen(parts), own, together)
+    return said._replace(scores=said.p) if together else said
 
 
 def _ask_or_refused(scene: DetectorScene, support: PreparedSupport, detector: str | DetectorPart) -> Said | str:
@@ -213,7 +220,8 @@ def ask_detector(scene: DetectorScene, support: PreparedSupport, detector: str |
     if choice is None:
         raise UsageError(expected="two pictures of each class or more", got="one", fix="raise `shots`", where="`shots`")
     rejector = fit_rejector(task.backbone, recipe, support.data, support.frozen, choice, names=scene.names)
-    return Said(rejector, *_judge(rejector, *scene.seen), _judge(rejector, scene.strangers).scores, choice)
+    said, strange = (_judge(rejector, scene.together, *parts) for parts in (scene.seen, [scene.strangers]))
+    return Said(rejector, *said, strange.scores, choice)
 
 
 def _rows(scene: DetectorScene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ def describe_comparison(found: Mapping[str, Any]) -> str:
     lines = [
         *found["notes"],
         f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
-        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
+        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures"
+        + (", judged together" if found["together"] else ""),
         f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
         "",
         tables.format_plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
