@@ -35,7 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
     """Three detectors and the choice among all."""
-    done = compare(mini, photos, seeds=2, detectors=("knn", "mahalanobis", "mcm"))
+    chosen = {"detectors": ("knn", "mahalanobis", "mcm"), "alphas": (0.01, 0.05, 0.1)}
+    done = compare(mini, photos, seeds=2, **chosen)
     compare_detectors.save_comparison(done, done.record, folder)
     return {"data": str(photos), "model": "mini", **done.record}
 
