@@ -18,8 +18,9 @@ from clip_fewshot.config import OutputOptions, check_range, option
 
 DESCRIPTION = (
     'A class or "unknown" for each picture, with the share of known pictures that look as strange (p), the classes '
-    "that cannot be ruled out at the alpha of the model, and the most probable ones. Pictures that cannot be read are "
-    "listed on standard error; the exit code is then 3."
+    "that cannot be ruled out at the alpha of the model, and the most probable ones. Pictures of another camera, which "
+    "are no new classes, are told from those that are. Pictures that cannot be read are listed on standard error; the "
+    "exit code is then 3."
 )
 EXAMPLES = (
     "runs/digits-mini/model new_pictures/ --together",
@@ -43,6 +44,7 @@ class Options(SavedModelOptions, OutputOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.report.answer_tables import answers_grid, answers_record, answers_table
+    from clip_fewshot.report.shifts import describe_shift
     from clip_fewshot.runtime.outputs import write_marked
 
     grid = options.grid and opening.choose_file(options, options.grid)
@@ -52,6 +54,8 @@ def main(options: Options) -> int:
     answers = world.predict(pictures, options.top, options.together)
     if grid is not None:
         write_marked(grid, answers_grid(pictures, answers))
-    record = answers_record(world, pictures, answers)
+    shift = world.find_shift()
+    opening.warn(describe_shift(shift))
+    record = answers_record(world, pictures, answers) | {"shift": shift.to_json()}
     print(json.dumps(record, indent=1) if options.json else answers_table(world, pictures, answers))
     return opening.exit_code(pictures)

@@ -25,7 +25,9 @@ from clip_fewshot.conformal.schemes import Comparison
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MOST_PAIRS = 256  # known pictures
-PLACE_PRIOR, SPREAD_PRIOR = 2, 8  # average pictures that each class has besides its own: docs/figures/fairness.md
+# Average pictures that each class has besides its own, for its spread and at most for its place; classes that lie apart
+# have fewer, down to FEWEST_PRIOR / shots^2, without which four shots give .12 false alarms at alpha = .1.
+SPREAD_PRIOR, PLACE_PRIOR, FEWEST_PRIOR = 8, 2, 16
 
 
 class Looks:
@@ -101,6 +103,7 @@ class Pairs(NamedTuple):
         kinds: (n,) classes of the known pictures. counts: (c,). means, squares: (m, c) mean and sum of squared
             differences from it, with the known picture. less, fewer: (m, n) what its class loses of them without it.
         centre, within: (m, n) mean of all scores, and their variance within classes, without it.
+        likeness: (m, n) the latter over the variance between the places of classes, inf where these do not differ.
     """
 
     kinds: LabelArray
@@ -111,6 +114,7 @@ class Pairs(NamedTuple):
     fewer: FloatArray
     centre: FloatArray
     within: FloatArray
+    likeness: FloatArray
 
     @classmethod
     def measure(cls, members: FloatArray, kinds: LabelArray, c: int) -> Pairs:
@@ -121,19 +125,21 @@ class Pairs(NamedTuple):
         squares = off**2 @ classes
         less = off / np.maximum(counts[kinds] - 1, 1)
         fewer = off * (off + less)
-        centre = (members.sum(axis=1, keepdims=True) - members) / max(n - 1, 1)
-        freedom = n - 1 - np.count_nonzero(counts) + (counts[kinds] == 1)
-        within = (squares.sum(axis=1, keepdims=True) - fewer) / np.maximum(freedom, 1)
-        return cls(kinds, counts, means, squares, less, fewer, centre, np.maximum(within, 0))
+        kept, rest = np.count_nonzero(counts) - (counts[kinds] == 1), max(n - 1, 1)
+        inside = np.maximum(squares.sum(axis=1, keepdims=True) - fewer, 0)
+        away = members - members.mean(axis=1, keepdims=True)
+        total = (away**2).sum(axis=1, keepdims=True) - away**2 * n / rest
+        centre = (members.sum(axis=1, keepdims=True) - members) / rest
+        return cls(kinds, counts, means, squares, less, fewer, centre, *_compare_spreads(inside, total, rest, kept))
 
     def with_all(self, scores: FloatArray) -> Pairs:
         """The same of one row of (n,) scores, measured with every known picture."""
-        freedom = max(len(scores) - np.count_nonzero(self.counts), 1)
-        within = self.squares.sum(axis=1, keepdims=True) / freedom
-        nothing, nobody = np.zeros((1, 1)), np.array([-1])
-        return self._replace(
-            kinds=nobody, less=nothing, fewer=nothing, centre=np.full((1, 1), scores.mean()), within=within
+        centre, inside = np.full((1, 1), scores.mean()), self.squares.sum(axis=1, keepdims=True)
+        spreads = _compare_spreads(
+            inside, ((scores - centre) ** 2).sum(), len(scores), int(np.count_nonzero(self.counts))
         )
+        nothing = np.zeros((1, 1))
+        return Pairs(np.array([-1]), self.counts, self.means, self.squares, nothing, nothing, centre, *spreads)
 
     def move(self, scores: FloatArray, looks: LabelArray) -> FloatArray:
         """(m, n) scores of pictures that look like (m, n) classes, as those of an average class would be."""
@@ -141,10 +147,23 @@ class Pairs(NamedTuple):
         left = self.counts[looks] - same
         means = np.take_along_axis(self.means, looks, axis=1) - same * self.less
         squares = np.maximum(np.take_along_axis(self.squares, looks, axis=1) - same * self.fewer, 0)
-        place = (left * means + PLACE_PRIOR * self.centre) / (left + PLACE_PRIOR)
+        prior = np.maximum(np.minimum(self.likeness, PLACE_PRIOR), FEWEST_PRIOR / np.maximum(left, 1) ** 2)
+        place = (left * means + prior * self.centre) / (left + prior)
         spread = (squares + SPREAD_PRIOR * self.within) / (np.maximum(left - 1, 0) + SPREAD_PRIOR)
         stretch = np.sqrt(np.divide(self.within, spread, out=np.ones_like(spread), where=spread > 0))
         return np.asarray(self.centre + (scores - place) * stretch)
+
+
+def _compare_spreads(
+    inside: FloatArray, total: FloatArray, n: int, classes: int | IndexArray
+) -> tuple[FloatArray, FloatArray]:
+    """Variance within classes, and the same over that between them, of n scores; from sums of squared differences.
+
+    One-way analysis of variance: what the means of classes differ by beyond the noise in them.
+    """
+    within = inside / np.maximum(n - classes, 1)
+    between = np.maximum((total - inside) / np.maximum(classes - 1, 1) - within, 0) * classes / n
+    return within, np.divide(within, between, out=np.full(between.shape, np.inf), where=between > 0)
 
 
 def _indicators(kinds: LabelArray, c: int) -> csr_array:

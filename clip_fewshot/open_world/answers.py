@@ -12,6 +12,7 @@ from clip_fewshot.config.ranges import require_int
 from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
+from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.open_world.fitted import Fitted
@@ -132,7 +133,7 @@ def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int
 
 
 def select_unknown(pictures: ImageDataset, frozen: FloatArray, answers: Sequence[Answer]) -> UnknownPictures:
-    """Those that were called unknown."""
-    rows = np.flatnonzero([answer.label is None for answer in answers])
-    p = np.array([answer.p_value for answer in answers])
-    return UnknownPictures(pictures.subset(rows), frozen[rows], p[rows])
+    """Those that were called unknown, and those that may be: what :func:`discover_undecided` looks at."""
+    p, answered = np.array([answer.p_value for answer in answers]), tuple(answer.label for answer in answers)
+    open_rows = [one.label is None or (one.known_by != BY_NAME and one.p_value <= UNDECIDED) for one in answers]
+    return UnknownPictures(pictures, frozen, p, answered).subset(np.flatnonzero(open_rows))

@@ -11,7 +11,7 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal import levels
 from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.levels import PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
+from clip_fewshot.conformal.levels import FEWEST_PRIOR, PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
 from clip_fewshot.conformal.schemes import Comparison
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
@@ -33,7 +33,10 @@ def moved(score: float, look: int, others: np.ndarray, kinds: np.ndarray) -> flo
     freedom = len(others) - len(inside)
     within = sum(((one - one.mean()) ** 2).sum() for one in inside) / max(freedom, 1)
     own = others[kinds == look]
-    place = (own.sum() + PLACE_PRIOR * others.mean()) / (len(own) + PLACE_PRIOR)
+    spreads = sum(len(one) * (one.mean() - others.mean()) ** 2 for one in inside) / max(len(inside) - 1, 1)
+    between = max(spreads - within, 0) * len(inside) / len(others)
+    prior = max(min(within / between if between else np.inf, PLACE_PRIOR), FEWEST_PRIOR / max(len(own), 1) ** 2)
+    place = (own.sum() + prior * others.mean()) / (len(own) + prior)
     squares = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
     spread = (squares + SPREAD_PRIOR * within) / (max(len(own) - 1, 0) + SPREAD_PRIOR)
     return float(others.mean() + (score - place) * (np.sqrt(within / spread) if spread else 1.0))

@@ -26,11 +26,15 @@ class Options(StoreOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.report.answer_tables import answers_record, answers_table
+    from clip_fewshot.report.shifts import describe_shift
 
     pictures = opening.open_pictures(options.pictures)
     with open_store(options.store, options) as store:
         world = store.world
     opening.warn_if_blind(world)
     answers = world.predict(pictures, options.top, options.together)
-    print_answer(options, answers_record(world, pictures, answers), answers_table(world, pictures, answers))
+    shift = world.find_shift()
+    opening.warn(describe_shift(shift))
+    record = answers_record(world, pictures, answers) | {"shift": shift.to_json()}
+    print_answer(options, record, answers_table(world, pictures, answers))
     return opening.exit_code(pictures)
