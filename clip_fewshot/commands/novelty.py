@@ -56,9 +56,8 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     from clip_fewshot.protocol import compare_detectors, detector_tables
 
     compare_detectors.check_detectors(options.detectors)
-    unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in OF_ALL} | {"unseen": count_or_names(unseen)}
-    asked["templates"] = opening.open_templates(options, ())
+    asked = {name: getattr(options, name) for name in OF_ALL} | {"templates": opening.open_templates(options, ())}
+    asked["unseen"] = count_or_names(unseen := options.unseen or "3")
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
         done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
