@@ -11,9 +11,10 @@ from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_opti
 from clip_fewshot.config import ALPHA_HELP, check_fractions, check_range, option
 
 DESCRIPTION = (
-    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
-    "the semi-supervised k-means of generalised category discovery, which sees all test pictures at once. One match of "
-    "groups and classes for all pictures; the same test pictures for each of the support sets."
+    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that and the undecided "
+    "pictures that are like it, and compare with groups of the flagged pictures alone and with the semi-supervised "
+    "k-means of generalised category discovery, which sees all test pictures at once. One match of groups and classes "
+    "for all pictures; the same test pictures for each of the support sets."
 )
 EXAMPLES = ("digits --shot-counts 4,16", "photos/ --hide cat+dog --hide bird --background noise/")
 DISCOVERY_SHOTS = (4, 8, 16)
@@ -27,7 +28,7 @@ class Options(PicturesOptions):
     background: str | None = option(None, "pictures of no class, mixed in: they should end in no group")
     alpha: float | None = option(None, ALPHA_HELP)
     method: str | None = option(
-        None, "ward, average, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
+        None, "silhouette, ward, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
     )
     shot_counts: tuple[int, ...] = shot_counts_option(DISCOVERY_SHOTS)
     seeds: int = seeds_option()

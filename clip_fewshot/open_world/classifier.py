@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from clip_fewshot.conformal.p_values import explain_alpha
+from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import DiscovererPart, discover_classes
+from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Extender, Extension
@@ -27,7 +28,7 @@ from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
 from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step, extend_names
-from clip_fewshot.open_world.groups import Group, build_groups
+from clip_fewshot.open_world.groups import Group, discover_groups
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
@@ -44,8 +45,8 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
             the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
@@ -54,8 +55,10 @@ class OpenWorldClassifier(WorldState):
     Attributes:
         rejector_: the calibrated detector; None where one picture a class leaves nothing to calibrate on.
         reference_: frozen (n, d) features of the known pictures and their (n,) labels: the yardstick of discovery.
-        unknown_: pictures that :meth:`predict` called unknown since the fit, and that have no name yet.
-        discovery_: what :meth:`discover` found last. named_: the history, oldest first; :meth:`undo` takes one back.
+        unknown_: pictures that :meth:`predict` called unknown since the fit or gave a class with a p-value of at most
+            a half, and that have no name yet.
+        grouped_: those that :meth:`discover` looked at last and that are unknown or joined a group.
+        discovery_: what it found among these. named_: the history, oldest first; :meth:`undo` takes one back.
         shown_: digests of the pictures that were ever named: no test set has them any more, also after an undo.
 
     Example:
@@ -109,8 +112,7 @@ class OpenWorldClassifier(WorldState):
         depths = list_stored_depths(model.backbone.visual)
         data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         if self.alpha is not None:
             rejector.check(self.alpha)
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
@@ -119,18 +121,35 @@ class OpenWorldClassifier(WorldState):
         self._calibrate_quickly()
         return self
 
-    def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
+    def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
 
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
+
+        Args:
+            top: how many classes.
+            together: the pictures are one batch, and a p-value depends on the others: of new classes that several
+                pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
         self._calibrate_quickly()
         sight = self.look(pictures)
-        answers = self.judge(sight, top)
+        answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
+        self._seen = sight.frozen
         return ResultRows(answers, image=pictures.names)
+
+    def find_shift(self, images: Images | None = None) -> Shift:
+        """Whether pictures come from elsewhere than the known ones, as from another camera, and are no new classes.
+
+        ``.verdict()`` of what comes back is "same", "shift" or "shift or new"; see :mod:`clip_fewshot.conformal.shift`.
+
+        Args:
+            images: 50 or more, drawn independently; None: those that :meth:`predict` saw last.
+        """
+        seen = self._seen if images is None else self.look(collect_images(images, purpose="find_shift")).frozen
+        return find_shift(*self.reference_, seen, self.model.seed)
 
     def predict_set(self, images: Images, alpha: float | None = None) -> list[tuple[str, ...]]:
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
@@ -197,9 +216,9 @@ class OpenWorldClassifier(WorldState):
         """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""
         return see_features(self.model.model_, features, self.from_features)
 
-    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+    def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha_, sight, top)
+        return judge(self._fitted(), self.alpha_, sight, top, together)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
@@ -220,13 +239,16 @@ class OpenWorldClassifier(WorldState):
     def discover(self, method: str | DiscovererPart | None = None) -> tuple[Group, ...]:
         """Group what was called unknown so far, the largest group first; outliers are in none.
 
-        ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
+        A picture that was given a class joins a group that it is more like, see :func:`discover_undecided`; the group
+        says what was answered (``answered``), and the answer stands until the group is named. ``discovery_`` holds
+        the tree, and the group of each picture in the order of ``grouped_``.
 
         ``method``: as of :func:`discover_classes`.
         """
-        pictures, features, p = join_unknown(self.unknown_)
-        self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
-        return build_groups(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
+        judged, seed = join_unknown(self.unknown_), self.model.seed
+        found = discover_groups(judged, self.reference_, self.model.label_space_, method, seed)
+        self.grouped_, self.discovery_ = found.pictures, found.found
+        return found.groups
 
     def name(self, pictures: Group | Images, name: str) -> Extension:
         """Make a class of a group, or of any pictures, see :meth:`add_class`."""

@@ -170,16 +170,21 @@ def _rates(rejector: Rejector, p: Sequence[FloatArray], alpha: float) -> dict[st
 
 def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
     """The groups among what was called unknown, and how they agree with what the pictures really show."""
-    parts_of = zip((met.known, met.novel), met.answers, strict=True)
-    pairs = [pair for images, answers in parts_of for pair in zip(_true_names(images), answers, strict=True)]
-    truth = [name for name, answer in pairs if answer.label is None]  # false alarms are groups of their own
-    if not truth:
+    flagged = sum(answer.label is None for answers in met.answers for answer in answers)
+    if not flagged:
         return None
     world.discover()
-    found = world.discovery_
-    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters}
+    found, unknown = world.discovery_, world.grouped_
+    record = {"n_flagged": flagged, "n_joined": len(unknown.answered) - flagged, "n_clusters": found.n_clusters}
+    record |= {"reason": found.reason}
     if met.novel.labels is None:
         return record
+    shown = {
+        digest: name
+        for part in (met.known, met.novel)
+        for digest, name in zip(part.digests, _true_names(part), strict=True)
+    }
+    truth = [shown[digest] for digest in unknown.pictures.digests]  # false alarms are groups of their own
     agreement = {"ari": ari, "nmi": nmi, "accuracy": clustering_accuracy}
     return record | {"n_classes": len(set(truth))} | {name: f(truth, found.labels) for name, f in agreement.items()}
 
@@ -214,8 +219,9 @@ def _rate_row(row: dict[str, Any]) -> list[str]:
 def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
     if groups is None:
         return []
-    line = f"at alpha {alpha:g}, {groups['n_flagged']} flagged pictures fall into {groups['n_clusters']} groups"
+    pictures = f"{groups['n_flagged']} flagged pictures, and {groups['n_joined']} that joined them,"
+    line = f"at alpha {alpha:g}, {pictures} fall into {groups['n_clusters']} groups"
     if "ari" in groups:
         agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
         line += f" ({groups['n_classes']} classes among them; {agreement})"
-    return ["", line]
+    return ["", line, *([f"no group: {groups['reason']}"] if groups.get("reason") else [])]
