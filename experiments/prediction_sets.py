@@ -22,7 +22,7 @@ from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import seeds_option, sets_argument, shot_counts_option
 from clip_fewshot.config import check_range, model_for, option
 from clip_fewshot.conformal.p_values import cross_p_values
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, measure_losses
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.texts import class_texts
@@ -150,7 +150,7 @@ def measure(draw: Draw, fit: Fit) -> dict[str, FloatArray]:
         held = losses(probe, draw.X[other], c)[np.arange(len(other)), draw.y[other]]
         found["split"] = class_p_values(held, losses(probe, draw.new, c))
     left_out = fit(draw.X, draw.y).left_out_logits()  # type: ignore[attr-defined]
-    closed = probability_losses(softmax(left_out, axis=1))[np.arange(len(draw.y)), draw.y]
+    closed = measure_losses(softmax(left_out, axis=1))[np.arange(len(draw.y)), draw.y]
     return found | {"closed form": class_p_values(closed, final)}
 
 
@@ -158,7 +158,7 @@ def losses(probe: Probe, X: FloatArray, c: int) -> FloatArray:
     """(m, c) -ln p; of a class that the probe does not know, that of the impossible."""
     p = np.zeros((len(X), c))
     p[:, probe.classes_.astype(int)] = probe.predict_proba(X)
-    return probability_losses(p)
+    return measure_losses(p)
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
