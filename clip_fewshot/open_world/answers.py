@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config.ranges import require_int
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, measure_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.discovery.undecided import UNDECIDED

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, measure_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join_images

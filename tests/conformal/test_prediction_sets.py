@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, measure_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.errors import UsageError
 
 LOSSES = st.lists(st.integers(0, 6).map(float), min_size=2, max_size=15)
