@@ -1,12 +1,14 @@
 """Leave-one-out scores of neighbour detectors in many bags that differ by one picture, without a fit for each.
 
-A new picture becomes a neighbour of some rows; everything else about the known rows stays. The scores are those of a
-fit on each bag, in the full bags to the last bit, in 1/15 to 1/80 of the time: docs/figures/calibration.md.
+A new picture becomes a neighbour of some rows; everything else about the known rows stays. So only the scores of those
+rows and of the rows around them are computed again. They are those of a fit on each bag, in the full bags to the last
+bit: docs/figures/calibration.md has the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.preprocessing import normalize
@@ -18,30 +20,55 @@ from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.lof import LOFDetector, leave_one_out_scores, n_neighbors_for, scores_without
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
-STACKED = 2048  # rows of bags that are scored in one go
+FEWEST = 4  # members: a member has k + 1 others then, also when another one is away
 MARKS = 1 << 22  # of who has whom, held at a time (4 MiB)
+
+
+class Near(NamedTuple):
+    """(p,) pairs of a picture and a member near to it, by picture and distance; (m, k + 1) nearest of each picture."""
+
+    pictures: IndexArray
+    members: IndexArray
+    squared: FloatArray
+    own: KNN
+
+
+class Entered(NamedTuple):
+    """(p,) pairs of a picture and a member that has it among its neighbours, and the (p, k + 1) list of the member."""
+
+    pictures: IndexArray
+    members: IndexArray
+    found: KNN
 
 
 class NeighbourBags:
     """What is known of a bag before a picture joins it.
 
     Args:
-        bag: the known pictures, two or more; four for :meth:`scores_without`.
+        bag: the known pictures, more than k + 1.
         limit: the detector's ``n_neighbors``.
     """
 
     def __init__(self, bag: Bag, limit: int) -> None:
         self.bag, self.limit = bag, limit
         self.rows = normalize(bag.rows)
+        self.single = self.rows.astype(np.float32)
         self.neighbours = find_nearest_others(self.rows, min(limit + 1, len(bag) - 1)).neighbours
         self.squared = squared_distances(self.rows, self.neighbours, self.rows)
+        self.alone: dict[int, tuple[KNN, FloatArray]] = {}  # k -> the (n, k + 1) lists and the scores of the members
 
-    def n_neighbors(self, label: Hashable | None) -> int:
-        """The k of the bag with one more picture, of class ``label`` if there are classes."""
-        labels = self.bag.labels
-        if labels is not None:
-            labels = np.append(labels, np.array([label], dtype=labels.dtype))
-        return self.count_neighbors(len(self.bag) + 1, labels)
+    def n_neighbors(self, labels: Sequence[Hashable | None]) -> dict[Hashable | None, int]:
+        """The k of the bag with one more picture, for each class that it may be of."""
+        known, n = self.bag.labels, len(self.bag) + 1
+        if known is None:
+            return dict.fromkeys(labels, self.count_neighbors(n, None))
+        # k depends on the sizes of the classes alone, so one class of each size is tried.
+        sizes, found = dict(zip(*np.unique(known, return_counts=True), strict=True)), dict[int, int]()
+        for label in labels:
+            if sizes[label] not in found:
+                more = np.append(known, np.array([label], dtype=known.dtype))
+                found[sizes[label]] = self.count_neighbors(n, more)
+        return {label: found[sizes[label]] for label in labels}
 
     def count_neighbors(self, n: int, labels: Labels | None) -> int:
         """The detector's k for n distinct rows and their classes."""
@@ -55,19 +82,28 @@ class NeighbourBags:
         """(b,) scores of a picture without each of b rows: see :func:`clip_fewshot.novelty.lof.scores_without`."""
         raise NotImplementedError
 
-    def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
-        """(m, n) leave-one-out scores of the members in the bag with each picture, and (m,) of the picture itself."""
-        # The bags of several pictures are scored at a time: n + 1 rows each, one bag below the other.
-        n, places = len(self.rows), self.bag.places(X)
-        far, scores = self._squared(X), np.empty((len(X), n + 1))
-        size = max(1, STACKED // (n + 1))
-        for start in range(0, len(X), size):
-            block = slice(start, start + size)
-            table = self._with(far[block], places[block], k)
-            scores[block] = self.score_members(table).reshape(-1, n + 1)
-        # In each bag the picture stands at its place in the bag's order; members from there on moved down by one.
-        members = np.arange(n) + (np.arange(n) >= places[:, None])
-        return np.take_along_axis(scores, members, axis=1), scores[np.arange(len(X)), places]
+    def rescore(self, scores: FloatArray, alone: KNN, own: KNN, entered: Entered) -> None:
+        """Change those of (m, n) ``scores`` that a picture changes.
+
+        Args:
+            alone: (n, k + 1) lists without any picture. own: (m, k + 1) nearest members of each picture.
+        """
+        raise NotImplementedError
+
+    def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave-one-out scores: (m, n) of the members beside each picture, (m, 1) of the picture, (n,) without one."""
+        unit, places = normalize(X), self.bag.places(X)
+        if k not in self.alone:
+            table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
+            self.alone[k] = table, self.score_members(table)
+        alone, members = self.alone[k]
+        near = self._near(unit, k)
+        scores = np.repeat(members[None], len(X), axis=0)
+        self.rescore(scores, alone, near.own, self._enter(near, places, k))
+        # Left out of its own bag, the picture is judged by the members alone.
+        nobody = np.full(len(X), -1), np.zeros((len(X), len(self.rows)), dtype=bool)
+        own = self.score_picture(*nobody, alone, KNN(near.own.distances[:, :k], near.own.neighbours[:, :k]))
+        return scores, own[:, None], members
 
     def scores_without(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(n,) score of each member under the detector of the others, and (m, n) of each picture under the same."""
@@ -107,25 +143,35 @@ class NeighbourBags:
         everyone = np.broadcast_to(np.arange(len(self.rows)), (len(X), len(self.rows)))
         return squared_distances(self.rows, everyone, normalize(X))
 
-    def _with(self, far: FloatArray, places: IndexArray, k: int) -> KNN:
-        """(m (n + 1), k + 1) nearest others of each row of m bags that stand below each other."""
-        m, n = far.shape
-        at = places[:, None]
-        # Numbers in the bag: the picture stands at its place, and members from there on move down by one.
-        numbers = np.arange(n) + (np.arange(n) >= at)  # (m, n)
-        own = np.broadcast_to(at[:, :, None], (m, n, 1))
-        known = self.neighbours[:, : k + 1]
-        # Each member's neighbours are those it had, and the picture as one more to choose from.
-        squared = np.concatenate([np.broadcast_to(self.squared[:, : k + 1], (m, *known.shape)), far[..., None]], 2)
-        neighbours = np.concatenate([known + (known >= at[:, None]), own], axis=2)
-        table = KNN(np.empty((m, n + 1, k + 1)), np.empty((m, n + 1, k + 1), dtype=np.int64))
-        # Members choose among k + 2, the picture among all members.
-        for rows, part in ((numbers, _first(squared, neighbours, k + 1)), (at, _first(far, numbers, k + 1))):
-            for whole, values in zip(table, part, strict=True):
-                np.put_along_axis(whole, rows[..., None], values.reshape(*rows.shape, k + 1), axis=1)
-        # Row numbers of bag i start at i (n + 1).
-        below = (np.arange(m) * (n + 1))[:, None, None]
-        return KNN(np.sqrt(table.distances).reshape(-1, k + 1), (table.neighbours + below).reshape(-1, k + 1))
+    def _near(self, unit: FloatArray, k: int) -> Near:
+        """Which of the members each of (m, d) pictures is near to: one product in float32 for all, differences for few.
+
+        Rounding moves a product of rows of length 1 by less than half of ``slack``, so that nobody is overlooked.
+        """
+        slack = 4 * (unit.shape[1] + 16) * float(np.finfo(np.float32).eps)
+        far = 2 - 2 * (unit.astype(np.float32) @ self.single.T)
+        last = np.partition(far, k, axis=1)[:, k:][:, :1]
+        pictures, members = np.nonzero((far <= self.squared[:, k] + slack) | (far <= last + 2 * slack))
+        squared = squared_distances(self.rows, members[:, None], unit[pictures])[:, 0]
+        order = np.lexsort((members, squared, pictures))
+        pictures, members, squared = pictures[order], members[order], squared[order]
+        first = np.searchsorted(pictures, np.arange(len(unit)))[:, None] + np.arange(k + 1)
+        return Near(pictures, members, squared, KNN(np.sqrt(squared[first]), members[first]))
+
+    def _enter(self, near: Near, places: IndexArray, k: int) -> Entered:
+        """The members that have a picture among their k + 1 nearest, with their new lists, the picture as number n."""
+        n, at = len(self.rows), places[near.pictures]
+        known, squared = self.neighbours[near.members, : k + 1], self.squared[near.members, : k + 1]
+        # Equal distances are in the order of the bag: the picture stands at its place, and members after it move down.
+        last = known[:, -1] + (known[:, -1] >= at)
+        goes = (near.squared < squared[:, -1]) | ((near.squared == squared[:, -1]) & (at < last))
+        known, squared, at = known[goes], squared[goes], at[goes, None]
+        numbers = np.concatenate([known + (known >= at), at], axis=1)
+        far = np.concatenate([squared, near.squared[goes, None]], axis=1)
+        order = np.lexsort((numbers, far), axis=-1)[:, : k + 1]
+        lists = np.concatenate([known, np.full_like(at, n)], axis=1)
+        found = KNN(np.sqrt(np.take_along_axis(far, order, axis=1)), np.take_along_axis(lists, order, axis=1))
+        return Entered(near.pictures[goes], near.members[goes], found)
 
 
 class LOFBags(NeighbourBags):
@@ -138,6 +184,46 @@ class LOFBags(NeighbourBags):
     def score_members(self, table: KNN) -> FloatArray:
         """(n,) LOF scores of rows without themselves, from the (n, k + 1) nearest others of each."""
         return leave_one_out_scores(*table)
+
+    def rescore(self, scores: FloatArray, alone: KNN, own: KNN, entered: Entered) -> None:
+        """A score depends on the lists of a member, of its neighbours and of theirs: three steps back from a list."""
+        n, k = len(self.rows), alone.neighbours.shape[1] - 1
+        had = np.argsort(alone.neighbours, axis=None, kind="stable") // (k + 1)  # who has member 0, then member 1, ...
+        ends = np.append(0, np.cumsum(np.bincount(alone.neighbours.ravel(), minlength=n)))
+        number = np.full(n + 1, -1)  # in the part of the bag that is looked at; its last row stands for all others
+        starts = np.searchsorted(entered.pictures, np.arange(len(scores) + 1))
+        for i, rows in enumerate(map(slice, starts[:-1], starts[1:])):
+            changed = reached = entered.members[rows]
+            for _ in range(2):
+                reached = np.unique(np.concatenate([had[ends[j] : ends[j + 1]] for j in reached] or [reached]))
+                changed = np.union1d(changed, reached)
+            if not len(changed):
+                continue
+            new = entered.found.distances[rows], entered.found.neighbours[rows]
+            looked = self._looked_at(changed, entered.members[rows], alone, new[1], own.neighbours[i])
+            number[looked] = np.arange(len(looked))
+            table = [
+                np.concatenate([whole[looked[:-1]], mine[i, None], whole[:1]])
+                for whole, mine in zip(alone, own, strict=True)
+            ]
+            for column, lists in zip(table, new, strict=True):
+                column[number[entered.members[rows]]] = lists
+            local = KNN(table[0], np.where(table[1] >= 0, number[table[1]], -1))
+            left_out = number[changed]
+            asked = KNN(local.distances[left_out, :k], local.neighbours[left_out, :k])
+            scores[i, changed] = scores_without(left_out, _has(local, left_out), local, asked)
+            number[looked] = -1
+
+    @staticmethod
+    def _looked_at(
+        changed: IndexArray, members: IndexArray, alone: KNN, lists: IndexArray, own: IndexArray
+    ) -> IndexArray:
+        """The members whose lists the scores of ``changed`` read, and the picture, whose number is the last."""
+        n, found = len(alone.neighbours), np.concatenate([changed, members, own])
+        for _ in range(2):
+            found = np.union1d(found, np.concatenate([alone.neighbours[found].ravel(), lists.ravel()]))
+            found = found[found < n]
+        return np.append(found, n)
 
     def score_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
         """(b,) LOF scores of a picture without each of b rows."""
@@ -162,6 +248,10 @@ class KNNBags(NeighbourBags):
         """(n,) minus the distance of each row to its neighbours, from the (n, k + 1) nearest others of each."""
         return self._normality(table.distances[:, :-1])
 
+    def rescore(self, scores: FloatArray, alone: KNN, own: KNN, entered: Entered) -> None:
+        """Only the members that have the picture among their k nearest have another score."""
+        scores[entered.pictures, entered.members] = self.score_members(entered.found)
+
     def score_picture(self, left_out: IndexArray, has: BoolArray, table: KNN, near: KNN) -> FloatArray:
         """(b,) minus the distance of a picture to its neighbours without each of b rows."""
         return self._normality(near.distances)
@@ -170,13 +260,15 @@ class KNNBags(NeighbourBags):
         return np.asarray(-(far.mean(axis=1) if self.mean else far[:, -1]))
 
 
-def find_shortcut(detector: Detector, bag: Bag, fewest: int) -> NeighbourBags | None:
+def find_shortcut(detector: Detector, bag: Bag) -> NeighbourBags | None:
     """The bags of a detector that needs no fit for each; None: fit it, and let it refuse what it cannot do."""
-    if len(bag) < fewest:
-        return None
-    if type(detector) is LOFDetector and detector.n_neighbors >= 1:
+    if type(detector) is LOFDetector and detector.n_neighbors >= 1 and len(bag) >= FEWEST:
         return LOFBags(bag, detector.n_neighbors)
-    if type(detector) is KNNDetector and detector.n_neighbors >= 1:
+    if (
+        type(detector) is KNNDetector
+        and detector.n_neighbors >= 1
+        and len(bag) >= max(FEWEST, detector.n_neighbors + 2)
+    ):
         return KNNBags(bag, detector.n_neighbors, detector.mean)
     return None
 

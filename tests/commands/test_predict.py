@@ -14,11 +14,15 @@ import clip_fewshot as cf
 from tests.commands.conftest import KNOWN, PER_CLASS, SHOTS, Command, one_line
 
 
-def test_every_picture_gets_the_answer_of_the_model(command: Command, world: Path, photos: Path) -> None:
-    ended = command("predict", world, photos / "zero", photos / "six", "--json", "--top", 2)
+@pytest.mark.parametrize("together", [False, True])
+def test_every_picture_gets_the_answer_of_the_model(
+    together: bool, command: Command, world: Path, photos: Path
+) -> None:
+    more = ["--together"] if together else []
+    ended = command("predict", world, photos / "zero", photos / "six", "--json", "--top", 2, *more)
     assert (ended.code, ended.err) == (0, "")
     paths = [*sorted((photos / "zero").iterdir()), *sorted((photos / "six").iterdir())]
-    wanted = cf.OpenWorldClassifier.load(world).predict(paths, top=2)
+    wanted = cf.OpenWorldClassifier.load(world).predict(paths, top=2, together=together)
     for row, path, answer in zip(ended.record["answers"], paths, wanted, strict=True):
         assert row["image"] == str(path)
         assert row["label"] == answer.label

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal import neighbour_bags
+from clip_fewshot.conformal import calibration, neighbour_bags, schemes
 from clip_fewshot.conformal.bags import Bag
 from clip_fewshot.conformal.calibration import Calibrated, _ranks
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
@@ -110,7 +110,7 @@ def test_ranks_do_not_depend_on_the_last_bit_and_infinite_scores_tie() -> None:
 def test_the_short_way_in_blocks_of_any_size(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, new = labelled(2)
     whole = [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")]
-    monkeypatch.setattr(neighbour_bags, "STACKED", 1)
+    monkeypatch.setattr(calibration, "MOST_COMPARED", 1)
     monkeypatch.setattr(neighbour_bags, "MARKS", 100)
     assert [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")] == whole
 
@@ -138,6 +138,23 @@ def test_leave_one_out_is_counting_over_fits_without_each_known_picture() -> Non
         assert per_class[i] == pytest.approx(
             max((1 + stranger[y == c].sum()) / (1 + (y == c).sum()) for c in ("a", "b", "c"))
         )
+
+
+def test_many_pictures_are_left_out_in_twenty_parts_that_share_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemes, "ALONE", 23)
+    X, y, new = labelled(6)
+    scheme = Calibrated(Nearest, "leave-one-out").fit(X, y)
+    parts = scheme.scheme_.parts  # type: ignore[attr-defined]
+    rows, labels = scheme.bag_.rows, scheme.bag_.labels
+    assert labels is not None
+    assert sorted(np.concatenate(parts)) == list(range(24))
+    assert len(parts) == 20
+    assert all(len(set(labels[part])) == len(part) for part in parts)
+    stranger = np.zeros((len(new), 24), dtype=bool)
+    for part in parts:
+        detector = Nearest().fit(np.delete(rows, part, axis=0))
+        stranger[:, part] = detector.score_samples(rows[part]) <= detector.score_samples(new)[:, None]
+    assert scheme.p_values(new) == pytest.approx((1 + stranger.sum(axis=1)) / 25)
 
 
 def test_split_is_a_rank_among_the_half_that_was_not_learned_from() -> None:
