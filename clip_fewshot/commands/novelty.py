@@ -57,14 +57,14 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
 
     compare_detectors.check_detectors(options.detectors)
     unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in OF_ALL} | {"unseen": count_or_names(unseen)}
-    asked["templates"] = opening.open_templates(options, ())
+    asked = {name: getattr(options, name) for name in OF_ALL}
+    asked |= {"unseen": count_or_names(unseen), "templates": opening.open_templates(options, ())}
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
         done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
-    _ = options.out and compare_detectors.save_comparison(done, found, Path(options.out))
+    compare_detectors.save_comparison(done, found, options.out)
     return found, detector_tables.describe_comparison(found)
 
 
