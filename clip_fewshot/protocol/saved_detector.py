@@ -175,8 +175,12 @@ def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
         return None
     world.discover()
     found, unknown = world.discovery_, world.grouped_
-    record: dict[str, Any] = {"n_flagged": flagged, "n_joined": len(unknown.answered) - flagged}
-    record |= {"n_clusters": found.n_clusters, "reason": found.reason}
+    record: dict[str, Any] = {
+        "n_flagged": flagged,
+        "n_joined": len(unknown.answered) - flagged,
+        "n_clusters": found.n_clusters,
+    }
+    record |= {"reason": found.reason}
     if met.novel.labels is None:
         return record
     shown = {
