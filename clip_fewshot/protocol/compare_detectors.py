@@ -272,14 +272,8 @@ def _alternatives(all_of: Sequence[Said]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: -row["near"])
 
 
-def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], out: str | Path | None) -> None:
-    """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first.
-
-    ``out``: the folder; None: nothing is written.
-    """
-    if out is None:
-        return
-    folder = Path(out)
+def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], folder: Path) -> None:
+    """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
     mark_folder(folder, DETECTORS_FOLDER)
     write_results(folder / "novelty.json", found)
     is_novel, opinions = comparison.scene.is_novel, comparison.opinions
