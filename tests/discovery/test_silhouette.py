@@ -78,9 +78,7 @@ def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> N
     assert (kept[20:] == -1).all()
 
 
-@pytest.mark.parametrize(
-    "sizes", [[30], [40, 12], [20, 30, 45], [10] * 30, [120, 60, 40, 30, 24, 20]], ids=len
-)
+@pytest.mark.parametrize("sizes", [[30], [40, 12], [20, 30, 45], [10] * 30, [120, 60, 40, 30, 24, 20]], ids=len)
 def test_it_finds_as_many_as_there_are(sizes: list[int]) -> None:
     X, labels, reference = planted(sizes, 1, strays=sum(sizes) // 20)
     found = discover_classes(X, reference=reference)
