@@ -28,7 +28,8 @@ from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.novelty.rows import split_left_out
 from clip_fewshot.open_world.add_class import split_known
-from clip_fewshot.probes import Probe, TextPriorProbe
+from clip_fewshot.probes import Probe
+from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.tuning.last_layers import copy_last_layers
@@ -125,7 +126,7 @@ def score(sets: BoolArray, truth: LabelArray) -> tuple[float, float]:
 
 def _probes(texts: FloatArray) -> Mapping[str, Fit]:
     def read(X: FloatArray, y: LabelArray) -> Probe:
-        probe: Probe = TextPriorProbe({label: texts[label] for label in np.unique(y).tolist()}).fit(X, y)
+        probe = TextPriorProbe({label: texts[label] for label in np.unique(y).tolist()}).fit(X, y)
         for label in set(range(len(texts))) - set(y.tolist()):
             probe = probe.extend(X[:0], label, X, text=texts[label])
         return probe
