@@ -11,8 +11,8 @@ from clip_fewshot.discovery import discover_classes, stability
 from clip_fewshot.discovery.silhouette import (
     Clouds,
     Yardstick,
-    keep_classes,
     count_tight_parts,
+    keep_classes,
     measure_silhouettes,
     refine,
 )
