@@ -29,7 +29,9 @@ from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
 SAME, SHIFT, SHIFT_OR_NEW = "same", "shift", "shift or new"
-SHIFT_ALPHA = 0.01  # share of batches of known pictures that are called shifted
+SHIFT_ALPHA = (
+    0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice the level is realised
+)
 ORDINARY = 0.8  # of known pictures; 0.9 calls a quarter of the batches of new classes alone a shift
 FEWEST = 8  # ordinary pictures of a batch, below which nothing is compared
 FEWEST_STRANGE = 40  # pictures of a batch, below which a shift that leaves few ordinary is not looked for
@@ -37,7 +39,8 @@ MOST = 500  # pictures of a batch
 PERMUTATIONS = 499
 MANY = 0.25  # share that looks ordinary, below which new classes are not ruled out
 EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is taken off
-SPREAD = 0.4  # effective share of the known classes that they then look like
+SPREAD = 0.35  # effective share of the known classes that they then look like
+LEAST_FAIR = 0.5  # of its fair share: a class with less is not compared, as most of it is mistaken for it
 STEPS = 10  # of the alignment
 FAIR = 2.0  # times its fair share of a batch: what a class counts for at most in the alignment
 
@@ -116,7 +119,8 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     undone = after.distances <= limit
     counts = np.bincount(after.classes[undone])
     spread = counts.sum() ** 2 / max(1, (counts**2).sum()) / len(means)
-    p = _p_value([pair for pair in pairs if len(pair[0]) and len(pair[1])], random)
+    fair = LEAST_FAIR * ordinary.sum() / len(means)
+    p = _p_value([pair for pair in pairs if len(pair[0]) and len(pair[1]) >= max(1.0, fair)], random)
     return Shift(p, float(ordinary.mean()), float(undone.mean()), float(spread), len(new))
 
 
