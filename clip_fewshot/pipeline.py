@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
+from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.data.collect import read_images
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.sampling import split_open_world
@@ -121,7 +122,7 @@ def run_few_shot(
         clock.lap("refit")
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
-        choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
+        choice = select_detector(backbone, recipe, known.data, known.frozen, pictures=known.images, **asked)
         rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
         losses = gather_held_out(task, saved, select_by_approach(trials)[best])
         world = build_saved_model(task, saved, best, rejectors, options.alpha, losses)
@@ -130,9 +131,11 @@ def run_few_shot(
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
-        met = run_open_world_test(task, outcome, options.alpha, method, world.known_.losses)
-        notes = [*left_out, *outcome.list_notes()]
-        finished = Run(config.to_json(), dataset, split, trials, outcome, met, choice, naive, notes)
+        met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
+        few = explain_alpha(options.alpha, rejectors[0].n_calibration) if rejectors else []
+        notes = [*few, *left_out, *outcome.list_notes()]
+        told = config.to_json() | {"alpha": world.alpha_}
+        finished = Run(told, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
         results = (
             finished.results()
@@ -199,7 +202,7 @@ def refit_fresh(
 
 
 def build_saved_model(
-    task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float, losses: FloatArray | None
+    task: Task, fit: Fit, best: str, rejectors: Sequence[Rejector], alpha: float | None, losses: FloatArray | None
 ) -> OpenWorldClassifier:
     """The best approach on the support set of the search, with its detector: what `predict` loads."""
     space = fit.support.images.label_space

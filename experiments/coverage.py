@@ -29,7 +29,9 @@ DESCRIPTION = (
     "false discoveries of Benjamini-Hochberg and Storey in batches; false alarms and delay of the watch over a stream."
 )
 ALPHAS = (0.01, 0.05, 0.1)
+RANKED = ("pooled", "levelled", "per class")
 SCHEMES = ("full", "leave-one-out", "split")
+TOGETHER = "together"  # the pictures of a draw are one batch
 KNOWN, NOVEL = 5, 2  # pictures judged in a draw
 BATCH, BATCH_NOVEL = 40, 10
 STREAM, BEGINS, SHARE = 600, 200, 0.2
@@ -72,10 +74,10 @@ def detector(options: Options) -> cf.LOFDetector:
 
 
 def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str, Any]]:
-    """A row for each scheme, pooled and per class."""
+    """A row for each scheme: pooled, levelled and per class."""
     from clip_fewshot.conformal.calibration import Calibrated
 
-    ways = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
+    ways = [(scheme, ranked) for scheme in (TOGETHER, *SCHEMES) for ranked in RANKED]
     refused: dict[Any, list[dict[str, Any]]] = {}
     p: dict[Any, list[Any]] = defaultdict(list)
     truth = []
@@ -84,17 +86,20 @@ def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str,
         world = draw(shape, options.seed + i, KNOWN, NOVEL)
         truth.append(world.known_y)
         for way in ways:
-            calibrated = Calibrated(partial(detector, options), *way, seed=i).fit(world.X, world.y)
+            how = {"per_class": way[1] == "per class", "levelled": way[1] == "levelled"}
+            scheme = "leave-one-out" if way[0] == TOGETHER else way[0]
+            calibrated = Calibrated(partial(detector, options), scheme, seed=i, **how).fit(world.X, world.y)
             refused[way] = [
                 {"alpha": alpha, "refused": calibrated.refusal(alpha), "needed": calibrated.shots_needed(alpha)}
                 for alpha in ALPHAS
             ]
-            p[way].append(calibrated.p_values(np.concatenate([world.known, world.novel])))
+            p[way].append(calibrated.p_values(np.concatenate([world.known, world.novel]), way[0] == TOGETHER))
     return [
         {
             "shape": shape.name,
             "scheme": way[0],
-            "per_class": way[1],
+            "per_class": way[1] == "per class",
+            "ranked": way[1],
             "cells": cells(np.array(p[way]), truth, refused[way]),
         }
         for way in ways
@@ -249,7 +254,7 @@ def text(found: dict[str, Any], options: Options) -> str:
 
 
 def _way(row: dict[str, Any]) -> str:
-    return f"{row['scheme']}{', per class' if row['per_class'] else ''}"
+    return f"{row['scheme']}, {row['ranked']}"
 
 
 def _cell(cell: dict[str, Any]) -> str:

@@ -133,6 +133,23 @@ def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: 
     assert all(len(a.top) == 2 and 0 < a.p_value <= 1 for a in answers)
 
 
+def test_the_report_has_the_coverage_of_the_sets_that_the_saved_model_gives(
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, digits: ImageDataset
+) -> None:
+    out, results = finished
+    world = OpenWorldClassifier.load(out / "model")
+    data = config.data
+    split = pipeline.split_open_world(
+        digits, shots=data.shots, unseen=data.unseen_classes, seed=data.seed, test_fraction=data.test_fraction
+    )
+    test = split.test.open("the same again")
+    sets, truth = world.predict_set(test), test.label_space.decode(test.required_labels())
+    found = results["prediction_sets"]
+    assert found["alpha"] == world.alpha
+    assert found["coverage"]["mean"] == pytest.approx(np.mean([a in s for a, s in zip(truth, sets, strict=True)]))
+    assert found["size"] == pytest.approx(np.mean([len(one) for one in sets]))
+
+
 def test_the_same_command_gives_the_same_bytes(
     finished: tuple[Path, dict[str, Any]], config: FewShotConfig, tmp_path: Path
 ) -> None:
@@ -308,8 +325,9 @@ def test_one_shot_and_no_unseen_class_on_a_folder_of_photos(folder: Path, model:
     assert "ant <b>" not in (out / "report.html").read_text()
 
 
-def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
-    folder: Path, model: str, tmp_path: Path
+@pytest.mark.parametrize("alpha", [0.01, None])
+def test_an_alpha_that_the_shots_cannot_support_is_refused_unless_nobody_asked_for_it(
+    folder: Path, model: str, tmp_path: Path, alpha: float | None
 ) -> None:
     config = FewShotConfig.of(
         data=str(folder),
@@ -319,13 +337,15 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_and_the_scores_stay(
         epochs=1,
         trials=3,
         unseen="wasp",
-        alpha=0.01,
+        alpha=alpha,
         out=str(tmp_path / "r"),
     )
     results = run_few_shot(config, silent, "the command")
-    assert "99" in results["novelty"]["refused"]
-    assert results["novelty"]["false_alarm_rate"] is None
-    assert 0 <= results["novelty"]["auroc"] <= 1
+    found, fallen = results["novelty"], "alpha is 0.143, the least that 6 calibration images support"
+    assert 0 <= found["auroc"] <= 1
+    assert (found["refused"] is None) == (found["false_alarm_rate"] is not None) == (alpha is None)
+    assert any(fallen in warning for warning in results["warnings"]) == (alpha is None)
+    assert "99" in str(found["refused"]) if alpha else found["alpha"] == pytest.approx(1 / 7)
 
 
 def test_too_few_pictures_are_listed_before_any_training(folder: Path, model: str, tmp_path: Path) -> None:

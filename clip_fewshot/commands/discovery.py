@@ -8,12 +8,13 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_option, shot_counts_option
-from clip_fewshot.config import check_fractions, check_range, option
+from clip_fewshot.config import ALPHA_HELP, check_fractions, check_range, option
 
 DESCRIPTION = (
-    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that, and compare with "
-    "the semi-supervised k-means of generalised category discovery, which sees all test pictures at once. One match of "
-    "groups and classes for all pictures; the same test pictures for each of the support sets."
+    "Hide classes, let an open-world classifier on frozen features flag what is unknown, group that and the undecided "
+    "pictures that are like it, and compare with groups of the flagged pictures alone and with the semi-supervised "
+    "k-means of generalised category discovery, which sees all test pictures at once. One match of groups and classes "
+    "for all pictures; the same test pictures for each of the support sets."
 )
 EXAMPLES = ("digits --shot-counts 4,16", "photos/ --hide cat+dog --hide bird --background noise/")
 DISCOVERY_SHOTS = (4, 8, 16)
@@ -25,9 +26,9 @@ class Options(PicturesOptions):
         ("seven+eight+nine", "zero+three+six", "one+four+five", "two+five+eight"), "hidden classes, with + between them"
     )
     background: str | None = option(None, "pictures of no class, mixed in: they should end in no group")
-    alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
+    alpha: float | None = option(None, ALPHA_HELP)
     method: str | None = option(
-        None, "ward, average, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
+        None, "silhouette, ward, semi-supervised or python:MODULE:NAME (default: what fits the known classes)"
     )
     shot_counts: tuple[int, ...] = shot_counts_option(DISCOVERY_SHOTS)
     seeds: int = seeds_option()

@@ -34,12 +34,12 @@ def main(options: Options) -> int:
         results = run_few_shot(config, progress, command_line())
     config = resume_config(config)
     out = choose_folder(config.data, config.run.out)
+    unlabelled = results.get("unlabelled", {"said": (), "warnings": ()})
+    opening.warn([*results["warnings"], *unlabelled["warnings"]])
     print(json.dumps(results, indent=1, sort_keys=True) if options.json else headline_table(results))
     for command in [] if options.json else suggest_commands(results, describe_program(), out / "model"):
         print(f"next: {command}")
-    unlabelled = results.get("unlabelled", {"said": (), "warnings": ()})
     for said in unlabelled["said"][:1]:
         print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)
-    opening.warn([*results["warnings"], *unlabelled["warnings"]])
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
     return 0

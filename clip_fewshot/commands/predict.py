@@ -7,15 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.shared_options import SavedModelOptions, parse_svg, pictures_argument, top_option
+from clip_fewshot.commands.cli.shared_options import (
+    SavedModelOptions,
+    parse_svg,
+    pictures_argument,
+    together_option,
+    top_option,
+)
 from clip_fewshot.config import OutputOptions, check_range, option
 
 DESCRIPTION = (
-    'A class or "unknown" for each picture, with the share of known pictures that look as strange (p) and the most '
-    "probable classes. Pictures of another camera, which are no new classes, are told from those that are. "
-    "Pictures that cannot be read are listed on standard error; the exit code is then 3."
+    'A class or "unknown" for each picture, with the share of known pictures that look as strange (p), the classes '
+    "that cannot be ruled out at the alpha of the model, and the most probable ones. Pictures of another camera, which "
+    "are no new classes, are told from those that are. Pictures that cannot be read are listed on standard error; the "
+    "exit code is then 3."
 )
-EXAMPLES = ("runs/digits-mini/model new_pictures/", "runs/digits-mini/model a.jpg b.jpg --grid answers.svg --overwrite")
+EXAMPLES = (
+    "runs/digits-mini/model new_pictures/ --together",
+    "runs/digits-mini/model a.jpg b.jpg --grid answers.svg --overwrite",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +33,7 @@ class Options(SavedModelOptions, OutputOptions):
     saved: Path = field(metadata={"positional": True, "metavar": "MODEL", "help": "folder of a saved model"})
     pictures: tuple[Path, ...] = pictures_argument()
     top: int = top_option()
+    together: bool = together_option()
     grid: Path | None = option(
         None, "write the pictures with their answers to this .svg file", parse=parse_svg, metavar="PATH", group="output"
     )
@@ -40,7 +51,7 @@ def main(options: Options) -> int:
     pictures = opening.open_pictures(options.pictures)
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)
     opening.warn_if_blind(world)
-    answers = world.predict(pictures, options.top)
+    answers = world.predict(pictures, options.top, options.together)
     if grid is not None:
         write_marked(grid, answers_grid(pictures, answers))
     shift = world.find_shift()

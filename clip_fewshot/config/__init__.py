@@ -31,6 +31,9 @@ DEFAULT_TRIALS = 50
 # Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
 # docs/figures/fine_tuning_rates.md.
 FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
+ALPHA_HELP = (
+    "false-alarm rate of the unknown warning, in (0, 1) (default: 0.05, or the least that the shots support if more)"
+)
 APPROACHES_HELP = "approaches to search over, such as prolip,lora; python:MODULE:NAME for your own (default: all four)"
 
 
@@ -105,7 +108,7 @@ class SearchOptions:
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"
     )
-    alpha: float = option(0.05, "false-alarm rate of the unknown warning, in (0, 1)")
+    alpha: float | None = option(None, ALPHA_HELP)
 
     def __post_init__(self) -> None:
         check_range(self, "seeds", "epochs")

@@ -27,6 +27,8 @@ from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
 
+USUAL_ALPHA = 0.05  # where nobody asks for another
+USUAL_ALPHAS = (0.01, 0.05, 0.1)
 ROUNDING = 1e-9  # of scores, relatively; and so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
 
 
@@ -56,6 +58,33 @@ class UnsupportedAlphaError(UsageError):
 def smallest_alpha(n: int) -> float:
     """The least false-alarm rate that n calibration images support: 1 / (n + 1)."""
     return 1.0 / (n + 1)
+
+
+def choose_alpha(asked: float | None, n: int) -> float:
+    """The rate that was ``asked`` for; None: the usual one, or the least that n calibration images support if more."""
+    return max(USUAL_ALPHA, smallest_alpha(n)) if asked is None else asked
+
+
+def choose_alphas(asked: Sequence[float], n: int) -> Sequence[float]:
+    """The rates that were ``asked`` for; none: the usual three, each at least what n calibration images support."""
+    return asked or sorted({max(alpha, smallest_alpha(n)) for alpha in USUAL_ALPHAS})
+
+
+def explain_alpha(asked: float | None, n: int) -> list[str]:
+    """What to say first where nobody asked for a rate and n calibration images are too few for the usual one."""
+    return [] if asked is not None else _explain(USUAL_ALPHA, n)
+
+
+def explain_alphas(asked: Sequence[float], n: int) -> list[str]:
+    """The same of several."""
+    return [] if asked else [sentence for alpha in USUAL_ALPHAS for sentence in _explain(alpha, n)]
+
+
+def _explain(usual: float, n: int) -> list[str]:
+    if n >= smallest_shots(usual):
+        return []
+    takes = f"the usual {usual:g} takes {smallest_shots(usual):,}"
+    return [f"alpha is {smallest_alpha(n):.3g}, the least that {n:,} calibration images support; {takes}"]
 
 
 def smallest_shots(alpha: float) -> int:

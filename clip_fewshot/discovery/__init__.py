@@ -3,7 +3,7 @@
 Example:
     >>> import clip_fewshot as cf
     >>> list(cf.DISCOVERERS)
-    ['ward', 'average', 'semi-supervised']
+    ['silhouette', 'ward', 'semi-supervised']
 """
 
 from clip_fewshot.discovery.base import Discovery as Discovery

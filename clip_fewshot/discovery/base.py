@@ -25,6 +25,7 @@ class Discovery:
         stability: in [0, 1] per group, how much of it is found again in half of the images.
         cut: height of the tree at which it was cut into parts; None where no height decided.
         method: the key of DISCOVERERS, or the name of a foreign method, that made it.
+        reason: why there is no group, and what would change it; empty where there is one.
     """
 
     labels: LabelArray
@@ -37,6 +38,7 @@ class Discovery:
     stability: tuple[float, ...] = ()
     cut: float | None = None
     method: str = "ward"
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Partition:
     Attributes:
         labels: (n,) part of each image, any numbers; -1 for images of known classes.
         tree: (n - 1, 4) in SciPy's layout. cut, rises, needed: as of :class:`Discovery`.
+        reason: why all are -1, if they are and the method can tell.
     """
 
     labels: LabelArray
@@ -53,6 +56,7 @@ class Partition:
     cut: float | None = None
     rises: tuple[float, ...] = ()
     needed: tuple[float, ...] = ()
+    reason: str = ""
 
 
 class Discoverer(Protocol):

@@ -1,9 +1,7 @@
 """Group unknown images into candidate classes. The number of groups is estimated; no label of the images is used.
 
-The default is average linkage, cut at the height that recovers the known classes best; without known classes it is
-Ward's method. Both find the number of classes about equally well. Average linkage is the default because its interval
-holds the truth as often as it says, because Ward's method errs on photos, and because it needs two shots of a known
-class where Ward's method needs five: docs/figures/discovery.md.
+The default is Ward's tree cut by silhouettes beside the known classes; without known classes it is Ward's tree cut by
+the gap statistic. What else was tried, with figures: docs/figures/discovery.md.
 """
 
 from __future__ import annotations
@@ -14,11 +12,11 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.config.ranges import require_int
-from clip_fewshot.discovery.average import Average, can_cut
-from clip_fewshot.discovery.base import Discoverer, Discovery
+from clip_fewshot.discovery.base import Discoverer, Discovery, Partition
 from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
+from clip_fewshot.discovery.silhouette import Silhouette, can_compare
 from clip_fewshot.discovery.stability import judge_groups
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.runtime.arrays import as_rows
@@ -27,9 +25,8 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
-DISCOVERERS: dict[str, type[Discoverer]] = {"ward": Ward, "average": Average, "semi-supervised": SemiSupervised}
+DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Ward, "semi-supervised": SemiSupervised}
 SMALLEST = 4  # images in a class
-SMALLEST_SHARE = 0.05  # or this share of all, if more: a handful of false alarms of one known class is not a class
 
 
 def discover_classes(
@@ -47,9 +44,9 @@ def discover_classes(
         X: features, any number n from 0; their length does not matter. Memory grows with n, not with its square.
         reference: (m, d) features of known images by the same encoder, and their (m,) classes.
         method: a key of DISCOVERERS, the name of an entry point, "python:MODULE:NAME", or a class of your own; None:
-            "average" with three known classes of two images or more, else "ward".
-        max_clusters: most parts that a method cuts into, outliers among them, >= 1; "average" knows no limit.
-        min_cluster_size: images a group must have; None: 4, or 5 % of n if that is more, or all if there are fewer.
+            "silhouette" with three known classes of two images or more, else "ward".
+        max_clusters: most parts that a method cuts into, outliers among them, >= 1; "silhouette" knows no limit.
+        min_cluster_size: images a group must have; None: 4, or all if there are fewer.
         seed: of the random clouds, starts and halves.
 
     Raises:
@@ -67,7 +64,7 @@ def discover_classes(
     known = None if reference is None else KnownRows.from_features(*as_pair(reference))
     X = as_rows(X, "discover_classes", None if known is None else known.rows.shape[1])
     n = len(X)
-    usual = "average" if known is not None and can_cut(known) else "ward"
+    usual = "silhouette" if known is not None and can_compare(known) else "ward"
     name, part = find_discoverer(method or usual)
     if n < 2:
         return Discovery(
@@ -77,13 +74,21 @@ def discover_classes(
     check_contract("discoverer", name, rule, Discoverer)
     parts = rule.part(rows)
     if min_cluster_size is None:
-        min_cluster_size = max(min(SMALLEST, n), int(np.ceil(SMALLEST_SHARE * n)))
+        min_cluster_size = min(SMALLEST, n)
     require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
     interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
     told = parts.rises, parts.needed, interval, stability, parts.cut, name
-    return Discovery(labels, groups, parts.tree, exemplars, *told)
+    return Discovery(labels, groups, parts.tree, exemplars, *told, "" if groups else _reason(parts, min_cluster_size))
+
+
+def _reason(parts: Partition, smallest: int) -> str:
+    """Why no part is a group."""
+    sizes = np.bincount(parts.labels[parts.labels >= 0])
+    if sizes.any():
+        return f"the largest part has {sizes.max():,} images; min_cluster_size = {smallest:,} asks for more"
+    return parts.reason or "every image is as near to a known class as to others: they look like false alarms"
 
 
 def find_discoverer(method: str | DiscovererPart) -> tuple[str, DiscovererPart]:

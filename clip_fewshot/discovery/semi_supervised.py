@@ -13,9 +13,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.discovery.average_tree import average_tree
 from clip_fewshot.discovery.base import Partition
 from clip_fewshot.discovery.known import KnownRows, as_pair
+from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
 from clip_fewshot.runtime.arrays import as_rows
@@ -28,7 +28,7 @@ COUNT_STARTS = 3
 
 
 class SemiSupervised:
-    """The method: a group is a centre without known images. No tree decides; average linkage's is drawn."""
+    """The method: a group is a centre without known images. No tree decides; Ward's is drawn."""
 
     def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         if known is None:
@@ -39,7 +39,7 @@ class SemiSupervised:
     def part(self, rows: FloatArray) -> Partition:
         """See :class:`clip_fewshot.discovery.base.Discoverer`."""
         labels = _numbered(rows, self.known, None, self.most, self.seed)
-        return Partition(np.maximum(labels - self.known.n_classes, -1), average_tree(rows))
+        return Partition(np.maximum(labels - self.known.n_classes, -1), ward_tree(rows))
 
     def resample(self, rng: np.random.Generator) -> SemiSupervised:
         """Another seed: fewer known images would be another problem."""

@@ -18,7 +18,9 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 STABILITY_LEVEL = 0.9
 HALVES = 30
-MOST_IN_HALF = 500  # images of a half
+MOST_IN_HALF = 500  # images of a half, or
+FEW_OF_GROUP = 50  # times the groups, if that is more: fewer of a group are none in a half; and
+FEWEST_HALVES = 8  # then
 
 
 def judge_groups(
@@ -26,11 +28,12 @@ def judge_groups(
 ) -> Judgement:
     """(interval, stability of each group) of ``groups`` that a method found in (n, d) rows."""
     n, rng = len(rows), generator(seed, "halves")
-    size = min(-(-n // 2), MOST_IN_HALF)
+    size = min(-(-n // 2), max(MOST_IN_HALF, FEW_OF_GROUP * groups))
+    halves = max(FEWEST_HALVES, HALVES * MOST_IN_HALF // max(size, MOST_IN_HALF))
     if size < 2:
         return (groups, groups), (1.0,) * groups
-    numbers, overlaps = [], np.zeros((HALVES, groups))
-    for i in range(HALVES):
+    numbers, overlaps = [], np.zeros((halves, groups))
+    for i in range(halves):
         half = np.sort(rng.permutation(n)[:size])
         parts = method.resample(rng).part(rows[half]).labels
         labels, number = number_by_size(parts, max(-(-smallest * size // n), min(2, size)))

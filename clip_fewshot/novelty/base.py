@@ -25,7 +25,7 @@ class Detector(Protocol):
     Class attributes:
         needs_classes: ``fit`` refuses features without classes.
         needs_texts: constructor arguments that are text features: "concepts" (of the class names), "negatives" (of
-            words for everything else), or none. Such a detector learns from no image.
+            words for everything else), or none. One that has no ``scheme`` learns from no image.
         neighbourly: the constructor takes ``n_neighbors``, an upper limit, which is chosen with the detector.
         at_depth: it is also offered the features that enter the last blocks, and not only those of the whole tower.
         scheme: how the images that it learns from calibrate it too, see :mod:`clip_fewshot.conformal.schemes`: "full"

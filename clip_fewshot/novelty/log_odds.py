@@ -20,7 +20,7 @@ from clip_fewshot.types import FloatArray
 LOG_ODDS_KEY = "loo_log_odds"
 
 
-def top_log_odds(logits: FloatArray) -> FloatArray:
+def measure_log_odds(logits: FloatArray) -> FloatArray:
     """(n,) ln p / (1 - p), p the largest softmax probability of (n, c) logits, c >= 2; at least -ln(c - 1)."""
     others = np.array(logits, dtype=np.float64)
     np.put_along_axis(others, others.argmax(axis=1)[:, None], -np.inf, axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from sklearn.preprocessing import normalize
 from clip_fewshot.config.ranges import require_real
 from clip_fewshot.neighbors.exact import find_nearest
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
-from clip_fewshot.novelty.scatter import measure_scatter
+from clip_fewshot.novelty.rows import UnitRows, few_rows_error, keep_distinct, number_classes
+from clip_fewshot.novelty.scatter import Scatter, WithAndWithout, measure_scatter
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
+
+Gaussian = TypeVar("Gaussian", bound="MahalanobisDetector")
 
 
 class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -28,7 +30,8 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     L2-normalised first, and copies count once.
 
     Args:
-        shrinkage: share of the identity, in (0, 1]; None: estimated (see :func:`clip_fewshot.novelty.scatter.shrink`).
+        shrinkage: share of the identity, in (0, 1]; None: estimated (see
+            :func:`clip_fewshot.novelty.scatter.estimate_shares`).
 
     Attributes:
         kept_: (m,) places of the distinct rows in ``X``.
@@ -44,31 +47,48 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage
 
-    def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> MahalanobisDetector:
+    def fit(self: Gaussian, X: FloatArray, y: NDArray[Any] | None = None) -> Gaussian:
         """Learn from (n, d) features of known images; ``y``: their classes, None: one class.
 
         Raises:
             UsageError: less than three distinct images of one class or two of two, or a shrinkage outside (0, 1].
         """
         X, y = checked(self, X, y)
-        if self.shrinkage is not None:
-            fix = "choose a share of the identity, or None"
-            require_real(self.shrinkage, "a shrinkage", "(0, 1]", "MahalanobisDetector", fix)
         rows = keep_distinct(X)
-        self.kept_ = rows.kept
+        found = self.measure(rows, y)
+        return self.learn(rows, found, self.shares(found))
+
+    def measure(self, rows: UnitRows, y: NDArray[Any]) -> Scatter:
+        """The scatter of the distinct rows around the means of their classes."""
         labels = number_classes(y, rows)
         if len(rows.kept) - labels.max(initial=0) - 1 < 2:  # the variance must outlast the loss of any row
             expected = "3 distinct images of one class, or 2 each of two,"
-            raise few_rows_error(expected, rows, "MahalanobisDetector")
-        found = measure_scatter(rows.distinct, labels)
-        shrunk = found.shrink(self.shrinkage)
+            raise few_rows_error(expected, rows, type(self).__name__)
+        return measure_scatter(rows.distinct, labels)
+
+    def shares(self, found: Scatter) -> WithAndWithout:
+        """The shares of the identity that the covariance of these rows takes."""
+        if self.shrinkage is not None:
+            fix = "choose a share of the identity, or None"
+            require_real(self.shrinkage, "a shrinkage", "(0, 1]", type(self).__name__, fix)
+        return found.shares(self.shrinkage)
+
+    def learn(self: Gaussian, rows: UnitRows, found: Scatter, shares: WithAndWithout) -> Gaussian:
+        """The rest of :meth:`fit`, with shares that may be those of another scatter of the same rows."""
+        self.kept_, self.n_features_in_ = rows.kept, rows.unit.shape[1]
+        shrunk = found.shrink(shares)
         outer = 1 / np.sqrt(shrunk.floor)
         self.axes_ = found.axes
         self.gains_ = np.concatenate([1 / np.sqrt(shrunk.slope * found.values + shrunk.floor) - outer, outer])
         self.means_ = self.whiten(found.means)
-        self.loo_scores_ = -found.nearest_without(self.shrinkage)
+        self.loo_scores_ = self.normality(found.distances_without(shares))
         self.offset_ = own_offset(self.loo_scores_)
         return self
+
+    @staticmethod
+    def normality(squared: FloatArray) -> FloatArray:
+        """(n, c) squared distances to the class means -> (n,) scores; infinite: a class that there is not."""
+        return np.asarray(-squared.min(axis=1))
 
     def whiten(self, rows: FloatArray) -> FloatArray:
         """(n, d) rows among which Mahalanobis' distance is Euclid's: stretched along the axes, evenly beyond them."""
@@ -91,7 +111,7 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MahalanobisDetector:
+    def from_arrays(cls: type[Gaussian], arrays: Mapping[str, NDArray[Any]]) -> Gaussian:
         """The detector that :meth:`to_arrays` came from; its ``shrinkage`` is None whatever it was."""
         detector = cls()
         detector.means_, detector.axes_, detector.gains_ = arrays["means"], arrays["axes"], arrays["gains"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from clip_fewshot.novelty.log_odds import top_log_odds
+from clip_fewshot.novelty.log_odds import measure_log_odds
 from clip_fewshot.novelty.probe_scores import ProbeDetector
 from clip_fewshot.types import FloatArray
 
@@ -21,4 +21,4 @@ class MaxSoftmaxDetector(ProbeDetector):
     @staticmethod
     def normality(logits: FloatArray) -> FloatArray:
         """(n, c) -> (n,)."""
-        return top_log_odds(logits)
+        return measure_log_odds(logits)

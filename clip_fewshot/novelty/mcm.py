@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
-from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds, top_log_odds
+from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, measure_log_odds, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.novelty.textual import check_texts
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
@@ -61,7 +61,7 @@ class MCMDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _normality(self, unit: FloatArray) -> FloatArray:
-        return top_log_odds(unit @ self.concepts_.T / self.temperature)
+        return measure_log_odds(unit @ self.concepts_.T / self.temperature)
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) at least -ln(c - 1)."""

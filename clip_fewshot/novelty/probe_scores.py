@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.preprocessing import normalize
 
 from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
@@ -15,13 +16,14 @@ from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
-from clip_fewshot.probes.left_out import left_out_logits
+from clip_fewshot.probes.left_out import left_out_logits, refit_logits
 from clip_fewshot.probes.logistic import LinearProbe
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, LabelArray
 
 PROBE_REFITS = 160  # rows up to which each is left out by itself; above, a twentieth of every class is
 
 Fitted = TypeVar("Fitted", bound="ProbeDetector")
+Guided = TypeVar("Guided", bound="GuidedDetector")
 
 
 class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -41,6 +43,9 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """
 
     needs_classes: ClassVar[bool] = True
+
+    _known: tuple[FloatArray, LabelArray]
+    _left_out: FloatArray | None
 
     def __init__(self, C: float = 10.0) -> None:
         self.C = C
@@ -66,16 +71,33 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             fix = "give y with more classes, or choose a detector that needs none, such as lof"
             raise UsageError(expected="2 classes or more whichever image is left out", got=got, fix=fix, where=name)
         self.probe_ = LinearProbe(C=self.C).fit(rows.distinct, labels)
-        left_out = left_out_logits(rows.distinct, labels, self.C, split_left_out(labels, PROBE_REFITS))
-        self.loo_scores_ = self.normality(left_out)
-        self.offset_ = own_offset(self.loo_scores_)
+        self._known, self._left_out = (rows.distinct, labels), None
         return self
 
-    def score_samples(self, X: FloatArray) -> FloatArray:
-        """(n,) normality by the probe's logits, which sum to 0 over the classes."""
-        X = checked_rows(self, X)
+    @property
+    def loo_scores_(self) -> FloatArray:
+        """(m,) see above; found when they are first asked for, which choosing among detectors never does."""
+        if self._left_out is None:
+            self._left_out = self._score_left_out(*self._known)
+        return self._left_out
+
+    @property
+    def offset_(self) -> float:  # type: ignore[override]
+        """Where :meth:`predict` decides."""
+        return own_offset(self.loo_scores_)
+
+    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
+        parts = split_left_out(labels, PROBE_REFITS)
+        return self.normality(left_out_logits(unit, labels, self.C, parts))
+
+    def logits(self, X: FloatArray) -> FloatArray:
+        """(n, c) of the probe, which sum to 0 over the classes."""
         logits = self.probe_.decision_function(X)
-        return self.normality(np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits)
+        return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else np.asarray(logits)
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) normality by the probe's logits."""
+        return self.normality(self.logits(checked_rows(self, X)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The probe and the leave-one-out scores."""
@@ -89,6 +111,61 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         detector = cls(C=float(arrays["C"]))
         detector.probe_ = LinearProbe.from_arrays(arrays)
         detector.kept_ = arrays["kept"]
-        detector.loo_scores_ = read_log_odds(arrays) if cls.in_log_odds else arrays["loo_scores"]
-        detector.offset_, detector.n_features_in_ = own_offset(detector.loo_scores_), arrays["coef"].shape[1]
+        detector._left_out = read_log_odds(arrays) if cls.in_log_odds else arrays["loo_scores"]
+        detector.n_features_in_ = arrays["coef"].shape[1]
+        return detector
+
+
+class GuidedDetector(ProbeDetector):
+    """A linear probe, what subclasses learn of its rows, and a score of both.
+
+    Attributes:
+        guide_: what :meth:`learn_rows` found. The others, and the arguments: as of :class:`ProbeDetector`;
+            ``loo_scores_`` learn from the other rows alone what the rows say too.
+    """
+
+    guide_: dict[str, FloatArray]
+
+    @staticmethod
+    def learn_rows(unit: FloatArray, logits: FloatArray) -> dict[str, FloatArray]:
+        """Arrays from (n, d) known rows of length 1 and their (n, c) logits; -inf is a class that there is not."""
+        raise NotImplementedError
+
+    @staticmethod
+    def judge_rows(guide: Mapping[str, FloatArray], unit: FloatArray, logits: FloatArray) -> FloatArray:
+        """(m,) scores of (m, d) rows of length 1 with (m, c) logits, higher = more normal."""
+        raise NotImplementedError
+
+    def fit(self: Guided, X: FloatArray, y: NDArray[Any] | None = None) -> Guided:
+        """As :meth:`ProbeDetector.fit`."""
+        super().fit(X, y)
+        unit, _ = self._known
+        self.guide_ = self.learn_rows(unit, self.logits(unit))
+        return self
+
+    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
+        # Turned into the space that the rows span, where angles are the same and a refit is small.
+        turned = unit @ np.linalg.svd(unit, full_matrices=False)[2].T
+        scores = np.empty(len(unit))
+        for part, logits in refit_logits(unit, labels, self.C, split_left_out(labels, PROBE_REFITS)):
+            guide = self.learn_rows(np.delete(turned, part, axis=0), np.delete(logits, part, axis=0))
+            scores[part] = self.judge_rows(guide, turned[part], logits[part])
+        return scores
+
+    def score_samples(self, X: FloatArray) -> FloatArray:
+        """(n,) normality by the probe's logits and by the rows."""
+        X = checked_rows(self, X)
+        return self.judge_rows(self.guide_, normalize(X), self.logits(X))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The probe, what was learned of the rows, and the leave-one-out scores."""
+        arrays = super().to_arrays()
+        return arrays | {f"guide.{name}": value for name, value in self.guide_.items()}
+
+    @classmethod
+    def from_arrays(cls: type[Guided], arrays: Mapping[str, NDArray[Any]]) -> Guided:
+        """The detector that :meth:`to_arrays` came from."""
+        detector = super().from_arrays(arrays)
+        guide = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith("guide.")}
+        detector.guide_ = guide
         return detector

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
+from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
@@ -22,7 +23,9 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
     """The Mahalanobis score by class less that of one Gaussian over all known images.
 
     Ren, Fort, Liu, Roy, Padhy, Lakshminarayanan, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD
-    Detection", 2021, eq. 3: directions in which all images vary say nothing of any class, and cancel.
+    Detection", 2021, eq. 3: directions in which all images vary say nothing of any class, and cancel. Both covariances
+    take one share of the identity, that of the classes: with a share of its own for each, the distances have different
+    units at few shots, and foreign pictures pass for more normal than known ones (AUROC .02 to .57 at 8 shots).
 
     Args:
         shrinkage: as of :class:`MahalanobisDetector`, of both covariances.
@@ -34,6 +37,8 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
 
     needs_classes: ClassVar[bool] = True
     scheme: ClassVar[str | None] = MahalanobisDetector.scheme
+
+    parts_: tuple[MahalanobisDetector, ...]
 
     def __init__(self, shrinkage: float | None = None) -> None:
         self.shrinkage = shrinkage
@@ -48,7 +53,11 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         if len(np.unique(y)) < 2:
             fix, where = "give y with two classes, or use mahalanobis", "RelativeMahalanobisDetector"
             raise UsageError(expected="2 classes or more", got="1, or no y", fix=fix, where=where)
-        self.parts_ = tuple(MahalanobisDetector(self.shrinkage).fit(X, labels) for labels in (y, None))
+        rows, (classes, background) = keep_distinct(X), (MahalanobisDetector(self.shrinkage) for _ in FITTED_ON)
+        found = classes.measure(rows, y)
+        shares = classes.shares(found)
+        around_all = background.measure(rows, np.zeros(len(y), dtype=np.int64))
+        self.parts_ = (classes.learn(rows, found, shares), background.learn(rows, around_all, shares))
         self._learn()
         return self
 

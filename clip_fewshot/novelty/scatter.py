@@ -11,8 +11,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+
+
+class WithAndWithout(NamedTuple):
+    """A number learned from the rows: (1,) from all of them, and (n,) without each of them."""
+
+    whole: FloatArray
+    without: FloatArray
 
 
 class Shrunk(NamedTuple):
@@ -22,24 +30,34 @@ class Shrunk(NamedTuple):
     floor: FloatArray
 
 
-def shrink(trace: FloatArray, square: FloatArray, freedom: FloatArray, n_features: int, share: float | None) -> Shrunk:
-    """Shrinkage from the traces of W and W W, for as many scatters as there are numbers in each.
+def shrink(trace: FloatArray, freedom: FloatArray, n_features: int, shares: FloatArray) -> Shrunk:
+    """Shrinkage by ``shares`` of as many scatters as there are numbers in each, from their traces.
 
     Args:
-        freedom: degrees of freedom, >= 1. The rows turned by contrasts within their classes are that many rows
-            of mean 0 with the same scatter, so they take the place of the sample size.
-        share: s in (0, 1]; None: the one of Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance
-            Estimation", 2010 (OAS), as scikit-learn computes it.
+        freedom: degrees of freedom, >= 1.
+    """
+    return Shrunk((1 - shares) / freedom, shares * trace / freedom / n_features)
+
+
+def estimate_shares(trace: FloatArray, square: FloatArray, freedom: FloatArray, n_features: int) -> FloatArray:
+    """The share of Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010 (OAS).
+
+    As scikit-learn computes it, from the traces of W and W W. The rows turned by contrasts within their classes are
+    ``freedom`` rows of mean 0 with the same scatter, so they take the place of the sample size.
     """
     mean = trace / freedom / n_features
-    if share is None:
-        power = square / freedom**2 / n_features**2
-        spread = (freedom + 1) * (power - mean**2 / n_features)
-        best = np.divide(power + mean**2, spread, out=np.ones_like(mean), where=spread > 0)
-        shares = np.minimum(best, 1.0)
-    else:
-        shares = np.full_like(mean, share)
-    return Shrunk((1 - shares) / freedom, shares * mean)
+    power = square / freedom**2 / n_features**2
+    spread = (freedom + 1) * (power - mean**2 / n_features)
+    best = np.divide(power + mean**2, spread, out=np.ones_like(mean), where=spread > 0)
+    return np.asarray(np.minimum(best, 1.0))
+
+
+class Lengths(NamedTuple):
+    """(n,) What leaving out each row takes off W: ``growth`` times its squared residual; ``alone``: its class too."""
+
+    alone: BoolArray
+    growth: FloatArray
+    taken: FloatArray
 
 
 class Scatter(NamedTuple):
@@ -61,42 +79,67 @@ class Scatter(NamedTuple):
         """Rows less classes."""
         return len(self.labels) - len(self.means)
 
-    def shrink(self, share: float | None) -> Shrunk:
-        """The covariance of all rows."""
+    def shares(self, fixed: float | None = None) -> WithAndWithout:
+        """``fixed`` for all, or what :func:`estimate_shares` says."""
+        if fixed is not None:
+            return WithAndWithout(np.full(1, fixed), np.full(len(self.labels), fixed))
+        n_features, left = self.means.shape[1], self._left_out()
         trace, square = self.values.sum(keepdims=True), (self.values**2).sum(keepdims=True)
-        return shrink(trace, square, np.array([float(self.freedom)]), self.means.shape[1], share)
+        crossed = left.growth * (self.residuals**2 @ self.values)
+        return WithAndWithout(
+            estimate_shares(trace, square, np.array([float(self.freedom)]), n_features),
+            estimate_shares(
+                trace - left.taken, square - 2 * crossed + left.taken**2, self._freedom_without(left), n_features
+            ),
+        )
 
-    def nearest_without(self, share: float | None) -> FloatArray:
-        """(n,) squared Mahalanobis distance of each row to the nearest class mean, both fitted without that row."""
-        n, (c, d) = len(self.labels), self.means.shape
-        counts = np.bincount(self.labels, minlength=c)[self.labels]
+    def variances(self) -> WithAndWithout:
+        """The mean variance of a feature around the class means."""
+        left, n_features = self._left_out(), self.means.shape[1]
+        trace = self.values.sum(keepdims=True)
+        without = (trace - left.taken) / self._freedom_without(left)
+        return WithAndWithout(trace / self.freedom / n_features, without / n_features)
+
+    def shrink(self, shares: WithAndWithout) -> Shrunk:
+        """The covariance of all rows."""
+        freedom = np.array([float(self.freedom)])
+        return shrink(self.values.sum(keepdims=True), freedom, self.means.shape[1], shares.whole)
+
+    def distances_without(self, shares: WithAndWithout) -> FloatArray:
+        """(n, c) squared Mahalanobis distance of each row to the class means, all fitted without that row.
+
+        Infinite to the class of a row that is the only one of its class.
+        """
+        left, n_features = self._left_out(), self.means.shape[1]
+        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), n_features, shares.without)
+        precision = 1 / (shrunk.slope[:, None] * self.values + shrunk.floor[:, None])
+        solved = self.residuals * precision
+        within = np.einsum("nr,nr->n", self.residuals, solved)
+        taken = left.growth * shrunk.slope
+        feedback = taken / (1 - taken * within)
+        centred = self.means - self.means.mean(axis=0)
+        inside = centred @ self.axes
+        outside = centred - inside @ self.axes.T
+        away = self.residuals + inside[self.labels]
+        # |a - m|^2 as a a - 2 a m + m m: three products of matrices, where a class at a time takes c passes.
+        far = np.einsum("nr,nr->n", away**2, precision)[:, None] - 2 * (away * precision) @ inside.T
+        far += precision @ (inside**2).T
+        beyond = cdist(outside, outside, "sqeuclidean")  # rows leave the axes by their mean alone
+        far += beyond[self.labels] / shrunk.floor[:, None]
+        crossed = np.einsum("nr,nr->n", solved, away)[:, None] - solved @ inside.T
+        far += feedback[:, None] * crossed**2
+        own = left.growth**2 * (within + feedback * within**2)
+        far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
+        return np.asarray(far)
+
+    def _left_out(self) -> Lengths:
+        counts = np.bincount(self.labels, minlength=len(self.means))[self.labels]
         alone = counts == 1  # its class goes with it, and takes nothing off the scatter
         growth = np.where(alone, 0.0, counts / np.maximum(counts - 1, 1))
-        length = (self.residuals**2).sum(axis=1)
-        shrunk = shrink(
-            self.values.sum() - growth * length,
-            (self.values**2).sum() - 2 * growth * (self.residuals**2 @ self.values) + (growth * length) ** 2,
-            self.freedom - 1.0 + alone,
-            d,
-            share,
-        )
-        variances = shrunk.slope[:, None] * self.values + shrunk.floor[:, None]
-        solved = self.residuals / variances
-        taken = growth * shrunk.slope
-        feedback = taken / (1 - taken * np.einsum("nr,nr->n", self.residuals, solved))
-        inside = self.means @ self.axes
-        outside = self.means - inside @ self.axes.T
-        best = np.full(n, np.inf)
-        for k in range(c):
-            own = self.labels == k
-            away = self.residuals + inside[self.labels] - inside[k]
-            away[own] = growth[own, None] * self.residuals[own]
-            beyond = ((outside - outside[k]) ** 2).sum(axis=1)[self.labels]  # rows leave the axes by their mean alone
-            far = np.einsum("nr,nr->n", away**2, 1 / variances) + beyond / shrunk.floor
-            far += feedback * np.einsum("nr,nr->n", solved, away) ** 2
-            far[own & alone] = np.inf
-            best = np.minimum(best, far)
-        return best
+        return Lengths(alone, growth, growth * (self.residuals**2).sum(axis=1))
+
+    def _freedom_without(self, left: Lengths) -> FloatArray:
+        return np.asarray(self.freedom - 1.0 + left.alone)
 
 
 def measure_scatter(rows: FloatArray, labels: LabelArray) -> Scatter:

@@ -13,6 +13,7 @@ import safetensors.torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
+from clip_fewshot.conformal.p_values import USUAL_ALPHA, choose_alpha
 from clip_fewshot.data.squares import decode_squares, encode_squares
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
@@ -104,6 +105,7 @@ class WorldState:
 
     rejector_: Rejector | None
     unknown_: list[UnknownPictures]
+    grouped_: UnknownPictures
     discovery_: Discovery
     known_: KnownPictures
     shown_: frozenset[str]
@@ -114,10 +116,16 @@ class WorldState:
         self,
         model: FewShotClassifier,
         detector: str | DetectorPart = AUTO,
-        alpha: float = 0.05,
+        alpha: float | None = None,
         per_class: bool = False,
     ) -> None:
         self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
+
+    @property
+    def alpha_(self) -> float:
+        """The false-alarm rate in force: ``alpha``, or what stands for None."""
+        asked = USUAL_ALPHA if self.alpha is None else self.alpha
+        return asked if self.rejector_ is None else choose_alpha(self.alpha, self.rejector_.n_calibration)
 
     def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
         self.rejector_, self.known_ = rejector, known

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import DiscovererPart, discover_classes
+from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.add_class import Extender, Extension
@@ -26,7 +28,7 @@ from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
 from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step, extend_names
-from clip_fewshot.open_world.groups import Group, build_groups
+from clip_fewshot.open_world.groups import Group, discover_groups
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
@@ -43,17 +45,20 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
-        alpha: share of pictures of known classes that may be called unknown, in (0, 1).
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
+        alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
+            the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
             of each class as there are in all otherwise, 19 for an alpha of 0.05.
 
     Attributes:
         rejector_: the calibrated detector; None where one picture a class leaves nothing to calibrate on.
         reference_: frozen (n, d) features of the known pictures and their (n,) labels: the yardstick of discovery.
-        unknown_: pictures that :meth:`predict` called unknown since the fit, and that have no name yet.
-        discovery_: what :meth:`discover` found last. named_: the history, oldest first; :meth:`undo` takes one back.
+        unknown_: pictures that :meth:`predict` called unknown since the fit or gave a class with a p-value of at most
+            a half, and that have no name yet.
+        grouped_: those that :meth:`discover` looked at last and that are unknown or joined a group.
+        discovery_: what it found among these. named_: the history, oldest first; :meth:`undo` takes one back.
         shown_: digests of the pictures that were ever named: no test set has them any more, also after an undo.
 
     Example:
@@ -71,7 +76,7 @@ class OpenWorldClassifier(WorldState):
         cls,
         model: FewShotClassifier,
         rejector: Rejector | None,
-        alpha: float,
+        alpha: float | None,
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
         losses: FloatArray | None = None,
@@ -104,25 +109,30 @@ class OpenWorldClassifier(WorldState):
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
-        depths = list_stored_depths(model.backbone.visual)
-        data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
+        data, frozen = model.prepare(support, [model.point.unfreeze, *list_stored_depths(model.backbone.visual)], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
-        rejector.check(self.alpha)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
+        if self.alpha is not None:
+            rejector.check(self.alpha)
+        for sentence in explain_alpha(self.alpha, rejector.n_calibration):
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
         self._calibrate_quickly()
         return self
 
-    def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
+    def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
 
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
+
+        Args:
+            together: the pictures are one batch, and a p-value depends on the others: of new classes that several
+                pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
         self._calibrate_quickly()
         sight = self.look(pictures)
-        answers = self.judge(sight, top)
+        answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         self._seen = sight.frozen
@@ -143,10 +153,11 @@ class OpenWorldClassifier(WorldState):
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
 
         A picture of a known class has its class in its set with a probability of 1 - ``alpha`` or more. The same shots
-        teach and calibrate, by cross-validation: no theorem says so, simulation and five sets of pictures do
-        (docs/figures/prediction_sets.md). The sets may be empty, where no class fits, and hold all classes where there
-        are fewer than 1 / ``alpha`` - 1 shots in all. The detector removes no class: its verdict stands in
-        :meth:`predict`, beside ``possible``.
+        teach and calibrate, by cross-validation: no theorem says so, but simulation and pictures do, from 1 to 16 shots
+        (docs/figures/prediction_sets.md). A set is empty where no class fits, and has all classes where fewer than
+        1 / ``alpha`` - 1 shots are there in all. With ``per_class`` that holds within each class, as do the shots that
+        it takes. The detector removes no class: its verdict stands in :meth:`predict`, beside ``possible``. Pictures
+        that were picked to be named are no random draw, and nothing is promised after a naming.
 
         Args:
             alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
@@ -166,11 +177,11 @@ class OpenWorldClassifier(WorldState):
         pictures = collect_images(images, purpose="predict")
         if self.known_.losses is None:
             self.calibrate_sets()
-        fitted, asked = self._fitted(), self.alpha if alpha is None else alpha
+        fitted, asked = self._fitted(), self.alpha_ if alpha is None else alpha
         return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
 
     def calibrate_sets(self, losses: FloatArray | None = None) -> None:
-        """What :meth:`predict_set` calls where it was not done yet: a training for each fifth of the known pictures.
+        """What :meth:`predict_set` calls where it was not done yet: five trainings on parts of the known pictures.
 
         Args:
             losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
@@ -182,6 +193,9 @@ class OpenWorldClassifier(WorldState):
             raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
         if losses is None:
             losses = self._extender().leave_out(known, self.model.label_space_)
+        elif len(losses) != len(known.labels):
+            fix, where = "pass one a known picture", "calibrate_sets"
+            raise UsageError(expected=f"{len(known.labels)} losses", got=str(len(losses)), fix=fix, where=where)
         self.known_ = replace(known, losses=losses)
 
     def _calibrate_quickly(self) -> None:
@@ -200,9 +214,9 @@ class OpenWorldClassifier(WorldState):
         """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""
         return see_features(self.model.model_, features, self.from_features)
 
-    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+    def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha, sight, top)
+        return judge(self._fitted(), self.alpha_, sight, top, together)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
@@ -223,13 +237,16 @@ class OpenWorldClassifier(WorldState):
     def discover(self, method: str | DiscovererPart | None = None) -> tuple[Group, ...]:
         """Group what was called unknown so far, the largest group first; outliers are in none.
 
-        ``discovery_`` holds the tree, and the group of each picture in the order of ``unknown_``.
+        A picture that was given a class joins a group that it is more like, see :func:`discover_undecided`; the group
+        says what was answered (``answered``), and the answer stands until the group is named. ``discovery_`` holds
+        the tree, and the group of each picture in the order of ``grouped_``.
 
         ``method``: as of :func:`discover_classes`.
         """
-        pictures, features, p = join_unknown(self.unknown_)
-        self.discovery_ = discover_classes(features, reference=self.reference_, method=method, seed=self.model.seed)
-        return build_groups(self.discovery_, pictures, features, p, self.reference_, self.model.label_space_)
+        judged, seed = join_unknown(self.unknown_), self.model.seed
+        found = discover_groups(judged, self.reference_, self.model.label_space_, method, seed)
+        self.grouped_, self.discovery_ = found.pictures, found.found
+        return found.groups
 
     def name(self, pictures: Group | Images, name: str) -> Extension:
         """Make a class of a group, or of any pictures, see :meth:`add_class`."""
@@ -273,8 +290,9 @@ class OpenWorldClassifier(WorldState):
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
         after, report = self._extender().extend(before, more, names)
-        if before.rejector is not None and after.rejector is not None and not before.rejector.refusal(self.alpha):
-            after.rejector.check(self.alpha)  # too few pictures of a class, where alpha is kept within each
+        asked = self.alpha
+        if asked is not None and before.rejector and after.rejector and not before.rejector.refusal(asked):
+            after.rejector.check(asked)  # too few pictures of a class, where alpha is kept within each
         history.steps.append(Step(Naming(digests, new), before, list(self.unknown_)))
         self._become(after)
         self.shown_ |= shown

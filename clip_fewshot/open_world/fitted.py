@@ -34,7 +34,8 @@ class KnownPictures:
         frozen: (n, d) features of the untuned tower. labels: (n,).
         pictures: the pictures themselves, where :func:`needs_pictures`.
         losses: (n,) -ln p of the class of each, by models that were trained without it: what sets of classes are
-            calibrated on. None: not known; they are those of one model, and neither fewer nor more pictures have any.
+            calibrated on; nan for a copy of one before. None: not known. They are those of one model: fewer or more
+            pictures have none.
     """
 
     frozen: FloatArray

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import Discovery
+from clip_fewshot.discovery import DiscovererPart, Discovery
+from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
 from clip_fewshot.geometry import unit_rows
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray, LabelSpace
 
 
@@ -22,6 +25,8 @@ class Group:
         exemplars: (m,) rows of ``pictures``, the most typical first: the nearest to the group's centre by angle.
         nearest: the known class whose mean is the nearest to that of the group, and the cosine between the two; None
             without known classes.
+        answered: the known class that each picture was given before it joined the group; None for those that were
+            called unknown. Answers stay as they were given, until the group is named.
     """
 
     number: int
@@ -30,36 +35,60 @@ class Group:
     p_values: FloatArray
     exemplars: IndexArray
     nearest: tuple[str, float] | None
+    answered: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
 
-def build_groups(
-    found: Discovery,
-    pictures: ImageDataset,
-    features: FloatArray,
-    p_values: FloatArray,
+class Grouped(NamedTuple):
+    """The ``pictures`` that are unknown or joined a group, the groups among them as numbers and as pictures."""
+
+    pictures: UnknownPictures
+    found: Discovery
+    groups: tuple[Group, ...]
+
+
+def discover_groups(
+    judged: UnknownPictures,
     known: tuple[FloatArray, LabelArray],
     names: LabelSpace,
-) -> tuple[Group, ...]:
-    """The groups of ``found``, whose rows are those of ``pictures``; what is in none is left out.
+    method: str | DiscovererPart | None,
+    seed: int,
+) -> Grouped:
+    """The groups among pictures, see :func:`discover_undecided`.
 
     Args:
         known: (n, d) features of known pictures and their (n,) labels in ``names``.
     """
+    regrouped = discover_undecided(judged.features, judged.unknown, judged.p_values, known, method=method, seed=seed)
+    return build_grouped(judged, regrouped, known, names)
+
+
+def build_grouped(
+    judged: UnknownPictures, regrouped: Regrouped, known: tuple[FloatArray, LabelArray], names: LabelSpace
+) -> Grouped:
+    """What was found among ``judged``, as pictures."""
+    pictures = judged.subset(regrouped.rows)
+    return Grouped(pictures, regrouped.found, build_groups(regrouped.found, pictures, known, names))
+
+
+def build_groups(
+    found: Discovery, judged: UnknownPictures, known: tuple[FloatArray, LabelArray], names: LabelSpace
+) -> tuple[Group, ...]:
+    """The groups of ``found``, whose rows are those of ``judged``; what is in none is left out."""
     means = _class_means(*known)
     groups = []
     for number in range(found.n_clusters):
-        rows = np.flatnonzero(found.labels == number)
-        own = unit_rows(features[rows])
+        part = judged.subset(np.flatnonzero(found.labels == number))
+        own = unit_rows(part.features)
         centre = unit_rows(own.mean(axis=0, keepdims=True))[0]
         nearest = None
         if len(means):
             cosines = means @ centre
             nearest = (names.names[int(cosines.argmax())], float(cosines.max()))
         typical = np.argsort(-(own @ centre), kind="stable")
-        groups.append(Group(number, pictures.subset(rows), features[rows], p_values[rows], typical, nearest))
+        groups.append(Group(number, part.pictures, part.features, part.p_values, typical, nearest, part.answered))
     return tuple(groups)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,15 +20,20 @@ NEGATIVES = 1000
 Texts = Mapping[str, FloatArray]  # "concepts": (c, d) unit features of class names; "negatives": (m, d) of others
 
 
-def encode_concepts(backbone: Backbone, names: Sequence[str], templates: Sequence[str] = ()) -> Texts:
-    """Concepts and negatives for these classes. The negatives are the words furthest from all of them.
+def encode_concepts(
+    backbone: Backbone, names: Sequence[str], templates: Sequence[str] = (), needs: Collection[str] = ("concepts",)
+) -> Texts:
+    """What detectors ask for of these classes. The negatives are the words furthest from all of them.
 
     Args:
         templates: texts with one "{}", of the classes and, the first of them, of the words; empty: the usual ones.
+        needs: as a detector's ``needs_texts``.
     """
     templates = templates or TEMPLATES
     by_name = class_texts(backbone, names, templates)
     concepts = np.stack([by_name[name] for name in names])
+    if "negatives" not in needs:
+        return {"concepts": concepts}
     order = rng.generator(0, "negative words").permutation(len(load_nouns()))[:NEGATIVE_WORDS]
     drawn = [load_nouns()[int(i)] for i in np.sort(order)]
     words = np.stack([*class_texts(backbone, drawn, templates[:1]).values()])

@@ -1,4 +1,4 @@
-"""Pictures that were called unknown and have no name yet."""
+"""Pictures that are unknown, or may be, and have no name yet."""
 
 from __future__ import annotations
 
@@ -10,35 +10,50 @@ import numpy as np
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 
 class UnknownPictures(NamedTuple):
-    """Pictures that were called unknown, their (n, d) frozen features and (n,) p-values."""
+    """Pictures that were called unknown, and those that may be though they were given a class.
+
+    Attributes:
+        features: (n, d) of the untuned tower. p_values: (n,) as answered.
+        answered: the class that each was given; None for unknown.
+    """
 
     pictures: ImageDataset
     features: FloatArray
     p_values: FloatArray
+    answered: tuple[str | None, ...]
+
+    @property
+    def unknown(self) -> BoolArray:
+        """(n,) which were called unknown."""
+        return np.array([name is None for name in self.answered], dtype=bool)
+
+    def subset(self, rows: IndexArray) -> UnknownPictures:
+        """The chosen ones."""
+        answered = tuple(self.answered[int(i)] for i in rows)
+        return UnknownPictures(self.pictures.subset(rows), self.features[rows], self.p_values[rows], answered)
 
 
 def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
-    """All of them.
+    """All of them, in order.
 
     Raises:
         UsageError: not one picture.
     """
-    if not any(len(part.pictures) for part in parts):
+    if not any(part.unknown.any() for part in parts):
         raise UsageError(
             expected="pictures that were called unknown",
             got="none",
             fix="predict some pictures first",
             where="discover",
         )
-    pictures, features, p = zip(*parts, strict=True)
-    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p))
+    pictures, features, p, answered = zip(*parts, strict=True)
+    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p), sum(answered, ()))
 
 
 def drop_pictures(part: UnknownPictures, digests: Collection[str]) -> UnknownPictures:
     """Those of other pictures."""
-    rows = np.flatnonzero([digest not in digests for digest in part.pictures.digests])
-    return UnknownPictures(part.pictures.subset(rows), part.features[rows], part.p_values[rows])
+    return part.subset(np.flatnonzero([digest not in digests for digest in part.pictures.digests]))

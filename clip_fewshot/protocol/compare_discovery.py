@@ -1,8 +1,9 @@
 """New classes among test pictures, by the open-world way and by that of generalised category discovery.
 
-Classes are hidden, an open-world classifier on frozen features flags what is unknown, that is grouped, and compared
-with the semi-supervised k-means of generalised category discovery (GCD), which sees all test pictures at once. Groups
-and classes are matched once for all pictures; the test pictures are the same for each of the support sets.
+Classes are hidden, an open-world classifier on frozen features flags what is unknown, that is grouped, what is
+undecided joins, and this is compared with groups of the flagged pictures alone and with the semi-supervised k-means of
+generalised category discovery (GCD), which sees all test pictures at once and no flags. Groups and classes are matched
+once for all pictures; the test pictures are the same for each of the support sets.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, draw_support, split_open_world
 from clip_fewshot.discovery import Discovery, discover_classes, semi_supervised_kmeans
+from clip_fewshot.discovery.undecided import discover_undecided
 from clip_fewshot.evaluation.clustering import gcd_hits
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference
 from clip_fewshot.features.encode import encode_images
@@ -25,8 +27,8 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
-OURS, REGROUPED, GCD, TOLD = "ours", "ours, all regrouped", "k-means, its own number", "k-means, number told"
-WAYS = (OURS, REGROUPED, GCD, TOLD)
+OURS, GATED, GCD, TOLD = "ours", "ours, flagged only", "k-means, its own number", "k-means, number told"
+WAYS = (OURS, GATED, GCD, TOLD)
 SIDES = ("all", "old", "new")
 
 
@@ -66,7 +68,7 @@ def compare_discovery(
     *,
     shot_counts: Sequence[int] = (4, 8, 16),
     seeds: int = 5,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     method: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row per number of shots: counts of new classes, rates and accuracies with intervals, and differences from GCD.
@@ -76,7 +78,7 @@ def compare_discovery(
         background: pictures of no class, mixed in: they should end in no group.
         hidden: names of the classes to hide.
         seeds: support sets, at least 2.
-        alpha: share of known pictures that may be flagged, in (0, 1).
+        alpha: share of known pictures that may be flagged, in (0, 1); None: as of :class:`OpenWorldClassifier`.
         method: of grouping; None for what fits the known classes.
     """
     scene = _stage(backbone, data, background, hidden, max(shot_counts))
@@ -99,7 +101,7 @@ def _stage(
     return DiscoveryScene(backbone, split, features[0], join_images(parts), test, np.concatenate(truth), n_known, n_new)
 
 
-def _draw(scene: DiscoveryScene, alpha: float, method: str | None, shots: int, seed: int) -> Draw:
+def _draw(scene: DiscoveryScene, alpha: float | None, method: str | None, shots: int, seed: int) -> Draw:
     """One support set: flag, group, and assign."""
     support = draw_support(scene.split.pool, shots, seed)
     place = {digest: i for i, digest in enumerate(scene.split.pool.digests)}
@@ -109,19 +111,24 @@ def _draw(scene: DiscoveryScene, alpha: float, method: str | None, shots: int, s
     sight = world.look_at_features(scene.test) if world.from_features else world.look(scene.pictures)
     answers = world.judge(sight, top=1)
     flags = np.array([answer.label is None for answer in answers])
-    groups = discover_classes(scene.test[flags], reference=reference, method=method, seed=seed)
-    labels = support.label_space.encode([answer.top[0][0] for answer in answers])
-    labels[flags] = np.where(groups.labels < 0, -1, scene.n_known + groups.labels)
-    unit = scene.test[flags] / np.linalg.norm(scene.test[flags], axis=1, keepdims=True)
-    centres = np.array([unit[groups.labels == k].mean(axis=0) for k in range(groups.n_clusters)])
-    start = centres if len(centres) else 0
+    p, known = np.array([answer.p_value for answer in answers]), [answer.top[0][0] for answer in answers]
+    alone = discover_classes(scene.test[flags], reference=reference, method=method, seed=seed)
+    rows, groups = discover_undecided(scene.test, flags, p, reference, method=method, seed=seed)
+    labels = support.label_space.encode(known)
     found = {
-        OURS: labels,
-        REGROUPED: semi_supervised_kmeans(scene.test, reference, start, seed=seed),
+        OURS: _grouped(labels, rows, groups.labels, scene.n_known),
+        GATED: _grouped(labels, np.flatnonzero(flags), alone.labels, scene.n_known),
         GCD: semi_supervised_kmeans(scene.test, reference, seed=seed),
         TOLD: semi_supervised_kmeans(scene.test, reference, scene.n_new, seed=seed),
     }
     return Draw(found, flags, groups, int(found[GCD].max()) + 1 - scene.n_known)
+
+
+def _grouped(answered: IndexArray, rows: IndexArray, groups: IndexArray, n_known: int) -> IndexArray:
+    """(n,) class or group: what was answered, but for the pictures of a group or of none (-1)."""
+    labels = answered.copy()
+    labels[rows] = np.where(groups < 0, -1, n_known + groups)
+    return labels
 
 
 def _row(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def _row(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, Any]:
                 side: paired_difference([h[rows] for h in hits[way]], [h[rows] for h in hits[GCD]]).to_json()
                 for side, rows in sides.items()
             }
-            for way in (OURS, REGROUPED)
+            for way in (OURS, GATED)
         },
     }
 
@@ -160,7 +167,7 @@ def _background(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, float
     none = scene.truth < 0
     if not none.any():
         return None
-    grouped = [draw.flags[none] & (draw.found[OURS][none] >= scene.n_known) for draw in draws]
+    grouped = [draw.found[OURS][none] >= scene.n_known for draw in draws]
     return {"flagged": float(np.mean([draw.flags[none] for draw in draws])), "grouped": float(np.mean(grouped))}
 
 
@@ -180,7 +187,7 @@ def pool_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def describe_discovery(record: Mapping[str, Any]) -> str:
     """A block per choice of hidden classes and number of shots."""
-    lines = [f"{record['data']}, {record['model']}, alpha {record['alpha']:g}"]
+    lines = [f"{record['data']}, {record['model']}, alpha {record['alpha'] or 'as the shots allow'}"]
     for r in record["rows"]:
         lines += ["", f"unseen {r['unseen']}, {r['shots']} shots a class, {len(r['intervals'])} support sets"]
         alarms, detected = (tables.estimate_of(r[what]) for what in ("false_alarms", "detected"))
@@ -192,7 +199,7 @@ def describe_discovery(record: Mapping[str, Any]) -> str:
             lines += [f"  new classes, {way}: {' '.join(map(str, counts))} (truth {r['n_new']})"]
         lines += [f"  the 90 % interval holds the truth in {r['covered']:.2f} of the support sets", ""]
         cells = [[way, *(tables.estimate_of(r["accuracy"][way][side]) for side in SIDES)] for way in WAYS]
-        for way in (OURS, REGROUPED):
+        for way in (OURS, GATED):
             ahead = [tables.estimate_of(r["difference"][way][side]) for side in SIDES]
             cells.append([f"{way} - {GCD}", *ahead])
         lines += [tables.format_plain([["accuracy", *SIDES], *cells])]

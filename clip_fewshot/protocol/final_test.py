@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
-from clip_fewshot.discovery import DiscovererPart, Discovery, discover_classes
+from clip_fewshot.discovery import DiscovererPart
+from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import fit_frozen_probe
 from clip_fewshot.heads import zero_shot_weights
@@ -130,7 +131,7 @@ class OpenWorldTest:
         names: what each of the m pictures really shows; for the report, no decision reads it.
         p_values: (m,), or None where there is nothing to calibrate a detector on.
         unknown: (m,) which pictures were called unknown.
-        found: the groups among those, rows as in ``np.flatnonzero(unknown)``.
+        grouped: which of the m are unknown or joined a group, and the groups; None without a detector.
         possible: (m, c) which classes cannot be ruled out; None where no picture was held out.
     """
 
@@ -139,7 +140,7 @@ class OpenWorldTest:
     probabilities: FloatArray
     p_values: FloatArray | None
     unknown: BoolArray
-    found: Discovery | None
+    grouped: Regrouped | None
     possible: BoolArray | None
 
 
@@ -162,7 +163,8 @@ def run_open_world_test(
     both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
     probabilities, possible = saved.models[best].probabilities(both[best]), None
     if losses is not None:
-        possible = prediction_sets(class_p_values(losses, probability_losses(probabilities)), alpha)
+        p = class_p_values(losses[~np.isnan(losses)], measure_losses(probabilities))
+        possible = prediction_sets(p, alpha)
     if not outcome.rejections:
         return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None, possible)
     rejection = outcome.rejections[0]
@@ -170,8 +172,8 @@ def run_open_world_test(
     unknown = rejection.rejector.flags(p_values, alpha)
     # Frozen features: tuning moves known classes away from each other and unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
-    found = discover_classes(both[PROBE][unknown], reference=reference, method=method, seed=task.seed)
-    return OpenWorldTest(images, names, probabilities, p_values, unknown, found, possible)
+    grouped = discover_undecided(both[PROBE], unknown, p_values, reference, method=method, seed=task.seed)
+    return OpenWorldTest(images, names, probabilities, p_values, unknown, grouped, possible)
 
 
 def _mixed(test: ImageDataset, novel: ImageDataset, seed: int) -> tuple[ImageDataset, tuple[str, ...], IndexArray]:

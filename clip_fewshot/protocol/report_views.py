@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import Discovery
+from clip_fewshot.discovery.undecided import Regrouped
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.reliability import ReliabilityBins, measure_reliability
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView
-from clip_fewshot.protocol.final_test import Rejection
+from clip_fewshot.protocol.final_test import OpenWorldTest, Rejection
 from clip_fewshot.report.record import ClusterView, DiscoveryView
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
@@ -30,8 +29,9 @@ def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
     return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
 
 
-def discovery_view(found: Discovery, images: ImageDataset, truth: Sequence[str]) -> DiscoveryView:
+def discovery_view(grouped: Regrouped, met: OpenWorldTest) -> DiscoveryView:
     """The groups as pictures, the most central one first."""
+    found, images, truth = grouped.found, met.images.subset(grouped.rows), [met.names[i] for i in grouped.rows]
     clusters = []
     for number in range(found.n_clusters):
         members = np.flatnonzero(found.labels == number)
@@ -48,7 +48,8 @@ def discovery_view(found: Discovery, images: ImageDataset, truth: Sequence[str])
                 composition=tuple((str(names[i]), int(counts[i])) for i in order),
             )
         )
-    return DiscoveryView(found.linkage, found.labels, tuple(clusters))
+    joined = int((~met.unknown[grouped.rows]).sum())
+    return DiscoveryView(found.linkage, found.labels, tuple(clusters), joined)
 
 
 def embedding_views(

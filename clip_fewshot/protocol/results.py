@@ -12,7 +12,7 @@ import numpy as np
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
-from clip_fewshot.discovery import Discovery
+from clip_fewshot.discovery.undecided import Regrouped
 from clip_fewshot.evaluation import clustering, metrics
 from clip_fewshot.evaluation.intervals import accuracy_interval, paired_difference, statistic_interval
 from clip_fewshot.evaluation.reliability import score_probabilities
@@ -78,12 +78,17 @@ def novelty_entry(rejections: Sequence[Rejection], alpha: float, detector: str) 
     return entry | {"per_seed": table, "refused": rejections[0].rejector.refusal(alpha)}
 
 
-def discovery_entry(found: Discovery, truth: Sequence[str], unseen: LabelSpace) -> dict[str, Any]:
-    """How the groups agree with the classes they really show, false alarms included, each class as itself."""
+def discovery_entry(grouped: Regrouped, met: OpenWorldTest, unseen: LabelSpace) -> dict[str, Any]:
+    """How the groups agree with the classes they really show, false alarms included, each class as itself.
+
+    ``n_flagged`` pictures were called unknown; ``n_joined`` were given a class, and joined a group.
+    """
+    found, truth = grouped.found, [met.names[i] for i in grouped.rows]
     entry: dict[str, Any] = {
         "n_clusters": found.n_clusters,
         "n_unseen": len(unseen),
-        "n_flagged": len(truth),
+        "n_flagged": int(met.unknown.sum()),
+        "n_joined": int((~met.unknown[grouped.rows]).sum()),
         "ari": None,
         "nmi": None,
         "accuracy": None,
@@ -227,8 +232,7 @@ class Run:
         drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
         chosen = RESULT_KEYS.get(chosen, chosen)
         drawn[chosen] = drawn.pop(chosen, []) or outcome.probabilities(outcome.best)  # the last one
-        found = self.met.found
-        unknown = np.flatnonzero(self.met.unknown)
+        grouped = self.met.grouped
         return RunRecord(
             command=command,
             class_names=space.names,
@@ -238,11 +242,8 @@ class Run:
             embeddings=embedding_views(features, outcome.texts, labels, space),
             novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
             reliability=reliability_curves(labels, drawn),
-            discovery=discovery_view(found, self.met.images.subset(unknown), self._truth()) if found else None,
+            discovery=None if grouped is None else discovery_view(grouped, self.met),
         )
-
-    def _truth(self) -> list[str]:
-        return [name for name, flag in zip(self.met.names, self.met.unknown, strict=True) if flag]
 
     def _dataset(self) -> dict[str, Any]:
         split = self.split
@@ -277,8 +278,8 @@ class Run:
         return measure_rehearsal(self.outcome, self.choice, self.options["alpha"], self.options["seed"])
 
     def _discovery(self) -> dict[str, Any] | None:
-        found = self.met.found
-        return None if found is None else discovery_entry(found, self._truth(), self.split.unseen)
+        grouped = self.met.grouped
+        return None if grouped is None else discovery_entry(grouped, self.met, self.split.unseen)
 
     def _search(self) -> dict[str, Any]:
         states = [trial.state for trial in self.trials]

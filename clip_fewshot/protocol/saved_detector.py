@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config import count_or_names
+from clip_fewshot.conformal.p_values import choose_alphas, explain_alphas
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.sampling import choose_test_side, drop_duplicates
@@ -43,7 +44,7 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
     """Figures of the saved detector, without the pictures on which a class was ever named.
 
     Args:
-        alphas: false-alarm rates to try, in (0, 1).
+        alphas: false-alarm rates to try, in (0, 1); empty: see :func:`choose_alphas`.
         discover: also group what was called unknown at the model's own rate.
 
     Raises:
@@ -58,9 +59,11 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
         fix = "give others (`novel`), or other known ones (`data`)"
         raise DataError(expected="known and unknown pictures that no class was named on", got="none", fix=fix)
     met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
-    return _measure(met, world.rejector_, alphas) | {
+    tried = choose_alphas(alphas, world.rejector_.n_calibration)
+    return _measure(met, world.rejector_, tried) | {
         "n_left_out": some + others,
-        "alpha": world.alpha,
+        "notes": explain_alphas(alphas, world.rejector_.n_calibration),
+        "alpha": world.alpha_,
         "discovery": _group(world, met) if discover else None,
     }
 
@@ -167,16 +170,25 @@ def _rates(rejector: Rejector, p: Sequence[FloatArray], alpha: float) -> dict[st
 
 def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
     """The groups among what was called unknown, and how they agree with what the pictures really show."""
-    parts_of = zip((met.known, met.novel), met.answers, strict=True)
-    pairs = [pair for images, answers in parts_of for pair in zip(_true_names(images), answers, strict=True)]
-    truth = [name for name, answer in pairs if answer.label is None]  # false alarms are groups of their own
-    if not truth:
+    flagged = sum(answer.label is None for answers in met.answers for answer in answers)
+    if not flagged:
         return None
     world.discover()
-    found = world.discovery_
-    record = {"n_flagged": len(truth), "n_clusters": found.n_clusters}
+    found, unknown = world.discovery_, world.grouped_
+    record: dict[str, Any] = {
+        "n_flagged": flagged,
+        "n_joined": len(unknown.answered) - flagged,
+        "n_clusters": found.n_clusters,
+    }
+    record |= {"reason": found.reason}
     if met.novel.labels is None:
         return record
+    shown = {
+        digest: name
+        for part in (met.known, met.novel)
+        for digest, name in zip(part.digests, _true_names(part), strict=True)
+    }
+    truth = [shown[digest] for digest in unknown.pictures.digests]  # false alarms are groups of their own
     agreement = {"ari": ari, "nmi": nmi, "accuracy": clustering_accuracy}
     return record | {"n_classes": len(set(truth))} | {name: f(truth, found.labels) for name, f in agreement.items()}
 
@@ -190,6 +202,7 @@ def describe_saved(found: Mapping[str, Any]) -> str:
     """The figures as lines and a table."""
     neighbours = "" if found["n_neighbors"] is None else f", k = {found['n_neighbors']}"
     lines = [
+        *found["notes"],
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; {found['detector']} on "
         f"{found['features']} features{neighbours}, calibrated on {found['n_calibration']} pictures",
         *(f"{title} {tables.estimate_of(found[key])}" for key, title in STATISTIC_TITLES.items()),
@@ -202,16 +215,17 @@ def describe_saved(found: Mapping[str, Any]) -> str:
 
 def _rate_row(row: dict[str, Any]) -> list[str]:
     if row["refused"]:
-        return [f"{row['alpha']:g}", "refused", "refused"]
+        return [f"{row['alpha']:.3g}", "refused", "refused"]
     cells = (row["false_alarm_rate"], row["detection_rate"])
-    return [f"{row['alpha']:g}", *(tables.estimate_of(cell) for cell in cells)]
+    return [f"{row['alpha']:.3g}", *(tables.estimate_of(cell) for cell in cells)]
 
 
 def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
     if groups is None:
         return []
-    line = f"at alpha {alpha:g}, {groups['n_flagged']} flagged pictures fall into {groups['n_clusters']} groups"
+    pictures = f"{groups['n_flagged']} flagged pictures, and {groups['n_joined']} that joined them,"
+    line = f"at alpha {alpha:g}, {pictures} fall into {groups['n_clusters']} groups"
     if "ari" in groups:
         agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
         line += f" ({groups['n_classes']} classes among them; {agreement})"
-    return ["", line]
+    return ["", line, *([f"no group: {groups['reason']}"] if groups.get("reason") else [])]

@@ -62,17 +62,19 @@ class ClusterView(NamedTuple):
 
 @dataclass(frozen=True)
 class DiscoveryView:
-    """The flagged images as a tree and as groups.
+    """The flagged images, and those that joined a group though a class was answered, as a tree and as groups.
 
     Attributes:
         linkage: (m - 1, 4) merges in SciPy's layout (left, right, height, size); (0, 4) for one image.
-        labels: (m,) cluster number of each flagged image; -1 for those in no cluster.
+        labels: (m,) cluster number of each image; -1 for those in no cluster.
         clusters: one entry per cluster, in the order to show them; none where every image is in no cluster.
+        joined: how many of the m images were not flagged.
     """
 
     linkage: FloatArray
     labels: LabelArray
     clusters: tuple[ClusterView, ...]
+    joined: int = 0
 
     def __post_init__(self) -> None:
         if self.linkage.shape != (max(len(self.labels) - 1, 0), 4):

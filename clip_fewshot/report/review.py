@@ -14,6 +14,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.open_world.name_suggestions import KnownClasses, Suggestions, suggest_names
 from clip_fewshot.open_world.store.store import Store
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.plots import text
 from clip_fewshot.plots.dendrogram import order_leaves
 from clip_fewshot.plots.style import SERIES
@@ -58,8 +60,8 @@ class ReviewView:
         title: what the store is called. store, revision: what a review of it must carry.
         classes: names of the known classes.
         groups: largest first; those of :meth:`Store.discover`. suggestions: one per group, or None.
-        found: the tree and groups of all n unknown pictures.
-        digests, names, p_values: (n,) of the unknown pictures, in the order of ``found``.
+        found: the tree and groups of n pictures: all that are unknown, and those that joined a group.
+        unknown: the n pictures, in the order of ``found``.
         thumbnails: JPEGs by digest, of the pictures to be shown; what has none goes with its group.
     """
 
@@ -70,9 +72,7 @@ class ReviewView:
     groups: tuple[Group, ...]
     suggestions: tuple[Suggestions | None, ...]
     found: Discovery
-    digests: tuple[str, ...]
-    names: tuple[str, ...]
-    p_values: FloatArray
+    unknown: UnknownPictures
     thumbnails: Mapping[str, bytes]
 
 
@@ -97,11 +97,10 @@ def review_view(
         UsageError: nothing is unknown.
     """
     revision, groups = store.revision, store.discover()
-    found, unknown = store.discovery_, store.unknown()
-    if store.revision != revision or len(unknown.pictures) < len(found.labels):  # decided by another process meanwhile
+    found, unknown = store.discovery_, store.grouped_
+    if store.revision != revision:  # decided by another process meanwhile
         return review_view(store, title, top, words, shown, templates)
-    pictures = unknown.pictures.subset(np.arange(len(found.labels)))  # without those that came meanwhile
-    loose = [pictures.digests[i] for i in np.flatnonzero(found.labels < 0)[:shown]]
+    loose = [unknown.pictures.digests[i] for i in np.flatnonzero(found.labels < 0)[:shown]]
     typical = [group.pictures.digests[i] for group in groups for i in group.exemplars[:shown]]
     return ReviewView(
         title=title,
@@ -111,9 +110,7 @@ def review_view(
         groups=groups,
         suggestions=suggest_group_names(store, groups, top, words, templates),
         found=found,
-        digests=pictures.digests,
-        names=pictures.names,
-        p_values=unknown.p_values[: len(pictures)],
+        unknown=unknown,
         thumbnails=store.thumbnails([*typical, *loose]),
     )
 
@@ -155,17 +152,19 @@ def render_review(view: ReviewView) -> str:
 
 def _record(view: ReviewView) -> dict[str, Any]:
     """What the script works on; pictures are places in one list."""
-    in_a_group = view.found.labels >= 0
-    kept = [i for i, digest in enumerate(view.digests) if in_a_group[i] or digest in view.thumbnails]
-    place = {view.digests[i]: k for k, i in enumerate(kept)}
-    in_tree, heights = _order(view.found.linkage, len(view.digests))
+    in_a_group, (shown, _, p, answered) = view.found.labels >= 0, view.unknown
+    kept = [i for i, digest in enumerate(shown.digests) if in_a_group[i] or digest in view.thumbnails]
+    place = {shown.digests[i]: k for k, i in enumerate(kept)}
+    in_tree, heights = _order(view.found.linkage, len(shown))
+    classes: dict[str | None, int | None] = {**dict(zip(view.classes, count(), strict=False)), None: None}
     pictures = [
         {
-            "digest": view.digests[i],
-            "name": text.clean(view.names[i]),
-            "p": float(view.p_values[i]),
+            "digest": shown.digests[i],
+            "name": text.clean(shown.names[i]),
+            "p": float(p[i]),
+            "answered": classes[answered[i]],
             "place": int(in_tree[i]),
-            "thumbnail": b64encode(view.thumbnails.get(view.digests[i], b"")).decode("ascii"),
+            "thumbnail": b64encode(view.thumbnails.get(shown.digests[i], b"")).decode("ascii"),
         }
         for i in kept
     ]
@@ -176,7 +175,7 @@ def _record(view: ReviewView) -> dict[str, Any]:
         "pictures": pictures,
         "heights": [float(f"{height:.6g}") for height in heights],
         "groups": [_group(view, group, place) for group in view.groups],
-        "loose": [place[view.digests[i]] for i in kept if not in_a_group[i]],
+        "loose": [place[shown.digests[i]] for i in kept if not in_a_group[i]],
     }
 
 
@@ -207,14 +206,18 @@ def _order(linkage: FloatArray, n: int) -> tuple[LabelArray, FloatArray]:
 
 def _summary(view: ReviewView, in_none: int) -> str:
     low, high = view.found.interval
-    parts = [f"{text.format_count(len(view.digests), 'picture')} in {text.format_count(len(view.groups), 'group')}"]
+    parts = [
+        f"{text.format_count(len(view.unknown.answered), 'picture')} in {text.format_count(len(view.groups), 'group')}"
+    ]
     parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
     parts.append(f"{in_none:,} in no group" if in_none else "")
+    joined = int((~view.unknown.unknown).sum())
+    parts.append(f"{joined:,} that a known class was answered for and that are more like a group" if joined else "")
     return ", ".join(part for part in parts if part) + f". Revision {view.revision}."
 
 
 def _tree(view: ReviewView) -> plots.Plot | None:
-    if len(view.digests) < 2:
+    if len(view.unknown.answered) < 2:
         return None
     exemplars = {group.number: group.pictures.digests[group.exemplars[0]] for group in view.groups}
     pictures = {

@@ -75,11 +75,14 @@ function show(text) {
 
 function tile(i) {
   if (!tiles.has(i)) {
-    const { name, thumbnail, p } = data.pictures[i];
+    const { name, thumbnail, p, answered } = data.pictures[i];
     const image = element("img", { alt: name, loading: "lazy", draggable: "false" });
     image.src = `data:image/jpeg;base64,${thumbnail}`;
-    const title = `${name}\nlike ${(100 * p).toPrecision(2)} % of known pictures`;
-    tiles.set(i, element("button", { type: "button", class: "tile", "data-i": i, title, tabindex: "-1" }, image));
+    const was = answered === null ? "" : data.classes[answered].shown;
+    const title = `${name}\nlike ${(100 * p).toPrecision(2)} % of known pictures${was && `\nanswered: ${was}`}`;
+    const made = element("button", { type: "button", class: "tile", "data-i": i, title, tabindex: "-1" }, image);
+    if (was) made.append(element("bdi", { class: "was" }, was));
+    tiles.set(i, made);
   }
   tiles.get(i).setAttribute("aria-pressed", picked.has(i));
   return tiles.get(i);

@@ -163,9 +163,10 @@ def _describe_groups(results: Found) -> Conclusion:
         why = "no picture can be called unknown" if results["dataset"]["unseen"] else "no class was hidden (--unseen)"
         return Conclusion("groups", f"None were looked for: {why}.")
     what = f"the {found['n_flagged']:,} pictures" if "n_flagged" in found else "what was"
+    joined = f" and {found['n_joined']:,} that joined them" if found.get("n_joined") else ""
     groups = text.format_count(found["n_clusters"], "group")
     hidden = text.format_count(len(results["dataset"]["unseen"]), "class was", "classes were")
-    said = f"{groups} among {what} called unknown; {hidden} hidden."
+    said = f"{groups} among {what} called unknown{joined}; {hidden} hidden."
     if found["ari"] is None or not found["n_clusters"]:
         return Conclusion("groups", said)
     said += f" ARI with the true classes is {text.format_fraction(found['ari'])} (1: the same, 0: chance)."

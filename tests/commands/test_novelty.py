@@ -61,9 +61,11 @@ def test_figures_are_those_of_scikit_learn(command: Command, world: Path, photos
         assert row["false_alarm_rate"]["mean"] == pytest.approx(flagged[~is_novel].mean())
         assert row["detection_rate"]["mean"] == pytest.approx(flagged[is_novel].mean())
     names = [name for part in (known, novel) for name in part.label_space.decode(part.required_labels())]
-    truth = [name for name, answer in zip(names, answers, strict=True) if answer.label is None]
-    groups = model.discover()
-    assert found["discovery"]["n_flagged"] == len(truth) > 0
+    flagged = sum(answer.label is None for answer in answers)
+    groups, shown = model.discover(), dict(zip([*known.digests, *novel.digests], names, strict=True))
+    truth = [shown[digest] for digest in model.grouped_.pictures.digests]
+    assert found["discovery"]["n_flagged"] == flagged > 0
+    assert found["discovery"]["n_joined"] == len(truth) - flagged
     assert found["discovery"]["n_clusters"] == len(groups)
     assert found["discovery"]["ari"] == pytest.approx(adjusted_rand_score(truth, model.discovery_.labels))
 
@@ -86,7 +88,7 @@ def test_the_text_says_what_was_refused_and_grouped(command: Command, world: Pat
     text = command("novelty", photos, "--saved", world, "--alphas", "0.001,0.1").out
     assert "AUROC 0." in text
     assert "alpha 0.001 refused: it takes 999 known images" in text
-    assert "flagged pictures fall into" in text
+    assert "that joined them, fall into" in text
     assert "fall into" not in command("novelty", photos, "--saved", world, "--no-discover").out
 
 
@@ -101,7 +103,7 @@ def test_unknown_pictures_from_elsewhere_without_labels(
         shutil.copy(path, tmp_path)
     found = command("novelty", photos, "--saved", world, "--novel", tmp_path, "--json").record
     assert (found["n_known"], found["n_novel"]) == (split.test.n, PER_CLASS)
-    assert set(found["discovery"]) == {"n_flagged", "n_clusters"}
+    assert set(found["discovery"]) == {"n_flagged", "n_joined", "n_clusters", "reason"}
 
 
 def test_fresh_pictures_are_all_used(command: Command, world: Path, photos: Path) -> None:

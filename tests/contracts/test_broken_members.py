@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.discovery.average import Average
 from clip_fewshot.discovery.base import Partition
+from clip_fewshot.discovery.silhouette import Silhouette
 from clip_fewshot.heads import LinearHead
 from clip_fewshot.losses import cross_entropy
 from clip_fewshot.novelty import KNNDetector, MCMDetector, RelativeMahalanobisDetector
@@ -299,29 +299,29 @@ def test_a_broken_loss(loss: Any) -> None:
         check_loss(loss)
 
 
-class Stubborn(Average):
+class Stubborn(Silhouette):
     resample = None  # type: ignore[assignment]
 
 
-class Shorter(Average):
+class Shorter(Silhouette):
     def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
         return Partition(found.labels[1:], found.tree)
 
 
-class NoTree(Average):
+class NoTree(Silhouette):
     def part(self, rows: FloatArray) -> Partition:
         return Partition(super().part(rows).labels, np.empty((0, 4)))
 
 
-class RowNumbers(Average):
+class RowNumbers(Silhouette):
     def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
         labels = np.arange(len(rows)) // 10 if len(np.unique(rows, axis=0)) > 1 else found.labels
         return Partition(labels.astype(np.int64), found.tree)
 
 
-class Unseeded(Average):
+class Unseeded(Silhouette):
     def part(self, rows: FloatArray) -> Partition:
         found = super().part(rows)
         return Partition(found.labels + np.random.default_rng().integers(1, 10**6), found.tree)

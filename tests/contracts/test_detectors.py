@@ -49,7 +49,7 @@ def test_what_it_cannot_do_without_is_asked_for_by_name(name: str) -> None:
         with pytest.raises(UsageError, match="concepts"):
             build_detector(name).fit(train, labels)
         with pytest.raises(UsageError, match=r"shape \(rows, 16\), as the images', got \(4, 7\)"):
-            build_detector(name, concepts=np.ones((4, 7))).fit(train)
+            build_detector(name, concepts=np.ones((4, 7))).fit(train, labels)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -13,7 +13,7 @@ from clip_fewshot.conformal.p_values import p_values
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.novelty import DETECTORS, MaxSoftmaxDetector, MCMDetector, NegativeLabelsDetector
 from clip_fewshot.novelty.base import Detector
-from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, top_log_odds
+from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, measure_log_odds
 from clip_fewshot.open_world.alternatives import Alternative
 
 NAMES = np.eye(6)[:4]
@@ -41,12 +41,12 @@ def exact_log_odds(logits: np.ndarray) -> float:
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
 def test_equals_arithmetic_of_200_digits(scale: float) -> None:
     logits = scale * np.random.default_rng(0).normal(size=(20, 5))
-    assert np.allclose(top_log_odds(logits), [exact_log_odds(row) for row in logits], rtol=1e-12)
+    assert np.allclose(measure_log_odds(logits), [exact_log_odds(row) for row in logits], rtol=1e-12)
 
 
 def test_ranks_stay_where_nothing_saturated() -> None:
     logits = np.random.default_rng(1).normal(size=(300, 7))
-    assert np.array_equal(np.argsort(top_log_odds(logits)), np.argsort(softmax(logits, axis=1).max(axis=1)))
+    assert np.array_equal(np.argsort(measure_log_odds(logits)), np.argsort(softmax(logits, axis=1).max(axis=1)))
 
 
 @pytest.mark.parametrize(

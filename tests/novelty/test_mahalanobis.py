@@ -9,7 +9,7 @@ from sklearn.covariance import OAS
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import MahalanobisDetector, RelativeMahalanobisDetector
+from clip_fewshot.novelty import MahalanobisDetector, MahalanobisMarginDetector, RelativeMahalanobisDetector
 
 SIZES = [9, 5, 3, 1]
 
@@ -30,8 +30,8 @@ def contrasts(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.concatenate([helmert(np.sum(y == c)) @ X[y == c] for c in np.unique(y) if np.sum(y == c) > 1])
 
 
-def slow(X: np.ndarray, y: np.ndarray, new: np.ndarray, shrinkage: float | None) -> np.ndarray:
-    """Dense covariance, dense inverse, one image at a time."""
+def slow_squared(X: np.ndarray, y: np.ndarray, new: np.ndarray, shrinkage: float | None) -> np.ndarray:
+    """(m, c) squared distances: dense covariance, dense inverse, one image at a time."""
     rows = contrasts(unit(X), y)
     if shrinkage is None:
         covariance = OAS(assume_centered=True).fit(rows).covariance_
@@ -40,7 +40,15 @@ def slow(X: np.ndarray, y: np.ndarray, new: np.ndarray, shrinkage: float | None)
         covariance = (1 - shrinkage) * plain + shrinkage * np.trace(plain) / X.shape[1] * np.eye(X.shape[1])
     inverse = np.linalg.inv(covariance)
     means = [unit(X)[y == c].mean(axis=0) for c in np.unique(y)]
-    return np.array([-min((q - m) @ inverse @ (q - m) for m in means) for q in unit(new)])
+    return np.array([[(q - m) @ inverse @ (q - m) for m in means] for q in unit(new)])
+
+
+def slow(X: np.ndarray, y: np.ndarray, new: np.ndarray, shrinkage: float | None) -> np.ndarray:
+    return -slow_squared(X, y, new, shrinkage).min(axis=1)
+
+
+def estimated(X: np.ndarray, y: np.ndarray) -> float:
+    return float(OAS(assume_centered=True).fit(contrasts(unit(X), y)).shrinkage_)
 
 
 @pytest.mark.parametrize("d", [1 + 3, 12, 40])
@@ -54,7 +62,7 @@ def test_equals_the_dense_inverse_of_scikit_learns_covariance(d: int, shrinkage:
 
 @pytest.mark.parametrize("d", [4, 12, 40])
 @pytest.mark.parametrize("shrinkage", [None, 0.05])
-@pytest.mark.parametrize("kind", [MahalanobisDetector, RelativeMahalanobisDetector])
+@pytest.mark.parametrize("kind", [MahalanobisDetector, MahalanobisMarginDetector, RelativeMahalanobisDetector])
 def test_leave_one_out_equals_refits(kind: type, d: int, shrinkage: float | None) -> None:
     """Also of the only image of a class, with which the class goes."""
     X, y = draw(2, d)
@@ -64,10 +72,19 @@ def test_leave_one_out_equals_refits(kind: type, d: int, shrinkage: float | None
         assert without.score_samples(X[[i]])[0] == pytest.approx(detector.loo_scores_[i], rel=1e-8)
 
 
-def test_relative_is_the_difference_to_one_gaussian() -> None:
+def test_relative_is_the_difference_to_one_gaussian_of_the_same_shrinkage() -> None:
     (X, y), new = draw(3, 12), draw(4, 12)[0]
-    expected = slow(X, y, new, None) - slow(X, np.zeros(len(X), dtype=int), new, None)
+    share = estimated(X, y)
+    expected = slow(X, y, new, share) - slow(X, np.zeros(len(X), dtype=int), new, share)
     assert np.allclose(RelativeMahalanobisDetector().fit(X, y).score_samples(new), expected)
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0.3])
+def test_margin_adds_two_fifths_of_the_mean_distance_to_all_classes(shrinkage: float | None) -> None:
+    (X, y), new = draw(3, 12), draw(4, 12)[0]
+    squared = slow_squared(X, y, new, (1 + estimated(X, y)) / 2 if shrinkage is None else shrinkage)
+    found = MahalanobisMarginDetector(shrinkage).fit(X, y).score_samples(new)
+    assert np.allclose(found, 0.4 * squared.mean(axis=1) - squared.min(axis=1))
 
 
 def test_directions_in_which_classes_spread_count_less() -> None:

@@ -9,7 +9,13 @@ import pytest
 from scipy.special import expit
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import MCMDetector, NegativeLabelsDetector, mine_negatives
+from clip_fewshot.novelty import (
+    MahalanobisMarginDetector,
+    MCMDetector,
+    NegativeLabelsDetector,
+    TextMarginDetector,
+    mine_negatives,
+)
 
 RNG = np.random.default_rng(0)
 X, CONCEPTS, WORDS = RNG.normal(size=(12, 16)), RNG.normal(size=(4, 16)), RNG.normal(size=(23, 16))
@@ -68,3 +74,49 @@ def test_what_makes_no_sense_is_refused() -> None:
         NegativeLabelsDetector(CONCEPTS).fit(X)
     with pytest.raises(UsageError, match="concepts: expected finite features"):
         MCMDetector(CONCEPTS * np.nan).fit(X)
+
+
+Y = np.repeat(np.arange(4), 3)
+
+
+def oracle(rows: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The margin in the unit of the rows, and half a cosine to the nearest name as far as names are right."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    residuals = unit - np.array([unit[c == y].mean(axis=0) for c in range(4)])[y]
+    variance = (residuals**2).sum() / (len(y) - 4) / rows.shape[1]
+    right = np.mean([np.argmax([cosine(x, t) for t in CONCEPTS]) == c for x, c in zip(rows, y, strict=True)])
+    names = np.array([max(cosine(x, t) for t in CONCEPTS) for x in new])
+    margin = MahalanobisMarginDetector().fit(rows, y).score_samples(new)
+    return variance / 2 * margin + 0.5 * max(0.0, (right - 1 / 4) / (3 / 4)) * names
+
+
+def test_text_margin_adds_the_cosine_to_the_names_as_far_as_they_name_the_known_images() -> None:
+    named = X + CONCEPTS[Y] * np.r_[np.ones(9), -np.ones(3)][:, None]  # the last class has a name that is wrong
+    new = RNG.normal(size=(7, 16))
+    assert np.allclose(TextMarginDetector(CONCEPTS).fit(named, Y).score_samples(new), oracle(named, Y, new))
+    strange = TextMarginDetector(CONCEPTS[::-1]).fit(named, Y)  # names of other classes have no weight
+    alone = MahalanobisMarginDetector().fit(named, Y).score_samples(new)
+    assert np.ptp(strange.score_samples(new) / alone) < 1e-12
+
+
+def test_text_margin_leave_one_out_equals_refits() -> None:
+    """Also of the only image of a class, of which the name stays."""
+    y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3])
+    named = X + CONCEPTS[y]
+    found = TextMarginDetector(CONCEPTS).fit(named, y).loo_scores_
+    for i in range(len(y)):
+        rest = np.delete(np.arange(len(y)), i)
+        without = TextMarginDetector(CONCEPTS).fit(named[rest], y[rest])
+        assert without.score_samples(named[[i]])[0] == pytest.approx(found[i], rel=1e-8)
+
+
+def test_names_that_are_one_text_have_no_weight() -> None:
+    detector = TextMarginDetector(np.repeat(CONCEPTS[:1], 4, axis=0)).fit(X, Y)
+    assert detector.weights_[1] == 0
+
+
+def test_text_margin_wants_a_concept_of_each_class() -> None:
+    with pytest.raises(UsageError, match="4 concepts, one of each class, got 5"):
+        TextMarginDetector(WORDS[:5]).fit(X, Y + 7)
+    with pytest.raises(UsageError, match="4 concepts, one of each class, got 3"):
+        TextMarginDetector(CONCEPTS[:3]).fit(X, Y)

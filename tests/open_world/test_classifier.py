@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import clip_fewshot as cf
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
+from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.few_shot.approach import OWN
@@ -24,7 +26,7 @@ from clip_fewshot.novelty import DETECTORS, LOFDetector
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.feature_spaces import build_space
-from clip_fewshot.open_world.rejector import fit_rejector
+from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
@@ -72,6 +74,7 @@ CHOICES = {
     "depth": Alternative("mahalanobis", "depth 1"),
     "folds of frozen features": Alternative("energy"),
     "texts": Alternative("negative-labels"),
+    "names": Alternative("text-margin"),
 }
 
 
@@ -91,6 +94,22 @@ def test_a_rejector_of_any_kind_survives_its_file(
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
     pictures = eight.pool.subset(np.arange(30))
     assert after.predict(pictures) == before.predict(pictures)
+    together = before.predict(pictures, together=True)
+    assert after.predict(pictures, together=True) == together
+    assert [one.score for one in together] == [one.score for one in before.predict(pictures)]
+    assert [one.p_value for one in together] != [one.p_value for one in before.predict(pictures)]
+
+
+def test_a_reader_of_names_is_fitted_again_when_a_class_comes(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    """Its texts know nothing of the new name."""
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen, names = encode_frozen(data), eight.support.label_space.names
+    reads, looks = (
+        fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(Alternative(kind)), names=names)
+        for kind in ("text-margin", "mahalanobis-margin")
+    )
+    assert reads.extend(frozen, data.labels) is None
+    assert looks.extend(frozen, data.labels) is not None
 
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
@@ -99,7 +118,7 @@ def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone
     rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
     fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
     alike = build_space("frozen", frozen, frozen), build_space("frozen", fresh, fresh)
-    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(alike[0], data.labels)
+    expected = Calibrated(partial(LOFDetector, n_neighbors=3), "full", levelled=True).fit(alike[0], data.labels)
     found = rejector.verdict(fresh, [])
     np.testing.assert_array_equal(found.p, expected.p_values(alike[1]))
     scores = LOFDetector(n_neighbors=3).fit(alike[0], data.labels).score_samples(alike[1])
@@ -131,6 +150,12 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
     assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    assert choice.far_table() == {}
+    broken = select_detector(tiny, recipe("mlp"), data, encode_frozen(data), pictures=eight.support, names=names)
+    assert broken is not None
+    assert broken.table() == pytest.approx(table)  # hidden classes are found as before
+    assert list(broken.far_table()) == list(table)
+    assert all(0 <= far <= 1 for far in broken.far_table().values())
     only_frozen = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn")
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
@@ -182,12 +207,16 @@ def test_what_was_unknown_can_be_grouped(world: OpenWorldClassifier, eight: Open
     answers = world.predict(eight.novel.open("test of discovery"))
     groups = world.discover()
     flagged = sum(answer.label is None for answer in answers)
-    assert len(world.discovery_.labels) == flagged >= sum(map(len, groups)) > 0
+    assert len(world.discovery_.labels) == len(world.grouped_.answered)
+    assert world.grouped_.unknown.sum() == flagged > 0
+    told = dict(zip(eight.novel.open("test of discovery").digests, answers, strict=True))
+    assert any(name is not None for group in groups for name in group.answered)  # undecided pictures join
     assert [len(group) for group in groups] == sorted(map(len, groups), reverse=True)
     for group in groups:
         assert len(group.pictures) == len(group.features) == len(group.p_values)
         assert sorted(group.exemplars) == list(range(len(group)))
-        assert group.p_values.max() <= world.alpha + 1e-9
+        assert group.p_values.max() <= UNDECIDED
+        assert group.answered == tuple(told[digest].label for digest in group.pictures.digests)
         assert group.nearest is not None
         assert group.nearest[0] in eight.seen.names
         assert -1 <= group.nearest[1] <= 1
@@ -204,6 +233,40 @@ def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_wou
     assert "999" in str(rejector.refusal(0.001))
     assert rejector.refusal(0.1) is None
     assert not rejector.flags(np.full(5, 1e-9), 0.001).any()
+
+
+def test_an_alpha_that_nobody_asked_for_is_the_least_that_the_shots_support(tiny: Backbone, tmp_path: Path) -> None:
+    """Three shots of two classes support 1 / 7, and more of them the usual rate again; a file keeps who asked."""
+    split = split_open_world(cf.read_dataset("digits"), shots=3, unseen=8)
+    model = FewShotClassifier(tiny, "linear-probe")
+    with pytest.warns(
+        RuntimeWarning, match=r"alpha is 0\.143, .* 6 calibration images support; the usual 0\.05 takes 19"
+    ):
+        world = OpenWorldClassifier(model, detector="knn").fit(split.support)
+    assert (world.alpha, world.alpha_) == (None, pytest.approx(1 / 7))
+    assert world.rejector_ is not None
+    assert world.rejector_.refusal(world.alpha_) is None
+    world.save(tmp_path / "w")
+    loaded = OpenWorldClassifier.load(tmp_path / "w", tiny)
+    assert (loaded.alpha, loaded.alpha_) == (None, world.alpha_)
+    loaded.assign(split.pool.subset(np.arange(20)), split.seen.names[0])
+    assert loaded.alpha_ == 0.05
+    with pytest.raises(UnsupportedAlphaError, match="19"):
+        OpenWorldClassifier(model, detector="knn", alpha=0.05).fit(split.support)
+
+
+def test_a_rejector_of_an_earlier_release_ranks_as_it_did(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen = encode_frozen(data)
+    rejector = fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(CHOICES["lof"]))
+    about = rejector.about()
+    assert about.pop("levelled")
+    old = Rejector.from_tensors(about, rejector.to_tensors(), tiny, {}, "w")
+    pooled = Calibrated(partial(LOFDetector, n_neighbors=3), "full").fit(old.judges[0].known.rows, data.labels)
+    fresh = frozen[:20] + 0.05 * np.random.default_rng(0).normal(size=frozen[:20].shape)
+    found = old.verdict(fresh, []).p.tolist()
+    assert found == pooled.p_values(build_space("frozen", fresh, fresh)).tolist()
+    assert found != rejector.verdict(fresh, []).p.tolist()
 
 
 def test_an_unknown_detector_is_refused_by_name(tiny: Backbone, eight: OpenWorldSplit) -> None:

@@ -21,6 +21,7 @@ from clip_fewshot.protocol.refits import (
     build_cross_validation,
     build_evaluate,
     count_image_steps,
+    gather_held_out,
     prepare,
     refit,
 )
@@ -155,6 +156,20 @@ def test_at_one_shot_the_baselines_are_compared_on_pictures_left_out(task: Task)
     assert all(len(score.losses) == len(one.support(0).label_space) for score in found.values())
     assert found["linear-probe"].value == pytest.approx(1 / len(found["linear-probe"].losses))  # it has no answer
     assert found["zero-shot"].value != found["text-prior"].value
+
+
+def test_losses_of_the_search_come_back_in_the_order_of_the_pictures(task: Task, split: OpenWorldSplit) -> None:
+    """Of what is trained; a closed form would say of itself what is too good."""
+    fit = refit(task, {"mlp": OWN["mlp"].point}, 0)
+    folds = task.folds(fit.support.data.labels)
+    bench, point = build_cross_validation(task, fit.support), OWN["mlp"].point
+    mlp = TrialRecord.from_scores(0, "COMPLETE", point, [bench.score(point, k) for k in range(len(folds))], 1.0)
+    losses = gather_held_out(task, fit, mlp)
+    assert losses is not None
+    for (_, validation), found in zip(folds, mlp.losses, strict=True):
+        assert losses[validation].tolist() == [*found]
+    assert gather_held_out(task, fit, replace(mlp, params=OWN["text-prior"].point.to_json())) is None
+    assert gather_held_out(task, fit, replace(mlp, losses=mlp.losses[:1])) is None
 
 
 def test_steps_are_counted_fold_by_fold(task: Task, split: OpenWorldSplit) -> None:

@@ -220,6 +220,22 @@ def test_a_prediction_is_judged(true: str | None, top: str, unknown: bool | None
     assert [css] == [c for c in ("good", "bad") if f'<p class="{c}"' in source] or css is None
 
 
+@pytest.mark.parametrize(
+    ("possible", "says"),
+    [
+        (("one", "two"), "Not ruled out: one, two"),
+        ((), "Not ruled out: no class fits"),
+        (tuple("abcdefg"), "Not ruled out: a, b, c, d, e and 2 more"),
+        (None, ""),
+    ],
+)
+def test_a_prediction_shows_its_set(possible: tuple[str, ...] | None, says: str) -> None:
+    example = PredictionExample(sample.glyph("1"), "one", (("one", 0.9),), False, 0.2, possible)
+    text = Page(render_page(sample.results(), sample.bare(predictions=(example,)))).text.replace(" ,", ",")
+    assert says in text
+    assert ("Not ruled out" in text) == bool(says)
+
+
 def test_a_class_nothing_is_predicted_as_has_a_dash_not_a_nan() -> None:
     counts = np.array([[5, 0], [3, 0]])
     record = sample.bare(class_names=("cat", "dog"), confusion=counts)
@@ -274,3 +290,5 @@ def test_the_page_says_what_every_alternative_gave_and_which_was_chosen(source: 
     assert "-0.004 AUROC against the best" in part
     assert part.index("energy, tuned features") < part.index("<b>knn, frozen features, k = 5</b>") < part.index("lof")
     assert "3 alternatives" in part
+    assert "far pictures" in part
+    assert part.index("energy, tuned features") < part.index("0.500") < part.index("<b>knn, frozen features, k = 5</b>")

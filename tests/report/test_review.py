@@ -24,6 +24,7 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.open_world.groups import build_groups
 from clip_fewshot.open_world.name_suggestions import Suggestions
 from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.report.review import ReviewView, _order, render_review
 from clip_fewshot.types import LabelSpace
 
@@ -41,13 +42,13 @@ def view() -> ReviewView:
     pictures = ImageDataset("x", (None,) * 12, names, None, LabelSpace(()), None, ("",) * 12, digests)  # type: ignore[arg-type]
     found = Discovery(labels, 2, linkage(features, "ward"), np.array([0, 1]), interval=(2, 4), stability=(0.9, 0.8))
     known = LabelSpace((HOSTILE, "b"))
-    groups = build_groups(found, pictures, features, np.ones(12), (np.eye(3)[:2], np.array([0, 1])), known)
+    answered = ("b", *(None,) * 11)
+    unknown = UnknownPictures(pictures, features, np.full(12, 0.01), answered)
+    groups = build_groups(found, unknown, (np.eye(3)[:2], np.array([0, 1])), known)
     word = Suggestions(((HOSTILE, 0.9), ("y", 0.1)), False, 0.5, 2, 1, 1, "")
     picture = thumbnail(Image.new("RGB", (9, 7), "red"))
     thumbnails = dict.fromkeys(digests[:11], picture)
-    return ReviewView(
-        HOSTILE, "5" * 32, 3, known.names, groups, (word, None), found, digests, names, np.full(12, 0.01), thumbnails
-    )
+    return ReviewView(HOSTILE, "5" * 32, 3, known.names, groups, (word, None), found, unknown, thumbnails)
 
 
 class Reader(HTMLParser):
@@ -112,7 +113,8 @@ def test_groups_come_with_their_pictures_the_most_typical_first(view: ReviewView
     digests = [picture["digest"] for picture in data["pictures"]]
     for group, told in zip(view.groups, data["groups"], strict=True):
         assert [digests[i] for i in told["pictures"]] == [group.pictures.digests[i] for i in group.exemplars]
-    assert [digests[i] for i in data["loose"]] == [view.digests[10]]
+    assert [digests[i] for i in data["loose"]] == [view.unknown.pictures.digests[10]]
+    assert [picture["answered"] for picture in data["pictures"]] == [1, *(None,) * 10]  # the class "b"
     assert "1 more picture in no group, not shown here" in render_review(view)
     assert data["groups"][0]["words"] == [[HOSTILE, 0.9], ["y", 0.1]]
     assert data["groups"][0]["nearest"]["place"] == 0
@@ -120,7 +122,9 @@ def test_groups_come_with_their_pictures_the_most_typical_first(view: ReviewView
 
 
 def test_what_is_not_shown_goes_with_its_group(view: ReviewView) -> None:
-    few = replace(view, thumbnails={view.digests[0]: view.thumbnails[view.digests[0]]})
+    few = replace(
+        view, thumbnails={view.unknown.pictures.digests[0]: view.thumbnails[view.unknown.pictures.digests[0]]}
+    )
     data = record(render_review(few))
     assert [len(group["pictures"]) for group in data["groups"]] == [5, 5]
     assert sum(bool(picture["thumbnail"]) for picture in data["pictures"]) == 1

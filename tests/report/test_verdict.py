@@ -129,6 +129,14 @@ def test_the_answer_about_unknown_pictures_follows_the_interval_and_the_rates(
     assert ("cannot tell" in text) == ("cannot tell" in says)
 
 
+def test_sets_are_told_with_their_coverage_and_size() -> None:
+    held = {"mean": 0.962, "ci95": [0.94, 0.975], "per_seed": [0.962], "n_test": 503}
+    said, advice = told(sample.results(prediction_sets={"alpha": 0.05, "coverage": held, "size": 1.253}))["sets"]
+    assert "0.962 [0.940, 0.975] of the test images, where 0.950 was asked for; they are 1.25 an image" in said
+    assert not advice
+    assert "sets" not in told(sample.results()) | told(sample.results(prediction_sets=None))
+
+
 def test_where_no_class_was_hidden_known_ones_in_turn_answer() -> None:
     rehearsal = {"detector": "knn", "alpha": 0.05, "auroc": 0.51, "auroc_ci95": [0.46, 0.56], "detection_rate": 0.06}
     text, advice = told(sample.results(novelty=None, discovery=None, rehearsal=rehearsal))["unknown"]

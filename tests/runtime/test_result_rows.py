@@ -24,13 +24,16 @@ def test_answers(digits: cf.ImageDataset) -> None:
     pictures = split.novel.open("a test").subset(np.arange(40))
     answers = world.predict(pictures, top=2)
     frame = answers.to_frame()
-    assert list(frame.columns) == ["image", "answer", "known_by", "p_value", "score"] + [
-        f"{what}_{place}" for place in (1, 2) for what in ("class", "probability")
+    assert list(frame.columns) == [
+        *("image", "answer", "known_by", "p_value", "score"),
+        *(f"{what}_{place}" for place in (1, 2) for what in ("class", "probability")),
+        "possible",
     ]
     assert tuple(frame.image) == pictures.names
     assert list(frame.answer) == [answer.label or "unknown" for answer in answers]
     assert {"unknown"} < set(frame.answer)
     assert list(frame.p_value) == [answer.p_value for answer in answers]
+    assert list(frame.possible) == ["; ".join(answer.possible or ()) for answer in answers]
     assert list(frame.class_2) == [answer.top[1][0] for answer in answers]
     assert isinstance(answers, list)
     assert pickle.loads(pickle.dumps(answers)).to_frame().equals(frame)

@@ -168,7 +168,7 @@ def open_saved(folder: Path, model: str | None, device: str, trust: Sequence[str
         if kind == BARE:
             classifier = FewShotClassifier.load(folder, backbone, trusted)
             no_reference = np.empty((0, 0)), np.empty(0, dtype=np.int64)  # for groups among the unknown: there are none
-            return OpenWorldClassifier.from_fit(classifier, None, 0.05, no_reference)
+            return OpenWorldClassifier.from_fit(classifier, None, None, no_reference)
         return OpenWorldClassifier.load(folder, backbone, trusted)
     except UsageError as error:
         if backbone is not None:
@@ -178,9 +178,13 @@ def open_saved(folder: Path, model: str | None, device: str, trust: Sequence[str
 
 
 def warn_if_blind(world: OpenWorldClassifier) -> None:
-    """Say so where the detector was calibrated on too few pictures to call any unknown."""
-    refusal = world.rejector_ and world.rejector_.refusal(world.alpha)
-    warn([f"no picture will be called unknown: {refusal}"] if refusal else [])
+    """Say so where the detector was calibrated on too few pictures to call any unknown, or any at the usual rate."""
+    from clip_fewshot.conformal.p_values import explain_alpha
+
+    if world.rejector_ is not None:
+        refusal = world.rejector_.refusal(world.alpha_)
+        warn([f"no picture will be called unknown: {refusal}"] if refusal else [])
+        warn(explain_alpha(world.alpha, world.rejector_.n_calibration))
 
 
 def read_words(path: Path | None) -> list[str] | None:

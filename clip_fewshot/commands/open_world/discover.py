@@ -29,24 +29,26 @@ def main(options: Options) -> int:
     words, templates = opening.read_words(options.words), opening.open_templates(options, ())
     with open_store(options.store, options) as store:
         groups = store.discover()
-        found = store.discovery_
+        found, unknown = store.discovery_, store.grouped_.unknown
         said = suggest_group_names(store, groups, options.names, words, templates)
     outliers = int((found.labels < 0).sum())
     record = {
-        "unknown": len(found.labels),
+        "unknown": int(unknown.sum()),
+        "joined": int((~unknown).sum()),
         "groups": [_record(group, found, names) for group, names in zip(groups, said, strict=True)],
         "interval": list(found.interval),
         "in_no_group": outliers,
+        "reason": found.reason,
     }
     print_answer(options, record, _table(groups, found, said, outliers))
     return 0
 
 
 def _record(group: Group, found: Discovery, said: Suggestions | None) -> dict[str, Any]:
-    pictures = zip(group.pictures.names, group.pictures.digests, strict=True)
+    pictures = zip(group.pictures.names, group.pictures.digests, group.answered, strict=True)
     return {
         "number": group.number,
-        "pictures": [{"image": name, "digest": digest} for name, digest in pictures],
+        "pictures": [{"image": name, "digest": digest, "answered": said} for name, digest, said in pictures],
         "stability": found.stability[group.number] if found.stability else None,
         "nearest": group.nearest and {"class": group.nearest[0], "cosine": group.nearest[1]},
         "names": [] if said is None else [{"name": word, "probability": p} for word, p in said.names],
@@ -59,14 +61,21 @@ def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions
     from clip_fewshot.report import tables
 
     low, high = found.interval
-    unknown, grouped = number(len(found.labels), "unknown picture"), number(len(groups), "group")
+    joined = sum(answer is not None for group in groups for answer in group.answered)
+    unknown, grouped = number(len(found.labels) - joined, "unknown picture"), number(len(groups), "group")
     head = f"{unknown}: {grouped} (90 % [{low}, {high}])" + (f", {outliers:,} in no group" if outliers else "")
-    rows = [["group", "pictures", "stability", "nearest known class", "cosine", "might be called"]]
+    if joined:
+        head += f"; {joined:,} that a known class was answered for are more like a group"
+    rows = [["group", "pictures", "answered known", "stability", "nearest known class", "cosine", "might be called"]]
     for group, names in zip(groups, said, strict=True):
         nearest, cosine = group.nearest or ("-", float("nan"))
         stable = tables.format_fraction(found.stability[group.number]) if found.stability else "-"
         words = ", ".join(f"{word} {p:.2f}" for word, p in names.names) if names else "-"
         words = f"none of: {words}" if names and names.none_fits else words
-        rows.append([str(group.number), f"{len(group):,}", stable, nearest, tables.format_fraction(cosine), words])
+        answered = str(sum(answer is not None for answer in group.answered))
+        rows.append(
+            [str(group.number), f"{len(group):,}", answered, stable, nearest, tables.format_fraction(cosine), words]
+        )
+    head += f"\nno group: {found.reason}" if found.reason else ""
     notes = sorted({names.note for names in said if names and names.note})
     return "\n".join([head, *([tables.format_plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])

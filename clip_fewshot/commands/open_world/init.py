@@ -33,7 +33,7 @@ def main(options: Options) -> int:
     opening.warn_if_blind(world)
     names = world.model.label_space_.names
     with Store.create(options.store, world) as store:
-        record = {"store": store.id, "revision": store.revision, "classes": list(names), "alpha": world.alpha}
+        record = {"store": store.id, "revision": store.revision, "classes": list(names), "alpha": world.alpha_}
     text = f"store {escape(options.store)} with {number(len(names), 'known class', 'known classes')}"
     print_answer(options, record, text)
     return 0

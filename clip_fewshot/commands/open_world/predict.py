@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.shared_options import pictures_argument, top_option
+from clip_fewshot.commands.cli.shared_options import pictures_argument, together_option, top_option
 from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, print_answer
 from clip_fewshot.config import check_range
 
-DESCRIPTION = "Say what the newest classifier makes of pictures; nothing is stored."
-EXAMPLES = ("store/ new_pictures/", "store/ a.jpg b.jpg --top 3 --json")
+DESCRIPTION = "What the newest classifier makes of pictures, and the classes it cannot rule out; nothing is stored."
+EXAMPLES = ("store/ new_pictures/ --together", "store/ a.jpg b.jpg --top 3 --json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StoreOptions):
     pictures: tuple[Path, ...] = pictures_argument()
     top: int = top_option()
+    together: bool = together_option()
 
     def __post_init__(self) -> None:
         check_range(self, "top")
@@ -31,7 +32,7 @@ def main(options: Options) -> int:
     with open_store(options.store, options) as store:
         world = store.world
     opening.warn_if_blind(world)
-    answers = world.predict(pictures, options.top)
+    answers = world.predict(pictures, options.top, options.together)
     shift = world.find_shift()
     opening.warn(describe_shift(shift))
     record = answers_record(world, pictures, answers) | {"shift": shift.to_json()}

@@ -35,8 +35,13 @@ def main(options: Options) -> int:
     with open_store(options.store, options) as store:
         view = review_view(store, options.store.resolve().name, options.names, words, options.shown, templates)
     write_marked(out, shorten_home(render_review(view)))
-    record = {"page": str(out), "revision": view.revision, "groups": len(view.groups), "unknown": len(view.digests)}
-    groups = f"{number(len(view.digests), 'unknown picture')} in {number(len(view.groups), 'group')}"
+    record = {
+        "page": str(out),
+        "revision": view.revision,
+        "groups": len(view.groups),
+        "unknown": len(view.unknown.answered),
+    }
+    groups = f"{number(len(view.unknown.answered), 'picture')} in {number(len(view.groups), 'group')}"
     print_answer(options, record, f"{escape(out)}: {groups}, revision {view.revision}")
     next_step(options, f"next: open it, save review.json, then apply {escape(options.store)} review.json")
     return 0

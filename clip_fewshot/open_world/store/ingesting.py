@@ -11,6 +11,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import to_unicode
 from clip_fewshot.data.squares import encode_squares
 from clip_fewshot.data.thumbnail import thumbnail
+from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.open_world.answers import BY_PICTURES
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
@@ -67,7 +68,8 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
         return []
     sight = world.look(pictures)
     answers = world.judge(sight, 1)
-    strange = np.flatnonzero([answer.known_by != BY_PICTURES for answer in answers])  # may be judged again
+    open_rows = [answer.known_by != BY_PICTURES or answer.p_value <= UNDECIDED for answer in answers]
+    strange = np.flatnonzero(open_rows)  # may be judged again, or named with a group
     squares: dict[int, bytes] = {}
     if not world.from_features:
         made = encode_squares(pictures.subset(strange), world.model.backbone.image_size)

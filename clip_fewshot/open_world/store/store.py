@@ -12,17 +12,18 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.shift import MOST, Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.discovery import Discovery, discover_classes
+from clip_fewshot.discovery import Discovery
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.groups import Group, build_groups
+from clip_fewshot.open_world.groups import Group
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.material import build_dataset, is_there
 from clip_fewshot.open_world.store.queries import Status
 from clip_fewshot.open_world.store.reembedding import reembed
+from clip_fewshot.open_world.store.regrouping import find_groups, read_judged
 from clip_fewshot.open_world.store.review import Review, list_digests
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
@@ -44,11 +45,12 @@ class Store:
 
     The embeddings are those of one backbone. Another is let in by :meth:`reembed` alone. Source files may move or go:
     thumbnails and embeddings stay, and :meth:`relink` or another :meth:`ingest` finds them again by content. A model
-    with tuned layers needs the pictures themselves to learn; of unknown ones its store keeps the square it sees.
+    with tuned layers needs the pictures themselves to learn; of what is unknown or may be its store keeps the square
+    that it sees.
 
     Attributes:
         folder: where it lies. database: its tables. session: what is loaded of it.
-        discovery_: what :meth:`discover` found last.
+        grouped_, discovery_: what :meth:`discover` looked at and found last, as of :class:`OpenWorldClassifier`.
 
     Example:
         >>> import clip_fewshot as cf
@@ -59,6 +61,7 @@ class Store:
         ...     ingested = store.ingest(split.novel)
     """
 
+    grouped_: UnknownPictures
     discovery_: Discovery
 
     def __init__(self, session: Session) -> None:
@@ -150,8 +153,7 @@ class Store:
         """The pictures without a name, their (n, d) features and (n,) p-values, in the order in which they came."""
         with self.database.snapshot():
             held = rows.find_unknown(self.database)
-            features = self.session.features(held)
-        return UnknownPictures(build_dataset(held), features, np.array([one.verdict.p_value for one in held]))
+            return read_judged(self.session, held)
 
     def unlabelled(self) -> ImageDataset:
         """All pictures without a name whose files are there: what ``fit(support, unlabelled=)`` may be given.
@@ -161,15 +163,15 @@ class Store:
         return build_dataset([one for one in rows.find_unnamed(self.database) if is_there(one)])
 
     def discover(self) -> tuple[Group, ...]:
-        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`."""
-        pictures, features, p = self.unknown()
-        if not len(pictures):
-            raise UsageError(
-                expected="unknown pictures", got="none", fix="ingest some pictures first", where="discover"
-            )
-        world = self.world
-        self.discovery_ = discover_classes(features, reference=world.reference_, seed=world.model.seed)
-        return build_groups(self.discovery_, pictures, features, p, world.reference_, world.model.label_space_)
+        """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`.
+
+        As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``. The
+        groups are kept, and only what came since is grouped the next time, see :func:`extend_groups`; after a decision,
+        and once the pictures have doubled, all are grouped afresh.
+        """
+        found = find_groups(self.session)
+        self.grouped_, self.discovery_ = found.pictures, found.found
+        return found.groups
 
     def thumbnails(self, digests: Iterable[str]) -> dict[str, bytes]:
         """JPEGs of at most 128 x 128 pixels of those that are in the store, by digest."""
