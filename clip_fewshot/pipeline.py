@@ -122,7 +122,7 @@ def run_few_shot(
         clock.lap("refit")
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
-        choice = select_detector(backbone, recipe, known.data, known.frozen, **asked)
+        choice = select_detector(backbone, recipe, known.data, known.frozen, pictures=known.images, **asked)
         rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
         losses = gather_held_out(task, saved, select_by_approach(trials)[best])
         world = build_saved_model(task, saved, best, rejectors, options.alpha, losses)

@@ -31,6 +31,7 @@ DESCRIPTION = (
 ALPHAS = (0.01, 0.05, 0.1)
 RANKED = ("pooled", "levelled", "per class")
 SCHEMES = ("full", "leave-one-out", "split")
+TOGETHER = "together"  # the pictures of a draw are one batch
 KNOWN, NOVEL = 5, 2  # pictures judged in a draw
 BATCH, BATCH_NOVEL = 40, 10
 STREAM, BEGINS, SHARE = 600, 200, 0.2
@@ -76,7 +77,7 @@ def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str,
     """A row for each scheme: pooled, levelled and per class."""
     from clip_fewshot.conformal.calibration import Calibrated
 
-    ways = [(scheme, ranked) for scheme in SCHEMES for ranked in RANKED]
+    ways = [(scheme, ranked) for scheme in (TOGETHER, *SCHEMES) for ranked in RANKED]
     refused: dict[Any, list[dict[str, Any]]] = {}
     p: dict[Any, list[Any]] = defaultdict(list)
     truth = []
@@ -86,12 +87,13 @@ def coverage(options: Options, shape: Shape, update: Progress) -> list[dict[str,
         truth.append(world.known_y)
         for way in ways:
             how = {"per_class": way[1] == "per class", "levelled": way[1] == "levelled"}
-            calibrated = Calibrated(partial(detector, options), way[0], seed=i, **how).fit(world.X, world.y)
+            scheme = "leave-one-out" if way[0] == TOGETHER else way[0]
+            calibrated = Calibrated(partial(detector, options), scheme, seed=i, **how).fit(world.X, world.y)
             refused[way] = [
                 {"alpha": alpha, "refused": calibrated.refusal(alpha), "needed": calibrated.shots_needed(alpha)}
                 for alpha in ALPHAS
             ]
-            p[way].append(calibrated.p_values(np.concatenate([world.known, world.novel])))
+            p[way].append(calibrated.p_values(np.concatenate([world.known, world.novel]), way[0] == TOGETHER))
     return [
         {
             "shape": shape.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
-from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, trust_option
+from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, together_option, trust_option
 from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
 
@@ -17,18 +17,17 @@ DESCRIPTION = """Compare all novelty detectors on the frozen features of one mod
 set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
 EXAMPLES = ("train.txt --test test.txt --root . --unseen cat,dog", "photos/ --saved runs/photos-ViT-B-32/model")
 OF_SAVED, SAVED = ("fresh", "discover", "split_seed", "trust"), {"group": "with --saved"}
-OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "out", "overwrite", "template", "templates")
-COMPARED = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors")
+OF_DETECTORS = ("shots", "seeds", "seed", "detectors", "together", "out", "overwrite", "template", "templates")
+OF_ALL = ("shots", "seeds", "seed", "test_fraction", "alphas", "detectors", "together")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SupportSetOptions, TextOptions, OutputOptions):
     unseen: str | None = option(None, "classes to hide, count or names (default: 3; --saved: all new)", listed=True)
     novel: str | None = option(None, "pictures of unknown classes (default: those of the hidden classes)")
-    alphas: tuple[float, ...] = option(
-        (), "false-alarm rates to try, in (0, 1) (default: 0.01, 0.05 and 0.1, or the least that the shots support)"
-    )
+    alphas: tuple[float, ...] = option((), "false-alarm rates to try (default: 0.01, 0.05, 0.1 or the least supported)")
     detectors: tuple[str, ...] = option((), "detectors to compare, python:MODULE:NAME for your own (default: all)")
+    together: bool = together_option()
     out: str | None = option(None, "folder for novelty.json, det.svg and densities.svg", group="output")
     saved: Path | None = option(None, "folder of a saved model: measure that one alone", **SAVED)
     trust: tuple[str, ...] = trust_option()
@@ -46,7 +45,7 @@ def main(options: Options) -> int:
     _ = options.out and opening.choose_folder(options, options.out, DETECTORS_FOLDER)
     data = opening.open_data(options.data, **options.reading())
     data.required_labels()
-    novel = None if options.novel is None else opening.open_data(options.novel)
+    novel = options.novel and opening.open_data(options.novel)
     found, text = (compare if options.saved is None else measure)(options, data, novel)
     print(json.dumps(found, indent=1) if options.json else text)
     return 0
@@ -54,20 +53,19 @@ def main(options: Options) -> int:
 
 def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
-    from clip_fewshot.protocol import compare_detectors as protocol
+    from clip_fewshot.protocol import compare_detectors, detector_tables
 
-    protocol.check_detectors(options.detectors)
-    unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in COMPARED} | {"unseen": count_or_names(unseen)}
-    asked["templates"] = opening.open_templates(options, ())
+    compare_detectors.check_detectors(options.detectors)
+    asked = {name: getattr(options, name) for name in OF_ALL} | {"templates": opening.open_templates(options, ())}
+    asked["unseen"] = count_or_names(unseen := options.unseen or "3")
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
-        done = protocol.compare_detectors(backbone, data, novel, progress=progress, **asked)
+        done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
-    if options.out is not None:
-        protocol.save_comparison(done, found, Path(options.out))
-    return found, protocol.describe_comparison(found)
+    if options.out:
+        compare_detectors.save_comparison(done, found, Path(options.out))
+    return found, detector_tables.describe_comparison(found)
 
 
 def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:

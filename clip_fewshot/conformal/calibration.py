@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.bags import Bag, Labels, check_features
-from clip_fewshot.conformal.levels import Looks, find_looks, scale_scores
+from clip_fewshot.conformal.levels import Looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
-from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Split
+from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
-from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray
 
-COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
+MOST_COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
@@ -94,7 +95,9 @@ class Calibrated:
         if (self.per_class or self.levelled) and y is None:
             asked = "per_class" if self.per_class else "levelled"
             raise UsageError(expected="classes", got="none", fix=f"pass y, or ask for {asked}=False", where=asked)
+        self.__dict__.pop("_looks", None)
         self.bag_ = Bag.from_features(X, y)
+        self._batch: Together | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
         self.classes_, labels = self.bag_.classes(), self.scheme_.labels
         calibrating = len(self.bag_) if self.scheme_.per_shot == 1 else len(self.bag_) // 2
@@ -102,14 +105,19 @@ class Calibrated:
         self.n_calibration_ = min(self.n_per_class_.values()) if self.per_class else calibrating
         return self
 
-    def p_values(self, X: FloatArray) -> FloatArray:
-        """(m,) p-values of (m, d) pictures, each as if it had come alone. Small = novel."""
+    def p_values(self, X: FloatArray, together: bool = False) -> FloatArray:
+        """(m,) p-values of (m, d) pictures. Small = novel.
+
+        Args:
+            together: False: each as if it had come alone. True: as one batch, in which more is found: see
+                :class:`clip_fewshot.conformal.schemes.Together`, which takes the place of the scheme.
+        """
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
-        size = max(1, COMPARED // len(self.bag_))
+        size = max(1, len(fresh) if together else MOST_COMPARED // len(self.bag_))
         for part in np.split(fresh, np.arange(size, len(fresh), size)) if len(fresh) else ():
-            p[part] = self._largest(rows[part])
+            p[part] = self._largest(rows[part], self._together() if together else self.scheme_)
         return p
 
     def held_out(self) -> HeldOut:
@@ -124,30 +132,36 @@ class Calibrated:
             )
         return HeldOut(self.scheme_.detector, self.scheme_.scores)
 
-    def _largest(self, rows: FloatArray) -> FloatArray:
+    def _together(self) -> Together:
+        self._batch = self._batch or Together(self.make_detector, self.bag_)
+        return self._batch
+
+    def _largest(self, rows: FloatArray, scheme: Scheme) -> FloatArray:
         """(m,) the p-value under the class that suits each picture best; pooled, under that with which it fits."""
-        asks = self.per_class or self.scheme_.asks_class
+        asks = self.per_class or scheme.asks_class
         labels: list[Hashable | None] = [*self.classes_] if asks and self.classes_ else [None]
         shares, found = self._shares(rows), np.zeros(len(rows))
-        compared = self.scheme_.compare(rows, labels)
+        compared = scheme.compare(rows, labels)
         if not self.per_class:  # many classes share a comparison
             compared = {id(one): one for one in compared.values()}
-        looks = self._find_looks(rows)
-        for label, (members, own) in compared.items():
-            if looks is not None:
-                members, own = scale_scores(members, own, *looks)
-            which = self.scheme_.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
+        looks = self._looks if scheme is self.scheme_ else self._look(scheme)
+        for label, one in compared.items():
+            members, own, _ = one if looks is None else scale_scores(one, looks, rows)
+            which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
             own = own[:, which] if own.shape[1] > 1 else own
             found = np.maximum(found, _ranks(members[:, which], own, shares))
         return found
 
-    def _find_looks(self, rows: FloatArray) -> tuple[LabelArray, Looks] | None:
-        """(n,) classes of the calibrating pictures, and what all look like; None where scores are ranked as they are."""
-        if not self.levelled or self.per_class:
+    @cached_property
+    def _looks(self) -> Looks | None:
+        return self._look(self.scheme_)
+
+    def _look(self, scheme: Scheme) -> Looks | None:
+        """What the calibrating pictures look like; None where scores are ranked as they are."""
+        if not self.levelled or self.per_class or self.bag_.labels is None:
             return None
-        kinds, places = np.unique(self.bag_.labels, return_inverse=True)[1], self.scheme_.places
-        looks = find_looks(self.bag_.rows, kinds, rows)
-        return kinds[places], Looks(looks.members[places], looks.pictures[:, places])
+        kinds = np.unique(self.bag_.labels, return_inverse=True)[1]
+        return Looks(self.bag_.rows, kinds, scheme.places)
 
     def _shares(self, rows: FloatArray) -> FloatArray:
         """(m,) how much of a tie counts, in (0, 1)."""

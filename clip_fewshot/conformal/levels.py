@@ -21,57 +21,77 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.conformal.bags import Comparison
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-PLACE_PRIOR, SPREAD_PRIOR = 2, 8  # average pictures that each class has besides its own: docs/figures/fairness.md
+MOST_PAIRS = 256  # known pictures
+# Average pictures that each class has besides its own, for its spread and at most for its place; classes that lie apart
+# have fewer, down to FEWEST_PRIOR / shots^2, without which four shots give .12 false alarms at alpha = .1.
+SPREAD_PRIOR, PLACE_PRIOR, FEWEST_PRIOR = 8, 2, 16
 
 
-class Looks(NamedTuple):
-    """Numbers of the classes whose means are nearest.
-
-    Attributes:
-        members: (n,) of each known picture, without itself. pictures: (m, n) of each new one, without each known one.
-    """
-
-    members: LabelArray
-    pictures: LabelArray
-
-
-def find_looks(rows: FloatArray, kinds: LabelArray, X: FloatArray) -> Looks:
-    """Of (n, d) known pictures with (n,) classes in 0..c-1, each of which occurs, and of (m, d) new ones."""
-    rows, X = normalize(rows), normalize(X)
-    sums, every, counts = _indicators(kinds, int(kinds.max()) + 1).T @ rows, np.arange(len(rows)), np.bincount(kinds)
-    lengths, mine = np.linalg.norm(sums, axis=1), rows @ sums.T
-    own = mine[every, kinds]
-    # The class of a known picture without it: its only one leaves nothing, which is near to nothing.
-    left = np.sqrt(np.maximum(lengths[kinds] ** 2 - 2 * own + 1, 0))
-    left[counts[kinds] == 1] = 0
-    mine = _divide(mine, lengths)
-    mine[every, kinds] = _divide(own - 1, left)
-    near = _divide(X @ sums.T, lengths)
-    first = near.argmax(axis=1)
-    rival = near.copy()
-    rival[np.arange(len(X)), first] = -np.inf
-    # For the picture all other classes are as they were, so the best of them is the first or the second.
-    others = np.where(first[:, None] == kinds, rival.argmax(axis=1)[:, None], first[:, None])
-    without = _divide((X @ sums.T)[:, kinds] - X @ rows.T, left)
-    return Looks(mine.argmax(axis=1), np.where(without >= np.take_along_axis(near, others, axis=1), kinds, others))
-
-
-def scale_scores(
-    members: FloatArray, own: FloatArray, kinds: LabelArray, looks: Looks
-) -> tuple[FloatArray, FloatArray]:
-    """(m, n) scores of the known pictures and (m, n) of each new one, all in the units of an average class.
+class Looks:
+    """Which class's mean is the nearest to a picture: of known pictures, and of new ones beside them.
 
     Args:
-        members: (m, n) scores of known pictures. own: (m, n) or (m, 1) of the new ones that they are compared with.
-        kinds: (n,) classes of the known pictures. looks: of the same pictures.
+        rows: (n, d) known pictures. kinds: (n,) their classes in 0..c-1, each of which occurs.
+        places: (k,) of those that calibrate.
+
+    Attributes:
+        members: (k,) of those that calibrate, each without itself. kinds: (k,) their true classes.
     """
+
+    def __init__(self, rows: FloatArray, kinds: LabelArray, places: IndexArray) -> None:
+        rows, counts, every = normalize(rows), np.bincount(kinds), np.arange(len(rows))
+        self.sums = _indicators(kinds, len(counts)).T @ rows
+        self.lengths, mine = np.linalg.norm(self.sums, axis=1), rows @ self.sums.T
+        own = mine[every, kinds]
+        # The class of a known picture without it: its only one leaves nothing, which is near to nothing.
+        left = np.sqrt(np.maximum(self.lengths[kinds] ** 2 - 2 * own + 1, 0))
+        left[counts[kinds] == 1] = 0
+        mine = _divide(mine, self.lengths)
+        mine[every, kinds] = _divide(own - 1, left)
+        self.members, self.kinds = mine.argmax(axis=1)[places], kinds[places]
+        self.rows, self.left = rows[places], left[places]
+
+    def find(self, X: FloatArray) -> LabelArray:
+        """(m,) of (m, d) new pictures."""
+        return np.asarray(_divide(normalize(X) @ self.sums.T, self.lengths).argmax(axis=1))
+
+    def find_without(self, X: FloatArray) -> LabelArray:
+        """(m, k) of each of (m, d) new pictures, without each of the known ones that calibrate."""
+        X = normalize(X)
+        near = _divide(X @ self.sums.T, self.lengths)
+        first = near.argmax(axis=1)
+        rival = near.copy()
+        rival[np.arange(len(X)), first] = -np.inf
+        # For the picture all other classes are as they were, so the best of them is the first or the second.
+        others = np.where(first[:, None] == self.kinds, rival.argmax(axis=1)[:, None], first[:, None])
+        without = _divide((X @ self.sums.T)[:, self.kinds] - X @ self.rows.T, self.left)
+        return np.where(without >= np.take_along_axis(near, others, axis=1), self.kinds, others)
+
+
+def scale_scores(compared: Comparison, looks: Looks, X: FloatArray) -> Comparison:
+    """The scores of known pictures and of (m, d) new ones, all in the units of an average class.
+
+    With more than 256 known pictures a new one is measured by all of them, and a known one by the others, once for all
+    new pictures: 12 pairs of tables as large as the comparison would cost more than the detector. What that ignores is
+    one picture of a class: simulated, it stays below alpha too.
+    """
+    (members, own, alone), c = compared, len(looks.sums)
+    if alone is not None and len(looks.kinds) > MOST_PAIRS:
+        pairs = Pairs.measure(alone[None], looks.kinds, c)
+        return Comparison(
+            pairs.move(members, looks.members[None]), pairs.with_all(alone).move(own, looks.find(X)[:, None]), alone
+        )
     own = np.broadcast_to(own, members.shape)
     usable = np.isfinite(members).all(axis=1)  # what a detector takes for a copy is infinite, and has no level
-    pairs = Pairs.measure(members[usable], kinds, int(max(kinds.max(), looks.pictures.max(), looks.members.max())) + 1)
-    found = members.copy(), own.copy()
-    for scores, classes in zip(found, (np.broadcast_to(looks.members, members.shape), looks.pictures), strict=True):
+    pairs = Pairs.measure(members[usable], looks.kinds, c)
+    found = Comparison(members.copy(), own.copy(), alone)
+    for scores, classes in (
+        (found.members, np.broadcast_to(looks.members, members.shape)),
+        (found.own, looks.find_without(X)),
+    ):
         scores[usable] = pairs.move(scores[usable], classes[usable])
     return found
 
@@ -83,6 +103,7 @@ class Pairs(NamedTuple):
         kinds: (n,) classes of the known pictures. counts: (c,). means, squares: (m, c) mean and sum of squared
             differences from it, with the known picture. less, fewer: (m, n) what its class loses of them without it.
         centre, within: (m, n) mean of all scores, and their variance within classes, without it.
+        likeness: (m, n) the latter over the variance between the places of classes, inf where these do not differ.
     """
 
     kinds: LabelArray
@@ -93,6 +114,7 @@ class Pairs(NamedTuple):
     fewer: FloatArray
     centre: FloatArray
     within: FloatArray
+    likeness: FloatArray
 
     @classmethod
     def measure(cls, members: FloatArray, kinds: LabelArray, c: int) -> Pairs:
@@ -103,10 +125,21 @@ class Pairs(NamedTuple):
         squares = off**2 @ classes
         less = off / np.maximum(counts[kinds] - 1, 1)
         fewer = off * (off + less)
-        centre = (members.sum(axis=1, keepdims=True) - members) / max(n - 1, 1)
-        freedom = n - 1 - np.count_nonzero(counts) + (counts[kinds] == 1)
-        within = (squares.sum(axis=1, keepdims=True) - fewer) / np.maximum(freedom, 1)
-        return cls(kinds, counts, means, squares, less, fewer, centre, np.maximum(within, 0))
+        kept, rest = np.count_nonzero(counts) - (counts[kinds] == 1), max(n - 1, 1)
+        inside = np.maximum(squares.sum(axis=1, keepdims=True) - fewer, 0)
+        away = members - members.mean(axis=1, keepdims=True)
+        total = (away**2).sum(axis=1, keepdims=True) - away**2 * n / rest
+        centre = (members.sum(axis=1, keepdims=True) - members) / rest
+        return cls(kinds, counts, means, squares, less, fewer, centre, *_compare_spreads(inside, total, rest, kept))
+
+    def with_all(self, scores: FloatArray) -> Pairs:
+        """The same of one row of (n,) scores, measured with every known picture."""
+        centre, inside = np.full((1, 1), scores.mean()), self.squares.sum(axis=1, keepdims=True)
+        spreads = _compare_spreads(
+            inside, ((scores - centre) ** 2).sum(), len(scores), int(np.count_nonzero(self.counts))
+        )
+        nothing = np.zeros((1, 1))
+        return Pairs(np.array([-1]), self.counts, self.means, self.squares, nothing, nothing, centre, *spreads)
 
     def move(self, scores: FloatArray, looks: LabelArray) -> FloatArray:
         """(m, n) scores of pictures that look like (m, n) classes, as those of an average class would be."""
@@ -114,10 +147,23 @@ class Pairs(NamedTuple):
         left = self.counts[looks] - same
         means = np.take_along_axis(self.means, looks, axis=1) - same * self.less
         squares = np.maximum(np.take_along_axis(self.squares, looks, axis=1) - same * self.fewer, 0)
-        place = (left * means + PLACE_PRIOR * self.centre) / (left + PLACE_PRIOR)
+        prior = np.maximum(np.minimum(self.likeness, PLACE_PRIOR), FEWEST_PRIOR / np.maximum(left, 1) ** 2)
+        place = (left * means + prior * self.centre) / (left + prior)
         spread = (squares + SPREAD_PRIOR * self.within) / (np.maximum(left - 1, 0) + SPREAD_PRIOR)
         stretch = np.sqrt(np.divide(self.within, spread, out=np.ones_like(spread), where=spread > 0))
         return np.asarray(self.centre + (scores - place) * stretch)
+
+
+def _compare_spreads(
+    inside: FloatArray, total: FloatArray, n: int, classes: int | IndexArray
+) -> tuple[FloatArray, FloatArray]:
+    """Variance within classes, and the same over that between them, of n scores; from sums of squared differences.
+
+    One-way analysis of variance: what the means of classes differ by beyond the noise in them.
+    """
+    within = inside / np.maximum(n - classes, 1)
+    between = np.maximum((total - inside) / np.maximum(classes - 1, 1) - within, 0) * classes / n
+    return within, np.divide(within, between, out=np.full(between.shape, np.inf), where=between > 0)
 
 
 def _indicators(kinds: LabelArray, c: int) -> csr_array:

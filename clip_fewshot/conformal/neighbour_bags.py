@@ -90,8 +90,8 @@ class NeighbourBags:
         """
         raise NotImplementedError
 
-    def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
-        """(m, n) leave-one-out scores of the members in the bag with each picture, and (m,) of the picture itself."""
+    def scores(self, X: FloatArray, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave-one-out scores: (m, n) of the members beside each picture, (m, 1) of the picture, (n,) without one."""
         unit, places = normalize(X), self.bag.places(X)
         if k not in self.alone:
             table = KNN(np.sqrt(self.squared[:, : k + 1]), self.neighbours[:, : k + 1])
@@ -102,7 +102,8 @@ class NeighbourBags:
         self.rescore(scores, alone, near.own, self._enter(near, places, k))
         # Left out of its own bag, the picture is judged by the members alone.
         nobody = np.full(len(X), -1), np.zeros((len(X), len(self.rows)), dtype=bool)
-        return scores, self.score_picture(*nobody, alone, KNN(near.own.distances[:, :k], near.own.neighbours[:, :k]))
+        own = self.score_picture(*nobody, alone, KNN(near.own.distances[:, :k], near.own.neighbours[:, :k]))
+        return scores, own[:, None], members
 
     def scores_without(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(n,) score of each member under the detector of the others, and (m, n) of each picture under the same."""

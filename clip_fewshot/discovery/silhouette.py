@@ -21,7 +21,6 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
 from scipy.stats import poisson
 from sklearn.decomposition import PCA
-from sklearn.metrics.pairwise import euclidean_distances
 
 from clip_fewshot.discovery.base import Partition
 from clip_fewshot.discovery.known import KnownRows
@@ -35,7 +34,7 @@ CLEAR = 5  # times their spread, beyond which classes are apart whatever their n
 APART = 0.6  # of the known classes' distance from their nearest; .5 and .75 count as well
 LOOSER = 1.2  # than the loosest known class a new one may be
 SPLIT = 0.4  # of it, that groups are apart at least: of more groups the nearest are nearer
-EVERY = 20  # numbers of parts tried one by one; above, each is a STEP larger
+EVERY = 10  # numbers of parts tried one by one; above, each is a STEP larger
 STEP = 1.15
 NEAR = 10  # numbers tried around the best of those
 ROUNDS = 6  # of k-means
@@ -63,11 +62,11 @@ class Clouds(NamedTuple):
 
     def distances(self, points: FloatArray) -> FloatArray:
         """(n, k) mean squared distances of (n, d) points from a member, itself among them where it is one."""
-        return np.asarray(euclidean_distances(points, self.means, squared=True) + self.spread * (1 - 1 / self.sizes))
+        return np.asarray(_squared(points, self.means) + self.spread * (1 - 1 / self.sizes))
 
     def gaps(self, other: Clouds) -> FloatArray:
         """(k, l) squared distances of the true means: without what the chance of few members adds. Can be negative."""
-        apart = euclidean_distances(self.means, other.means, squared=True)
+        apart = _squared(self.means, other.means)
         return np.asarray(apart - (self.spread / self.sizes)[:, None] - other.spread / other.sizes)
 
 
@@ -184,7 +183,8 @@ def _try(points: FloatArray, tree: FloatArray, parts: int, yard: Yardstick) -> I
     """The parts as they are, and with those merged that no two known classes are as near as."""
     cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
     plain = refine(points, cut, yard.known, ROUNDS)
-    for labels in (plain, merge_near(points, plain, yard)):
+    merged = merge_near(points, plain, yard)
+    for labels in (plain,) if np.array_equal(plain, merged) else (plain, merged):
         labels = refine(points, keep_classes(points, labels, yard), yard.known, 1)  # what was left goes where it fits
         if labels.max() >= 0:
             groups = Clouds.from_labels(points, labels)
@@ -209,12 +209,12 @@ def refine(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -
 
     A picture draws its group's mean to itself; that, and the chance of few members, is taken off all distances.
     """
-    to_known = (euclidean_distances(points, known.means, squared=True) - known.spread / known.sizes).min(axis=1)
+    to_known = (_squared(points, known.means) - known.spread / known.sizes).min(axis=1)
     for _ in range(rounds):
         if labels.max() < 0:
             break
         groups, rows = Clouds.from_labels(points, labels), np.flatnonzero(labels >= 0)
-        to_group = euclidean_distances(points, groups.means, squared=True)
+        to_group = _squared(points, groups.means)
         size = groups.sizes[labels[rows]]
         to_group[rows, labels[rows]] *= size / np.maximum(size - 1, 1)
         nearest = to_group.argmin(axis=1)
@@ -275,6 +275,11 @@ def silhouettes(points: FloatArray, labels: LabelArray, groups: Clouds, known: C
     if np.isfinite(other).all():
         found[rows] = (other - own) / np.maximum(np.maximum(own, other), np.finfo(float).tiny)
     return found
+
+
+def _squared(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(n, k) squared distances; scikit-learn's function checks its input for longer than these take."""
+    return np.asarray(np.maximum((a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1), 0))
 
 
 def _to_nearest(clouds: Clouds) -> FloatArray:

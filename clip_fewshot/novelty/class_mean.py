@@ -17,11 +17,11 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 
 class ClassMeanDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
-    """The cosine between an image and the mean of the nearest class, whose rows have length 1.
+    """The largest cosine between an image and a class mean, of rows of length 1.
 
-    Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", 2017, eq. 1, for the means; the largest cosine
-    as a score: Techapanurak, Suganuma, Okatani, "Hyperparameter-Free Out-of-Distribution Detection Using Cosine
-    Similarity", 2020, eq. 5. It estimates nothing but the means, and so is hard to beat with one or two shots.
+    The means: Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", 2017, eq. 1; the largest cosine as
+    a score: Techapanurak, Suganuma, Okatani, "Hyperparameter-Free Out-of-Distribution Detection Using Cosine
+    Similarity", 2020. It learns nothing but the means, so that two images of one class are enough.
 
     Attributes:
         means_: (c, d) of length 1. kept_: (m,) places of the distinct rows in ``X``.

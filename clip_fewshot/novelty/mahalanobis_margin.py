@@ -17,19 +17,18 @@ AVERAGE_WEIGHT = 0.4
 class MahalanobisMarginDetector(MahalanobisDetector):
     """Minus the squared Mahalanobis distance to the nearest class, plus .4 of the mean of those to all classes.
 
-    Two known scores in one. With the weight 0 it is the density of the nearest class (Lee, Lee, Lee, Shin, "A Simple
-    Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, eq. 2), which finds what
-    is far from everything. With the weight 1 it is how far the nearest class leads the average one in Fisher's linear
-    discriminant (Ren et al., 2021, eq. 3, under one covariance), which finds what lies between the classes and is
-    blind to all else. Between .3 and .6 it is as good at the one as at the other: docs/figures/detectors.md.
+    Two known scores in one. With the weight 0 it is that of :class:`MahalanobisDetector`, which finds what is far from
+    all classes. With the weight 1 it is how far the nearest class is ahead of the average one in a linear discriminant,
+    as of :class:`~clip_fewshot.novelty.relative_mahalanobis.RelativeMahalanobisDetector` under one covariance, which
+    finds what lies between the classes and is blind to all else. Between .3 and .6 it finds both:
+    docs/figures/detectors.md.
 
     Args:
         shrinkage: share of the identity, in (0, 1]; None: half way from the estimate of
-            :func:`clip_fewshot.novelty.scatter.estimate_shares` to 1. The estimate is made for the covariance, where
-            the distance takes its inverse, of which a few shots say less.
+            :func:`clip_fewshot.novelty.scatter.estimate_shares` to 1. The estimate is the best for the covariance; the
+            distance takes its inverse, of which a few shots say less.
 
-    Attributes:
-        as of :class:`MahalanobisDetector`; ``loo_scores_`` are exact here too.
+    Attributes: those of :class:`MahalanobisDetector`.
 
     Example:
         >>> import numpy as np

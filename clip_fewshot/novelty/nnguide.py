@@ -10,13 +10,13 @@ from scipy.special import logsumexp
 from clip_fewshot.novelty.probe_scores import GuidedDetector
 from clip_fewshot.types import FloatArray
 
-GUIDES = 10  # the paper's for its smaller sets
+GUIDES = 10  # as in the code of the authors
 
 
 class NNGuideDetector(GuidedDetector):
     """The free energy of a linear probe times the mean cosine to the nearest known images, each times its own energy.
 
-    Park, Jung, Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection", 2023, eqs. 4 and 5, with rows of
+    Park, Jung, Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection", 2023, with rows of
     length 1: far from the known images, where a probe is sure of itself without reason, the guidance is small.
     Arguments and attributes: :class:`GuidedDetector`.
     """

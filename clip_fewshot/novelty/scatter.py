@@ -130,7 +130,7 @@ class Scatter(NamedTuple):
         far += feedback[:, None] * crossed**2
         own = left.growth**2 * (within + feedback * within**2)
         far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
-        return far
+        return np.asarray(far)
 
     def _left_out(self) -> Lengths:
         counts = np.bincount(self.labels, minlength=len(self.means))[self.labels]

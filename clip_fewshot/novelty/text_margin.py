@@ -27,10 +27,10 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """The score of :class:`MahalanobisMarginDetector`, plus the cosine to the nearest class name.
 
     Images lie near images and texts near texts, whatever they show (Liang, Zhang, Kwon, Yeung, Zou, "Mind the Gap",
-    2022), so that an image is compared with images and with texts, and never with a mean of both. The squared distances
-    are in the unit of the rows, times the mean variance of a feature; half of one is then as much as a cosine. The
-    names weigh half of that, times how far they can be trusted: the share of the known images that they name rightly,
-    above chance. Where names tell nothing, this is the margin alone. Measured: docs/figures/detectors.md.
+    2022), so that an image is compared with images and with texts, and never with a mean of both. Squared distances
+    times the mean variance of a feature have the unit of the rows, and half of one that of a cosine. The cosine to the
+    name weighs half as much, times how far the names can be trusted: the share of the known images that they name
+    rightly, above chance. Where names tell nothing, this is the margin alone: docs/figures/detectors.md.
 
     Args:
         concepts: (c, d) text features of the known classes, in the order of the classes and the space of the images;

@@ -14,7 +14,7 @@ from clip_fewshot.types import FloatArray
 class ViMDetector(GuidedDetector):
     """Virtual-logit matching: the free energy of a linear probe less a virtual logit, the length of the residual.
 
-    Wang, Li, Feng, Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", 2022, eqs. 5 and 7. The residual is
+    Wang, Li, Feng, Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", 2022, eqs. 5 to 7. The residual is
     what the first principal axes of the known images leave of an image; it is scaled so that the mean over known images
     equals that of their largest logit. Theirs keeps 512 or 1,000 axes of many thousand images; the first axes of a few
     shots, one less than there are classes, tell classes apart, the others pictures. Arguments and attributes:

@@ -90,11 +90,17 @@ class NoveltyChoice:
     def to_json(self) -> dict[str, Any]:
         """For results: the choice, its lead and the table."""
         features = {"features": self.best.space, "n_neighbors": self.best.n_neighbors, "chosen": str(self.best)}
-        return features | {"margin": self.margin, "selection": self.table()}
+        found = features | {"margin": self.margin, "selection": self.table()}
+        return found | ({"selection_far": self.far_table()} if self.far_table() else {})
 
     def table(self) -> dict[str, float]:
         """AUROC of each alternative on the hidden classes, best first."""
         return {str(row.name): row.auroc for row in self.selection.table} if self.selection else {}
+
+    def far_table(self) -> dict[str, float]:
+        """The same on far pictures, in the same order; empty where none were looked at."""
+        rows = self.selection.table if self.selection else ()
+        return {str(row.name): row.far for row in rows if row.far is not None}
 
 
 def split_folds(labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config.ranges import require_int
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.discovery.undecided import UNDECIDED
@@ -57,13 +57,13 @@ class Answer(NamedTuple):
         return row if self.possible is None else row | {"possible": "; ".join(self.possible)}
 
 
-def judge(fitted: Fitted, alpha: float, sight: Sight, top: int) -> list[Answer]:
-    """What a model says of what it sees."""
+def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:
+    """What a model says of what it sees; ``together``: the pictures are one batch, see :meth:`Rejector.verdict`."""
     require_int(top, "top")
     n, rejector, probabilities = len(sight.frozen), fitted.rejector, see_probabilities(fitted, sight)
     said, unknown = NoveltyScores(np.zeros(n), np.ones(n)), np.zeros(n, dtype=bool)
     if rejector is not None:
-        said = rejector.verdict(sight.frozen, sight.judged)
+        said = rejector.verdict(sight.frozen, sight.judged, together)
         unknown = rejector.flags(said.p, alpha)
     rows = zip(probabilities, said.p, said.scores, unknown, strict=True)
     by_name, possible = fitted.without_pictures(), select_possible(fitted, alpha, probabilities)
@@ -89,7 +89,7 @@ def select_possible(
         return [None] * len(probabilities)
     once = ~np.isnan(known.losses)
     within = known.labels[once] if fitted.rejector is not None and fitted.rejector.per_class else None
-    inside = prediction_sets(class_p_values(known.losses[once], probability_losses(probabilities), within), alpha)
+    inside = prediction_sets(class_p_values(known.losses[once], measure_losses(probabilities), within), alpha)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     rows = zip(order.tolist(), inside, strict=True)
     return [tuple(names[label] for label in ranked if row[label]) for ranked, row in rows]

@@ -110,6 +110,7 @@ class WorldState:
     known_: KnownPictures
     shown_: frozenset[str]
     _history: History
+    _seen: FloatArray
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class WorldState:
     def _begin(self, rejector: Rejector | None, known: KnownPictures) -> None:
         self.rejector_, self.known_ = rejector, known
         self.unknown_, self._history, self.shown_ = [], History(), frozenset[str]()
+        self._seen = known.frozen[:0]
 
     @property
     def reference_(self) -> tuple[FloatArray, LabelArray]:

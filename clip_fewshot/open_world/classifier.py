@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from clip_fewshot.conformal.p_values import explain_alpha
+from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart
@@ -44,8 +45,8 @@ class OpenWorldClassifier(WorldState):
 
     Args:
         model: a :class:`FewShotClassifier`; :meth:`fit` fits it.
-        detector: "auto" chooses among DETECTORS by hiding known classes in turn; one of them, by its key; or one of
-            your own, see :func:`find_detector`, which "auto" does not know.
+        detector: "auto" takes the first of DETECTORS unless hidden known classes speak for another; one of them, by its
+            key; or one of your own, see :func:`find_detector`, which "auto" does not know.
         alpha: share of pictures of known classes that may be called unknown, in (0, 1); None: 0.05, or the least that
             the known pictures support if more, with a warning. One that is given and not supported is refused.
         per_class: keep ``alpha`` within each class, whatever the proportions in which they come. It takes as many shots
@@ -108,11 +109,9 @@ class OpenWorldClassifier(WorldState):
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
-        depths = list_stored_depths(model.backbone.visual)
-        data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
+        data, frozen = model.prepare(support, [model.point.unfreeze, *list_stored_depths(model.backbone.visual)], more)
         model.fit_prepared(data, frozen, support.label_space)
-        names = support.label_space.names
-        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, self.detector, names, self.per_class)
+        rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         if self.alpha is not None:
             rejector.check(self.alpha)
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
@@ -121,18 +120,34 @@ class OpenWorldClassifier(WorldState):
         self._calibrate_quickly()
         return self
 
-    def predict(self, images: Images, top: int = 5) -> ResultRows[Answer]:
+    def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
 
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
+
+        Args:
+            together: the pictures are one batch, and a p-value depends on the others: of new classes that several
+                pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
         self._calibrate_quickly()
         sight = self.look(pictures)
-        answers = self.judge(sight, top)
+        answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
+        self._seen = sight.frozen
         return ResultRows(answers, image=pictures.names)
+
+    def find_shift(self, images: Images | None = None) -> Shift:
+        """Whether pictures come from elsewhere than the known ones, as from another camera, and are no new classes.
+
+        ``.verdict()`` of what comes back is "same", "shift" or "shift or new"; see :mod:`clip_fewshot.conformal.shift`.
+
+        Args:
+            images: 50 or more, drawn independently; None: those that :meth:`predict` saw last.
+        """
+        seen = self._seen if images is None else self.look(collect_images(images, purpose="find_shift")).frozen
+        return find_shift(*self.reference_, seen, self.model.seed)
 
     def predict_set(self, images: Images, alpha: float | None = None) -> list[tuple[str, ...]]:
         """The classes of each picture that cannot be ruled out, most probable first; nothing is remembered.
@@ -199,9 +214,9 @@ class OpenWorldClassifier(WorldState):
         """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""
         return see_features(self.model.model_, features, self.from_features)
 
-    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+    def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """What :meth:`predict` answers; nothing is remembered."""
-        return judge(self._fitted(), self.alpha_, sight, top)
+        return judge(self._fitted(), self.alpha_, sight, top, together)
 
     def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.

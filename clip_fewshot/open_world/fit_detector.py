@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.model import Recipe
 from clip_fewshot.few_shot.trainer import SupportData
@@ -19,16 +18,22 @@ def fit_detector(
     recipe: Recipe,
     data: SupportData,
     frozen: FloatArray,
+    pictures: ImageDataset,
     detector: str | DetectorPart,
-    names: Sequence[str],
     per_class: bool,
 ) -> Rejector:
     """Choose the detector's features by hiding known classes in turn, and calibrate it; see :func:`select_detector`.
 
+    Args:
+        pictures: the support set, with the names of its classes.
+
     Raises:
         UsageError: one picture of some class only: nothing is left to calibrate on.
     """
-    choice = select_detector(backbone, recipe, data, frozen, detector=detector, names=names, per_class=per_class)
+    names = pictures.label_space.names
+    choice = select_detector(
+        backbone, recipe, data, frozen, pictures=pictures, detector=detector, names=names, per_class=per_class
+    )
     if choice is None:
         fix = "add pictures, or use FewShotClassifier, which never says unknown"
         raise UsageError(

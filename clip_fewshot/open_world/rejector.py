@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.tower import Suffix
+from clip_fewshot.conformal.batch import ask_held_out
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
 from clip_fewshot.few_shot.model import Recipe, fit_model
@@ -24,11 +24,11 @@ from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, split_folds
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, encode_own, is_tuned, parse_depth
+from clip_fewshot.open_world.judges import Judge, LabelledRows, read_judge
 from clip_fewshot.open_world.text_features import Texts, encode_concepts
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
-from clip_fewshot.tuning.last_layers import copy_last_layers
-from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
 class NoveltyScores(NamedTuple):
@@ -41,35 +41,6 @@ class NoveltyScores(NamedTuple):
 
     scores: FloatArray
     p: FloatArray
-
-
-class LabelledRows(NamedTuple):
-    """(n, d) features of known pictures in the rejector's space, and their (n,) classes."""
-
-    rows: FloatArray
-    labels: LabelArray
-
-    def join(self, other: LabelledRows) -> LabelledRows:
-        """These and the others."""
-        return LabelledRows(np.concatenate([self.rows, other.rows]), np.concatenate([self.labels, other.labels]))
-
-    def subset(self, rows: IndexArray) -> LabelledRows:
-        """The chosen ones."""
-        return LabelledRows(self.rows[rows], self.labels[rows])
-
-
-class Judge(NamedTuple):
-    """One view of the known pictures.
-
-    Attributes:
-        suffix: the tuned image suffix that made the features; None where they are the untuned tower's.
-        known: what the detector is fitted on.
-        held_out: known pictures that neither suffix nor detector has seen; None: the same shots teach and calibrate.
-    """
-
-    suffix: Suffix | None
-    known: LabelledRows
-    held_out: LabelledRows | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,23 +82,19 @@ class Rejector:
             return [(depth, TokenReader())]
         return [(self.unfreeze, judge.suffix) for judge in self.judges if judge.suffix is not None]
 
-    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray]) -> NoveltyScores:
+    def verdict(self, frozen: FloatArray, own: Sequence[FloatArray], together: bool = False) -> NoveltyScores:
         """Scores and p-values of pictures.
 
         Args:
             frozen: (m, d) features of the untuned tower.
             own: (m, d) features under each of :meth:`suffixes`.
+            together: the p-values are those of one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         if len(frozen) == 0:
             return NoveltyScores(np.empty(0), np.empty(0))
         seen = [build_space(self.chosen.space, frozen, features) for features in self._by_judge(frozen, own)]
         scores = [detector.score_samples(X) for detector, X in zip(self._detectors, seen, strict=True)]
-        p = (
-            cross_p_values(self._calibration, scores)
-            if self._calibrated is None
-            else self._calibrated.p_values(seen[0])
-        )
-        return NoveltyScores(np.mean(scores, axis=0), p)
+        return NoveltyScores(np.mean(scores, axis=0), self._p_values(seen, scores, together))
 
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which pictures are unknown; none where the support set is too small for ``alpha``."""
@@ -214,9 +181,23 @@ class Rejector:
         chosen = Alternative(name, about["space"], about["n_neighbors"], None if DETECTORS.get(name) is part else part)
         texts = {name: rows.numpy() for name, rows in select_part(tensors, "texts").items()}
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
-        judges = [_read_judge(chosen, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)]
+        judges = [
+            read_judge(chosen.space, about["unfreeze"], select_part(tensors, str(i)), backbone) for i in range(count)
+        ]
         ranked = about["per_class"], about.get("levelled", False)
         return cls(chosen, about["unfreeze"], tuple(judges), texts or None, *ranked)
+
+    def _p_values(self, seen: Sequence[FloatArray], scores: Sequence[FloatArray], together: bool) -> FloatArray:
+        if self.judges[0].held_out is None and (together or self._calibrated):
+            return (self._calibrated or self._calibrate("leave-one-out")).p_values(seen[0], together)
+        if not together:
+            return cross_p_values(self._calibration, scores)
+        asked = [
+            ask_held_out(detector, judge.known.rows, judge.held_out.rows, X)
+            for detector, judge, X in zip(self._detectors, self.judges, seen, strict=True)
+            if judge.held_out is not None
+        ]
+        return cross_p_values(*zip(*asked, strict=True))
 
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
         return own or [frozen] * len(self.judges)
@@ -240,9 +221,11 @@ class Rejector:
         (first, *others) = self.judges
         if others or first.held_out is not None or self.chosen.scheme is None:
             return None
-        make = self.chosen.factory(self.texts)
-        calibrated = Calibrated(make, self.chosen.scheme, self.per_class, levelled=self.levelled)
-        return calibrated.fit(first.known.rows, first.known.labels)
+        return self._calibrate(self.chosen.scheme)
+
+    def _calibrate(self, scheme: str) -> Calibrated:
+        make, shots = self.chosen.factory(self.texts), self.judges[0].known
+        return Calibrated(make, scheme, self.per_class, levelled=self.levelled).fit(shots.rows, shots.labels)
 
 
 def fit_rejector(
@@ -279,17 +262,3 @@ def fit_rejector(
         shots = LabelledRows(build_space(space, frozen, own), data.labels)
         judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)
-
-
-def _read_judge(chosen: Alternative, unfreeze: int, tensors: dict[str, Tensor], backbone: Backbone) -> Judge:
-    suffix = None
-    if is_tuned(chosen.space):
-        suffix = copy_last_layers(backbone.visual, unfreeze)
-        suffix.load_state_dict(select_part(tensors, "suffix"))
-        suffix.eval().requires_grad_(False)
-    known, held_out = (select_part(tensors, name) for name in ("known", "held_out"))
-    return Judge(suffix, _read_shots(known), _read_shots(held_out) if held_out else None)
-
-
-def _read_shots(tensors: dict[str, Tensor]) -> LabelledRows:
-    return LabelledRows(tensors["rows"].numpy(), tensors["labels"].numpy())

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
+from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
-from clip_fewshot.few_shot.model import Recipe, fit_model
+from clip_fewshot.features.encode import image_prefix
+from clip_fewshot.features.prefix import Prefix
+from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, DetectorPart, facts_of, find_detector
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, count_fewest_shots, split_folds
+from clip_fewshot.open_world.far_pictures import FAR_KINDS, copy_broken
 from clip_fewshot.open_world.feature_spaces import (
     BOTH,
     DEPTHS,
@@ -20,6 +25,7 @@ from clip_fewshot.open_world.feature_spaces import (
     TUNED,
     build_space,
     encode_own,
+    is_tuned,
     name_depth,
     parse_depth,
 )
@@ -39,6 +45,7 @@ def select_detector(
     data: SupportData,
     frozen: FloatArray,
     *,
+    pictures: ImageDataset | None = None,
     detector: str | DetectorPart = AUTO,
     spaces: Collection[str] | None = None,
     names: Sequence[str] | None = None,
@@ -48,15 +55,16 @@ def select_detector(
     """Hide groups of known classes in turn and keep what tells them best from the others.
 
     The unseen classes have no part in it. The model is refitted without the hidden classes, because a model that
-    was trained to separate them would not meet them as unknown.
+    was trained to separate them would not meet them as unknown. Broken copies of the support pictures stand for what
+    is far from every class, see :func:`rank_detectors`.
 
     Args:
+        pictures: the support set, of which copies are broken; None: only hidden classes play the unknown.
         detector: as :func:`find_detector` takes it, or "auto" for all of DETECTORS. A foreign one is never among
             those: it is used where it is given.
         spaces: the features that may be chosen; None: all that recipe and data have.
         names: of the classes, for detectors that read texts; None leaves those out.
         per_class: only what can be calibrated class by class: detectors with a scheme, on features not tuned.
-
         n_neighbors: of a detector that has neighbours; None: chosen among NEIGHBOURS.
 
     Raises:
@@ -79,19 +87,38 @@ def select_detector(
     if not groups or not offered:
         return NoveltyChoice(_plain(detectors, n_neighbors or min(USUAL, shots - 1)))
     rounds: dict[str, list[Round]] = {one.space: [] for one in offered}
+    known, far = Viewed(data.images, frozen), None if pictures is None else _view_far(backbone, recipe, data, pictures)
     for group in groups:
         fit, normal, novel = _hide(data.labels, group, recipe.seed)
-        tuned = frozen
-        if {TUNED, BOTH} & rounds.keys():
-            tuned = fit_model(backbone, recipe, data.subset(fit)).features(data.images)
+        model = fit_model(backbone, recipe, data.subset(fit)) if {TUNED, BOTH} & rounds.keys() else None
         for space, found in rounds.items():
-            X = build_space(space, frozen, encode_own(space, data.images, tuned))
-            found.append(Round(X[fit], X[normal], X[novel], data.labels[fit]))
+            X = known.build(space, model)
+            strange = () if far is None else np.array_split(far.build(space, model), FAR_KINDS)
+            found.append(Round(X[fit], X[normal], X[novel], data.labels[fit], strange))
     needs, templates = {name for one in offered for name in one.needs_texts}, recipe.settings.templates
     texts = encode_concepts(backbone, names, templates, needs) if needs and names is not None else None
     hidden = [drop_classes(texts, group) for group in groups]
     selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
     return NoveltyChoice(selection.best, selection)
+
+
+class Viewed(NamedTuple):
+    """Pictures behind the frozen layers, and their (n, d) frozen features."""
+
+    images: Prefix
+    frozen: FloatArray
+
+    def build(self, space: str, model: TunedModel | None) -> FloatArray:
+        """(n, d) features of that space; ``model`` for the tuned ones."""
+        tuned = model.features(self.images) if model is not None and is_tuned(space) else self.frozen
+        return build_space(space, self.frozen, encode_own(space, self.images, tuned))
+
+
+def _view_far(backbone: Backbone, recipe: Recipe, data: SupportData, pictures: ImageDataset) -> Viewed:
+    """Broken copies, kind after kind, at every depth that a space may ask for."""
+    cuts = [n for n in sorted({*DEPTHS, recipe.point.unfreeze}) if n in data.images.cuts]
+    images = image_prefix(backbone, copy_broken(pictures, recipe.seed), cuts)
+    return Viewed(images, images.frozen_features().cpu().numpy())
 
 
 def list_detectors(detector: str | DetectorPart, n_neighbors: int | None = None) -> dict[str, DetectorPart]:
@@ -114,6 +141,8 @@ def list_alternatives(
 ) -> list[Alternative]:
     """Every detector with every number of neighbours in every space where it makes sense, the preferred first.
 
+    The detector goes before the space: the better one further down is preferred to the next on frozen features.
+
     Detectors that read texts look at the space that texts are in. Further down, where features tell less (of
     LOF, nearest neighbours and both Mahalanobis on digits and photos), two detectors stand for all.
 
@@ -123,9 +152,9 @@ def list_alternatives(
         reads: whether there are texts to read.
     """
     found = []
-    for space in spaces:
-        for name, part in detectors.items():
-            facts = facts_of(part)
+    for name, part in detectors.items():
+        facts = facts_of(part)
+        for space in spaces:
             if facts.needs_texts and not (reads and space == FROZEN):
                 continue
             if parse_depth(space) is not None and not facts.at_depth:

@@ -21,18 +21,18 @@ from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.few_shot.approach import Point
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
+from clip_fewshot.open_world.alternatives import NoveltyChoice
+from clip_fewshot.open_world.far_pictures import draw_strangers
 from clip_fewshot.open_world.feature_spaces import DEPTHS
-from clip_fewshot.open_world.rejector import Rejector, fit_rejector
+from clip_fewshot.open_world.rejector import NoveltyScores, Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.plots import density_panels, det_curves
 from clip_fewshot.protocol.refits import PreparedSupport, Task, prepare
-from clip_fewshot.report import tables
 from clip_fewshot.runtime.files import write_text
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER, mark_folder, write_results
 from clip_fewshot.types import BoolArray, FloatArray, LabelArray, Progress
 
 CHOSEN, FROZEN_MODEL, PROBE_MODEL = "auto", "frozen", "linear-probe"
-STATISTICS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "eer": "EER"}
 EPOCHS = 20  # of a task that trains nothing: the probe is fitted on frozen features
 
 
@@ -43,6 +43,8 @@ class DetectorScene(NamedTuple):
         labels: (k,) of the known test pictures.
         seen: the known and the novel test pictures behind the frozen layers.
         is_novel: (n,) of all of them, the known ones first.
+        strangers: letters and patterns, far from every class; what chooses a detector never sees such.
+        together: the test pictures are judged as one batch, the strangers as another, and ranked by their p-values.
     """
 
     task: Task
@@ -50,14 +52,23 @@ class DetectorScene(NamedTuple):
     labels: LabelArray
     seen: tuple[Prefix, Prefix]
     is_novel: BoolArray
+    strangers: Prefix
+    together: bool = False
 
 
 class Said(NamedTuple):
-    """What a detector, calibrated on one support set, says of the n test pictures: higher = more normal."""
+    """What a detector, calibrated on one support set, says of the n test pictures: higher = more normal.
+
+    Attributes:
+        strange: (f,) scores of the strangers.
+        choice: which features it looks at, and all that was tried.
+    """
 
     rejector: Rejector
     scores: FloatArray
     p: FloatArray
+    strange: FloatArray
+    choice: NoveltyChoice
 
 
 Opinions = Mapping[str, Sequence[Said]]
@@ -86,6 +97,7 @@ def compare_detectors(
     alphas: Sequence[float] = (),
     detectors: Sequence[str | DetectorPart] = (),
     templates: Sequence[str] = (),
+    together: bool = False,
 ) -> DetectorComparison:
     """Fit each detector on ``seeds`` support sets and ask it about the same sealed test pictures.
 
@@ -96,6 +108,7 @@ def compare_detectors(
         alphas: false-alarm rates to try, in (0, 1); empty: see :func:`choose_alphas`.
         detectors: as :func:`~clip_fewshot.novelty.find_detector` takes them; empty for all of the library's own.
         templates: of the texts that some detectors read, with one "{}"; empty: the usual ones.
+        together: judge the test pictures as one batch, see :class:`clip_fewshot.conformal.schemes.Together`.
 
     Raises:
         UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
@@ -103,17 +116,20 @@ def compare_detectors(
     asked = check_detectors(detectors)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
     scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
+    scene = scene._replace(together=together)
     right, opinions, refused = _ask_all(scene, seeds, asked, progress)
     n = min(one.rejector.n_calibration for all_of in opinions.values() for one in all_of)
     record = {
         "notes": explain_alphas(alphas, n),
         "shots": shots,
         "seeds": seeds,
+        "together": together,
         "classes": list(scene.names),
         "n_known": len(scene.labels),
         "n_novel": int(np.sum(scene.is_novel)),
         "accuracy": accuracy_interval(right).to_json(),
         "rows": sorted(_rows(scene, opinions, choose_alphas(alphas, n)), key=lambda row: -row["auroc"]["mean"]),
+        "alternatives": _alternatives(opinions[CHOSEN]),
         "refused": refused,
     }
     return DetectorComparison(record, scene, opinions, split.warnings)
@@ -137,7 +153,7 @@ def _ask_all(
     opinions: dict[str, list[Said]] = {name: [] for name in (CHOSEN, *detectors)}
     for draw in range(1, seeds + 1):
         support = prepare(task, task.support(draw), _depths(task))
-        right.append(support.probe.predict(_frozen(scene)[~scene.is_novel]) == scene.labels)
+        right.append(support.probe.predict(_frozen(scene.seen)[~scene.is_novel]) == scene.labels)
         for name in [name for name in opinions if name not in refused]:
             answer = _ask_or_refused(scene, support, detectors.get(name, CHOSEN))
             if isinstance(answer, str):
@@ -165,7 +181,8 @@ def _stage(
         raise UsageError(expected="one class or more to hide", got="none", fix=fix, where="`unseen`")
     seen = (image_prefix(backbone, known, _depths(task)), image_prefix(backbone, novel, _depths(task)))
     is_novel = np.arange(len(known) + len(novel)) >= len(known)
-    return DetectorScene(task, split.seen.names, known.required_labels(), seen, is_novel)
+    strangers = image_prefix(backbone, draw_strangers(seed), _depths(task))
+    return DetectorScene(task, split.seen.names, known.required_labels(), seen, is_novel, strangers)
 
 
 def _depths(task: Task) -> list[int]:
@@ -173,9 +190,15 @@ def _depths(task: Task) -> list[int]:
     return [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
 
 
-def _frozen(scene: DetectorScene) -> FloatArray:
-    """(n, d) features of the test pictures."""
-    return np.concatenate([part.frozen_features().cpu().numpy() for part in scene.seen])
+def _frozen(parts: Sequence[Prefix]) -> FloatArray:
+    """(n, d) features of the pictures of all parts."""
+    return np.concatenate([part.frozen_features().cpu().numpy() for part in parts])
+
+
+def _judge(rejector: Rejector, together: bool, *parts: Prefix) -> NoveltyScores:
+    own = [np.concatenate([replay(part, n, suffix).numpy() for part in parts]) for n, suffix in rejector.suffixes()]
+    said = rejector.verdict(_frozen(parts), own, together)
+    return said._replace(scores=said.p) if together else said
 
 
 def _ask_or_refused(scene: DetectorScene, support: PreparedSupport, detector: str | DetectorPart) -> Said | str:
@@ -192,29 +215,30 @@ def ask_detector(scene: DetectorScene, support: PreparedSupport, detector: str |
     """Choose by hiding known classes, calibrate on the same shots, and judge the test pictures."""
     task, recipe = scene.task, support.recipe(scene.task, Point(PROBE_MODEL))
     spaces = None if detector == CHOSEN else (FROZEN_MODEL,)
-    choice = select_detector(
-        task.backbone, recipe, support.data, support.frozen, detector=detector, spaces=spaces, names=scene.names
-    )
+    asked: dict[str, Any] = {"detector": detector, "spaces": spaces, "names": scene.names}
+    choice = select_detector(task.backbone, recipe, support.data, support.frozen, pictures=support.images, **asked)
     if choice is None:
         raise UsageError(expected="two pictures of each class or more", got="one", fix="raise `shots`", where="`shots`")
     rejector = fit_rejector(task.backbone, recipe, support.data, support.frozen, choice, names=scene.names)
-    own = [
-        np.concatenate([replay(part, n, suffix).numpy() for part in scene.seen]) for n, suffix in rejector.suffixes()
-    ]
-    return Said(rejector, *rejector.verdict(_frozen(scene), own))
+    said, strange = (_judge(rejector, scene.together, *parts) for parts in (scene.seen, [scene.strangers]))
+    return Said(rejector, *said, strange.scores, choice)
 
 
 def _rows(scene: DetectorScene, opinions: Opinions, alphas: Sequence[float]) -> list[dict[str, Any]]:
     """A row per detector."""
     reference = [one.scores for one in opinions[CHOSEN]]
+    known = int(np.sum(~scene.is_novel))
+    is_far = np.arange(known + len(scene.strangers)) >= known
     found = []
     for name, all_of in opinions.items():
         scores = [one.scores for one in all_of]
         difference = statistic_difference(auroc, scene.is_novel, scores, reference).to_json()
+        far = [np.concatenate([one.scores[~scene.is_novel], one.strange]) for one in all_of]
         found.append(
             {
                 "detector": name,
                 **{key: statistic_interval(f, scene.is_novel, scores).to_json() for key, f in RANKING_MEASURES.items()},
+                "auroc_far": statistic_interval(auroc, is_far, far).to_json(),
                 "auroc_minus_auto": None if name == CHOSEN else difference,
                 "rates": [_rates(scene, all_of, alpha) for alpha in alphas],
                 "chosen": dict(Counter(str(one.rejector.chosen) for one in all_of).most_common()),
@@ -236,6 +260,18 @@ def _rates(scene: DetectorScene, all_of: Sequence[Said], alpha: float) -> dict[s
     return {"alpha": alpha, "refused": None, "false_alarm_rate": false_alarms, "detection_rate": detected}
 
 
+def _alternatives(all_of: Sequence[Said]) -> list[dict[str, Any]]:
+    """What "auto" could choose, with its mean AUROC on hidden known classes (near) and on broken copies (far)."""
+    rows = [row for one in all_of for row in (one.choice.selection.table if one.choice.selection else ())]
+    found = []
+    for name in dict.fromkeys(str(row.name) for row in rows):
+        own = [row for row in rows if str(row.name) == name]
+        far = [row.far for row in own if row.far is not None]
+        near = float(np.mean([row.auroc for row in own]))
+        found.append({"alternative": name, "near": near, "far": float(np.mean(far)) if far else None})
+    return sorted(found, key=lambda row: -row["near"])
+
+
 def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], folder: Path) -> None:
     """novelty.json with ``found``; det.svg, the mean over support sets; densities.svg, scores under the first."""
     mark_folder(folder, DETECTORS_FOLDER)
@@ -245,48 +281,3 @@ def save_comparison(comparison: DetectorComparison, found: Mapping[str, Any], fo
     first = {name: all_of[0].scores for name, all_of in opinions.items()}
     write_text(folder / "det.svg", det_curves(curves).svg)
     write_text(folder / "densities.svg", density_panels(first, is_novel).svg)
-
-
-def describe_comparison(found: Mapping[str, Any]) -> str:
-    """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
-    lines = [
-        *found["notes"],
-        f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
-        f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures",
-        f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",
-        "",
-        tables.format_plain([["detector", *STATISTICS.values(), "AUROC - auto"], *map(_told, found["rows"])]),
-        "",
-        tables.format_plain([_head(found["rows"][0]["rates"]), *map(_decided, found["rows"])]),
-        "",
-    ]
-    refusals = {(one["alpha"], one["refused"]) for row in found["rows"] for one in row["rates"] if one["refused"]}
-    lines += [f"alpha {alpha:g} refused: {why}" for alpha, why in sorted(refusals)]
-    auto = next(row for row in found["rows"] if row["detector"] == CHOSEN)
-    lines += [f"auto chose {', '.join(f'{what} ({n})' for what, n in auto['chosen'].items())}"]
-    lines += [f"{name} refused: {why}" for name, why in found["refused"].items()]
-    return "\n".join(lines)
-
-
-def _told(row: Mapping[str, Any]) -> list[str]:
-    difference = row["auroc_minus_auto"]
-    cells = [tables.estimate_of(row[key]) for key in STATISTICS]
-    if difference is None:
-        return [row["detector"], *cells, "-"]
-    low, high = difference["ci95"]
-    return [row["detector"], *cells, f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"]
-
-
-def _head(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return ["detector", *(f"{what} at {one['alpha']:g}" for one in found for what in ("false alarms", "detected"))]
-
-
-def _decided(row: Mapping[str, Any]) -> list[str]:
-    cells = [row["detector"]]
-    for one in row["rates"]:
-        cells += (
-            ["refused"] * 2
-            if one["refused"]
-            else [tables.estimate_of(one["false_alarm_rate"]), tables.estimate_of(one["detection_rate"])]
-        )
-    return cells

@@ -12,6 +12,8 @@ from clip_fewshot.report.verdict import write_conclusions
 # Whether probabilities are right: keys of results.json, and how they are called in tables.
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
 
+BLIND_BELOW = 0.8  # AUROC of the detector on broken copies
+
 
 class HeadlineRow(NamedTuple):
     """One method on the sealed test images; all accuracies are fractions in [0, 1].
@@ -122,6 +124,12 @@ def collect_warnings(results: Mapping[str, Any]) -> list[str]:
             f"False alarms on {novelty['false_alarm_rate']:.1%} of the known test images where {novelty['alpha']:.1%} "
             "were asked for: to the detector, new images of known classes differ more from the support images than "
             "its calibration expected."
+        )
+    far = ((novelty or {}).get("selection_far") or {}).get((novelty or {}).get("chosen"), 1.0)
+    if far < BLIND_BELOW:
+        found.append(
+            f"Scrambled and blurred copies of the support images look known to the detector (AUROC {far:.2f}): it may "
+            "take pictures of anything for known ones. Another --model may see more in these images."
         )
     failed = results["search"]["failed"]
     if failed:

@@ -175,6 +175,7 @@ RESULTS_SCHEMA = record(
                     "chosen": text,
                     "margin": SIGNED_SHARE,
                     "selection": mapping_of(FRACTION),
+                    "selection_far": mapping_of(FRACTION),
                 },
             )
         ),

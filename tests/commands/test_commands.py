@@ -25,6 +25,7 @@ RESEARCH = (
     "replicate",
     "coverage",
     "distillation",
+    "prediction_sets",
     "text_prior",
     "text_prior_constants",
     "benchmark",

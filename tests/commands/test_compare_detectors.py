@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import clip_fewshot as cf
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import KNNDetector
+from clip_fewshot.open_world.far_pictures import draw_strangers
 from clip_fewshot.open_world.rejector import fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.protocol import compare_detectors
+from clip_fewshot.protocol.detector_tables import describe_comparison
 from clip_fewshot.protocol.refits import Task, prepare
 from clip_fewshot.runtime.files import read_json
 from clip_fewshot.types import FloatArray
@@ -32,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
     """Three detectors and the choice among all."""
-    done = compare(mini, photos, seeds=2, detectors=("knn", "mahalanobis", "mcm"))
+    done = compare(mini, photos, seeds=2, alphas=(0.01, 0.05, 0.1), detectors=("knn", "mahalanobis", "mcm"))
     compare_detectors.save_comparison(done, done.record, folder)
     return {"data": str(photos), "model": "mini", **done.record}
 
@@ -64,6 +67,7 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
     row = next(row for row in found["rows"] if row["detector"] == "knn")
     frozen = np.concatenate([cf.encode_images(backbone, part).features for part in (known, novel)])
     is_novel = np.arange(len(frozen)) >= len(known)
+    strangers = cf.encode_images(backbone, draw_strangers(0)).features
     right, flags = [], []
     for place, draw in enumerate((1, 2)):
         support = prepare(task, task.support(draw), [])
@@ -73,6 +77,9 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
         assert choice is not None
         rejector = fit_rejector(backbone, recipe, support.data, support.frozen, choice)
         scores, p = rejector.verdict(frozen, [])
+        far = np.append(scores[~is_novel], rejector.verdict(strangers, []).scores)
+        is_far = np.arange(len(far)) >= len(known)
+        assert row["auroc_far"]["per_seed"][place] == pytest.approx(roc_auc_score(is_far, -far))
         assert row["auroc"]["per_seed"][place] == pytest.approx(roc_auc_score(is_novel, -scores))
         assert row["aupr"]["per_seed"][place] == pytest.approx(average_precision_score(is_novel, -scores))
         right.append(np.mean(support.probe.predict(frozen[~is_novel]) == known.required_labels()))
@@ -88,15 +95,25 @@ def test_figures_are_those_of_scikit_learn_on_fresh_support_sets(found: Any, pho
 def test_auto_is_the_choice_over_all_features(found: Any) -> None:
     auto = next(row for row in found["rows"] if row["detector"] == "auto")
     assert sum(auto["chosen"].values()) == 2
+    tried = {row["alternative"]: row for row in found["alternatives"]}
+    assert {*auto["chosen"]} <= {*tried}
+    assert {name.split(",")[0] for name in tried} == {*cf.DETECTORS}
+    assert all(0 <= row[side] <= 1 for row in tried.values() for side in ("near", "far"))
+    assert [row["near"] for row in found["alternatives"]] == sorted(
+        (row["near"] for row in tried.values()), reverse=True
+    )
 
 
 def test_text_record_and_figures_agree(found: Any, folder: Path) -> None:
-    said = compare_detectors.describe_comparison(found)
+    said = describe_comparison(found)
     lines = said.splitlines()
     assert "4 shots a class, 2 support sets" in lines[0]
     assert lines[4].split()[0] == found["rows"][0]["detector"]
     assert "alpha 0.01 refused: it takes 99 known images" in said
     assert "auto chose" in said
+    first = found["alternatives"][0]
+    assert re.search(rf"{re.escape(first['alternative'])} +{first['near']:.3f} +{first['far']:.3f}", said)
+    assert f"and {len(found['alternatives']) - 12} more in --json" in said
     for figure in ("det.svg", "densities.svg"):
         drawn = (folder / figure).read_text()
         assert all(row["detector"] in drawn for row in found["rows"])
@@ -110,6 +127,12 @@ def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
     assert read_json(tmp_path / "novelty.json") == found
     assert found["n_novel"] == PER_CLASS
     assert not set(found["classes"]) & set(UNKNOWN)
+    least = 1 / (4 * len(found["classes"]) + 1)
+    for row in found["rows"]:
+        assert [(one["alpha"], one["refused"]) for one in row["rates"]] == [
+            (pytest.approx(max(alpha, least)), None) for alpha in (least, 0.05, 0.1) if alpha >= least
+        ]
+    assert "calibration images support; the usual 0.01 takes 99" in found["notes"][0]
 
 
 def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini: cf.Backbone, photos: Path) -> None:
@@ -123,7 +146,7 @@ def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini
 
     found = {"data": "", "model": "", **compare(mini, photos, seeds=1, detectors=(Farthest, Picky)).record}
     assert sorted(row["detector"] for row in found["rows"]) == ["Farthest", "auto"]
-    described = compare_detectors.describe_comparison(found)
+    described = describe_comparison(found)
     assert "Farthest " in described
     assert "Picky refused: Picky: expected more rows" in described
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
+from clip_fewshot.conformal import levels
+from clip_fewshot.conformal.bags import Comparison
 from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.levels import PLACE_PRIOR, SPREAD_PRIOR, Looks, find_looks, scale_scores
+from clip_fewshot.conformal.levels import FEWEST_PRIOR, PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
 from tests.conformal.test_calibration import Nearest
@@ -29,7 +33,10 @@ def moved(score: float, look: int, others: np.ndarray, kinds: np.ndarray) -> flo
     freedom = len(others) - len(inside)
     within = sum(((one - one.mean()) ** 2).sum() for one in inside) / max(freedom, 1)
     own = others[kinds == look]
-    place = (own.sum() + PLACE_PRIOR * others.mean()) / (len(own) + PLACE_PRIOR)
+    spreads = sum(len(one) * (one.mean() - others.mean()) ** 2 for one in inside) / max(len(inside) - 1, 1)
+    between = max(spreads - within, 0) * len(inside) / len(others)
+    prior = max(min(within / between if between else np.inf, PLACE_PRIOR), FEWEST_PRIOR / max(len(own), 1) ** 2)
+    place = (own.sum() + prior * others.mean()) / (len(own) + prior)
     squares = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
     spread = (squares + SPREAD_PRIOR * within) / (max(len(own) - 1, 0) + SPREAD_PRIOR)
     return float(others.mean() + (score - place) * (np.sqrt(within / spread) if spread else 1.0))
@@ -40,27 +47,52 @@ def test_looks_and_levels_are_those_of_what_is_left_without_the_pair(counts: tup
     random = np.random.default_rng(sum(counts))
     kinds = random.permutation(np.repeat(np.arange(len(counts)), counts))
     rows, X, n = random.normal(size=(len(kinds), 4)) + kinds[:, None], random.normal(size=(5, 4)) + 1, len(kinds)
-    looks = find_looks(rows, kinds, X)
+    looks = Looks(rows, kinds, np.arange(n))
+    without = looks.find_without(X)
     members, own = random.normal(size=(5, n)), random.normal(size=(5, n))
-    found = scale_scores(members, own, kinds, looks)
+    found = scale_scores(Comparison(members, own), looks, X)
     for i in range(n):
         left, kept = np.delete(rows, i, axis=0), np.delete(kinds, i)
         assert looks.members[i] == nearest_mean(left, kept, normalize(rows)[i])
         for j in range(len(X)):
-            assert looks.pictures[j, i] == nearest_mean(left, kept, normalize(X)[j])
+            assert without[j, i] == nearest_mean(left, kept, normalize(X)[j])
             others = np.delete(members[j], i)
-            for scores, look, got in ((members, looks.members[i], found[0]), (own, looks.pictures[j, i], found[1])):
+            for scores, look, got in ((members, looks.members[i], found[0]), (own, without[j, i], found[1])):
                 assert got[j, i] == pytest.approx(moved(scores[j, i], int(look), others, kept))
 
 
 def test_what_is_infinite_stays_as_it_is() -> None:
     """A detector scores the copy of a new picture as infinitely normal."""
     members, own = np.array([[1.0, 2.0, np.inf], [1.0, 2.0, 3.0]]), np.array([[1.5], [1.5]])
-    looks = Looks(np.array([0, 0, 1]), np.array([[0, 0, 0], [1, 1, 1]]))
-    found = scale_scores(members, own, np.array([0, 0, 1]), looks)
-    assert found[0][0].tolist() == [1, 2, np.inf]
-    assert found[1][0].tolist() == [1.5, 1.5, 1.5]
-    assert np.isfinite(found).sum() == 11
+    looks = Looks(np.eye(3), np.array([0, 0, 1]), np.arange(3))
+    found = scale_scores(Comparison(members, own), looks, np.eye(3)[[0, 2]])
+    assert found.members[0].tolist() == [1, 2, np.inf]
+    assert found.own[0].tolist() == [1.5, 1.5, 1.5]
+    assert np.isfinite(found.members).sum() + np.isfinite(found.own).sum() == 11
+
+
+@pytest.mark.parametrize("scheme", ["full", "leave-one-out", "split"])
+def test_many_known_pictures_are_levelled_once_for_all_new_ones(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known picture without itself, a new one with all known ones; written out, from scores beside no new picture."""
+    random = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(3), (9, 7, 8))
+    rows, X = random.normal(size=(24, 4)) + kinds[:, None], random.normal(size=(5, 4)) + 1
+    calibrated = Calibrated(partial(KNNDetector, 2), scheme, levelled=True).fit(rows, kinds)
+    bag, places = calibrated.bag_, calibrated.scheme_.places
+    assert bag.labels is not None
+    (one,) = {id(one): one for one in calibrated.scheme_.compare(X, [0, 1, 2]).values()}.values()
+    monkeypatch.setattr(levels, "MOST_PAIRS", 1)
+    looks = Looks(bag.rows, bag.labels, places)
+    found, alone, own = scale_scores(one, looks, X), one.alone, np.broadcast_to(one.own, one.members.shape)
+    assert alone is not None
+    for j, x in enumerate(normalize(X)):
+        look = nearest_mean(bag.rows, bag.labels, x)
+        for i in range(len(places)):
+            others, kept = np.delete(alone, i), np.delete(bag.labels[places], i)
+            expected = moved(one.members[j, i], int(looks.members[i]), others, kept)
+            assert found.members[j, i] == pytest.approx(expected)
+            got = np.broadcast_to(found.own, own.shape)[j, i]
+            assert got == pytest.approx(moved(own[j, i], look, alone, bag.labels[places]))
 
 
 def test_levels_take_classes() -> None:

@@ -16,7 +16,7 @@ def test_a_small_run(command: Command) -> None:
     ended = command("coverage", "--draws", 2, "--batches", 2, "--streams", 2, "--json")
     assert (ended.code, ended.err) == (0, "")
     found = ended.record
-    assert len(found["coverage"]) == len(SHAPES) * 9
+    assert len(found["coverage"]) == len(SHAPES) * 12
     assert len({row["shape"] for row in found["coverage"]}) == len(SHAPES) == 6
     refused = {
         (row["shape"], row["per_class"]): [c["needed"] for c in row["cells"] if c["refused"]]

@@ -21,7 +21,7 @@ def test_a_small_run(command: Command, tmp_path: Path) -> None:
     rows = {(row["shots"], row["ranked"]): row for row in ended.record["rows"]}
     assert list(rows) == [(4, "pooled"), (4, "levelled"), (16, "pooled"), (16, "levelled"), (16, "per class")]
     assert rows[16, "levelled"]["worst_class"] < 0.7 * rows[16, "pooled"]["worst_class"]
-    assert rows[16, "levelled"]["found"] > 2 * rows[16, "per class"]["found"]
+    assert rows[16, "levelled"]["found"] > 1.3 * rows[16, "per class"]["found"]
 
 
 def test_a_class_is_above_where_chance_does_not_explain_it() -> None:

@@ -74,6 +74,7 @@ CHOICES = {
     "depth": Alternative("mahalanobis", "depth 1"),
     "folds of frozen features": Alternative("energy"),
     "texts": Alternative("negative-labels"),
+    "names": Alternative("text-margin"),
 }
 
 
@@ -93,6 +94,22 @@ def test_a_rejector_of_any_kind_survives_its_file(
     after = OpenWorldClassifier.load(tmp_path / "w", tiny)
     pictures = eight.pool.subset(np.arange(30))
     assert after.predict(pictures) == before.predict(pictures)
+    together = before.predict(pictures, together=True)
+    assert after.predict(pictures, together=True) == together
+    assert [one.score for one in together] == [one.score for one in before.predict(pictures)]
+    assert [one.p_value for one in together] != [one.p_value for one in before.predict(pictures)]
+
+
+def test_a_reader_of_names_is_fitted_again_when_a_class_comes(tiny: Backbone, eight: OpenWorldSplit) -> None:
+    """Its texts know nothing of the new name."""
+    data = prepare_support(tiny, eight.support, [0], views=1, seed=0)
+    frozen, names = encode_frozen(data), eight.support.label_space.names
+    reads, looks = (
+        fit_rejector(tiny, recipe("linear-probe"), data, frozen, NoveltyChoice(Alternative(kind)), names=names)
+        for kind in ("text-margin", "mahalanobis-margin")
+    )
+    assert reads.extend(frozen, data.labels) is None
+    assert looks.extend(frozen, data.labels) is not None
 
 
 def test_on_frozen_features_the_p_value_is_that_of_full_conformal(tiny: Backbone, eight: OpenWorldSplit) -> None:
@@ -133,6 +150,12 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
     assert choice.margin == pytest.approx(table[str(choice.best)] - max(others))
+    assert choice.far_table() == {}
+    broken = select_detector(tiny, recipe("mlp"), data, encode_frozen(data), pictures=eight.support, names=names)
+    assert broken is not None
+    assert broken.table() == pytest.approx(table)  # hidden classes are found as before
+    assert list(broken.far_table()) == list(table)
+    assert all(0 <= far <= 1 for far in broken.far_table().values())
     only_frozen = select_detector(tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn")
     assert only_frozen is not None
     assert {row.split(",")[0] for row in only_frozen.table()} == {"knn"}
@@ -300,3 +323,17 @@ def test_a_number_of_neighbours_is_that_of_a_detector_that_has_some(tiny: Backbo
     for name in ("auto", "mahalanobis"):
         with pytest.raises(UsageError, match=f"`n_neighbors`: expected a detector that has neighbours, got '{name}'"):
             select_detector(*given, detector=name, n_neighbors=6)
+
+
+def test_another_camera_is_told_of_what_was_predicted_last(tiny: Backbone, digits: ImageDataset) -> None:
+    """The tiny backbone sees brightness before all else: a darker copy of known pictures is another camera's."""
+    split = split_open_world(digits, shots=8, unseen=3, seed=0)
+    world = OpenWorldClassifier(FewShotClassifier(tiny, "linear-probe", epochs=1), "knn", 0.1).fit(split.support)
+    assert world.find_shift().verdict() == "same"  # nothing was predicted
+    known = split.test.open("test of shift")
+    some = [known.open(i) for i in np.random.default_rng(0).permutation(len(known))[:80]]
+    assert world.find_shift(some).verdict() == "same"
+    world.predict([picture.point(lambda value: value // 2 + 100) for picture in some])
+    told = world.find_shift()
+    assert told.verdict() != "same"
+    assert told == world.find_shift([picture.point(lambda value: value // 2 + 100) for picture in some])

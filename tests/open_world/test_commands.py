@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from clip_fewshot.commands import STORE_COMMANDS
 from clip_fewshot.open_world.store.review import Review
@@ -178,3 +180,28 @@ def test_names_are_chosen_by_own_templates(filled: Path, tmp_path: Path, said: S
     assert [group["pictures"] for group in usual["groups"]] == [group["pictures"] for group in own["groups"]]
     assert usual["groups"][0]["names"] != own["groups"][0]["names"]
     assert {name["name"] for name in own["groups"][0]["names"]} == {"seven", "nine", "rabbit"}
+
+
+def test_pictures_of_another_camera_are_told_from_new_classes(
+    bench: Bench, empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = shutil.copytree(empty, tmp_path / "store")
+    washed = tmp_path / "washed"
+    washed.mkdir()
+    for path in sorted(bench.known.iterdir()):
+        with Image.open(path) as picture:  # ink of which half is there, on paper that is not white
+            picture.convert("L").point(lambda value: value // 2 + 90).save(washed / path.name)
+    assert command(["ingest", str(store), str(washed), "--json"]) == 0
+    ended = capsys.readouterr()
+    assert json.loads(ended.out)["shift"]["verdict"] in ("shift", "shift or new")
+    assert "another camera or style" in ended.err
+    assert "bring labelled pictures" in ended.err
+    assert command(["predict", str(store), str(washed), "--json"]) == 0
+    ended = capsys.readouterr()
+    assert json.loads(ended.out)["shift"]["verdict"] in ("shift", "shift or new")
+    assert "another camera or style" in ended.err
+    assert command(["watch", str(store), "--stream-alpha", "0.9"]) == 5
+    assert "ANOTHER CAMERA OR STYLE" in capsys.readouterr().out
+    assert command(["predict", str(store), str(bench.known), "--json"]) == 0
+    ended = capsys.readouterr()
+    assert (json.loads(ended.out)["shift"]["verdict"], ended.err) == ("same", "")

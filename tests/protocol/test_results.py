@@ -11,7 +11,8 @@ from sklearn.metrics import log_loss
 from clip_fewshot.conformal.p_values import p_values
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes
 from clip_fewshot.open_world.alternatives import Alternative
-from clip_fewshot.open_world.rejector import Judge, LabelledRows, Rejector
+from clip_fewshot.open_world.judges import Judge, LabelledRows
+from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.protocol.final_test import Rejection
 from clip_fewshot.protocol.report_views import novelty_view, reliability_curves
 from clip_fewshot.protocol.results import method_entry

@@ -92,6 +92,7 @@ def results(**changes: Any) -> dict[str, Any]:
             "chosen": "knn, frozen features, k = 5",
             "margin": -0.004,
             "selection": {"knn, frozen features, k = 5": 0.981, "energy, tuned features": 0.985, "lof, k = 2": 0.93},
+            "selection_far": {"knn, frozen features, k = 5": 0.97, "energy, tuned features": 0.5, "lof, k = 2": 0.9},
         },
         "discovery": {"n_clusters": 3, "n_unseen": 3, "ari": 0.742, "nmi": 0.711, "accuracy": 0.884},
         "search": {
@@ -240,7 +241,7 @@ def hostile() -> tuple[dict[str, Any], RunRecord]:
     run["artifacts"] = {SCRIPT: SCRIPT}
     run["timing"] = {SCRIPT: 1.0}
     run["warnings"] = [SCRIPT]
-    run["novelty"] |= {"detector": SCRIPT, "chosen": SCRIPT, "selection": {SCRIPT: 0.5}}
+    run["novelty"] |= {"detector": SCRIPT, "chosen": SCRIPT, "selection": {SCRIPT: 0.5}, "selection_far": {SCRIPT: 0.9}}
     run["approaches"][SCRIPT] = run["approaches"]["mlp"] | {"params": {SCRIPT: SCRIPT}}
     seen = discovery()
     groups = tuple(c._replace(suggested=SCRIPT, composition=((SCRIPT, 3),)) for c in seen.clusters)

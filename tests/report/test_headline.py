@@ -65,6 +65,14 @@ def test_more_false_alarms_than_asked_are_warned_of() -> None:
     assert any("13.9% of the known test images where 5.0% were asked" in warning for warning in found)
 
 
+def test_a_detector_to_which_broken_copies_look_known_is_warned_of() -> None:
+    chosen = sample.results()["novelty"]["chosen"]
+    blind = sample.results()["novelty"] | {"selection_far": {chosen: 0.61, "other": 0.99}}
+    assert any(
+        "look known to the detector (AUROC 0.61)" in one for one in collect_warnings(sample.results(novelty=blind))
+    )
+
+
 def test_the_approach_is_not_repeated_among_its_settings() -> None:
     approaches = {"mlp": sample.results()["approaches"]["mlp"] | {"params": {"approach": "mlp", "unfreeze": 1}}}
     rows = headline_rows(best(approach="linear_probe") | {"approaches": approaches})

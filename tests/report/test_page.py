@@ -290,3 +290,5 @@ def test_the_page_says_what_every_alternative_gave_and_which_was_chosen(source: 
     assert "-0.004 AUROC against the best" in part
     assert part.index("energy, tuned features") < part.index("<b>knn, frozen features, k = 5</b>") < part.index("lof")
     assert "3 alternatives" in part
+    assert "far pictures" in part
+    assert part.index("energy, tuned features") < part.index("0.500") < part.index("<b>knn, frozen features, k = 5</b>")

@@ -26,6 +26,7 @@ OPTIONAL = {
     "novelty.chosen",
     "novelty.margin",
     "novelty.selection",
+    "novelty.selection_far",
 }
 
 

@@ -70,6 +70,12 @@ def top_option() -> Any:
     return option(5, "best answers shown", group="output")
 
 
+def together_option() -> Any:
+    """The field of commands that judge pictures."""
+    text = "judge the pictures as one batch: finds more of new classes that several of them show"
+    return option(False, text)
+
+
 def truncate_option() -> Any:
     """The field of commands that read texts."""
     return option(False, "cut texts that are too long for the model instead of refusing them")

@@ -17,7 +17,10 @@ from clip_fewshot.commands.open_world.shared import (
 )
 from clip_fewshot.config import check_range, option
 
-DESCRIPTION = "Judge pictures and keep them. Each is stored once; the same command goes on with a run that was stopped."
+DESCRIPTION = (
+    "Judge pictures and keep them. Each is stored once; the same command goes on with a run that was stopped. "
+    "New pictures that come from another camera, and are no new classes, are told from those that are."
+)
 EXAMPLES = ("store/ new_pictures/", "store/ digits --transaction 64")
 
 
@@ -31,8 +34,14 @@ class Options(StoreOptions):
 
 
 def main(options: Options) -> int:
+    from clip_fewshot.report.shifts import describe_shift
+
     with open_store(options.store, options) as store:
         pictures = opening.open_pictures(options.pictures)
+        newest = store.newest()
         done = ingest(store, pictures, options.transaction)
-    print_answer(options, done._asdict() | {"skipped": len(pictures.skipped)}, describe_ingested(done))
+        shift = store.find_shift(newest)
+    record = done._asdict() | {"skipped": len(pictures.skipped), "shift": shift.to_json()}
+    print_answer(options, record, describe_ingested(done))
+    opening.warn(describe_shift(shift))
     return opening.exit_code(pictures)

@@ -22,9 +22,14 @@ from clip_fewshot.config import check_fractions, option
 if TYPE_CHECKING:
     from clip_fewshot.open_world.store.watching import Watched
 
-DESCRIPTION = "Look at the pictures that came since the last time; the exit code is 5 when a new category is arriving."
+DESCRIPTION = "Look at what came since the last time; the exit code is 5 when new categories or another camera arrive."
 EXAMPLES = ("store/ new_pictures/", "store/ --restart --stream-alpha 0.05")
 ARRIVING = 5
+ARRIVALS = {
+    "same": "A NEW CATEGORY",
+    "shift": "ANOTHER CAMERA OR STYLE, and no new category,",
+    "shift or new": "ANOTHER CAMERA OR STYLE, or new categories only,",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class Options(StoreOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.open_world.store.watching import watch
+    from clip_fewshot.report.shifts import describe_shift
 
     with open_store(options.store, options) as store:
         skipped = 0
@@ -49,7 +55,9 @@ def main(options: Options) -> int:
             skipped = opening.exit_code(pictures)
             next_step(options, describe_ingested(ingest(store, pictures)))
         seen = watch(store, options.stream_alpha, options.restart)
-    print_answer(options, seen._asdict() | {"arriving": seen.raised_at is not None}, report(seen))
+    about = {"arriving": seen.raised_at is not None, "shift": seen.shift and seen.shift.to_json()}
+    print_answer(options, seen._asdict() | about, report(seen))
+    opening.warn(describe_shift(seen.shift))
     if seen.raised_at is not None:
         next_step(options, "next: discover STORE, or review STORE; a naming begins a new watch, and so does --restart")
     return ARRIVING if seen.raised_at is not None else skipped
@@ -57,6 +65,7 @@ def main(options: Options) -> int:
 
 def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
+    from clip_fewshot.conformal.shift import SAME
     from clip_fewshot.data.names import escape
 
     begun = "the known classes have changed, and the watch has begun again; " if seen.begun_anew else ""
@@ -67,4 +76,5 @@ def report(seen: Watched) -> str:
     verb = "is arriving" if seen.fresh else "was arriving before"
     since, at = escape(seen.since), escape(seen.raised_at)
     odds = f"at most {100 * seen.alpha:g} % of streams of known pictures ever raise an alarm"
-    return f"{looked}\nA NEW CATEGORY {verb}, probably since {since}; alarm at {at} ({odds})"
+    what = ARRIVALS[SAME if seen.shift is None else seen.shift.verdict()]
+    return f"{looked}\n{what} {verb}, probably since {since}; alarm at {at} ({odds})"

@@ -17,12 +17,14 @@ from typing import Any
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 from clip_fewshot.open_world.store.schema import (
     APPLICATION,
+    BEFORE_WATCH,
     PAGE,
     STORE_SCHEMA,
-    SUMMED,
     WITHOUT_SUMS,
+    WITHOUT_WATCH,
     list_statements,
     list_upgrades,
+    list_watch_tables,
     row_crc,
 )
 
@@ -78,17 +80,21 @@ class Database:
             schema = self._check_kind()
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
             self._connection.execute(f"PRAGMA {pragma}")
-        if schema == WITHOUT_SUMS:
+        if schema != STORE_SCHEMA:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """Give a store of an earlier release its checksums, all or none: what is sound then stays so."""
+        """Give a store of an earlier release its checksums and tables, all or none: what is sound then stays so."""
         self.refuse_damage()
         with self.transaction():
-            if self.value("PRAGMA user_version") == WITHOUT_SUMS:  # else another process was faster
-                columns = {table: self._columns(table) for table in SUMMED}
-                for statement in (*list_upgrades(columns), f"PRAGMA user_version = {STORE_SCHEMA}"):
-                    self._connection.execute(statement)
+            statements = list[str]()
+            schema = self.value("PRAGMA user_version")  # again: another process may have been faster
+            if schema == WITHOUT_SUMS:
+                statements += list_upgrades({table: self._columns(table) for table in BEFORE_WATCH})
+            if schema != STORE_SCHEMA:
+                statements += list_watch_tables()
+            for statement in (*statements, f"PRAGMA user_version = {STORE_SCHEMA}"):
+                self._connection.execute(statement)
 
     def _columns(self, table: str) -> list[str]:
         return [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
@@ -100,7 +106,7 @@ class Database:
             raise ArtifactError(
                 expected="a store of clip_fewshot", got=got, fix="check the path, or create one", where=str(self.path)
             )
-        if schema not in (WITHOUT_SUMS, STORE_SCHEMA):
+        if schema not in (WITHOUT_SUMS, WITHOUT_WATCH, STORE_SCHEMA):
             raise ArtifactError(
                 expected=f"schema {STORE_SCHEMA}",
                 got=f"schema {schema}",

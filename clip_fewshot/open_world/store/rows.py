@@ -52,6 +52,7 @@ class StoredPicture(NamedTuple):
 FIELDS = "digest, name, place, state, class, p_value, score, judged"
 IMAGE_COLUMNS = f"seq, {FIELDS}, crc"
 SEAL_IMAGES = f"UPDATE image SET crc = row_crc(seq, {FIELDS})"
+WITHOUT_A_NAME = "FROM image WHERE seq > ? AND state <> 'named' ORDER BY seq"
 UNNAMED = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
 UNDECIDED_ROWS = f"FROM image WHERE (state = 'unknown' OR (state = 'known' AND p_value <= {UNDECIDED}))"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 APPLICATION = 0x434C4653  # "CLFS", in the file's header
-STORE_SCHEMA = 2
+STORE_SCHEMA = 3
+WITHOUT_WATCH = 2  # the schema whose watch lies beside the store, in a file
 WITHOUT_SUMS = 1  # the schema whose rows, but for embeddings, have no checksum
 PAGE = 16384  # bytes; seven 512-dimensional embeddings fit, 4096 would hold one and waste half
 
@@ -92,6 +93,21 @@ CREATE TABLE change (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Where the one watch over a store stands: what is known and the store's last picture, when it began and now; pictures
+# seen; the bets. The scores among which pictures are ranked, float64, a row for each time that some were added.
+WATCH_TABLES = """
+CREATE TABLE watch (
+    known TEXT NOT NULL,
+    begun INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    bets TEXT NOT NULL,
+    {crc}
+) STRICT;
+
+CREATE TABLE watched (part INTEGER PRIMARY KEY, scores BLOB NOT NULL, {crc}) STRICT;
+"""
+
 EMBEDDING_TABLE = """
 CREATE TABLE {table} (
     seq INTEGER PRIMARY KEY REFERENCES image,
@@ -101,7 +117,9 @@ CREATE TABLE {table} (
 ) STRICT;
 """
 
-SUMMED = ("identity", "encoder", "revision", "model_file", "image", "thumbnail", "square", "event", "change")
+WATCHING = ("watch", "watched")
+BEFORE_WATCH = ("identity", "encoder", "revision", "model_file", "image", "thumbnail", "square", "event", "change")
+SUMMED = (*BEFORE_WATCH, *WATCHING)
 APPEND_ONLY = ("event", "change", "revision", "content", "model_file")
 
 VERBS = ("UPDATE", "DELETE")
@@ -120,15 +138,24 @@ def row_crc(*values: Any) -> int:
 
 def list_statements() -> list[str]:
     """All that makes an empty file a store."""
-    tables = [part for part in TABLES.format(crc=CRC).split(";\n") if part.strip()]
+    tables = [*_split(TABLES), *list_watch_tables()]
     return [*tables, EMBEDDING_TABLE.format(table="embedding"), *_guards()]
+
+
+def list_watch_tables() -> list[str]:
+    """What a store of before keeps its watch in."""
+    return _split(WATCH_TABLES)
+
+
+def _split(tables: str) -> list[str]:
+    return [part for part in tables.format(crc=CRC).split(";\n") if part.strip()]
 
 
 def list_upgrades(columns: Mapping[str, Sequence[str]]) -> list[str]:
     """All that gives the rows of a store without sums theirs; ``columns``: those of each table."""
     freed = [f"DROP TRIGGER {table}_{verb}" for table in APPEND_ONLY for verb in VERBS]
-    wider = [f"ALTER TABLE {table} ADD COLUMN {CRC} DEFAULT 0" for table in SUMMED]
-    filled = [f"UPDATE {table} SET crc = row_crc({', '.join(columns[table])})" for table in SUMMED]
+    wider = [f"ALTER TABLE {table} ADD COLUMN {CRC} DEFAULT 0" for table in BEFORE_WATCH]
+    filled = [f"UPDATE {table} SET crc = row_crc({', '.join(columns[table])})" for table in BEFORE_WATCH]
     return [*freed, *wider, *filled, *_guards()]
 
 

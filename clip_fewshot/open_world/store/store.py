@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.conformal.shift import MOST, Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery
@@ -254,6 +255,21 @@ class Store:
         given = None if images is None else collect_images(images, purpose="reembed")
         with hold_file(self.folder / DECISIONS_LOCK):
             return reembed(self.session, world, given)
+
+    def newest(self) -> int:
+        """The number of the picture that came last; 0 before the first."""
+        return self.database.next_number("image", "seq") - 1
+
+    def find_shift(self, after: int = 0) -> Shift:
+        """Whether the pictures without a name that came after number ``after`` come from another camera.
+
+        See :meth:`OpenWorldClassifier.find_shift`.
+        """
+        seqs = [seq for (seq,) in self.database.rows(f"SELECT seq {rows.WITHOUT_A_NAME}", (after,))]
+        some = seqs[:: max(1, len(seqs) // MOST)]
+        encoder = saved_classifiers.find_current(self.database).encoder
+        features = rows.read_embeddings(self.database, some, encoder, str(self.database.path))
+        return find_shift(*self.world.reference_, features, self.world.model.seed)
 
     def status(self) -> Status:
         """What is there, without loading the classifier."""

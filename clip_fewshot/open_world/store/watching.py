@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_fewshot.conformal.calibration import Calibrated, HeldOut
+from clip_fewshot.conformal.shift import Shift
 from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.novelty import KNNDetector
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
+from clip_fewshot.open_world.store.schema import WATCHING
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.runtime.files import check_seal, hash_bytes, hold_file, read_json, seal, write_json
+from clip_fewshot.runtime.files import check_seal, hash_bytes, hold_file, read_json
+from clip_fewshot.types import FloatArray
 
-WATCH_SCHEMA = 1
+WATCH_SCHEMA = 1  # of the file of before
 WATCH_FILE, WATCH_LOCK = "watch.json", ".watch.lock"
 WATCHED_AT_A_TIME = 4096  # pictures between two writes: what a kill makes us look at again, to the same end
 WATCH_ALPHA = 0.01
-COMING = "FROM image WHERE seq > ? AND state <> 'named' ORDER BY seq LIMIT"
 
 
 class Watched(NamedTuple):
@@ -34,6 +37,7 @@ class Watched(NamedTuple):
         since: the picture with which the new category most likely began; None without an alarm.
         raised_at: the picture that raised the alarm, or None.
         fresh: whether this call raised it. begun_anew: whether the known classes are others than at the call before.
+        shift: with an alarm, whether what came from ``since`` on is of another camera and no new category.
     """
 
     looked_at: int
@@ -44,6 +48,7 @@ class Watched(NamedTuple):
     raised_at: str | None
     fresh: bool
     begun_anew: bool
+    shift: Shift | None
 
 
 class _Eye(NamedTuple):
@@ -66,8 +71,8 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
     another camera is a change, too. Measured on digits that go on as they were shown, over 60 support sets of 6 shots
     of 7 classes with LOF: 0.5 % of streams raise an alarm at an alpha of 1 %, 1.2 % at 5 %.
 
-    A naming changes what is known, and the watch begins again with the next picture. Its state lies beside the store in
-    one file, replaced whole; a kill loses nothing.
+    A naming changes what is known, and the watch begins again with the next picture. Its state lies in the store, and
+    of the scores only new ones are written; a kill loses nothing.
 
     Args:
         alpha: None: that of the watch that is on, or 0.01.
@@ -75,7 +80,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
 
     Raises:
         UsageError: another ``alpha`` than that of the watch that is on, or too few known pictures.
-        ArtifactError: a file of another release, or a damaged one.
+        ArtifactError: a damaged state, or a damaged file of an earlier release, which is otherwise taken over.
     """
     with hold_file(store.folder / WATCH_LOCK):
         before, world = _read(store), store.world
@@ -83,6 +88,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         eye = before
         if eye is None or eye.known != known or restart:
             eye = _begun(known, held_out, alpha, before)
+            _write(store, eye, held_out.scores, anew=True)
         elif alpha not in (None, eye.watch.alpha):
             fix = "leave it out, or begin again with restart"
             raise UsageError(
@@ -93,12 +99,13 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
             )
         was, start = eye.watch.alarm_, eye.ranks.t_
         eye = _look(store, held_out, eye)
-        places = (None, None) if eye.watch.alarm_ is None else eye.watch.alarm_[:2]
-        since, raised_at = (_name(store, eye, place) for place in places[::-1])
-    fresh, anew = eye.watch.alarm_ is not None and was is None, before is not None and before.known != known
-    return Watched(
-        eye.ranks.t_ - start, eye.ranks.t_, eye.watch.capital_, eye.watch.alpha, since, raised_at, fresh, anew
-    )
+        alarm, since, raised_at, shift = eye.watch.alarm_, None, None, None
+        if alarm is not None:
+            (first, since), (_, raised_at) = (_find(store, eye, place) for place in (alarm.since, alarm.picture))
+            shift = store.find_shift(first - 1)
+    fresh, anew = alarm is not None and was is None, before is not None and before.known != known
+    looked, seen, capital = eye.ranks.t_ - start, eye.ranks.t_, eye.watch.capital_
+    return Watched(looked, seen, capital, eye.watch.alpha, since, raised_at, fresh, anew, shift)
 
 
 def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | None) -> _Eye:
@@ -110,16 +117,21 @@ def _begun(known: str, held_out: HeldOut, alpha: float | None, before: _Eye | No
 def _look(store: Store, held_out: HeldOut, eye: _Eye) -> _Eye:
     """Feed what came, and write down how far; an alarm ends the bets, not the looking."""
     while True:
-        seqs = [seq for (seq,) in store.database.rows(f"SELECT seq {COMING} {WATCHED_AT_A_TIME}", (eye.after,))]
+        seqs = [
+            seq
+            for (seq,) in store.database.rows(
+                f"SELECT seq {rows.WITHOUT_A_NAME} LIMIT {WATCHED_AT_A_TIME}", (eye.after,)
+            )
+        ]
         if not seqs:
-            _write(store, eye)
             return eye
         encoder = saved_classifiers.find_current(store.database).encoder
         features = rows.read_embeddings(store.database, seqs, encoder, str(store.database.path))
-        for score in held_out.detector.score_samples(features):
+        scores = held_out.detector.score_samples(features)
+        for score in scores:
             eye.watch.update(eye.ranks.update(float(score)))
         eye = eye._replace(after=seqs[-1])
-        _write(store, eye)
+        _write(store, eye, scores)
 
 
 def _held_out(world: OpenWorldClassifier) -> HeldOut:
@@ -137,23 +149,47 @@ def _digest(world: OpenWorldClassifier) -> str:
     return hash_bytes(about + features.tobytes() + np.asarray(labels, np.int64).tobytes())
 
 
-def _name(store: Store, eye: _Eye, place: int | None) -> str | None:
-    """Of the picture that was number ``place``, from 1, in the stream."""
-    if place is None:
-        return None
-    return str(store.database.value(f"SELECT name {COMING} 1 OFFSET ?", (eye.begun, place - 1)))
+def _find(store: Store, eye: _Eye, place: int) -> tuple[int, str]:
+    """Number and name of the picture that was number ``place``, from 1, in the stream."""
+    asked = f"SELECT seq, name {rows.WITHOUT_A_NAME} LIMIT 1 OFFSET ?"
+    ((seq, name),) = store.database.rows(asked, (eye.begun, place - 1))
+    return seq, name
 
 
-def _write(store: Store, eye: _Eye) -> None:
-    parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
-    about = {"schema": WATCH_SCHEMA, "known": eye.known, "begun": eye.begun, "after": eye.after}
-    write_json(store.folder / WATCH_FILE, seal(about | parts))
+def _write(store: Store, eye: _Eye, scores: FloatArray, anew: bool = False) -> None:
+    """Where it stands, and the ``scores`` that were added since the last time; ``anew``: all there are."""
+    database = store.database
+    with database.transaction():
+        database.run("DELETE FROM watch")
+        database.insert("watch", eye.known, eye.begun, eye.after, eye.ranks.t_, eye.watch.to_json())
+        if anew:
+            database.run("DELETE FROM watched")
+        database.insert("watched", database.next_number("watched", "part"), np.asarray(scores, "<f8").tobytes())
 
 
 def _read(store: Store) -> _Eye | None:
+    database = store.database
+    database.check_rows(WATCHING)
+    for known, begun, last, seen, bets, _ in database.rows("SELECT * FROM watch"):
+        parts = database.rows("SELECT scores FROM watched ORDER BY part")
+        ranks = StreamRanks(np.concatenate([np.frombuffer(part, "<f8") for (part,) in parts]))
+        ranks.t_ = seen
+        return _Eye(known, begun, last, ranks, Watch.from_json(bets))
+    return _take_over(store)
+
+
+def _take_over(store: Store) -> _Eye | None:
+    """The state that an earlier release wrote beside the store, into its tables; the file goes."""
     path = store.folder / WATCH_FILE
     if not os.path.exists(path):
         return None
+    eye = _read_file(path)
+    _write(store, eye, np.array(eye.ranks.scores_), anew=True)
+    path.unlink()
+    return eye
+
+
+def _read_file(path: Path) -> _Eye:
     record = check_seal(read_json(path), str(path))
     try:
         if record["schema"] != WATCH_SCHEMA:

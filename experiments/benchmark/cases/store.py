@@ -55,7 +55,7 @@ class Drawn(OpenWorldClassifier):
         features = draws[generator(self.done, "order").permutation(len(draws))[: len(images)]]
         return Sight({PROBE: features}, [])
 
-    def judge(self, sight: Sight, top: int = 5) -> list[Answer]:
+    def judge(self, sight: Sight, top: int = 5, together: bool = False) -> list[Answer]:
         """A drawn answer for each picture."""
         name, places = self.model.label_space_.names[0], range(self.done, self.done + len(sight.frozen))
         self.done += len(sight.frozen)

@@ -11,7 +11,7 @@ import pytest
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError
-from clip_fewshot.open_world.store.schema import APPEND_ONLY, SUMMED, row_crc
+from clip_fewshot.open_world.store.schema import APPEND_ONLY, BEFORE_WATCH, WATCHING, row_crc
 from clip_fewshot.open_world.store.store import Store
 
 CHANGES = (
@@ -98,12 +98,16 @@ def test_a_large_store_is_checked_as_it_is_read(filled: Path, tiny: Backbone, ch
         everything(changed)
 
 
+@pytest.mark.parametrize("schema", [1, 2])
 def test_a_store_of_before_is_opened_with_all_it_holds_and_goes_on(
-    filled: Path, tiny: Backbone, strange: ImageDataset
+    filled: Path, tiny: Backbone, strange: ImageDataset, schema: int
 ) -> None:
     with Store.open(filled, tiny) as opened:
         before = everything(opened)
-    write(filled, *(f"ALTER TABLE {table} DROP COLUMN crc" for table in SUMMED), "PRAGMA user_version = 1")
+    older = [f"DROP TABLE {table}" for table in WATCHING]
+    if schema == 1:
+        older += [f"ALTER TABLE {table} DROP COLUMN crc" for table in BEFORE_WATCH]
+    write(filled, *older, f"PRAGMA user_version = {schema}")
     with Store.open(filled, tiny) as upgraded:
         assert everything(upgraded) == before
         upgraded.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import ArtifactError, UsageError
+from clip_fewshot.open_world.store.schema import WATCHING
 from clip_fewshot.open_world.store.store import Store
-from clip_fewshot.open_world.store.watching import WATCH_FILE, watch
+from clip_fewshot.open_world.store.watching import WATCH_FILE, _read, watch
+from clip_fewshot.runtime.files import seal, write_json
 
 
 def some(pictures: ImageDataset, count: int, start: int = 0) -> ImageDataset:
@@ -46,8 +49,8 @@ def test_in_pieces_it_sees_what_it_sees_at_once(store: Store, strange: ImageData
         store.ingest(some(strange, 40, start))
         pieces.append(watch(store))
     assert [piece.pictures for piece in pieces] == [30, 70, 80, 95]
-    (store.folder / WATCH_FILE).unlink()
-    assert watch(store).capital == pytest.approx(pieces[-1].capital)
+    store.database.run("DELETE FROM watch")  # a state that is lost
+    assert watch(store).capital == pieces[-1].capital
     assert watch(store).looked_at == 0
 
 
@@ -78,14 +81,68 @@ def test_what_was_named_is_not_fed(store: Store, strange: ImageDataset) -> None:
     assert watch(store).looked_at == 37
 
 
-def test_another_alpha_and_a_damaged_file_are_refused(store: Store) -> None:
+def test_another_alpha_and_a_damaged_state_are_refused(store: Store) -> None:
     watch(store, alpha=0.05)
     with pytest.raises(UsageError, match="that of the watch that is on"):
         watch(store, alpha=0.01)
     assert watch(store, alpha=0.01, restart=True).alpha == 0.01
-    path = store.folder / WATCH_FILE
+    for change in ("watch SET seen = seen + 1", "watched SET scores = zeroblob(8)"):
+        store.database.run("SAVEPOINT sound")
+        store.database.run(f"UPDATE {change}")
+        with pytest.raises(ArtifactError, match=change.split()[0]):
+            watch(store)
+        store.database.run("ROLLBACK TO sound")
+        store.database.run("RELEASE sound")
+
+
+def of_before(store: Store) -> Path:
+    """The state of the watch in a file beside the store, as an earlier release wrote it."""
+    eye = _read(store)
+    assert eye is not None
+    parts = {"ranks": json.loads(eye.ranks.to_json()), "watch": json.loads(eye.watch.to_json())}
+    about = {"schema": 1, "known": eye.known, "begun": eye.begun, "after": eye.after}
+    write_json(store.folder / WATCH_FILE, seal(about | parts))
+    for table in WATCHING:
+        store.database.run(f"DELETE FROM {table}")
+    return store.folder / WATCH_FILE
+
+
+def test_the_file_of_an_earlier_release_is_taken_over_once(
+    store: Store, strange: ImageDataset, familiar: ImageDataset
+) -> None:
+    store.ingest(some(familiar, 20))
+    watch(store)
+    path = of_before(store)
+    store.ingest(some(strange, 20))
+    seen = watch(store)
+    assert (seen.looked_at, seen.pictures, path.exists()) == (20, 40, False)
+    assert watch(store)._replace(looked_at=20) == seen
+    store.database.run("DELETE FROM watch")
+    assert watch(store).capital == seen.capital
+    store.check()
+
+
+def test_a_damaged_file_of_before_is_refused(store: Store) -> None:
+    watch(store)
+    path = of_before(store)
     record = json.loads(path.read_text())
     for wrong in ({}, [], record | {"schema": 2}, record | {"ranks": {}}, record | {"after": "x"}):
         path.write_text(json.dumps(wrong))
         with pytest.raises(ArtifactError):
             watch(store)
+
+
+def test_another_camera_is_no_new_category(store: Store, familiar: ImageDataset) -> None:
+    mixed = np.random.default_rng(0).permutation(len(familiar))
+    store.ingest(familiar.subset(mixed[:60]))
+    newest = store.newest()
+    assert store.find_shift().verdict() == "same"
+    dark = [familiar.open(int(i)).point(lambda value: value // 2 + 100) for i in mixed[60:160]]
+    store.ingest(dark)
+    assert store.find_shift(newest).verdict() != "same"
+    assert store.find_shift(newest).pictures == store.newest() - newest
+    seen = watch(store)
+    assert seen.raised_at is not None
+    assert seen.shift is not None
+    assert seen.shift.verdict() != "same"
+    assert store.find_shift(store.newest()).p_value == 1.0

@@ -1,0 +1,143 @@
+"""Another camera is told from new classes: level, power, and what an exact test says of the same pictures."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from clip_fewshot.conformal.shift import FEWEST, SAME, SHIFT, SHIFT_OR_NEW, Shift, _p_value, find_shift
+from clip_fewshot.errors import UsageError
+from clip_fewshot.types import FloatArray, LabelArray
+
+N_CLASSES, N_FEATURES, APART = 5, 40, 2.5
+
+
+class Draw:
+    """Known pictures of five classes, and what others there may be."""
+
+    def __init__(self, seed: int, shots: int = 8) -> None:
+        self.random = np.random.default_rng(seed)
+        self.means = APART * self.random.normal(size=(N_CLASSES + 4, N_FEATURES)) / N_FEATURES**0.25
+        self.y = np.repeat(np.arange(N_CLASSES), shots)
+        self.X = self.pictures(self.y)
+
+    def pictures(self, y: LabelArray) -> FloatArray:
+        return 5 + self.means[y] + self.random.normal(size=(len(y), N_FEATURES)) * np.linspace(0.5, 2, N_FEATURES)
+
+    def known(self, n: int, share: FloatArray | None = None) -> FloatArray:
+        return self.pictures(self.random.choice(N_CLASSES, n, p=share))
+
+    def new(self, n: int) -> FloatArray:
+        return self.pictures(self.random.choice(np.arange(N_CLASSES, N_CLASSES + 4), n))
+
+    def camera(self, strength: float) -> FloatArray:
+        direction = self.random.normal(size=N_FEATURES)
+        return strength * direction / np.linalg.norm(direction)
+
+
+def verdicts(make: object, n: int = 40, shots: int = 8) -> list[str]:
+    draws = [Draw(seed, shots) for seed in range(n)]
+    return [find_shift(draw.X, draw.y, make(draw)).verdict() for draw in draws]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shots", [3, 8])
+@pytest.mark.parametrize("share", [None, np.array([0.9, 0.1, 0, 0, 0]), np.array([0.5, 0.2, 0.1, 0.1, 0.1])])
+def test_known_pictures_are_the_same_in_any_proportions(shots: int, share: FloatArray | None) -> None:
+    p = [find_shift(draw.X, draw.y, draw.known(60, share)).p_value for draw in (Draw(i, shots) for i in range(60))]
+    assert sum(one <= 0.05 for one in p) <= binom.ppf(0.999, 60, 0.05)
+    assert sum(one <= 0.01 for one in p) <= binom.ppf(0.999, 60, 0.01)
+
+
+def test_classes_that_the_features_do_not_tell_apart_keep_the_level() -> None:
+    random = np.random.default_rng(0)
+    p = [find_shift(*_noise(random)).p_value for _ in range(60)]
+    assert sum(one <= 0.05 for one in p) <= binom.ppf(0.999, 60, 0.05)
+
+
+def _noise(random: np.random.Generator) -> tuple[FloatArray, LabelArray, FloatArray]:
+    return random.normal(size=(40, 60)), np.arange(40) % 5, random.normal(size=(60, 60))
+
+
+def test_another_camera_is_found() -> None:
+    weak = verdicts(lambda draw: draw.known(60) + draw.camera(3.0))
+    assert weak.count(SHIFT) >= 36
+    strong = verdicts(lambda draw: draw.known(60) + draw.camera(9.0))
+    assert strong.count(SAME) <= 2
+    assert strong.count(SHIFT_OR_NEW) > 20  # few look ordinary: new classes are not ruled out
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_new_classes_are_no_shift(share: float) -> None:
+    n = round(100 * share)
+    found = verdicts(lambda draw: np.concatenate([draw.known(100 - n), draw.new(n)]))
+    assert found.count(SHIFT) <= binom.ppf(0.999, len(found), 0.01)
+    assert found.count(SAME) >= 32  # four new classes alone may look like another camera, and are called both
+
+
+def test_pictures_of_another_kind_are_no_shift() -> None:
+    found = verdicts(lambda draw: np.concatenate([draw.known(50), -5 + draw.random.normal(size=(50, N_FEATURES))]))
+    assert found.count(SAME) >= 38
+
+
+def test_the_permutations_are_those_of_an_exact_test() -> None:
+    """Two classes of two known and two new pictures: 36 ways to share them out, all of which can be counted."""
+    random = np.random.default_rng(3)
+    pairs = [(random.normal(size=(2, 3)), random.normal(size=(2, 3)) + 1) for _ in range(2)]
+    signs = [np.array(one) for one in sorted({*product([1, -1], repeat=4)}) if sum(one) == 0]
+    moved = [[(-one / 2) @ np.concatenate(pair) for one in signs] for pair in pairs]
+    common = np.array([a @ b for a in moved[0] for b in moved[1]])
+    true = np.mean(pairs[0][1], 0) - np.mean(pairs[0][0], 0), np.mean(pairs[1][1], 0) - np.mean(pairs[1][0], 0)
+    exact = np.mean(common >= true[0] @ true[1] - 1e-9)
+    many = [_p_value([*pairs], np.random.default_rng(seed), fewest=4) for seed in range(20)]
+    assert np.mean(many) == pytest.approx(exact, abs=0.02)
+
+
+def test_one_class_that_moves_alone_adds_nothing() -> None:
+    random = np.random.default_rng(0)
+    still = random.normal(size=(6, 4)) * 1e-3
+    pairs = [(still, still.copy()), (still, still + 5)]
+    assert _p_value(pairs, np.random.default_rng(0)) > 0.05
+
+
+def test_the_same_batch_has_the_same_answer_whatever_its_length() -> None:
+    draw = Draw(0)
+    batch = draw.known(700)
+    assert find_shift(draw.X, draw.y, batch) == find_shift(draw.X, draw.y, batch.tolist())  # type: ignore[arg-type]
+    assert find_shift(draw.X, draw.y, batch).pictures == 500
+    assert find_shift(draw.X, draw.y, batch, seed=1) != find_shift(draw.X, draw.y, batch)
+
+
+def test_too_little_is_no_verdict() -> None:
+    draw = Draw(0)
+    for X, y, batch in (
+        (draw.X, draw.y, draw.known(FEWEST - 1) + 99),
+        (draw.X[:0], draw.y[:0], draw.known(50)),
+        (draw.X[::8], draw.y[::8], draw.known(50)),  # one picture a class
+        (draw.X[:8], draw.y[:8], draw.known(50)),  # one class: nothing is common to classes
+    ):
+        assert find_shift(X, y, batch).p_value == 1.0
+
+
+def test_bad_rows_are_refused() -> None:
+    draw = Draw(0)
+    for wrong in (draw.known(20)[:, 1:], np.full((20, N_FEATURES), np.nan), ["a"] * 20):
+        with pytest.raises(UsageError):
+            find_shift(draw.X, draw.y, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ((0.002, 0.5, 0.6, 0.9, 100), SHIFT),
+        ((0.002, 0.1, 0.1, 0.9, 100), SHIFT_OR_NEW),
+        ((0.3, 0.1, 0.7, 0.9, 100), SHIFT_OR_NEW),
+        ((0.3, 0.1, 0.7, 0.2, 100), SAME),  # all look like one class: a new one does
+        ((0.3, 0.1, 0.7, 0.9, 30), SAME),
+        ((0.3, 0.8, 0.8, 0.9, 100), SAME),
+    ],
+)
+def test_the_verdict(numbers: tuple[float, float, float, float, int], verdict: str) -> None:
+    assert Shift(*numbers).verdict() == Shift(*numbers).to_json()["verdict"] == verdict
