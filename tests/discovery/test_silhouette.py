@@ -8,7 +8,14 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery import discover_classes, stability
-from clip_fewshot.discovery.silhouette import Clouds, Yardstick, keep_classes, parts_as_tight, refine, silhouettes
+from clip_fewshot.discovery.silhouette import (
+    Clouds,
+    Yardstick,
+    count_tight_parts,
+    keep_classes,
+    measure_silhouettes,
+    refine,
+)
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
@@ -31,7 +38,7 @@ def test_the_silhouette_is_that_of_all_pairs() -> None:
         own = far[i, labels == labels[i]].sum() / ((labels == labels[i]).sum() - 1)
         other = np.delete(means[i], labels[i]).min()
         expected[i] = (other - own) / max(own, other)
-    assert silhouettes(X, labels, Clouds.from_labels(X, labels), None) == pytest.approx(expected)
+    assert measure_silhouettes(X, labels, Clouds.from_labels(X, labels), None) == pytest.approx(expected)
 
 
 def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
@@ -59,7 +66,7 @@ def test_parts_are_as_tight_as_the_definition_says() -> None:
             )
             <= spread * (40 - k)
         )
-        assert parts_as_tight(tree, spread) == fewest
+        assert count_tight_parts(tree, spread) == fewest
 
 
 def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> None:
