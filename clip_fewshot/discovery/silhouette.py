@@ -37,10 +37,10 @@ SPLIT = 0.4  # of it, that groups are apart at least: of more groups the nearest
 EVERY = 10  # numbers of parts tried one by one; above, each is a STEP larger
 STEP = 1.15
 NEAR = 10  # numbers tried around the best of those
-ROUNDS = 6  # of k-means
+KMEANS_ROUNDS = 6  # of k-means
 MIN_GROUP = 4  # images, below which no mean and no spread can be told
-CHANCE = 0.05  # that the false alarms of some known class are as many as a group
-SINGLE = 0.9  # of the best silhouette, at which one group is enough
+ALARM_CHANCE = 0.05  # that the false alarms of some known class are as many as a group
+ONE_IS_ENOUGH = 0.9  # of the best silhouette, at which one group is enough
 
 
 class Clouds(NamedTuple):
@@ -64,7 +64,7 @@ class Clouds(NamedTuple):
         """(n, k) mean squared distances of (n, d) points from a member, itself among them where it is one."""
         return np.asarray(_squared(points, self.means) + self.spread * (1 - 1 / self.sizes))
 
-    def gaps(self, other: Clouds) -> FloatArray:
+    def measure_gaps(self, other: Clouds) -> FloatArray:
         """(k, l) squared distances of the true means: without what the chance of few members adds. Can be negative."""
         apart = _squared(self.means, other.means)
         return np.asarray(apart - (self.spread / self.sizes)[:, None] - other.spread / other.sizes)
@@ -115,7 +115,7 @@ class Silhouette:
         points = rows @ axes
         tree = ward_tree(points)
         yard = Yardstick.from_known(self.known.rows @ axes, self.known.classes)
-        labels = choose_number(try_numbers(points, tree, yard), len(rows))
+        labels = choose_number(search_numbers(points, tree, yard), len(rows))
         return Partition(labels, tree, reason=explain(points, tree, yard) if labels.max() < 0 else "")
 
     def resample(self, rng: np.random.Generator) -> Silhouette:
@@ -133,9 +133,9 @@ def can_compare(known: KnownRows) -> bool:
     return known.n_classes >= MIN_CLASSES and known.fewest >= MIN_SHOTS
 
 
-def try_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[Trial]:
+def search_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[Trial]:
     """Trials by number of parts: up to twice the best so far and EVERY more, then closely around the best."""
-    most, parts, best, at = max(len(points) // 2, 1), 1, 0.0, parts_as_tight(tree, float(yard.known.spread[0]))
+    most, parts, best, at = max(len(points) // 2, 1), 1, 0.0, count_tight_parts(tree, float(yard.known.spread[0]))
     trials = []
     while parts <= min(most, 2 * at + EVERY):
         for trial in _try(points, tree, parts, yard):
@@ -150,7 +150,7 @@ def try_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[T
     return trials
 
 
-def parts_as_tight(tree: FloatArray, spread: float) -> int:
+def count_tight_parts(tree: FloatArray, spread: float) -> int:
     """The fewest parts of Ward's tree whose mean squared distance from their centres is that of known classes.
 
     Its mergers add height^2 / 2 to the sum of squares. Fewer parts than that are mixtures, of which none is a class.
@@ -170,7 +170,7 @@ def choose_number(trials: list[Trial], n: int) -> LabelArray:
         return np.full(n, -1) if single is None else single.labels
     best = max(several, key=lambda trial: float(trial.alone.sum()))
     enough = next(trial for trial in several if _is_level(best.alone - trial.alone))
-    if single is not None and single.beside.sum() >= SINGLE * enough.beside.sum():
+    if single is not None and single.beside.sum() >= ONE_IS_ENOUGH * enough.beside.sum():
         return single.labels
     return enough.labels
 
@@ -182,14 +182,16 @@ def _is_level(lead: FloatArray) -> bool:
 def _try(points: FloatArray, tree: FloatArray, parts: int, yard: Yardstick) -> Iterator[Trial]:
     """The parts as they are, and with those merged that no two known classes are as near as."""
     cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
-    plain = refine(points, cut, yard.known, ROUNDS)
+    plain = assign_beside(points, cut, yard.known, KMEANS_ROUNDS)
     merged = merge_near(points, plain, yard)
     for labels in (plain,) if np.array_equal(plain, merged) else (plain, merged):
-        labels = refine(points, keep_classes(points, labels, yard), yard.known, 1)  # what was left goes where it fits
+        labels = assign_beside(
+            points, keep_classes(points, labels, yard), yard.known, 1
+        )  # what was left goes where it fits
         if labels.max() >= 0:
             groups = Clouds.from_labels(points, labels)
             if len(groups.sizes) == 1 or np.median(_to_nearest(groups)) >= SPLIT * yard.apart:
-                alone, beside = (silhouettes(points, labels, groups, known) for known in (None, yard.known))
+                alone, beside = (measure_silhouettes(points, labels, groups, known) for known in (None, yard.known))
                 yield Trial(parts, labels, alone, beside)
 
 
@@ -198,13 +200,13 @@ def merge_near(points: FloatArray, labels: LabelArray, yard: Yardstick) -> Label
     if labels.max() < 1:
         return labels
     groups = Clouds.from_labels(points, labels)
-    gaps = np.maximum(groups.gaps(groups), 0)
+    gaps = np.maximum(groups.measure_gaps(groups), 0)
     tree = linkage(gaps[np.triu_indices(len(gaps), 1)], "average")
     into = fcluster(tree, APART * yard.apart, "distance").astype(np.int64) - 1
-    return refine(points, np.where(labels >= 0, into[labels], -1), yard.known, ROUNDS)
+    return assign_beside(points, np.where(labels >= 0, into[labels], -1), yard.known, KMEANS_ROUNDS)
 
 
-def refine(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -> LabelArray:
+def assign_beside(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -> LabelArray:
     """(n,) groups after rounds of k-means beside known means that stand still; -1 where a known class is nearer.
 
     A picture draws its group's mean to itself; that, and the chance of few members, is taken off all distances.
@@ -239,17 +241,17 @@ def keep_classes(points: FloatArray, labels: LabelArray, yard: Yardstick) -> Lab
 def judge_clouds(points: FloatArray, labels: LabelArray, yard: Yardstick) -> BoolArray:
     """(3, k) which groups are far enough from known classes, tight enough, and large enough."""
     groups, n_known = Clouds.from_labels(points, labels), len(yard.known.sizes)
-    far = groups.gaps(yard.known).min(axis=1) >= APART * yard.apart
+    far = groups.measure_gaps(yard.known).min(axis=1) >= APART * yard.apart
     alarms = (labels < 0).sum() + groups.sizes[~far].sum()
-    more = max(MIN_GROUP - 1, poisson.ppf(1 - CHANCE / n_known, alarms / n_known))
+    more = max(MIN_GROUP - 1, poisson.ppf(1 - ALARM_CHANCE / n_known, alarms / n_known))
     return np.array([far, groups.spread <= LOOSER * yard.loosest, groups.sizes > more])
 
 
 def explain(points: FloatArray, tree: FloatArray, yard: Yardstick) -> str:
     """Why there is no group: what keeps the parts that are as tight as known classes from being one."""
-    parts = parts_as_tight(tree, float(yard.known.spread[0]))
+    parts = count_tight_parts(tree, float(yard.known.spread[0]))
     cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
-    labels = refine(points, cut, yard.known, ROUNDS)
+    labels = assign_beside(points, cut, yard.known, KMEANS_ROUNDS)
     if labels.max() < 0:
         return "every image is nearer to a known class than to the others: they look like false alarms"
     far, tight, large = judge_clouds(points, labels, yard)
@@ -261,7 +263,7 @@ def explain(points: FloatArray, tree: FloatArray, yard: Yardstick) -> str:
     return f"of {len(far):,} parts " + ", ".join(line for line in told if not line.startswith("0 "))
 
 
-def silhouettes(points: FloatArray, labels: LabelArray, groups: Clouds, known: Clouds | None) -> FloatArray:
+def measure_silhouettes(points: FloatArray, labels: LabelArray, groups: Clouds, known: Clouds | None) -> FloatArray:
     """(n,) of the pictures in groups, against the other groups, and known classes if given; 0 for those in none."""
     found, rows = np.zeros(len(points)), np.flatnonzero(labels >= 0)
     far = groups.distances(points[rows])
@@ -284,7 +286,7 @@ def _squared(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def _to_nearest(clouds: Clouds) -> FloatArray:
     """(k,) squared distance of each from its nearest."""
-    gaps = clouds.gaps(clouds)
+    gaps = clouds.measure_gaps(clouds)
     np.fill_diagonal(gaps, np.inf)
     return np.asarray(gaps.min(axis=1))
 

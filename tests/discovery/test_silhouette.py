@@ -8,7 +8,14 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery import discover_classes, stability
-from clip_fewshot.discovery.silhouette import Clouds, Yardstick, keep_classes, parts_as_tight, refine, silhouettes
+from clip_fewshot.discovery.silhouette import (
+    Clouds,
+    Yardstick,
+    assign_beside,
+    count_tight_parts,
+    keep_classes,
+    measure_silhouettes,
+)
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
@@ -31,7 +38,7 @@ def test_the_silhouette_is_that_of_all_pairs() -> None:
         own = far[i, labels == labels[i]].sum() / ((labels == labels[i]).sum() - 1)
         other = np.delete(means[i], labels[i]).min()
         expected[i] = (other - own) / max(own, other)
-    assert silhouettes(X, labels, Clouds.from_labels(X, labels), None) == pytest.approx(expected)
+    assert measure_silhouettes(X, labels, Clouds.from_labels(X, labels), None) == pytest.approx(expected)
 
 
 def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
@@ -40,7 +47,7 @@ def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
     for _ in range(400):
         few, many = rng.normal(size=(3, 10)), rng.normal(size=(20, 10)) + apart
         a, b = (Clouds.from_labels(x, np.zeros(len(x), dtype=np.int64)) for x in (few, many))
-        gaps.append(a.gaps(b)[0, 0])
+        gaps.append(a.measure_gaps(b)[0, 0])
     assert np.mean(gaps) == pytest.approx(4, abs=4 * np.std(gaps) / 20)
 
 
@@ -59,7 +66,7 @@ def test_parts_are_as_tight_as_the_definition_says() -> None:
             )
             <= spread * (40 - k)
         )
-        assert parts_as_tight(tree, spread) == fewest
+        assert count_tight_parts(tree, spread) == fewest
 
 
 def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> None:
@@ -71,16 +78,14 @@ def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> N
     points = np.concatenate([draw(np.repeat([3], 20)), draw(np.repeat([0], 10)), draw(np.repeat([4], 3))])
     points = np.concatenate([points, draw(np.repeat([5], 20), 2.0)])
     start = np.repeat([0, 1, 2], [30, 3, 20])
-    refined = refine(points, start, yard.known, 6)
+    refined = assign_beside(points, start, yard.known, 6)
     assert (refined[20:30] == -1).all()  # of class 0
     kept = keep_classes(points, refined, yard)
     assert (kept[:20] == 0).all()
     assert (kept[20:] == -1).all()
 
 
-@pytest.mark.parametrize(
-    "sizes", [[30], [40, 12], [20, 30, 45], [10] * 30, [120, 60, 40, 30, 24, 20]], ids=len
-)
+@pytest.mark.parametrize("sizes", [[30], [40, 12], [20, 30, 45], [10] * 30, [120, 60, 40, 30, 24, 20]], ids=len)
 def test_it_finds_as_many_as_there_are(sizes: list[int]) -> None:
     X, labels, reference = planted(sizes, 1, strays=sum(sizes) // 20)
     found = discover_classes(X, reference=reference)
