@@ -134,8 +134,7 @@ def run_few_shot(
         met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
         few = explain_alpha(options.alpha, rejectors[0].n_calibration) if rejectors else []
         notes = [*few, *left_out, *outcome.list_notes()]
-        told = config.to_json() | {"alpha": world.alpha_}
-        finished = Run(told, dataset, split, trials, outcome, met, choice, naive, notes)
+        finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
         results = (
             finished.results()

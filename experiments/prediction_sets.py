@@ -22,13 +22,14 @@ from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import seeds_option, sets_argument, shot_counts_option
 from clip_fewshot.config import check_range, model_for, option
 from clip_fewshot.conformal.p_values import cross_p_values
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.features.texts import class_texts
 from clip_fewshot.novelty.rows import split_left_out
 from clip_fewshot.open_world.add_class import split_known
 from clip_fewshot.probes import Probe
+from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.report import tables
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.tuning.last_layers import copy_last_layers
@@ -45,7 +46,7 @@ Fit = Callable[[FloatArray, LabelArray], Probe]
 class Options:
     """Of the comparison."""
 
-    data: tuple[str, ...] = sets_argument()
+    sets: tuple[str, ...] = sets_argument()
     shot_counts: tuple[int, ...] = shot_counts_option(SHOTS)
     simulated: int = option(200, "support sets of the simulation; 0 for none")
     seeds: int = seeds_option()
@@ -69,7 +70,7 @@ class Draw(NamedTuple):
 def main(options: Options) -> int:
     """Measure and print."""
     rows = [] if not options.simulated else list(summarise("simulated", options, _simulated, options.simulated))
-    for name in options.data:
+    for name in options.sets:
         rows += summarise(name, options, partial(_drawn, _look(name)), options.seeds)
     print(json.dumps({"schema": 1, "rows": rows}, indent=1) if options.json else describe(rows))
     return 0
@@ -125,7 +126,7 @@ def score(sets: BoolArray, truth: LabelArray) -> tuple[float, float]:
 
 def _probes(texts: FloatArray) -> Mapping[str, Fit]:
     def read(X: FloatArray, y: LabelArray) -> Probe:
-        probe = cf.TextPriorProbe({label: texts[label] for label in np.unique(y).tolist()}).fit(X, y)
+        probe = TextPriorProbe({label: texts[label] for label in np.unique(y).tolist()}).fit(X, y)
         for label in set(range(len(texts))) - set(y.tolist()):
             probe = probe.extend(X[:0], label, X, text=texts[label])
         return probe
@@ -150,7 +151,7 @@ def measure(draw: Draw, fit: Fit) -> dict[str, FloatArray]:
         held = losses(probe, draw.X[other], c)[np.arange(len(other)), draw.y[other]]
         found["split"] = class_p_values(held, losses(probe, draw.new, c))
     left_out = fit(draw.X, draw.y).left_out_logits()  # type: ignore[attr-defined]
-    closed = probability_losses(softmax(left_out, axis=1))[np.arange(len(draw.y)), draw.y]
+    closed = measure_losses(softmax(left_out, axis=1))[np.arange(len(draw.y)), draw.y]
     return found | {"closed form": class_p_values(closed, final)}
 
 
@@ -158,7 +159,7 @@ def losses(probe: Probe, X: FloatArray, c: int) -> FloatArray:
     """(m, c) -ln p; of a class that the probe does not know, that of the impossible."""
     p = np.zeros((len(X), c))
     p[:, probe.classes_.astype(int)] = probe.predict_proba(X)
-    return probability_losses(p)
+    return measure_losses(p)
 
 
 def describe(rows: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seed_option, seeds_option, shot_counts_option
 from clip_fewshot.config import check_range, option
-from clip_fewshot.conformal.shift import SAME, SHIFT, find_shift
+from clip_fewshot.conformal.shift import SHIFT, UNMOVED, find_shift
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.features.encode import encode_images
@@ -30,8 +30,8 @@ DESCRIPTION = (
     "the same in other proportions, of copies as another camera would make them, or has pictures of hidden classes."
 )
 SHOTS = (4, 8, 16)
-LEAST_SIDE = 64  # pixels
-HIDDEN, MIXED = 0.3, (0.3, 0.5, 0.8, 1.0)
+ENLARGED_SIDE = 64  # pixels
+HIDDEN_SHARE, MIXED = 0.3, (0.3, 0.5, 0.8, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Options(PicturesOptions):
 
 def enlarge(picture: Image.Image) -> Image.Image:
     """No smaller than a filter needs."""
-    scale = LEAST_SIDE / max(picture.size)
+    scale = ENLARGED_SIDE / max(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)
     return picture.resize(size, Image.Resampling.BICUBIC) if scale > 1 else picture
 
@@ -90,7 +90,7 @@ def judge(data: ImageDataset, seen: Mapping[str, FloatArray], shots: int, batch:
     """The verdict on a batch of each kind, of one support set."""
     random, y = generator(seed, "shift", shots), data.required_labels()
     order = random.permutation(y.max() + 1)
-    hidden = order[: max(2, round(HIDDEN * len(order)))]
+    hidden = order[: max(2, round(HIDDEN_SHARE * len(order)))]
     fit, fresh = list[int](), list[int]()
     for label in order[len(hidden) :]:
         rows = random.permutation(np.flatnonzero(y == label)).tolist()
@@ -110,7 +110,7 @@ def judge(data: ImageDataset, seen: Mapping[str, FloatArray], shots: int, batch:
 def count(verdicts: list[str]) -> dict[str, Any]:
     """Shares."""
     n = len(verdicts)
-    return {"shift": verdicts.count(SHIFT) / n, "named": 1 - verdicts.count(SAME) / n, "batches": n}
+    return {"shift": verdicts.count(SHIFT) / n, "named": 1 - verdicts.count(UNMOVED) / n, "batches": n}
 
 
 def describe(rows: list[dict[str, Any]]) -> str:

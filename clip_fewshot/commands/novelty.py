@@ -45,7 +45,7 @@ def main(options: Options) -> int:
     _ = options.out and opening.choose_folder(options, options.out, DETECTORS_FOLDER)
     data = opening.open_data(options.data, **options.reading())
     data.required_labels()
-    novel = None if options.novel is None else opening.open_data(options.novel)
+    novel = options.novel and opening.open_data(options.novel)
     found, text = (compare if options.saved is None else measure)(options, data, novel)
     print(json.dumps(found, indent=1) if options.json else text)
     return 0
@@ -56,15 +56,15 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     from clip_fewshot.protocol import compare_detectors, detector_tables
 
     compare_detectors.check_detectors(options.detectors)
-    unseen = options.unseen or "3"
-    asked = {name: getattr(options, name) for name in OF_ALL} | {"unseen": count_or_names(unseen)}
-    asked["templates"] = opening.open_templates(options, ())
+    asked = {name: getattr(options, name) for name in OF_ALL} | {"templates": opening.open_templates(options, ())}
+    asked["unseen"] = count_or_names(unseen := options.unseen or "3")
     backbone = opening.open_model(options.model_name, None, options.device)
     with show_progress() as progress:
         done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
-    _ = options.out and compare_detectors.save_comparison(done, found, Path(options.out))
+    if options.out:
+        compare_detectors.save_comparison(done, found, Path(options.out))
     return found, detector_tables.describe_comparison(found)
 
 

@@ -90,6 +90,19 @@ class Bag(NamedTuple):
         return np.asarray(find_nearest(self.everything, normalize(X), 1).distances[:, 0] <= SAME)
 
 
+class Comparison(NamedTuple):
+    """What m new pictures are compared with.
+
+    Attributes:
+        members: (m, n) scores of n calibration pictures beside each new one. own: (m, n) or (m, 1) of the new ones.
+        alone: (n,) of the calibration pictures beside none; None where it takes a fit.
+    """
+
+    members: FloatArray
+    own: FloatArray
+    alone: FloatArray | None = None
+
+
 def check_features(X: FloatArray, width: int | None = None) -> FloatArray:
     """(n, d) float64, all finite, without negative zeros, in memory of its own.
 

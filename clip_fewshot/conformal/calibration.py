@@ -19,7 +19,7 @@ from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.rng import derive_seed
 from clip_fewshot.types import BoolArray, FloatArray
 
-MOST_COMPARED = 1 << 22  # scores that are compared at a time (32 MiB)
+SCORES_AT_ONCE = 1 << 22  # scores that are compared at a time (32 MiB)
 LISTED_CLASSES = 5  # classes that a refusal names before it counts the others
 
 
@@ -115,7 +115,7 @@ class Calibrated:
         rows = check_features(X, self.bag_.rows.shape[1])
         p = np.ones(len(rows))
         fresh = np.flatnonzero(~self.bag_.has_copy(rows)) if len(rows) else np.arange(0)
-        size = max(1, len(fresh) if together else MOST_COMPARED // len(self.bag_))
+        size = max(1, len(fresh) if together else SCORES_AT_ONCE // len(self.bag_))
         for part in np.split(fresh, np.arange(size, len(fresh), size)) if len(fresh) else ():
             p[part] = self._largest(rows[part], self._together() if together else self.scheme_)
         return p

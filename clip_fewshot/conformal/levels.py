@@ -21,7 +21,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal.schemes import Comparison
+from clip_fewshot.conformal.bags import Comparison
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MOST_PAIRS = 256  # known pictures

@@ -29,7 +29,7 @@ from clip_fewshot.types import BoolArray, FloatArray
 LEAST_PROBABILITY = 1e-300
 
 
-def probability_losses(p: FloatArray) -> FloatArray:
+def measure_losses(p: FloatArray) -> FloatArray:
     """-ln of probabilities of any shape; finite, what is next to impossible included."""
     return np.asarray(-np.log(np.maximum(np.asarray(p, np.float64), LEAST_PROBABILITY)))
 

@@ -6,11 +6,11 @@ Each says what a new picture is compared with: the scores of known pictures that
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from clip_fewshot.conformal.bags import Bag, Labels
+from clip_fewshot.conformal.bags import Bag, Comparison, Labels
 from clip_fewshot.conformal.batch import ask_together
 from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
@@ -21,19 +21,6 @@ from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MakeDetector = Callable[[], Detector]
 ALONE = 256  # known pictures up to which leave-one-out leaves each out by itself
-
-
-class Comparison(NamedTuple):
-    """What m new pictures are compared with.
-
-    Attributes:
-        members: (m, n) scores of n calibration pictures beside each new one. own: (m, n) or (m, 1) of the new ones.
-        alone: (n,) of the calibration pictures beside none; None where it takes a fit.
-    """
-
-    members: FloatArray
-    own: FloatArray
-    alone: FloatArray | None = None
 
 
 class Scheme(Protocol):

@@ -28,18 +28,21 @@ from clip_fewshot.runtime.arrays import as_array, as_rows
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, LabelArray
 
-SAME, SHIFT, SHIFT_OR_NEW = "same", "shift", "shift or new"
-SHIFT_ALPHA = 0.01  # share of batches of known pictures that are called shifted
+UNMOVED, SHIFT, SHIFT_OR_NEW = "same", "shift", "shift or new"
+SHIFT_ALPHA = (
+    0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice the level is realised
+)
 ORDINARY = 0.8  # of known pictures; 0.9 calls a quarter of the batches of new classes alone a shift
-FEWEST = 8  # ordinary pictures of a batch, below which nothing is compared
+FEWEST_ORDINARY = 8  # ordinary pictures of a batch, below which nothing is compared
 FEWEST_STRANGE = 40  # pictures of a batch, below which a shift that leaves few ordinary is not looked for
-MOST = 500  # pictures of a batch
-PERMUTATIONS = 499
-MANY = 0.25  # share that looks ordinary, below which new classes are not ruled out
+MOST_OF_BATCH = 500  # pictures of a batch
+SHARINGS = 499  # of the pictures of each class between known and new ones, drawn
+ENOUGH_ORDINARY = 0.25  # share that looks ordinary, below which new classes are not ruled out
 EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is taken off
-SPREAD = 0.4  # effective share of the known classes that they then look like
-STEPS = 10  # of the alignment
-FAIR = 2.0  # times its fair share of a batch: what a class counts for at most in the alignment
+SPREAD = 0.35  # effective share of the known classes that they then look like
+SHARE_COMPARED = 0.5  # of its fair share: a class with less is not compared, as most of it is mistaken for it
+ALIGNMENTS = 10  # rounds
+MOST_SHARE = 2.0  # times its fair share of a batch: what a class counts for at most in the alignment
 
 
 class Shift(NamedTuple):
@@ -62,10 +65,10 @@ class Shift(NamedTuple):
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
         moved = self.p_value <= alpha
-        if moved and self.ordinary >= MANY:
+        if moved and self.ordinary >= ENOUGH_ORDINARY:
             return SHIFT
         explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
-        return SHIFT_OR_NEW if moved or (explained and self.pictures >= FEWEST_STRANGE) else SAME
+        return SHIFT_OR_NEW if moved or (explained and self.pictures >= FEWEST_STRANGE) else UNMOVED
 
     def to_json(self) -> dict[str, Any]:
         """For a record, with the verdict."""
@@ -100,10 +103,10 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     known = normalize(as_rows(X, "find_shift")) if len(X) else np.empty((0, 0))
     new = as_rows(batch, "find_shift", known.shape[1] if len(known) else None)
     labels = np.unique(as_array(y, "find_shift"), return_inverse=True)[1]
-    if len(new) < FEWEST or not len(known) or np.bincount(labels).max() < 2:
+    if len(new) < FEWEST_ORDINARY or not len(known) or np.bincount(labels).max() < 2:
         return Shift(1.0, 1.0, 1.0, 1.0, len(new))
     random = generator(seed, "shift")
-    new = normalize(new[np.sort(random.permutation(len(new))[:MOST])])
+    new = normalize(new[np.sort(random.permutation(len(new))[:MOST_OF_BATCH])])
     means = np.stack([known[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     usual, seen = _look_without(known, labels, means), _look(new, means)
     limit = float(np.quantile(usual.distances, ORDINARY))
@@ -116,7 +119,8 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     undone = after.distances <= limit
     counts = np.bincount(after.classes[undone])
     spread = counts.sum() ** 2 / max(1, (counts**2).sum()) / len(means)
-    p = _p_value([pair for pair in pairs if len(pair[0]) and len(pair[1])], random)
+    fair = SHARE_COMPARED * ordinary.sum() / len(means)
+    p = _p_value([pair for pair in pairs if len(pair[0]) and len(pair[1]) >= max(1.0, fair)], random)
     return Shift(p, float(ordinary.mean()), float(undone.mean()), float(spread), len(new))
 
 
@@ -143,23 +147,25 @@ def _align(rows: FloatArray, means: FloatArray) -> FloatArray:
     without that limit all pictures of a strong blur gather around one class.
     """
     moved = rows.mean(axis=0) - means.mean(axis=0)
-    for _ in range(STEPS):
+    for _ in range(ALIGNMENTS):
         nearest = _look(rows - moved, means).classes
         counts = np.bincount(nearest, minlength=len(means))
-        weights = (np.minimum(counts, FAIR * len(rows) / len(means)) / np.maximum(counts, 1))[nearest]
+        weights = (np.minimum(counts, MOST_SHARE * len(rows) / len(means)) / np.maximum(counts, 1))[nearest]
         moved = weights @ (rows - means[nearest]) / weights.sum()
     return np.asarray(rows - moved)
 
 
-def _p_value(pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator, fewest: int = FEWEST) -> float:
+def _p_value(
+    pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator, fewest: int = FEWEST_ORDINARY
+) -> float:
     """Of the displacement common to classes, from (known, new) rows of each; ``fewest`` new ones are compared."""
     if len(pairs) < 2 or sum(len(new) for _, new in pairs) < fewest:
         return 1.0
-    total, alone = np.zeros((PERMUTATIONS + 1, pairs[0][0].shape[1])), np.zeros(PERMUTATIONS + 1)
+    total, alone = np.zeros((SHARINGS + 1, pairs[0][0].shape[1])), np.zeros(SHARINGS + 1)
     for known, new in pairs:
         rows = np.concatenate([known, new])
         signs = np.concatenate([np.full(len(known), -1 / len(known)), np.full(len(new), 1 / len(new))])
-        drawn = np.concatenate([signs[None], random.permuted(np.tile(signs, (PERMUTATIONS, 1)), axis=1)])
+        drawn = np.concatenate([signs[None], random.permuted(np.tile(signs, (SHARINGS, 1)), axis=1)])
         precision = 1 / (1 / len(known) + 1 / len(new))
         moved = precision * drawn @ (rows - rows.mean(axis=0))
         total += moved

@@ -39,8 +39,8 @@ STEP = 1.15
 NEAR = 10  # numbers tried around the best of those
 KMEANS_ROUNDS = 6  # of k-means
 MIN_GROUP = 4  # images, below which no mean and no spread can be told
-ALARM_CHANCE = 0.05  # that the false alarms of some known class are as many as a group
-ONE_IS_ENOUGH = 0.9  # of the best silhouette, at which one group is enough
+FALSE_GROUP = 0.05  # that the false alarms of some known class are as many as a group
+ONE_GROUP = 0.9  # of the best silhouette, at which one group is enough
 
 
 class Clouds(NamedTuple):
@@ -64,7 +64,7 @@ class Clouds(NamedTuple):
         """(n, k) mean squared distances of (n, d) points from a member, itself among them where it is one."""
         return np.asarray(_squared(points, self.means) + self.spread * (1 - 1 / self.sizes))
 
-    def measure_gaps(self, other: Clouds) -> FloatArray:
+    def gaps(self, other: Clouds) -> FloatArray:
         """(k, l) squared distances of the true means: without what the chance of few members adds. Can be negative."""
         apart = _squared(self.means, other.means)
         return np.asarray(apart - (self.spread / self.sizes)[:, None] - other.spread / other.sizes)
@@ -115,7 +115,7 @@ class Silhouette:
         points = rows @ axes
         tree = ward_tree(points)
         yard = Yardstick.from_known(self.known.rows @ axes, self.known.classes)
-        labels = choose_number(search_numbers(points, tree, yard), len(rows))
+        labels = choose_number(compare_numbers(points, tree, yard), len(rows))
         return Partition(labels, tree, reason=explain(points, tree, yard) if labels.max() < 0 else "")
 
     def resample(self, rng: np.random.Generator) -> Silhouette:
@@ -133,7 +133,7 @@ def can_compare(known: KnownRows) -> bool:
     return known.n_classes >= MIN_CLASSES and known.fewest >= MIN_SHOTS
 
 
-def search_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[Trial]:
+def compare_numbers(points: FloatArray, tree: FloatArray, yard: Yardstick) -> list[Trial]:
     """Trials by number of parts: up to twice the best so far and EVERY more, then closely around the best."""
     most, parts, best, at = max(len(points) // 2, 1), 1, 0.0, count_tight_parts(tree, float(yard.known.spread[0]))
     trials = []
@@ -170,7 +170,7 @@ def choose_number(trials: list[Trial], n: int) -> LabelArray:
         return np.full(n, -1) if single is None else single.labels
     best = max(several, key=lambda trial: float(trial.alone.sum()))
     enough = next(trial for trial in several if _is_level(best.alone - trial.alone))
-    if single is not None and single.beside.sum() >= ONE_IS_ENOUGH * enough.beside.sum():
+    if single is not None and single.beside.sum() >= ONE_GROUP * enough.beside.sum():
         return single.labels
     return enough.labels
 
@@ -182,12 +182,10 @@ def _is_level(lead: FloatArray) -> bool:
 def _try(points: FloatArray, tree: FloatArray, parts: int, yard: Yardstick) -> Iterator[Trial]:
     """The parts as they are, and with those merged that no two known classes are as near as."""
     cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
-    plain = assign_beside(points, cut, yard.known, KMEANS_ROUNDS)
+    plain = refine(points, cut, yard.known, KMEANS_ROUNDS)
     merged = merge_near(points, plain, yard)
     for labels in (plain,) if np.array_equal(plain, merged) else (plain, merged):
-        labels = assign_beside(
-            points, keep_classes(points, labels, yard), yard.known, 1
-        )  # what was left goes where it fits
+        labels = refine(points, keep_classes(points, labels, yard), yard.known, 1)  # what was left goes where it fits
         if labels.max() >= 0:
             groups = Clouds.from_labels(points, labels)
             if len(groups.sizes) == 1 or np.median(_to_nearest(groups)) >= SPLIT * yard.apart:
@@ -200,13 +198,13 @@ def merge_near(points: FloatArray, labels: LabelArray, yard: Yardstick) -> Label
     if labels.max() < 1:
         return labels
     groups = Clouds.from_labels(points, labels)
-    gaps = np.maximum(groups.measure_gaps(groups), 0)
+    gaps = np.maximum(groups.gaps(groups), 0)
     tree = linkage(gaps[np.triu_indices(len(gaps), 1)], "average")
     into = fcluster(tree, APART * yard.apart, "distance").astype(np.int64) - 1
-    return assign_beside(points, np.where(labels >= 0, into[labels], -1), yard.known, KMEANS_ROUNDS)
+    return refine(points, np.where(labels >= 0, into[labels], -1), yard.known, KMEANS_ROUNDS)
 
 
-def assign_beside(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -> LabelArray:
+def refine(points: FloatArray, labels: LabelArray, known: Clouds, rounds: int) -> LabelArray:
     """(n,) groups after rounds of k-means beside known means that stand still; -1 where a known class is nearer.
 
     A picture draws its group's mean to itself; that, and the chance of few members, is taken off all distances.
@@ -241,9 +239,9 @@ def keep_classes(points: FloatArray, labels: LabelArray, yard: Yardstick) -> Lab
 def judge_clouds(points: FloatArray, labels: LabelArray, yard: Yardstick) -> BoolArray:
     """(3, k) which groups are far enough from known classes, tight enough, and large enough."""
     groups, n_known = Clouds.from_labels(points, labels), len(yard.known.sizes)
-    far = groups.measure_gaps(yard.known).min(axis=1) >= APART * yard.apart
+    far = groups.gaps(yard.known).min(axis=1) >= APART * yard.apart
     alarms = (labels < 0).sum() + groups.sizes[~far].sum()
-    more = max(MIN_GROUP - 1, poisson.ppf(1 - ALARM_CHANCE / n_known, alarms / n_known))
+    more = max(MIN_GROUP - 1, poisson.ppf(1 - FALSE_GROUP / n_known, alarms / n_known))
     return np.array([far, groups.spread <= LOOSER * yard.loosest, groups.sizes > more])
 
 
@@ -251,7 +249,7 @@ def explain(points: FloatArray, tree: FloatArray, yard: Yardstick) -> str:
     """Why there is no group: what keeps the parts that are as tight as known classes from being one."""
     parts = count_tight_parts(tree, float(yard.known.spread[0]))
     cut = _renumbered(fcluster(tree, parts, "maxclust").astype(np.int64))
-    labels = assign_beside(points, cut, yard.known, KMEANS_ROUNDS)
+    labels = refine(points, cut, yard.known, KMEANS_ROUNDS)
     if labels.max() < 0:
         return "every image is nearer to a known class than to the others: they look like false alarms"
     far, tight, large = judge_clouds(points, labels, yard)
@@ -286,7 +284,7 @@ def _squared(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def _to_nearest(clouds: Clouds) -> FloatArray:
     """(k,) squared distance of each from its nearest."""
-    gaps = clouds.measure_gaps(clouds)
+    gaps = clouds.gaps(clouds)
     np.fill_diagonal(gaps, np.inf)
     return np.asarray(gaps.min(axis=1))
 

@@ -20,7 +20,8 @@ class MahalanobisMarginDetector(MahalanobisDetector):
     Two known scores in one. With the weight 0 it is that of :class:`MahalanobisDetector`, which finds what is far from
     all classes. With the weight 1 it is how far the nearest class is ahead of the average one in a linear discriminant,
     as of :class:`~clip_fewshot.novelty.relative_mahalanobis.RelativeMahalanobisDetector` under one covariance, which
-    finds what lies between the classes and is blind to all else. From .3 to .6 it finds both: docs/figures/detectors.md.
+    finds what lies between the classes and is blind to all else. Between .3 and .6 it finds both:
+    docs/figures/detectors.md.
 
     Args:
         shrinkage: share of the identity, in (0, 1]; None: half way from the estimate of

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.conformal.prediction_sets import probability_losses
+from clip_fewshot.conformal.prediction_sets import measure_losses
 from clip_fewshot.data.names import list_first
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
@@ -133,7 +133,7 @@ class Extender:
                 found = model.probabilities(model.features(data.subset(held_out).images))
                 said[:, present if found.shape[1] < len(names) else slice(None)] = found
                 p[held_out] = said[np.arange(len(held_out)), labels[held_out]]
-        return probability_losses(p)
+        return measure_losses(p)
 
     def _fit(self, data: SupportData, texts: FloatArray | None, by_name: Sequence[int]) -> TunedModel:
         """A training from its beginning, and the classes that have no pictures."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.config.ranges import require_int
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.discovery.undecided import UNDECIDED
@@ -89,7 +89,7 @@ def select_possible(
         return [None] * len(probabilities)
     once = ~np.isnan(known.losses)
     within = known.labels[once] if fitted.rejector is not None and fitted.rejector.per_class else None
-    inside = prediction_sets(class_p_values(known.losses[once], probability_losses(probabilities), within), alpha)
+    inside = prediction_sets(class_p_values(known.losses[once], measure_losses(probabilities), within), alpha)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     rows = zip(order.tolist(), inside, strict=True)
     return [tuple(names[label] for label in ranked if row[label]) for ranked, row in rows]

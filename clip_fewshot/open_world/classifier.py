@@ -109,8 +109,7 @@ class OpenWorldClassifier(WorldState):
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
-        depths = list_stored_depths(model.backbone.visual)
-        data, frozen = model.prepare(support, [model.point.unfreeze, *depths], more)
+        data, frozen = model.prepare(support, [model.point.unfreeze, *list_stored_depths(model.backbone.visual)], more)
         model.fit_prepared(data, frozen, support.label_space)
         rejector = fit_detector(model.backbone, model.recipe_, data, frozen, support, self.detector, self.per_class)
         if self.alpha is not None:
@@ -127,7 +126,6 @@ class OpenWorldClassifier(WorldState):
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
 
         Args:
-            top: how many classes.
             together: the pictures are one batch, and a p-value depends on the others: of new classes that several
                 pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """

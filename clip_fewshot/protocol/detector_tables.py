@@ -53,7 +53,7 @@ def _tried(row: Mapping[str, Any]) -> list[str]:
 
 
 def _head(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return ["detector", *(f"{what} at {one['alpha']:g}" for one in found for what in ("false alarms", "detected"))]
+    return ["detector", *(f"{what} at {one['alpha']:.3g}" for one in found for what in ("false alarms", "detected"))]
 
 
 def _decided(row: Mapping[str, Any]) -> list[str]:

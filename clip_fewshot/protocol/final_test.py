@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join_images
@@ -163,7 +163,7 @@ def run_open_world_test(
     both = {key: np.concatenate([known[key], unseen[key]])[order] for key in (PROBE, best)}
     probabilities, possible = saved.models[best].probabilities(both[best]), None
     if losses is not None:
-        p = class_p_values(losses[~np.isnan(losses)], probability_losses(probabilities))
+        p = class_p_values(losses[~np.isnan(losses)], measure_losses(probabilities))
         possible = prediction_sets(p, alpha)
     if not outcome.rejections:
         return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None, possible)

@@ -160,11 +160,12 @@ class Run:
     """Everything a finished run knows; what the two documents are made of.
 
     Attributes:
-        options: as they are written down.
+        options: as they are written down. alpha: the one in force.
         notes: warnings of the search.
     """
 
     options: Mapping[str, Any]
+    alpha: float
     dataset: ImageDataset
     split: OpenWorldSplit
     trials: Sequence[TrialRecord]
@@ -204,7 +205,7 @@ class Run:
             "best": best,
             "novelty": self._novelty(),
             "rehearsal": self._rehearsal(),
-            "prediction_sets": sets_entry(self.met, self.split.seen, self.options["alpha"]),
+            "prediction_sets": sets_entry(self.met, self.split.seen, self.alpha),
             "discovery": self._discovery(),
             "search": self._search(),
             "warnings": self._warnings(),
@@ -240,7 +241,7 @@ class Run:
             history=trial_rows(self.trials),
             predictions=draw_examples(self.met, space, self.options["seed"]),
             embeddings=embedding_views(features, outcome.texts, labels, space),
-            novelty=novelty_view(outcome.rejections[0], self.options["alpha"]) if outcome.rejections else None,
+            novelty=novelty_view(outcome.rejections[0], self.alpha) if outcome.rejections else None,
             reliability=reliability_curves(labels, drawn),
             discovery=None if grouped is None else discovery_view(grouped, self.met),
         )
@@ -270,12 +271,12 @@ class Run:
         rejector = self.outcome.rejections[0].rejector
         choice = (self.choice or rejector.choice).to_json()
         # Fresh support sets only: the saved model's own helped to choose detector, features and neighbours.
-        return novelty_entry(self.outcome.rejections[1:], self.options["alpha"], rejector.chosen.detector) | choice
+        return novelty_entry(self.outcome.rejections[1:], self.alpha, rejector.chosen.detector) | choice
 
     def _rehearsal(self) -> dict[str, Any] | None:
         if self.outcome.rejections or self.choice is None:
             return None
-        return measure_rehearsal(self.outcome, self.choice, self.options["alpha"], self.options["seed"])
+        return measure_rehearsal(self.outcome, self.choice, self.alpha, self.options["seed"])
 
     def _discovery(self) -> dict[str, Any] | None:
         grouped = self.met.grouped

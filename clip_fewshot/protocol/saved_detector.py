@@ -175,7 +175,11 @@ def _group(world: OpenWorldClassifier, met: Meeting) -> dict[str, Any] | None:
         return None
     world.discover()
     found, unknown = world.discovery_, world.grouped_
-    record = {"n_flagged": flagged, "n_joined": len(unknown.answered) - flagged, "n_clusters": found.n_clusters}
+    record: dict[str, Any] = {
+        "n_flagged": flagged,
+        "n_joined": len(unknown.answered) - flagged,
+        "n_clusters": found.n_clusters,
+    }
     record |= {"reason": found.reason}
     if met.novel.labels is None:
         return record
@@ -211,9 +215,9 @@ def describe_saved(found: Mapping[str, Any]) -> str:
 
 def _rate_row(row: dict[str, Any]) -> list[str]:
     if row["refused"]:
-        return [f"{row['alpha']:g}", "refused", "refused"]
+        return [f"{row['alpha']:.3g}", "refused", "refused"]
     cells = (row["false_alarm_rate"], row["detection_rate"])
-    return [f"{row['alpha']:g}", *(tables.estimate_of(cell) for cell in cells)]
+    return [f"{row['alpha']:.3g}", *(tables.estimate_of(cell) for cell in cells)]
 
 
 def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:

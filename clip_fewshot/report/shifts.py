@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from clip_fewshot.conformal.shift import SAME, SHIFT, Shift
+from clip_fewshot.conformal.shift import SHIFT, UNMOVED, Shift
 
 BRING = "bring labelled pictures from there and train with them, or add them to their classes"
 
 
 def describe_shift(shift: Shift | None) -> list[str]:
     """A sentence, or none where there is nothing to say."""
-    if shift is None or shift.verdict() == SAME:
+    if shift is None or shift.verdict() == UNMOVED:
         return []
     if shift.verdict() == SHIFT:
         moved = f"these pictures differ from the known ones in all classes alike (p = {shift.p_value:.2g})"

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(photos: Path, folder: Path, mini: cf.Backbone) -> Any:
     """Three detectors and the choice among all."""
-    done = compare(mini, photos, seeds=2, detectors=("knn", "mahalanobis", "mcm"))
+    done = compare(mini, photos, seeds=2, alphas=(0.01, 0.05, 0.1), detectors=("knn", "mahalanobis", "mcm"))
     compare_detectors.save_comparison(done, done.record, folder)
     return {"data": str(photos), "model": "mini", **done.record}
 
@@ -127,6 +127,12 @@ def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
     assert read_json(tmp_path / "novelty.json") == found
     assert found["n_novel"] == PER_CLASS
     assert not set(found["classes"]) & set(UNKNOWN)
+    least = 1 / (4 * len(found["classes"]) + 1)
+    for row in found["rows"]:
+        assert [(one["alpha"], one["refused"]) for one in row["rates"]] == [
+            (pytest.approx(max(alpha, least)), None) for alpha in (least, 0.05, 0.1) if alpha >= least
+        ]
+    assert "calibration images support; the usual 0.01 takes 99" in found["notes"][0]
 
 
 def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini: cf.Backbone, photos: Path) -> None:

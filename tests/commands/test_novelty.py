@@ -103,7 +103,7 @@ def test_unknown_pictures_from_elsewhere_without_labels(
         shutil.copy(path, tmp_path)
     found = command("novelty", photos, "--saved", world, "--novel", tmp_path, "--json").record
     assert (found["n_known"], found["n_novel"]) == (split.test.n, PER_CLASS)
-    assert set(found["discovery"]) == {"n_flagged", "n_joined", "n_clusters"}
+    assert set(found["discovery"]) == {"n_flagged", "n_joined", "n_clusters", "reason"}
 
 
 def test_fresh_pictures_are_all_used(command: Command, world: Path, photos: Path) -> None:

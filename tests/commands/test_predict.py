@@ -37,9 +37,12 @@ def test_every_picture_gets_the_answer_of_the_model(
 def test_the_table_has_a_line_per_picture(command: Command, world: Path, photos: Path) -> None:
     ended = command("predict", world, photos / "three", "--top", 9)
     head, *lines = ended.out.splitlines()
-    assert head.split()[:3] == ["image", "answer", "p"]
+    assert head.split()[:6] == ["image", "answer", "p", "not", "ruled", "out"]
     assert len(lines) == PER_CLASS
-    assert all(len(line.split()) == 3 + 2 * len(KNOWN) for line in lines)  # no more classes than there are
+    answers = command("predict", world, photos / "three", "--json").record["answers"]
+    for line, answer in zip(lines, answers, strict=True):
+        assert len(line.split()) == 3 + max(1, len(answer["possible"])) + 2 * len(KNOWN)  # no more than there are
+        assert ", ".join(answer["possible"]) in line
 
 
 def test_unreadable_pictures_are_named_and_the_rest_is_answered(command: Command, world: Path, photos: Path) -> None:

@@ -110,7 +110,7 @@ def test_ranks_do_not_depend_on_the_last_bit_and_infinite_scores_tie() -> None:
 def test_the_short_way_in_blocks_of_any_size(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, new = labelled(2)
     whole = [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")]
-    monkeypatch.setattr(calibration, "MOST_COMPARED", 1)
+    monkeypatch.setattr(calibration, "SCORES_AT_ONCE", 1)
     monkeypatch.setattr(neighbour_bags, "MARKS", 100)
     assert [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")] == whole
 

@@ -10,9 +10,9 @@ from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal import levels
+from clip_fewshot.conformal.bags import Comparison
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.levels import FEWEST_PRIOR, PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
-from clip_fewshot.conformal.schemes import Comparison
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
 from tests.conformal.test_calibration import Nearest

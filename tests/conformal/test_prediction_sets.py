@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.errors import UsageError
 
 LOSSES = st.lists(st.integers(0, 6).map(float), min_size=2, max_size=15)
@@ -36,7 +36,7 @@ def test_a_set_is_all_classes_above_one_probability(alpha: float) -> None:
     rng = np.random.default_rng(0)
     known, p = rng.exponential(size=57), rng.dirichlet(np.ones(4), 200)
     threshold = np.sort(known)[math.ceil(58 * (1 - alpha)) - 1]
-    sets = prediction_sets(class_p_values(known, probability_losses(p)), alpha)
+    sets = prediction_sets(class_p_values(known, measure_losses(p)), alpha)
     assert (sets == (p >= np.exp(-threshold))).all()
 
 
@@ -65,8 +65,8 @@ def test_fewer_pictures_than_alpha_takes_rule_nothing_out() -> None:
 
 
 def test_what_is_next_to_impossible_has_a_finite_loss() -> None:
-    assert probability_losses(np.array([1.0, 0.0])).tolist() == [0.0, pytest.approx(690.8, abs=0.1)]
-    assert np.isnan(probability_losses(np.array([np.nan]))).all()
+    assert measure_losses(np.array([1.0, 0.0])).tolist() == [0.0, pytest.approx(690.8, abs=0.1)]
+    assert np.isnan(measure_losses(np.array([np.nan]))).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, float("nan"), True, "half"])

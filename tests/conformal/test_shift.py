@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from clip_fewshot.conformal.shift import FEWEST, SAME, SHIFT, SHIFT_OR_NEW, Shift, _p_value, find_shift
+from clip_fewshot.conformal.shift import FEWEST_ORDINARY, SHIFT, SHIFT_OR_NEW, UNMOVED, Shift, _p_value, find_shift
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -65,7 +65,7 @@ def test_another_camera_is_found() -> None:
     weak = verdicts(lambda draw: draw.known(60) + draw.camera(3.0))
     assert weak.count(SHIFT) >= 36
     strong = verdicts(lambda draw: draw.known(60) + draw.camera(9.0))
-    assert strong.count(SAME) <= 2
+    assert strong.count(UNMOVED) <= 2
     assert strong.count(SHIFT_OR_NEW) > 20  # few look ordinary: new classes are not ruled out
 
 
@@ -74,12 +74,12 @@ def test_new_classes_are_no_shift(share: float) -> None:
     n = round(100 * share)
     found = verdicts(lambda draw: np.concatenate([draw.known(100 - n), draw.new(n)]))
     assert found.count(SHIFT) <= binom.ppf(0.999, len(found), 0.01)
-    assert found.count(SAME) >= 32  # four new classes alone may look like another camera, and are called both
+    assert found.count(UNMOVED) >= 32  # four new classes alone may look like another camera, and are called both
 
 
 def test_pictures_of_another_kind_are_no_shift() -> None:
     found = verdicts(lambda draw: np.concatenate([draw.known(50), -5 + draw.random.normal(size=(50, N_FEATURES))]))
-    assert found.count(SAME) >= 38
+    assert found.count(UNMOVED) >= 38
 
 
 def test_the_permutations_are_those_of_an_exact_test() -> None:
@@ -113,7 +113,7 @@ def test_the_same_batch_has_the_same_answer_whatever_its_length() -> None:
 def test_too_little_is_no_verdict() -> None:
     draw = Draw(0)
     for X, y, batch in (
-        (draw.X, draw.y, draw.known(FEWEST - 1) + 99),
+        (draw.X, draw.y, draw.known(FEWEST_ORDINARY - 1) + 99),
         (draw.X[:0], draw.y[:0], draw.known(50)),
         (draw.X[::8], draw.y[::8], draw.known(50)),  # one picture a class
         (draw.X[:8], draw.y[:8], draw.known(50)),  # one class: nothing is common to classes
@@ -134,9 +134,9 @@ def test_bad_rows_are_refused() -> None:
         ((0.002, 0.5, 0.6, 0.9, 100), SHIFT),
         ((0.002, 0.1, 0.1, 0.9, 100), SHIFT_OR_NEW),
         ((0.3, 0.1, 0.7, 0.9, 100), SHIFT_OR_NEW),
-        ((0.3, 0.1, 0.7, 0.2, 100), SAME),  # all look like one class: a new one does
-        ((0.3, 0.1, 0.7, 0.9, 30), SAME),
-        ((0.3, 0.8, 0.8, 0.9, 100), SAME),
+        ((0.3, 0.1, 0.7, 0.2, 100), UNMOVED),  # all look like one class: a new one does
+        ((0.3, 0.1, 0.7, 0.9, 30), UNMOVED),
+        ((0.3, 0.8, 0.8, 0.9, 100), UNMOVED),
     ],
 )
 def test_the_verdict(numbers: tuple[float, float, float, float, int], verdict: str) -> None:

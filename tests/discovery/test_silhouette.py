@@ -11,10 +11,10 @@ from clip_fewshot.discovery import discover_classes, stability
 from clip_fewshot.discovery.silhouette import (
     Clouds,
     Yardstick,
-    assign_beside,
     count_tight_parts,
     keep_classes,
     measure_silhouettes,
+    refine,
 )
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
@@ -47,7 +47,7 @@ def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
     for _ in range(400):
         few, many = rng.normal(size=(3, 10)), rng.normal(size=(20, 10)) + apart
         a, b = (Clouds.from_labels(x, np.zeros(len(x), dtype=np.int64)) for x in (few, many))
-        gaps.append(a.measure_gaps(b)[0, 0])
+        gaps.append(a.gaps(b)[0, 0])
     assert np.mean(gaps) == pytest.approx(4, abs=4 * np.std(gaps) / 20)
 
 
@@ -78,7 +78,7 @@ def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> N
     points = np.concatenate([draw(np.repeat([3], 20)), draw(np.repeat([0], 10)), draw(np.repeat([4], 3))])
     points = np.concatenate([points, draw(np.repeat([5], 20), 2.0)])
     start = np.repeat([0, 1, 2], [30, 3, 20])
-    refined = assign_beside(points, start, yard.known, 6)
+    refined = refine(points, start, yard.known, 6)
     assert (refined[20:30] == -1).all()  # of class 0
     kept = keep_classes(points, refined, yard)
     assert (kept[:20] == 0).all()

@@ -10,7 +10,7 @@ import pytest
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
-from clip_fewshot.conformal.prediction_sets import class_p_values, prediction_sets, probability_losses
+from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, split_open_world
@@ -66,7 +66,7 @@ def test_sets_are_the_classes_above_the_threshold_whatever_the_detector_says(
     names, p = world.model.label_space_.names, world.model.predict_proba(asked)
     losses = world.known_.losses
     assert losses is not None
-    inside = prediction_sets(class_p_values(losses, probability_losses(p)), ALPHA)
+    inside = prediction_sets(class_p_values(losses, measure_losses(p)), ALPHA)
     sets, answers = world.predict_set(asked), world.predict(asked, top=9)
     assert [set(one) for one in sets] == [{names[j] for j in np.flatnonzero(row)} for row in inside]
     assert [answer.possible for answer in answers] == sets

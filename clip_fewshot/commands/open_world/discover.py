@@ -31,16 +31,15 @@ def main(options: Options) -> int:
         groups = store.discover()
         found, unknown = store.discovery_, store.grouped_.unknown
         said = suggest_group_names(store, groups, options.names, words, templates)
-    outliers = int((found.labels < 0).sum())
     record = {
         "unknown": int(unknown.sum()),
         "joined": int((~unknown).sum()),
         "groups": [_record(group, found, names) for group, names in zip(groups, said, strict=True)],
         "interval": list(found.interval),
-        "in_no_group": outliers,
+        "in_no_group": int((found.labels < 0).sum()),
         "reason": found.reason,
     }
-    print_answer(options, record, _table(groups, found, said, outliers))
+    print_answer(options, record, _table(groups, found, said))
     return 0
 
 
@@ -57,10 +56,10 @@ def _record(group: Group, found: Discovery, said: Suggestions | None) -> dict[st
     }
 
 
-def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions | None], outliers: int) -> str:
+def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions | None]) -> str:
     from clip_fewshot.report import tables
 
-    low, high = found.interval
+    (low, high), outliers = found.interval, int((found.labels < 0).sum())
     joined = sum(answer is not None for group in groups for answer in group.answered)
     unknown, grouped = number(len(found.labels) - joined, "unknown picture"), number(len(groups), "group")
     head = f"{unknown}: {grouped} (90 % [{low}, {high}])" + (f", {outliers:,} in no group" if outliers else "")

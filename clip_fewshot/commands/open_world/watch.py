@@ -65,7 +65,7 @@ def main(options: Options) -> int:
 
 def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
-    from clip_fewshot.conformal.shift import SAME
+    from clip_fewshot.conformal.shift import UNMOVED
     from clip_fewshot.data.names import escape
 
     begun = "the known classes have changed, and the watch has begun again; " if seen.begun_anew else ""
@@ -76,5 +76,5 @@ def report(seen: Watched) -> str:
     verb = "is arriving" if seen.fresh else "was arriving before"
     since, at = escape(seen.since), escape(seen.raised_at)
     odds = f"at most {100 * seen.alpha:g} % of streams of known pictures ever raise an alarm"
-    what = ARRIVALS[SAME if seen.shift is None else seen.shift.verdict()]
+    what = ARRIVALS[UNMOVED if seen.shift is None else seen.shift.verdict()]
     return f"{looked}\n{what} {verb}, probably since {since}; alarm at {at} ({odds})"

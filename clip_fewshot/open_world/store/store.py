@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.conformal.shift import MOST, Shift, find_shift
+from clip_fewshot.conformal.shift import MOST_OF_BATCH, Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import Discovery
@@ -266,7 +266,7 @@ class Store:
         See :meth:`OpenWorldClassifier.find_shift`.
         """
         seqs = [seq for (seq,) in self.database.rows(f"SELECT seq {rows.WITHOUT_A_NAME}", (after,))]
-        some = seqs[:: max(1, len(seqs) // MOST)]
+        some = seqs[:: max(1, len(seqs) // MOST_OF_BATCH)]
         encoder = saved_classifiers.find_current(self.database).encoder
         features = rows.read_embeddings(self.database, some, encoder, str(self.database.path))
         return find_shift(*self.world.reference_, features, self.world.model.seed)
