@@ -145,7 +145,7 @@ def test_the_report_has_the_coverage_of_the_sets_that_the_saved_model_gives(
     test = split.test.open("the same again")
     sets, truth = world.predict_set(test), test.label_space.decode(test.required_labels())
     found = results["prediction_sets"]
-    assert found["alpha"] == world.alpha
+    assert found["alpha"] == world.alpha_
     assert found["coverage"]["mean"] == pytest.approx(np.mean([a in s for a, s in zip(truth, sets, strict=True)]))
     assert found["size"] == pytest.approx(np.mean([len(one) for one in sets]))
 
