@@ -10,7 +10,8 @@ A new picture has no class, so it takes that of the nearest class mean, and the 
 and the new one are compared by is measured without both of them, so that each pair is treated alike. With the full
 scheme and with a split that gives P(p <= alpha) <= 2 alpha - 1 / (n + 1), by the count in the proof of theorem 1 of
 Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021; with leave-one-out the scores of
-the other known pictures have seen the one and not the other. Simulated, all three stay below alpha.
+the other known pictures have seen the one and not the other. What is simulated stands in docs/figures/fairness.md and
+calibration.md.
 """
 
 from __future__ import annotations
