@@ -210,7 +210,8 @@ def build_saved_model(
     classifier = FewShotClassifier.from_model(task.backbone, task.by_name[best], fit.models[best], space, **options)
     reference = fit.support.frozen, fit.support.data.labels
     rejector = rejectors[0] if rejectors else None
-    return OpenWorldClassifier.from_fit(classifier, rejector, alpha, reference, fit.support.images, losses)
+    given = fit.support.data.unlabelled
+    return OpenWorldClassifier.from_fit(classifier, rejector, alpha, reference, fit.support.images, losses, given)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from clip_fewshot.features.prefix import Prefix
 from clip_fewshot.few_shot.model import Recipe, TunedModel, fit_calibrated, prepare_support
 from clip_fewshot.few_shot.objectives import CaptionBank, read_class_texts, text_cuts
 from clip_fewshot.few_shot.trainer import SupportData
+from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.neighbors.exact import find_distinct
 from clip_fewshot.novelty.rows import split_left_out
@@ -113,23 +114,23 @@ class Extender:
         notes += tuple(BY_NAME_ONLY.format(name=names.names[label]) for label in new)
         return Fitted(model, names, rejector, known), _report(given, refit, rights, notes)
 
-    def leave_out(self, known: KnownPictures, names: LabelSpace) -> FloatArray:
+    def leave_out(self, known: KnownPictures, names: LabelSpace, given: Unlabelled | None = None) -> FloatArray:
         """(n,) -ln p of the class of each known picture, by models that were trained without it.
 
-        Cross-validation by :func:`split_known`. A class that loses its only one is
-        known by its name meanwhile, and to a model that reads no names it is next to impossible. A copy is nan: it
-        would tell of the other. We rejected what the text-informed probe says of itself (``left_out_logits``), which
-        costs nothing: sets that were to hold 95 % of the classes then held 88 to 90 %.
+        Cross-validation by :func:`split_known`. A class that loses its only picture is known by its name meanwhile, and
+        next to impossible to a model that reads none. A copy is nan: it would tell of the other. Pictures without
+        labels, ``given``, teach these models too: without them, sets that were to hold 90 % held 69 %. We rejected what
+        the text-informed probe says of itself (``left_out_logits``): 88 to 90 % of 95 %.
         """
-        labels, data, texts = known.labels, self._data(known, names), self._texts(names)
+        labels, data, texts = known.labels, replace(self._data(known, names), unlabelled=given), self._texts(names)
         rows, p = find_distinct(unit_rows(known.frozen.astype(np.float64))), np.full(len(labels), np.nan)
         p[rows] = 0.0
         for part in split_known(labels[rows]):
             held_out, fit = rows[part], np.delete(rows, part)
             present = np.unique(labels[fit])
             if len(part) and len(present) > 1:
-                missing = [] if texts is None else sorted({*range(len(names))} - {*present.tolist()})
-                model, said = self._fit(data.subset(fit), texts, missing), np.zeros((len(held_out), len(names)))
+                absent = sorted({*range(len(names))} - {*present.tolist()}) if texts is not None and not given else []
+                model, said = self._fit(data.subset(fit), texts, absent), np.zeros((len(held_out), len(names)))
                 found = model.probabilities(model.features(data.subset(held_out).images))
                 said[:, present if found.shape[1] < len(names) else slice(None)] = found
                 p[held_out] = said[np.arange(len(held_out)), labels[held_out]]

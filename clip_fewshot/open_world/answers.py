@@ -77,6 +77,11 @@ def see_probabilities(fitted: Fitted, sight: Sight) -> FloatArray:
     return fitted.model.probabilities(features) if len(features) else np.empty((0, len(fitted.names)))
 
 
+def find_sets(fitted: Fitted, alpha: float, sight: Sight) -> list[tuple[str, ...]]:
+    """The classes of each picture that cannot be ruled out, of a model that is calibrated."""
+    return [one or () for one in select_possible(fitted, alpha, see_probabilities(fitted, sight))]
+
+
 def select_possible(
     fitted: Fitted, alpha: float, probabilities: FloatArray
 ) -> Sequence[tuple[str, ...]] | Sequence[None]:

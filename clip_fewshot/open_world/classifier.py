@@ -15,15 +15,9 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
+from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.open_world.add_class import Extender, Extension
-from clip_fewshot.open_world.answers import (
-    Answer,
-    judge,
-    score_answers,
-    see_probabilities,
-    select_possible,
-    select_unknown,
-)
+from clip_fewshot.open_world.answers import Answer, find_sets, judge, score_answers, select_unknown
 from clip_fewshot.open_world.artifact import WorldState
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
@@ -80,16 +74,17 @@ class OpenWorldClassifier(WorldState):
         reference: tuple[FloatArray, LabelArray],
         pictures: ImageDataset | None = None,
         losses: FloatArray | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> OpenWorldClassifier:
         """Wrap what is fitted already.
 
         Args:
             pictures: the known ones, which a model that is trained again needs.
-            losses: as of :meth:`calibrate_sets`, where they are there already.
+            losses, unlabelled: as of :meth:`calibrate_sets`.
         """
         world = cls(model, alpha=alpha)
         world._begin(rejector, KnownPictures(*reference, pictures, losses))
-        world._calibrate_quickly()
+        world._calibrate_quickly(unlabelled)
         return world
 
     def fit(
@@ -117,7 +112,7 @@ class OpenWorldClassifier(WorldState):
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
             warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
-        self._calibrate_quickly()
+        self._calibrate_quickly(data.unlabelled)
         return self
 
     def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
@@ -157,50 +152,51 @@ class OpenWorldClassifier(WorldState):
         (docs/figures/prediction_sets.md). A set is empty where no class fits, and has all classes where fewer than
         1 / ``alpha`` - 1 shots are there in all. With ``per_class`` that holds within each class, as do the shots that
         it takes. The detector removes no class: its verdict stands in :meth:`predict`, beside ``possible``. Pictures
-        that were picked to be named are no random draw, and nothing is promised after a naming.
+        that were named are no random draw: nothing is promised after a naming.
 
         Args:
             alpha: share of pictures whose set may lack their class, in (0, 1); None: that of the classifier.
 
         Raises:
-            UsageError: no pictures to calibrate on, as in a model that was saved without any.
+            UsageError: no pictures to calibrate on, or a model that learned from unlabelled ones was named more since.
 
         Example:
             >>> import clip_fewshot as cf
             >>> split = cf.split_open_world(cf.read_dataset("digits"), shots=4)
             >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
             >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
-            >>> sets = world.predict_set(split.support, alpha=0.1)
-            >>> sum(len(one) for one in sets) / len(sets) < 2
+            >>> sum(len(names) for names in world.predict_set(split.support, alpha=0.1)) < 2 * len(split.support)
             True
         """
         pictures = collect_images(images, purpose="predict")
         if self.known_.losses is None:
             self.calibrate_sets()
         fitted, asked = self._fitted(), self.alpha_ if alpha is None else alpha
-        return [one or () for one in select_possible(fitted, asked, see_probabilities(fitted, self.look(pictures)))]
+        return find_sets(fitted, asked, self.look(pictures))
 
-    def calibrate_sets(self, losses: FloatArray | None = None) -> None:
+    def calibrate_sets(self, losses: FloatArray | None = None, unlabelled: Unlabelled | None = None) -> None:
         """What :meth:`predict_set` calls where it was not done yet: five trainings on parts of the known pictures.
 
         Args:
-            losses: (n,) -ln p of the class of each known picture by models that were trained without it, where they
-                are there already.
+            losses: (n,) -ln p of the class of each known picture by models without it, where they are there already.
+            unlabelled: further pictures that the model has learned from; they are not kept.
         """
-        known = self.known_
-        if not len(known.labels):
-            fix = "fit an OpenWorldClassifier, which keeps what it has learned from"
-            raise UsageError(expected="known pictures", got="none beside the model", fix=fix, where="predict_set")
+        known, learned = self.known_, self.model.model_.unlabelled
+        if losses is None and (not len(known.labels) or (learned is not None and unlabelled is None)):
+            fix = "fit an OpenWorldClassifier; what it learns from without labels is not kept for later"
+            got = "none beside the model"
+            raise UsageError(expected="known pictures, and all others it learned from", got=got, fix=fix, where="sets")
         if losses is None:
-            losses = self._extender().leave_out(known, self.model.label_space_)
-        elif len(losses) != len(known.labels):
-            fix, where = "pass one a known picture", "calibrate_sets"
-            raise UsageError(expected=f"{len(known.labels)} losses", got=str(len(losses)), fix=fix, where=where)
+            losses = self._extender().leave_out(known, self.model.label_space_, unlabelled if learned else None)
+        if len(losses) != len(known.labels):
+            expected, fix = f"{len(known.labels)} losses", "pass one a known picture"
+            raise UsageError(expected=expected, got=str(len(losses)), fix=fix, where="calibrate_sets")
         self.known_ = replace(known, losses=losses)
 
-    def _calibrate_quickly(self) -> None:
-        if self.known_.losses is None and len(self.known_.labels) and self._extender().is_quick:
-            self.calibrate_sets()
+    def _calibrate_quickly(self, unlabelled: Unlabelled | None = None) -> None:
+        there = len(self.known_.labels) and (unlabelled is not None or self.model.model_.unlabelled is None)
+        if self.known_.losses is None and there and self._extender().is_quick:
+            self.calibrate_sets(unlabelled=unlabelled)
 
     def _extender(self) -> Extender:
         return Extender(self.model.backbone, self.model.recipe(), self.model.views)

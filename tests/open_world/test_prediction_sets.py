@@ -151,6 +151,26 @@ def test_a_model_without_its_pictures_has_no_sets(world: OpenWorldClassifier, as
         world.calibrate_sets(np.zeros(2))
 
 
+def test_what_teaches_without_labels_teaches_the_models_of_the_folds_too(
+    mini: Backbone, four: OpenWorldSplit, asked: ImageDataset, tmp_path: Path
+) -> None:
+    """Else the model of all would be another one than theirs, and sets on a weak tower hold half of the classes."""
+    more = four.pool.subset(np.arange(150))
+    world = OpenWorldClassifier(FewShotClassifier(mini, "text-prior"), detector="knn", alpha=ALPHA)
+    alone = world.fit(four.support).known_.losses
+    losses = world.fit(four.support, unlabelled=more).known_.losses
+    assert alone is not None
+    assert losses is not None
+    assert np.abs(losses - alone).max() > 1e-3
+    world.save(tmp_path / "world")
+    loaded = OpenWorldClassifier.load(tmp_path / "world", mini)
+    assert loaded.predict_set(asked) == world.predict_set(asked)
+    loaded.add_class("nine", four.novel.open("naming").subset(np.arange(30, 40)))
+    assert {answer.possible for answer in loaded.predict(asked)} == {None}
+    with pytest.raises(UsageError, match="not kept for later"):
+        loaded.predict_set(asked)
+
+
 def test_a_trained_model_is_calibrated_when_it_is_asked(tiny: Backbone, four: OpenWorldSplit) -> None:
     model = FewShotClassifier(tiny, "mlp", unfreeze=1, epochs=1)
     world = OpenWorldClassifier(model, detector="knn", alpha=ALPHA).fit(four.support)
