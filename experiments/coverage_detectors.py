@@ -52,8 +52,12 @@ def _judge_shape(
                 refused[one], found = judge(one, world, seed + i)
                 flags[one].append(found)
     return [
-        {"shape": shape.name, "detector": one.detector, "calibrated": _way(one)}
-        | {"cells": [_measure(np.array(flags[one])[:, j], level, refused[one][j]) for j, level in enumerate(LEVELS)]}
+        {
+            "shape": shape.name,
+            "detector": one.detector,
+            "calibrated": _way(one),
+            "cells": [_measure(np.array(flags[one])[:, j], level, refused[one][j]) for j, level in enumerate(LEVELS)],
+        }
         for one in chosen
     ]
 
@@ -66,7 +70,7 @@ def judge(one: Alternative, world: Draw, seed: int) -> tuple[list[str | None], F
         refused = [rejector.refusal(level) for level in LEVELS]
         p = np.ones(len(pictures)) if all(refused) else rejector.verdict(pictures, ()).p
     except UsageError as error:
-        return [f"it takes {error.expected}"] * len(LEVELS), np.zeros((len(LEVELS), len(pictures)))
+        return [f"it takes {error.expected}" for _ in LEVELS], np.zeros((len(LEVELS), len(pictures)))
     return refused, np.array([rejector.flags(p, level) for level in LEVELS], dtype=np.float64)
 
 
