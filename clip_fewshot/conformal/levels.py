@@ -77,7 +77,7 @@ def scale_scores(compared: Comparison, looks: Looks, X: FloatArray) -> Compariso
 
     With more than 256 known pictures a new one is measured by all of them, and a known one by the others, once for all
     new pictures: 12 pairs of tables as large as the comparison would cost more than the detector. What that ignores is
-    one picture of a class: simulated, it stays below alpha too.
+    one picture of a class; no theorem holds for it. Simulated on 40 classes of 8, false alarms are .036 to .055 at .05.
     """
     (members, own, alone), c = compared, len(looks.sums)
     if alone is not None and len(looks.kinds) > MOST_PAIRS:
