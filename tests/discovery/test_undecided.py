@@ -124,3 +124,10 @@ def test_few_shots_do_not_hide_how_many_axes_a_class_spreads_along(shots: int) -
     rng, labels = np.random.default_rng(5), np.repeat(np.arange(6), shots)
     found = [measure_spread(KnownRows(rng.normal(size=(len(labels), 60)) * spread, labels)).axes for _ in range(40)]
     assert np.median(found) == pytest.approx(truth, rel=0.15)
+
+
+def test_without_any_strange_picture_there_is_nothing(planted: Planted) -> None:
+    none = np.zeros(40, dtype=bool)
+    for p in (np.ones(40), np.append(np.full(3, 1e-3), np.ones(37))):  # the three look like known classes
+        rows, found = discover_undecided(planted.rows[:40], none, p, planted.reference)
+        assert (len(rows), found.n_clusters, found.linkage.shape) == (0, 0, (0, 4))
