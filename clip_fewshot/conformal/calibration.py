@@ -39,7 +39,8 @@ class Calibrated:
     shapes of data, see docs/figures/calibration.md.
 
     A picture counts once, however many copies of it there are, and a copy of a known picture has p = 1: see
-    :mod:`clip_fewshot.conformal.bags`. The order of the known pictures has no say, nor have the other new ones.
+    :mod:`clip_fewshot.conformal.bags`. The order of the known pictures has no say, nor have the other new ones unless
+    they are judged ``together``.
 
     Args:
         make_detector: called for each fit; returns an unfitted detector.
@@ -55,7 +56,9 @@ class Calibrated:
             leave-one-out is not proven for it.
         seed: of the split and of the shares.
         levelled: pooled, but each score in units of the class that its picture looks like, so that false alarms spread
-            over the classes: see :mod:`clip_fewshot.conformal.levels`. ``per_class`` needs no levels.
+            over the classes. ``per_class`` needs no levels. "full" and "split" then are at most 2 alpha in theory and
+            below alpha in simulation, and for "leave-one-out" no bound is proven: see
+            :mod:`clip_fewshot.conformal.levels`.
 
     Attributes:
         scheme_: what ``SCHEMES`` made. classes_: names, sorted; empty without ``y``.

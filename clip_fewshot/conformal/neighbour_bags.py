@@ -1,8 +1,8 @@
 """Leave-one-out scores of neighbour detectors in many bags that differ by one picture, without a fit for each.
 
 A new picture becomes a neighbour of some rows; everything else about the known rows stays. So only the scores of those
-rows and of the rows around them are computed again. They are those of a fit on each bag, in the full bags to the last
-bit: docs/figures/calibration.md has the time.
+rows and of the rows around them are computed again. They are those of a fit on each bag, those of members in the full
+bags to the last bit, the others but for the order of a sum: docs/figures/calibration.md has the time.
 """
 
 from __future__ import annotations

@@ -120,7 +120,9 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     counts = np.bincount(after.classes[undone])
     spread = counts.sum() ** 2 / max(1, (counts**2).sum()) / len(means)
     fair = SHARE_COMPARED * ordinary.sum() / len(means)
-    p = _p_value([pair for pair in pairs if len(pair[0]) and len(pair[1]) >= max(1.0, fair)], random)
+    pairs = [pair for pair in pairs if len(pair[0]) and len(pair[1]) >= max(1.0, fair)]
+    enough = len(pairs) > 1 and sum(len(rows) for _, rows in pairs) >= FEWEST_ORDINARY
+    p = _p_value(pairs, random) if enough else 1.0
     return Shift(p, float(ordinary.mean()), float(undone.mean()), float(spread), len(new))
 
 
@@ -155,12 +157,8 @@ def _align(rows: FloatArray, means: FloatArray) -> FloatArray:
     return np.asarray(rows - moved)
 
 
-def _p_value(
-    pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator, fewest: int = FEWEST_ORDINARY
-) -> float:
-    """Of the displacement common to classes, from (known, new) rows of each; ``fewest`` new ones are compared."""
-    if len(pairs) < 2 or sum(len(new) for _, new in pairs) < fewest:
-        return 1.0
+def _p_value(pairs: list[tuple[FloatArray, FloatArray]], random: np.random.Generator) -> float:
+    """Of the displacement common to classes, from (known, new) rows of two classes or more."""
     total, alone = np.zeros((SHARINGS + 1, pairs[0][0].shape[1])), np.zeros(SHARINGS + 1)
     for known, new in pairs:
         rows = np.concatenate([known, new])

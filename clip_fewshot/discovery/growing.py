@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery.base import Discovery
-from clip_fewshot.discovery.discover import SMALLEST, DiscovererPart, discover_classes
+from clip_fewshot.discovery.discover import SMALLEST, discover_classes
 from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.undecided import (
     Regrouped,
@@ -37,7 +37,6 @@ def extend_groups(
     earlier_p: FloatArray,
     reference: tuple[FloatArray, LabelArray],
     *,
-    method: str | DiscovererPart | None = None,
     seed: int = 0,
 ) -> Regrouped:
     """What :func:`discover_undecided` found, and more pictures.
@@ -47,7 +46,7 @@ def extend_groups(
         X: (m + n, d) features: those m rows, and then n new ones that are unknown or undecided.
         unknown: (m + n,) which were called unknown. p_values: (n,) of the new ones.
         earlier_p: of all pictures that the earlier ones were chosen from: they say how many known ones to expect.
-        reference, method, seed: as of :func:`discover_undecided`.
+        reference, seed: as of :func:`discover_undecided`.
     """
     rows, known, m = normalize(X), KnownRows.from_features(*as_pair(reference)), len(before.labels)
     prior = np.append(np.ones(m), estimate_prior(np.concatenate([earlier_p, p_values]))[len(earlier_p) :])
@@ -55,7 +54,7 @@ def extend_groups(
     _place(rows, labels, found.n_clusters, prior, known, m)
     left = np.flatnonzero((labels < 0) & (unknown | (prior < 0.5)))
     if np.count_nonzero(left >= m) >= SMALLEST:
-        more = discover_classes(rows[left], reference=reference, method=method, seed=seed)
+        more = discover_classes(rows[left], reference=reference, seed=seed)
         labels[left] = np.where(more.labels < 0, -1, before.n_clusters + more.labels)
         found = _together(before, more)
         _place(rows, labels, found.n_clusters, prior, known, m)

@@ -67,6 +67,8 @@ def discover_undecided(
     """
     known = KnownRows.from_features(*as_pair(reference))
     looked = np.flatnonzero(unknown | (p_values <= UNDECIDED))
+    if not len(looked):
+        return Regrouped(looked, discover_classes(X[looked], reference=reference, method=method, seed=seed))
     flagged, prior, rows = unknown[looked], estimate_prior(p_values[looked]), normalize(X[looked])
     start = flagged | (prior < 0.5)
     found = discover_classes(rows[start], reference=reference, method=method, seed=seed)
@@ -74,7 +76,9 @@ def discover_undecided(
     groups[start] = found.labels
     joined = join_groups(rows, groups, prior, known)
     kept = flagged | (joined >= 0)
-    tree = found.linkage if (kept == start).all() else ward_tree(project_on_axes(rows[kept]))
+    tree = found.linkage
+    if (kept != start).any():  # fewer than two have no tree
+        tree = ward_tree(project_on_axes(rows[kept])) if np.count_nonzero(kept) > 1 else np.empty((0, 4))
     return Regrouped(looked[kept], number_groups(found, rows[kept], joined[kept], tree))
 
 

@@ -49,9 +49,9 @@ class KnownPictures:
         return KnownPictures(self.frozen[:n], self.labels[:n], pictures)
 
     def join(self, more: KnownPictures) -> KnownPictures:
-        """These and then ``more``."""
+        """These and then ``more``; losses go in any case: a class that came by its name alone changes the model too."""
         if not len(more.labels):
-            return self
+            return replace(self, losses=None)
         pictures = None
         if self.pictures is not None and more.pictures is not None:
             pictures = join_images([self.pictures, more.pictures])

@@ -143,8 +143,8 @@ def list_alternatives(
 
     The detector goes before the space: the better one further down is preferred to the next on frozen features.
 
-    Detectors that read texts look at the space that texts are in. Further down, where features tell less (of
-    LOF, nearest neighbours and both Mahalanobis on digits and photos), two detectors stand for all.
+    Detectors that read texts look at the space that texts are in. Further down features tell less (of LOF, nearest
+    neighbours and both Mahalanobis on digits and photos), and only those that are ``at_depth`` are offered.
 
     Args:
         detectors: in the order of preference.

@@ -17,7 +17,7 @@ from clip_fewshot.conformal import calibration, neighbour_bags, schemes
 from clip_fewshot.conformal.bags import Bag
 from clip_fewshot.conformal.calibration import Calibrated, _ranks
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
-from clip_fewshot.conformal.schemes import SCHEMES, split_in_halves
+from clip_fewshot.conformal.schemes import SCHEMES, Full, split_in_halves
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import DETECTORS, KNNDetector, LOFDetector, build_detector
 
@@ -95,6 +95,18 @@ def test_the_short_way_of_neighbours_equals_fits_of_every_bag(
         for detector in detectors
     )
     assert fast.tolist() == slow.tolist()
+
+
+def test_neighbours_that_tie_are_those_of_a_fit_on_the_bag() -> None:
+    """Rows of +-1 in 16 features: all distances are exact, and many are equal; the order of the bag decides."""
+    rows = np.random.default_rng(0).choice([-1.0, 1.0], size=(30, 16))
+    full = Full(partial(LOFDetector, 3), Bag.from_features(rows[:22], None), 0)
+    assert full.shortcut is not None
+    fast = full.compare(rows[22:], [None])[None]
+    full.shortcut = None
+    slow = full.compare(rows[22:], [None])[None]
+    assert fast.members.tolist() == slow.members.tolist()
+    assert fast.own == pytest.approx(slow.own, rel=1e-12)
 
 
 def test_ranks_do_not_depend_on_the_last_bit_and_infinite_scores_tie() -> None:

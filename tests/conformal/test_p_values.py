@@ -19,7 +19,10 @@ from clip_fewshot.conformal.p_values import (
     Fold,
     UnsupportedAlphaError,
     check_alpha,
+    choose_alpha,
+    choose_alphas,
     cross_p_values,
+    explain_alpha,
     flag,
     held_out_scores,
     p_values,
@@ -177,3 +180,15 @@ def test_the_alpha_a_refusal_advises_is_not_refused(n: int) -> None:
     advised = float(refused.value.fix.rsplit(" ", 1)[1])
     check_alpha(advised, n)
     assert advised < smallest_alpha(n) + 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 4, 18, 19, 20, 200])
+def test_the_usual_alpha_rises_to_what_is_supported_and_another_stays(n: int) -> None:
+    usual = choose_alpha(None, n)
+    check_alpha(usual, n)
+    assert usual == pytest.approx(0.05 if n >= 19 else 1 / (n + 1))
+    assert len(explain_alpha(None, n)) == (n < 19)
+    assert (choose_alpha(0.01, n), explain_alpha(0.01, n)) == (0.01, [])
+    for alpha in choose_alphas((), n):
+        check_alpha(alpha, n)
+    assert choose_alphas((0.01,), n) == (0.01,)

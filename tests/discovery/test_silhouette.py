@@ -97,6 +97,19 @@ def test_it_finds_as_many_as_there_are(sizes: list[int]) -> None:
     assert clustering.clustering_accuracy(labels[new], found.labels[new]) > 0.95
 
 
+def test_a_group_is_larger_than_the_false_alarms_of_any_known_class() -> None:
+    """40 of 4 classes are 10 of each, and 18 of some class in one draw of twenty."""
+    rng = np.random.default_rng(4)
+    means = 8 * np.eye(5, 12)
+    known, classes = np.repeat(means[:4], 20, axis=0) + rng.normal(size=(80, 12)), np.repeat(np.arange(4), 20)
+    yard = Yardstick.from_known(known, classes)
+    alarms = means[np.arange(40) % 4] + rng.normal(size=(40, 12))
+    for size, n_alarms, kept in ((8, 40, False), (8, 0, True), (25, 40, True), (3, 0, False)):
+        points = np.concatenate([alarms[:n_alarms], means[4] + rng.normal(size=(size, 12))])
+        labels = np.repeat([-1, 0], [n_alarms, size])
+        assert bool(keep_classes(points, labels, yard).max() == 0) is kept
+
+
 def test_no_group_comes_with_a_reason() -> None:
     strays, _, reference = planted([], strays=30)
     assert "known class" in discover_classes(strays, reference=reference).reason

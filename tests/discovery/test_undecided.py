@@ -6,10 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.known import KnownRows
-from clip_fewshot.discovery.undecided import UNDECIDED, discover_undecided, estimate_prior, measure_spread
+from clip_fewshot.discovery.undecided import (
+    UNDECIDED,
+    choose_group,
+    discover_undecided,
+    estimate_prior,
+    measure_known,
+    measure_spread,
+)
 
 SHOTS, EACH, KNOWN, NEW = 6, 30, 5, 3
 
@@ -124,3 +132,27 @@ def test_few_shots_do_not_hide_how_many_axes_a_class_spreads_along(shots: int) -
     rng, labels = np.random.default_rng(5), np.repeat(np.arange(6), shots)
     found = [measure_spread(KnownRows(rng.normal(size=(len(labels), 60)) * spread, labels)).axes for _ in range(40)]
     assert np.median(found) == pytest.approx(truth, rel=0.15)
+
+
+def test_without_any_strange_picture_there_is_nothing(planted: Planted) -> None:
+    none = np.zeros(40, dtype=bool)
+    for p in (np.ones(40), np.append(np.full(3, 1e-3), np.ones(37))):  # the three look like known classes
+        rows, found = discover_undecided(planted.rows[:40], none, p, planted.reference)
+        assert (len(rows), found.n_clusters, found.linkage.shape) == (0, 0, (0, 4))
+
+
+def test_a_row_goes_where_its_density_times_the_prior_is_the_largest(planted: Planted) -> None:
+    """Gaussians of one variance on every axis, by SciPy; where the known means lie is exact here."""
+    known = KnownRows.from_features(*planted.reference)
+    spread, rng = measure_spread(known), np.random.default_rng(5)
+    deviation, error = np.sqrt(spread.within / spread.axes), spread.within / SHOTS  # squared, of a mean of few shots
+    means, centres = known.means(), np.eye(KNOWN + NEW, 24)[KNOWN:]
+    middles = (means[rng.integers(KNOWN, size=200)] + centres[rng.integers(NEW, size=200)]) / 2
+    rows, prior = middles + rng.normal(0, 0.02, (200, 24)), rng.uniform(0.001, 0.999, 200)
+    far = np.sqrt(((rows[:, None] - means) ** 2).sum(axis=2).min(axis=1) - error)
+    near = np.linalg.norm(rows[:, None] - centres, axis=2)
+    as_known = norm.logpdf(far, scale=deviation) + np.log(prior)
+    as_new = norm.logpdf(near, scale=deviation) + np.log(1 - prior)[:, None]
+    expected = np.where(as_new.max(axis=1) > as_known, as_new.argmax(axis=1), -1)
+    assert 50 < (expected < 0).sum() < 150
+    assert (choose_group(rows, centres, measure_known(rows, prior, known, spread)) == expected).all()

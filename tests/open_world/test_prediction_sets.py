@@ -131,6 +131,17 @@ def test_a_named_class_is_calibrated_on_too_and_undone(
     assert world.predict_set(asked) == before
 
 
+def test_a_class_by_its_name_alone_takes_another_calibration(mini: Backbone, four: OpenWorldSplit) -> None:
+    world = build(mini, four.support, "text-prior")
+    before = world.known_.losses
+    world.add_class("zebra")
+    assert world.known_.losses is None
+    world.calibrate_sets()
+    assert world.known_.losses is not None
+    assert before is not None
+    assert not np.array_equal(world.known_.losses, before)  # the same pictures share their probability with it
+
+
 def test_a_copy_calibrates_once(world: OpenWorldClassifier, four: OpenWorldSplit) -> None:
     features, labels = world.reference_
     doubled = np.tile(features, (3, 1)), np.tile(labels, 3)
