@@ -133,7 +133,9 @@ def run_few_shot(
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
         few = explain_alpha(options.alpha, rejectors[0].n_calibration) if rejectors else []
-        notes = [*few, *left_out, *outcome.list_notes()]
+        refused = rejectors[0].refusal(world.alpha_) if rejectors else None
+        blind = [] if refused is None else [f"no picture will be called unknown: {refused}"]
+        notes = [*few, *blind, *left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
         results = (
