@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
+from clip_fewshot.open_world.text_features import Texts
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray
 
 DIMENSIONS = 16
+NEGATIVES = 100  # words for everything else
 NEW = -1  # the class of new pictures
 
 
@@ -40,13 +43,18 @@ SHAPES = (
 
 
 class Draw(NamedTuple):
-    """(n, d) known pictures and their (n,) classes; further known ones, in the same proportions; new ones."""
+    """(n, d) known pictures and their (n,) classes; further known ones, in the same proportions; new ones.
+
+    Attributes:
+        centres: (c, d) of the known classes.
+    """
 
     X: FloatArray
     y: Any
     known: FloatArray
     known_y: Any
     novel: FloatArray
+    centres: FloatArray
 
 
 def draw(shape: Shape, seed: int, n_known: int, n_novel: int) -> Draw:
@@ -68,7 +76,15 @@ def draw(shape: Shape, seed: int, n_known: int, n_novel: int) -> Draw:
     known, novel = pictures(known_y), pictures(np.full(n_novel, NEW))
     again = np.repeat(np.arange(0, len(y), 3), shape.copies)
     jitter = 1e-8 * random.normal(size=(len(again), DIMENSIONS))  # what another batch size does
-    return Draw(np.concatenate([X, X[again] + jitter]), np.concatenate([y, y[again]]), known, known_y, novel)
+    X, y = np.concatenate([X, X[again] + jitter]), np.concatenate([y, y[again]])
+    return Draw(X, y, known, known_y, novel, 2 + centres[:-1])
+
+
+def texts(world: Draw, seed: int) -> Texts:
+    """What a text encoder might say: the way to each class, less than exactly, and ways to anywhere."""
+    random = generator(seed, "simulated texts")
+    concepts = world.centres + 0.5 * random.normal(size=world.centres.shape)
+    return {"concepts": normalize(concepts), "negatives": normalize(random.normal(size=(NEGATIVES, DIMENSIONS)))}
 
 
 def stream(world: Draw, begins: int, share: float, seed: int) -> FloatArray:

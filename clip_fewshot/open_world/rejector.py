@@ -22,13 +22,14 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, 
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
+from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, split_folds
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, encode_own, is_tuned, parse_depth
 from clip_fewshot.open_world.judges import Judge, LabelledRows, read_judge
 from clip_fewshot.open_world.text_features import Texts, encode_concepts
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
-from clip_fewshot.types import BoolArray, FloatArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
 
 
 class NoveltyScores(NamedTuple):
@@ -247,18 +248,30 @@ def fit_rejector(
     chosen, unfreeze = choice.best, recipe.point.unfreeze
     needs, templates = chosen.needs_texts, recipe.settings.templates
     texts = encode_concepts(backbone, names or (), templates, needs) if needs else None
-    space = chosen.space
-    if not is_tuned(space) and (chosen.scheme or chosen.needs_texts):
-        shots = LabelledRows(build_space(space, frozen, encode_own(space, data.images, frozen)), data.labels)
-        return Rejector(chosen, unfreeze, (Judge(None, shots, None),), texts, per_class, not per_class)
+    if not is_tuned(chosen.space):
+        rows = build_space(chosen.space, frozen, encode_own(chosen.space, data.images, frozen))
+        shots = LabelledRows(rows, data.labels)
+        return replace(calibrate_shots(chosen, shots, texts, recipe.seed, per_class), unfreeze=unfreeze)
     judges = []
-    for fit, held_out in split_folds(data.labels, recipe.seed):
-        suffix, own = None, frozen
-        if is_tuned(space):
-            model = fit_model(backbone, recipe, data.subset(fit))
-            suffix, own = model.suffix, model.features(data.images)
-        else:
-            own = encode_own(space, data.images, frozen)
-        shots = LabelledRows(build_space(space, frozen, own), data.labels)
-        judges.append(Judge(suffix, shots.subset(fit), shots.subset(held_out)))
+    for fit, held_out in _hold_out(frozen, data.labels, recipe.seed):
+        model = fit_model(backbone, recipe, data.subset(fit))
+        shots = LabelledRows(build_space(chosen.space, frozen, model.features(data.images)), data.labels)
+        judges.append(Judge(model.suffix, shots.subset(fit), shots.subset(held_out)))
     return Rejector(chosen, unfreeze, tuple(judges), texts)
+
+
+def calibrate_shots(
+    chosen: Alternative, shots: LabelledRows, texts: Texts | None = None, seed: int = 0, per_class: bool = False
+) -> Rejector:
+    """The chosen detector on features that no training has touched; ``seed``: of the folds, where it takes any."""
+    if chosen.scheme or chosen.needs_texts:
+        return Rejector(chosen, 0, (Judge(None, shots, None),), texts, per_class, not per_class)
+    folds = _hold_out(shots.rows, shots.labels, seed)
+    judges = tuple(Judge(None, shots.subset(fit), shots.subset(held_out)) for fit, held_out in folds)
+    return Rejector(chosen, 0, judges, texts)
+
+
+def _hold_out(rows: FloatArray, labels: LabelArray, seed: int) -> list[tuple[IndexArray, IndexArray]]:
+    """Folds of the distinct pictures: one that is held out looks too normal to what has learned from its copy."""
+    kept = keep_distinct(rows).kept
+    return [(kept[fit], kept[held_out]) for fit, held_out in split_folds(labels[kept], seed)]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.conformal.calibration import Calibrated
-from experiments import coverage
-from experiments.simulated import SHAPES, draw, stream
+from clip_fewshot.conformal.p_values import p_values
+from clip_fewshot.open_world.alternatives import Alternative
+from clip_fewshot.open_world.judges import LabelledRows
+from clip_fewshot.open_world.rejector import calibrate_shots
+from experiments import coverage, coverage_detectors
+from experiments.simulated import SHAPES, draw, stream, texts
 from tests.commands.conftest import Command, one_line
 
 
-def test_a_small_run(command: Command) -> None:
-    ended = command("coverage", "--draws", 2, "--batches", 2, "--streams", 2, "--json")
+def test_a_small_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_detectors, "SHAPES", SHAPES[1:3])  # the others take minutes
+    ended = command("coverage", "--draws", 2, "--detector-draws", 2, "--batches", 2, "--streams", 2, "--json")
     assert (ended.code, ended.err) == (0, "")
     found = ended.record
     assert len(found["coverage"]) == len(SHAPES) * 12
@@ -26,8 +33,14 @@ def test_a_small_run(command: Command) -> None:
     assert refused["2 classes x 64 shots", False] == [198]
     assert len(found["discoveries"]) == 12
     assert [row["false_alarms"]["rate"] for row in found["watch"]]
+    assert [(row["shape"], row["detector"]) for row in found["detectors"]] == [
+        (shape.name, name) for shape in SHAPES[1:3] for name in cf.DETECTORS
+    ]
+    asked = {row["detector"]: [cell["refused"] is None for cell in row["cells"]] for row in found["detectors"][:15]}
+    assert asked == {name: [False, True] for name in cf.DETECTORS}  # 15 pictures
     text = coverage.text(found, coverage.Options(draws=2))
     assert "needs 99" in text
+    assert re.search("5 classes x 3 shots, knn, full, levelled +refused +0", text)
     assert "False discoveries, 1,000 batches" in text
     assert text == coverage.text(found, coverage.Options(draws=2))
 
@@ -42,6 +55,37 @@ def test_a_rate_and_its_error_over_draws() -> None:
     assert coverage.rate(flags, asked)["rate"] == pytest.approx(flags[:, 1].mean())
     assert coverage.kept({"rate": 0.13, "se": 0.01}, 0.1)
     assert not coverage.kept({"rate": 0.1301, "se": 0.01}, 0.1)
+
+
+def test_detectors_are_judged_as_a_rejector_calibrates_them() -> None:
+    world = draw(SHAPES[0], 3, 40, 4)
+    pictures, said = np.concatenate([world.known, world.novel]), texts(world, 3)
+    mcm = cf.MCMDetector(said["concepts"])
+    by_hand = {
+        "mcm": p_values(mcm.fit(world.X).score_samples(world.X), mcm.score_samples(pictures)),
+        "knn": Calibrated(cf.KNNDetector, "full", levelled=True).fit(world.X, world.y).p_values(pictures),
+    }
+    for name, p in by_hand.items():
+        refused, flags = coverage_detectors.judge(Alternative(name), world, 3)
+        assert refused == [None, None]
+        assert flags.tolist() == [(p <= level + 1e-9).tolist() for level in (0.05, 0.1)]
+
+
+def test_no_fold_holds_out_a_copy_of_what_it_learned_from() -> None:
+    world = draw(SHAPES[5], 0, 2, 2)
+    judges = calibrate_shots(Alternative("energy"), LabelledRows(world.X, world.y)).judges
+    assert len(judges) == 4
+    for judge in judges:
+        assert np.abs(judge.held_out.rows[:, None] - judge.known.rows).max(axis=2).min() > 1e-3
+        assert len(judge.held_out.rows) + len(judge.known.rows) == 80
+
+
+def test_a_cell_is_marked_beyond_chance_over_all_cells() -> None:
+    cells = [{"alpha": 0.1, "rate": 0.1 + 0.01 * far, "se": 0.01} for far in (-5, 2, 2.5, 3.1)]
+    coverage_detectors.mark(cells, 1000)  # one of four: 2.24 standard errors
+    assert [cell["kept"] for cell in cells] == [True, True, False, False]
+    coverage_detectors.mark(cells, 10)  # of ten draws: 2.69
+    assert [cell["kept"] for cell in cells] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
@@ -64,3 +108,4 @@ def test_a_stream_changes_where_it_should() -> None:
 
 def test_mistakes_are_one_line(command: Command) -> None:
     one_line(command("coverage", "--draws", "1"), 2, "--draws")
+    one_line(command("coverage", "--detector-draws", "1"), 2, "--detector-draws")

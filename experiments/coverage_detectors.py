@@ -1,0 +1,110 @@
+"""Does every detector keep its false alarms as a rejector calibrates it?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from clip_fewshot.errors import UsageError
+from clip_fewshot.novelty import DETECTORS
+from clip_fewshot.open_world.alternatives import Alternative
+from clip_fewshot.open_world.judges import LabelledRows
+from clip_fewshot.open_world.rejector import calibrate_shots
+from clip_fewshot.report import tables
+from clip_fewshot.types import FloatArray, Progress
+from experiments.simulated import SHAPES, Draw, Shape, draw, texts
+
+LEVELS = (0.05, 0.1)
+JUDGED, STRANGE = 100, 10  # known and new pictures of a draw
+DOUBT = 0.05  # of any cell being marked by chance
+
+
+def detectors(draws: int, seed: int, neighbors: int, update: Progress) -> list[dict[str, Any]]:
+    """A row for each shape and detector, a cell in it for each level."""
+    chosen = [
+        Alternative(name, n_neighbors=neighbors if part.neighbourly else None) for name, part in DETECTORS.items()
+    ]
+    rows = [row for shape in SHAPES for row in _judge_shape(shape, chosen, draws, seed, update)]
+    mark([cell for row in rows for cell in row["cells"] if not cell["refused"]], draws)
+    return rows
+
+
+def mark(cells: list[dict[str, Any]], draws: int) -> None:
+    """Write into each cell whether alpha is kept: Student's test of one side, Bonferroni over cells."""
+    beyond = t.isf(DOUBT / len(cells), draws - 1)
+    for cell in cells:
+        cell["kept"] = bool(cell["rate"] <= cell["alpha"] + beyond * cell["se"] + 1e-9)
+
+
+def _judge_shape(
+    shape: Shape, chosen: list[Alternative], draws: int, seed: int, update: Progress
+) -> list[dict[str, Any]]:
+    flags: dict[Alternative, list[Any]] = defaultdict(list)
+    refused: dict[Alternative, list[str | None]] = {}
+    for i in range(draws):
+        update(f"detectors, {shape.name}", i + 1, draws)
+        world = draw(shape, seed + i, JUDGED, STRANGE)
+        for one in chosen:
+            if not all(refused.get(one, (None,))):
+                refused[one], found = judge(one, world, seed + i)
+                flags[one].append(found)
+    return [
+        {
+            "shape": shape.name,
+            "detector": one.detector,
+            "calibrated": _way(one),
+            "cells": [_measure(np.array(flags[one])[:, j], level, refused[one][j]) for j, level in enumerate(LEVELS)],
+        }
+        for one in chosen
+    ]
+
+
+def judge(one: Alternative, world: Draw, seed: int) -> tuple[list[str | None], FloatArray]:
+    """Why each level is refused, or None; (levels, pictures) which known and, after them, new ones are flagged."""
+    pictures = np.concatenate([world.known, world.novel])
+    try:
+        rejector = calibrate_shots(one, LabelledRows(world.X, world.y), texts(world, seed), seed)
+        refused = [rejector.refusal(level) for level in LEVELS]
+        p = np.ones(len(pictures)) if all(refused) else rejector.verdict(pictures, ()).p
+    except UsageError as error:
+        return [f"it takes {error.expected}" for _ in LEVELS], np.zeros((len(LEVELS), len(pictures)))
+    return refused, np.array([rejector.flags(p, level) for level in LEVELS], dtype=np.float64)
+
+
+def _measure(flags: FloatArray, level: float, refused: str | None) -> dict[str, Any]:
+    """Of (draws, pictures): the rate of false alarms, its standard error over draws, and the share found."""
+    if refused:
+        return {"alpha": level, "refused": refused}
+    shares = flags[:, :JUDGED].mean(axis=1)
+    found = {"rate": float(shares.mean()), "se": float(shares.std(ddof=1) / np.sqrt(len(shares)))}
+    return {"alpha": level, "refused": None, **found, "detected": float(flags[:, JUDGED:].mean())}
+
+
+def _way(one: Alternative) -> str:
+    if one.scheme is not None:
+        return f"{one.scheme}, levelled"
+    return "no picture fits it" if one.needs_texts else "folds"
+
+
+def table(rows: list[dict[str, Any]], draws: int) -> str:
+    """A line for each row; an exclamation mark where alpha is exceeded beyond chance."""
+    head = ["shape, detector, calibration", *(f"alpha {level:g}" for level in LEVELS), f"found at {LEVELS[-1]:g}"]
+    lines = [
+        [f"{row['shape']}, {row['detector']}, {row['calibrated']}", *map(_cell, row["cells"]), _found(row["cells"][-1])]
+        for row in rows
+    ]
+    title = f"\nFalse alarms of every detector, {draws:,} draws, {JUDGED} known and {STRANGE} new pictures each"
+    return f"{title}; +- standard error\n{tables.format_plain([head, *lines])}"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    if cell["refused"]:
+        return "refused"
+    return f"{cell['rate']:.4f} +- {cell['se']:.4f}{'' if cell['kept'] else ' !'}"
+
+
+def _found(cell: dict[str, Any]) -> str:
+    return "" if cell["refused"] else f"{cell['detected']:.2f}"
