@@ -155,8 +155,8 @@ class Together:
     Two pictures, a known one left out and a new one, are nodes of one graph without any difference, and neither is a
     start. So the bound of :class:`LeaveOneOut` holds for each picture, 2 alpha - 1 / (n + 1), whatever the others of
     the batch are; near alpha in practice. It is one of scores as they are: levelled ones, see
-    :mod:`clip_fewshot.conformal.levels`, are only simulated. Pictures of a batch are wrong together more often than lone ones: the rate is
-    a mean over batches.
+    :mod:`clip_fewshot.conformal.levels`, are only simulated. Pictures of a batch are wrong together more often than
+    lone ones: the rate is a mean over batches.
     """
 
     per_shot, asks_class = 1.0, False

@@ -82,3 +82,9 @@ def test_losses_and_labels_have_their_shapes() -> None:
         class_p_values(np.zeros(3), np.ones(2))
     with pytest.raises(UsageError, match="known"):
         class_p_values(np.array([np.nan]), np.ones((1, 2)))
+
+
+def test_a_class_at_alpha_is_ruled_out_however_binary_fractions_round() -> None:
+    assert not prediction_sets(np.array([[0.3, 0.1 * 3]]), 0.3).any()
+    assert not prediction_sets(np.array([[0.3, 0.1 * 3]]), 0.1 * 3).any()
+    assert prediction_sets(np.array([[0.31]]), 0.3).all()
