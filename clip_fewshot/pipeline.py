@@ -132,10 +132,7 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
-        few = explain_alpha(options.alpha, rejectors[0].n_calibration) if rejectors else []
-        refused = rejectors[0].refusal(world.alpha_) if rejectors else None
-        blind = [] if refused is None else [f"no picture will be called unknown: {refused}"]
-        notes = [*few, *blind, *left_out, *outcome.list_notes()]
+        notes = [*_describe_alpha(options.alpha, world, rejectors), *left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
         results = (
@@ -200,6 +197,15 @@ def refit_fresh(
         fits.append(refit(task, winners, draw, crew, temperatures))
         progress("refit", draw, seeds)
     return fits
+
+
+def _describe_alpha(asked: float | None, world: OpenWorldClassifier, rejectors: Sequence[Rejector]) -> list[str]:
+    """What to say first: an alpha that nobody asked for and that rose, or one that was asked for and is refused."""
+    if not rejectors:
+        return []
+    refused = rejectors[0].refusal(world.alpha_)
+    blind = [] if refused is None else [f"no picture will be called unknown: {refused}"]
+    return [*explain_alpha(asked, rejectors[0].n_calibration), *blind]
 
 
 def build_saved_model(
