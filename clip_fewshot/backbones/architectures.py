@@ -70,13 +70,16 @@ class CLIPConfig:
                 where=where,
             )
         for width, heads in ((pooled, self.vision_heads), (self.text_width, self.text_heads)):
-            if heads < 1 or width % heads:
+            if min(heads, width) < 1 or width % heads:
                 raise UsageError(
                     expected="heads that divide the width",
                     got=f"{heads} heads, width {width}",
                     fix="change them",
                     where=where,
                 )
+        if min(self.embed_dim, self.text_layers) < 1:
+            got = f"embed_dim {self.embed_dim}, text_layers {self.text_layers}"
+            raise UsageError(expected="1 or more of each", got=got, fix="change them", where=where)
         if self.activation not in ACTIVATIONS:
             raise UsageError(
                 expected=f"an activation of {sorted(ACTIVATIONS)}",

@@ -307,6 +307,12 @@ def changed(config: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.parametrize("nothing", ["embed_dim", "text_layers", "text_width", "vision_width"])
+def test_an_architecture_of_nothing_is_refused(nothing: str) -> None:
+    with pytest.raises(UsageError, match="CLIPConfig"):
+        replace(VARIANTS[5], **{nothing: 0})
+
+
 @pytest.mark.parametrize(
     ("place", "value", "match"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_fewshot.protocol.compare_discovery import GCD, OURS, REGROUPED, WAYS
+from clip_fewshot.protocol.compare_discovery import GATED, GCD, OURS, WAYS
 from tests.commands.conftest import PER_CLASS, UNKNOWN, Command, one_line
 
 HIDDEN = "+".join(UNKNOWN)
@@ -27,7 +27,7 @@ def test_a_row_holds_counts_rates_and_accuracies_of_every_way(found: dict) -> No
     assert (row["unseen"], row["shots"], row["n_new"]) == (HIDDEN, 4, 2)
     assert [len(counts) for counts in row["counts"].values()] == [2, 2]
     assert set(row["accuracy"]) == set(WAYS)
-    for way in (OURS, REGROUPED):
+    for way in (OURS, GATED):
         for side in ("all", "old", "new"):
             ours, theirs = row["accuracy"][way][side]["mean"], row["accuracy"][GCD][side]["mean"]
             assert row["difference"][way][side]["mean"] == pytest.approx(ours - theirs)
@@ -48,6 +48,6 @@ def test_the_text_says_the_same_and_mistakes_are_one_line(command: Command, phot
     args = (photos, "--hide", HIDDEN, "--shot-counts", "4", "--model", "mini", "--alpha", ".1")
     text = command("discovery", *args, "--seeds", "2", "--method", "ward").out
     assert f"unseen {HIDDEN}, 4 shots a class, 2 support sets" in text
-    assert "ours, all regrouped" in text
+    assert "ours, flagged only" in text
     one_line(command("discovery", *args, "--seeds", "1"), 2, "2 or more")
-    one_line(command("discovery", *args, "--seeds", "2", "--method", "x"), 2, "ward, average, semi-supervised")
+    one_line(command("discovery", *args, "--seeds", "2", "--method", "x"), 2, "silhouette, ward, semi-supervised")
