@@ -135,15 +135,9 @@ def run_few_shot(
         notes = [*_describe_alpha(options.alpha, world, rejectors), *left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.lap("test")
-        results = (
-            finished.results()
-            | describe_unlabelled(unlabelled, task, fits)
-            | {
-                "environment": describe_environment(backbone.device),
-                "timing": clock.laps,
-                "artifacts": {f"{MODEL_FOLDER}/{p.name}": hash_file(p) for p in sorted((out / MODEL_FOLDER).iterdir())},
-            }
-        )
+        results = finished.results() | describe_unlabelled(unlabelled, task, fits)
+        results |= {"environment": describe_environment(backbone.device), "timing": clock.laps}
+        results |= {"artifacts": _hash_files(out / MODEL_FOLDER)}
         write_report(out, results, finished.record(command))
     return results
 
@@ -199,8 +193,12 @@ def refit_fresh(
     return fits
 
 
+def _hash_files(model: Path) -> dict[str, str]:
+    return {f"{MODEL_FOLDER}/{path.name}": hash_file(path) for path in sorted(model.iterdir())}
+
+
 def _describe_alpha(asked: float | None, world: OpenWorldClassifier, rejectors: Sequence[Rejector]) -> list[str]:
-    """What to say first: an alpha that nobody asked for and that rose, or one that was asked for and is refused."""
+    """What to say first: the usual alpha that rose, or one that was asked for and is refused."""
     if not rejectors:
         return []
     refused = rejectors[0].refusal(world.alpha_)

@@ -101,8 +101,8 @@ class NeighbourBags:
         scores = np.repeat(members[None], len(X), axis=0)
         self.rescore(scores, alone, near.own, self._enter(near, places, k))
         # Left out of its own bag, the picture is judged by the members alone.
-        nobody = np.full(len(X), -1), np.zeros((len(X), len(self.rows)), dtype=bool)
-        own = self.score_picture(*nobody, alone, KNN(near.own.distances[:, :k], near.own.neighbours[:, :k]))
+        no_row = np.full(len(X), -1), np.zeros((len(X), len(self.rows)), dtype=bool)
+        own = self.score_picture(*no_row, alone, KNN(near.own.distances[:, :k], near.own.neighbours[:, :k]))
         return scores, own[:, None], members
 
     def scores_without(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -146,7 +146,7 @@ class NeighbourBags:
     def _near(self, unit: FloatArray, k: int) -> Near:
         """Which of the members each of (m, d) pictures is near to: one product in float32 for all, differences for few.
 
-        Rounding moves a product of rows of length 1 by less than half of ``slack``, so that nobody is overlooked.
+        Rounding moves a product of rows of length 1 by less than half of ``slack``, so that no member is overlooked.
         """
         slack = 4 * (unit.shape[1] + 16) * float(np.finfo(np.float32).eps)
         far = 2 - 2 * (unit.astype(np.float32) @ self.single.T)

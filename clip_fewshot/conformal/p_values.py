@@ -27,7 +27,7 @@ from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
 
-USUAL_ALPHA = 0.05  # where nobody asks for another
+USUAL_ALPHA = 0.05  # where no other is asked for
 USUAL_ALPHAS = (0.01, 0.05, 0.1)
 ROUNDING = 1e-9  # of scores, relatively; and so that 1 / (19 + 1) supports an alpha of 0.05 in binary fractions too
 
@@ -71,7 +71,7 @@ def choose_alphas(asked: Sequence[float], n: int) -> Sequence[float]:
 
 
 def explain_alpha(asked: float | None, n: int) -> list[str]:
-    """What to say first where nobody asked for a rate and n calibration images are too few for the usual one."""
+    """What to say first where no rate was asked for and n calibration images are too few for the usual one."""
     return [] if asked is not None else _explain(USUAL_ALPHA, n)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
+from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import fit_frozen_probe
 from clip_fewshot.heads import zero_shot_weights
@@ -27,7 +29,7 @@ from clip_fewshot.probes import LinearProbe
 from clip_fewshot.protocol.refits import Fit, Task
 from clip_fewshot.protocol.zero_shot_accuracy import list_alike
 from clip_fewshot.runtime import rng
-from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray, LabelSpace
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,15 @@ class OpenWorldTest:
     unknown: BoolArray
     grouped: Regrouped | None
     possible: BoolArray | None
+
+    def measure_sets(self, space: LabelSpace, alpha: float) -> dict[str, Any] | None:
+        """How often the sets of classes hold the true one, over pictures of the known classes, and their size."""
+        if self.possible is None:
+            return None
+        known = np.isin(self.names, space.names)
+        sets, truth = self.possible[known], space.encode([name for name in self.names if name in space.names])
+        held = accuracy_interval([sets[np.arange(len(truth)), truth]]).to_json()
+        return {"alpha": alpha, "coverage": held, "size": float(sets.sum(axis=1).mean())}
 
 
 def run_open_world_test(

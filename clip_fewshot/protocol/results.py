@@ -103,16 +103,6 @@ def discovery_entry(grouped: Regrouped, met: OpenWorldTest, unseen: LabelSpace) 
     return entry
 
 
-def sets_entry(met: OpenWorldTest, space: LabelSpace, alpha: float) -> dict[str, Any] | None:
-    """How often the sets of classes hold the true one, over the test pictures of known classes, and their size."""
-    if met.possible is None:
-        return None
-    known = np.isin(met.names, space.names)
-    sets, truth = met.possible[known], space.encode([name for name in met.names if name in space.names])
-    held = accuracy_interval([sets[np.arange(len(truth)), truth]]).to_json()
-    return {"alpha": alpha, "coverage": held, "size": float(sets.sum(axis=1).mean())}
-
-
 def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
     """The search history as the report lists it."""
     return tuple(
@@ -205,7 +195,7 @@ class Run:
             "best": best,
             "novelty": self._novelty(),
             "rehearsal": self._rehearsal(),
-            "prediction_sets": sets_entry(self.met, self.split.seen, self.alpha),
+            "prediction_sets": self.met.measure_sets(self.split.seen, self.alpha),
             "discovery": self._discovery(),
             "search": self._search(),
             "warnings": self._warnings(),

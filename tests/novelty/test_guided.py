@@ -12,16 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clip_fewshot.novelty import NNGuideDetector, ViMDetector
 from clip_fewshot.novelty.probe_scores import GuidedDetector
-
-
-def draw(seed: int, sizes: tuple[int, ...], d: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    y = np.repeat(np.arange(len(sizes)), sizes)
-    return 1 + np.random.default_rng(99).normal(size=(9, d))[y] + 0.5 * rng.normal(size=(len(y), d)), y
-
-
-def unit(X: np.ndarray) -> np.ndarray:
-    return X / np.linalg.norm(X, axis=1, keepdims=True)
+from tests.novelty.test_probe_scores import draw, unit
 
 
 def logits_of(X: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

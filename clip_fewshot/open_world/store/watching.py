@@ -88,7 +88,7 @@ def watch(store: Store, alpha: float | None = None, restart: bool = False) -> Wa
         eye = before
         if eye is None or eye.known != known or restart:
             eye = _begun(known, held_out, alpha, before)
-            _write(store, eye, held_out.scores, anew=True)
+            _write(store, eye, held_out.scores, all_scores=True)
         elif alpha not in (None, eye.watch.alpha):
             fix = "leave it out, or begin again with restart"
             raise UsageError(
@@ -156,13 +156,13 @@ def _find(store: Store, eye: _Eye, place: int) -> tuple[int, str]:
     return seq, name
 
 
-def _write(store: Store, eye: _Eye, scores: FloatArray, anew: bool = False) -> None:
-    """Where it stands, and the ``scores`` that were added since the last time; ``anew``: all there are."""
+def _write(store: Store, eye: _Eye, scores: FloatArray, all_scores: bool = False) -> None:
+    """Where it stands, and the ``scores`` that were added since the last time; ``all_scores``: all there are."""
     database = store.database
     with database.transaction():
         database.run("DELETE FROM watch")
         database.insert("watch", eye.known, eye.begun, eye.after, eye.ranks.t_, eye.watch.to_json())
-        if anew:
+        if all_scores:
             database.run("DELETE FROM watched")
         database.insert("watched", database.next_number("watched", "part"), np.asarray(scores, "<f8").tobytes())
 
@@ -184,7 +184,7 @@ def _take_over(store: Store) -> _Eye | None:
     if not os.path.exists(path):
         return None
     eye = _read_file(path)
-    _write(store, eye, np.array(eye.ranks.scores_), anew=True)
+    _write(store, eye, np.array(eye.ranks.scores_), all_scores=True)
     path.unlink()
     return eye
 
