@@ -14,25 +14,13 @@ from clip_fewshot.conformal.bags import Bag, Comparison, Labels
 from clip_fewshot.conformal.batch import ask_together
 from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.base import Detector, LeavesOut
-from clip_fewshot.novelty.class_mean import ClassMeanDetector
-from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
-from clip_fewshot.novelty.mahalanobis_margin import MahalanobisMarginDetector
-from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector
+from clip_fewshot.novelty.base import Detector, leaves_out
 from clip_fewshot.novelty.rows import split_left_out
-from clip_fewshot.novelty.text_margin import TextMarginDetector
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MakeDetector = Callable[[], Detector]
 ALONE = 256  # known pictures up to which leave-one-out leaves each out by itself
-CLOSED = (
-    ClassMeanDetector,
-    MahalanobisDetector,
-    MahalanobisMarginDetector,
-    RelativeMahalanobisDetector,
-    TextMarginDetector,
-)
 
 
 class Scheme(Protocol):
@@ -99,7 +87,8 @@ class LeaveOneOut:
     The jackknife+ of Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021, with the
     score of a detector in place of the residual of a regression and the count of theorem 1's proof in place of the
     interval: P(p <= alpha) <= 2 alpha - 1 / (n + 1) in theory, without any condition on the detector; near alpha in
-    practice. A fit per known picture, whatever the number of new ones. Above 256 known pictures there are 20 fits, each
+    practice. A fit per known picture, whatever the number of new ones, or one in all: see
+    :class:`clip_fewshot.novelty.base.LeavesOut`. Above 256 known pictures there are 20 fits, each
     without a twentieth of every class: their cross-validation+, with at most 1 / 21 in place of -1 / (n + 1).
     """
 
@@ -108,11 +97,11 @@ class LeaveOneOut:
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
         self.parts = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
-        singly = len(self.parts) == len(bag)
-        self.shortcut = find_shortcut(make_detector(), bag) if singly else None
-        self.whole = _fit_closed(make_detector(), bag) if singly else None
-        short = self.shortcut is not None or self.whole is not None
-        self.detectors = [] if short else [_without(make_detector, bag, part) for part in self.parts]
+        whole, singly = make_detector(), len(self.parts) == len(bag)
+        self.shortcut = find_shortcut(whole, bag) if singly else None
+        self.whole = whole.fit(bag.rows, bag.labels) if singly and leaves_out(whole) else None
+        refits = [] if self.shortcut or self.whole else self.parts
+        self.detectors = [_without(make_detector, bag, part) for part in refits]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members under the detector of the others, and of each picture under the same detectors."""
@@ -209,14 +198,6 @@ def split_in_halves(labels: Labels | None, n: int, seed: int) -> tuple[IndexArra
 
 def _number_classes(labels: Labels | None, n: int) -> LabelArray:
     return np.asarray(np.zeros(n, dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1])
-
-
-def _fit_closed(detector: Detector, bag: Bag) -> LeavesOut | None:
-    """Fitted once for all, where that says what a refit without each known picture would; None: it takes refits.
-
-    By name and not by method: a class derived from one of these may score otherwise.
-    """
-    return detector.fit(bag.rows, bag.labels) if type(detector) in CLOSED else None
 
 
 def _without(make_detector: MakeDetector, bag: Bag, part: IndexArray) -> Detector:

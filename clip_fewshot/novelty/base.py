@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,13 @@ class Detector(Protocol):
 
 
 class LeavesOut(Detector, Protocol):
-    """A detector that needs no refit to know what it would say of new images without any one of its own."""
+    """A detector that needs no refit to know what it would say of new images without any one of its own.
+
+    Whose class has no ``score_without`` in its own body is refitted: a class that is derived may score otherwise.
+    """
+
+    def fit(self, X: FloatArray, y: NDArray[np.generic] | None = None) -> LeavesOut:
+        """As of :class:`Detector`."""
 
     def score_without(self, X: FloatArray) -> FloatArray:
         """(m, n) scores of (m, d) images under the detector fitted without each of the n kept rows; after ``fit``."""
@@ -127,6 +133,11 @@ class LateDecision(OwnDecision):
 
     def _score_left_out(self) -> FloatArray:
         raise NotImplementedError
+
+
+def leaves_out(detector: Detector) -> TypeGuard[LeavesOut]:
+    """Whether it is one of :class:`LeavesOut`."""
+    return "score_without" in vars(type(detector))
 
 
 def own_offset(loo_scores: FloatArray) -> float:

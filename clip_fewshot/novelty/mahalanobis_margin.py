@@ -40,6 +40,8 @@ class MahalanobisMarginDetector(MahalanobisDetector):
         [1, -1, -1]
     """
 
+    score_without = MahalanobisDetector.score_without
+
     def shares(self, found: Scatter) -> WithAndWithout:
         """The shares of the identity that the covariance of these rows takes."""
         shares = super().shares(found)
