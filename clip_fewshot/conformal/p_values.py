@@ -48,8 +48,7 @@ class UnsupportedAlphaError(UsageError):
     ) -> None:
         self.alpha, self.n, self.needed = alpha, n, smallest_shots(alpha)
         got = f"{have or n}, whose smallest p-value is {smallest_alpha(n):.3g}"
-        least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
-        fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {least:g}"
+        fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {_write_least(n)}"
         super().__init__(
             expected=f"{self.needed} {what} or more for alpha = {alpha:g}", got=got, fix=fix, where="alpha"
         )
@@ -80,11 +79,16 @@ def explain_alphas(asked: Sequence[float], n: int) -> list[str]:
     return [] if asked else [sentence for alpha in USUAL_ALPHAS for sentence in _explain(alpha, n)]
 
 
+def _write_least(n: int) -> str:
+    """The least rate for n images, rounded upwards: who types what is printed must not be refused."""
+    return f"{math.ceil(1e4 * smallest_alpha(n) - ROUNDING) / 1e4:g}"
+
+
 def _explain(usual: float, n: int) -> list[str]:
     if n >= smallest_shots(usual):
         return []
     takes = f"the usual {usual:g} takes {smallest_shots(usual):,}"
-    return [f"alpha is {smallest_alpha(n):.3g}, the least that {n:,} calibration images support; {takes}"]
+    return [f"alpha is {_write_least(n)}, the least that {n:,} calibration images support; {takes}"]
 
 
 def smallest_shots(alpha: float) -> int:
