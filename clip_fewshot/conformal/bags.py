@@ -29,6 +29,7 @@ from clip_fewshot.runtime.arrays import as_labels, as_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 Labels = NDArray[Any]
+ALONE = 256  # known pictures up to which each is left out by itself
 
 
 class Bag(NamedTuple):
