@@ -36,8 +36,7 @@ from clip_fewshot.runtime.outputs import (
 )
 from tests.commands.test_commands import MODULES
 
-LIKE_OURS = ("results.json", "model.safetensors", "metrics.jsonl", "compare.json", "shots.json", "novelty.json", "gap.json",
-             "det.svg", "store.sqlite3")  # fmt: skip
+LIKE_OURS = ("results.json", "model.safetensors", "metrics.jsonl", "compare.json", "gap.json", "store.sqlite3")
 TARGETS = ("out", "grid", "record", "resume")  # options that say where to write
 # Output of a command -> what is typed before it. IN is what the command reads; "" where it reads nothing.
 FILES = {
