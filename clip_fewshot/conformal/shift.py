@@ -77,14 +77,17 @@ class Shift(NamedTuple):
 
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
-        moved = self.p_value <= alpha
-        if moved and self.ordinary >= ENOUGH_ORDINARY:
+        if self.moved(alpha) and self.ordinary >= ENOUGH_ORDINARY:
             return SHIFT
         explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
-        if not moved and not (explained and self.pictures >= FEWEST_STRANGE):
+        if not self.moved(alpha) and not (explained and self.pictures >= FEWEST_STRANGE):
             return UNMOVED
         alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
         return SHIFT if alike else SHIFT_OR_NEW
+
+    def moved(self, alpha: float = SHIFT_ALPHA) -> bool:
+        """Whether the ordinary pictures have."""
+        return self.p_value <= alpha
 
     def to_json(self) -> dict[str, Any]:
         """For a record, with the verdict."""
