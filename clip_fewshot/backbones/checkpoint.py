@@ -107,12 +107,8 @@ def _unwrap(saved: object, path: Path) -> dict[str, Tensor]:
     found = _find_states(saved)
     usual = [name for name in WRAPPERS if name in found]
     if len(found) > 1 and not usual:
-        raise ArtifactError(
-            expected="the weights of one model",
-            got=f"those of {', '.join(sorted(found))[:80]}",
-            fix="save the one you mean in a file of its own",
-            where=str(path),
-        )
+        got, fix = f"those of {', '.join(sorted(found))[:80]}", "save the one you mean in a file of its own"
+        raise ArtifactError(expected="the weights of one model", got=got, fix=fix, where=str(path))
     state = found[usual[0]] if usual else next(iter(found.values()), saved)
     items = state.items() if isinstance(state, dict) else ()
     return {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}

@@ -195,10 +195,6 @@ def _tried(tower: EncoderTower, inputs: Tensor) -> Tensor:
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
         got = str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
-        raise UsageError(
-            expected=f"features ({len(inputs)}, d)",
-            got=got,
-            fix="end the encoder or its parts with a pooling",
-            where="encoder",
-        )
+        expected = f"features ({len(inputs)}, d)"
+        raise UsageError(expected=expected, got=got, fix="end the encoder or its parts with a pooling", where="encoder")
     return features

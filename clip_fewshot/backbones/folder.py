@@ -67,11 +67,8 @@ def save_backbone(
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     infinite = sorted(key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
     if infinite:
-        raise UsageError(
-            expected="finite weights in the range of float16",
-            got=f"others in {infinite[:3]}",
-            fix="save with half=False",
-        )
+        fix = "save with half=False"
+        raise UsageError(expected="finite weights in the range of float16", got=f"others in {infinite[:3]}", fix=fix)
     weights = TensorFile(state, backbone.header())
     digest = write_pieces(folder / BACKBONE_WEIGHTS, weights, weights.size)
     config = asdict(backbone.config) | {"sha256": digest}
@@ -147,12 +144,8 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     """Architecture and SHA-256 of the weights."""
     path = folder / CONFIG
     if not os.path.isfile(path):
-        raise ArtifactError(
-            expected=f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}",
-            got="none",
-            fix="check the path",
-            where=str(folder),
-        )
+        expected = f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}"
+        raise ArtifactError(expected=expected, got="none", fix="check the path", where=str(folder))
     fields: dict[str, Any] = read_json(path)
     try:
         digest = str(fields.pop("sha256"))
@@ -161,12 +154,9 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
         return CLIPConfig(**fields), digest
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         other = isinstance(fields, dict) and fields.get("model_type")  # as Hugging Face's config.json has it
-        raise ArtifactError(
-            expected="the architecture of a CLIP model",
-            got=f"that of {other!r}" if other else repr(error),
-            fix="name the folder of a CLIP model" if other else "restore the folder",
-            where=str(path),
-        ) from error
+        got = f"that of {other!r}" if other else repr(error)
+        fix = "name the folder of a CLIP model" if other else "restore the folder"
+        raise ArtifactError(expected="the architecture of a CLIP model", got=got, fix=fix, where=str(path)) from error
 
 
 def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:

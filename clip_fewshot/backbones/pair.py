@@ -85,12 +85,8 @@ class PairBackbone(Backbone):
     @property
     def config(self) -> NoReturn:  # type: ignore[override]
         """A pair is no architecture of CLIP's."""
-        raise UsageError(
-            expected="a CLIP model",
-            got=f"the pair {self.name!r}",
-            fix="use PairBackbone.save and PairBackbone.load",
-            where="config",
-        )
+        fix = "use PairBackbone.save and PairBackbone.load"
+        raise UsageError(expected="a CLIP model", got=f"the pair {self.name!r}", fix=fix, where="config")
 
     def header(self) -> dict[str, str]:
         """Nothing: no other code reads a pair's weights."""

@@ -143,11 +143,8 @@ class Tower(nn.Module):
     def advance(self, state: CutState, start: int, stop: int) -> CutState:
         """Run blocks[start:stop]."""
         if not 0 <= start <= stop <= self.n_blocks:
-            raise UsageError(
-                expected=f"0 <= start <= stop <= {self.n_blocks}",
-                got=f"{start}, {stop}",
-                fix="choose blocks that exist",
-            )
+            got = f"{start}, {stop}"
+            raise UsageError(expected=f"0 <= start <= stop <= {self.n_blocks}", got=got, fix="choose blocks that exist")
         return advance(self.blocks[start:stop], state)
 
     def cut(self, state: CutState, n: int) -> CutState:

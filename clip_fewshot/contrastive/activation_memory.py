@@ -63,12 +63,8 @@ def shrink_text_weights(text: nn.Module, activations: torch.dtype) -> Iterator[N
     """
     if activations != torch.bfloat16:
         fix = "load the model with dtype=torch.bfloat16, or keep float32 weights"
-        raise UsageError(
-            expected="bfloat16 activations for bfloat16 text weights",
-            got=str(activations),
-            fix=fix,
-            where="text_weights",
-        )
+        expected = "bfloat16 activations for bfloat16 text weights"
+        raise UsageError(expected=expected, got=str(activations), fix=fix, where="text_weights")
     matrices = list_matrices(text)
     for parameter in matrices:
         parameter.data = parameter.data.to(torch.bfloat16)

@@ -22,12 +22,8 @@ class IterableSource:
     def steps(self) -> int:
         """Batches in an epoch."""
         if self.length is None:
-            raise UsageError(
-                expected="batches of a known number",
-                got="an iterator",
-                fix="give steps in place of epochs",
-                where="options",
-            )
+            expected = "batches of a known number"
+            raise UsageError(expected=expected, got="an iterator", fix="give steps in place of epochs", where="options")
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:

@@ -155,12 +155,8 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     if not len(pictures):
         lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{list_first(lines)}\n" if lines else "folders without pictures"
-        raise DataError(
-            expected="a picture that can be read",
-            got=got,
-            fix="check the paths",
-            where=", ".join(map(escape, paths[:3])),
-        )
+        expected = "a picture that can be read"
+        raise DataError(expected=expected, got=got, fix="check the paths", where=", ".join(map(escape, paths[:3])))
     return pictures
 
 

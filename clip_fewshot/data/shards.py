@@ -164,12 +164,8 @@ def _read_shard(shard: Path, found: _Found, folder: str) -> None:
         try:
             label, captions = _read_texts(shard, texts, where)
             if len(pictures) > 1:
-                raise DataError(
-                    expected="one picture per key",
-                    got=" and ".join(map(escape, pictures)),
-                    fix="rename one",
-                    where=where,
-                )
+                got = " and ".join(map(escape, pictures))
+                raise DataError(expected="one picture per key", got=got, fix="rename one", where=where)
         except DataError as error:
             found.unusable.append(str(error))
             continue

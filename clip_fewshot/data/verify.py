@@ -79,12 +79,8 @@ def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, 
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(error.reason for error in errors).most_common())
         lines = list_first(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
         got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
-        raise DataError(
-            expected=f"at most {allowed} unreadable",
-            got=got,
-            fix="repair or remove them, or raise max_skipped",
-            where=escape(source),
-        )
+        fix = "repair or remove them, or raise max_skipped"
+        raise DataError(expected=f"at most {allowed} unreadable", got=got, fix=fix, where=escape(source))
 
 
 def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Checked], source: Path) -> list[str]:

@@ -53,12 +53,8 @@ class MLPHead(nn.Module):
         width = hidden_features or output.in_features
         if output.in_features != width or output.n_classes != n_classes:
             got = f"{output.in_features} -> {output.n_classes}"
-            raise UsageError(
-                expected=f"a classifier {width} -> {n_classes}",
-                got=got,
-                fix="build it with these sizes",
-                where="classifier",
-            )
+            fix = "build it with these sizes"
+            raise UsageError(expected=f"a classifier {width} -> {n_classes}", got=got, fix=fix, where="classifier")
         self.in_features, self.n_classes, self.hidden_features = in_features, n_classes, width
         self.hidden = nn.Linear(in_features, width)
         self.classifier = output

@@ -123,12 +123,8 @@ def distillation_loss(
     check_alpha(alpha)
     if require_tensor(logits_per_image, "logits").shape != targets.per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(targets.per_image.shape)}"
-        raise UsageError(
-            expected="logits (n, n) and targets (n, n)",
-            got=got,
-            fix="take both from the same batch",
-            where="distillation",
-        )
+        fix = "take both from the same batch"
+        raise UsageError(expected="logits (n, n) and targets (n, n)", got=got, fix=fix, where="distillation")
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     per_image, per_text = (target.to(logits) for target in targets)
     taught = (F.cross_entropy(logits, per_image) + F.cross_entropy(logits.T, per_text)) / 2

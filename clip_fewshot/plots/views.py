@@ -76,12 +76,8 @@ class NoveltyView:
     def __post_init__(self) -> None:
         if not len(self.known_scores) or not len(self.novel_scores):
             sizes = f"{len(self.known_scores)} known and {len(self.novel_scores)} novel"
-            raise UsageError(
-                expected="scores of known and of novel images",
-                got=sizes,
-                fix="leave RunRecord.novelty None",
-                where="NoveltyView",
-            )
+            fix = "leave RunRecord.novelty None"
+            raise UsageError(expected="scores of known and of novel images", got=sizes, fix=fix, where="NoveltyView")
         if len(self.false_alarm) != len(self.miss):
             sizes = f"{len(self.false_alarm)} and {len(self.miss)}"
             raise UsageError(

@@ -66,12 +66,8 @@ def begin_task(
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
-            raise UsageError(
-                expected="the task that was begun there",
-                got=f"another {', '.join(other)}",
-                fix=fix,
-                where=str(job.folder),
-            )
+            got = f"another {', '.join(other)}"
+            raise UsageError(expected="the task that was begun there", got=got, fix=fix, where=str(job.folder))
         if not job.resume:
             raise UsageError(
                 expected="a new folder",

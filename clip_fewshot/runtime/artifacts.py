@@ -146,12 +146,8 @@ def _load(folder: Path, kind: str, read: Callable[[Path, int], tuple[T, str]]) -
                 expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
             ) from error
         if digest != entry["sha256"]:
-            raise ArtifactError(
-                expected=f"SHA-256 {entry['sha256'][:12]}...",
-                got=f"{digest[:12]}...",
-                fix="the file is damaged: restore it",
-                where=str(path),
-            )
+            got, fix = f"{digest[:12]}...", "the file is damaged: restore it"
+            raise ArtifactError(expected=f"SHA-256 {entry['sha256'][:12]}...", got=got, fix=fix, where=str(path))
     return manifest["meta"], files
 
 
@@ -212,12 +208,9 @@ def explain_content(where: str) -> Iterator[None]:
         RuntimeError,
         SafetensorError,
     ) as error:
-        raise ArtifactError(
-            expected="what such a file says",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}",
-            fix="restore it from a copy",
-            where=where,
-        ) from error
+        expected = "what such a file says"
+        got = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}"
+        raise ArtifactError(expected=expected, got=got, fix="restore it from a copy", where=where) from error
 
 
 def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:

@@ -126,12 +126,8 @@ def open_resumable(path: Path) -> Iterator[BinaryIO]:
                 _lock_file(guard.fileno())
             except OSError:
                 fix = "wait for it and run again"
-                raise ResourceError(
-                    expected="a file that no other process writes",
-                    got="another process writes it",
-                    fix=fix,
-                    where=str(path),
-                ) from None
+                expected, got = "a file that no other process writes", "another process writes it"
+                raise ResourceError(expected=expected, got=got, fix=fix, where=str(path)) from None
             with partial.open("ab") as file:
                 yield file
                 file.flush()

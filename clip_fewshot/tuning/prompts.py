@@ -172,12 +172,8 @@ def prompted(
     base = result.visual
     if not isinstance(base, VisionTransformer) or isinstance(base, PromptedTransformer):
         fix = "choose a ViT without prompts"
-        raise UsageError(
-            expected="an image tower with a class token, OpenAI's ViT",
-            got=type(base).__name__,
-            fix=fix,
-            where="prompted",
-        )
+        got = type(base).__name__
+        raise UsageError(expected="an image tower with a class token, OpenAI's ViT", got=got, fix=fix, where="prompted")
     depth = base.n_blocks if depth is None else depth
     if n_prompts < 0 or not 1 <= depth <= base.n_blocks:
         expected = f"n_prompts >= 0 and depth in 1..{base.n_blocks}"
@@ -229,10 +225,6 @@ def _with_prompts(meta: dict[str, Any], files: dict[str, bytes], folder: str | P
 
 def _tower(backbone: Backbone) -> PromptedTransformer:
     if not isinstance(backbone.visual, PromptedTransformer):
-        raise UsageError(
-            expected="a backbone with visual prompts",
-            got=backbone.name,
-            fix="make one with prompted()",
-            where="visual prompts",
-        )
+        fix = "make one with prompted()"
+        raise UsageError(expected="a backbone with visual prompts", got=backbone.name, fix=fix, where="visual prompts")
     return backbone.visual

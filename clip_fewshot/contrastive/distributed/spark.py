@@ -129,12 +129,8 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         ResourceError: no pyspark, no Java, ``out`` is there already, or the job failed.
     """
     if out.exists():
-        raise ResourceError(
-            expected="a new place",
-            got="one that is there already",
-            fix="remove it, or choose another place (`out`)",
-            where=str(out),
-        )
+        fix = "remove it, or choose another place (`out`)"
+        raise ResourceError(expected="a new place", got="one that is there already", fix=fix, where=str(out))
     names = [(_text(path),) for path in paths]
     digest, unfinished = _loaded(model, device).digest, out.with_name(f".{out.name}.unfinished")
     with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(TABLE_CHUNK)}) as session:

@@ -60,12 +60,8 @@ class LoaderSource:
         truncate: bool = False,
     ) -> None:
         if isinstance(loader, Iterator):
-            raise UsageError(
-                expected="an iterable that can be read more than once",
-                got="an iterator",
-                fix="pass the DataLoader itself",
-                where="loader",
-            )
+            expected = "an iterable that can be read more than once"
+            raise UsageError(expected=expected, got="an iterator", fix="pass the DataLoader itself", where="loader")
         self._loader, self._model, self._seed, self._truncate = loader, model, seed, truncate
         self._steps = _length(loader) if steps is None else steps
 
