@@ -131,9 +131,8 @@ class TextEncoder:
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "first", "end", "pooler"):
-            raise UsageError(
-                expected="mean, first, end or pooler", got=repr(self.pool), fix="check the spelling", where="pool"
-            )
+            got = repr(self.pool)
+            raise UsageError(expected="mean, first, end or pooler", got=got, fix="check the spelling", where="pool")
 
     @property
     def rows(self) -> TokenRows:

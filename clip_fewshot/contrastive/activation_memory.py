@@ -122,8 +122,7 @@ class LossScale:
                 self.factor, self.calm = 2 * self.factor, 0
             return True
         if not self.dynamic or self.factor <= 1:
-            raise DivergedError(
-                expected="a finite gradient", got="one that is not", fix="lower the learning rate", where="training"
-            )
+            got = "one that is not"
+            raise DivergedError(expected="a finite gradient", got=got, fix="lower the learning rate", where="training")
         self.factor, self.calm = self.factor / 2, 0
         return False

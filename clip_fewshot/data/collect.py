@@ -42,9 +42,8 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         images = images.open(purpose)
     if isinstance(images, ImageDataset):
         if labels is not None:
-            raise UsageError(
-                expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
-            )
+            expected = "labels inside the dataset"
+            raise UsageError(expected=expected, got="labels beside it", fix="leave `labels` out", where="labels")
         refuse_names(images.label_space.names, images.name)
         return images
     if isinstance(images, str | Path | Image.Image | Mapping) or not isinstance(images, Iterable):

@@ -70,9 +70,8 @@ class ImageDataset:
         columns = (self.names, self.labels, self.captions, self.partition, self.digests, self.origins)
         lengths = {len(self.images), *(len(column) for column in columns if column is not None)}
         if len(lengths) != 1:
-            raise UsageError(
-                expected="columns of one length", got=f"lengths {sorted(lengths)}", fix="give one value per picture"
-            )
+            expected = "columns of one length"
+            raise UsageError(expected=expected, got=f"lengths {sorted(lengths)}", fix="give one value per picture")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -88,12 +88,7 @@ class OpenWorldSplit:
 
 
 def split_open_world(
-    dataset: ImageDataset,
-    *,
-    shots: int,
-    unseen: int | Sequence[str] = 0,
-    seed: int = 0,
-    test_fraction: float = 0.5,
+    dataset: ImageDataset, *, shots: int, unseen: int | Sequence[str] = 0, seed: int = 0, test_fraction: float = 0.5
 ) -> OpenWorldSplit:
     """Seal a test set, set the unseen classes aside, and draw K shots of each seen class.
 
@@ -125,9 +120,8 @@ def split_open_world(
     warnings += _list_topped_up(known, is_test, choose_test_side(known, 0, seed, test_fraction))
     pool, test = known.subset(np.flatnonzero(~is_test)), known.subset(np.flatnonzero(is_test))
     if not len(test):
-        raise DataError(
-            expected="at least one test image", got="none", fix="add images or raise test_fraction", where=dataset.name
-        )
+        expected = "at least one test image"
+        raise DataError(expected=expected, got="none", fix="add images or raise test_fraction", where=dataset.name)
     missing = [name for name, count in test.counts().items() if count == 0]
     if missing:
         warnings.append(f"no test image of {', '.join(map(escape, missing))}: their accuracy cannot be measured")
@@ -219,17 +213,15 @@ def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> 
         raise UsageError(expected="a count or a list of class names", got=repr(unseen), fix=f"write [{unseen!r}]")
     if isinstance(unseen, int | np.integer):
         if not 0 <= unseen < len(space):
-            raise UsageError(
-                expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
-            )
+            got = str(unseen)
+            raise UsageError(expected=f"unseen from 0 to {len(space) - 1}", got=got, fix="leave one class to be known")
         former = dict(zip(space.names, space.former or space.names, strict=True))
         lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(former[name])))
         return space.subset(lots[: int(unseen)]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):
-        raise UsageError(
-            expected="a class that is not unseen", got="all of them unseen", fix="leave one class to be known"
-        )
+        got = "all of them unseen"
+        raise UsageError(expected="a class that is not unseen", got=got, fix="leave one class to be known")
     return hidden.names
 
 

@@ -115,9 +115,8 @@ class EarlierRun:
         for name in (TASK, PAIRS_FILE, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
             if not os.path.isfile(folder / name):
                 fix = "name the folder of a `finetune` run of this release; of others, take DIR/model as `model`"
-                raise ArtifactError(
-                    expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
-                )
+                got = f"no {name}"
+                raise ArtifactError(expected="a fine-tuning to go on from", got=got, fix=fix, where=str(folder))
         with explain_content(str(folder)):
             pairs = check_seal(read_json(folder / PAIRS_FILE), str(folder / PAIRS_FILE))
             task = check_seal(read_json(folder / TASK), str(folder / TASK))

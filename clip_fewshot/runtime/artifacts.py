@@ -54,11 +54,7 @@ class Pieces(Protocol):
 
 
 def save_artifact(
-    folder: Path,
-    kind: str,
-    files: Mapping[str, bytes | Pieces],
-    meta: Mapping[str, Any],
-    overwrite: bool = False,
+    folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
@@ -183,9 +179,8 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
                 where=str(path),
             )
     if kind not in (None, manifest["kind"]):
-        raise ArtifactError(
-            expected=f"a saved {kind}", got=f"a saved {manifest['kind']}", fix="check the path", where=str(folder)
-        )
+        got = f"a saved {manifest['kind']}"
+        raise ArtifactError(expected=f"a saved {kind}", got=got, fix="check the path", where=str(folder))
     return manifest
 
 

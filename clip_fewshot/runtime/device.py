@@ -32,9 +32,8 @@ def resolve_device(name: str | torch.device) -> torch.device:
         expected = f"a device out of auto, {', '.join(available)}"
         raise UsageError(expected=expected, got=repr(str(name)), fix="choose one of them", where="device")
     if not available[kind]:
-        raise ResourceError(
-            expected=f"a {kind} device", got="none that torch can use", fix="choose another, or auto", where="device"
-        )
+        got = "none that torch can use"
+        raise ResourceError(expected=f"a {kind} device", got=got, fix="choose another, or auto", where="device")
     return torch.device(name)
 
 

@@ -203,12 +203,7 @@ def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]
 
 
 def find_stored_part(
-    kind: str,
-    name: str,
-    held: Iterable[ForeignPart],
-    members: Mapping[str, T],
-    trusted: Mapping[str, Any],
-    where: str,
+    kind: str, name: str, held: Iterable[ForeignPart], members: Mapping[str, T], trusted: Mapping[str, Any], where: str
 ) -> T:
     """The part that a file means by ``name``; see :func:`find_trusted_part`.
 

@@ -210,9 +210,8 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
 def _with_prompts(meta: dict[str, Any], files: dict[str, bytes], folder: str | Path, backbone: Backbone) -> Backbone:
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
-        raise ArtifactError(
-            expected=expected, got=got, fix="pass the backbone that the prompts were trained on", where=str(folder)
-        )
+        fix = "pass the backbone that the prompts were trained on"
+        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(folder))
     state = safetensors.torch.load(files[PROMPTS_WEIGHTS])
     prompts = [tensor for name, tensor in state.items() if name != CLASS_TOKEN]
     first = CLASS_TOKEN in state
