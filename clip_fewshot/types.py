@@ -31,7 +31,7 @@ class Progress(Protocol):
         ...
 
 
-def no_progress(stage: str, done: int, total: int, /) -> None:
+def ignore_progress(stage: str, done: int, total: int, /) -> None:
     """Progress that is not shown."""
 
 

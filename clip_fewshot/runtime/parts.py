@@ -217,3 +217,9 @@ def find_stored_part(
     of_it = [one for one in held if (one.kind, one.name) == (kind, name)]
     check_same_code(of_it, [ForeignPart.from_part(kind, name, part)], where)
     return part
+
+
+def check_instance(found: object, kind: type, fix: str, where: str) -> None:
+    """Refuse an argument that is no ``kind``, as None or a name."""
+    if not isinstance(found, kind):
+        raise UsageError(expected=f"a {kind.__name__}", got=f"a {type(found).__name__}", fix=fix, where=where)
