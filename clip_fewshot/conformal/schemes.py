@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clip_fewshot.conformal.bags import Bag, Comparison, Labels
+from clip_fewshot.conformal.bags import ALONE, Bag, Comparison, Labels
 from clip_fewshot.conformal.batch import ask_together
 from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
@@ -20,7 +20,6 @@ from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MakeDetector = Callable[[], Detector]
-ALONE = 256  # known pictures up to which leave-one-out leaves each out by itself
 
 
 class Scheme(Protocol):
