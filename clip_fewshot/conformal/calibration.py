@@ -243,4 +243,4 @@ def _shares_of_gaps(members: FloatArray, own: FloatArray) -> FloatArray:
     lower = np.where(members < least, own - members, np.inf).min(axis=1)
     upper = np.where(members > greatest, members - own, np.inf).min(axis=1)
     inside = np.isfinite(lower + upper) & ~((members >= least) & (members <= greatest)).any(axis=1)
-    return np.divide(lower, lower + upper, out=np.ones(len(lower)), where=inside)
+    return np.asarray(np.divide(lower, lower + upper, out=np.ones(len(lower)), where=inside))
