@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.conformal import bags, calibration, neighbour_bags, schemes
 from clip_fewshot.conformal.bags import Bag
-from clip_fewshot.conformal.calibration import Calibrated, _ranks
+from clip_fewshot.conformal.calibration import Calibrated, _ranks, _shares_of_gaps
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.conformal.schemes import SCHEMES, Full, split_in_halves
 from clip_fewshot.errors import UsageError
@@ -126,6 +126,26 @@ def test_the_short_way_in_blocks_of_any_size(make: Callable[..., Any], monkeypat
     monkeypatch.setattr(calibration, "SCORES_AT_ONCE", 1)
     monkeypatch.setattr(neighbour_bags, "MARKS", 100)
     assert [Calibrated(make, scheme).fit(X, y).p_values(new).tolist() for scheme in ("full", "leave-one-out")] == whole
+
+
+def test_interpolated_ranks_are_a_line_from_member_to_member() -> None:
+    random = np.random.default_rng(0)
+    members, own = random.normal(size=(40, 9)), random.normal(size=(40, 1))
+    for i, p in enumerate(_ranks(members, own, _shares_of_gaps(members, own))):
+        ranks = np.arange(1, 10) / 10
+        expected = np.interp(own[i, 0], np.sort(members[i]), ranks, left=0.1, right=1)
+        assert p == pytest.approx(expected)
+    tied, copied = np.array([[1.0, 2, 2, 3]]), np.array([[1.0, np.inf, np.inf]])
+    assert _shares_of_gaps(tied, np.array([[2.0 + 1e-12]])).tolist() == [1]
+    assert _shares_of_gaps(copied, np.array([[2.0]])).tolist() == [1]
+
+
+def test_interpolated_ranks_use_up_alpha_and_keep_it() -> None:
+    """Of 28 known scores 1 / 29 is the greatest rate of ranks up to .05."""
+    scores = np.random.default_rng(0).normal(size=(20_000, 29))
+    members, own = scores[:, 1:], scores[:, :1]
+    plain, line = (np.mean(_ranks(members, own, one) <= 0.05) for one in (1.0, _shares_of_gaps(members, own)))
+    assert plain < 0.038 < 0.042 < line < 0.05
 
 
 @pytest.mark.parametrize("told", [False, True])
