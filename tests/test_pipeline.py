@@ -97,6 +97,8 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     assert set(results["approaches"]) == {"text-prior", *config.search.approaches}
     assert len(results["best"]["test"]["per_seed"]) == 2
     assert len(results["dataset"]["unseen"]) == 3
+    assert results["shift"]["pictures"] == min(500, results["dataset"]["counts"]["test"])
+    assert any("another camera" in told for told in results["warnings"]) == (results["shift"]["verdict"] != "same")
     page = (out / "report.html").read_text()
     assert "the command" in page
     assert page.count("<img") > 10
@@ -346,7 +348,7 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_unless_nobody_asked_f
         out=str(tmp_path / "r"),
     )
     results = run_few_shot(config, silent, "the command")
-    found, fallen = results["novelty"], "alpha is 0.143, the least that 6 calibration images support"
+    found, fallen = results["novelty"], "alpha is 0.1429, the least that 6 calibration images support"
     assert 0 <= found["auroc"] <= 1
     assert (found["refused"] is None) == (found["false_alarm_rate"] is not None) == (alpha is None)
     assert any(fallen in warning for warning in results["warnings"]) == (alpha is None)

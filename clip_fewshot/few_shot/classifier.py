@@ -39,6 +39,7 @@ from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
+from clip_fewshot.runtime.parts import check_instance
 from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
@@ -48,10 +49,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """The best classifier that a few labelled pictures buy, on top of a frozen backbone.
-
-    A scikit-learn estimator: settings are kept as given, what :meth:`fit` learns ends in ``_``, a clone shares the
-    backbone.
+    """The best classifier that a few labelled pictures buy, on top of a frozen backbone, which clones of it share.
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
@@ -83,7 +81,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         backbone: Backbone,
-        approach: str | Approach = "mlp-arcface",
+        approach: str | Approach = AUTO,
         unfreeze: int | None = None,
         backbone_lr: float | None = None,
         head_lr: float | None = None,
@@ -139,19 +137,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
+        more = self.collect_unlabelled(unlabelled)
         if self.approach != AUTO:
             check_depth(self.backbone.visual, self.point.unfreeze)
             find_approach(self.approach).check_trains(self.point)
             find_probe(self._probe)
         support = collect_images(images, labels, "fit")
         check_classes(support)
-        more = self.collect_unlabelled(unlabelled)
         if self.approach == AUTO:
             return self._fit_best(support, more)
         return self.fit_prepared(*self.prepare(support, [self.point.unfreeze], more), support.label_space)
 
     def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
         """The pictures that :meth:`fit` is given without labels."""
+        check_instance(self.backbone, Backbone, "pass what load_backbone(...) returns", "backbone")
         takes = self.approach == AUTO or takes_unlabelled(self._approach, self.probe)
         return collect_unlabelled(images, takes, str(self.approach))
 

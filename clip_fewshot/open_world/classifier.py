@@ -12,6 +12,7 @@ from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
@@ -27,6 +28,7 @@ from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import drop_pictures, join_unknown
+from clip_fewshot.runtime.parts import check_instance
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -101,6 +103,7 @@ class OpenWorldClassifier(WorldState):
             UsageError: one picture of some class only, too few for ``alpha``, or no use for ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
+        check_instance(self.model, FewShotClassifier, "pass FewShotClassifier(backbone)", "model")
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
@@ -259,7 +262,7 @@ class OpenWorldClassifier(WorldState):
             UsageError: a name that is taken or cannot be one; no picture without a name; too few for ``alpha`` within
                 each class; a model that reads no names ("text-prior" and "zero-shot" do).
         """
-        return self.extend({name: pictures})
+        return self.extend({check_class_name(name, ()): pictures})
 
     def extend(self, classes: Mapping[str, Group | Images | None]) -> Extension:
         """Add several classes at once, see :meth:`add_class`: one training, one entry of the history, one undo."""
