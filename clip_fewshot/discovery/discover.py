@@ -17,7 +17,7 @@ from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.silhouette import Silhouette, can_compare
-from clip_fewshot.discovery.stability import Half, bound_number, draw_halves, measure_stability
+from clip_fewshot.discovery.stability import Half, draw_halves, find_interval, measure_stability
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.runtime.parts import check_contract, choose_part
@@ -85,7 +85,7 @@ def discover_classes(
     require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
     halves = draw_halves(groups, rows, rule, min_cluster_size, seed)
-    (low, high), stability = bound_number(groups, halves), measure_stability(labels, groups, halves)
+    (low, high), stability = find_interval(groups, halves), measure_stability(labels, groups, halves)
     if isinstance(rule, Silhouette):
         agreed = count_agreed(labels, stability, halves)
         if agreed < groups and agreed in rule.found:

@@ -22,7 +22,7 @@ from scipy.special import pdtr
 from sklearn.decomposition import PCA
 
 from clip_fewshot.discovery.base import Partition
-from clip_fewshot.discovery.clouds import BesideKnown, Clouds, Yardstick, average, squared_distances, to_nearest
+from clip_fewshot.discovery.clouds import BesideKnown, Clouds, Yardstick, compute_means, squared_distances, to_nearest
 from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.discovery.tree_cuts import TreeCuts
 from clip_fewshot.discovery.ward_tree import ward_tree
@@ -179,7 +179,7 @@ def refine(new: BesideKnown, labels: LabelArray, rounds: int) -> LabelArray:
         if labels.max() < 0:
             break
         rows = np.flatnonzero(labels >= 0)
-        sizes, means = average(new.points, rows, labels[rows])
+        sizes, means = compute_means(new.points, rows, labels[rows])
         to_group, size = squared_distances(new.points, means), sizes[labels[rows]]
         to_group[rows, labels[rows]] *= size / np.maximum(size - 1, 1)
         nearest = to_group.argmin(axis=1)

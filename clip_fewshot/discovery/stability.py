@@ -23,7 +23,7 @@ HALVES = 12  # 30 hold the truth as often, without their extremes, and take as m
 MOST_IN_HALF = 500  # images of a half, or
 FEW_OF_GROUP = 50  # times the groups, if that is more: fewer of a group are none in a half; and
 FEWEST_HALVES = 8  # then
-UNSEEN = 1  # class that too few images show
+UNSEEN_CLASSES = 1  # class that too few images show
 
 
 class Half(NamedTuple):
@@ -46,10 +46,10 @@ def draw_halves(groups: int, rows: FloatArray, method: Discoverer, smallest: int
     return halves
 
 
-def bound_number(groups: int, halves: list[Half]) -> tuple[int, int]:
+def find_interval(groups: int, halves: list[Half]) -> tuple[int, int]:
     """(low, high) number of groups; ``groups`` were found in all images."""
     numbers = [groups, *(half.number for half in halves)]
-    return min(numbers), max(numbers) + (UNSEEN if halves else 0)
+    return min(numbers), max(numbers) + (UNSEEN_CLASSES if halves else 0)
 
 
 def measure_stability(found: LabelArray, groups: int, halves: list[Half]) -> tuple[float, ...]:

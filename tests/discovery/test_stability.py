@@ -8,7 +8,14 @@ import pytest
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.base import Partition
 from clip_fewshot.discovery.discover import count_agreed, drop_doubtful
-from clip_fewshot.discovery.stability import HALVES, Half, bound_number, draw_halves, measure_overlap, measure_stability
+from clip_fewshot.discovery.stability import (
+    HALVES,
+    Half,
+    draw_halves,
+    find_interval,
+    measure_overlap,
+    measure_stability,
+)
 from tests.discovery.planted import planted
 
 
@@ -28,11 +35,11 @@ class Fixed:
 
 def test_the_interval_holds_every_number_and_one_unseen_class() -> None:
     rows = np.zeros((40, 2))
-    between = lambda groups, numbers: bound_number(groups, draw_halves(groups, rows, Fixed(numbers), 2, 0))  # noqa: E731
+    between = lambda groups, numbers: find_interval(groups, draw_halves(groups, rows, Fixed(numbers), 2, 0))  # noqa: E731
     assert between(1, [3] * HALVES) == (1, 4)
     assert between(3, [0] + [3] * (HALVES - 2) + [9]) == (0, 10)
     assert between(6, [5] * HALVES) == (5, 7)
-    assert bound_number(1, draw_halves(1, rows[:2], Fixed([]), 2, 0)) == (1, 1)
+    assert find_interval(1, draw_halves(1, rows[:2], Fixed([]), 2, 0)) == (1, 1)
 
 
 def test_the_number_is_that_of_the_usual_half_where_groups_are_not_found_again() -> None:
