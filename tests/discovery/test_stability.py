@@ -72,6 +72,12 @@ def test_a_small_group_is_kept_by_its_stability_and_its_p_values() -> None:
     assert set(drop_doubtful(labels, unstable)[0]) == {0, 1, -1}
 
 
+def test_a_large_group_that_is_not_found_again_is_clutter_where_the_others_are() -> None:
+    labels, prior = np.repeat([0, 1, 2], [30, 20, 20]), np.full(70, 0.01)
+    kept = lambda *stability: len(drop_doubtful(labels, stability, prior)[1])  # noqa: E731
+    assert [kept(0.5, 0.9, 0.9), kept(0.5, 0.7, 0.7), kept(0.7, 0.9, 0.9)] == [2, 3, 3]
+
+
 @pytest.mark.slow
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """Nine tenths are said; 12 draws of 1 to 6 classes with strays; .75 is 1.7 standard errors below."""
