@@ -20,6 +20,7 @@ from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.conformal.schemes import SCHEMES, Full, split_in_halves
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import DETECTORS, KNNDetector, LOFDetector, build_detector
+from clip_fewshot.novelty.base import needs_no_refits
 
 SEVERAL = settings(max_examples=40, deadline=None)
 WAYS = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
@@ -180,7 +181,7 @@ def test_two_shots_of_two_classes_are_judged_alone_and_refused_together() -> Non
         calibrated.p_values(X[4:], together=True)
 
 
-@pytest.mark.parametrize("kind", [part for part in DETECTORS.values() if schemes.needs_no_refits(part())])
+@pytest.mark.parametrize("kind", [part for part in DETECTORS.values() if needs_no_refits(part())])
 def test_one_fit_says_what_a_refit_without_each_known_picture_says(kind: Callable[..., Any]) -> None:
     slow = type("Slow", (kind,), {})  # type: ignore[arg-type]
     random = np.random.default_rng(9)
