@@ -97,6 +97,8 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     assert set(results["approaches"]) == {"text-prior", *config.search.approaches}
     assert len(results["best"]["test"]["per_seed"]) == 2
     assert len(results["dataset"]["unseen"]) == 3
+    assert results["shift"]["pictures"] == min(500, results["dataset"]["counts"]["test"])
+    assert any("another camera" in told for told in results["warnings"]) == (results["shift"]["verdict"] != "same")
     page = (out / "report.html").read_text()
     assert "the command" in page
     assert page.count("<img") > 10

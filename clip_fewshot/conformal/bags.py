@@ -29,8 +29,8 @@ from clip_fewshot.runtime.arrays import as_labels, as_rows
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
 Labels = NDArray[Any]
-ALONE = 256  # known pictures up to which each is left out by itself
 SUSPECTS = 64  # known pictures, on average, that share a feature with a new one and are looked at one by one
+ALONE = 256  # known pictures up to which each is left out by itself
 
 
 class Bag(NamedTuple):

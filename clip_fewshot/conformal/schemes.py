@@ -14,7 +14,7 @@ from clip_fewshot.conformal.bags import ALONE, Bag, Comparison, Labels
 from clip_fewshot.conformal.batch import ask_together
 from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.base import Detector, leaves_out
+from clip_fewshot.novelty.base import Detector, needs_no_refits
 from clip_fewshot.novelty.rows import split_left_out
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -98,7 +98,7 @@ class LeaveOneOut:
         self.parts = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
         whole, singly = make_detector(), len(self.parts) == len(bag)
         self.shortcut = find_shortcut(whole, bag) if singly else None
-        self.whole = whole.fit(bag.rows, bag.labels) if singly and leaves_out(whole) else None
+        self.whole = whole.fit(bag.rows, bag.labels) if singly and needs_no_refits(whole) else None
         refits = [] if self.shortcut or self.whole else self.parts
         self.detectors = [_without(make_detector, bag, part) for part in refits]
 

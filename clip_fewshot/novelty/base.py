@@ -135,7 +135,7 @@ class LateDecision(OwnDecision):
         raise NotImplementedError
 
 
-def leaves_out(detector: Detector) -> TypeGuard[LeavesOut]:
+def needs_no_refits(detector: Detector) -> TypeGuard[LeavesOut]:
     """Whether it is one of :class:`LeavesOut`."""
     return "score_without" in vars(type(detector))
 

@@ -12,6 +12,7 @@ import torch
 from scipy.special import softmax
 
 from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
+from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import join_images
@@ -28,6 +29,7 @@ from clip_fewshot.open_world.sight import Observer, Sight, look
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.protocol.refits import Fit, Task
 from clip_fewshot.protocol.zero_shot_accuracy import list_alike
+from clip_fewshot.report.shifts import describe_shift
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray, LabelSpace
 
@@ -69,6 +71,7 @@ class FinalTest:
         texts: (c, d) unit class weights of the zero-shot classifier.
         raw_pixels: (n,) labels by logistic regression on pixels, per fresh support set.
         rejections: per fit; empty without unseen classes.
+        shift: whether ``test`` comes from elsewhere than the shots of the saved model.
     """
 
     best: str
@@ -81,6 +84,7 @@ class FinalTest:
     texts: FloatArray
     raw_pixels: Sequence[LabelArray]
     rejections: Sequence[Rejection]
+    shift: Shift
 
     def list_notes(self) -> list[str]:
         """What a reader of these figures must know of them, each once."""
@@ -88,7 +92,7 @@ class FinalTest:
         if alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names):
             some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
             notes.append(f"{some}; what reads names learns nothing from these: try another --model or --class-names")
-        return list(dict.fromkeys(notes))
+        return list(dict.fromkeys([*notes, *describe_shift(self.shift, of_known=True)]))
 
     def probabilities(self, name: str) -> list[FloatArray]:
         """(n, c) of one approach for ``test``, per fresh support set."""
@@ -112,7 +116,8 @@ def open_test(
     zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
     raw = raw_pixels(test)
     by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]
-    return FinalTest(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections)
+    shift = find_shift(fits[0].support.frozen, fits[0].support.data.labels, known[0].frozen, task.seed)
+    return FinalTest(best, fits, test, known, novel, unseen, zero_shot, texts, by_pixels, rejections, shift)
 
 
 def _zero_shot(features: FloatArray, texts: FloatArray, scale: float) -> FloatArray:

@@ -173,10 +173,9 @@ class Run:
         predicted = {name: [table.argmax(axis=1) for table in tables] for name, tables in said.items()}
         zero_shot = method_entry(labels, [outcome.zero_shot])
         entries[ZERO_SHOT.name] |= {"test": zero_shot}
-        others = predicted | {"raw_pixels": outcome.raw_pixels}
         differences = {
             RESULT_KEYS.get(name, name): difference_entry(labels, predicted[outcome.best], other)
-            for name, other in others.items()
+            for name, other in (predicted | {"raw_pixels": outcome.raw_pixels}).items()
             if name != outcome.best
         }
         best = entries[outcome.best] | {"approach": RESULT_KEYS.get(outcome.best, outcome.best)}
@@ -195,6 +194,7 @@ class Run:
             "best": best,
             "novelty": self._novelty(),
             "rehearsal": self._rehearsal(),
+            "shift": outcome.shift.to_json(),
             "prediction_sets": self.met.measure_sets(self.split.seen, self.alpha),
             "discovery": self._discovery(),
             "search": self._search(),

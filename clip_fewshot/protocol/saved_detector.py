@@ -20,6 +20,7 @@ from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.report import tables
+from clip_fewshot.report.shifts import describe_shift
 from clip_fewshot.types import FloatArray
 
 STATISTIC_TITLES = {"auroc": "AUROC", "aupr": "AUPR ", "eer": "EER  ", "fpr95": "FPR95"}
@@ -58,11 +59,13 @@ def measure_saved(world: OpenWorldClassifier, sides: Sides, alphas: Sequence[flo
     if not len(known) or not len(novel):
         fix = "give others (`novel`), or other known ones (`data`)"
         raise DataError(expected="known and unknown pictures that no class was named on", got="none", fix=fix)
-    met = Meeting(known, novel, (world.predict(known), world.predict(novel)))
+    answers, shift = world.predict(known), world.find_shift()
+    met = Meeting(known, novel, (answers, world.predict(novel)))
     tried = choose_alphas(alphas, world.rejector_.n_calibration)
     return _measure(met, world.rejector_, tried) | {
         "n_left_out": some + others,
-        "notes": explain_alphas(alphas, world.rejector_.n_calibration),
+        "notes": [*explain_alphas(alphas, world.rejector_.n_calibration), *describe_shift(shift, of_known=True)],
+        "shift": shift.to_json(),
         "alpha": world.alpha_,
         "discovery": _group(world, met) if discover else None,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import adjusted_rand_score, average_precision_score, roc_auc_score
 
 import clip_fewshot as cf
@@ -109,6 +110,17 @@ def test_unknown_pictures_from_elsewhere_without_labels(
 def test_fresh_pictures_are_all_used(command: Command, world: Path, photos: Path) -> None:
     found = command("novelty", photos, "--saved", world, "--fresh", "--json").record
     assert (found["n_known"], found["n_novel"]) == (5 * PER_CLASS, 2 * PER_CLASS)
+
+
+def test_known_pictures_of_another_camera_are_said(command: Command, world: Path, photos: Path, tmp_path: Path) -> None:
+    assert command("novelty", photos, "--saved", world, "--fresh", "--json").record["shift"]["verdict"] == "same"
+    for path in photos.glob("*/*"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        with Image.open(path) as picture:
+            picture.convert("L").point(lambda value: value // 2 + 90).save(tmp_path / path.relative_to(photos))
+    found = command("novelty", tmp_path, "--saved", world, "--fresh", "--json").record
+    assert (found["shift"]["verdict"], found["shift"]["pictures"]) == ("shift", found["n_known"])
+    assert any("another camera" in note for note in found["notes"])
 
 
 def test_mistakes_are_one_line(command: Command, world: Path, bare: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from clip_fewshot.conformal.shift import FEWEST_ORDINARY, SHIFT, SHIFT_OR_NEW, UNMOVED, Shift, _p_value, find_shift
+from clip_fewshot.conformal.shift import (
+    FEWEST_ORDINARY,
+    SHIFT,
+    SHIFT_OR_NEW,
+    UNMOVED,
+    Shift,
+    _agreement,
+    _align,
+    _p_value,
+    find_shift,
+)
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -66,7 +77,9 @@ def test_another_camera_is_found() -> None:
     assert weak.count(SHIFT) >= 36
     strong = verdicts(lambda draw: draw.known(60) + draw.camera(9.0))
     assert strong.count(UNMOVED) <= 2
-    assert strong.count(SHIFT_OR_NEW) > 20  # few look ordinary: new classes are not ruled out
+    assert strong.count(SHIFT) > 20  # few look ordinary, but they stand to each other as the known ones do
+    blurred = verdicts(lambda draw: 0.6 * (draw.known(60) - 5) + 5 + draw.camera(6.0))
+    assert blurred.count(SHIFT) > 32
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
@@ -93,6 +106,31 @@ def test_the_permutations_are_those_of_an_exact_test() -> None:
     exact = np.mean(common >= true[0] @ true[1] - 1e-9)
     many = [_p_value([*pairs], np.random.default_rng(seed)) for seed in range(20)]
     assert np.mean(many) == pytest.approx(exact, abs=0.02)
+
+
+def test_the_agreement_is_that_of_the_true_means() -> None:
+    """Of means with so much noise that they correlate far less by themselves."""
+    random = np.random.default_rng(0)
+    true = random.normal(size=(8, 30))
+    other = 0.8 * true + 0.6 * random.normal(size=true.shape)
+    classes = np.repeat(np.arange(8), 6)
+    seen = []
+    for _ in range(40):
+        rows, means = (one[classes] + 2 * random.normal(size=(48, 30)) for one in (3 + 2 * other, true))
+        means = means.reshape(8, 6, 30).mean(axis=1)
+        seen.append(_agreement(rows, classes, means, np.full(8, 30 * 4 / 6)))
+    a, b = true - true.mean(axis=0), other - other.mean(axis=0)
+    assert np.mean(seen) == pytest.approx((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()), abs=0.03)
+    assert _agreement(rows, np.zeros(48, int), means, np.zeros(8)) == 0.0
+
+
+def test_a_contraction_and_a_displacement_of_known_classes_are_taken_off() -> None:
+    random = np.random.default_rng(0)
+    means, classes = random.normal(size=(6, 50)), np.arange(60) % 6
+    rows = 0.3 * (means[classes] - means.mean(axis=0)) + 0.1 * random.normal(size=(60, 50)) + 4
+    aligned, found = _align(rows, means)
+    np.testing.assert_array_equal(found, classes)
+    np.testing.assert_allclose(aligned.mean(axis=0), means.mean(axis=0), atol=1e-9)
 
 
 def test_one_class_that_moves_alone_adds_nothing() -> None:
@@ -134,10 +172,15 @@ def test_bad_rows_are_refused() -> None:
         ((0.002, 0.5, 0.6, 0.9, 100), SHIFT),
         ((0.002, 0.1, 0.1, 0.9, 100), SHIFT_OR_NEW),
         ((0.3, 0.1, 0.7, 0.9, 100), SHIFT_OR_NEW),
+        ((0.002, 0.1, 0.1, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
+        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
+        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.6, 0.7), SHIFT_OR_NEW),  # known classes taken for new agree as well
+        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.4, 0.1), SHIFT_OR_NEW),
+        ((0.3, 0.1, 0.7, 0.9, 100, 0.5, 0.8, 0.7), SHIFT_OR_NEW),  # taking it off moves known pictures away
         ((0.3, 0.1, 0.7, 0.2, 100), UNMOVED),  # all look like one class: a new one does
         ((0.3, 0.1, 0.7, 0.9, 30), UNMOVED),
         ((0.3, 0.8, 0.8, 0.9, 100), UNMOVED),
     ],
 )
-def test_the_verdict(numbers: tuple[float, float, float, float, int], verdict: str) -> None:
+def test_the_verdict(numbers: tuple[Any, ...], verdict: str) -> None:
     assert Shift(*numbers).verdict() == Shift(*numbers).to_json()["verdict"] == verdict

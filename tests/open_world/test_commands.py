@@ -197,7 +197,7 @@ def test_pictures_of_another_camera_are_told_from_new_classes(
     ended = capsys.readouterr()
     assert json.loads(ended.out)["shift"]["verdict"] in ("shift", "shift or new")
     assert "another camera or style" in ended.err
-    assert "bring labelled pictures" in ended.err
+    assert "train with labelled pictures from there" in ended.err
     assert command(["predict", str(store), str(washed), "--json"]) == 0
     ended = capsys.readouterr()
     assert json.loads(ended.out)["shift"]["verdict"] in ("shift", "shift or new")

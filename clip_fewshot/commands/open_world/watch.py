@@ -22,13 +22,15 @@ from clip_fewshot.config import check_fractions, option
 if TYPE_CHECKING:
     from clip_fewshot.open_world.store.watching import Watched
 
-DESCRIPTION = "Look at what came since the last time; the exit code is 5 when new categories or another camera arrive."
+DESCRIPTION = """Look at what came since the last time; the exit code is 5 when new categories or another camera arrive.
+Pictures must come as they were taken, or in a random order: a folder sorted by class can raise an alarm, too."""
 EXAMPLES = ("store/ new_pictures/", "store/ --restart --stream-alpha 0.05")
 ARRIVING = 5
 ARRIVALS = {
     "same": "A NEW CATEGORY",
     "shift": "ANOTHER CAMERA OR STYLE, and no new category,",
     "shift or new": "ANOTHER CAMERA OR STYLE, or new categories only,",
+    "alone": "A KNOWN CLASS ALONE, as from a folder sorted by class, or a new category that looks like it,",
 }
 
 
@@ -55,26 +57,24 @@ def main(options: Options) -> int:
             skipped = opening.exit_code(pictures)
             next_step(options, describe_ingested(ingest(store, pictures)))
         seen = watch(store, options.stream_alpha, options.restart)
-    about = {"arriving": seen.raised_at is not None, "shift": seen.shift and seen.shift.to_json()}
-    print_answer(options, seen._asdict() | about, report(seen))
-    opening.warn(describe_shift(seen.shift))
-    if seen.raised_at is not None:
-        next_step(options, "next: discover STORE, or review STORE; a naming begins a new watch, and so does --restart")
-    return ARRIVING if seen.raised_at is not None else skipped
+    moved = {name: one and one.to_json() for name, one in (("shift", seen.shift), ("latest", seen.latest))}
+    print_answer(options, seen._asdict() | {"arriving": seen.raised_at is not None} | moved, report(seen))
+    opening.warn(describe_shift(seen.shift if seen.fresh else seen.latest))
+    if seen.raised_at is None:
+        return skipped
+    next_step(options, "next: discover STORE, or review STORE; a naming begins a new watch, and so does --restart")
+    return ARRIVING
 
 
 def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
-    from clip_fewshot.conformal.shift import UNMOVED
     from clip_fewshot.data.names import escape
 
-    begun = "the known classes have changed, and the watch has begun again; " if seen.begun_anew else ""
+    begun = "the known classes have changed and the watch has begun again; " * seen.begun_anew
     looked = f"{begun}looked at {number(seen.looked_at, 'new picture')}, {seen.pictures:,} since the watch began"
     if seen.raised_at is None or seen.since is None:
-        strength = f"evidence {seen.capital:.2g} of the {1 / seen.alpha:g} that raise an alarm"
-        return f"{looked}: nothing new is arriving ({strength})"
-    verb = "is arriving" if seen.fresh else "was arriving before"
-    since, at = escape(seen.since), escape(seen.raised_at)
-    odds = f"at most {100 * seen.alpha:g} % of streams of known pictures ever raise an alarm"
-    what = ARRIVALS[UNMOVED if seen.shift is None else seen.shift.verdict()]
-    return f"{looked}\n{what} {verb}, probably since {since}; alarm at {at} ({odds})"
+        return f"{looked}: nothing new is arriving (evidence {seen.capital:.2g} of {1 / seen.alpha:g} for an alarm)"
+    what = ARRIVALS["alone" if seen.known_alone() else "same" if seen.shift is None else seen.shift.verdict()]
+    what = f"{what} {'is arriving' if seen.fresh else 'was arriving before'}, probably since {escape(seen.since)}"
+    odds = f"{seen.unknown:,} of {seen.stretch:,} called unknown; at most {100 * seen.alpha:g} % of known streams do"
+    return f"{looked}\n{what}; alarm at {escape(seen.raised_at)} ({odds})"

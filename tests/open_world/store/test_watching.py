@@ -116,7 +116,7 @@ def test_the_file_of_an_earlier_release_is_taken_over_once(
     store.ingest(some(strange, 20))
     seen = watch(store)
     assert (seen.looked_at, seen.pictures, path.exists()) == (20, 40, False)
-    assert watch(store)._replace(looked_at=20) == seen
+    assert watch(store)._replace(looked_at=20, latest=seen.latest) == seen
     store.database.run("DELETE FROM watch")
     assert watch(store).capital == seen.capital
     store.check()
@@ -145,4 +145,29 @@ def test_another_camera_is_no_new_category(store: Store, familiar: ImageDataset)
     assert seen.raised_at is not None
     assert seen.shift is not None
     assert seen.shift.verdict() != "same"
+    assert not seen.known_alone()
     assert store.find_shift(store.newest()).p_value == 1.0
+
+
+def test_an_alarm_that_stands_hides_no_camera(store: Store, strange: ImageDataset, familiar: ImageDataset) -> None:
+    store.ingest(some(strange, 60))
+    assert watch(store, alpha=0.99).raised_at is not None
+    store.ingest([familiar.open(i).point(lambda value: value // 2 + 100) for i in range(100)])
+    later = watch(store)
+    assert (later.fresh, later.latest.verdict()) == (False, store.find_shift(60).verdict())
+    assert later.latest.verdict() != "same"
+    assert watch(store).latest.pictures == 0
+
+
+def test_known_pictures_that_raise_an_alarm_are_told_from_new_ones(store: Store, strange: ImageDataset) -> None:
+    store.ingest(some(strange, 60))
+    seen = watch(store, alpha=0.99)
+    assert (seen.since, seen.raised_at) != (None, None)
+    began, raised = (strange.names.index(name) for name in (seen.since, seen.raised_at))
+    assert seen.stretch == raised - began + 1
+    called = store.world.predict(strange.subset(np.arange(began, raised + 1)))
+    assert seen.unknown == sum(answer.label is None for answer in called)
+    same = seen.latest._replace(p_value=1.0, undone=0.0)
+    for unknown, moved, alone in ((9, False, True), (10, False, False), (0, True, False)):
+        shift = same._replace(p_value=0.001, ordinary=0.8) if moved else same
+        assert seen._replace(stretch=40, unknown=unknown, shift=shift).known_alone() == alone
