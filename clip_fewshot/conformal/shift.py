@@ -11,11 +11,12 @@ not, a tower that confuses classes calls up to 22 % of its known batches shifted
 a known picture's class mean, which has one picture less. That the level is kept is measured: docs/figures/shift.md.
 
 Where the shift is so strong that few pictures look ordinary, it is taken off: if at least twice as many look ordinary
-then, and they fall into many of the known classes, one displacement explains what no picture alone does. New classes
-can be explained so too. But they do not stand to each other as the known ones do, and the pictures of known classes
-among them do not stay ordinary in their class. So "shift" alone is said where both hold: the means of the batch's
-classes correlate with those of the known ones at a half and more, and more than those of known classes do that are
-taken for new ones of the others; and most pictures that look ordinary do so as before. Else the verdict says both.
+then, and they fall into many of the known classes, one displacement explains what no picture alone does, unless the few
+could be compared and stay where they were. New classes can be explained so too. But they do not stand to each other as
+the known ones do, and known pictures among them do not stay ordinary in their class. So "shift" alone is said where
+both hold: the means of the batch's classes correlate with those of the known ones by a half and more, and by more than
+those of known classes that are taken for new ones; and most pictures that looked ordinary do so as before. Else the
+verdict says both.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ FEWEST_STRANGE = 40  # pictures of a batch, below which a shift that leaves few 
 MOST_OF_BATCH = 500  # pictures of a batch
 SHARINGS = 499  # of the pictures of each class between known and new ones, drawn
 ENOUGH_ORDINARY = 0.25  # share that looks ordinary, below which new classes are not ruled out
+STAYED = 0.2  # p-value above which the few ordinary pictures, compared, have not moved: others among them are new
 EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is taken off
 SPREAD = 0.35  # effective share of the known classes that they then look like
 LEAST_AGREEMENT = 0.55  # with the known classes, once the displacement is taken off; new ones have up to 0.5
@@ -77,10 +79,11 @@ class Shift(NamedTuple):
 
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
-        if self.moved(alpha) and self.ordinary >= ENOUGH_ORDINARY:
-            return SHIFT
+        if self.ordinary >= ENOUGH_ORDINARY:
+            return SHIFT if self.moved(alpha) else UNMOVED
         explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
-        if not self.moved(alpha) and not (explained and self.pictures >= FEWEST_STRANGE):
+        compared_and_stayed = STAYED < self.p_value < 1
+        if not self.moved(alpha) and (not explained or compared_and_stayed or self.pictures < FEWEST_STRANGE):
             return UNMOVED
         alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
         return SHIFT if alike else SHIFT_OR_NEW
