@@ -57,20 +57,16 @@ from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernel
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import hash_file, hold_folder
 from clip_fewshot.runtime.workers import WorkerPool
-from clip_fewshot.types import FloatArray, Progress
-
-
-def _silent(stage: str, done: int, total: int, /) -> None:
-    """Progress that is not shown."""
+from clip_fewshot.types import FloatArray, Progress, no_progress
 
 
 def run_few_shot(
-    config: FewShotConfig, progress: Progress = _silent, command: str = "clip_fewshot.run_few_shot(config)"
+    config: FewShotConfig, progress: Progress = no_progress, command: str = "clip_fewshot.run_few_shot(config)"
 ) -> dict[str, Any]:
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
-        progress: called after each unit of work; by default nothing is.
+        progress: called when a part begins and after each unit of work; by default nothing is.
         command: how to repeat the run, for the report.
 
     Returns:
@@ -88,7 +84,7 @@ def run_few_shot(
         >>> sorted(results["approaches"])
         ['mlp', 'text-prior']
     """
-    approaches, config, clock = choose_approaches(config), resume_config(config), Stopwatch()
+    approaches, config, clock = choose_approaches(config), resume_config(config), Stopwatch(progress)
     detector, method = config.run.detector, config.run.discoverer
     config = name_parts(config, approaches)
     data, options, run = config.data, config.search, config.run
@@ -100,7 +96,7 @@ def run_few_shot(
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
         unlabelled = read_images([data.unlabelled]) if data.unlabelled is not None else None
         claim(out, config, approaches, dataset, backbone, unlabelled)
-        clock.lap("read")
+        clock.begin("frozen layers")
         depth = min(options.max_unfreeze, backbone.visual.n_blocks)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
@@ -108,18 +104,18 @@ def run_few_shot(
         allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches, allowed)
         support = prepare(task, split.support, range(depth + 1))
-        clock.lap("frozen layers")
+        clock.begin("search")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
             folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
             plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
             trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
-            clock.lap("search")
+            clock.begin("refit")
             winners, best = select(trials, list(task.by_name.values()), depth)
             temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}
             saved = refit(task, {best: winners[best]}, 0, crew, temperatures)
             fits = [saved, *refit_fresh(task, winners, options.seeds, progress, crew, temperatures)]
-        clock.lap("refit")
+        clock.begin("novelty")
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, pictures=known.images, **asked)
@@ -127,14 +123,14 @@ def run_few_shot(
         losses = gather_held_out(task, saved, select_by_approach(trials)[best])
         world = build_saved_model(task, saved, best, rejectors, options.alpha, losses)
         world.save(out / MODEL_FOLDER, run.overwrite)
-        clock.lap("novelty")
+        clock.begin("test")
         outcome = open_test(task, split, fits, best, rejectors)
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
         notes = [*_describe_alpha(options.alpha, world, rejectors), *left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
-        clock.lap("test")
+        clock.begin("report")
         results = finished.results() | describe_unlabelled(unlabelled, task, fits)
         results |= {"environment": describe_environment(backbone.device), "timing": clock.laps}
         results |= {"artifacts": _hash_files(out / MODEL_FOLDER)}
@@ -222,11 +218,15 @@ def build_saved_model(
 
 @dataclass
 class Stopwatch:
-    """Seconds per hop."""
+    """Seconds per part of a run, and who is told when a part begins."""
 
+    progress: Progress
+    part: str = "read"
     began: float = field(default_factory=time.monotonic)
     laps: dict[str, float] = field(default_factory=dict)
 
-    def lap(self, name: str) -> None:
-        """End the part called ``name``, in seconds since the part before it."""
-        self.laps[name] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)
+    def begin(self, part: str) -> None:
+        """End the part before, in seconds."""
+        self.laps[self.part] = round(time.monotonic() - self.began - sum(self.laps.values()), 3)
+        self.part = part
+        self.progress(part, 0, 1)

@@ -31,6 +31,10 @@ class Progress(Protocol):
         ...
 
 
+def no_progress(stage: str, done: int, total: int, /) -> None:
+    """Progress that is not shown."""
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The ordered class names; a label is an index into them.

@@ -24,7 +24,7 @@ EXAMPLES = (
     "digits digits-wild photos/ --seeds 10 --published",
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
-METHODS_HELP = "methods, python:MODULE:NAME for your own (default: all that train no tower)"
+METHODS_HELP = "methods, auto for a choice, python:MODULE:NAME for your own (default: all that train no tower)"
 OF_SETS = ("sets", "model", "root", "test", "columns", "format", "class_names", "classes_at", "template", "templates")
 
 

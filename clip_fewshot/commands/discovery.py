@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, seeds_option, shot_counts_option
 from clip_fewshot.config import ALPHA_HELP, check_fractions, check_range, option
 
@@ -53,11 +54,10 @@ def main(options: Options) -> int:
         "alpha": options.alpha,
         "method": options.method,
     }
-    rows = [
-        row
-        for hidden in options.hide
-        for row in compare_discovery(backbone, data, background, hidden.split("+"), **chosen)
-    ]
+    with show_progress() as progress:
+        asked = [hidden.split("+") for hidden in options.hide]
+        told = chosen | {"progress": progress}
+        rows = [row for hidden in asked for row in compare_discovery(backbone, data, background, hidden, **told)]
     found = {"schema": 1, "model": options.model_name, "data": data.name, "alpha": options.alpha}
     found |= {"rows": rows, "pooled": pool_rows(rows)}
     print(json.dumps(found, indent=1) if options.json else describe_discovery(found))

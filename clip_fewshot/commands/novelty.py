@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.progress import Shown, show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, together_option, trust_option
 from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
@@ -46,12 +46,13 @@ def main(options: Options) -> int:
     data = opening.open_data(options.data, **options.reading())
     data.required_labels()
     novel = options.novel and opening.open_data(options.novel)
-    found, text = (compare if options.saved is None else measure)(options, data, novel)
+    with show_progress() as progress:
+        found, text = (compare if options.saved is None else measure)(options, data, novel, progress)
     print(json.dumps(found, indent=1) if options.json else text)
     return 0
 
 
-def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
+def compare(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
     from clip_fewshot.protocol import compare_detectors, detector_tables
 
@@ -59,8 +60,8 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     asked = {name: getattr(options, name) for name in OF_ALL} | {"templates": opening.open_templates(options, ())}
     asked["unseen"] = count_or_names(unseen := options.unseen or "3")
     backbone = opening.open_model(options.model_name, None, options.device)
-    with show_progress() as progress:
-        done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
+    progress("features", 0, 1)
+    done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
     if options.out:
@@ -68,13 +69,14 @@ def compare(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], st
     return found, detector_tables.describe_comparison(found)
 
 
-def measure(options: Options, data: Any, novel: Any) -> tuple[dict[str, Any], str]:
+def measure(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[dict[str, Any], str]:
     """One saved model."""
     from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
 
     world = opening.open_saved(options.saved or Path(), options.model, options.device, options.trust)
     asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
     sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
+    progress("test pictures", 0, 1)
     found = measure_saved(world, sides, options.alphas, options.discover)
     opening.warn(f"{n} pictures on which a class was named are left out" for n in [found["n_left_out"]] if n)
     return found, describe_saved(found)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
-from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.progress import Shown, show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, OutputOptions, SourceOptions, check_range, option
 
@@ -70,7 +70,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def run(config: FewShotConfig, progress: Callable[[str, int, int], None]) -> Mapping[str, Any]:
+def run(config: FewShotConfig, progress: Shown) -> Mapping[str, Any]:
     """results.json of one run: as it is where the run is complete, else made, or gone on with."""
     from clip_fewshot.pipeline import run_few_shot
     from clip_fewshot.protocol.shot_curves import read_finished

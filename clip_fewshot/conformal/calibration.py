@@ -150,9 +150,10 @@ class Calibrated:
         looks = self._looks if scheme is self.scheme_ else self._look(scheme)
         for label, one in compared.items():
             members, own, _ = one if looks is None else scale_scores(one, looks, rows)
-            which = scheme.labels == label if self.per_class else np.ones(members.shape[1], dtype=bool)
-            own = own[:, which] if own.shape[1] > 1 else own
-            found = np.maximum(found, _ranks(members[:, which], own, shares))
+            if self.per_class:
+                which = scheme.labels == label
+                members, own = members[:, which], own[:, which] if own.shape[1] > 1 else own
+            found = np.maximum(found, _ranks(members, own, shares))
         return found
 
     @cached_property

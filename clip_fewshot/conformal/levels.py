@@ -22,10 +22,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal.bags import Comparison
+from clip_fewshot.conformal.bags import ALONE, Comparison
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
-MOST_PAIRS = 256  # known pictures
 # Average pictures that each class has besides its own, for its spread and at most for its place; classes that lie apart
 # have fewer, down to FEWEST_PRIOR / shots^2, without which four shots give .12 false alarms at alpha = .1.
 SPREAD_PRIOR, PLACE_PRIOR, FEWEST_PRIOR = 8, 2, 16
@@ -80,7 +79,7 @@ def scale_scores(compared: Comparison, looks: Looks, X: FloatArray) -> Compariso
     one picture of a class; no theorem holds for it. Simulated on 40 classes of 8, false alarms are .036 to .055 at .05.
     """
     (members, own, alone), c = compared, len(looks.sums)
-    if alone is not None and len(looks.kinds) > MOST_PAIRS:
+    if alone is not None and len(looks.kinds) > ALONE:
         pairs = Pairs.measure(alone[None], looks.kinds, c)
         return Comparison(
             pairs.move(members, looks.members[None]), pairs.with_all(alone).move(own, looks.find(X)[:, None]), alone

@@ -3,7 +3,7 @@
 For an image exchangeable with the calibration images, P(p <= alpha) <= alpha for every alpha, whatever the score
 (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Bates, Candes, Lei, Romano, Sesia, "Testing
 for outliers with conformal p-values", 2023, eq. 2). "Calibration" images must not have taken part in the fit of what
-scores them: use held-out images, leave-one-out scores, or :class:`CrossConformal`.
+scores them: use held-out images, leave-one-out scores, or those of folds, :func:`cross_p_values`.
 
 With n calibration images no p-value is below 1 / (n + 1): a smaller alpha can never flag anything, and is refused.
 
@@ -14,15 +14,13 @@ the larger depends on the processor, and no p-value may.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
-from clip_fewshot.novelty.base import Detector
 from clip_fewshot.runtime.arrays import as_scores
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import BoolArray, FloatArray
@@ -48,8 +46,7 @@ class UnsupportedAlphaError(UsageError):
     ) -> None:
         self.alpha, self.n, self.needed = alpha, n, smallest_shots(alpha)
         got = f"{have or n}, whose smallest p-value is {smallest_alpha(n):.3g}"
-        least = math.ceil(smallest_alpha(n) * 1e4) / 1e4  # upwards: the advice must not be refused in its turn
-        fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {least:g}"
+        fix = f"add images, {instead + ', ' if instead else ''}or choose alpha >= {_write_least(n)}"
         super().__init__(
             expected=f"{self.needed} {what} or more for alpha = {alpha:g}", got=got, fix=fix, where="alpha"
         )
@@ -80,11 +77,16 @@ def explain_alphas(asked: Sequence[float], n: int) -> list[str]:
     return [] if asked else [sentence for alpha in USUAL_ALPHAS for sentence in _explain(alpha, n)]
 
 
+def _write_least(n: int) -> str:
+    """The least rate for n images, rounded upwards: who types what is printed must not be refused."""
+    return f"{math.ceil(1e4 * smallest_alpha(n) - ROUNDING) / 1e4:g}"
+
+
 def _explain(usual: float, n: int) -> list[str]:
     if n >= smallest_shots(usual):
         return []
     takes = f"the usual {usual:g} takes {smallest_shots(usual):,}"
-    return [f"alpha is {smallest_alpha(n):.3g}, the least that {n:,} calibration images support; {takes}"]
+    return [f"alpha is {_write_least(n)}, the least that {n:,} calibration images support; {takes}"]
 
 
 def smallest_shots(alpha: float) -> int:
@@ -132,66 +134,15 @@ def flag(p: FloatArray, alpha: float, n: int) -> BoolArray:
     return np.asarray(as_scores(p, "flag") <= alpha + ROUNDING)
 
 
-class Fold(NamedTuple):
-    """One fold's features, both from an encoder that has not been tuned on ``held_out``."""
-
-    fit: FloatArray  # (n - m, d)
-    held_out: FloatArray  # (m, d)
-
-
-def held_out_scores(make_detector: Callable[[], Detector], folds: Sequence[Fold]) -> list[FloatArray]:
-    """For each fold, the scores of its held-out images under a detector fitted without them.
-
-    Folds carry features and not row numbers because a tuned encoder has other features in each fold.
-    """
-    return CrossConformal(make_detector).fit(folds).calibration_scores_
-
-
-class CrossConformal:
-    """p-values that use every known image both to fit and to calibrate, fold by fold.
+def cross_p_values(calibration_scores: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
+    """(m,) cross-conformal p-values from per-fold calibration scores and per-fold scores of the same m images.
 
     Vovk, "Cross-conformal predictors", 2015, eq. 3: an image is scored by each fold's detector and ranked among that
     fold's held-out images; the counts add up over folds. P(p <= alpha) is at most about 2 alpha in theory; measured
     with LOF on 4 to 16 shots of five classes it was .04 to .10 at alpha = .1. We rejected ranking the scores of one
     detector, fitted on everything, among out-of-fold scores: that detector sees denser data than those of the folds,
-    which gives .10 to .20 false alarms, and .43 with one neighbour less than shots. Where the features are the
-    same in all folds, ``LOFDetector.loo_scores_`` with :func:`p_values` is sharper: .08 to .12.
-
-    Args:
-        make_detector: called once per fold; returns an unfitted detector.
-
-    Attributes:
-        detectors_: one per fold. calibration_scores_: the held-out scores of each. n_calibration_: how many in all.
+    which gives .10 to .20 false alarms, and .43 with one neighbour less than shots.
     """
-
-    def __init__(self, make_detector: Callable[[], Detector]) -> None:
-        self.make_detector = make_detector
-
-    def fit(self, folds: Sequence[Fold]) -> CrossConformal:
-        """Fit one detector per fold."""
-        self.detectors_ = [self.make_detector().fit(fold.fit) for fold in folds]
-        pairs = zip(self.detectors_, folds, strict=True)
-        self.calibration_scores_ = [detector.score_samples(fold.held_out) for detector, fold in pairs]
-        self.n_calibration_ = sum(len(scores) for scores in self.calibration_scores_)
-        return self
-
-    def p_values(self, features_per_fold: Sequence[FloatArray]) -> FloatArray:
-        """(m,) p-values; entry k of the argument: the (m, d) images as the encoder of fold k sees them."""
-        return cross_p_values(self.calibration_scores_, self.score_samples(features_per_fold))
-
-    def score_samples(self, features_per_fold: Sequence[FloatArray]) -> list[FloatArray]:
-        """The (m,) scores under each fold's detector."""
-        if len(features_per_fold) != len(self.detectors_):
-            got = f"{len(features_per_fold)}"
-            raise UsageError(
-                expected=f"{len(self.detectors_)} arrays, one per fold", got=got, fix="encode with each fold's model"
-            )
-        pairs = zip(self.detectors_, features_per_fold, strict=True)
-        return [detector.score_samples(features) for detector, features in pairs]
-
-
-def cross_p_values(calibration_scores: Sequence[FloatArray], scores: Sequence[FloatArray]) -> FloatArray:
-    """(m,) cross-conformal p-values from per-fold calibration scores and per-fold scores of the same m images."""
     counts = [
         np.searchsorted(np.sort(as_scores(one, "p_values")), tie_range(as_scores(asked, "p_values"))[1], side="right")
         for one, asked in zip(calibration_scores, scores, strict=True)

@@ -10,17 +10,16 @@ from typing import Protocol
 
 import numpy as np
 
-from clip_fewshot.conformal.bags import Bag, Comparison, Labels
+from clip_fewshot.conformal.bags import ALONE, Bag, Comparison, Labels
 from clip_fewshot.conformal.batch import ask_together
 from clip_fewshot.conformal.neighbour_bags import find_shortcut
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.base import Detector
+from clip_fewshot.novelty.base import Detector, needs_no_refits
 from clip_fewshot.novelty.rows import split_left_out
 from clip_fewshot.runtime.rng import generator
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MakeDetector = Callable[[], Detector]
-ALONE = 256  # known pictures up to which leave-one-out leaves each out by itself
 
 
 class Scheme(Protocol):
@@ -87,7 +86,8 @@ class LeaveOneOut:
     The jackknife+ of Barber, Candes, Ramdas, Tibshirani, "Predictive inference with the jackknife+", 2021, with the
     score of a detector in place of the residual of a regression and the count of theorem 1's proof in place of the
     interval: P(p <= alpha) <= 2 alpha - 1 / (n + 1) in theory, without any condition on the detector; near alpha in
-    practice. A fit per known picture, whatever the number of new ones. Above 256 known pictures there are 20 fits, each
+    practice. A fit per known picture, whatever the number of new ones, or one in all: see
+    :class:`clip_fewshot.novelty.base.LeavesOut`. Above 256 known pictures there are 20 fits, each
     without a twentieth of every class: their cross-validation+, with at most 1 / 21 in place of -1 / (n + 1).
     """
 
@@ -96,14 +96,19 @@ class LeaveOneOut:
     def __init__(self, make_detector: MakeDetector, bag: Bag, seed: int) -> None:
         self.bag, self.labels, self.places = bag, bag.labels, np.arange(len(bag))
         self.parts = split_left_out(_number_classes(bag.labels, len(bag)), ALONE)
-        self.shortcut = find_shortcut(make_detector(), bag) if len(self.parts) == len(bag) else None
-        self.detectors = [] if self.shortcut else [_without(make_detector, bag, part) for part in self.parts]
+        whole, singly = make_detector(), len(self.parts) == len(bag)
+        self.shortcut = find_shortcut(whole, bag) if singly else None
+        self.whole = whole.fit(bag.rows, bag.labels) if singly and needs_no_refits(whole) else None
+        refits = [] if self.shortcut or self.whole else self.parts
+        self.detectors = [_without(make_detector, bag, part) for part in refits]
 
     def compare(self, X: FloatArray, labels: Sequence[Hashable | None]) -> Mapping[Hashable | None, Comparison]:
         """Scores of the members under the detector of the others, and of each picture under the same detectors."""
         members: FloatArray
         pictures: FloatArray
-        if self.shortcut is None:
+        if self.whole is not None:
+            members, pictures = self.whole.loo_scores_, self.whole.score_without(X)
+        elif self.shortcut is None:
             members, pictures = np.empty(len(self.bag)), np.empty((len(X), len(self.bag)))
             for part, detector in zip(self.parts, self.detectors, strict=True):
                 scores = detector.score_samples(np.concatenate([self.bag.rows[part], X]))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_fewshot.data.decode import decode, upright_rgb
-from clip_fewshot.data.picture_files import read_regular
+from clip_fewshot.data.decode import upright_rgb
 
 Colour = tuple[float, float, float]  # red, green, blue
 
@@ -18,15 +16,6 @@ Colour = tuple[float, float, float]  # red, green, blue
 # the training pictures, as OpenAI's preprocessing states them.
 CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The picture at ``path``: RGB, upright (EXIF), its first frame, alpha on white, 16 bits scaled to 8.
-
-    Raises:
-        ImageError: with a reason code; no other error leaves this function for any content of the file.
-    """
-    return decode(read_regular(path), path).image
 
 
 def pixel_digest(image: Image.Image) -> str:

@@ -21,7 +21,7 @@ from clip_fewshot.backbones.tower import CutState, Tower
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import IndexArray
 
-HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+HALF = np.dtype(np.float16)
 LARGEST_HALF = float(np.finfo(HALF).max)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.backbone import Backbone, check_backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
@@ -50,8 +50,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The best classifier that a few labelled pictures buy, on top of a frozen backbone.
 
-    A scikit-learn estimator: settings are kept as given, what :meth:`fit` learns ends in ``_``, a clone shares the
-    backbone.
+    A scikit-learn estimator, whose clones share the backbone.
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
@@ -83,7 +82,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         backbone: Backbone,
-        approach: str | Approach = "mlp-arcface",
+        approach: str | Approach = AUTO,
         unfreeze: int | None = None,
         backbone_lr: float | None = None,
         head_lr: float | None = None,
@@ -139,19 +138,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: no labels, fewer than two classes, or a class without pictures.
             DivergedError: the training did not stay finite.
         """
+        more = self.collect_unlabelled(unlabelled)
         if self.approach != AUTO:
             check_depth(self.backbone.visual, self.point.unfreeze)
             find_approach(self.approach).check_trains(self.point)
             find_probe(self._probe)
         support = collect_images(images, labels, "fit")
         check_classes(support)
-        more = self.collect_unlabelled(unlabelled)
         if self.approach == AUTO:
             return self._fit_best(support, more)
         return self.fit_prepared(*self.prepare(support, [self.point.unfreeze], more), support.label_space)
 
     def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
         """The pictures that :meth:`fit` is given without labels."""
+        check_backbone(self.backbone)
         takes = self.approach == AUTO or takes_unlabelled(self._approach, self.probe)
         return collect_unlabelled(images, takes, str(self.approach))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from clip_fewshot.errors import UsageError
 from clip_fewshot.losses.cross_entropy import cross_entropy as cross_entropy
 from clip_fewshot.losses.cross_entropy import cross_entropy_floor as cross_entropy_floor
 from clip_fewshot.losses.distillation import SoftTargets as SoftTargets
@@ -30,12 +29,3 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross-entropy": cross_entropy,
     "symmetric": symmetric_cross_entropy,
 }
-
-
-def get_loss(name: str) -> Callable[..., Tensor]:
-    """The loss called ``name`` in ``LOSSES``."""
-    if name not in LOSSES:
-        raise UsageError(
-            expected=f"a loss out of {sorted(LOSSES)}", got=repr(name), fix="check the spelling", where="loss"
-        )
-    return LOSSES[name]

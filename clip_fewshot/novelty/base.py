@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,19 @@ class Detector(Protocol):
         """The detector that :meth:`to_arrays` came from, to the last bit."""
 
 
+class LeavesOut(Detector, Protocol):
+    """A detector that needs no refit to know what it would say of new images without any one of its own.
+
+    Whose class has no ``score_without`` in its own body is refitted: a class that is derived may score otherwise.
+    """
+
+    def fit(self, X: FloatArray, y: NDArray[np.generic] | None = None) -> LeavesOut:
+        """As of :class:`Detector`."""
+
+    def score_without(self, X: FloatArray) -> FloatArray:
+        """(m, n) scores of (m, d) images under the detector fitted without each of the n kept rows; after ``fit``."""
+
+
 class OwnDecision(LearnedArrays, OutlierMixin):  # type: ignore[misc]
     """scikit-learn's two ways to decide, from ``score_samples`` and ``offset_``; and what is true of most detectors."""
 
@@ -99,6 +112,32 @@ class OwnDecision(LearnedArrays, OutlierMixin):  # type: ignore[misc]
     def predict(self, X: FloatArray) -> NDArray[np.int64]:
         """(n,) +1 normal, -1 novel."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+class LateDecision(OwnDecision):
+    """The same where leave-one-out scores take many fits: they are found when they are first asked for."""
+
+    _left_out: FloatArray | None
+
+    @property
+    def loo_scores_(self) -> FloatArray:
+        """(m,) see the class; choosing among detectors never asks for them."""
+        if self._left_out is None:
+            self._left_out = self._score_left_out()
+        return self._left_out
+
+    @property
+    def offset_(self) -> float:  # type: ignore[override]
+        """Where :meth:`predict` decides."""
+        return own_offset(self.loo_scores_)
+
+    def _score_left_out(self) -> FloatArray:
+        raise NotImplementedError
+
+
+def needs_no_refits(detector: Detector) -> TypeGuard[LeavesOut]:
+    """Whether it is one of :class:`LeavesOut`."""
+    return "score_without" in vars(type(detector))
 
 
 def own_offset(loo_scores: FloatArray) -> float:

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from clip_fewshot.novelty.base import OwnDecision, own_offset
 from clip_fewshot.novelty.rows import few_rows_error, keep_distinct, number_classes
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
-from clip_fewshot.types import FloatArray, LabelArray
+from clip_fewshot.types import BoolArray, FloatArray, LabelArray
 
 
 class ClassMeanDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
@@ -37,6 +37,8 @@ class ClassMeanDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     scheme: ClassVar[str | None] = "leave-one-out"
 
+    _without: tuple[LabelArray, BoolArray, FloatArray]
+
     def fit(self, X: FloatArray, y: NDArray[Any] | None = None) -> ClassMeanDetector:
         """Learn from (n, d) features of known images; ``y``: their classes, None: one class.
 
@@ -51,19 +53,30 @@ class ClassMeanDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         sums = np.zeros((labels.max() + 1, rows.unit.shape[1]))
         np.add.at(sums, labels, rows.distinct)
         self.means_ = normalize(sums)
-        self.loo_scores_ = self._left_out(rows.distinct, labels, sums)
+        alone = np.bincount(labels)[labels] == 1  # its class goes with it
+        self._without = labels, alone, normalize(sums[labels] - rows.distinct)
+        own = np.einsum("nd,nd->n", rows.distinct, self._without[2])
+        others = self._find_others(rows.distinct)[np.arange(len(labels)), labels]
+        self.loo_scores_ = np.maximum(np.where(alone, -np.inf, own), others)
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
-    def _left_out(self, unit: FloatArray, labels: LabelArray, sums: FloatArray) -> FloatArray:
-        cosines, rest = unit @ self.means_.T, normalize(sums[labels] - unit)
-        alone = np.bincount(labels)[labels] == 1  # its class goes with it
-        cosines[np.arange(len(labels)), labels] = np.where(alone, -np.inf, np.einsum("nd,nd->n", unit, rest))
-        return np.asarray(cosines.max(axis=1))
+    def _find_others(self, unit: FloatArray) -> FloatArray:
+        """(m, c) the largest cosine of each row with a mean, each class in turn left aside."""
+        cosines = unit @ self.means_.T
+        first = cosines.argmax(axis=1)[:, None]
+        best = np.take_along_axis(cosines, first, axis=1)
+        np.put_along_axis(cosines, first, -np.inf, axis=1)
+        return np.where(np.arange(cosines.shape[1]) == first, cosines.max(axis=1, keepdims=True), best)
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) in [-1, 1]."""
         return np.asarray((normalize(checked_rows(self, X)) @ self.means_.T).max(axis=1))
+
+    def score_without(self, X: FloatArray) -> FloatArray:
+        """(m, n) see :class:`clip_fewshot.novelty.base.LeavesOut`."""
+        unit, (labels, alone, rest) = normalize(checked_rows(self, X)), self._without
+        return np.maximum(np.where(alone, -np.inf, unit @ rest.T), self._find_others(unit)[:, labels])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Means and leave-one-out scores."""

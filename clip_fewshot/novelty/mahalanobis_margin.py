@@ -40,6 +40,8 @@ class MahalanobisMarginDetector(MahalanobisDetector):
         [1, -1, -1]
     """
 
+    score_without = MahalanobisDetector.score_without
+
     def shares(self, found: Scatter) -> WithAndWithout:
         """The shares of the identity that the covariance of these rows takes."""
         shares = super().shares(found)
@@ -47,9 +49,9 @@ class MahalanobisMarginDetector(MahalanobisDetector):
 
     @staticmethod
     def normality(squared: FloatArray) -> FloatArray:
-        """(n, c) squared distances to the class means -> (n,) scores; infinite: a class that there is not."""
-        average = np.mean(squared, axis=1, where=np.isfinite(squared))
-        return np.asarray(AVERAGE_WEIGHT * average - squared.min(axis=1))
+        """(..., c) squared distances to the class means -> scores; infinite: a class that there is not."""
+        average = np.mean(squared, axis=-1, where=np.isfinite(squared))
+        return np.asarray(AVERAGE_WEIGHT * average - squared.min(axis=-1))
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) higher = more normal; the mean of the distances by way of the mean of the means, without (n, c)."""

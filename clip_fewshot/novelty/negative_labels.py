@@ -97,8 +97,8 @@ class NegativeLabelsDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     def _normality(self, unit: FloatArray) -> FloatArray:
         known = logsumexp(unit @ self.concepts_.T / self.temperature, axis=1)
         against = unit @ self.negatives_.T / self.temperature
-        parts = np.array_split(against, min(self.groups, len(self.negatives_)), axis=1)
-        ahead = np.array([known - logsumexp(part, axis=1) for part in parts])  # ln of the odds in each group
+        parts = np.array_split(np.arange(len(self.negatives_)), min(self.groups, len(self.negatives_)))
+        ahead = known - np.logaddexp.reduceat(against, [part[0] for part in parts], axis=1).T  # ln odds in each group
         return np.asarray(logsumexp(log_expit(ahead), axis=0) - logsumexp(log_expit(-ahead), axis=0))
 
     def score_samples(self, X: FloatArray) -> FloatArray:

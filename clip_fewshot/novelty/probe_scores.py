@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 
 from clip_fewshot.config.ranges import require_real
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty.base import OwnDecision, own_offset
+from clip_fewshot.novelty.base import LateDecision
 from clip_fewshot.novelty.log_odds import LOG_ODDS_KEY, read_log_odds
 from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
@@ -26,7 +26,7 @@ Fitted = TypeVar("Fitted", bound="ProbeDetector")
 Guided = TypeVar("Guided", bound="GuidedDetector")
 
 
-class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+class ProbeDetector(LateDecision, BaseEstimator):  # type: ignore[misc]
     """A linear probe on (n, d) features, and a score of its logits that subclasses name.
 
     Args:
@@ -45,7 +45,6 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     needs_classes: ClassVar[bool] = True
 
     _known: tuple[FloatArray, LabelArray]
-    _left_out: FloatArray | None
 
     def __init__(self, C: float = 10.0) -> None:
         self.C = C
@@ -74,19 +73,8 @@ class ProbeDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         self._known, self._left_out = (rows.distinct, labels), None
         return self
 
-    @property
-    def loo_scores_(self) -> FloatArray:
-        """(m,) see above; found when they are first asked for, which choosing among detectors never does."""
-        if self._left_out is None:
-            self._left_out = self._score_left_out(*self._known)
-        return self._left_out
-
-    @property
-    def offset_(self) -> float:  # type: ignore[override]
-        """Where :meth:`predict` decides."""
-        return own_offset(self.loo_scores_)
-
-    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
+    def _score_left_out(self) -> FloatArray:
+        unit, labels = self._known
         parts = split_left_out(labels, PROBE_REFITS)
         return self.normality(left_out_logits(unit, labels, self.C, parts))
 
@@ -143,7 +131,8 @@ class GuidedDetector(ProbeDetector):
         self.guide_ = self.learn_rows(unit, self.logits(unit))
         return self
 
-    def _score_left_out(self, unit: FloatArray, labels: LabelArray) -> FloatArray:
+    def _score_left_out(self) -> FloatArray:
+        unit, labels = self._known
         # Turned into the space that the rows span, where angles are the same and a refit is small.
         turned = unit @ np.linalg.svd(unit, full_matrices=False)[2].T
         scores = np.empty(len(unit))

@@ -11,17 +11,17 @@ from sklearn.base import BaseEstimator, clone
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
-from clip_fewshot.novelty.base import Detector, OwnDecision, own_offset
+from clip_fewshot.novelty.base import Detector, LateDecision
 from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
-from clip_fewshot.novelty.rows import keep_distinct, number_classes, split_left_out
+from clip_fewshot.novelty.rows import keep_distinct, split_left_out
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
 from clip_fewshot.types import FloatArray
 
 RANK_REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
 
 
-class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
+class RankAverageDetector(LateDecision, BaseEstimator):  # type: ignore[misc]
     """The mean over detectors of where an image ranks among the known ones, in (0, 1).
 
     Scores of different detectors have no common unit; ranks do (Borda's count; van Erp, Schomaker, "Variants of the
@@ -40,6 +40,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     parts: ClassVar[Mapping[str, type[Detector]]]  # the registry: names by which members are written down
     members_: tuple[Detector, ...]
+    _known: tuple[FloatArray, NDArray[Any]]
 
     def __init__(self, members: Sequence[Detector] | None = None) -> None:
         self.members = members
@@ -60,16 +61,17 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
                 where="RankAverageDetector",
             )
         self.members_ = _fitted(members, X, y)
-        rows = keep_distinct(X)
-        self.kept_ = rows.kept
-        labels = number_classes(y, rows)
-        self.loo_scores_ = np.empty(len(labels))
-        for part in split_left_out(labels, RANK_REFITS):
-            rest = np.delete(self.kept_, part)
-            without = _fitted(members, X[rest], y[rest])
-            self.loo_scores_[part] = mean_rank(without, X[self.kept_[part]])
-        self.offset_ = own_offset(self.loo_scores_)
+        self.kept_ = keep_distinct(X).kept
+        self._known, self._left_out = (X[self.kept_], y[self.kept_]), None
         return self
+
+    def _score_left_out(self) -> FloatArray:
+        (X, y), members = self._known, self.members_
+        scores = np.empty(len(y))
+        for part in split_left_out(np.unique(y, return_inverse=True)[1], RANK_REFITS):
+            without = _fitted(members, np.delete(X, part, axis=0), np.delete(y, part))
+            scores[part] = mean_rank(without, X[part])
+        return scores
 
     def score_samples(self, X: FloatArray) -> FloatArray:
         """(n,) in (0, 1); 1/2 is a typical known image."""
@@ -95,8 +97,7 @@ class RankAverageDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             members.append(cls.parts[own.pop("kind").tobytes().decode()].from_arrays(own))
         detector = cls(members)
         detector.members_ = tuple(members)
-        detector.kept_, detector.loo_scores_ = arrays["kept"], arrays["loo_scores"]
-        detector.offset_ = own_offset(detector.loo_scores_)
+        detector.kept_, detector._left_out = arrays["kept"], arrays["loo_scores"]
         detector.n_features_in_ = members[0].n_features_in_
         return detector
 

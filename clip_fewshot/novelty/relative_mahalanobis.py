@@ -73,6 +73,11 @@ class RelativeMahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[m
         classes, background = self.parts_
         return np.asarray(classes.score_samples(X) - background.score_samples(X))
 
+    def score_without(self, X: FloatArray) -> FloatArray:
+        """(m, n) see :class:`clip_fewshot.novelty.base.LeavesOut`."""
+        classes, background = self.parts_
+        return np.asarray(classes.score_without(X) - background.score_without(X))
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of both parts."""
         check_fitted(self)

@@ -60,6 +60,20 @@ class Lengths(NamedTuple):
     taken: FloatArray
 
 
+class Inverses(NamedTuple):
+    """The inverse of the covariance without each row: ``1 / floor`` outside of the axes and, with the row, within.
+
+    Attributes:
+        precision: (n, r) in the axes, of all rows but under the slope and the floor without one. floor: (n,).
+        solved: (n, r) each residual times its precision. feedback: (n,) how much the square of a product with it adds.
+    """
+
+    precision: FloatArray
+    floor: FloatArray
+    solved: FloatArray
+    feedback: FloatArray
+
+
 class Scatter(NamedTuple):
     """Rows around their class means, in the eigenvectors of their scatter.
 
@@ -110,27 +124,54 @@ class Scatter(NamedTuple):
 
         Infinite to the class of a row that is the only one of its class.
         """
-        left, n_features = self._left_out(), self.means.shape[1]
-        shrunk = shrink(self.values.sum() - left.taken, self._freedom_without(left), n_features, shares.without)
-        precision = 1 / (shrunk.slope[:, None] * self.values + shrunk.floor[:, None])
-        solved = self.residuals * precision
-        within = np.einsum("nr,nr->n", self.residuals, solved)
-        taken = left.growth * shrunk.slope
-        feedback = taken / (1 - taken * within)
-        centred = self.means - self.means.mean(axis=0)
-        inside = centred @ self.axes
-        outside = centred - inside @ self.axes.T
+        inverse, (inside, outside) = self._invert_without(shares), self._split(self.means)
         away = self.residuals + inside[self.labels]
         # |a - m|^2 as a a - 2 a m + m m: three products of matrices, where a class at a time takes c passes.
-        far = np.einsum("nr,nr->n", away**2, precision)[:, None] - 2 * (away * precision) @ inside.T
-        far += precision @ (inside**2).T
+        far = np.einsum("nr,nr->n", away**2, inverse.precision)[:, None] - 2 * (away * inverse.precision) @ inside.T
+        far += inverse.precision @ (inside**2).T
         beyond = cdist(outside, outside, "sqeuclidean")  # rows leave the axes by their mean alone
-        far += beyond[self.labels] / shrunk.floor[:, None]
-        crossed = np.einsum("nr,nr->n", solved, away)[:, None] - solved @ inside.T
-        far += feedback[:, None] * crossed**2
-        own = left.growth**2 * (within + feedback * within**2)
-        far[np.arange(len(far)), self.labels] = np.where(left.alone, np.inf, own)
-        return np.asarray(far)
+        far += beyond[self.labels] / inverse.floor[:, None]
+        crossed = np.einsum("nr,nr->n", inverse.solved, away)[:, None] - inverse.solved @ inside.T
+        return self._leave_out(far, crossed, inverse)
+
+    def distances_from(self, X: FloatArray, shares: WithAndWithout) -> FloatArray:
+        """(m, n, c) squared distance of (m, d) other rows to the class means, all fitted without each of the n rows."""
+        inverse, (inside, outside), (away, rest) = self._invert_without(shares), self._split(self.means), self._split(X)
+        far = (away**2 @ inverse.precision.T)[:, :, None] + inverse.precision @ (inside**2).T
+        for mean, column in zip(inside, np.moveaxis(far, 2, 0), strict=True):
+            column -= 2 * (away * mean) @ inverse.precision.T
+        far += cdist(rest, outside, "sqeuclidean")[:, None] / inverse.floor[:, None]
+        crossed = (away @ inverse.solved.T)[:, :, None] - inverse.solved @ inside.T
+        return self._leave_out(far, crossed, inverse)
+
+    def _invert_without(self, shares: WithAndWithout) -> Inverses:
+        left = self._left_out()
+        freedom, n_features = self._freedom_without(left), self.means.shape[1]
+        shrunk = shrink(self.values.sum() - left.taken, freedom, n_features, shares.without)
+        precision = 1 / (shrunk.slope[:, None] * self.values + shrunk.floor[:, None])
+        solved = self.residuals * precision
+        taken = left.growth * shrunk.slope
+        feedback = taken / (1 - taken * np.einsum("nr,nr->n", self.residuals, solved))
+        return Inverses(precision, shrunk.floor, solved, feedback)
+
+    def _split(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(k, d) rows less the mean of the class means: (k, r) in the axes, and (k, d) what these leave of them."""
+        centred = rows - self.means.mean(axis=0)
+        inside = centred @ self.axes
+        return inside, centred - inside @ self.axes.T
+
+    def _leave_out(self, far: FloatArray, crossed: FloatArray, inverse: Inverses) -> FloatArray:
+        """(..., n, c) squared distances under ``precision``, and products with ``solved``, to those without each row.
+
+        A row takes its share of the scatter with it, and its class mean moves away from it by 1 / (k - 1) of its z.
+        """
+        left, own = self._left_out(), (..., np.arange(len(self.labels)), self.labels)
+        step, within = left.growth - 1, np.einsum("nr,nr->n", self.residuals, inverse.solved)
+        far[own] += 2 * step * crossed[own] + step**2 * within
+        crossed[own] += step * within
+        far += inverse.feedback[:, None] * crossed**2
+        far[own] = np.where(left.alone, np.inf, far[own])
+        return far
 
     def _left_out(self) -> Lengths:
         counts = np.bincount(self.labels, minlength=len(self.means))[self.labels]

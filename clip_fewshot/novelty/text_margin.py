@@ -43,6 +43,8 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
             offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
     """
 
+    _without: tuple[FloatArray, FloatArray]
+
     needs_classes: ClassVar[bool] = True
     needs_texts: ClassVar[tuple[str, ...]] = ("concepts",)
     scheme: ClassVar[str | None] = MahalanobisMarginDetector.scheme
@@ -70,8 +72,9 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         likeness, variances = rows.distinct @ self.concepts_.T, found.variances()
         trust = measure_trust(check_names(likeness, concept_of[found.labels]), len(self.concepts_))
         self.weights_ = np.array([variances.whole[0] / 2, NAMES_WEIGHT * trust.whole[0]])
-        names = NAMES_WEIGHT * trust.without * likeness.max(axis=1)
-        self.kept_, self.loo_scores_ = rows.kept, variances.without / 2 * self.margin_.loo_scores_ + names
+        self._without = variances.without / 2, NAMES_WEIGHT * trust.without
+        names = self._without[1] * likeness.max(axis=1)
+        self.kept_, self.loo_scores_ = rows.kept, self._without[0] * self.margin_.loo_scores_ + names
         self.offset_ = own_offset(self.loo_scores_)
         return self
 
@@ -80,6 +83,11 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         X = checked_rows(self, X)
         likeness = (normalize(X) @ self.concepts_.T).max(axis=1)
         return np.asarray(self.weights_[0] * self.margin_.score_samples(X) + self.weights_[1] * likeness)
+
+    def score_without(self, X: FloatArray) -> FloatArray:
+        """(m, n) see :class:`clip_fewshot.novelty.base.LeavesOut`."""
+        likeness = (normalize(checked_rows(self, X)) @ self.concepts_.T).max(axis=1)
+        return np.asarray(self._without[0] * self.margin_.score_without(X) + self._without[1] * likeness[:, None])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Those of the margin, the texts, the weights and the leave-one-out scores."""

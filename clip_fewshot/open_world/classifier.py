@@ -12,6 +12,7 @@ from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import check_class_name
 from clip_fewshot.discovery import DiscovererPart
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
@@ -101,6 +102,9 @@ class OpenWorldClassifier(WorldState):
             UsageError: one picture of some class only, too few for ``alpha``, or no use for ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
+        if not isinstance(self.model, FewShotClassifier):
+            got, fix = f"a {type(self.model).__name__}", "pass FewShotClassifier(backbone)"
+            raise UsageError(expected="a FewShotClassifier", got=got, fix=fix, where="model")
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)
@@ -259,7 +263,7 @@ class OpenWorldClassifier(WorldState):
             UsageError: a name that is taken or cannot be one; no picture without a name; too few for ``alpha`` within
                 each class; a model that reads no names ("text-prior" and "zero-shot" do).
         """
-        return self.extend({name: pictures})
+        return self.extend({check_class_name(name, ()): pictures})
 
     def extend(self, classes: Mapping[str, Group | Images | None]) -> Extension:
         """Add several classes at once, see :meth:`add_class`: one training, one entry of the history, one undo."""

@@ -16,7 +16,7 @@ from clip_fewshot.plots.text import format_count
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 _MERGES_SHOWN = 300  # the highest; what is below them collapses to a point
-_NO_GROUP, _MIXED = -1, -2  # nodes of outliers alone; nodes that join a group with anything else
+_MIXED = -2  # of nodes that join a group with anything else; -1, of outliers, is no group
 _COLOURS = SERIES[:-1]  # without its grey, which is the outliers'
 _SIDE = 40  # points, of a thumbnail
 _PICTURE_SPACE = 0.08  # share of the width that a thumbnail takes

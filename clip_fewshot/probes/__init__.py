@@ -12,8 +12,6 @@ Example:
 
 from __future__ import annotations
 
-from typing import Any
-
 from clip_fewshot.probes.base import Probe as Probe
 from clip_fewshot.probes.cache import CacheProbe as CacheProbe
 from clip_fewshot.probes.cross_modal import CrossModalProbe as CrossModalProbe
@@ -59,8 +57,3 @@ def find_probe(probe: str | type[Probe]) -> tuple[str, type[Probe]]:
     name, part = choose_part("probes", probe, PROBES)
     check_contract("probe", name, part, Probe)
     return name, part
-
-
-def build_probe(probe: str | type[Probe], **options: Any) -> Probe:
-    """The probe that :func:`find_probe` finds, with ``options``."""
-    return find_probe(probe)[1](**options)

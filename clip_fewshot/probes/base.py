@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.calibration import log_losses
 from clip_fewshot.runtime.learned import LearnedArrays
-from clip_fewshot.types import BoolArray, FloatArray
+from clip_fewshot.types import FloatArray
 
 
 class Probe(Protocol):
@@ -141,8 +140,3 @@ def multiply_rows(unit: FloatArray, coef: FloatArray, intercept: FloatArray, tog
     """
     parts = [slice(together), *(slice(i, i + 1) for i in range(together, len(coef)))]
     return np.hstack([unit @ coef[part].T + intercept[part] for part in parts])
-
-
-def mean_loss(logits: FloatArray, labels: NDArray[np.int64], which: BoolArray) -> float:
-    """Mean loss of those (n, c) logits that count."""
-    return float(np.mean(log_losses(logits[which], labels[which])))

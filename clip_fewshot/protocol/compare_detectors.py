@@ -154,13 +154,15 @@ def _ask_all(
     for draw in range(1, seeds + 1):
         support = prepare(task, task.support(draw), _depths(task))
         right.append(support.probe.predict(_frozen(scene.seen)[~scene.is_novel]) == scene.labels)
-        for name in [name for name in opinions if name not in refused]:
+        for i, name in enumerate(opinions):
+            progress("detectors", (draw - 1) * len(opinions) + i, seeds * len(opinions))
+            if name in refused:
+                continue
             answer = _ask_or_refused(scene, support, detectors.get(name, CHOSEN))
             if isinstance(answer, str):
                 refused[name] = answer
             else:
                 opinions[name].append(answer)
-        progress("support sets", draw, seeds)
     return right, {name: all_of for name, all_of in opinions.items() if name not in refused}, refused
 
 

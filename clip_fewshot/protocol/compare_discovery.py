@@ -25,7 +25,7 @@ from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
-from clip_fewshot.types import BoolArray, FloatArray, IndexArray
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, Progress, no_progress
 
 OURS, GATED, GCD, TOLD = "ours", "ours, flagged only", "k-means, its own number", "k-means, number told"
 WAYS = (OURS, GATED, GCD, TOLD)
@@ -70,6 +70,7 @@ def compare_discovery(
     seeds: int = 5,
     alpha: float | None = None,
     method: str | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[dict[str, Any]]:
     """A row per number of shots: counts of new classes, rates and accuracies with intervals, and differences from GCD.
 
@@ -81,9 +82,14 @@ def compare_discovery(
         alpha: share of known pictures that may be flagged, in (0, 1); None: as of :class:`OpenWorldClassifier`.
         method: of grouping; None for what fits the known classes.
     """
+    stage, total = f"without {'+'.join(hidden)}", seeds * len(shot_counts)
+    progress(stage, 0, total)
     scene = _stage(backbone, data, background, hidden, max(shot_counts))
-    for shots in shot_counts:
-        draws = [_draw(scene, alpha, method, shots, seed) for seed in range(seeds)]
+    for i, shots in enumerate(shot_counts):
+        draws = []
+        for seed in range(seeds):
+            draws.append(_draw(scene, alpha, method, shots, seed))
+            progress(stage, i * seeds + seed + 1, total)
         yield {"unseen": "+".join(hidden), "shots": shots, "n_new": scene.n_new, **_row(scene, draws)}
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.tower import Tower
+from clip_fewshot.config import AUTO
 from clip_fewshot.errors import ClipFewShotError, UsageError
 from clip_fewshot.evaluation.intervals import paired_difference
 from clip_fewshot.evaluation.reliability import score_probabilities
@@ -29,6 +30,7 @@ from clip_fewshot.types import BoolArray, FloatArray, Progress
 
 ASKED_AGAIN = 32  # sealed pictures that are also asked about apart from the others
 SAME_ANSWER = 1e-4  # of a probability: rounding moves it by 1e-6 at most
+CHOOSING = Approach(AUTO, loss=None, towers="none", ends_in="probe")  # stands for the choice among approaches
 
 
 class FittedMethod(NamedTuple):
@@ -43,7 +45,8 @@ def choose_methods(approaches: Sequence[str | Approach], reference: str | None, 
     """The methods to compare, the reference first.
 
     Args:
-        approaches: names, python:MODULE:NAME, or approaches; empty for all of the library that train no tower.
+        approaches: names, python:MODULE:NAME, or approaches; "auto" for what :class:`FewShotClassifier` chooses; empty
+            for all of the library that train no tower.
         reference: name of the one that the others are compared with; None: "text-prior" where there are texts and it
             is among them, else "linear-probe", else the first.
         texts: whether there are texts of the classes.
@@ -51,7 +54,9 @@ def choose_methods(approaches: Sequence[str | Approach], reference: str | None, 
     Raises:
         UsageError: no such approach, two of one name, or a reference that is not among them.
     """
-    asked = [find_approach(one) for one in approaches] or [one for one in OWN.values() if one.towers == "none"]
+    asked = [CHOOSING if one == AUTO else find_approach(one) for one in approaches] or [
+        one for one in OWN.values() if one.towers == "none"
+    ]
     by_name = {approach.name: approach for approach in asked}
     if len(by_name) < len(asked) and any(by_name[approach.name] != approach for approach in asked):
         fix = "rename one"
@@ -136,11 +141,13 @@ def _measure(
 def _answer(scene: MethodScene, method: Approach, support: DrawnSupport) -> Answered:
     """Fit on one support set and ask about the test pictures."""
     try:
-        fitted = (_fit_on_features if method.towers == "none" else _train)(scene, method, support)
+        fitted = (_fit_on_features if method.towers == "none" and method is not CHOOSING else _train)(
+            scene, method, support
+        )
         probabilities = fitted.ask(slice(None))
         _check_answers(scene, probabilities, fitted.ask)
     except Exception as error:  # whatever the user's code meets; a defect of ours shows itself
-        if OWN.get(method.name) == method or isinstance(error, ClipFewShotError):
+        if method is CHOOSING or OWN.get(method.name) == method or isinstance(error, ClipFewShotError):
             raise
         raise user_code_error(method.name, "a fit and an answer", error) from error
     return Answered(probabilities, fitted.seconds, fitted.parameters)
@@ -161,20 +168,23 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
 
 
 def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
-    """An approach that trains inside the tower, at its centre."""
+    """An approach that trains inside the tower, at its centre; or the choice, whose seconds are those of all it tries."""
     backbone = scene.compared.backbone
     if backbone is None:
         fix = "name pictures in place of `features`"
         raise UsageError(expected="pictures to train on", got="features alone", fix=fix, where=method.name)
     how: dict[str, Any] = {"epochs": scene.settings.epochs, "templates": scene.settings.templates, "seed": scene.seed}
-    classifier = FewShotClassifier(backbone, method, **how)
-    method.check_trains(classifier.point)
-    cut = classifier.point.unfreeze
-    data, _ = classifier.prepare(support.pictures, [cut])
+    classifier = FewShotClassifier(backbone, AUTO if method is CHOOSING else method, **how)
     began = time.perf_counter()
-    model = classifier.fit_prepared(data, support.features, support.pictures.label_space).model_
-    seconds = time.perf_counter() - began
-    features = model.features(image_prefix(backbone, scene.test, [cut]))
+    if method is CHOOSING:
+        classifier.fit(support.pictures)
+    else:
+        method.check_trains(classifier.point)
+        data, _ = classifier.prepare(support.pictures, [classifier.point.unfreeze])
+        began = time.perf_counter()
+        classifier.fit_prepared(data, support.features, support.pictures.label_space)
+    seconds, model = time.perf_counter() - began, classifier.model_
+    features = model.features(image_prefix(backbone, scene.test, [model.point.unfreeze]))
     return FittedMethod(
         lambda rows: model.probabilities(features[rows]), seconds, count_trained(model, backbone.visual)
     )

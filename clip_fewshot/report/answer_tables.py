@@ -48,7 +48,7 @@ def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: 
     """The same for machines; the label of an unknown picture is null, as is p where the model has no detector."""
     return {
         "schema": 1,
-        "alpha": None if world.rejector_ is None else world.alpha_,
+        "alpha": None if world.rejector_ is None and world.known_.losses is None else world.alpha_,
         "answers": [
             {
                 "image": name,

@@ -190,14 +190,6 @@ def prompted(
     return result
 
 
-def describe_prompts(backbone: Backbone) -> str:
-    """The exact parameters that train, one name and size a line, and their share of all."""
-    trained = _tower(backbone).list_trained()
-    lines = [f"visual.{name}  {tuple(parameter.shape)}" for name, parameter in trained.items()]
-    count, total = (sum(p.numel() for p in group) for group in (trained.values(), backbone.parameters()))
-    return "\n".join([*lines, f"{count:,} of {total:,} parameters ({count / total:.2%}) in {len(lines)} tensors"])
-
-
 def save_prompts(backbone: Backbone, folder: str | Path, overwrite: bool = False) -> None:
     """Write the prompts and the class token alone; older ones there are replaced, other files by ``overwrite``."""
     tower = _tower(backbone)

@@ -155,7 +155,6 @@ def attacks() -> Iterator[Attack]:
 MODULES = (
     "bad_options",
     "bad_files",
-    "bad_arrays",
     "disguised",
     "mutated_pictures",
     "bombs",
@@ -165,7 +164,6 @@ MODULES = (
     "pickled",
     "traversal",
     "pages",
-    "outputs",
     "same_bytes",
 )
 

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 import clip_fewshot as cf
-from clip_fewshot.data.image import open_image
 from tests.attack.harness import Attack, Outcome
+from tests.data.pictures import open_image
 
 SECONDS, MEGABYTES = 1.0, 400
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}

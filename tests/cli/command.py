@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -47,7 +48,8 @@ class Forked:
     def wait(self, seconds: float = 120) -> Ended:
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds} s"
-        return Ended(self.process.exitcode, *((self.folder / name).read_text() for name in ("out", "err")))
+        out, err = ((self.folder / name).read_text() for name in ("out", "err"))
+        return Ended(self.process.exitcode, out, drop_progress(err))
 
     def kill_after(self, seconds: float) -> bool:
         """SIGKILL unless it ends before; whether the kill hit."""
@@ -122,7 +124,12 @@ def call(experiment: str, *argv: object, env: Mapping[str, str] | None = None, s
     """A command in a new interpreter, from beginning to end."""
     with start(experiment, *argv, env=env) as process:
         out, err = process.communicate(timeout=seconds)
-    return Ended(process.returncode, out, err)
+    return Ended(process.returncode, out, drop_progress(err))
+
+
+def drop_progress(err: str) -> str:
+    """Standard error without the lines that a busy machine gets, on which a command takes long."""
+    return re.sub(r"^\[\d+ s\] .*\n", "", err, flags=re.MULTILINE)
 
 
 def session_members(sid: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clip_fewshot.commands.cli.progress import show_progress
-from tests.cli.command import call, fork
+from tests.cli.command import call, drop_progress, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and fork are POSIX")
@@ -43,6 +43,24 @@ def test_a_terminal_sees_a_bar_per_stage(monkeypatch: pytest.MonkeyPatch) -> Non
         progress("refit", 1, 1)
     assert "search: 100%" in screen.getvalue()
     assert "refit: 100%" in screen.getvalue()
+
+
+def test_a_pipe_gets_a_line_when_a_command_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clip_fewshot.commands.cli.progress.FIRST_LINE", 0.01)
+    monkeypatch.setattr("clip_fewshot.commands.cli.progress.NEXT_LINE", 0.01)
+    with show_progress() as progress:
+        for done, total, line in ((1, 4, "[0 s] search, 1 of 4 (25 %)\n"), (0, 1, "[0 s] search\n")):
+            progress("search", done, total)
+            said = ""
+            while line not in said:
+                said += capsys.readouterr().err
+                time.sleep(0.001)
+            assert drop_progress(said) == ""
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(

@@ -15,6 +15,7 @@ import clip_fewshot as cf
 from clip_fewshot.backbones import download
 from clip_fewshot.commands import COMMANDS
 from clip_fewshot.commands.cli.run import run
+from tests.cli.command import drop_progress
 
 KNOWN = ("zero", "one", "two", "three", "four")
 UNKNOWN = ("six", "seven")
@@ -48,7 +49,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
             code = run(module.main, module.Options, name, module.DESCRIPTION, [str(item) for item in argv])
         except SystemExit as end:
             code = int(end.code or 0)
-        return Ended(code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Ended(code, out, drop_progress(err))
 
     return call
 

@@ -41,15 +41,17 @@ def test_methods_of_the_library_on_pictures(command: Command, photos: Path, tmp_
 
 
 def test_an_approach_that_trains_is_trained_at_its_centre(command: Command, photos: Path, tmp_path: Path) -> None:
-    more = ("--approaches", "linear-probe,mlp", "--shot-counts", 2, "--seeds", 1, "--epochs", 1)
+    more = ("--approaches", "linear-probe,mlp,auto", "--shot-counts", 2, "--seeds", 1, "--epochs", 1)
     assert command("compare", photos, "--model", "mini", *more, "--out", tmp_path).code == 0
     (entry,) = read_json(tmp_path / "compare.json")["sets"]
-    (point,) = entry["rows"][1]["points"]
+    (point,), (chosen,) = (row["points"] for row in entry["rows"][1:])
     backbone = cf.load_backbone("mini", device="cpu")
     split = cf.split_open_world(cf.read_dataset(photos), shots=2, seed=0)
     support = cf.draw_support(split.pool, 2, derive_seed(0, "draw", 1))
     model = cf.FewShotClassifier(backbone, "mlp", epochs=1, seed=0).fit(support)
     assert point["accuracy"]["mean"] == pytest.approx(model.score(split.test.open("test")), abs=1e-9)
+    auto = cf.FewShotClassifier(backbone, epochs=1, seed=0).fit(support)
+    assert chosen["accuracy"]["mean"] == pytest.approx(auto.score(split.test.open("test")), abs=1e-9)
     trained = sum(parameter.numel() for parameter in model.model_.suffix.parameters())
     assert point["parameters"] == trained + sum(one.numel() for one in model.model_.head.parameters())  # type: ignore[union-attr]
 

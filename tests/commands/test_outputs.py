@@ -36,6 +36,7 @@ from clip_fewshot.runtime.outputs import (
 )
 from tests.commands.test_commands import MODULES
 
+LIKE_OURS = ("results.json", "model.safetensors", "metrics.jsonl", "compare.json", "gap.json", "store.sqlite3")
 TARGETS = ("out", "grid", "record", "resume")  # options that say where to write
 # Output of a command -> what is typed before it. IN is what the command reads; "" where it reads nothing.
 FILES = {
@@ -135,7 +136,15 @@ def targets(root: Path, photos: Path, suffix: str) -> dict[str, Path]:
     (root / f"nowhere{suffix}").symlink_to(root / "gone")
     (root / f"folder{suffix}.d{suffix}").mkdir()
     (root / f"folder{suffix}.d{suffix}" / "notes.txt").write_text("mine")
-    found = {"file": file, "link": root / f"linked{suffix}", "broken link": root / f"nowhere{suffix}"}
+    (alike := root / "alike").mkdir()
+    for name in LIKE_OURS:
+        (alike / name).write_text("mine")
+    found = {
+        "file": file,
+        "names like ours": alike,
+        "link": root / f"linked{suffix}",
+        "broken link": root / f"nowhere{suffix}",
+    }
     return found | {"folder": root / f"folder{suffix}.d{suffix}", "linked folder": root / "linked", "data": folder}
 
 
@@ -154,7 +163,7 @@ def typed(key: tuple[str, str], target: Path, source: object) -> list[str]:
     return [*(before if flag != "--resume" or name != "few_shot" else []), *behind]
 
 
-@pytest.mark.parametrize("what", ["file", "link", "broken link", "folder", "linked folder", "data"])
+@pytest.mark.parametrize("what", ["file", "link", "broken link", "folder", "names like ours", "linked folder", "data"])
 @pytest.mark.parametrize("key", FILES | FOLDERS, ids=" ".join)
 def test_what_is_not_ours_stays_as_it_was(
     key: tuple[str, str], what: str, photos: Path, tmp_path: Path, capsys: Any, opened: list[str]

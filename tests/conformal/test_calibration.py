@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import normalize
 
-from clip_fewshot.conformal import calibration, neighbour_bags, schemes
+from clip_fewshot.conformal import bags, calibration, neighbour_bags, schemes
 from clip_fewshot.conformal.bags import Bag
 from clip_fewshot.conformal.calibration import Calibrated, _ranks
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError
 from clip_fewshot.conformal.schemes import SCHEMES, Full, split_in_halves
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import DETECTORS, KNNDetector, LOFDetector, build_detector
+from clip_fewshot.novelty.base import leaves_out
 
 SEVERAL = settings(max_examples=40, deadline=None)
 WAYS = [(scheme, per_class) for scheme in SCHEMES for per_class in (False, True)]
@@ -150,6 +151,34 @@ def test_leave_one_out_is_counting_over_fits_without_each_known_picture() -> Non
         assert per_class[i] == pytest.approx(
             max((1 + stranger[y == c].sum()) / (1 + (y == c).sum()) for c in ("a", "b", "c"))
         )
+
+
+@pytest.mark.parametrize("kind", [part for part in DETECTORS.values() if leaves_out(part())])
+def test_one_fit_says_what_a_refit_without_each_known_picture_says(kind: Callable[..., Any]) -> None:
+    slow = type("Slow", (kind,), {})  # type: ignore[arg-type]
+    random = np.random.default_rng(9)
+    y = np.repeat([0, 1, 2], [6, 4, 2])
+    X, new = 2 + random.normal(size=(3, 8))[y] + 0.5 * random.normal(size=(12, 8)), 2 + random.normal(size=(20, 8))
+    how = {"concepts": random.normal(size=(3, 8))} if slow.needs_texts else {}
+    for levelled in (False, True):
+        short, long = (
+            Calibrated(partial(one, **how), "leave-one-out", levelled=levelled).fit(X, y) for one in (kind, slow)
+        )
+        assert not short.scheme_.detectors  # type: ignore[attr-defined]
+        assert len(long.scheme_.detectors) == 12  # type: ignore[attr-defined]
+        assert short.p_values(new).tolist() == long.p_values(new).tolist()
+
+
+@pytest.mark.parametrize("suspects", [0, 64])
+def test_copies_are_found_by_one_feature_as_by_all(suspects: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bags, "SUSPECTS", suspects)
+    random = np.random.default_rng(3)
+    known = random.integers(0, 3, size=(40, 4)) + 1.0  # many that share a feature
+    near = known[:20] + random.choice([1e-8, 1e-4], size=(20, 1)) * random.choice([-1, 1], size=(20, 4))
+    new = np.concatenate([near, random.integers(0, 3, size=(40, 4)) + 1.0])
+    far = np.linalg.norm(normalize(new)[:, None] - normalize(known), axis=2).min(axis=1)
+    assert 0 < (far < 1e-5).sum() < 60
+    assert Bag.from_features(known, None).has_copy(new).tolist() == (far < 1e-5).tolist()
 
 
 def test_many_pictures_are_left_out_in_twenty_parts_that_share_each_class(monkeypatch: pytest.MonkeyPatch) -> None:

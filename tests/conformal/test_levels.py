@@ -81,7 +81,7 @@ def test_many_known_pictures_are_levelled_once_for_all_new_ones(scheme: str, mon
     bag, places = calibrated.bag_, calibrated.scheme_.places
     assert bag.labels is not None
     (one,) = {id(one): one for one in calibrated.scheme_.compare(X, [0, 1, 2]).values()}.values()
-    monkeypatch.setattr(levels, "MOST_PAIRS", 1)
+    monkeypatch.setattr(levels, "ALONE", 1)
     looks = Looks(bag.rows, bag.labels, places)
     found, alone, own = scale_scores(one, looks, X), one.alone, np.broadcast_to(one.own, one.members.shape)
     assert alone is not None

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from clip_fewshot.conformal.p_values import (
-    CrossConformal,
-    Fold,
     UnsupportedAlphaError,
     check_alpha,
     choose_alpha,
@@ -24,7 +22,6 @@ from clip_fewshot.conformal.p_values import (
     cross_p_values,
     explain_alpha,
     flag,
-    held_out_scores,
     p_values,
     smallest_alpha,
     smallest_shots,
@@ -116,9 +113,11 @@ def known(rng: np.random.Generator, n: int, d: int = 32) -> np.ndarray:
     return 1 + centres[np.arange(n) % 5] + 0.3 * rng.normal(size=(n, d))
 
 
-def folds_of(X: np.ndarray, n_folds: int = 4) -> list[Fold]:
-    part = np.arange(len(X)) // 5 % n_folds
-    return [Fold(X[part != k], X[part == k]) for k in range(n_folds)]
+def by_folds(X: np.ndarray, new: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """LOF of each of four folds: its scores of what is held out, and of what is new."""
+    part = np.arange(len(X)) // 5 % 4
+    detectors = [LOFDetector(k).fit(X[part != fold]) for fold in range(4)]
+    return [(one.score_samples(X[part == fold]), one.score_samples(new)) for fold, one in enumerate(detectors)]
 
 
 @pytest.mark.parametrize(("shots", "k"), [(4, 2), (16, 3)])
@@ -131,8 +130,7 @@ def test_false_alarms_of_leave_one_out_and_cross_conformal_lof(shots: int, k: in
         detector = LOFDetector(k).fit(X)
         p = p_values(detector.loo_scores_, detector.score_samples(new))
         rates["loo"].append(flag(p, 0.1, len(detector.loo_scores_)).mean())
-        cross = CrossConformal(lambda: LOFDetector(k)).fit(folds_of(X))
-        rates["cross"].append(flag(cross.p_values([new] * 4), 0.1, cross.n_calibration_).mean())
+        rates["cross"].append(flag(cross_p_values(*zip(*by_folds(X, new, k), strict=True)), 0.1, len(X)).mean())
     for name, rate in rates.items():
         error = np.std(rate, ddof=1) / np.sqrt(runs)
         assert np.mean(rate) <= 0.1 + 3 * error, name
@@ -141,30 +139,10 @@ def test_false_alarms_of_leave_one_out_and_cross_conformal_lof(shots: int, k: in
 
 def test_cross_conformal_equals_counting() -> None:
     rng = np.random.default_rng(0)
-    folds, new = folds_of(known(rng, 40)), known(rng, 6)
-    cross = CrossConformal(lambda: LOFDetector(2)).fit(folds)
-    for i in range(len(new)):
-        below = 0
-        for fold in folds:
-            detector = LOFDetector(2).fit(fold.fit)
-            # LOF scores can tie: a picture and a known one with the same k neighbours, none nearer than they reach.
-            below += (detector.score_samples(fold.held_out) <= detector.score_samples(new[[i]])[0] + 1e-9).sum()
-        assert cross.p_values([new] * 4)[i] == pytest.approx((1 + below) / 41)
-    assert np.allclose(
-        np.concatenate(cross.calibration_scores_), np.concatenate(held_out_scores(lambda: LOFDetector(2), folds))
-    )
-    with pytest.raises(UsageError, match="4 arrays, one per fold, got 1"):
-        cross.p_values([new])
-
-
-def test_features_may_differ_from_fold_to_fold() -> None:
-    """A tuned encoder per fold: each fold in coordinates of its own gives the p-values of the common ones."""
-    rng = np.random.default_rng(1)
-    folds, new = folds_of(known(rng, 40)), known(rng, 6)
-    turns = [np.linalg.qr(rng.normal(size=(32, 32)))[0] for _ in folds]
-    plain = CrossConformal(lambda: LOFDetector(3)).fit(folds).p_values([new] * 4)
-    turned = [Fold(fold.fit @ turn, fold.held_out @ turn) for fold, turn in zip(folds, turns, strict=True)]
-    assert np.allclose(CrossConformal(lambda: LOFDetector(3)).fit(turned).p_values([new @ t for t in turns]), plain)
+    folds = by_folds(known(rng, 40), known(rng, 6), 2)
+    # LOF scores can tie: a picture and a known one with the same k neighbours, none nearer than they reach.
+    below = [sum((held <= scores[i] + 1e-9).sum() for held, scores in folds) for i in range(6)]
+    assert np.allclose(cross_p_values(*zip(*folds, strict=True)), (1 + np.array(below)) / 41)
 
 
 def test_one_fold_is_split_conformal() -> None:

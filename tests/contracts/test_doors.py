@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from clip_fewshot.conformal.p_values import check_alpha, p_values
 from clip_fewshot.conformal.stream import StreamRanks, Watch
 from clip_fewshot.contrastive.objectives import symmetric_objective
 from clip_fewshot.data.collect import collect_images
-from clip_fewshot.discovery import semi_supervised_kmeans
+from clip_fewshot.discovery import DISCOVERERS, semi_supervised_kmeans
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import ClipFewShotError
 from clip_fewshot.evaluation import clustering, intervals, metrics, reliability
@@ -47,6 +48,9 @@ FEATURES: dict[str, Callable[[np.ndarray], Any]] = {
     "half": lambda X: X.astype(np.float16),
     "column by column": np.asfortranarray,
     "every other row": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "big-endian": lambda X: X.astype(">f8"),
+    "read-only": lambda X: np.frombuffer(X.tobytes()).reshape(X.shape),
+    "tuples": lambda X: tuple(map(tuple, X.tolist())),
     "frame": lambda X: pd.DataFrame(X, columns=[f"feature {i}" for i in range(X.shape[1])]),
     "tensor": torch.tensor,
     "tensor with gradient": lambda X: torch.tensor(X, requires_grad=True),
@@ -63,6 +67,8 @@ NO_FEATURES: dict[str, Callable[[np.ndarray], Any]] = {
     "nothing": lambda X: None,
     "a dict": lambda X: dict(enumerate(X)),
     "an object": lambda X: object(),
+    "objects": lambda X: np.full(X.shape, None),
+    "a path": lambda X: Path("features.parquet"),
     "ragged": lambda X: [*X[:-1].tolist(), X[-1, :-1].tolist()],
     "complex": lambda X: X + 1j,
     "sparse": sparse.csr_matrix,
@@ -164,6 +170,41 @@ def test_estimators_take_classes_of_any_form_and_refuse_the_rest(make: Callable[
     numbered = {k: CLASSES[k] for k in ("list", "tensor", "small integers")}
     same([right, *(ask(make().fit(KNOWN, form(LABELS)), KNOWN) for form in (numbered | named).values())])
     refuses(NO_CLASSES, LABELS, lambda y: make().fit(KNOWN, y))
+
+
+Rows = tuple[Any, Any, Any]  # features and classes to learn from, features to ask about
+POOR: dict[str, Callable[[Any, Any, Any], Rows]] = {
+    "constant": lambda X, y, asked: (np.ones_like(X), y, asked),
+    "zeros": lambda X, y, asked: (np.zeros_like(X), y, asked),
+    "a row of zeros": lambda X, y, asked: (np.concatenate([0 * X[:1], X[1:]]), y, asked),
+    "zeros asked": lambda X, y, asked: (X, y, 0 * asked),
+    "duplicates": lambda X, y, asked: (X[np.zeros(len(X), int)], y, asked),
+    "huge": lambda X, y, asked: (X * 1e300, y, asked * 1e300),
+    "tiny": lambda X, y, asked: (X * 1e-320, y, asked * 1e-320),
+    "one of each class": lambda X, y, asked: (X[::SHOTS], y[::SHOTS], asked),
+    "one class": lambda X, y, asked: (X, np.zeros_like(y), asked),
+    "one row": lambda X, y, asked: (X[:1], y[:1], asked),
+    "none asked": lambda X, y, asked: (X, y, asked[:0]),
+    "whole numbers": lambda X, y, asked: ((10 * X).astype(np.int64), y, (10 * asked).astype(np.int64)),
+    "truths": lambda X, y, asked: (X > 1, y, asked > 1),
+    "masked": lambda X, y, asked: (np.ma.masked_array(X, X > 2), y, asked),
+    "labels with gaps": lambda X, y, asked: (X, 10 * y - 7, asked),
+}
+
+
+def group(X: Any, y: Any, asked: Any, method: str) -> Any:
+    return cf.discover_classes(asked, reference=(X, y), method=method).labels
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", POOR.values(), ids=POOR)
+def test_poor_rows_give_numbers_or_our_error(change: Callable[[Any, Any, Any], Rows]) -> None:
+    X, y, asked = change(KNOWN, LABELS, KNOWN[:12] + 0.1)
+    doors = [lambda make=make: ask(make().fit(X, y), asked) for make in PARTS.values()]
+    doors += [partial(group, X, y, asked, method) for method in DISCOVERERS]
+    for door in doors:
+        with suppress(ClipFewShotError):
+            assert not np.isnan(np.asarray(door(), float)).any()
 
 
 def test_a_yes_or_no_is_two_classes() -> None:

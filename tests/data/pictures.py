@@ -11,12 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_fewshot.data.decode import decode
+from clip_fewshot.data.picture_files import read_regular
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "SGI", "QOI", "DDS")
 UNMARKED = ("TGA", "PCX")  # known by their extension alone
 
 
 def pixels(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    return decode(read_regular(path), path).image
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

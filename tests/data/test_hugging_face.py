@@ -15,9 +15,8 @@ import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.data import parquet as reader
-from clip_fewshot.data.image import open_image
 from clip_fewshot.errors import DataError, ResourceError, UsageError
-from tests.data.pictures import picture_bytes, put
+from tests.data.pictures import open_image, picture_bytes, put
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -16,11 +16,10 @@ from PIL import Image, ImageFile
 from clip_fewshot.data import decode as module
 from clip_fewshot.data import picture_files as reading
 from clip_fewshot.data.decode import decode
-from clip_fewshot.data.image import open_image
 from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import UsageError
-from tests.data.pictures import FORMATS, UNMARKED, encoded, file_name, picture_bytes, pixels, png_header
+from tests.data.pictures import FORMATS, UNMARKED, encoded, file_name, open_image, picture_bytes, pixels, png_header
 
 
 def tiff(values: np.ndarray) -> bytes:  # type: ignore[type-arg]

@@ -17,13 +17,13 @@ from PIL import Image
 from clip_fewshot.data import pixels as module
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import normalise, open_image, preprocess
+from clip_fewshot.data.image import normalise, preprocess
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.row_cache import ROWS_FILE, RowFile
-from tests.data.pictures import FORMATS, encoded, pixels, put
+from tests.data.pictures import FORMATS, encoded, open_image, pixels, put
 
 SIZE = 24
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from clip_fewshot.data import shards as module
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import open_image
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.data.shards import shard_paths
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.errors import DataError
-from tests.data.pictures import picture_bytes, put
+from tests.data.pictures import open_image, picture_bytes, put
 
 Files = dict[str, bytes | str | int]
 

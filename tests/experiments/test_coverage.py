@@ -34,10 +34,14 @@ def test_a_small_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found["discoveries"]) == 12
     assert [row["false_alarms"]["rate"] for row in found["watch"]]
     assert [(row["shape"], row["detector"]) for row in found["detectors"]] == [
-        (shape.name, name) for shape in SHAPES[1:3] for name in cf.DETECTORS
+        (shape.name, name)
+        for shape in SHAPES[1:3]
+        for name, part in cf.DETECTORS.items()
+        for _ in range(2 + bool(part.scheme))
     ]
-    asked = {row["detector"]: [cell["refused"] is None for cell in row["cells"]] for row in found["detectors"][:15]}
-    assert asked == {name: [False, True] for name in cf.DETECTORS}  # 15 pictures
+    first = [row for row in found["detectors"] if row["shape"] == SHAPES[1].name]
+    asked = [(row["calibrated"][-9:], [cell["refused"] is None for cell in row["cells"]]) for row in first]
+    assert all(given == [False, way != "per class"] for way, given in asked)  # 15 pictures, 3 of a class
     text = coverage.text(found, coverage.Options(draws=2))
     assert "needs 99" in text
     assert re.search("5 classes x 3 shots, knn, full, levelled +refused +0", text)
@@ -81,10 +85,11 @@ def test_no_fold_holds_out_a_copy_of_what_it_learned_from() -> None:
 
 
 def test_a_cell_is_marked_beyond_chance_over_all_cells() -> None:
-    cells = [{"alpha": 0.1, "rate": 0.1 + 0.01 * far, "se": 0.01} for far in (-5, 2, 2.5, 3.1)]
-    coverage_detectors.mark(cells, 1000)  # one of four: 2.24 standard errors
+    cells = [{"alpha": 0.1, "rate": 0.1 + 0.01 * far, "se": 0.01, "draws": 1000} for far in (-5, 2, 2.5, 3.1)]
+    coverage_detectors.mark(cells)  # one of four: 2.24 standard errors
     assert [cell["kept"] for cell in cells] == [True, True, False, False]
-    coverage_detectors.mark(cells, 10)  # of ten draws: 2.69
+    cells = [cell | {"draws": 10} for cell in cells]
+    coverage_detectors.mark(cells)  # of ten draws: 2.69
     assert [cell["kept"] for cell in cells] == [True, True, True, False]
 
 

@@ -28,6 +28,7 @@ def test_leave_one_out_equals_refits() -> None:
     for i in range(len(X)):
         without = ClassMeanDetector().fit(np.delete(X, i, axis=0), np.delete(Y, i))
         assert without.score_samples(X[[i]])[0] == pytest.approx(detector.loo_scores_[i], rel=1e-12)
+        assert without.score_samples(NEW) == pytest.approx(detector.score_without(NEW)[:, i], rel=1e-12)
 
 
 def test_one_image_is_refused() -> None:

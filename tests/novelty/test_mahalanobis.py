@@ -9,7 +9,12 @@ from sklearn.covariance import OAS
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.novelty import MahalanobisDetector, MahalanobisMarginDetector, RelativeMahalanobisDetector
+from clip_fewshot.novelty import (
+    MahalanobisDetector,
+    MahalanobisMarginDetector,
+    RelativeMahalanobisDetector,
+    mahalanobis,
+)
 
 SIZES = [9, 5, 3, 1]
 
@@ -63,13 +68,18 @@ def test_equals_the_dense_inverse_of_scikit_learns_covariance(d: int, shrinkage:
 @pytest.mark.parametrize("d", [4, 12, 40])
 @pytest.mark.parametrize("shrinkage", [None, 0.05])
 @pytest.mark.parametrize("kind", [MahalanobisDetector, MahalanobisMarginDetector, RelativeMahalanobisDetector])
-def test_leave_one_out_equals_refits(kind: type, d: int, shrinkage: float | None) -> None:
-    """Also of the only image of a class, with which the class goes."""
-    X, y = draw(2, d)
+def test_leave_one_out_equals_refits(
+    kind: type, d: int, shrinkage: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of the only image of a class, with which the class goes; and of new images, without each known one."""
+    (X, y), new = draw(2, d), draw(1, d)[0]
     detector = kind(shrinkage).fit(X, y)
+    monkeypatch.setattr(mahalanobis, "DISTANCES_AT_ONCE", 5 * X[:, :4].size)
+    scores = detector.score_without(new)
     for i in range(len(X)):
         without = kind(shrinkage).fit(np.delete(X, i, axis=0), np.delete(y, i))
         assert without.score_samples(X[[i]])[0] == pytest.approx(detector.loo_scores_[i], rel=1e-8)
+        assert without.score_samples(new) == pytest.approx(scores[:, i], rel=1e-8)
 
 
 def test_relative_is_the_difference_to_one_gaussian_of_the_same_shrinkage() -> None:

@@ -103,11 +103,13 @@ def test_text_margin_leave_one_out_equals_refits() -> None:
     """Also of the only image of a class, of which the name stays."""
     y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3])
     named = X + CONCEPTS[y]
-    found = TextMarginDetector(CONCEPTS).fit(named, y).loo_scores_
+    detector, new = TextMarginDetector(CONCEPTS).fit(named, y), X + CONCEPTS[::-1][y]
+    scores = detector.score_without(new)
     for i in range(len(y)):
         rest = np.delete(np.arange(len(y)), i)
         without = TextMarginDetector(CONCEPTS).fit(named[rest], y[rest])
-        assert without.score_samples(named[[i]])[0] == pytest.approx(found[i], rel=1e-8)
+        assert without.score_samples(named[[i]])[0] == pytest.approx(detector.loo_scores_[i], rel=1e-8)
+        assert without.score_samples(new) == pytest.approx(scores[:, i], rel=1e-8)
 
 
 def test_names_that_are_one_text_have_no_weight() -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
 from clip_fewshot.errors import UsageError
-from clip_fewshot.probes import LinearProbe, build_probe
+from clip_fewshot.probes import LinearProbe, find_probe
 from tests.probes.synthetic import centred, features, objective, unit
 
 MANY = settings(max_examples=25, deadline=None)
@@ -122,7 +122,7 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(UsageError, match="at least 2 classes"):
         LinearProbe().fit(X, np.zeros(len(X), dtype=int))
     with pytest.raises(UsageError, match=r"one of logistic, prototype, cache, .*prototype-text, got 'svm'"):
-        build_probe("svm")
+        find_probe("svm")
 
 
 def test_beats_an_unconverged_scikit_learn_at_large_C() -> None:

@@ -132,8 +132,11 @@ def test_the_answer_about_unknown_pictures_follows_the_interval_and_the_rates(
 def test_sets_are_told_with_their_coverage_and_size() -> None:
     held = {"mean": 0.962, "ci95": [0.94, 0.975], "per_seed": [0.962], "n_test": 503}
     said, advice = told(sample.results(prediction_sets={"alpha": 0.05, "coverage": held, "size": 1.253}))["sets"]
-    assert "0.962 [0.940, 0.975] of the test images, where 0.950 was asked for; they are 1.25 an image" in said
+    assert "0.962 [0.940, 0.975] of the test images, where 0.950 was asked for. An image has 1.25 such" in said
     assert not advice
+    for high, why in ((0.951, "no more than chance"), (0.949, "mean over support sets is promised")):
+        low = {"alpha": 0.05, "coverage": held | {"mean": 0.93, "ci95": [0.91, high]}, "size": 1.253}
+        assert why in told(sample.results(prediction_sets=low))["sets"][0]
     assert "sets" not in told(sample.results()) | told(sample.results(prediction_sets=None))
 
 

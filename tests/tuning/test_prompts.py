@@ -17,7 +17,7 @@ from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, UsageError
 from clip_fewshot.features.prefix import run_prefix
 from clip_fewshot.tuning.last_layers import describe_last_layers
-from clip_fewshot.tuning.prompts import PromptedTransformer, describe_prompts, load_prompts, prompted, save_prompts
+from clip_fewshot.tuning.prompts import PromptedTransformer, load_prompts, prompted, save_prompts
 from tests.backbones.conftest import SMALL, pixels
 
 IMAGES = pixels(SMALL["vit"])
@@ -105,14 +105,13 @@ def test_the_gradient_is_that_of_the_equations(plain: Backbone) -> None:
         torch.testing.assert_close((sides[0] - sides[1]) / 2, slope, rtol=1e-5, atol=1e-12)
 
 
-def test_describe_counts(plain: Backbone) -> None:
-    width = SMALL["vit"].vision_width
-    text = describe_prompts(prompted(plain, 4, depth=2))
-    assert f"visual.prompts.1  (4, {width})\nvisual.prompts.2  (4, {width})\n{8 * width:,} of " in text
-    assert text.endswith("in 2 tensors")
-    assert f"{12 * width + width:,} of " in describe_prompts(prompted(plain, 4))
+def test_prompts_and_the_class_token_train(plain: Backbone, tmp_path: Path) -> None:
+    shape = (4, SMALL["vit"].vision_width)
+    deep = prompted(plain, 4, depth=2).visual.list_trained()
+    assert {name: tuple(one.shape) for name, one in deep.items()} == {"prompts.1": shape, "prompts.2": shape}
+    assert sum(one.numel() for one in prompted(plain, 4).visual.list_trained().values()) == 13 * shape[1]
     with pytest.raises(UsageError, match=r"prompted\(\)"):
-        describe_prompts(plain)
+        save_prompts(plain, tmp_path / "none")
 
 
 def test_blocks_are_the_same_objects_each_time_and_a_copy_has_its_own(plain: Backbone) -> None:
