@@ -15,8 +15,8 @@ then, and they fall into many of the known classes, one displacement explains wh
 could be compared and stay where they were. New classes can be explained so too. But they do not stand to each other as
 the known ones do, and known pictures among them do not stay ordinary in their class. So "shift" alone is said where
 both hold: the means of the batch's classes correlate with those of the known ones by a half and more, and by more than
-those of known classes that are taken for new ones; and most pictures that looked ordinary do so as before. Else the
-verdict says both.
+those of known classes that are taken for new ones; and most pictures that looked ordinary do so as before. Where enough
+look ordinary, the agreement must not lie far below that of chance. Else the verdict says both.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is
 SPREAD = 0.35  # effective share of the known classes that they then look like
 LEAST_AGREEMENT = 0.55  # with the known classes, once the displacement is taken off; new ones have up to 0.5
 ROUNDS, CHANCE = 12, 0.9  # of known classes taken for new ones; the quantile of their agreement that must be reached
+DOUBT = 0.15  # in the agreement; what falls this far below chance has moved and may be new classes all the same
 MOST_KEPT = 0.7  # of the ordinary pictures that look like the same class, and ordinary, once it is taken off
 SHARE_COMPARED = 0.5  # of its fair share: a class with less is not compared, as most of it is mistaken for it
 ALIGNMENTS = 10  # rounds
@@ -73,20 +74,20 @@ class Shift(NamedTuple):
     undone: float
     spread: float
     pictures: int
-    kept: float = 0.0
-    agreement: float = 0.0
-    chance: float = 1.0
+    kept: float
+    agreement: float
+    chance: float
 
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
         if self.ordinary >= ENOUGH_ORDINARY:
-            return SHIFT if self.moved(alpha) else UNMOVED
-        explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
-        compared_and_stayed = STAYED < self.p_value < 1
-        if not self.moved(alpha) and (not explained or compared_and_stayed or self.pictures < FEWEST_STRANGE):
-            return UNMOVED
-        alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
-        return SHIFT if alike else SHIFT_OR_NEW
+            found, alike = self.moved(alpha), self.agreement >= self.chance - DOUBT
+        else:
+            explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
+            stayed = STAYED < self.p_value < 1 or self.pictures < FEWEST_STRANGE
+            found = self.moved(alpha) or (explained and not stayed)
+            alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
+        return (SHIFT if alike else SHIFT_OR_NEW) if found else UNMOVED
 
     def moved(self, alpha: float = SHIFT_ALPHA) -> bool:
         """Whether the ordinary pictures have."""
@@ -126,7 +127,7 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     new = as_rows(batch, "find_shift", known.shape[1] if len(known) else None)
     labels = np.unique(as_array(y, "find_shift"), return_inverse=True)[1]
     if len(new) < FEWEST_ORDINARY or len(np.unique(labels)) < 2 or np.bincount(labels).max() < 2:
-        return Shift(1.0, 1.0, 1.0, 1.0, len(new))
+        return Shift(1.0, 1.0, 1.0, 1.0, len(new), 1.0, 1.0, 0.0)
     random = generator(seed, "shift")
     new = normalize(new[np.sort(random.permutation(len(new))[:MOST_OF_BATCH])])
     means = np.stack([known[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
@@ -222,7 +223,7 @@ def _chance(
     reached = []
     for _ in range(ROUNDS):
         hidden, others = np.array_split(random.permutation(len(means)), [len(means) // 2])
-        rows = random.permutation(known[np.isin(labels, hidden)])[:MOST_OF_BATCH]
+        rows = known[random.permutation(np.flatnonzero(np.isin(labels, hidden)))[:MOST_OF_BATCH]]
         classes = _align(rows, means[others])[1]
         reached.append(_agreement(rows, classes, means[others], errors[others]))
     return float(np.quantile(reached, CHANCE))
