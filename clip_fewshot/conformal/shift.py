@@ -47,8 +47,8 @@ STAYED = 0.2  # p-value above which the few ordinary pictures, compared, have no
 EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is taken off
 SPREAD = 0.35  # effective share of the known classes that they then look like
 LEAST_AGREEMENT = 0.55  # with the known classes, once the displacement is taken off; new ones have up to 0.5
-ROUNDS, CHANCE = 12, 0.9  # of known classes taken for new ones; the quantile of their agreement that must be reached
-DOUBT = 0.15  # in the agreement; what falls this far below chance has moved and may be new classes all the same
+HIDINGS, CHANCE_QUANTILE = 12, 0.9  # rounds of known classes taken for new ones; of the agreement they reach
+AGREEMENT_DOUBT = 0.15  # how far below chance the agreement may lie where enough pictures look ordinary and have moved
 MOST_KEPT = 0.7  # of the ordinary pictures that look like the same class, and ordinary, once it is taken off
 SHARE_COMPARED = 0.5  # of its fair share: a class with less is not compared, as most of it is mistaken for it
 ALIGNMENTS = 10  # rounds
@@ -81,7 +81,7 @@ class Shift(NamedTuple):
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
         if self.ordinary >= ENOUGH_ORDINARY:
-            found, alike = self.moved(alpha), self.agreement >= self.chance - DOUBT
+            found, alike = self.moved(alpha), self.agreement >= self.chance - AGREEMENT_DOUBT
         else:
             explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
             stayed = STAYED < self.p_value < 1 or self.pictures < FEWEST_STRANGE
@@ -221,12 +221,12 @@ def _chance(
 ) -> float:
     """The agreement that known classes reach where half of them are taken for new ones of the others."""
     reached = []
-    for _ in range(ROUNDS):
+    for _ in range(HIDINGS):
         hidden, others = np.array_split(random.permutation(len(means)), [len(means) // 2])
         rows = known[random.permutation(np.flatnonzero(np.isin(labels, hidden)))[:MOST_OF_BATCH]]
         classes = _align(rows, means[others])[1]
         reached.append(_agreement(rows, classes, means[others], errors[others]))
-    return float(np.quantile(reached, CHANCE))
+    return float(np.quantile(reached, CHANCE_QUANTILE))
 
 
 def _pair_up(known: FloatArray, usual: LabelArray, new: FloatArray, seen: LabelArray, n_classes: int) -> list[_Pair]:
