@@ -72,9 +72,8 @@ def margin_logits(cosines: Tensor, matched: Tensor, margin: float, scale: float 
     """
     if matched.shape != cosines.shape:
         fix = "give one flag per cosine"
-        raise UsageError(
-            expected=f"matched of shape {tuple(cosines.shape)}", got=f"{tuple(matched.shape)}", fix=fix, where="matched"
-        )
+        got = f"{tuple(matched.shape)}"
+        raise UsageError(expected=f"matched of shape {tuple(cosines.shape)}", got=got, fix=fix, where="matched")
     return scale * torch.where(matched, angular_margin(cosines, margin), cosines)
 
 
@@ -90,9 +89,8 @@ def require_width(features: Tensor, in_features: int) -> None:
     """Refuse features whose last axis is not the one the head was built for."""
     if require_tensor(features, "features").ndim < 2 or features.shape[-1] != in_features or features.is_complex():
         fix = "build the head with the width of the features, one row per sample"
-        raise UsageError(
-            expected=f"features (n, {in_features})", got=f"{tuple(features.shape)}", fix=fix, where="features"
-        )
+        got = f"{tuple(features.shape)}"
+        raise UsageError(expected=f"features (n, {in_features})", got=got, fix=fix, where="features")
 
 
 def check_class_indices(labels: Tensor, n: int, n_classes: int) -> Tensor:
@@ -146,7 +144,6 @@ def check_prototypes(prototypes: Tensor, like: Tensor) -> Tensor:
     """Unit rows of (c, d) ``prototypes``, with the shape, dtype and device of ``like``."""
     if require_tensor(prototypes, "prototypes").shape != like.shape:
         fix = "give one row per class, as wide as the features"
-        raise UsageError(
-            expected=f"prototypes {tuple(like.shape)}", got=f"{tuple(prototypes.shape)}", fix=fix, where="prototypes"
-        )
+        got = f"{tuple(prototypes.shape)}"
+        raise UsageError(expected=f"prototypes {tuple(like.shape)}", got=got, fix=fix, where="prototypes")
     return normalise(prototypes.detach().double()).to(like)

@@ -57,11 +57,11 @@ from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernel
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import hash_file, hold_folder
 from clip_fewshot.runtime.workers import WorkerPool
-from clip_fewshot.types import FloatArray, Progress, no_progress
+from clip_fewshot.types import FloatArray, Progress, ignore_progress
 
 
 def run_few_shot(
-    config: FewShotConfig, progress: Progress = no_progress, command: str = "clip_fewshot.run_few_shot(config)"
+    config: FewShotConfig, progress: Progress = ignore_progress, command: str = "clip_fewshot.run_few_shot(config)"
 ) -> dict[str, Any]:
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 

@@ -31,7 +31,7 @@ class Progress(Protocol):
         ...
 
 
-def no_progress(stage: str, done: int, total: int, /) -> None:
+def ignore_progress(stage: str, done: int, total: int, /) -> None:
     """Progress that is not shown."""
 
 
@@ -72,9 +72,8 @@ class LabelSpace:
         if isinstance(names, str):  # a text is not a list of its letters
             unknown = [names]
         if unknown:
-            raise UsageError(
-                expected=f"class names out of {list(self.names)}", got=f"{unknown}", fix="check the spelling"
-            )
+            got = f"{unknown}"
+            raise UsageError(expected=f"class names out of {list(self.names)}", got=got, fix="check the spelling")
         return np.array([index[name] for name in wanted], dtype=np.int64)
 
     def decode(self, labels: LabelArray) -> list[str]:

@@ -13,6 +13,7 @@ from clip_fewshot.novelty import DETECTORS
 from clip_fewshot.open_world.alternatives import Alternative
 from clip_fewshot.open_world.judges import LabelledRows
 from clip_fewshot.open_world.rejector import calibrate_shots
+from clip_fewshot.open_world.text_features import Texts
 from clip_fewshot.report import tables
 from clip_fewshot.types import FloatArray, Progress
 from experiments.simulated import SHAPES, Draw, Shape, draw, texts
@@ -50,10 +51,11 @@ def _judge_shape(
     for i in range(draws):
         update(f"detectors, {shape.name}", i + 1, draws)
         world = draw(shape, seed + i, JUDGED, STRANGE)
+        said = texts(world, seed + i)
         for one, way in ways:
-            rare = way == TOGETHER and i % ONE_IN and i + 1 < draws
+            rare = way == TOGETHER and i > 1 and i % ONE_IN  # two give a standard error
             if not rare and not all(refused.get((one, way), (None,))):
-                refused[one, way], found = judge(one, world, seed + i, way)
+                refused[one, way], found = judge(one, world, said, seed + i, way)
                 flags[one, way].append(found)
     return [
         {
@@ -68,12 +70,14 @@ def _judge_shape(
     ]
 
 
-def judge(one: Alternative, world: Draw, seed: int, way: str = ALONE) -> tuple[list[str | None], FloatArray]:
+def judge(
+    one: Alternative, world: Draw, said: Texts, seed: int, way: str = ALONE
+) -> tuple[list[str | None], FloatArray]:
     """Why each level is refused, or None; (levels, pictures) which known and, after them, new ones are flagged."""
     pictures = np.concatenate([world.known, world.novel])
     try:
         shots = LabelledRows(world.X, world.y)
-        rejector = calibrate_shots(one, shots, texts(world, seed), seed, way == PER_CLASS)
+        rejector = calibrate_shots(one, shots, said, seed, way == PER_CLASS)
         refused = [rejector.refusal(level) for level in LEVELS]
         p = np.ones(len(pictures)) if all(refused) else rejector.verdict(pictures, (), way == TOGETHER).p
     except UsageError as error:

@@ -56,37 +56,21 @@ class CLIPConfig:
         where = "CLIPConfig"
         if resnet is not (self.patch_size is None):
             got = f"layers {self.vision_layers}, patch {self.patch_size}"
-            raise UsageError(
-                expected="a patch size for a vision transformer, none for a ResNet",
-                got=got,
-                fix="set patch_size",
-                where=where,
-            )
+            expected = "a patch size for a vision transformer, none for a ResNet"
+            raise UsageError(expected=expected, got=got, fix="set patch_size", where=where)
         if unit < 1 or self.image_size < unit or self.image_size % unit:
-            raise UsageError(
-                expected=f"a multiple of {unit} pixels",
-                got=f"image_size {self.image_size}",
-                fix="change image_size",
-                where=where,
-            )
+            expected, fix = f"a multiple of {unit} pixels", "change image_size"
+            raise UsageError(expected=expected, got=f"image_size {self.image_size}", fix=fix, where=where)
         for width, heads in ((pooled, self.vision_heads), (self.text_width, self.text_heads)):
             if min(heads, width) < 1 or width % heads:
-                raise UsageError(
-                    expected="heads that divide the width",
-                    got=f"{heads} heads, width {width}",
-                    fix="change them",
-                    where=where,
-                )
+                expected = "heads that divide the width"
+                raise UsageError(expected=expected, got=f"{heads} heads, width {width}", fix="change them", where=where)
         if min(self.embed_dim, self.text_layers) < 1:
             got = f"embed_dim {self.embed_dim}, text_layers {self.text_layers}"
             raise UsageError(expected="1 or more of each", got=got, fix="change them", where=where)
         if self.activation not in ACTIVATIONS:
-            raise UsageError(
-                expected=f"an activation of {sorted(ACTIVATIONS)}",
-                got=repr(self.activation),
-                fix="choose one of them",
-                where=where,
-            )
+            expected = f"an activation of {sorted(ACTIVATIONS)}"
+            raise UsageError(expected=expected, got=repr(self.activation), fix="choose one of them", where=where)
 
     def unlike_openai(self) -> dict[str, int | str]:
         """Heads and activation, where they are not those that OpenAI's code takes for these widths.

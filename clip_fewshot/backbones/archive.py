@@ -67,14 +67,12 @@ def read_archive(path: Path) -> dict[str, Any]:
             tensors = _collect(value) if isinstance(value, _Inert) else value
             return _check_size(tensors, path.stat().st_size)
     except _RefusedError as refusal:
-        raise ArtifactError(
-            expected="an archive of weights", got=str(refusal), fix="do not use this file", where=str(path)
-        ) from refusal
+        fix = "do not use this file"
+        raise ArtifactError(expected="an archive of weights", got=str(refusal), fix=fix, where=str(path)) from refusal
     except _DAMAGE as error:
         got = f"a damaged one ({type(error).__name__}: {error})"
-        raise ArtifactError(
-            expected="an archive of weights", got=got, fix="get an undamaged copy", where=str(path)
-        ) from error
+        expected = "an archive of weights"
+        raise ArtifactError(expected=expected, got=got, fix="get an undamaged copy", where=str(path)) from error
 
 
 class _RefusedError(Exception):

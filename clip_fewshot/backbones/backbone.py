@@ -18,7 +18,6 @@ from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.tokenizer import tokenize
 from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.data import image as pictures
-from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.device import autocast_activations
 
@@ -119,13 +118,6 @@ class Backbone(nn.Module):
     def _about(self) -> dict[str, Any]:
         """What decides the features besides the weights, as JSON."""
         return {"config": asdict(self.config), "preprocess": "CLIP", "mean": list(self.mean), "std": list(self.std)}
-
-
-def check_backbone(found: object) -> None:
-    """Refuse what is no backbone, as None or a name."""
-    if not isinstance(found, Backbone):
-        got, fix = f"a {type(found).__name__}", "pass what load_backbone(...) returns"
-        raise UsageError(expected="a backbone", got=got, fix=fix, where="backbone")
 
 
 def build_backbone(config: CLIPConfig, seed: int = 0, name: str = "custom") -> Backbone:

@@ -76,9 +76,8 @@ def assemble(
     backbone.load_state_dict(weights)
     for key, tensor in backbone.state_dict().items():
         if not bool(tensor.sum(dtype=torch.float64).isfinite()):  # exact: so few float32 cannot overflow it
-            raise ArtifactError(
-                expected=f"finite numbers in {key}", got="NaN or infinity", fix="get an undamaged copy", where=where
-            )
+            got = "NaN or infinity"
+            raise ArtifactError(expected=f"finite numbers in {key}", got=got, fix="get an undamaged copy", where=where)
     return backbone
 
 
@@ -107,12 +106,8 @@ def _unwrap(saved: object, path: Path) -> dict[str, Tensor]:
     found = _find_states(saved)
     usual = [name for name in WRAPPERS if name in found]
     if len(found) > 1 and not usual:
-        raise ArtifactError(
-            expected="the weights of one model",
-            got=f"those of {', '.join(sorted(found))[:80]}",
-            fix="save the one you mean in a file of its own",
-            where=str(path),
-        )
+        got, fix = f"those of {', '.join(sorted(found))[:80]}", "save the one you mean in a file of its own"
+        raise ArtifactError(expected="the weights of one model", got=got, fix=fix, where=str(path))
     state = found[usual[0]] if usual else next(iter(found.values()), saved)
     items = state.items() if isinstance(state, dict) else ()
     return {key: item for key, item in items if isinstance(key, str) and isinstance(item, Tensor)}
@@ -157,9 +152,8 @@ def _check(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
     missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or unknown:
         got = f"{len(missing)} missing {missing[:3]} and {len(unknown)} unknown {unknown[:3]}"
-        raise ArtifactError(
-            expected="the tensors of a CLIP model", got=got, fix="check which model this is", where=where
-        )
+        fix = "check which model this is"
+        raise ArtifactError(expected="the tensors of a CLIP model", got=got, fix=fix, where=where)
     for key, tensor in given.items():
         if tensor.shape != wanted[key].shape:
             expected, got = f"{key} of shape {tuple(wanted[key].shape)}", str(tuple(tensor.shape))

@@ -117,12 +117,9 @@ def load_saved_backbone(name: str, trusted: Mapping[str, Any], where: str) -> Ba
         given = trusted[name]
         return load_backbone(given if isinstance(given, nn.Module) else given())
     if names_code(name):
-        raise ArtifactError(
-            expected="a backbone of this library",
-            got=f"{name!r}, which a file must not import",
-            fix="pass the backbone, or trusted={name: ...}; in a command give --model again",
-            where=where,
-        )
+        expected = "a backbone of this library"
+        fix = "pass the backbone, or trusted={name: ...}; in a command give --model again"
+        raise ArtifactError(expected=expected, got=f"{name!r}, which a file must not import", fix=fix, where=where)
     backbone = _load(name, {})
     return backbone.to(resolve_device("auto"))
 

@@ -91,11 +91,9 @@ def _download(weights: WeightsFile, partial: BinaryIO) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             if partial.tell() > before and attempt < ATTEMPTS:
                 continue
-            raise ResourceError(
-                expected=f"the weights {weights.file} from {weights.url}",
-                got=f"no connection, or a broken one ({error})",
-                fix=f"put that file at {weights.path}, or use the model mini (`model`), which ships with the package",
-            ) from error
+            got = f"no connection, or a broken one ({error})"
+            fix = f"put that file at {weights.path}, or use the model mini (`model`), which ships with the package"
+            raise ResourceError(expected=f"the weights {weights.file} from {weights.url}", got=got, fix=fix) from error
 
 
 def _append_rest(weights: WeightsFile, partial: BinaryIO) -> None:

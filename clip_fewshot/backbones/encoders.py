@@ -131,9 +131,8 @@ class TextEncoder:
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "first", "end", "pooler"):
-            raise UsageError(
-                expected="mean, first, end or pooler", got=repr(self.pool), fix="check the spelling", where="pool"
-            )
+            got = repr(self.pool)
+            raise UsageError(expected="mean, first, end or pooler", got=got, fix="check the spelling", where="pool")
 
     @property
     def rows(self) -> TokenRows:
@@ -195,10 +194,6 @@ def _tried(tower: EncoderTower, inputs: Tensor) -> Tensor:
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
         got = str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
-        raise UsageError(
-            expected=f"features ({len(inputs)}, d)",
-            got=got,
-            fix="end the encoder or its parts with a pooling",
-            where="encoder",
-        )
+        expected = f"features ({len(inputs)}, d)"
+        raise UsageError(expected=expected, got=got, fix="end the encoder or its parts with a pooling", where="encoder")
     return features

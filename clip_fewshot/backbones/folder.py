@@ -67,11 +67,8 @@ def save_backbone(
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     infinite = sorted(key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
     if infinite:
-        raise UsageError(
-            expected="finite weights in the range of float16",
-            got=f"others in {infinite[:3]}",
-            fix="save with half=False",
-        )
+        fix = "save with half=False"
+        raise UsageError(expected="finite weights in the range of float16", got=f"others in {infinite[:3]}", fix=fix)
     weights = TensorFile(state, backbone.header())
     digest = write_pieces(folder / BACKBONE_WEIGHTS, weights, weights.size)
     config = asdict(backbone.config) | {"sha256": digest}
@@ -91,17 +88,14 @@ def load_folder(folder: Path, name: str) -> Backbone:
         data = path.read_bytes()
         state = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise ArtifactError(
-            expected=f"a readable {BACKBONE_WEIGHTS}", got=str(error), fix="restore the folder", where=str(path)
-        ) from error
+        expected = f"a readable {BACKBONE_WEIGHTS}"
+        raise ArtifactError(expected=expected, got=str(error), fix="restore the folder", where=str(path)) from error
     if hash_bytes(data) != digest:
-        raise ArtifactError(
-            expected="the weights that config.json names", got="others", fix="restore the folder", where=str(path)
-        )
+        fix = "restore the folder"
+        raise ArtifactError(expected="the weights that config.json names", got="others", fix=fix, where=str(path))
     if read_metadata(path).get(STATED, said := config.header().get(STATED)) != said:  # no shape shows these
-        raise ArtifactError(
-            expected="heads and activation as the weights state them", got="others", fix="restore it", where=str(folder)
-        )
+        expected = "heads and activation as the weights state them"
+        raise ArtifactError(expected=expected, got="others", fix="restore it", where=str(folder))
     if TOKEN_ROWS in state:
         state[TOKEN_EMBEDDING] = _spread_rows(state[TOKEN_EMBEDDING], state.pop(TOKEN_ROWS), str(path))
     return assemble(state, name, str(path), config)
@@ -137,9 +131,8 @@ def _shards(index: Path) -> list[Path]:
     names = listed.get("weight_map") if isinstance(listed, dict) else None
     files = sorted({*map(str, names.values())}) if isinstance(names, dict) else []
     if not files or any(Path(name).name != name for name in files):
-        raise ArtifactError(
-            expected="a list of files in this folder", got=str(files)[:80], fix="restore the folder", where=str(index)
-        )
+        fix = "restore the folder"
+        raise ArtifactError(expected="a list of files in this folder", got=str(files)[:80], fix=fix, where=str(index))
     return [index.with_name(name) for name in files]
 
 
@@ -147,12 +140,8 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
     """Architecture and SHA-256 of the weights."""
     path = folder / CONFIG
     if not os.path.isfile(path):
-        raise ArtifactError(
-            expected=f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}",
-            got="none",
-            fix="check the path",
-            where=str(folder),
-        )
+        expected = f"a folder with {CONFIG} and {BACKBONE_WEIGHTS}"
+        raise ArtifactError(expected=expected, got="none", fix="check the path", where=str(folder))
     fields: dict[str, Any] = read_json(path)
     try:
         digest = str(fields.pop("sha256"))
@@ -161,20 +150,16 @@ def read_config(folder: Path) -> tuple[CLIPConfig, str]:
         return CLIPConfig(**fields), digest
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         other = isinstance(fields, dict) and fields.get("model_type")  # as Hugging Face's config.json has it
-        raise ArtifactError(
-            expected="the architecture of a CLIP model",
-            got=f"that of {other!r}" if other else repr(error),
-            fix="name the folder of a CLIP model" if other else "restore the folder",
-            where=str(path),
-        ) from error
+        got = f"that of {other!r}" if other else repr(error)
+        fix = "name the folder of a CLIP model" if other else "restore the folder"
+        raise ArtifactError(expected="the architecture of a CLIP model", got=got, fix=fix, where=str(path)) from error
 
 
 def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:
     """Embedding (vocabulary, d) -> stored rows (used + 1, d), and for each token the row it has there."""
     if used and not 0 <= used[0] <= used[-1] < len(table):
-        raise UsageError(
-            expected=f"token ids in 0..{len(table) - 1}", got=f"{used[0]}..{used[-1]}", fix="use the tokenizer's ids"
-        )
+        got = f"{used[0]}..{used[-1]}"
+        raise UsageError(expected=f"token ids in 0..{len(table) - 1}", got=got, fix="use the tokenizer's ids")
     rest = torch.ones(len(table), dtype=torch.bool)
     rest[used] = False
     shared = table[rest].mean(dim=0, keepdim=True) if bool(rest.any()) else table[:0]
@@ -185,7 +170,6 @@ def _share_rows(table: Tensor, used: list[int]) -> tuple[Tensor, Tensor]:
 
 def _spread_rows(stored: Tensor, rows: Tensor, where: str) -> Tensor:
     if rows.numel() == 0 or not 0 <= int(rows.min()) <= int(rows.max()) < len(stored):
-        raise ArtifactError(
-            expected="token rows inside the stored table", got="others", fix="restore the folder", where=where
-        )
+        fix = "restore the folder"
+        raise ArtifactError(expected="token rows inside the stored table", got="others", fix=fix, where=where)
     return stored[rows.long()]

@@ -62,16 +62,14 @@ def _rename(key: str, where: str) -> str:
             for part, ours in RENAMED_PARTS.items():
                 key = key.replace(part, ours)
             return key
-    raise ArtifactError(
-        expected="the tensors of a CLIPModel", got=f"one named {key}", fix="check which model this is", where=where
-    )
+    got = f"one named {key}"
+    raise ArtifactError(expected="the tensors of a CLIPModel", got=got, fix="check which model this is", where=where)
 
 
 def _stack(state: Mapping[str, Tensor], query: str, where: str) -> Tensor:
     keys = [query.replace(QUERY, f".self_attn.{letter}_proj.") for letter in "qkv"]
     missing = [key for key in keys if key not in state]
     if missing:
-        raise ArtifactError(
-            expected="the tensors of a CLIPModel", got=f"{missing} missing", fix="get an undamaged copy", where=where
-        )
+        got = f"{missing} missing"
+        raise ArtifactError(expected="the tensors of a CLIPModel", got=got, fix="get an undamaged copy", where=where)
     return torch.cat([state[key] for key in keys])

@@ -49,7 +49,6 @@ def one_query_attention(
 def select_row(tokens: Tensor, position: Tensor) -> Tensor:
     """(b, l, d) and (b,) -> (b, d), the token at ``position`` of each input."""
     if tokens.ndim != 3:
-        raise UsageError(
-            expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix="cut a transformer", where="select_row"
-        )
+        fix = "cut a transformer"
+        raise UsageError(expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix=fix, where="select_row")
     return tokens[torch.arange(len(tokens), device=tokens.device), position]

@@ -22,13 +22,11 @@ def load(name: str) -> Backbone:
         import open_clip
     except Exception as error:  # a torchvision that does not fit to torch raises RuntimeError
         fix = "pip install open-clip-torch, with a torchvision that fits to your torch"
-        raise ResourceError(
-            expected="the package open_clip", got=f"{type(error).__name__}: {error}", fix=fix, where=name
-        ) from error
+        expected = "the package open_clip"
+        raise ResourceError(expected=expected, got=f"{type(error).__name__}: {error}", fix=fix, where=name) from error
     if (model, tag or None) not in {(known, None) for known in open_clip.list_models()} | set(
         open_clip.list_pretrained()
     ):
-        raise UsageError(
-            expected="a model and weights that open_clip lists", got=repr(name), fix="see open_clip.list_pretrained()"
-        )
+        expected = "a model and weights that open_clip lists"
+        raise UsageError(expected=expected, got=repr(name), fix="see open_clip.list_pretrained()")
     return convert(open_clip.create_model(model, pretrained=tag or None), name)

@@ -85,12 +85,8 @@ class PairBackbone(Backbone):
     @property
     def config(self) -> NoReturn:  # type: ignore[override]
         """A pair is no architecture of CLIP's."""
-        raise UsageError(
-            expected="a CLIP model",
-            got=f"the pair {self.name!r}",
-            fix="use PairBackbone.save and PairBackbone.load",
-            where="config",
-        )
+        fix = "use PairBackbone.save and PairBackbone.load"
+        raise UsageError(expected="a CLIP model", got=f"the pair {self.name!r}", fix=fix, where="config")
 
     def header(self) -> dict[str, str]:
         """Nothing: no other code reads a pair's weights."""
@@ -157,14 +153,12 @@ class PairBackbone(Backbone):
         other = [key for key, value in wanted.items() if about.get(key) != value]
         if other:
             fix = "build the encoders as they were when it was saved"
-            raise ArtifactError(
-                expected="the encoders it was saved with", got=f"another {', '.join(other)}", fix=fix, where=str(folder)
-            )
+            got = f"another {', '.join(other)}"
+            raise ArtifactError(expected="the encoders it was saved with", got=got, fix=fix, where=str(folder))
         self.load_state_dict(safetensors.torch.load(files[PAIR_WEIGHTS]))
         if self.digest != meta["digest"]:
-            raise ArtifactError(
-                expected=f"digest {meta['digest'][:12]}...", got="another", fix="restore the folder", where=str(folder)
-            )
+            expected = f"digest {meta['digest'][:12]}..."
+            raise ArtifactError(expected=expected, got="another", fix="restore the folder", where=str(folder))
         return self
 
     def _about(self) -> dict[str, Any]:

@@ -30,9 +30,8 @@ class JsonTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ResourceError(
-                expected="the package tokenizers", got=str(error), fix=EXTRA, where=str(path)
-            ) from error
+            fix = EXTRA
+            raise ResourceError(expected="the package tokenizers", got=str(error), fix=fix, where=str(path)) from error
         place = Path(path)
         if not os.path.isfile(place):
             raise DataError(expected="a tokenizer.json", got="no file", fix="check the path", where=str(path))
@@ -40,9 +39,8 @@ class JsonTokenizer:
             data = read_whole(place)
             self._tokenizer: Any = Tokenizer.from_str(data.decode())
         except Exception as error:  # whatever the Rust side meets comes as a bare Exception
-            raise ArtifactError(
-                expected="a tokenizer.json", got=str(error), fix="get an undamaged copy", where=str(path)
-            ) from error
+            fix = "get an undamaged copy"
+            raise ArtifactError(expected="a tokenizer.json", got=str(error), fix=fix, where=str(path)) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.digest, marks = hash_bytes(data), self("")
@@ -84,14 +82,12 @@ def load_text_encoder(folder: str | Path, pool: str = "mean", context_length: in
     try:
         from transformers import AutoModel
     except ImportError as error:
-        raise ResourceError(
-            expected="the package transformers", got=str(error), fix=EXTRA, where=str(folder)
-        ) from error
+        expected = "the package transformers"
+        raise ResourceError(expected=expected, got=str(error), fix=EXTRA, where=str(folder)) from error
     try:
         module: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         got, fix = f"{type(error).__name__}: {error}", "give a folder that transformers can read"
-        raise ArtifactError(
-            expected="an encoder in Hugging Face's form", got=got, fix=fix, where=str(folder)
-        ) from error
+        expected = "an encoder in Hugging Face's form"
+        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(folder)) from error
     return TextEncoder(module, tokenizer, pool=pool, context_length=context_length)

@@ -65,9 +65,8 @@ class TextTransformer(TextTower):
         """
         length, longest = inputs.shape[1], len(self.positional_embedding)
         if length > longest:
-            raise UsageError(
-                expected=f"at most {longest} tokens per text", got=str(length), fix="use Backbone.tokenize"
-            )
+            got = str(length)
+            raise UsageError(expected=f"at most {longest} tokens per text", got=got, fix="use Backbone.tokenize")
         tokens = self.token_embedding(inputs) + self.positional_embedding[:length]
         return CutState(tokens, self.ends(inputs))
 

@@ -102,12 +102,8 @@ def tokenize(texts: str | Sequence[str], truncate: bool = False, context_length:
         if len(ids) > context_length:
             if not truncate:
                 got = f"{len(ids)} in {text[:60]!r}"
-                raise UsageError(
-                    expected=f"at most {context_length} tokens",
-                    got=got,
-                    fix="shorten it, or truncate=True",
-                    where=f"text {i}",
-                )
+                fix = "shorten it, or truncate=True"
+                raise UsageError(expected=f"at most {context_length} tokens", got=got, fix=fix, where=f"text {i}")
             ids = [*ids[: context_length - 1], tokenizer.end]
         rows[i, : len(ids)] = torch.tensor(ids)
     return rows

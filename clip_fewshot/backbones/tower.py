@@ -101,9 +101,8 @@ def advance(blocks: Iterable[nn.Module], state: CutState) -> CutState:
     for block in blocks:
         if state.token is not None:
             fix = "cut with Tower.advance"
-            raise UsageError(
-                expected="tokens as the block before left them", got="normalised ones", fix=fix, where="advance"
-            )
+            got = "normalised ones"
+            raise UsageError(expected="tokens as the block before left them", got=got, fix=fix, where="advance")
         tokens = block(tokens, state.position) if isinstance(block, PositionedBlock) else block(tokens)
     return state._replace(tokens=tokens)
 
@@ -143,11 +142,8 @@ class Tower(nn.Module):
     def advance(self, state: CutState, start: int, stop: int) -> CutState:
         """Run blocks[start:stop]."""
         if not 0 <= start <= stop <= self.n_blocks:
-            raise UsageError(
-                expected=f"0 <= start <= stop <= {self.n_blocks}",
-                got=f"{start}, {stop}",
-                fix="choose blocks that exist",
-            )
+            got = f"{start}, {stop}"
+            raise UsageError(expected=f"0 <= start <= stop <= {self.n_blocks}", got=got, fix="choose blocks that exist")
         return advance(self.blocks[start:stop], state)
 
     def cut(self, state: CutState, n: int) -> CutState:
@@ -194,9 +190,8 @@ class Tower(nn.Module):
     def _view(self, n: int) -> Suffix:
         """The suffix on this tower's own parameters."""
         if not 0 <= n <= self.n_blocks:
-            raise UsageError(
-                expected=f"a number of layers in 0..{self.n_blocks}", got=str(n), fix="choose a number in the range"
-            )
+            fix = "choose a number in the range"
+            raise UsageError(expected=f"a number of layers in 0..{self.n_blocks}", got=str(n), fix=fix)
         return Suffix(self.blocks[self.n_blocks - n :], self.tail())
 
 

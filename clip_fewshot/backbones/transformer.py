@@ -107,9 +107,8 @@ class Block(OneRow):
     def forward_row(self, state: CutState) -> Tensor:
         """:meth:`normalise` state -> (b, d), one row of :meth:`forward` per input for the price of one row."""
         if state.token is None:
-            raise UsageError(
-                expected="a state from `normalised`", got="raw tokens", fix="call it first", where="Block.at"
-            )
+            got = "raw tokens"
+            raise UsageError(expected="a state from `normalised`", got=got, fix="call it first", where="Block.at")
         query = select_row(state.tokens, state.position)
         token = state.token + self.attn.forward_row(state.tokens, query, state.position, self.ln_1)
         out: Tensor = token + self.mlp(self.ln_2(token))

@@ -44,9 +44,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
         "retrieve": "pictures for a text, texts for a picture",
         "embed": "features of a folder or table of pictures, also on a cluster",
     },
-    "open world": {
-        OPEN_WORLD: "a store of pictures, week by week: " + ", ".join(STORE_COMMANDS),
-    },
+    "open world": {OPEN_WORLD: "a store of pictures, week by week: " + ", ".join(STORE_COMMANDS)},
     "measure": {
         "audit": "copies, doubtful labels and classes that give themselves away, before anything is measured",
         "linear_probe": "compare models by a probe on frozen features",

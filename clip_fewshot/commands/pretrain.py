@@ -15,10 +15,7 @@ DESCRIPTION = (
     "Train a CLIP from scratch on image-caption pairs, with the numbers of CLIP's paper where none are given. torchrun "
     "starts it on several processes."
 )
-EXAMPLES = (
-    "pairs/ --model ViT-B/32 --out runs/scratch",
-    "shards/ --chunk 256 --spark --out runs/scratch",
-)
+EXAMPLES = ("pairs/ --model ViT-B/32 --out runs/scratch", "shards/ --chunk 256 --spark --out runs/scratch")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,8 @@ class Options(TunedModelOptions, TextOptions):
             got = "neither" if self.image is None else "both"
             raise UsageError(expected="one of --image and --text", got=got, fix="give one of them", where="--image")
         if self.prompt and self.image is None:
-            raise UsageError(
-                expected="--prompt with --image", got="--text", fix="leave one of them out", where="--prompt"
-            )
+            expected = "--prompt with --image"
+            raise UsageError(expected=expected, got="--text", fix="leave one of them out", where="--prompt")
 
 
 def main(options: Options) -> int:

@@ -230,13 +230,7 @@ class FewShotConfig:
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
 # Written down where chosen: without them a run is one of schema 1.
-LATER: Mapping[str, Any] = {
-    "detector": AUTO,
-    "discoverer": None,
-    "n_neighbors": None,
-    "unlabelled": None,
-    **SOURCED,
-}
+LATER: Mapping[str, Any] = {"detector": AUTO, "discoverer": None, "n_neighbors": None, "unlabelled": None, **SOURCED}
 
 
 def _told(part: Any) -> dict[str, Any]:

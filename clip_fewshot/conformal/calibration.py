@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_fewshot.conformal.bags import Bag, Labels, check_features
+from clip_fewshot.conformal.bags import ALONE, Bag, Labels, check_features
 from clip_fewshot.conformal.levels import Looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
@@ -58,7 +58,10 @@ class Calibrated:
         levelled: pooled, but each score in units of the class that its picture looks like, so that false alarms spread
             over the classes. ``per_class`` needs no levels. "full" and "split" then are at most 2 alpha in theory and
             below alpha in simulation, and for "leave-one-out" no bound is proven: see
-            :mod:`clip_fewshot.conformal.levels`.
+            :mod:`clip_fewshot.conformal.levels`. Up to 256 pictures that calibrate, p-values are interpolated: ranks
+            alone are multiples of 1 / (n + 1), so that 56 pictures give .036 at alpha = .05. That adds at most
+            1 / (n + 1), and nothing where strange scores are the rarer the stranger they are
+            (the distribution is convex there, and Jensen's inequality says the rest).
 
     Attributes:
         scheme_: what ``SCHEMES`` made. classes_: names, sorted; empty without ``y``.
@@ -153,6 +156,8 @@ class Calibrated:
             if self.per_class:
                 which = scheme.labels == label
                 members, own = members[:, which], own[:, which] if own.shape[1] > 1 else own
+            if looks is not None and not self.smoothed and members.shape[1] <= ALONE:
+                shares = _shares_of_gaps(members, own)
             found = np.maximum(found, _ranks(members, own, shares))
         return found
 
@@ -226,3 +231,16 @@ def _ranks(members: FloatArray, own: FloatArray, shares: FloatArray) -> FloatArr
     below, at_most = np.count_nonzero(members < least, axis=1), np.count_nonzero(members <= greatest, axis=1)
     n = members.shape[1]
     return np.asarray((below + shares * (at_most - below + 1)) / (n + 1))
+
+
+def _shares_of_gaps(members: FloatArray, own: FloatArray) -> FloatArray:
+    """(m,) how far up a picture lies in the gap between the next lower and the next higher member, in (0, 1].
+
+    1 where it ties with a member, or where there is no lower or no higher one. Beran, Hall, "Interpolated nonparametric
+    prediction intervals and confidence intervals", 1993.
+    """
+    least, greatest = tie_range(own)
+    lower = np.where(members < least, own - members, np.inf).min(axis=1)
+    upper = np.where(members > greatest, members - own, np.inf).min(axis=1)
+    inside = np.isfinite(lower + upper) & ~((members >= least) & (members <= greatest)).any(axis=1)
+    return np.asarray(np.divide(lower, lower + upper, out=np.ones(len(lower)), where=inside))

@@ -26,8 +26,9 @@ from clip_fewshot.conformal.bags import ALONE, Comparison
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 # Average pictures that each class has besides its own, for its spread and at most for its place; classes that lie apart
-# have fewer, down to FEWEST_PRIOR / shots^2, without which four shots give .12 false alarms at alpha = .1.
-SPREAD_PRIOR, PLACE_PRIOR, FEWEST_PRIOR = 8, 2, 16
+# have fewer. Few shots score each other and are wrong together: FEW_PRIOR / shots^2 times the likeness of the classes
+# (within LIKENESS) are the least. Without them four shots give .12 false alarms at alpha = .1.
+SPREAD_PRIOR, PLACE_PRIOR, FEW_PRIOR, LIKENESS = 8, 2, 64, (0.25, 4)
 
 
 class Looks:
@@ -147,7 +148,8 @@ class Pairs(NamedTuple):
         left = self.counts[looks] - same
         means = np.take_along_axis(self.means, looks, axis=1) - same * self.less
         squares = np.maximum(np.take_along_axis(self.squares, looks, axis=1) - same * self.fewer, 0)
-        prior = np.maximum(np.minimum(self.likeness, PLACE_PRIOR), FEWEST_PRIOR / np.maximum(left, 1) ** 2)
+        least = FEW_PRIOR * np.clip(self.likeness, *LIKENESS) / np.maximum(left, 1) ** 2
+        prior = np.maximum(np.minimum(self.likeness, PLACE_PRIOR), least)
         place = (left * means + prior * self.centre) / (left + prior)
         spread = (squares + SPREAD_PRIOR * self.within) / (np.maximum(left - 1, 0) + SPREAD_PRIOR)
         stretch = np.sqrt(np.divide(self.within, spread, out=np.ones_like(spread), where=spread > 0))

@@ -63,12 +63,8 @@ def shrink_text_weights(text: nn.Module, activations: torch.dtype) -> Iterator[N
     """
     if activations != torch.bfloat16:
         fix = "load the model with dtype=torch.bfloat16, or keep float32 weights"
-        raise UsageError(
-            expected="bfloat16 activations for bfloat16 text weights",
-            got=str(activations),
-            fix=fix,
-            where="text_weights",
-        )
+        expected = "bfloat16 activations for bfloat16 text weights"
+        raise UsageError(expected=expected, got=str(activations), fix=fix, where="text_weights")
     matrices = list_matrices(text)
     for parameter in matrices:
         parameter.data = parameter.data.to(torch.bfloat16)
@@ -126,8 +122,7 @@ class LossScale:
                 self.factor, self.calm = 2 * self.factor, 0
             return True
         if not self.dynamic or self.factor <= 1:
-            raise DivergedError(
-                expected="a finite gradient", got="one that is not", fix="lower the learning rate", where="training"
-            )
+            got = "one that is not"
+            raise DivergedError(expected="a finite gradient", got=got, fix="lower the learning rate", where="training")
         self.factor, self.calm = self.factor / 2, 0
         return False

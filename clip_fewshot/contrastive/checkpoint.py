@@ -105,12 +105,8 @@ def _check_fitting(saved: Mapping[str, Form], live: Mapping[str, Tensor], where:
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in live.items()}
     if saved != wanted:
         odd = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
-        raise ArtifactError(
-            expected="a checkpoint of this model and these options",
-            got=f"{len(odd)} tensors that differ, {odd[0]} among them",
-            fix="choose a new folder",
-            where=str(where),
-        )
+        got, fix = f"{len(odd)} tensors that differ, {odd[0]} among them", "choose a new folder"
+        raise ArtifactError(expected="a checkpoint of this model and these options", got=got, fix=fix, where=str(where))
 
 
 class CheckpointFolder:
@@ -132,12 +128,8 @@ class CheckpointFolder:
         if self._checkpoints is not None and self._checkpoints.exists():
             if not resume:
                 fix = "resume, or choose a new folder"
-                raise UsageError(
-                    expected="a folder without a training",
-                    got="one with a checkpoint",
-                    fix=fix,
-                    where=str(self._folder),
-                )
+                got = "one with a checkpoint"
+                raise UsageError(expected="a folder without a training", got=got, fix=fix, where=str(self._folder))
             identity = training.identity(self._length)
             tensors = training.tensors()
             meta = self._checkpoints.load(tensors, identity, self._pairs)

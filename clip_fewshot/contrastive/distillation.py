@@ -54,12 +54,8 @@ class SelfDistillation(nn.Module):
         check_alpha(alpha)
         if not (0 <= momentum < 1 and temperature > 0 and within >= 0):
             got = f"{momentum}, {temperature} and {within}"
-            raise UsageError(
-                expected="momentum in [0, 1), temperature > 0 and within >= 0",
-                got=got,
-                fix="change them",
-                where="distillation",
-            )
+            expected = "momentum in [0, 1), temperature > 0 and within >= 0"
+            raise UsageError(expected=expected, got=got, fix="change them", where="distillation")
         self.alpha, self.momentum, self.temperature, self.within = alpha, momentum, temperature, within
         self.teacher = copy.deepcopy(cast(nn.Module, student)).requires_grad_(False).eval()
         self.updates: Tensor
@@ -100,12 +96,8 @@ class SelfDistillation(nn.Module):
             UsageError: no batch was.
         """
         if self._taught is None:
-            raise UsageError(
-                expected="a batch that the teacher has seen",
-                got="none",
-                fix="call prepare(batch) first",
-                where="distillation",
-            )
+            fix = "call prepare(batch) first"
+            raise UsageError(expected="a batch that the teacher has seen", got="none", fix=fix, where="distillation")
         return transport_targets(*self._taught, self.temperature, self.within, caption_ids)
 
     @torch.no_grad()

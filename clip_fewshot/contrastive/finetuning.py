@@ -134,12 +134,9 @@ def _check_depths(backbone: Backbone, plan: FineTuning) -> None:
     for kind, depth in asked.items():
         if depth != ALL and depth > limits[kind]:
             most = ",".join(str(depth if depth == ALL else min(depth, limits[kind])) for kind, depth in asked.items())
-            raise UsageError(
-                expected=f"0 to {limits[kind]} layers of the {kind} tower to unfreeze",
-                got=str(depth),
-                fix=f"give one number for each tower, image first, such as {most}; or all",
-                where="`unfreeze`",
-            )
+            expected = f"0 to {limits[kind]} layers of the {kind} tower to unfreeze"
+            fix = f"give one number for each tower, image first, such as {most}; or all"
+            raise UsageError(expected=expected, got=str(depth), fix=fix, where="`unfreeze`")
 
 
 def _headed(tower: Tower, plan: FineTuning, name: str) -> HeadedTower:

@@ -83,12 +83,8 @@ def check_memory(
     fixes = [f"set {words} ({changed.total})" for words, changed in remedies.items()]
     if not fixes and "model" in changeable and (smaller := list_smaller(needs, options, room)):
         fixes = [f"take a smaller `model` ({', '.join(smaller)})"]
-    raise ResourceError(
-        expected=f"memory for {forecast}",
-        got=format_size(room),
-        fix=", or ".join(fixes) or "train less of it, or use a machine with more",
-        where="training",
-    )
+    fix = ", or ".join(fixes) or "train less of it, or use a machine with more"
+    raise ResourceError(expected=f"memory for {forecast}", got=format_size(room), fix=fix, where="training")
 
 
 def list_smaller(needs: Needs, options: ContrastiveOptions, room: int) -> list[str]:

@@ -145,11 +145,7 @@ def measure_needs(model: Backbone, tokens: Tensor, beside: int = 0) -> Needs:
         _growth(model, *one)
         for one in ((model.visual, model.encode_image, blank), (model.text, model.encode_text, longest))
     )
-    return replace(
-        needs,
-        visual=TowerNeeds(needs.visual.trained, *visual),
-        text=TowerNeeds(needs.text.trained, *text),
-    )
+    return replace(needs, visual=TowerNeeds(needs.visual.trained, *visual), text=TowerNeeds(needs.text.trained, *text))
 
 
 def count_bytes(model: nn.Module) -> int:

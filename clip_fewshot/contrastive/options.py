@@ -104,15 +104,13 @@ class ContrastiveOptions:
                 raise UsageError(expected=f"{name} in [0, 1)", got=str(low), fix=f"change {name}", where=name)
         for name in ("weight_decay", "warmup_steps"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise UsageError(
-                    expected=f"{name} of 0 or more", got=str(getattr(self, name)), fix=f"change {name}", where=name
-                )
+                fix = f"change {name}"
+                raise UsageError(expected=f"{name} of 0 or more", got=str(getattr(self, name)), fix=fix, where=name)
 
         if self.optimizer == "sgd" and "bfloat16" in (self.state_dtype, self.text_weights):
             got = f"state_dtype {self.state_dtype}, text_weights {self.text_weights}"
-            raise UsageError(
-                expected="float32 beside sgd", got=got, fix="leave them out, or use adamw", where="optimizer"
-            )
+            expected = "float32 beside sgd"
+            raise UsageError(expected=expected, got=got, fix="leave them out, or use adamw", where="optimizer")
 
     def total(self, per_epoch: int) -> int:
         """Optimiser steps in all, where an epoch has ``per_epoch``."""
@@ -140,9 +138,8 @@ def paper_options(model: str | CLIPConfig, **changes: Any) -> ContrastiveOptions
     """
     name = {"ViT-L/14-336px": "ViT-L/14@336px"}.get(model, model) if isinstance(model, str) else ""
     if isinstance(model, str) and name not in PAPER_RATES:
-        raise UsageError(
-            expected=f"one of {', '.join(PAPER_RATES)}", got=repr(model), fix="check the spelling", where="model"
-        )
+        got = repr(model)
+        raise UsageError(expected=f"one of {', '.join(PAPER_RATES)}", got=got, fix="check the spelling", where="model")
     config = ARCHITECTURES[name] if isinstance(model, str) else model
     betas, eps = VIT_ADAM if isinstance(config.vision_layers, int) else RESNET_ADAM
     paper: dict[str, Any] = {"learning_rate": PAPER_RATES.get(name, USUAL_RATE), "betas": betas, "eps": eps}

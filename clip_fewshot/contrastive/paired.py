@@ -54,12 +54,8 @@ class PairedOptions:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or min(self.learning_rate, self.layers_rate, self.clip_norm) <= 0:
-            raise UsageError(
-                expected="epochs > 0, batch > 1, rates > 0, clip_norm > 0",
-                got=f"{self}",
-                fix="change it",
-                where="options",
-            )
+            expected = "epochs > 0, batch > 1, rates > 0, clip_norm > 0"
+            raise UsageError(expected=expected, got=f"{self}", fix="change it", where="options")
 
 
 class EpochReport(NamedTuple):
@@ -130,12 +126,8 @@ def train_paired(
             step += 1
         loss = float(torch.stack(losses).detach().mean())
         if not math.isfinite(loss):
-            raise DivergedError(
-                expected="a finite loss",
-                got=f"{loss} in epoch {epoch}",
-                fix="lower the learning rates",
-                where="training",
-            )
+            got = f"{loss} in epoch {epoch}"
+            raise DivergedError(expected="a finite loss", got=got, fix="lower the learning rates", where="training")
         if on_epoch is not None:
             on_epoch(EpochReport(epoch, loss, float(pair.logit_scale.detach().exp())))
     return pair.eval()
@@ -160,12 +152,8 @@ class _Stored(NamedTuple):
 def _store(pair: PairBackbone, data: ImageDataset) -> _Stored:
     image, text = pair.visual.unfrozen, pair.text.unfrozen
     if image is None or text is None:
-        raise UsageError(
-            expected="towers with a frozen stem",
-            got="a whole tower that trains",
-            fix="use train_contrastive",
-            where="pair",
-        )
+        fix = "use train_contrastive"
+        raise UsageError(expected="towers with a frozen stem", got="a whole tower that trains", fix=fix, where="pair")
     pictures = group_captions(data)
     if pictures.n < 2:
         raise DataError(expected="two pictures or more", got="one", fix="give more pairs", where=data.name)

@@ -22,12 +22,8 @@ class IterableSource:
     def steps(self) -> int:
         """Batches in an epoch."""
         if self.length is None:
-            raise UsageError(
-                expected="batches of a known number",
-                got="an iterator",
-                fix="give steps in place of epochs",
-                where="options",
-            )
+            expected = "batches of a known number"
+            raise UsageError(expected=expected, got="an iterator", fix="give steps in place of epochs", where="options")
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
@@ -46,9 +42,8 @@ def epoch_length(source: PairSource) -> int:
     """Steps of an epoch, at least one."""
     steps = source.steps()
     if steps < 1:
-        raise UsageError(
-            expected="a batch or more in an epoch", got="none", fix="give more pairs, or a smaller batch", where="pairs"
-        )
+        expected = "a batch or more in an epoch"
+        raise UsageError(expected=expected, got="none", fix="give more pairs, or a smaller batch", where="pairs")
     return steps
 
 
@@ -69,8 +64,7 @@ def time_batches(source: PairSource, taken: int, total: int) -> Iterator[tuple[P
             batch = next(batches, None)
             if batch is None:
                 fix = "give more batches or fewer steps"
-                raise UsageError(
-                    expected=f"{start + wanted} batches", got=f"{place}", fix=fix, where=f"epoch {epoch + 1}"
-                )
+                got = f"{place}"
+                raise UsageError(expected=f"{start + wanted} batches", got=got, fix=fix, where=f"epoch {epoch + 1}")
             yield batch, time.perf_counter() - began
         taken += wanted

@@ -75,9 +75,8 @@ class Training:
         self.loss, norm = float(loss), self.optimizer.gradient_norm()
         if not math.isfinite(self.loss):
             where = f"step {self.taken + 1} of {self.total}"
-            raise DivergedError(
-                expected="a finite loss", got=f"{self.loss}", fix="lower the learning rate", where=where
-            )
+            got = f"{self.loss}"
+            raise DivergedError(expected="a finite loss", got=got, fix="lower the learning rate", where=where)
         factor = warmup_cosine_factor(self.taken, self.total, options.warmup(self.total))
         take = self.scale.take(math.isfinite(float(norm)))
         self.taken += 1

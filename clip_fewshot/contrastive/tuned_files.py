@@ -64,9 +64,8 @@ def load_tuned(folder: str | Path, backbone: Backbone) -> Backbone:
     if kind == pair.PAIR_KIND:
         if not isinstance(backbone, PairBackbone):
             fix = "name the pair it was trained from, python:MODULE:FUNCTION"
-            raise UsageError(
-                expected="a pair of encoders, which these weights are of", got=backbone.name, fix=fix, where=str(place)
-            )
+            expected = "a pair of encoders, which these weights are of"
+            raise UsageError(expected=expected, got=backbone.name, fix=fix, where=str(place))
         return backbone.load_weights(place)
     if kind:
         return _load_heads(place, backbone)
@@ -93,9 +92,8 @@ def _load_heads(folder: Path, backbone: Backbone) -> Backbone:
 def _with_heads(meta: dict[str, Any], files: dict[str, bytes], folder: Path, backbone: Backbone) -> Backbone:
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
-        raise ArtifactError(
-            expected=expected, got=got, fix="pass the backbone that the heads were trained on", where=str(folder)
-        )
+        fix = "pass the backbone that the heads were trained on"
+        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(folder))
     lock = next((name for name in TOWERS if name not in meta["towers"]), "none")
     result = make_tunable(backbone, FineTuning(unfreeze=0, lock=lock, head="attention"))  # type: ignore[arg-type]
     parameters = dict(result.named_parameters())

@@ -26,9 +26,8 @@ def read_pairs(source: Path) -> Listing:
     form = find_parts([path.parts[:-1] for path in tree.pictures], source)
     pairs = _match(tree, form, source)
     if not pairs:
-        raise DataError(
-            expected="pictures and .txt files that share a stem", got="no pair", fix="rename them", where=escape(source)
-        )
+        expected = "pictures and .txt files that share a stem"
+        raise DataError(expected=expected, got="no pair", fix="rename them", where=escape(source))
     lines = {text: read_text(source / text).split("\n") for text in pairs.values()}
     _refuse_boxes(lines, source)
     blank = [escape(text) for text, said in lines.items() if not any(map(str.strip, said))]

@@ -115,12 +115,8 @@ class CaptionGenerator:
     def bank(self, label: str, size: int) -> list[str]:
         """The first ``size`` captions of the class, all distinct; calls before it change nothing."""
         if not 0 <= size <= len(self):
-            raise UsageError(
-                expected=f"a bank of 0 to {len(self)} captions",
-                got=f"{size}",
-                fix="ask for fewer or add words",
-                where="size",
-            )
+            fix = "ask for fewer or add words"
+            raise UsageError(expected=f"a bank of 0 to {len(self)} captions", got=f"{size}", fix=fix, where="size")
         return [self._caption(label, int(number)) for number in self._order(label)[:size]]
 
     def _order(self, label: str) -> Sequence[int]:

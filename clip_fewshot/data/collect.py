@@ -42,9 +42,8 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
         images = images.open(purpose)
     if isinstance(images, ImageDataset):
         if labels is not None:
-            raise UsageError(
-                expected="labels inside the dataset", got="labels beside it", fix="leave `labels` out", where="labels"
-            )
+            expected = "labels inside the dataset"
+            raise UsageError(expected=expected, got="labels beside it", fix="leave `labels` out", where="labels")
         refuse_names(images.label_space.names, images.name)
         return images
     if isinstance(images, str | Path | Image.Image | Mapping) or not isinstance(images, Iterable):
@@ -155,12 +154,8 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
     if not len(pictures):
         lines = [f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in pictures.skipped]
         got = f"{len(lines)} that cannot be read:{list_first(lines)}\n" if lines else "folders without pictures"
-        raise DataError(
-            expected="a picture that can be read",
-            got=got,
-            fix="check the paths",
-            where=", ".join(map(escape, paths[:3])),
-        )
+        expected = "a picture that can be read"
+        raise DataError(expected=expected, got=got, fix="check the paths", where=", ".join(map(escape, paths[:3])))
     return pictures
 
 

@@ -114,9 +114,8 @@ def _number(table: Table, name: str) -> int:
         if spelled in table.names and spelled:
             return table.names.index(spelled)
     fix = "name one of these in `columns`"
-    raise DataError(
-        expected=f"a column {escape(name)!r}", got=_listed(table.names), fix=fix, where=f"{escape(table.source)}:1"
-    )
+    got = _listed(table.names)
+    raise DataError(expected=f"a column {escape(name)!r}", got=got, fix=fix, where=f"{escape(table.source)}:1")
 
 
 def _refuse_twice(table: Table, role: str, number: int) -> None:

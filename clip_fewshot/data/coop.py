@@ -53,16 +53,11 @@ def is_coop(content: Any) -> bool:
 def _parsed(source: Path) -> dict[str, list[Any]]:
     parts = parse_json(source)
     if not isinstance(parts, dict) or not {"train", "test"} <= parts.keys() <= {*SPLIT_NAMES}:
-        raise DataError(
-            expected="an object with train, test and perhaps val",
-            got="other content",
-            fix="check the file",
-            where=escape(source),
-        )
+        expected = "an object with train, test and perhaps val"
+        raise DataError(expected=expected, got="other content", fix="check the file", where=escape(source))
     if not all(isinstance(items, list) for items in parts.values()):
-        raise DataError(
-            expected="a list under each part", got="something else", fix="check the file", where=escape(source)
-        )
+        got = "something else"
+        raise DataError(expected="a list under each part", got=got, fix="check the file", where=escape(source))
     return parts
 
 

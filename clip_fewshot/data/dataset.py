@@ -70,9 +70,8 @@ class ImageDataset:
         columns = (self.names, self.labels, self.captions, self.partition, self.digests, self.origins)
         lengths = {len(self.images), *(len(column) for column in columns if column is not None)}
         if len(lengths) != 1:
-            raise UsageError(
-                expected="columns of one length", got=f"lengths {sorted(lengths)}", fix="give one value per picture"
-            )
+            expected = "columns of one length"
+            raise UsageError(expected=expected, got=f"lengths {sorted(lengths)}", fix="give one value per picture")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,12 +82,8 @@ class ImageDataset:
     def required_labels(self) -> LabelArray:
         """The labels, of a set that must have them."""
         if self.labels is None:
-            raise DataError(
-                expected="labelled images",
-                got="; ".join(["captions or nothing", *self.warnings]),
-                fix="use a source with a class per image",
-                where=self.name,
-            )
+            expected, got = "labelled images", "; ".join(["captions or nothing", *self.warnings])
+            raise DataError(expected=expected, got=got, fix="use a source with a class per image", where=self.name)
         return self.labels
 
     def counts(self) -> dict[str, int]:
@@ -137,12 +132,8 @@ class ImageDataset:
             return
         with reading(image) as data:
             if hash_bytes(data) != self.digests[i]:
-                raise DataError(
-                    expected="the file as it was first read",
-                    got="other content",
-                    fix="read the data again",
-                    where=escape(image),
-                )
+                expected = "the file as it was first read"
+                raise DataError(expected=expected, got="other content", fix="read the data again", where=escape(image))
             with decoding(data, image) as decoded:
                 yield decoded.image
 

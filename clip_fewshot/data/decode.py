@@ -68,11 +68,9 @@ def decoding(data: bytes, path: str | Path) -> Iterator[Decoded]:
     """The same; inside the block the picture counts in the memory that threads share."""
     name = escape(path)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise UsageError(
-            expected="PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False",
-            got="True, set by your code or another library",
-            fix="set it to False: half-read pictures would pass as whole",
-        )
+        expected = "PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False"
+        got = "True, set by your code or another library"
+        raise UsageError(expected=expected, got=got, fix="set it to False: half-read pictures would pass as whole")
     kind = kind_of(data, path)
     fits = is_cell(Path(path)) or Path(path).suffix.lower() in kind.suffixes
     notes, heard = [] if fits else ["wrong-extension"], list[str]()

@@ -73,12 +73,8 @@ def walk(root: Path) -> Tree:
                 continue
             if item.is_symlink() and not (os.path.realpath(item.path) + os.sep).startswith(inside):
                 fix = "copy what it points to, or read that folder itself"
-                raise DataError(
-                    expected="links that stay inside the folder",
-                    got="one that leaves it",
-                    fix=fix,
-                    where=escape(item.path),
-                )
+                got = "one that leaves it"
+                raise DataError(expected="links that stay inside the folder", got=got, fix=fix, where=escape(item.path))
             if not item.is_dir():
                 _sort_in(tree, path)
             elif item.is_symlink():
@@ -96,12 +92,8 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as items:
             return list(items)
     except OSError as error:
-        raise DataError(
-            expected="a folder that can be listed",
-            got=str(error),
-            fix="check the path and permissions",
-            where=escape(folder),
-        ) from error
+        got, fix = str(error), "check the path and permissions"
+        raise DataError(expected="a folder that can be listed", got=got, fix=fix, where=escape(folder)) from error
 
 
 def _sort_in(tree: Tree, path: Path) -> None:

@@ -67,12 +67,8 @@ class Listing:
 def refuse_any(problems: list[str], expected: str, fix: str, source: Path) -> None:
     """Raise one error that names all ``problems``, if there are any."""
     if problems:
-        raise DataError(
-            expected=expected,
-            got=f"{len(problems)} that cannot be used:{list_first(problems)}\n",
-            fix=fix,
-            where=escape(source),
-        )
+        got = f"{len(problems)} that cannot be used:{list_first(problems)}\n"
+        raise DataError(expected=expected, got=got, fix=fix, where=escape(source))
 
 
 def join_sides(training: Listing, test: Listing) -> Listing:

@@ -12,11 +12,7 @@ from clip_fewshot.data.templates import OPENAI_TEMPLATES, check_templates
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
 
-TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = {
-    "one": TEMPLATES[:1],
-    "ensemble": TEMPLATES,
-    "openai": OPENAI_TEMPLATES,
-}
+TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = {"one": TEMPLATES[:1], "ensemble": TEMPLATES, "openai": OPENAI_TEMPLATES}
 
 
 def choose_templates(source: str | None, more: Sequence[str] = ()) -> tuple[str, ...]:

@@ -42,9 +42,8 @@ def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator
             the dataset was read from.
     """
     if size < 1 or batch < 1:
-        raise UsageError(
-            expected="at least 1", got=f"size {size}, batch {batch}", fix="give positive numbers", where="pixel_batches"
-        )
+        fix = "give positive numbers"
+        raise UsageError(expected="at least 1", got=f"size {size}, batch {batch}", fix=fix, where="pixel_batches")
     return _in_order(images, size, batch)
 
 

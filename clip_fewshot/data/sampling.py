@@ -54,11 +54,8 @@ class SealedSet:
         return f"SealedSet(n={self.n}, looks={self.looks})"
 
     def __reduce__(self) -> NoReturn:
-        raise UsageError(
-            expected="a sealed set to stay in its process",
-            got="an attempt to copy or send it",
-            fix="send the pool instead",
-        )
+        fix = "send the pool instead"
+        raise UsageError(expected="a sealed set to stay in its process", got="an attempt to copy or send it", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,7 @@ class OpenWorldSplit:
 
 
 def split_open_world(
-    dataset: ImageDataset,
-    *,
-    shots: int,
-    unseen: int | Sequence[str] = 0,
-    seed: int = 0,
-    test_fraction: float = 0.5,
+    dataset: ImageDataset, *, shots: int, unseen: int | Sequence[str] = 0, seed: int = 0, test_fraction: float = 0.5
 ) -> OpenWorldSplit:
     """Seal a test set, set the unseen classes aside, and draw K shots of each seen class.
 
@@ -128,9 +120,8 @@ def split_open_world(
     warnings += _list_topped_up(known, is_test, choose_test_side(known, 0, seed, test_fraction))
     pool, test = known.subset(np.flatnonzero(~is_test)), known.subset(np.flatnonzero(is_test))
     if not len(test):
-        raise DataError(
-            expected="at least one test image", got="none", fix="add images or raise test_fraction", where=dataset.name
-        )
+        expected = "at least one test image"
+        raise DataError(expected=expected, got="none", fix="add images or raise test_fraction", where=dataset.name)
     missing = [name for name, count in test.counts().items() if count == 0]
     if missing:
         warnings.append(f"no test image of {', '.join(map(escape, missing))}: their accuracy cannot be measured")
@@ -162,12 +153,8 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
         lines = [f"{escape(name)}: have {n}, need {shots}" for name, n in counts.items() if n < shots]
         largest = min(counts.values())
         fix = f"use `shots`={largest}" if largest else "add images to the classes that have none, or leave them out"
-        raise DataError(
-            expected=f"{shots} training images per class",
-            got=f"too few in{list_first(lines)}\n",
-            fix=fix,
-            where=pool.name,
-        )
+        got = f"too few in{list_first(lines)}\n"
+        raise DataError(expected=f"{shots} training images per class", got=got, fix=fix, where=pool.name)
     labels = pool.required_labels()
     lots = np.array([derive_seed(seed, "support", digest) for digest in pool.digests])
     order = np.lexsort((lots, labels))
@@ -192,11 +179,8 @@ def stratified_folds(labels: LabelArray, n_folds: int, seed: int) -> list[tuple[
     smallest = int(counts.min()) if len(counts) else 0
     if not 2 <= n_folds <= smallest:
         fix = f"use {smallest} folds or fewer" if smallest >= 2 else "give every class two images or more"
-        raise UsageError(
-            expected="n_folds from 2 to the images of the smallest class",
-            got=f"{n_folds}, smallest {smallest}",
-            fix=fix,
-        )
+        got = f"{n_folds}, smallest {smallest}"
+        raise UsageError(expected="n_folds from 2 to the images of the smallest class", got=got, fix=fix)
     fold_of = np.empty(len(labels), np.int64)
     dealt = 0
     for label in classes:
@@ -217,12 +201,8 @@ def drop_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
             names = dataset.label_space.decode(labels[[kept, row]])
             conflicts.append(f"{escape(dataset.names[kept])} is {names[0]}, {escape(dataset.names[row])} is {names[1]}")
     if conflicts:
-        raise DataError(
-            expected="one label per image",
-            got=f"identical images{list_first(conflicts)}\n",
-            fix="keep one",
-            where=dataset.name,
-        )
+        got = f"identical images{list_first(conflicts)}\n"
+        raise DataError(expected="one label per image", got=got, fix="keep one", where=dataset.name)
     surplus = len(dataset) - len(first)
     warnings = [f"{surplus} images are copies of others and were left out"] if surplus else []
     return dataset.subset(np.array(list(first.values()), np.int64)), warnings
@@ -233,17 +213,15 @@ def _unseen_names(space: LabelSpace, unseen: int | Sequence[str], seed: int) -> 
         raise UsageError(expected="a count or a list of class names", got=repr(unseen), fix=f"write [{unseen!r}]")
     if isinstance(unseen, int | np.integer):
         if not 0 <= unseen < len(space):
-            raise UsageError(
-                expected=f"unseen from 0 to {len(space) - 1}", got=str(unseen), fix="leave one class to be known"
-            )
+            got = str(unseen)
+            raise UsageError(expected=f"unseen from 0 to {len(space) - 1}", got=got, fix="leave one class to be known")
         former = dict(zip(space.names, space.former or space.names, strict=True))
         lots = sorted(space.names, key=lambda name: derive_seed(seed, "unseen", escape(former[name])))
         return space.subset(lots[: int(unseen)]).names
     hidden = space.subset(unseen)
     if len(hidden) == len(space):
-        raise UsageError(
-            expected="a class that is not unseen", got="all of them unseen", fix="leave one class to be known"
-        )
+        got = "all of them unseen"
+        raise UsageError(expected="a class that is not unseen", got=got, fix="leave one class to be known")
     return hidden.names
 
 

@@ -53,10 +53,7 @@ class _Found:
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
-        kinds = (
-            ("samples whose text is of no use", self.unusable),
-            ("samples without picture or text", self.lonely),
-        )
+        kinds = (("samples whose text is of no use", self.unusable), ("samples without picture or text", self.lonely))
         notes = [f"passed over {len(names)} {kind}, the first: {names[0]}" for kind, names in kinds if names]
         return (*notes, *list_passed(self.passed))
 
@@ -129,9 +126,8 @@ def _expanded(pattern: str) -> list[Path]:
     pieces = _BRACES.split(pattern)
     choices = [_choices(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     if prod(map(len, choices)) > MOST_SHARDS:
-        raise DataError(
-            expected=f"at most {MOST_SHARDS:,} shards", got="more", fix="narrow the pattern", where=escape(pattern)
-        )
+        fix = "narrow the pattern"
+        raise DataError(expected=f"at most {MOST_SHARDS:,} shards", got="more", fix=fix, where=escape(pattern))
     return [Path("".join(parts)) for parts in product(*choices)]
 
 
@@ -164,12 +160,8 @@ def _read_shard(shard: Path, found: _Found, folder: str) -> None:
         try:
             label, captions = _read_texts(shard, texts, where)
             if len(pictures) > 1:
-                raise DataError(
-                    expected="one picture per key",
-                    got=" and ".join(map(escape, pictures)),
-                    fix="rename one",
-                    where=where,
-                )
+                got = " and ".join(map(escape, pictures))
+                raise DataError(expected="one picture per key", got=got, fix="rename one", where=where)
         except DataError as error:
             found.unusable.append(str(error))
             continue

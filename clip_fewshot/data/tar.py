@@ -50,9 +50,8 @@ def contents(archive: Path) -> Contents:
         return _listed(archive, status.st_size, status.st_mtime_ns)
     except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
         fix = "make or download it again; unpack .tar.gz to .tar"
-        raise DataError(
-            expected="a whole, uncompressed tar archive", got=str(error), fix=fix, where=escape(archive)
-        ) from error
+        expected = "a whole, uncompressed tar archive"
+        raise DataError(expected=expected, got=str(error), fix=fix, where=escape(archive)) from error
 
 
 def file_bytes(path: Path, limit: int) -> bytes | None:
@@ -74,9 +73,8 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
             file.seek(place.offset)
             return file.read(place.size)
     except OSError as error:
-        raise DataError(
-            expected="a readable archive", got=str(error), fix="check the disk", where=escape(path)
-        ) from error
+        got = str(error)
+        raise DataError(expected="a readable archive", got=got, fix="check the disk", where=escape(path)) from error
 
 
 @lru_cache(maxsize=KEPT)

@@ -22,9 +22,8 @@ def read_text(path: Path, most: int | None = None) -> str:
         with open_regular(path, MOST_BYTES if most is None else None) as file:
             data = file.read(-1 if most is None else most)
     except OSError as error:
-        raise DataError(
-            expected="a readable text file", got=str(error), fix="check path and permissions", where=escape(path)
-        ) from error
+        fix = "check path and permissions"
+        raise DataError(expected="a readable text file", got=str(error), fix=fix, where=escape(path)) from error
     return decode_text(data, escape(path), cut=len(data) == most)
 
 

@@ -202,12 +202,9 @@ def _refuse_containers(tops: Sequence[str], depth: int, where: Path) -> None:
         named = [tops[0]]
     if named:
         others = ", ".join([escape(top) for top in tops if top not in named][:NAMES_SHOWN])
-        raise DataError(
-            expected="a folder per class",
-            got=f"{escape(named[0])} beside {others}, which are no classes of pictures",
-            fix=f"name the folder or table that holds the classes; `classes_at`={depth + 1} if these are classes",
-            where=escape(where),
-        )
+        got = f"{escape(named[0])} beside {others}, which are no classes of pictures"
+        fix = f"name the folder or table that holds the classes; `classes_at`={depth + 1} if these are classes"
+        raise DataError(expected="a folder per class", got=got, fix=fix, where=escape(where))
 
 
 def _refuse_lonely(form: TreeForm, ways: Sequence[Way], where: Path) -> None:

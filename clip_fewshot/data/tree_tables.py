@@ -43,9 +43,8 @@ def refuse_unread(tree: Tree, tables: list[Path]) -> None:
     if tables:
         got = f"pictures without class folders beside {escape(tables[0])}"
         fix = f"pass {escape(tree.root / tables[0])}, or `format`=unlabelled if there are no classes"
-        raise DataError(
-            expected="a folder per class, or a file that lists the pictures", got=got, fix=fix, where=escape(tree.root)
-        )
+        expected = "a folder per class, or a file that lists the pictures"
+        raise DataError(expected=expected, got=got, fix=fix, where=escape(tree.root))
 
 
 def refuse_contradicted(tree: Tree, tables: list[Path], label_of: Mapping[Path, str]) -> None:

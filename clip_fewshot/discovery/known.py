@@ -59,7 +59,7 @@ class KnownRows:
 
     def subset(self, chosen: BoolArray) -> KnownRows:
         """The rows where (m,) ``chosen`` is true, their classes numbered again without gaps."""
-        return KnownRows.from_features(self.rows[chosen], self.classes[chosen])
+        return KnownRows(self.rows[chosen], np.unique(self.classes[chosen], return_inverse=True)[1].astype(np.int64))
 
     def scaling(self) -> FloatArray:
         """(d, d) map that divides each direction by its spread within classes, halfway shrunk to the mean spread."""

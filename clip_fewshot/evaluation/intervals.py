@@ -146,9 +146,8 @@ def statistic_difference(
     """
     (truth, of_a), (_, of_b) = _aligned(labels, a), _aligned(labels, b)
     if len(of_a) != len(of_b):
-        raise UsageError(
-            expected=f"B with {len(of_a)} seeds", got=f"{len(of_b)}", fix="evaluate both on the same support sets"
-        )
+        got = f"{len(of_b)}"
+        raise UsageError(expected=f"B with {len(of_a)} seeds", got=got, fix="evaluate both on the same support sets")
     (seeds_a, drawn_a), (seeds_b, drawn_b) = (_values(statistic, truth, outputs, seed) for outputs in (of_a, of_b))
     difference = seeds_a - seeds_b
     spread = _of_both(difference, drawn_a - drawn_b, truth)
@@ -163,9 +162,8 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
     """
     right_a, right_b = _right(a), _right(b)
     if right_a.shape != right_b.shape:
-        raise UsageError(
-            expected=f"B with {right_a.shape} seeds and images", got=f"{right_b.shape}", fix="evaluate both on the same"
-        )
+        got = f"{right_b.shape}"
+        raise UsageError(expected=f"B with {right_a.shape} seeds and images", got=got, fix="evaluate both on the same")
     difference = right_a - right_b
     n_seeds, n = difference.shape
     spread = two_level_spread(difference) if n_seeds > 1 else Spread(float(np.var(difference)) / max(n - 1, 1), np.inf)
@@ -217,9 +215,8 @@ def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> 
         as_labels(labels, "labels"),
     )
     if not outputs or any(output.shape[:1] != truth.shape for output in outputs) or not len(truth):
-        raise UsageError(
-            expected=f"outputs for {len(truth)} images, per seed", got=f"{[o.shape for o in outputs]}", fix="align them"
-        )
+        got = f"{[o.shape for o in outputs]}"
+        raise UsageError(expected=f"outputs for {len(truth)} images, per seed", got=got, fix="align them")
     return truth, outputs
 
 
@@ -249,9 +246,8 @@ def _table(values_per_seed: Sequence[NDArray[Any]]) -> FloatArray:
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or lengths == {0}:
         fix = "evaluate every seed on the same sealed test images"
-        raise UsageError(
-            expected="one array per seed, all over the same n >= 1 images", got=f"lengths {sorted(lengths)}", fix=fix
-        )
+        got = f"lengths {sorted(lengths)}"
+        raise UsageError(expected="one array per seed, all over the same n >= 1 images", got=got, fix=fix)
     return np.array(rows)
 
 

@@ -250,12 +250,8 @@ def _novelty(is_novel: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatAr
         )
     if novel.all() or not novel.any():
         got = "novel ones only" if novel.all() else "known ones only"
-        raise UsageError(
-            expected="known and novel images",
-            got=got,
-            fix="merge both before measuring novelty",
-            where="novelty metric",
-        )
+        expected = "known and novel images"
+        raise UsageError(expected=expected, got=got, fix="merge both before measuring novelty", where="novelty metric")
     return novel, -normality
 
 

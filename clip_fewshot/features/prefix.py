@@ -212,9 +212,8 @@ def check_frozen(tower: nn.Module) -> None:
         if random or moving:
             what = f"{type(module).__name__} {name} in training mode"
             fix = "call .eval() on the backbone: stored states hold only where the frozen layers repeat themselves"
-            raise UsageError(
-                expected="frozen layers that give the same output each time", got=what, fix=fix, where="prefix"
-            )
+            expected = "frozen layers that give the same output each time"
+            raise UsageError(expected=expected, got=what, fix=fix, where="prefix")
 
 
 def join_cuts(parts: Sequence[Stored], device: torch.device) -> Cut:

@@ -68,9 +68,8 @@ def embed_files(backbone: Backbone, paths: Sequence[Path], chunk: int = TABLE_CH
     They are kept in the cache as well: after a kill the same call computes what is missing.
     """
     if chunk < 1:
-        raise UsageError(
-            expected="chunks of 1 picture or more", got=str(chunk), fix="change chunk", where="embed_files"
-        )
+        got = str(chunk)
+        raise UsageError(expected="chunks of 1 picture or more", got=got, fix="change chunk", where="embed_files")
     for start in range(0, len(paths), chunk):
         pictures = keep_readable(paths[start : start + chunk])
         yield Embedded(tuple(map(to_unicode, pictures.names)), encode_images(backbone, pictures), pictures.skipped)
@@ -127,9 +126,8 @@ def _refuse_nothing(written: int, skipped: Sequence[SkippedImage], out: Path) ->
     """Stop where no picture could be read."""
     if not written:
         reasons = "; ".join(f"[{item.reason}] {escape(item.path)}: {item.detail}" for item in skipped[:3])
-        raise DataError(
-            expected="a picture that can be read", got=reasons or "none", fix="check the paths", where=str(out)
-        )
+        got = reasons or "none"
+        raise DataError(expected="a picture that can be read", got=got, fix="check the paths", where=str(out))
 
 
 def read_features(path: str | Path) -> FeatureSet:
@@ -146,9 +144,8 @@ def read_features(path: str | Path) -> FeatureSet:
     widths = np.unique(np.diff(embeddings.offsets.to_numpy()))
     if len(backbones) != 1 or len(widths) != 1:
         got = f"{len(backbones)} backbones, widths {widths[:3].tolist()}"
-        raise ArtifactError(
-            expected="features of one backbone", got=got, fix="embed all pictures with the same model", where=str(place)
-        )
+        expected = "features of one backbone"
+        raise ArtifactError(expected=expected, got=got, fix="embed all pictures with the same model", where=str(place))
     features = embeddings.flatten().to_numpy(zero_copy_only=False)
     return FeatureSet(
         features=features.astype(np.float32, copy=False).reshape(len(table), int(widths[0])),
@@ -177,17 +174,15 @@ def read_columns(place: Path, columns: list[str] | None) -> Any:
     """
     arrow, _ = import_pyarrow()
     if os.path.isdir(place) and not os.path.exists(place / FINISHED):
-        raise ArtifactError(
-            expected="a finished table", got=f"a folder without {FINISHED}", fix="embed again", where=str(place)
-        )
+        fix = "embed again"
+        raise ArtifactError(expected="a finished table", got=f"a folder without {FINISHED}", fix=fix, where=str(place))
     parts = sorted(place.glob("*.parquet")) if os.path.isdir(place) else [place]
     try:
         return arrow.concat_tables([_read_part(part, columns) for part in parts])
     except (arrow.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
         text = str(error).split("\n")[0]
-        raise ArtifactError(
-            expected="a Parquet table of features", got=text, fix="check the path", where=str(place)
-        ) from error
+        fix = "check the path"
+        raise ArtifactError(expected="a Parquet table of features", got=text, fix=fix, where=str(place)) from error
 
 
 def _read_part(part: Path, columns: list[str] | None) -> Any:

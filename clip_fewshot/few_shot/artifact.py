@@ -68,12 +68,9 @@ def read_backbone(
     name, digest = meta["backbone"]["name"], meta["backbone"]["digest"]
     found = backbone or load_saved_backbone(name, trusted, where)
     if found.digest != digest:
-        raise ArtifactError(
-            expected=f"backbone {name} {digest[:12]}...",
-            got=f"{found.name} with weights {found.digest[:12]}...",
-            fix="pass the backbone it was trained on as `backbone`",
-            where=where,
-        )
+        got = f"{found.name} with weights {found.digest[:12]}..."
+        fix = "pass the backbone it was trained on as `backbone`"
+        raise ArtifactError(expected=f"backbone {name} {digest[:12]}...", got=got, fix=fix, where=where)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clip_fewshot.backbones.backbone import Backbone, check_backbone
+from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
@@ -39,6 +39,7 @@ from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
+from clip_fewshot.runtime.parts import check_instance
 from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.tuning.last_layers import check_depth
 from clip_fewshot.types import FloatArray, LabelSpace
@@ -48,9 +49,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """The best classifier that a few labelled pictures buy, on top of a frozen backbone.
-
-    A scikit-learn estimator, whose clones share the backbone.
+    """The best classifier that a few labelled pictures buy, on top of a frozen backbone, which clones of it share.
 
     Args:
         backbone: from :func:`load_backbone`; never changed.
@@ -151,7 +150,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def collect_unlabelled(self, images: Images | None) -> ImageDataset | None:
         """The pictures that :meth:`fit` is given without labels."""
-        check_backbone(self.backbone)
+        check_instance(self.backbone, Backbone, "pass what load_backbone(...) returns", "backbone")
         takes = self.approach == AUTO or takes_unlabelled(self._approach, self.probe)
         return collect_unlabelled(images, takes, str(self.approach))
 

@@ -250,9 +250,5 @@ def _texts_and_scale(backbone: Backbone, captions: CaptionBank) -> tuple[Tensor,
 
 def _refuse_options(options: Mapping[str, Value], approach: Approach) -> None:
     if options:
-        raise UsageError(
-            expected="options that the loss has",
-            got=f"{sorted(options)} besides",
-            fix="take them out of `centre`",
-            where=f"approach {approach.name!r}",
-        )
+        got, fix = f"{sorted(options)} besides", "take them out of `centre`"
+        raise UsageError(expected="options that the loss has", got=got, fix=fix, where=f"approach {approach.name!r}")

@@ -40,9 +40,8 @@ def measure_resources(run: RunOptions, backbone: Backbone, n: int) -> Resources:
     """What trainings of the last ``n`` layers may use; one process where several runs share a study, or on a GPU."""
     alone = bool(run.storage) or backbone.device.type != "cpu"
     if alone and (run.jobs or 1) > 1:
-        raise UsageError(
-            expected="one process on a GPU", got=f"{run.jobs} (`jobs`)", fix="leave it out", where="`jobs`"
-        )
+        fix = "leave it out"
+        raise UsageError(expected="one process on a GPU", got=f"{run.jobs} (`jobs`)", fix=fix, where="`jobs`")
     room = count_processes(backbone, n)
     jobs = run.jobs or (1 if alone else room)
     memory = 0 if jobs > 1 else None
@@ -61,9 +60,8 @@ def count_processes(backbone: Backbone, n: int) -> int:
     least = BASE_BYTES + _bytes_of(backbone) + (STATE * trained if n else 0)
     if least > room and backbone.device.type == "cpu":
         got, fix = f"{room / 2**30:.2f} GiB", "train fewer layers (`max_unfreeze`), or take a smaller `model`"
-        raise ResourceError(
-            expected=f"{least / 2**30:.2f} GiB of memory or more", got=got, fix=fix, where=f"the last {n} layers"
-        )
+        expected = f"{least / 2**30:.2f} GiB of memory or more"
+        raise ResourceError(expected=expected, got=got, fix=fix, where=f"the last {n} layers")
     return max(1, min(usable_cores(), int(PROCESSES_MEMORY_SHARE * room) // (BASE_BYTES + COPIES * trained)))
 
 

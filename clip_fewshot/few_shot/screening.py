@@ -58,11 +58,7 @@ def drop_copies(pictures: ImageDataset, digests: Collection[str]) -> ImageDatase
 
 
 def add_unlabelled(
-    backbone: Backbone,
-    data: SupportData,
-    frozen: FloatArray,
-    support: ImageDataset,
-    pictures: ImageDataset | None,
+    backbone: Backbone, data: SupportData, frozen: FloatArray, support: ImageDataset, pictures: ImageDataset | None
 ) -> SupportData:
     """``data`` of ``support`` with those of the pictures that may teach; (n, d) ``frozen`` features of the shots."""
     if pictures is None:
@@ -71,11 +67,7 @@ def add_unlabelled(
 
 
 def select_unlabelled(
-    backbone: Backbone,
-    pictures: ImageDataset,
-    frozen: FloatArray,
-    labels: LabelArray,
-    digests: Collection[str],
+    backbone: Backbone, pictures: ImageDataset, frozen: FloatArray, labels: LabelArray, digests: Collection[str]
 ) -> Unlabelled:
     """Encode pictures with the frozen tower and leave out what must not teach.
 

@@ -47,7 +47,6 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 def build_head(name: str, in_features: int, n_classes: int, **options: Any) -> nn.Module:
     """The head called ``name`` in ``HEADS``."""
     if name not in HEADS:
-        raise UsageError(
-            expected=f"a head out of {sorted(HEADS)}", got=repr(name), fix="check the spelling", where="head"
-        )
+        got = repr(name)
+        raise UsageError(expected=f"a head out of {sorted(HEADS)}", got=got, fix="check the spelling", where="head")
     return HEADS[name](in_features, n_classes, **options)

@@ -33,9 +33,8 @@ class AttentionHead(nn.Module):
         require_sizes(in_features=in_features, n_classes=n_classes, n_heads=n_heads or 1)
         count = _default_heads(in_features) if n_heads is None else n_heads
         if count < 1 or in_features % count:
-            raise UsageError(
-                expected=f"n_heads that divides {in_features}", got=f"{count}", fix="choose a divisor", where="n_heads"
-            )
+            fix = "choose a divisor"
+            raise UsageError(expected=f"n_heads that divides {in_features}", got=f"{count}", fix=fix, where="n_heads")
         self.in_features, self.n_classes, self.n_heads = in_features, n_classes, count
         self.query = nn.Parameter(torch.randn(count, 1, in_features // count))
         self.key = nn.Linear(in_features, in_features, bias=False)

@@ -33,12 +33,8 @@ class CentredHead(nn.Module):
         super().__init__()
         inner: Any = head
         if tuple(mean.shape) != (inner.in_features,):
-            raise UsageError(
-                expected=f"a mean ({inner.in_features},)",
-                got=f"{tuple(mean.shape)}",
-                fix="average over the rows",
-                where="mean",
-            )
+            expected = f"a mean ({inner.in_features},)"
+            raise UsageError(expected=expected, got=f"{tuple(mean.shape)}", fix="average over the rows", where="mean")
         self.in_features, self.n_classes, self.takes_tokens = inner.in_features, inner.n_classes, inner.takes_tokens
         self.head, self.follows = head, follows
         self.register_buffer("mean", mean.detach().to(torch.promote_types(mean.dtype, torch.float32)).clone())

@@ -41,11 +41,7 @@ class MLPHead(nn.Module):
     takes_tokens = False
 
     def __init__(
-        self,
-        in_features: int,
-        n_classes: int,
-        hidden_features: int | None = None,
-        classifier: nn.Module | None = None,
+        self, in_features: int, n_classes: int, hidden_features: int | None = None, classifier: nn.Module | None = None
     ) -> None:
         super().__init__()
         require_sizes(in_features=in_features, n_classes=n_classes, hidden_features=hidden_features or 1)
@@ -53,12 +49,8 @@ class MLPHead(nn.Module):
         width = hidden_features or output.in_features
         if output.in_features != width or output.n_classes != n_classes:
             got = f"{output.in_features} -> {output.n_classes}"
-            raise UsageError(
-                expected=f"a classifier {width} -> {n_classes}",
-                got=got,
-                fix="build it with these sizes",
-                where="classifier",
-            )
+            fix = "build it with these sizes"
+            raise UsageError(expected=f"a classifier {width} -> {n_classes}", got=got, fix=fix, where="classifier")
         self.in_features, self.n_classes, self.hidden_features = in_features, n_classes, width
         self.hidden = nn.Linear(in_features, width)
         self.classifier = output
@@ -91,11 +83,7 @@ def default_width(in_features: int) -> int:
 
 
 def mlp_arcface(
-    in_features: int,
-    n_classes: int,
-    hidden_features: int | None = None,
-    margin: float = 0.5,
-    scale: float = 30.0,
+    in_features: int, n_classes: int, hidden_features: int | None = None, margin: float = 0.5, scale: float = 30.0
 ) -> MLPHead:
     """``MLPHead`` whose output module is an ``ArcFaceHead``; arguments as there."""
     width = hidden_features or default_width(in_features)

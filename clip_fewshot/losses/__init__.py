@@ -25,7 +25,4 @@ from clip_fewshot.losses.symmetric import match_captions as match_captions
 from clip_fewshot.losses.symmetric import symmetric_cross_entropy as symmetric_cross_entropy
 from clip_fewshot.losses.symmetric import symmetric_floor as symmetric_floor
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross-entropy": cross_entropy,
-    "symmetric": symmetric_cross_entropy,
-}
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": cross_entropy, "symmetric": symmetric_cross_entropy}

@@ -13,11 +13,7 @@ from clip_fewshot.geometry import check_class_indices, require_tensor
 
 
 def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
     """Mean of -sum_j q_j ln p_j, with p the softmax of the logits and q the smoothed one-hot target.
 

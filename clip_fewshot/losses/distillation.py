@@ -54,9 +54,8 @@ def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float =
     """
     if require_tensor(similarities, "sinkhorn").ndim != 2 or 0 in similarities.shape or temperature <= 0:
         got = f"{tuple(similarities.shape)} and {temperature}"
-        raise UsageError(
-            expected="similarities (n, m), not empty, and temperature > 0", got=got, fix="change them", where="sinkhorn"
-        )
+        expected = "similarities (n, m), not empty, and temperature > 0"
+        raise UsageError(expected=expected, got=got, fix="change them", where="sinkhorn")
     n, m = similarities.shape
     scores = similarities.to(torch.promote_types(similarities.dtype, torch.float32)) / temperature
     rows = -math.log(n) - scores.logsumexp(1)
@@ -69,11 +68,7 @@ def sinkhorn(similarities: Tensor, temperature: float = 0.15, tolerance: float =
 
 
 def transport_targets(
-    images: Tensor,
-    texts: Tensor,
-    temperature: float = 0.15,
-    within: float = 1.0,
-    caption_ids: Tensor | None = None,
+    images: Tensor, texts: Tensor, temperature: float = 0.15, within: float = 1.0, caption_ids: Tensor | None = None
 ) -> SoftTargets:
     """Soft targets from a teacher's features of a batch of pairs.
 
@@ -91,9 +86,8 @@ def transport_targets(
     require_tensor(texts, "texts")
     if require_tensor(images, "images").ndim != 2 or images.shape != texts.shape:
         got = f"{tuple(images.shape)} and {tuple(texts.shape)}"
-        raise UsageError(
-            expected="image and text features (n, d)", got=got, fix="give one caption per image", where="distillation"
-        )
+        fix = "give one caption per image"
+        raise UsageError(expected="image and text features (n, d)", got=got, fix=fix, where="distillation")
     images, texts = normalise(images), normalise(texts)
     similarities = images @ texts.T
     if within:
@@ -123,12 +117,8 @@ def distillation_loss(
     check_alpha(alpha)
     if require_tensor(logits_per_image, "logits").shape != targets.per_image.shape:
         got = f"{tuple(logits_per_image.shape)} and {tuple(targets.per_image.shape)}"
-        raise UsageError(
-            expected="logits (n, n) and targets (n, n)",
-            got=got,
-            fix="take both from the same batch",
-            where="distillation",
-        )
+        fix = "take both from the same batch"
+        raise UsageError(expected="logits (n, n) and targets (n, n)", got=got, fix=fix, where="distillation")
     logits = logits_per_image.to(torch.promote_types(logits_per_image.dtype, torch.float32))
     per_image, per_text = (target.to(logits) for target in targets)
     taught = (F.cross_entropy(logits, per_image) + F.cross_entropy(logits.T, per_text)) / 2

@@ -45,8 +45,5 @@ def matched_floor(matches: Tensor) -> float:
 
 def _check(matches: Tensor) -> None:
     if not (bool(matches.any(1).all()) and bool(matches.any(0).all())):
-        raise UsageError(
-            expected="a true caption for each image, an image for each caption",
-            got="an empty row or column",
-            fix="drop it",
-        )
+        got = "an empty row or column"
+        raise UsageError(expected="a true caption for each image, an image for each caption", got=got, fix="drop it")

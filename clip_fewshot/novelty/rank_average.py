@@ -16,7 +16,7 @@ from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.novelty.rows import keep_distinct, split_left_out
 from clip_fewshot.probes.checked import check_fitted, checked, checked_rows
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, IndexArray
 
 RANK_REFITS = 64  # rows up to which each is left out by itself; above, a twentieth of every class is
 
@@ -63,14 +63,20 @@ class RankAverageDetector(LateDecision, BaseEstimator):  # type: ignore[misc]
         self.members_ = _fitted(members, X, y)
         self.kept_ = keep_distinct(X).kept
         self._known, self._left_out = (X[self.kept_], y[self.kept_]), None
+        sizes = np.unique(y[self.kept_], return_index=True, return_counts=True)[1:]
+        for place in {int(sizes[0][find(sizes[1])]) for find in (np.argmin, np.argmax)}:
+            self._fit_without(np.array([place]))  # what a member refuses once a row is gone, it refuses now
         return self
 
+    def _fit_without(self, part: IndexArray) -> tuple[Detector, ...]:
+        X, y = self._known
+        return _fitted(self.members_, np.delete(X, part, axis=0), np.delete(y, part))
+
     def _score_left_out(self) -> FloatArray:
-        (X, y), members = self._known, self.members_
+        X, y = self._known
         scores = np.empty(len(y))
         for part in split_left_out(np.unique(y, return_inverse=True)[1], RANK_REFITS):
-            without = _fitted(members, np.delete(X, part, axis=0), np.delete(y, part))
-            scores[part] = mean_rank(without, X[part])
+            scores[part] = mean_rank(self._fit_without(part), X[part])
         return scores
 
     def score_samples(self, X: FloatArray) -> FloatArray:

@@ -47,6 +47,7 @@ class TextMarginDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
 
     needs_classes: ClassVar[bool] = True
     needs_texts: ClassVar[tuple[str, ...]] = ("concepts",)
+    at_depth: ClassVar[bool] = True
     scheme: ClassVar[str | None] = MahalanobisMarginDetector.scheme
 
     def __init__(self, concepts: FloatArray | None = None, shrinkage: float | None = None) -> None:

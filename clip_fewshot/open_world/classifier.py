@@ -28,6 +28,7 @@ from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import drop_pictures, join_unknown
+from clip_fewshot.runtime.parts import check_instance
 from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
@@ -102,9 +103,7 @@ class OpenWorldClassifier(WorldState):
             UsageError: one picture of some class only, too few for ``alpha``, or no use for ``unlabelled``.
         """
         list_detectors(self.detector)  # an unknown name is refused before any training
-        if not isinstance(self.model, FewShotClassifier):
-            got, fix = f"a {type(self.model).__name__}", "pass FewShotClassifier(backbone)"
-            raise UsageError(expected="a FewShotClassifier", got=got, fix=fix, where="model")
+        check_instance(self.model, FewShotClassifier, "pass FewShotClassifier(backbone)", "model")
         model, support = self.model, collect_images(images, labels, "fit")
         more = model.collect_unlabelled(unlabelled)
         model.choose(support, more)

@@ -26,7 +26,7 @@ from clip_fewshot.novelty.rows import keep_distinct
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice, split_folds
 from clip_fewshot.open_world.feature_spaces import FROZEN, TokenReader, build_space, encode_own, is_tuned, parse_depth
 from clip_fewshot.open_world.judges import Judge, LabelledRows, read_judge
-from clip_fewshot.open_world.text_features import Texts, encode_concepts
+from clip_fewshot.open_world.text_features import Texts, encode_concepts, widen_texts
 from clip_fewshot.runtime.artifacts import select_part
 from clip_fewshot.runtime.parts import ForeignPart, find_stored_part, foreign_parts
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray
@@ -203,10 +203,13 @@ class Rejector:
     def _by_judge(self, frozen: FloatArray, own: Sequence[FloatArray]) -> Sequence[FloatArray]:
         return own or [frozen] * len(self.judges)
 
+    def _make(self) -> Detector:
+        """Unfitted."""
+        return self.chosen.factory(widen_texts(self.texts, self.judges[0].known.rows.shape[1]))()
+
     @cached_property
     def _detectors(self) -> list[Detector]:
-        make = self.chosen.factory(self.texts)
-        return [make().fit(judge.known.rows, judge.known.labels) for judge in self.judges]
+        return [self._make().fit(judge.known.rows, judge.known.labels) for judge in self.judges]
 
     @cached_property
     def _calibration(self) -> list[FloatArray]:
@@ -225,8 +228,8 @@ class Rejector:
         return self._calibrate(self.chosen.scheme)
 
     def _calibrate(self, scheme: str) -> Calibrated:
-        make, shots = self.chosen.factory(self.texts), self.judges[0].known
-        return Calibrated(make, scheme, self.per_class, levelled=self.levelled).fit(shots.rows, shots.labels)
+        shots = self.judges[0].known
+        return Calibrated(self._make, scheme, self.per_class, levelled=self.levelled).fit(shots.rows, shots.labels)
 
 
 def fit_rejector(

@@ -30,7 +30,7 @@ from clip_fewshot.open_world.feature_spaces import (
     parse_depth,
 )
 from clip_fewshot.open_world.rank_detectors import Round, rank_detectors
-from clip_fewshot.open_world.text_features import drop_classes, encode_concepts
+from clip_fewshot.open_world.text_features import drop_classes, encode_concepts, widen_texts
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -98,7 +98,13 @@ def select_detector(
     needs, templates = {name for one in offered for name in one.needs_texts}, recipe.settings.templates
     texts = encode_concepts(backbone, names, templates, needs) if needs and names is not None else None
     hidden = [drop_classes(texts, group) for group in groups]
-    selection = rank_detectors({one: ([one.factory(left) for left in hidden], rounds[one.space]) for one in offered})
+    widths = {space: found[0].fit.shape[1] for space, found in rounds.items()}
+    selection = rank_detectors(
+        {
+            one: ([one.factory(widen_texts(left, widths[one.space])) for left in hidden], rounds[one.space])
+            for one in offered
+        }
+    )
     return NoveltyChoice(selection.best, selection)
 
 
@@ -143,8 +149,8 @@ def list_alternatives(
 
     The detector goes before the space: the better one further down is preferred to the next on frozen features.
 
-    Detectors that read texts look at the space that texts are in. Further down features tell less (of LOF, nearest
-    neighbours and both Mahalanobis on digits and photos), and only those that are ``at_depth`` are offered.
+    Detectors that read texts look at the space that texts are in. Features from further down stand beside the frozen
+    ones, since alone they tell less, and only of detectors that are ``at_depth``.
 
     Args:
         detectors: in the order of preference.
@@ -155,7 +161,7 @@ def list_alternatives(
     for name, part in detectors.items():
         facts = facts_of(part)
         for space in spaces:
-            if facts.needs_texts and not (reads and space == FROZEN):
+            if facts.needs_texts and (is_tuned(space) or not reads):
                 continue
             if parse_depth(space) is not None and not facts.at_depth:
                 continue

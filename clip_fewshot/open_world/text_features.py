@@ -40,6 +40,11 @@ def encode_concepts(
     return {"concepts": concepts, "negatives": words[mine_negatives(concepts, words, NEGATIVES)]}
 
 
+def widen_texts(texts: Texts | None, width: int) -> Texts | None:
+    """(c, width) texts: zeros where features go on that no text describes, so that cosines keep their order."""
+    return texts and {name: np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for name, rows in texts.items()}
+
+
 def drop_classes(texts: Texts | None, hidden: LabelArray) -> Texts | None:
     """``texts`` as they would be had the hidden classes never been known.
 

@@ -91,12 +91,8 @@ def group_named_parameters(
     empty = [start for start in rates if not chosen[start]]
     if empty:
         some = ", ".join(sorted({name.split(".")[0] for name in trained}))
-        raise UsageError(
-            expected=f"names of trained parameters ({some}, ...)",
-            got=f"{empty}",
-            fix="check the spelling",
-            where="rates",
-        )
+        fix = "check the spelling"
+        raise UsageError(expected=f"names of trained parameters ({some}, ...)", got=f"{empty}", fix=fix, where="rates")
     return [
         group
         for start, parameters in chosen.items()

@@ -45,14 +45,12 @@ class EmbeddingView:
         where = f"EmbeddingView {self.title!r}"
         if self.images.ndim != 2 or self.texts.ndim != 2 or self.images.shape[1] != self.texts.shape[1]:
             shapes = f"{self.images.shape} and {self.texts.shape}"
-            raise UsageError(
-                expected="images (n, d) and texts (c, d)", got=shapes, fix="pass one common space", where=where
-            )
+            fix = "pass one common space"
+            raise UsageError(expected="images (n, d) and texts (c, d)", got=shapes, fix=fix, where=where)
         if len(self.labels) != len(self.images) or len(self.texts) not in (0, len(self.names)):
             rows = f"{len(self.images)} images, {len(self.labels)} labels, {len(self.texts)} texts"
-            raise UsageError(
-                expected="a label per image and a text per name", got=rows, fix="align the rows", where=where
-            )
+            fix = "align the rows"
+            raise UsageError(expected="a label per image and a text per name", got=rows, fix=fix, where=where)
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,12 @@ class NoveltyView:
     def __post_init__(self) -> None:
         if not len(self.known_scores) or not len(self.novel_scores):
             sizes = f"{len(self.known_scores)} known and {len(self.novel_scores)} novel"
-            raise UsageError(
-                expected="scores of known and of novel images",
-                got=sizes,
-                fix="leave RunRecord.novelty None",
-                where="NoveltyView",
-            )
+            fix = "leave RunRecord.novelty None"
+            raise UsageError(expected="scores of known and of novel images", got=sizes, fix=fix, where="NoveltyView")
         if len(self.false_alarm) != len(self.miss):
             sizes = f"{len(self.false_alarm)} and {len(self.miss)}"
-            raise UsageError(
-                expected="as many false-alarm as miss rates", got=sizes, fix="pass one curve", where="NoveltyView"
-            )
+            expected = "as many false-alarm as miss rates"
+            raise UsageError(expected=expected, got=sizes, fix="pass one curve", where="NoveltyView")
 
 
 class ShotPoint(NamedTuple):

@@ -27,12 +27,8 @@ def fit_row(rows: FloatArray, others: FloatArray, new: int, C: float) -> tuple[F
         rows: (n, d) of unit length, known ones first. others: (n,). C: as of :class:`LinearProbe`.
     """
     if not 0 < new < len(rows):
-        raise UsageError(
-            expected="pictures of the new class and of known ones",
-            got=f"{new} of {len(rows)}",
-            fix="give both",
-            where="extend",
-        )
+        expected = "pictures of the new class and of known ones"
+        raise UsageError(expected=expected, got=f"{new} of {len(rows)}", fix="give both", where="extend")
     mean = rows.mean(axis=0)  # the intercept absorbs it; Newton's system is better conditioned
     centred = rows - mean
     axes = np.linalg.qr(centred.T)[0] if len(rows) < rows.shape[1] else None

@@ -38,7 +38,10 @@ def checked(estimator: Any, X: Any, y: Any = None) -> tuple[FloatArray, NDArray[
             rows = validate_data(estimator, without_torch(X), None, dtype=np.float64)
             check_finite(rows, type(estimator).__name__)
             return rows, np.zeros(len(rows), dtype=np.int64)
-        rows, labels = validate_data(estimator, without_torch(X), without_torch(y), dtype=np.float64)
+        if _is_plain(estimator, X) and type(y) is np.ndarray and y.dtype.kind in "iuU" and y.shape == X.shape[:1]:
+            estimator.n_features_in_, rows, labels = X.shape[1], X, y
+        else:
+            rows, labels = validate_data(estimator, without_torch(X), without_torch(y), dtype=np.float64)
         check_finite(rows, type(estimator).__name__)
         if labels.dtype.kind not in "biuU":  # of 20 pictures of 20 classes it warns
             check_classification_targets(labels)
@@ -53,7 +56,8 @@ def checked_rows(estimator: Any, X: Any) -> FloatArray:
     """
     check_fitted(estimator)
     with _own_errors(estimator):
-        rows: FloatArray = validate_data(estimator, without_torch(X), dtype=np.float64, reset=False)
+        plain = _is_plain(estimator, X) and X.shape[1] == estimator.n_features_in_
+        rows: FloatArray = X if plain else validate_data(estimator, without_torch(X), dtype=np.float64, reset=False)
         check_finite(rows, type(estimator).__name__)
         return rows
 
@@ -69,6 +73,12 @@ def check_fitted(estimator: Any) -> None:
     except NotFittedError as error:
         name = type(estimator).__name__
         raise UnfittedError(expected="a fitted estimator", got="one without fit", fix="call fit", where=name) from error
+
+
+def _is_plain(estimator: Any, X: Any) -> bool:
+    """Whether scikit-learn's checks would find nothing to do: they take .3 ms, more than a small detector's scores."""
+    plain = type(X) is np.ndarray and X.dtype == np.float64 and X.ndim == 2 and X.size > 0
+    return plain and not hasattr(estimator, "feature_names_in_")
 
 
 @contextmanager

@@ -65,9 +65,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, y = checked(self, X, y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError(
-                expected="samples of at least 2 classes", got="1 class", fix="add samples of another class", where="y"
-            )
+            fix = "add samples of another class"
+            raise UsageError(expected="samples of at least 2 classes", got="1 class", fix=fix, where="y")
         features = torch.tensor(X, dtype=torch.float32)
         labels = torch.tensor(encoded)
         head = self._start(features, labels)
@@ -107,9 +106,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train(self, head: nn.Module, features: Tensor, labels: Tensor) -> float:
         parameters = list(head.parameters())
         if not parameters:
-            raise UsageError(
-                expected="a head with something to train", got=repr(self.head), fix="choose another head", where="head"
-            )
+            fix = "choose another head"
+            raise UsageError(expected="a head with something to train", got=repr(self.head), fix=fix, where="head")
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         steps_per_epoch = -(-len(features) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * steps_per_epoch)
@@ -122,9 +120,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 optimizer.step()
                 schedule.step()
         if not torch.isfinite(loss):
-            raise DivergedError(
-                expected="a finite training loss", got=f"{loss.item()}", fix="lower lr", where="HeadClassifier.fit"
-            )
+            got = f"{loss.item()}"
+            raise DivergedError(expected="a finite training loss", got=got, fix="lower lr", where="HeadClassifier.fit")
         return float(loss.detach())
 
     @torch.no_grad()

@@ -18,10 +18,7 @@ from clip_fewshot.probes.class_texts import stack_texts
 from clip_fewshot.probes.support import draw_twins, is_alone, read_new_class, read_support
 from clip_fewshot.types import FloatArray, LabelArray
 
-KERNEL_BETA, KERNEL_BETAS = (
-    2.0,
-    (0.5, 2.0, 8.0),
-)  # twice the gamma of a Gaussian kernel on unit rows
+KERNEL_BETA, KERNEL_BETAS = (2.0, (0.5, 2.0, 8.0))  # twice the gamma of a Gaussian kernel on unit rows
 RIDGES = (0.01, 0.1, 1.0, 10.0)
 
 

@@ -81,12 +81,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, y = checked(self, X, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UsageError(
-                expected="labels of at least 2 classes",
-                got="one class",
-                fix="add images of another class",
-                where="LinearProbe",
-            )
+            fix = "add images of another class"
+            raise UsageError(expected="labels of at least 2 classes", got="one class", fix=fix, where="LinearProbe")
         small = X.size * len(self.classes_) < SERIAL_COST
         with _threads().limit(limits=1 if small else None, user_api="blas"):
             basis = centre_rows(unit_rows(X))
@@ -146,12 +142,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_fitted(self)
         if known is None or not len(known):
-            raise UsageError(
-                expected="features of known pictures",
-                got="none",
-                fix="pass those that the probe was fitted on",
-                where="known",
-            )
+            fix = "pass those that the probe was fitted on"
+            raise UsageError(expected="features of known pictures", got="none", fix=fix, where="known")
         X = checked_rows(self, X)
         rows = np.vstack([checked_rows(self, known), X])
         extended = copy.copy(self)

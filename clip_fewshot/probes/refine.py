@@ -72,11 +72,7 @@ class Estimate(NamedTuple):
 
 
 def refine(
-    logits: FloatArray,
-    queries: FloatArray,
-    shots: FloatArray,
-    labels: LabelArray,
-    left_out: FloatArray | None = None,
+    logits: FloatArray, queries: FloatArray, shots: FloatArray, labels: LabelArray, left_out: FloatArray | None = None
 ) -> Refined:
     """Fit the mixture to queries and shots.
 

@@ -23,7 +23,7 @@ from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.open_world.far_pictures import draw_strangers
-from clip_fewshot.open_world.feature_spaces import DEPTHS
+from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import NoveltyScores, Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.plots import density_panels, det_curves
@@ -152,7 +152,7 @@ def _ask_all(
     refused: dict[str, str] = {}
     opinions: dict[str, list[Said]] = {name: [] for name in (CHOSEN, *detectors)}
     for draw in range(1, seeds + 1):
-        support = prepare(task, task.support(draw), _depths(task))
+        support = prepare(task, task.support(draw), list_stored_depths(task.backbone.visual))
         right.append(support.probe.predict(_frozen(scene.seen)[~scene.is_novel]) == scene.labels)
         for i, name in enumerate(opinions):
             progress("detectors", (draw - 1) * len(opinions) + i, seeds * len(opinions))
@@ -181,15 +181,11 @@ def _stage(
     if not len(novel):
         fix = "change `unseen`, or give pictures of unknown classes (`novel`)"
         raise UsageError(expected="one class or more to hide", got="none", fix=fix, where="`unseen`")
-    seen = (image_prefix(backbone, known, _depths(task)), image_prefix(backbone, novel, _depths(task)))
+    depths = list_stored_depths(backbone.visual)
+    seen = (image_prefix(backbone, known, depths), image_prefix(backbone, novel, depths))
     is_novel = np.arange(len(known) + len(novel)) >= len(known)
-    strangers = image_prefix(backbone, draw_strangers(seed), _depths(task))
+    strangers = image_prefix(backbone, draw_strangers(seed), depths)
     return DetectorScene(task, split.seen.names, known.required_labels(), seen, is_novel, strangers)
-
-
-def _depths(task: Task) -> list[int]:
-    """The numbers of last blocks before which features are looked at too."""
-    return [n for n in DEPTHS if n < task.backbone.visual.n_blocks]
 
 
 def _frozen(parts: Sequence[Prefix]) -> FloatArray:

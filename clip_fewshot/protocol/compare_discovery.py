@@ -25,7 +25,7 @@ from clip_fewshot.features.encode import encode_images
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
-from clip_fewshot.types import BoolArray, FloatArray, IndexArray, Progress, no_progress
+from clip_fewshot.types import BoolArray, FloatArray, IndexArray, Progress, ignore_progress
 
 OURS, GATED, GCD, TOLD = "ours", "ours, flagged only", "k-means, its own number", "k-means, number told"
 WAYS = (OURS, GATED, GCD, TOLD)
@@ -70,7 +70,7 @@ def compare_discovery(
     seeds: int = 5,
     alpha: float | None = None,
     method: str | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Iterator[dict[str, Any]]:
     """A row per number of shots: counts of new classes, rates and accuracies with intervals, and differences from GCD.
 

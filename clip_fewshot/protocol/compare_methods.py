@@ -168,7 +168,7 @@ def _fit_on_features(scene: MethodScene, method: Approach, support: DrawnSupport
 
 
 def _train(scene: MethodScene, method: Approach, support: DrawnSupport) -> FittedMethod:
-    """An approach that trains inside the tower, at its centre; or the choice, whose seconds are those of all it tries."""
+    """An approach that trains inside the tower, at its centre; or the choice, in the seconds of all that it tries."""
     backbone = scene.compared.backbone
     if backbone is None:
         fix = "name pictures in place of `features`"

@@ -50,7 +50,7 @@ from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, remove_half_files, write_bytes
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
-from clip_fewshot.types import FloatArray, Progress, Say, no_progress
+from clip_fewshot.types import FloatArray, Progress, Say, ignore_progress
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
@@ -93,7 +93,7 @@ def finetune(
     job: FineTuningJob,
     world: World,
     say: Say = lambda line: None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
     tell: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure, train, save, measure what was saved; each process calls this, and the first one does all but train.

@@ -66,12 +66,8 @@ def begin_task(
         other = sorted(key.rstrip("_") for key in now if was.get(key) != now[key])
         if other:
             fix = "repeat the options it began with, or choose a new folder"
-            raise UsageError(
-                expected="the task that was begun there",
-                got=f"another {', '.join(other)}",
-                fix=fix,
-                where=str(job.folder),
-            )
+            got = f"another {', '.join(other)}"
+            raise UsageError(expected="the task that was begun there", got=got, fix=fix, where=str(job.folder))
         if not job.resume:
             raise UsageError(
                 expected="a new folder",
@@ -119,9 +115,8 @@ class EarlierRun:
         for name in (TASK, PAIRS_FILE, f"{TRAINING_FOLDER}/{CHECKPOINT_FOLDER}/{MANIFEST}"):
             if not os.path.isfile(folder / name):
                 fix = "name the folder of a `finetune` run of this release; of others, take DIR/model as `model`"
-                raise ArtifactError(
-                    expected="a fine-tuning to go on from", got=f"no {name}", fix=fix, where=str(folder)
-                )
+                got = f"no {name}"
+                raise ArtifactError(expected="a fine-tuning to go on from", got=got, fix=fix, where=str(folder))
         with explain_content(str(folder)):
             pairs = check_seal(read_json(folder / PAIRS_FILE), str(folder / PAIRS_FILE))
             task = check_seal(read_json(folder / TASK), str(folder / TASK))

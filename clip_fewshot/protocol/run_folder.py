@@ -38,9 +38,8 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     path = Path(config.run.resume) / RUN
     if not os.path.isfile(path):
         fix = "check the path; a run that was hit before it wrote that is begun again in a folder of its own (`out`)"
-        raise ArtifactError(
-            expected="the folder of an interrupted run", got=f"no {RUN} in it", fix=fix, where=config.run.resume
-        )
+        got = f"no {RUN} in it"
+        raise ArtifactError(expected="the folder of an interrupted run", got=got, fix=fix, where=config.run.resume)
     began = read_options(path)
     held, unset = began.study_key(), FewShotConfig().study_key()
     ignored = [
@@ -50,9 +49,8 @@ def resume_config(config: FewShotConfig) -> FewShotConfig:
     ]
     if ignored:
         fix = "leave them out, or begin another run"
-        raise UsageError(
-            expected="a run resumed under its own options", got=", ".join(ignored), fix=fix, where="`resume`"
-        )
+        got = ", ".join(ignored)
+        raise UsageError(expected="a run resumed under its own options", got=got, fix=fix, where="`resume`")
     model, form = began.data.model, began.data.format
     for option, said, foreign in (
         ("model", model, names_code(str(model))),
@@ -137,9 +135,8 @@ def read_options(path: Path) -> FewShotConfig:
         return FewShotConfig.from_json(check_seal(read_json(path), str(path))["config"])
     except (KeyError, TypeError, AttributeError) as error:
         fix = "resume it with the release that began it, or begin another run"
-        raise ArtifactError(
-            expected="the options of a run", got=f"{type(error).__name__}: {error}", fix=fix, where=str(path)
-        ) from error
+        got = f"{type(error).__name__}: {error}"
+        raise ArtifactError(expected="the options of a run", got=got, fix=fix, where=str(path)) from error
 
 
 def choose_folder(data: DataOptions, out: str | None) -> Path:

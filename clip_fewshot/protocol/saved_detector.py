@@ -138,9 +138,8 @@ def _unknown_names(asked: Sequence[str], others: Sequence[str]) -> Sequence[str]
         raise DataError(expected="a class that the model does not know", got="none", fix=fix, where="`data`")
     wrong = [name for name in asked if name not in others]
     if wrong:
-        raise UsageError(
-            expected=f"some of {', '.join(others)}", got=", ".join(wrong), fix="change `unseen`", where="`unseen`"
-        )
+        got = ", ".join(wrong)
+        raise UsageError(expected=f"some of {', '.join(others)}", got=got, fix="change `unseen`", where="`unseen`")
     return asked or others
 
 

@@ -79,22 +79,14 @@ class DiscoveryView:
     def __post_init__(self) -> None:
         if self.linkage.shape != (max(len(self.labels) - 1, 0), 4):
             got = f"{self.linkage.shape} for {len(self.labels)} images"
-            raise UsageError(
-                expected="a linkage matrix (m - 1, 4)",
-                got=got,
-                fix="pass the one that made the labels",
-                where="DiscoveryView",
-            )
+            expected = "a linkage matrix (m - 1, 4)"
+            raise UsageError(expected=expected, got=got, fix="pass the one that made the labels", where="DiscoveryView")
         sizes = {int(k): int((self.labels == k).sum()) for k in np.unique(self.labels) if k != -1}
         shown = {cluster.number: cluster.size for cluster in self.clusters}
         if shown != sizes or len(shown) != len(self.clusters) or any(k < -1 for k in sizes):
             fix = "number clusters from 0, and images in none -1"
-            raise UsageError(
-                expected="one cluster of each label and its size",
-                got=f"{shown} for {sizes}",
-                fix=fix,
-                where="DiscoveryView",
-            )
+            expected = "one cluster of each label and its size"
+            raise UsageError(expected=expected, got=f"{shown} for {sizes}", fix=fix, where="DiscoveryView")
 
     @property
     def n_outliers(self) -> int:
@@ -134,17 +126,9 @@ class RunRecord:
         c = len(self.class_names)
         if self.confusion is not None and self.confusion.shape != (c, c):
             got = f"{self.confusion.shape} for {c} class names"
-            raise UsageError(
-                expected="a square confusion matrix",
-                got=got,
-                fix="pass counts over all known classes",
-                where="RunRecord.confusion",
-            )
+            fix = "pass counts over all known classes"
+            raise UsageError(expected="a square confusion matrix", got=got, fix=fix, where="RunRecord.confusion")
         states = {row["state"] for row in self.history} - set(TRIAL_STATES)
         if states:
-            raise UsageError(
-                expected=f"trial states out of {list(TRIAL_STATES)}",
-                got=f"{sorted(states)}",
-                fix="map them",
-                where="RunRecord.history",
-            )
+            expected = f"trial states out of {list(TRIAL_STATES)}"
+            raise UsageError(expected=expected, got=f"{sorted(states)}", fix="map them", where="RunRecord.history")

@@ -20,12 +20,8 @@ Check = Callable[[Any, str], None]
 
 def _refuse(expected: str, got: Any, where: str) -> None:
     shown = repr(got)
-    raise ArtifactError(
-        expected=expected,
-        got=shown if len(shown) < 80 else f"{shown[:77]}...",
-        fix="write results of schema 1",
-        where=where,
-    )
+    fix = "write results of schema 1"
+    raise ArtifactError(expected=expected, got=shown if len(shown) < 80 else f"{shown[:77]}...", fix=fix, where=where)
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Check:

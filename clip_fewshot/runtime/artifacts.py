@@ -54,11 +54,7 @@ class Pieces(Protocol):
 
 
 def save_artifact(
-    folder: Path,
-    kind: str,
-    files: Mapping[str, bytes | Pieces],
-    meta: Mapping[str, Any],
-    overwrite: bool = False,
+    folder: Path, kind: str, files: Mapping[str, bytes | Pieces], meta: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Publish ``files`` (logical name -> content) and ``meta`` (JSON) as one version of ``folder``.
 
@@ -146,12 +142,8 @@ def _load(folder: Path, kind: str, read: Callable[[Path, int], tuple[T, str]]) -
                 expected=f"a readable {name}", got=str(error), fix="restore the folder from a copy", where=str(path)
             ) from error
         if digest != entry["sha256"]:
-            raise ArtifactError(
-                expected=f"SHA-256 {entry['sha256'][:12]}...",
-                got=f"{digest[:12]}...",
-                fix="the file is damaged: restore it",
-                where=str(path),
-            )
+            got, fix = f"{digest[:12]}...", "the file is damaged: restore it"
+            raise ArtifactError(expected=f"SHA-256 {entry['sha256'][:12]}...", got=got, fix=fix, where=str(path))
     return manifest["meta"], files
 
 
@@ -187,9 +179,8 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
                 where=str(path),
             )
     if kind not in (None, manifest["kind"]):
-        raise ArtifactError(
-            expected=f"a saved {kind}", got=f"a saved {manifest['kind']}", fix="check the path", where=str(folder)
-        )
+        got = f"a saved {manifest['kind']}"
+        raise ArtifactError(expected=f"a saved {kind}", got=got, fix="check the path", where=str(folder))
     return manifest
 
 
@@ -212,12 +203,9 @@ def explain_content(where: str) -> Iterator[None]:
         RuntimeError,
         SafetensorError,
     ) as error:
-        raise ArtifactError(
-            expected="what such a file says",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}",
-            fix="restore it from a copy",
-            where=where,
-        ) from error
+        expected = "what such a file says"
+        got = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else error!r}"
+        raise ArtifactError(expected=expected, got=got, fix="restore it from a copy", where=where) from error
 
 
 def _remove_unlisted(folder: Path, before: set[str], listed: set[str]) -> None:

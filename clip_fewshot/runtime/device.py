@@ -29,16 +29,11 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     kind = str(name).split(":")[0]
     if kind not in available:
-        raise UsageError(
-            expected=f"a device out of auto, {', '.join(available)}",
-            got=repr(str(name)),
-            fix="choose one of them",
-            where="device",
-        )
+        expected = f"a device out of auto, {', '.join(available)}"
+        raise UsageError(expected=expected, got=repr(str(name)), fix="choose one of them", where="device")
     if not available[kind]:
-        raise ResourceError(
-            expected=f"a {kind} device", got="none that torch can use", fix="choose another, or auto", where="device"
-        )
+        got = "none that torch can use"
+        raise ResourceError(expected=f"a {kind} device", got=got, fix="choose another, or auto", where="device")
     return torch.device(name)
 
 

@@ -126,12 +126,8 @@ def open_resumable(path: Path) -> Iterator[BinaryIO]:
                 _lock_file(guard.fileno())
             except OSError:
                 fix = "wait for it and run again"
-                raise ResourceError(
-                    expected="a file that no other process writes",
-                    got="another process writes it",
-                    fix=fix,
-                    where=str(path),
-                ) from None
+                expected, got = "a file that no other process writes", "another process writes it"
+                raise ResourceError(expected=expected, got=got, fix=fix, where=str(path)) from None
             with partial.open("ab") as file:
                 yield file
                 file.flush()
@@ -180,9 +176,8 @@ def read_json(path: Path) -> Any:
     try:
         return decode_json(read_whole(path))
     except (ValueError, OSError) as error:
-        raise ArtifactError(
-            expected="a JSON file written by clip_fewshot", got=str(error), fix="restore or delete it", where=str(path)
-        ) from error
+        expected = "a JSON file written by clip_fewshot"
+        raise ArtifactError(expected=expected, got=str(error), fix="restore or delete it", where=str(path)) from error
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,13 +254,11 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
             got = f"{free:,} free ({error.strerror})"
-            raise ResourceError(
-                expected=f"{needed:,} bytes of disk", got=got, fix="free some space and run again", where=str(path)
-            ) from error
+            fix = "free some space and run again"
+            raise ResourceError(expected=f"{needed:,} bytes of disk", got=got, fix=fix, where=str(path)) from error
         if error.errno in NO_PLACE:
-            raise ResourceError(
-                expected="a place to write to", got=str(error), fix="choose another folder", where=str(path)
-            ) from error
+            fix = "choose another folder"
+            raise ResourceError(expected="a place to write to", got=str(error), fix=fix, where=str(path)) from error
         raise
 
 

@@ -112,12 +112,8 @@ def find_trusted_part(kind: str, name: str, members: Mapping[str, T], trusted: M
         part: T = trusted[name]
         return part
     fix = f"pass it: trusted={{{name!r}: ...}} in Python, --trust {name}=python:MODULE:NAME in a command"
-    raise ArtifactError(
-        expected=f"one of this library's {kind} ({', '.join(members)})",
-        got=f"{name!r}, which a file must not import",
-        fix=fix,
-        where=where,
-    )
+    got = f"{name!r}, which a file must not import"
+    raise ArtifactError(expected=f"one of this library's {kind} ({', '.join(members)})", got=got, fix=fix, where=where)
 
 
 def import_part(name: str) -> Any:
@@ -196,12 +192,9 @@ def check_same_code(held: Iterable[ForeignPart], given: Iterable[ForeignPart], w
         other = now.get((part.kind, part.name))
         if other is None or (part.digest and other.digest != part.digest):
             got = "nothing" if other is None else f"{other.qualified} with other source text"
-            raise ArtifactError(
-                expected=f"{part.qualified} as it was then (SHA-256 {part.digest[:12]}...)",
-                got=got,
-                fix="pass that code, or fit again with the present one",
-                where=where,
-            )
+            expected = f"{part.qualified} as it was then (SHA-256 {part.digest[:12]}...)"
+            fix = "pass that code, or fit again with the present one"
+            raise ArtifactError(expected=expected, got=got, fix=fix, where=where)
 
 
 def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]) -> list[ForeignPart]:
@@ -210,12 +203,7 @@ def foreign_parts(kind: str, name: str, part: object, members: Mapping[str, Any]
 
 
 def find_stored_part(
-    kind: str,
-    name: str,
-    held: Iterable[ForeignPart],
-    members: Mapping[str, T],
-    trusted: Mapping[str, Any],
-    where: str,
+    kind: str, name: str, held: Iterable[ForeignPart], members: Mapping[str, T], trusted: Mapping[str, Any], where: str
 ) -> T:
     """The part that a file means by ``name``; see :func:`find_trusted_part`.
 
@@ -229,3 +217,9 @@ def find_stored_part(
     of_it = [one for one in held if (one.kind, one.name) == (kind, name)]
     check_same_code(of_it, [ForeignPart.from_part(kind, name, part)], where)
     return part
+
+
+def check_instance(found: object, kind: type, fix: str, where: str) -> None:
+    """Refuse an argument that is no ``kind``, as None or a name."""
+    if not isinstance(found, kind):
+        raise UsageError(expected=f"a {kind.__name__}", got=f"a {type(found).__name__}", fix=fix, where=where)

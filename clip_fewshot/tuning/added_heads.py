@@ -66,9 +66,8 @@ class HeadedTower(TextTower):
         if isinstance(self.head, nn.Linear):
             _follow(self.base.tail(), self.head.weight)
         elif self.head is not None:
-            raise UsageError(
-                expected="a linear head", got=type(self.head).__name__, fix="keep it as it is", where="merged"
-            )
+            expected = "a linear head"
+            raise UsageError(expected=expected, got=type(self.head).__name__, fix="keep it as it is", where="merged")
         return self.base
 
 
@@ -171,6 +170,5 @@ def check_mergeable(tail: Tail) -> None:
     pooled = isinstance(tail, PooledTail) and isinstance(tail.projection, nn.Linear)
     if not (isinstance(tail, TokenTail | AttentionPool) or pooled):
         fix = "train without one (`head` none)"
-        raise UsageError(
-            expected="a tower that ends in a linear projection", got=type(tail).__name__, fix=fix, where="`head`"
-        )
+        got = type(tail).__name__
+        raise UsageError(expected="a tower that ends in a linear projection", got=got, fix=fix, where="`head`")

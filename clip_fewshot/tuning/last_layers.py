@@ -23,12 +23,8 @@ def copy_last_layers(tower: Tower, n: int) -> Suffix:
 def check_depth(tower: Tower, n: int) -> None:
     """Refuse a number of layers that the tower does not have."""
     if not 0 <= n <= tower.n_blocks:
-        raise UsageError(
-            expected=f"0 to {tower.n_blocks} layers to unfreeze",
-            got=str(n),
-            fix="choose another number",
-            where="unfreeze",
-        )
+        fix = "choose another number"
+        raise UsageError(expected=f"0 to {tower.n_blocks} layers to unfreeze", got=str(n), fix=fix, where="unfreeze")
 
 
 def describe_last_layers(tower: Tower, n: int) -> str:

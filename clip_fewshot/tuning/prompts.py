@@ -172,12 +172,8 @@ def prompted(
     base = result.visual
     if not isinstance(base, VisionTransformer) or isinstance(base, PromptedTransformer):
         fix = "choose a ViT without prompts"
-        raise UsageError(
-            expected="an image tower with a class token, OpenAI's ViT",
-            got=type(base).__name__,
-            fix=fix,
-            where="prompted",
-        )
+        got = type(base).__name__
+        raise UsageError(expected="an image tower with a class token, OpenAI's ViT", got=got, fix=fix, where="prompted")
     depth = base.n_blocks if depth is None else depth
     if n_prompts < 0 or not 1 <= depth <= base.n_blocks:
         expected = f"n_prompts >= 0 and depth in 1..{base.n_blocks}"
@@ -214,9 +210,8 @@ def load_prompts(folder: str | Path, backbone: Backbone) -> Backbone:
 def _with_prompts(meta: dict[str, Any], files: dict[str, bytes], folder: str | Path, backbone: Backbone) -> Backbone:
     if meta["foundation"] != backbone.digest:
         expected, got = f"weights {meta['foundation'][:12]}...", f"{backbone.name} with {backbone.digest[:12]}..."
-        raise ArtifactError(
-            expected=expected, got=got, fix="pass the backbone that the prompts were trained on", where=str(folder)
-        )
+        fix = "pass the backbone that the prompts were trained on"
+        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(folder))
     state = safetensors.torch.load(files[PROMPTS_WEIGHTS])
     prompts = [tensor for name, tensor in state.items() if name != CLASS_TOKEN]
     first = CLASS_TOKEN in state
@@ -229,10 +224,6 @@ def _with_prompts(meta: dict[str, Any], files: dict[str, bytes], folder: str | P
 
 def _tower(backbone: Backbone) -> PromptedTransformer:
     if not isinstance(backbone.visual, PromptedTransformer):
-        raise UsageError(
-            expected="a backbone with visual prompts",
-            got=backbone.name,
-            fix="make one with prompted()",
-            where="visual prompts",
-        )
+        fix = "make one with prompted()"
+        raise UsageError(expected="a backbone with visual prompts", got=backbone.name, fix=fix, where="visual prompts")
     return backbone.visual

@@ -22,7 +22,9 @@ did what it must. A case follows from the seed and its number alone: `--only NAM
 with that folder stopped, and each line of its results says how to see a fault again.
 
 What the table does not show: a power cut or a disk that lies, network file systems, Windows and macOS, several
-machines, GPUs. Pillow's decoders are contained, not verified.
+machines, GPUs. Pillow's decoders are contained, not verified. In every run of the tests, in full, stand odd and wrong
+arrays (`tests/contracts/test_doors.py`) and outputs over foreign files (`tests/commands/test_outputs.py`); kills of the
+main job and of a store are many in `pytest -m slow` (`test_interruptions.py`, `test_crashes.py`).
 
 """
 

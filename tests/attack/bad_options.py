@@ -73,12 +73,6 @@ def strike(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
 
 ATTACKS = [
     Attack(
-        "bad options",
-        "refused in a line with exit code 2 or 4",
-        len(cases()),
-        5,
-        lines.prepare,
-        strike,
-        patience=90,
+        "bad options", "refused in a line with exit code 2 or 4", len(cases()), 5, lines.prepare, strike, patience=90
     )
 ]

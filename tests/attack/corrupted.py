@@ -61,9 +61,7 @@ KINDS = (
     Kind("feature table", scene.table, lambda _, path: read_features(path / "features.parquet")),
     Kind("store", scene.store, _read_store),
     Kind(
-        "saved classifier",
-        scene.world,
-        lambda _, path: cf.OpenWorldClassifier.load(path, scene.tiny()).to_artifact(),
+        "saved classifier", scene.world, lambda _, path: cf.OpenWorldClassifier.load(path, scene.tiny()).to_artifact()
     ),
     Kind("saved backbone", scene.model, lambda _, path: cf.load_backbone(path, device="cpu").state_dict()),
     Kind("checkpoint", scene.training, _read_checkpoint),

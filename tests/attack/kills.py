@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -21,9 +20,8 @@ import clip_fewshot as cf
 from tests.attack import lines, scene
 from tests.attack.apart import command, fresh
 from tests.attack.harness import Attack, Outcome
-from tests.cli.runs import decided, trial_files
 from tests.contrastive.killed import TIMES, deadly
-from tests.open_world.store.crashing import busy, compare, killed, made
+from tests.open_world.store.crashing import killed
 
 LONG = 300.0
 
@@ -52,10 +50,6 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
 
 
-def _few_shot(folder: Path, again: bool) -> tuple[object, ...]:
-    return ("few_shot", "--resume", "run") if again else ("few_shot", *lines.lines(folder)["few_shot"])
-
-
 def _resumed(name: str, out: str) -> Callable[[Path, bool], tuple[object, ...]]:
     def argv(folder: Path, again: bool) -> tuple[object, ...]:
         words = lines.lines(folder)[name]
@@ -65,7 +59,6 @@ def _resumed(name: str, out: str) -> Callable[[Path, bool], tuple[object, ...]]:
 
 
 JOBS = (
-    Job("few_shot", _few_shot, lambda cwd: decided(cwd / "run"), lambda cwd: trial_files(cwd / "run")),
     Job(
         "pretrain",
         _resumed("pretrain", "scratch"),
@@ -83,7 +76,7 @@ JOBS = (
         lambda cwd: {path.name: path.read_bytes() for path in cwd.glob("*.parquet")},
     ),
 )
-BEGUN = {"few_shot": "run/run.json", "pretrain": "scratch", "finetune": "tuned", "embed": "nothing"}
+BEGUN = {"pretrain": "scratch", "finetune": "tuned", "embed": "nothing"}
 
 
 @cache
@@ -133,24 +126,6 @@ class _Kill(NamedTuple):
 
 
 @cache
-def _shop(folder: Path) -> tuple[Any, Any, Path]:
-    place = fresh(folder, "killed store")
-    return (*made(place / "store"), place)
-
-
-def strike_store(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
-    """A process that ingests, names and undoes, killed; what it was told is on the disk is there, once."""
-    backbone, pictures, place = _shop(folder)
-    delay = float(draw.uniform(0, 0.25))
-    hit = killed(lambda: busy(place, backbone, pictures, number), delay)
-    try:
-        compare(place, backbone)
-    except SystemExit as end:
-        return Outcome(False, "lost or there twice", f"after {delay:.3f} s: {end}")
-    return Outcome(hit == signal.SIGKILL, "all there, once")
-
-
-@cache
 def _worlds(folder: Path) -> tuple[Any, Any]:
     return cf.OpenWorldClassifier.load(scene.world(folder), scene.tiny()), scene.fit_world(folder, seed=1)
 
@@ -185,17 +160,8 @@ def _attack(job: Job, whole: int, small: int) -> Attack:
 
 
 HAS_ARROW = find_spec("pyarrow") is not None
-COUNTS = {"few_shot": (60, 0), "pretrain": (40, 0), "finetune": (40, 0), "embed": (40, 1)}
+COUNTS = {"pretrain": (40, 0), "finetune": (40, 0), "embed": (40, 1)}
 ATTACKS = [
     *(_attack(job, *COUNTS[job.name]) for job in JOBS if HAS_ARROW or job.name != "embed"),
-    Attack(
-        "kills of ingest and apply",
-        "what was acknowledged is there, once; no transaction by half",
-        80,
-        1,
-        lines.prepare,
-        strike_store,
-        patience=120,
-    ),
     Attack("kills of save", "the old model or the new one, whole", 40, 3, lines.prepare, strike_save),
 ]

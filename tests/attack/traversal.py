@@ -190,12 +190,7 @@ def _archive(folder: Path, place: Path, name: str) -> str:
 
 ATTACKS = [
     Attack(
-        "traversal, reading",
-        "the picture outside is not read",
-        len(READ) * len(WAYS),
-        24,
-        lines.prepare,
-        strike_read,
+        "traversal, reading", "the picture outside is not read", len(READ) * len(WAYS), 24, lines.prepare, strike_read
     ),
     Attack(
         "traversal, writing",

@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from clip_fewshot.conformal import levels
 from clip_fewshot.conformal.bags import Comparison
 from clip_fewshot.conformal.calibration import Calibrated
-from clip_fewshot.conformal.levels import FEWEST_PRIOR, PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
+from clip_fewshot.conformal.levels import FEW_PRIOR, LIKENESS, PLACE_PRIOR, SPREAD_PRIOR, Looks, scale_scores
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import KNNDetector
 from tests.conformal.test_calibration import Nearest
@@ -35,7 +35,9 @@ def moved(score: float, look: int, others: np.ndarray, kinds: np.ndarray) -> flo
     own = others[kinds == look]
     spreads = sum(len(one) * (one.mean() - others.mean()) ** 2 for one in inside) / max(len(inside) - 1, 1)
     between = max(spreads - within, 0) * len(inside) / len(others)
-    prior = max(min(within / between if between else np.inf, PLACE_PRIOR), FEWEST_PRIOR / max(len(own), 1) ** 2)
+    likeness = within / between if between else np.inf
+    few = FEW_PRIOR * min(max(likeness, LIKENESS[0]), LIKENESS[1]) / max(len(own), 1) ** 2
+    prior = max(min(likeness, PLACE_PRIOR), few)
     place = (own.sum() + prior * others.mean()) / (len(own) + prior)
     squares = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
     spread = (squares + SPREAD_PRIOR * within) / (max(len(own) - 1, 0) + SPREAD_PRIOR)

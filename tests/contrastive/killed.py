@@ -67,13 +67,7 @@ def train(folder: Path) -> dict[str, Tensor]:
     )
     validation = Validation(patterns(1, seed=9), every=2)
     model = cf.train_contrastive(
-        build_backbone(CONFIG),
-        Source(),
-        options,
-        objective=Noisy(),
-        folder=folder,
-        resume=True,
-        validation=validation,
+        build_backbone(CONFIG), Source(), options, objective=Noisy(), folder=folder, resume=True, validation=validation
     )
     return model.state_dict()
 

@@ -167,10 +167,7 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
         file.write('{"step": 1, "ki')  # what a failing machine leaves
     MetricsLog(tmp_path, 2)
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
-    assert lines == [
-        {"step": 1, "kind": "train", "loss": 0.5},
-        {"step": 2, "kind": "train", "loss": None},
-    ]
+    assert lines == [{"step": 1, "kind": "train", "loss": 0.5}, {"step": 2, "kind": "train", "loss": None}]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra 'tracking'")

@@ -18,12 +18,7 @@ from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.data.pairs.batch import PairBatch
 from clip_fewshot.errors import UsageError
-from clip_fewshot.losses import (
-    distillation_floor,
-    distillation_loss,
-    symmetric_cross_entropy,
-    transport_targets,
-)
+from clip_fewshot.losses import distillation_floor, distillation_loss, symmetric_cross_entropy, transport_targets
 from tests.contrastive.pairs import CONFIG, RESNET, Double, batch
 from tests.contrastive.test_gradients import Threads, gradients, worst
 

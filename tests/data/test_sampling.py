@@ -247,11 +247,7 @@ def test_every_image_is_drawn_equally_often() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    counts=st.lists(st.integers(2, 9), min_size=1, max_size=6),
-    folds=st.integers(2, 9),
-    seed=st.integers(0, 2**40),
-)
+@given(counts=st.lists(st.integers(2, 9), min_size=1, max_size=6), folds=st.integers(2, 9), seed=st.integers(0, 2**40))
 def test_folds_validate_each_row_once_and_split_the_shots(counts: list[int], folds: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
     if folds > min(counts):

@@ -129,11 +129,7 @@ REFUSED = {
     "no such column": ("image,label\n0.png,a\n", {"label": "kind"}, "a column 'kind', got columns 'image', 'label'"),
     "no such role": ("image,label\n0.png,a\n", {"kind": "label"}, "`columns`: expected one of image, label"),
     "a price": ("image,price\n0.png,3\n", {}, "name the columns with `columns`"),
-    "a part misspelt": (
-        "image,label,set\n0.png,a,train\n1.png,b,tset\n",
-        {},
-        "t.csv:3: 'tset' is none of train",
-    ),
+    "a part misspelt": ("image,label,set\n0.png,a,train\n1.png,b,tset\n", {}, "t.csv:3: 'tset' is none of train"),
     "a path of another machine that is not here": (
         "image,label\n/home/ada/0.png,a\n/home/ada/7.png,b\n",
         {},

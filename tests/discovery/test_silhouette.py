@@ -8,14 +8,9 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.discovery import discover_classes, stability
-from clip_fewshot.discovery.silhouette import (
-    Clouds,
-    Yardstick,
-    count_tight_parts,
-    keep_classes,
-    measure_silhouettes,
-    refine,
-)
+from clip_fewshot.discovery.clouds import BesideKnown, Clouds, Yardstick
+from clip_fewshot.discovery.silhouette import count_tight_parts, keep_classes, measure_silhouettes, refine
+from clip_fewshot.discovery.tree_cuts import TreeCuts
 from clip_fewshot.discovery.ward_tree import ward_tree
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import clustering
@@ -28,17 +23,22 @@ def few_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_silhouette_is_that_of_all_pairs() -> None:
-    """Mean squared distances to the other members of the own group and to all of the nearest other."""
+    """Mean squared distances to the other members of the own group and to all of the nearest other, known or new."""
     rng = np.random.default_rng(0)
     X, labels = rng.normal(size=(30, 4)), np.append(np.arange(26) % 3, [-1] * 4)
+    known, classes = rng.normal(size=(12, 4)), np.arange(12) % 2
+    yard = Yardstick.from_known(known, classes)
     far = ((X[:, None] - X) ** 2).sum(axis=2)
     means = np.array([[far[i, labels == k].mean() for k in range(3)] for i in range(30)])
-    expected = np.zeros(30)
+    to_mean = ((X[:, None] - yard.known.means) ** 2).sum(axis=2) + yard.spread * (1 - 1 / 6)
+    expected = np.zeros((2, 30))
     for i in range(26):
         own = far[i, labels == labels[i]].sum() / ((labels == labels[i]).sum() - 1)
-        other = np.delete(means[i], labels[i]).min()
-        expected[i] = (other - own) / max(own, other)
-    assert measure_silhouettes(X, labels, Clouds.from_labels(X, labels), None) == pytest.approx(expected)
+        others = np.delete(means[i], labels[i]).min()
+        for row, other in enumerate((others, min(others, *to_mean[i]))):
+            expected[row, i] = (other - own) / max(own, other)
+    found = measure_silhouettes(BesideKnown.from_points(X, yard), labels, Clouds.from_labels(X, labels))
+    assert np.array(found) == pytest.approx(expected)
 
 
 def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
@@ -54,6 +54,7 @@ def test_the_gap_between_means_is_without_the_chance_of_few_members() -> None:
 def test_parts_are_as_tight_as_the_definition_says() -> None:
     X = normalize(np.random.default_rng(2).normal(size=(40, 5)))
     tree = ward_tree(X)
+    cuts = TreeCuts.from_mergers(tree)
     for spread in (0.05, 0.2, 0.6, 2.0):
         fewest = next(
             k
@@ -66,7 +67,7 @@ def test_parts_are_as_tight_as_the_definition_says() -> None:
             )
             <= spread * (40 - k)
         )
-        assert count_tight_parts(tree, spread) == fewest
+        assert count_tight_parts(cuts, spread) == fewest
 
 
 def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> None:
@@ -78,9 +79,10 @@ def test_false_alarms_go_to_their_class_and_a_small_or_loose_part_is_none() -> N
     points = np.concatenate([draw(np.repeat([3], 20)), draw(np.repeat([0], 10)), draw(np.repeat([4], 3))])
     points = np.concatenate([points, draw(np.repeat([5], 20), 2.0)])
     start = np.repeat([0, 1, 2], [30, 3, 20])
-    refined = refine(points, start, yard.known, 6)
+    new = BesideKnown.from_points(points, yard)
+    refined = refine(new, start, 6)
     assert (refined[20:30] == -1).all()  # of class 0
-    kept = keep_classes(points, refined, yard)
+    kept = keep_classes(new, refined)
     assert (kept[:20] == 0).all()
     assert (kept[20:] == -1).all()
 
@@ -107,7 +109,7 @@ def test_a_group_is_larger_than_the_false_alarms_of_any_known_class() -> None:
     for size, n_alarms, kept in ((8, 40, False), (8, 0, True), (25, 40, True), (3, 0, False)):
         points = np.concatenate([alarms[:n_alarms], means[4] + rng.normal(size=(size, 12))])
         labels = np.repeat([-1, 0], [n_alarms, size])
-        assert bool(keep_classes(points, labels, yard).max() == 0) is kept
+        assert bool(keep_classes(BesideKnown.from_points(points, yard), labels).max() == 0) is kept
 
 
 def test_no_group_comes_with_a_reason() -> None:

@@ -70,7 +70,7 @@ def test_detectors_are_judged_as_a_rejector_calibrates_them() -> None:
         "knn": Calibrated(cf.KNNDetector, "full", levelled=True).fit(world.X, world.y).p_values(pictures),
     }
     for name, p in by_hand.items():
-        refused, flags = coverage_detectors.judge(Alternative(name), world, 3)
+        refused, flags = coverage_detectors.judge(Alternative(name), world, said, 3)
         assert refused == [None, None]
         assert flags.tolist() == [(p <= level + 1e-9).tolist() for level in (0.05, 0.1)]
 

@@ -28,6 +28,7 @@ from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.feature_spaces import build_space
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.open_world.select_detector import select_detector
+from clip_fewshot.open_world.text_features import widen_texts
 
 QUICK = TrainSettings(epochs=1, min_steps=6)
 
@@ -71,7 +72,9 @@ CHOICES = {
     "lof": Alternative("lof", "frozen", 3),
     "tuned": Alternative("lof", "tuned", 3),
     "both": Alternative("knn", "both", 3),
-    "depth": Alternative("mahalanobis", "depth 1"),
+    "depth": Alternative("mahalanobis", "frozen and depth 1"),
+    "depth of an earlier release": Alternative("mahalanobis", "depth 1"),
+    "names beside depth": Alternative("text-margin", "frozen and depth 1"),
     "folds of frozen features": Alternative("energy"),
     "texts": Alternative("negative-labels"),
     "names": Alternative("text-margin"),
@@ -145,7 +148,8 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
     assert choice is not None
     table = choice.table()
     assert str(choice.best) in table
-    for kind in (*DETECTORS, "frozen features", "tuned features", "both features", "depth 1 features", "k = 3"):
+    spaces = ("frozen features", "tuned features", "both features", "frozen and depth 1 features")
+    for kind in (*DETECTORS, *spaces, "text-margin, frozen and depth 1", "k = 3"):
         assert any(kind in row for row in table), kind
     assert list(table.values()) == sorted(table.values(), reverse=True)
     others = [v for row, v in table.items() if not row.startswith(f"{choice.best.detector}, {choice.best.space}")]
@@ -165,7 +169,7 @@ def test_the_choice_is_made_on_known_classes_alone_and_says_what_it_left(tiny: B
         tiny, recipe("linear-probe"), data, encode_frozen(data), detector="knn", spaces=("frozen",), names=names
     )
     assert last is not None
-    expected = {row: auroc for row, auroc in only_frozen.table().items() if "frozen" in row}
+    expected = {row: auroc for row, auroc in only_frozen.table().items() if "frozen features" in row}
     assert last.table() == pytest.approx(expected)
 
 
@@ -337,3 +341,16 @@ def test_another_camera_is_told_of_what_was_predicted_last(tiny: Backbone, digit
     told = world.find_shift()
     assert told.verdict() != "same"
     assert told == world.find_shift([picture.point(lambda value: value // 2 + 100) for picture in some])
+
+
+def test_depth_stands_beside_frozen_features_at_half_their_length_and_texts_see_none_of_it() -> None:
+    draw = np.random.default_rng(0)
+    frozen, deep, texts = (draw.normal(size=shape) for shape in ((12, 5), (12, 3), (2, 5)))
+    rows = build_space("frozen and depth 1", frozen, deep)
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (frozen, deep)]
+    np.testing.assert_allclose(rows, np.concatenate([unit[0], unit[1] / 2], axis=1), rtol=1e-12)
+    np.testing.assert_allclose(build_space("depth 2", frozen, deep), unit[1], rtol=1e-12)
+    wide = widen_texts({"concepts": texts}, 8)
+    assert wide is not None
+    np.testing.assert_allclose(rows @ wide["concepts"].T, unit[0] @ texts.T, rtol=1e-12)
+    assert widen_texts(None, 8) is None

@@ -67,8 +67,4 @@ def test_numbers() -> None:
         text.format_count(1, "image"),
         text.format_count(1797, "image"),
         text.format_count(0, "class", "classes"),
-    ) == (
-        "1 image",
-        "1,797 images",
-        "0 classes",
-    )
+    ) == ("1 image", "1,797 images", "0 classes")

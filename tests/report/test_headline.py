@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clip_fewshot.report.headline import (
-    collect_warnings,
-    describe_selection,
-    headline_rows,
-    headline_table,
-)
+from clip_fewshot.report.headline import collect_warnings, describe_selection, headline_rows, headline_table
 from clip_fewshot.report.verdict import write_conclusions
 from tests.report import sample
 

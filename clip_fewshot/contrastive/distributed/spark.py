@@ -69,9 +69,8 @@ def run_on_spark(job: Callable[..., T], *arguments: object, processes: int = 2) 
                 found = TorchDistributor(processes, local_mode=here, use_gpu=gpu).run(_outcome, here, job, arguments)
         except Exception as error:  # Java's, Spark's, or a RuntimeError that sends the reader to what was printed
             got, fix = _cause(str(error), printed.text), "start again; what was saved can be resumed"
-            raise ResourceError(
-                expected=f"all {processes} processes to the end", got=got, fix=fix, where="Spark"
-            ) from error
+            expected = f"all {processes} processes to the end"
+            raise ResourceError(expected=expected, got=got, fix=fix, where="Spark") from error
     if isinstance(found, ClipFewShotError):
         raise found
     return cast(T, found)
@@ -129,12 +128,8 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         ResourceError: no pyspark, no Java, ``out`` is there already, or the job failed.
     """
     if out.exists():
-        raise ResourceError(
-            expected="a new place",
-            got="one that is there already",
-            fix="remove it, or choose another place (`out`)",
-            where=str(out),
-        )
+        fix = "remove it, or choose another place (`out`)"
+        raise ResourceError(expected="a new place", got="one that is there already", fix=fix, where=str(out))
     names = [(_text(path),) for path in paths]
     digest, unfinished = _loaded(model, device).digest, out.with_name(f".{out.name}.unfinished")
     with _session({"spark.sql.execution.arrow.maxRecordsPerBatch": str(TABLE_CHUNK)}) as session:
@@ -145,9 +140,8 @@ def embed_on_spark(paths: Sequence[Path], model: str, out: Path, device: str = "
         try:
             embedded.write.mode("overwrite").parquet(unfinished.absolute().as_uri())
         except Exception as error:
-            raise ResourceError(
-                expected="pictures embedded by Spark", got=_cause(str(error)), fix="see above", where=str(out)
-            ) from error
+            expected = "pictures embedded by Spark"
+            raise ResourceError(expected=expected, got=_cause(str(error)), fix="see above", where=str(out)) from error
     unfinished.rename(out)
 
 
@@ -166,9 +160,8 @@ def _embed(frames: Iterator[Any], model: str, device: str, digest: str) -> Itera
 
     backbone = _loaded(model, device)
     if backbone.digest != digest:
-        raise ArtifactError(
-            expected="the driver's weights", got="others", fix=f"give each executor the same {model}", where="Spark"
-        )
+        expected = "the driver's weights"
+        raise ArtifactError(expected=expected, got="others", fix=f"give each executor the same {model}", where="Spark")
     for frame in frames:
         for part in embed_files(backbone, [Path(name) for name in frame[PATH_COLUMN]]):
             yield pandas.DataFrame(part.columns())
@@ -202,9 +195,8 @@ def _session(settings: dict[str, str]) -> Iterator[Any]:
         try:
             SparkContext._ensure_initialized()  # starts Java, which alone knows what master Spark is configured with
         except Exception as error:
-            raise ResourceError(
-                expected="Java 17 or later", got=_cause(str(error)), fix="check JAVA_HOME", where="Spark"
-            ) from error
+            got = _cause(str(error))
+            raise ResourceError(expected="Java 17 or later", got=got, fix="check JAVA_HOME", where="Spark") from error
         conf = SparkConf().setAppName("clip_fewshot")
         here = HERE if conf.get("spark.master", "").startswith("local") else {}
         for key, value in (QUIET | here | settings).items():

@@ -50,9 +50,8 @@ def _number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
         got = f"{name}={value!r}" if value else f"no {name}"
-        raise UsageError(
-            expected="the environment that torchrun makes", got=got, fix="start it by torchrun", where="WORLD_SIZE"
-        )
+        fix = "start it by torchrun"
+        raise UsageError(expected="the environment that torchrun makes", got=got, fix=fix, where="WORLD_SIZE")
     return int(value)
 
 
@@ -71,9 +70,8 @@ def join_world() -> Iterator[World]:
         yield SingleProcess()
         return
     if dist.is_initialized():
-        raise UsageError(
-            expected="a process that has joined no world yet", got="one that has", fix="join once", where="join_world"
-        )
+        expected = "a process that has joined no world yet"
+        raise UsageError(expected=expected, got="one that has", fix="join once", where="join_world")
     place = _Place.from_environment()
     presence = _begin(place)
     try:
@@ -98,9 +96,8 @@ def _begin(place: _Place) -> Presence:
         own = _store(place, serves=False)
     except RuntimeError as error:
         fix = "see why rank 0 did not start, and that its machine can be reached"
-        raise ResourceError(
-            expected="a store at rank 0", got=str(error).split("\n")[0], fix=fix, where=f"rank {place.rank}"
-        ) from error
+        got = str(error).split("\n")[0]
+        raise ResourceError(expected="a store at rank 0", got=got, fix=fix, where=f"rank {place.rank}") from error
     presence = Presence(PrefixStore(f"presence {attempt}", own), place.rank, place.size)
     presence.start()
     own_gpu = 0 < place.local_size <= torch.cuda.device_count()
@@ -144,9 +141,8 @@ class TorchrunWorld:
         counts = [int(count) for count, _ in shapes]
         if any(int(width) != row_bytes for _, width in shapes):
             got = f"rows of {[int(width) for _, width in shapes]} bytes by rank"
-            raise UsageError(
-                expected="rows of one shape and dtype", got=got, fix="bring the same on each", where=f"rank {self.rank}"
-            )
+            fix = "bring the same on each"
+            raise UsageError(expected="rows of one shape and dtype", got=got, fix=fix, where=f"rank {self.rank}")
         padded = torch.zeros(max(counts) * row_bytes, dtype=torch.uint8, device=rows.device)
         if padded.numel() == 0:
             return rows.new_empty((sum(counts), *rows.shape[1:]))

@@ -33,12 +33,8 @@ class RandomCrop:
 
     def __init__(self, smallest: float, size: int) -> None:
         if not 0 < smallest <= 1:
-            raise UsageError(
-                expected="a share of the area in (0, 1]",
-                got=str(smallest),
-                fix="use 0.9, or None for none",
-                where="augment",
-            )
+            fix = "use 0.9, or None for none"
+            raise UsageError(expected="a share of the area in (0, 1]", got=str(smallest), fix=fix, where="augment")
         self.smallest, self.size = smallest, size
         self.held = math.ceil(size / math.sqrt(smallest))
 

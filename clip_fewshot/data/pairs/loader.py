@@ -60,12 +60,8 @@ class LoaderSource:
         truncate: bool = False,
     ) -> None:
         if isinstance(loader, Iterator):
-            raise UsageError(
-                expected="an iterable that can be read more than once",
-                got="an iterator",
-                fix="pass the DataLoader itself",
-                where="loader",
-            )
+            expected = "an iterable that can be read more than once"
+            raise UsageError(expected=expected, got="an iterator", fix="pass the DataLoader itself", where="loader")
         self._loader, self._model, self._seed, self._truncate = loader, model, seed, truncate
         self._steps = _length(loader) if steps is None else steps
 
@@ -87,9 +83,8 @@ class LoaderSource:
                 item = next(items, None)
             if item is None:
                 got = f"{step} in epoch {epoch}"
-                raise DataError(
-                    expected=f"{self._steps} batches", got=got, fix="give steps as many as there are", where="loader"
-                )
+                expected = f"{self._steps} batches"
+                raise DataError(expected=expected, got=got, fix="give steps as many as there are", where="loader")
             if step >= start:
                 yield self._batch(item, f"loader, batch {step}")
 
@@ -109,23 +104,20 @@ class LoaderSource:
         if isinstance(given, Tensor) and given.is_floating_point() and given.ndim == 4 and given.shape[1] == 3:
             return given.float()
         fix = "prepare them, as model.preprocess does, or yield PIL pictures"
-        raise DataError(
-            expected="images as (b, 3, h, w) floats or PIL pictures", got=_kind(given), fix=fix, where=where
-        )
+        got = _kind(given)
+        raise DataError(expected="images as (b, 3, h, w) floats or PIL pictures", got=got, fix=fix, where=where)
 
     def _tokens(self, given: Any, where: str) -> Tensor:
         if isinstance(given, list | tuple) and given and all(isinstance(text, str) for text in given):
             try:
                 return self._model.tokenize(list(given), self._truncate)
             except UsageError as error:
-                raise DataError(
-                    expected=error.expected, got=error.got, fix=error.fix, where=f"{where}, {error.where}"
-                ) from error
+                got, fix = error.got, error.fix
+                raise DataError(expected=error.expected, got=got, fix=fix, where=f"{where}, {error.where}") from error
         if isinstance(given, Tensor) and given.dtype in (torch.int64, torch.int32) and given.ndim == 2:
             return given.long()
-        raise DataError(
-            expected="texts as strings or (b, l) token ids", got=_kind(given), fix="yield one of these", where=where
-        )
+        got = _kind(given)
+        raise DataError(expected="texts as strings or (b, l) token ids", got=got, fix="yield one of these", where=where)
 
 
 def _length(loader: Any) -> int:

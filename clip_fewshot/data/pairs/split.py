@@ -73,12 +73,8 @@ def split_pairs(dataset: ImageDataset, test: int = 100, seed: int = 0) -> tuple[
         aside = np.array([part == "test" for part in dataset.partition])
     else:
         if not 0 < test < pictures.n:
-            raise UsageError(
-                expected=f"1 to {pictures.n - 1} test pictures",
-                got=str(test),
-                fix="leave pictures for both sides",
-                where="test",
-            )
+            fix = "leave pictures for both sides"
+            raise UsageError(expected=f"1 to {pictures.n - 1} test pictures", got=str(test), fix=fix, where="test")
         lots = np.array([derive_seed(seed, "test pairs", digest) for digest in dict.fromkeys(dataset.digests)])
         chosen = np.zeros(pictures.n, np.bool_)
         chosen[np.argsort(lots, kind="stable")[:test]] = True

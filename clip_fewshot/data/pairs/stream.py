@@ -64,21 +64,13 @@ class PairStream:
         numbered: bool = False,
     ) -> None:
         if numbered and augment is not None:
-            raise UsageError(
-                expected="pictures that are the same each time",
-                got=f"augment {augment}",
-                fix="leave it out",
-                where="numbered",
-            )
+            got, fix = f"augment {augment}", "leave it out"
+            raise UsageError(expected="pictures that are the same each time", got=got, fix=fix, where="numbered")
         self._pictures = group_captions(dataset)
         n = self._pictures.n
         if not 0 <= rank < world:
-            raise UsageError(
-                expected="a rank in [0, world)",
-                got=f"rank {rank}, world {world}",
-                fix="start the processes again",
-                where="rank",
-            )
+            fix = "start the processes again"
+            raise UsageError(expected="a rank in [0, world)", got=f"rank {rank}, world {world}", fix=fix, where="rank")
         if not world <= batch <= n:
             expected = f"from {world} (a picture per process) to {n} pictures in a batch"
             raise UsageError(expected=expected, got=str(batch), fix="change the batch", where="batch")
@@ -107,12 +99,8 @@ class PairStream:
     def batches(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of ``epoch`` from step ``start`` on; its pictures' pixels are read while the caller computes."""
         if not 0 <= start <= self._steps:
-            raise UsageError(
-                expected=f"a step in [0, {self._steps}]",
-                got=str(start),
-                fix="resume with the same batch size",
-                where="start",
-            )
+            expected = f"a step in [0, {self._steps}]"
+            raise UsageError(expected=expected, got=str(start), fix="resume with the same batch size", where="start")
         return prefetch(self._read(epoch, start))
 
     def identity(self) -> dict[str, IdentityValue]:

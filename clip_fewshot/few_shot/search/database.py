@@ -68,9 +68,8 @@ def _errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         fix = "check address and server, then run again: the study goes on"
-        raise ResourceError(
-            expected="a database to share the study in", got=str(_first(error)), fix=fix, where="`storage`"
-        ) from error
+        got = str(_first(error))
+        raise ResourceError(expected="a database to share the study in", got=got, fix=fix, where="`storage`") from error
 
 
 def _first(error: BaseException) -> BaseException:
