@@ -34,9 +34,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 UNMOVED, SHIFT, SHIFT_OR_NEW = "same", "shift", "shift or new"
 _Pair = tuple[FloatArray, FloatArray]  # rows of one class, known and new
-SHIFT_ALPHA = (
-    0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice the level is realised
-)
+SHIFT_ALPHA = 0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice it is realised
 ORDINARY = 0.8  # of known pictures; 0.9 calls a quarter of the batches of new classes alone a shift
 FEWEST_ORDINARY = 8  # ordinary pictures of a batch, below which nothing is compared
 FEWEST_STRANGE = 40  # pictures of a batch, below which a shift that leaves few ordinary is not looked for
