@@ -29,7 +29,7 @@ DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Wa
 HALVED = 24  # median size of groups, below which their halves are too small to be found again
 SMALL = 0.75  # of the median size of groups, below which a group has to be shown to be one
 LEAST_STABILITY = 0.6  # of a group beside known classes: docs/figures/discovery.md
-SURE = 0.8  # median stability, from which a large group below LEAST_STABILITY is clutter and no class
+SURE = 0.8  # median stability, from which a group below LEAST_STABILITY is clutter and no class, whatever its size
 LIKELY_NEW, LIKELY_KNOWN = 0.1, 0.3  # mean probability of a known class: stable or not, a group is one, or is none
 SMALLEST = 4  # images in a class
 
@@ -122,8 +122,8 @@ def drop_doubtful(
     False alarms of one known class are alike, and sometimes more than chance explains: they make a group that the next
     draw of images does not have. Where most groups are not found again, the halves are too small to tell. The p-values
     of false alarms are not as small as those of a new class: a group of low ``prior`` stays, one of high is dropped.
-    A large group that is not found again goes where the others are: clutter lies as far from the known classes as new
-    classes do, and has nothing else in common.
+    Where the others are found again, one that is not goes whatever else it is: clutter lies as far from the known
+    classes as new ones do, and has nothing in common but that.
     """
     measured, sizes = np.array(stability), np.bincount(labels[labels >= 0], minlength=len(stability))
     if not len(measured) or np.median(measured) < LEAST_STABILITY:
@@ -132,8 +132,8 @@ def drop_doubtful(
     if prior is not None:
         known = np.bincount(labels[labels >= 0], prior[labels >= 0], minlength=len(sizes)) / sizes
         shown = (known <= LIKELY_NEW) | (shown & (known <= LIKELY_KNOWN))
-    spared = (measured >= LEAST_STABILITY) | (np.median(measured) < SURE)
-    kept = np.flatnonzero(np.where(sizes >= SMALL * np.median(sizes), spared, shown))
+    clutter = (measured < LEAST_STABILITY) & (np.median(measured) >= SURE)
+    kept = np.flatnonzero((shown | (sizes >= SMALL * np.median(sizes))) & ~clutter)
     number = np.full(len(stability) + 1, -1)  # its last is that of images in no group
     number[kept] = np.arange(len(kept))
     return number[labels], tuple(stability[k] for k in kept)

@@ -65,17 +65,17 @@ def test_a_small_group_is_kept_by_its_stability_and_its_p_values() -> None:
     labels = np.repeat([0, 1, 2, -1], [20, 20, 8, 1])
     kept = lambda *given: len(drop_doubtful(labels, *given)[1])  # noqa: E731
     prior = lambda small: np.repeat([0.9, 0.9, small, 0.9], [20, 20, 8, 1])  # noqa: E731
-    stable, unstable = (0.9, 0.9, 0.7), (0.9, 0.9, 0.5)
+    stable, unstable = (0.9, 0.9, 0.7), (0.75, 0.75, 0.5)
     assert [kept(stable), kept(unstable), kept((0.5, 0.5, 0.1))] == [3, 2, 3]
     assert [kept(stable, prior(share)) for share in (0.05, 0.2, 0.4)] == [3, 3, 2]
     assert [kept(unstable, prior(share)) for share in (0.05, 0.2, 0.4)] == [3, 2, 2]
     assert set(drop_doubtful(labels, unstable)[0]) == {0, 1, -1}
 
 
-def test_a_large_group_that_is_not_found_again_is_clutter_where_the_others_are() -> None:
-    labels, prior = np.repeat([0, 1, 2], [30, 20, 20]), np.full(70, 0.01)
+def test_a_group_that_is_not_found_again_is_clutter_where_the_others_are() -> None:
+    labels, prior = np.repeat([0, 1, 2], [30, 20, 8]), np.full(58, 0.01)
     kept = lambda *stability: len(drop_doubtful(labels, stability, prior)[1])  # noqa: E731
-    assert [kept(0.5, 0.9, 0.9), kept(0.5, 0.7, 0.7), kept(0.7, 0.9, 0.9)] == [2, 3, 3]
+    assert [kept(0.5, 0.9, 0.9), kept(0.9, 0.9, 0.5), kept(0.5, 0.7, 0.7), kept(0.7, 0.9, 0.9)] == [2, 2, 3, 3]
 
 
 @pytest.mark.slow
