@@ -105,7 +105,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         place, n = Path(folder) / "store", sizes.batches * sizes.batch
         filled = alone(options.n_threads, fill, place, sizes)
         size = sum(file.stat().st_size for file in place.iterdir()) / n
-        checks = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
+        checks: tuple[Check, ...] = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
         note = "Features are drawn and the pictures small: of network and JPEGs nothing is in the first line."
         what = f"{n:,} pictures into a store, {sizes.batch:,} per transaction synced to the disk"
         yield Row(what, "picture", filled.times.scaled(1 / n), checks=checks, note=note)
@@ -120,7 +120,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         )
         for what, job in jobs:
             asked = alone(options.n_threads, job, place, sizes)
-            checks: tuple[Check, ...] = (Check("peak memory", asked.peak_gib, MEMORY, "GiB"),)
+            checks = (Check("peak memory", asked.peak_gib, MEMORY, "GiB"),)
             if asked.found is not None:
                 checks += (Check("groups too many", asked.found.too_many), Check("1 - ARI", asked.found.wrong))
                 checks += (Check("interval leaves the truth out", asked.found.outside),)
