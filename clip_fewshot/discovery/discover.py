@@ -29,7 +29,7 @@ DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Wa
 HALVED = 24  # median size of groups, below which their halves are too small to be found again
 SMALL = 0.75  # of the median size of groups, below which a group has to be shown to be one
 LEAST_STABILITY = 0.6  # of a group beside known classes: docs/figures/discovery.md
-SURE = 0.8  # median stability, from which a group below LEAST_STABILITY is clutter and no class, whatever its size
+SURE, CLUTTER = 0.8, 0.4  # median stability, from which a group below the second is no class, whatever its size
 LIKELY_NEW, LIKELY_KNOWN = 0.1, 0.3  # mean probability of a known class: stable or not, a group is one, or is none
 SMALLEST = 4  # images in a class
 
@@ -132,7 +132,7 @@ def drop_doubtful(
     if prior is not None:
         known = np.bincount(labels[labels >= 0], prior[labels >= 0], minlength=len(sizes)) / sizes
         shown = (known <= LIKELY_NEW) | (shown & (known <= LIKELY_KNOWN))
-    clutter = (measured < LEAST_STABILITY) & (np.median(measured) >= SURE)
+    clutter = (measured < CLUTTER) & (np.median(measured) >= SURE)
     kept = np.flatnonzero((shown | (sizes >= SMALL * np.median(sizes))) & ~clutter)
     number = np.full(len(stability) + 1, -1)  # its last is that of images in no group
     number[kept] = np.arange(len(kept))
