@@ -133,7 +133,7 @@ def test_undo_brings_everything_back(store: Store, strange: ImageDataset) -> Non
         assert store.world.predict(some(strange, 20, 200)) == said
         if state is states[0]:
             break
-    with pytest.raises(UsageError, match="none since"):
+    with pytest.raises(UsageError, match="none: the store is as it was made"):
         store.undo()
     assert [event["kind"] for event in store.history()] == ["create", "name", "name", "reject", "undo", "undo", "undo"]
     assert store.revision == 6
@@ -390,7 +390,7 @@ def test_another_backbone_is_let_in_by_reembedding_alone(
             rtol=1e-4,
             atol=1e-5,
         )
-        with pytest.raises(UsageError, match="embedded again"):
+        with pytest.raises(UsageError, match="after a new embedding"):
             store.undo()
         store.check()
     with pytest.raises(ArtifactError, match="backbone other"):
