@@ -120,7 +120,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         )
         for what, job in jobs:
             asked = alone(options.n_threads, job, place, sizes)
-            checks = (Check("peak memory", asked.peak_gib, MEMORY, "GiB"),)
+            checks: tuple[Check, ...] = (Check("peak memory", asked.peak_gib, MEMORY, "GiB"),)
             if asked.found is not None:
                 checks += (Check("groups too many", asked.found.too_many), Check("1 - ARI", asked.found.wrong))
                 checks += (Check("interval leaves the truth out", asked.found.outside),)
