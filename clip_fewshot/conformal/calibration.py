@@ -139,7 +139,15 @@ class Calibrated:
         return HeldOut(self.scheme_.detector, self.scheme_.scores)
 
     def _together(self) -> Together:
-        self._batch = self._batch or Together(self.make_detector, self.bag_)
+        try:
+            self._batch = self._batch or Together(self.make_detector, self.bag_)
+        except UsageError as error:
+            raise UsageError(
+                expected="known images enough to fit a detector without each of them",
+                got=f"{len(self.bag_)}",
+                fix="add images, or judge each picture alone",
+                where="pictures judged together",
+            ) from error
         return self._batch
 
     def _largest(self, rows: FloatArray, scheme: Scheme) -> FloatArray:

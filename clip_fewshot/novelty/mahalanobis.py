@@ -65,7 +65,7 @@ class MahalanobisDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         """The scatter of the distinct rows around the means of their classes."""
         labels = number_classes(y, rows)
         if len(rows.kept) - labels.max(initial=0) - 1 < 2:  # the variance must outlast the loss of any row
-            expected = "3 distinct images of one class, or 2 each of two,"
+            expected = "3 distinct images of one class, or 2 each of two classes"
             raise few_rows_error(expected, rows, type(self).__name__)
         return measure_scatter(rows.distinct, labels)
 

@@ -173,6 +173,14 @@ def test_leave_one_out_is_counting_over_fits_without_each_known_picture() -> Non
         )
 
 
+def test_two_shots_of_two_classes_are_judged_alone_and_refused_together() -> None:
+    X = np.random.default_rng(0).normal(size=(9, 8)) + np.eye(8)[[0, 0, 1, 1, 2, 2, 2, 2, 2]] * 5
+    calibrated = Calibrated(DETECTORS["mahalanobis-margin"], "leave-one-out", levelled=True).fit(X[:4], [0, 0, 1, 1])
+    assert calibrated.p_values(X[4:]) == pytest.approx([0.2] * 5)
+    with pytest.raises(UsageError, match="without each of them, got 4; add images, or judge each picture alone"):
+        calibrated.p_values(X[4:], together=True)
+
+
 @pytest.mark.parametrize("kind", [part for part in DETECTORS.values() if needs_no_refits(part())])
 def test_one_fit_says_what_a_refit_without_each_known_picture_says(kind: Callable[..., Any]) -> None:
     slow = type("Slow", (kind,), {})  # type: ignore[arg-type]
@@ -186,7 +194,7 @@ def test_one_fit_says_what_a_refit_without_each_known_picture_says(kind: Callabl
         )
         assert not short.scheme_.detectors  # type: ignore[attr-defined]
         assert len(long.scheme_.detectors) == 12  # type: ignore[attr-defined]
-        assert short.p_values(new).tolist() == long.p_values(new).tolist()
+        assert short.p_values(new) == pytest.approx(long.p_values(new), abs=1e-6)
 
 
 @pytest.mark.parametrize("suspects", [0, 64])

@@ -110,7 +110,7 @@ def test_directions_in_which_classes_spread_count_less() -> None:
 def test_too_few_images_are_refused() -> None:
     X, _ = draw(0, 6)
     for y in (None, np.array([0, 0]), np.array([0, 1])):
-        with pytest.raises(UsageError, match=r"3 distinct images of one class, or 2 each of two,"):
+        with pytest.raises(UsageError, match=r"3 distinct images of one class, or 2 each of two classes, got"):
             MahalanobisDetector().fit(X[:2], y)
     with pytest.raises(UsageError, match="got 4"):
         MahalanobisDetector().fit(X[:4], np.arange(4))

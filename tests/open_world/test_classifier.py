@@ -244,7 +244,7 @@ def test_an_alpha_that_nobody_asked_for_is_the_least_that_the_shots_support(tiny
     split = split_open_world(cf.read_dataset("digits"), shots=3, unseen=8)
     model = FewShotClassifier(tiny, "linear-probe")
     with pytest.warns(
-        RuntimeWarning, match=r"alpha is 0\.143, .* 6 calibration images support; the usual 0\.05 takes 19"
+        RuntimeWarning, match=r"alpha is 0\.1429, .* 6 calibration images support; the usual 0\.05 takes 19"
     ):
         world = OpenWorldClassifier(model, detector="knn").fit(split.support)
     assert (world.alpha, world.alpha_) == (None, pytest.approx(1 / 7))
