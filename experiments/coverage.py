@@ -1,6 +1,6 @@
 """Are the guarantees kept? Simulated known pictures, of which nothing is left to doubt.
 
-`python -m experiments.coverage` takes a quarter of an hour on one core, half of it for the detectors.
+`python -m experiments.coverage` takes about an hour of one core, nearly all of it for the schemes of LOF.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ VERBS = {
             add advance answer append apply arrange ask assemble assign autocast broadcast build calibrate carry
             centre change check choose claim clean clip collect compare convert copy count cut decode demand descend
             describe discover draw drop embed encode enqueue escape estimate evaluate explain extend fetch find
-            finetune fit flag fold format freeze gather group hash hide hold import infer ingest insert join judge
-            keep lay limit list load log look main make mask match measure merge mine name normalise number open
+            finetune fit flag fold format freeze gather group hash hide hold ignore import infer ingest insert join
+            judge keep lay limit list load log look main make mask match measure merge mine name normalise number open
             order parse prefetch prepare preprocess preserve pretrain print project put rank read recognise
             recompute reembed refit refuse refuses relink remove rename render replace replay report require resize
             resolve resume round run save say scale score search seed select serve shorten show shrink solve split strip

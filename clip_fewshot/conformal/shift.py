@@ -11,11 +11,12 @@ not, a tower that confuses classes calls up to 22 % of its known batches shifted
 a known picture's class mean, which has one picture less. That the level is kept is measured: docs/figures/shift.md.
 
 Where the shift is so strong that few pictures look ordinary, it is taken off: if at least twice as many look ordinary
-then, and they fall into many of the known classes, one displacement explains what no picture alone does. New classes
-can be explained so too. But they do not stand to each other as the known ones do, and the pictures of known classes
-among them do not stay ordinary in their class. So "shift" alone is said where both hold: the means of the batch's
-classes correlate with those of the known ones at a half and more, and more than those of known classes do that are
-taken for new ones of the others; and most pictures that look ordinary do so as before. Else the verdict says both.
+then, and they fall into many of the known classes, one displacement explains what no picture alone does, unless the few
+could be compared and stay where they were. New classes can be explained so too. But they do not stand to each other as
+the known ones do, and known pictures among them do not stay ordinary in their class. So "shift" alone is said where
+both hold: the means of the batch's classes correlate with those of the known ones by a half and more, and by more than
+those of known classes that are taken for new ones; and most pictures that looked ordinary do so as before. Where enough
+look ordinary, the agreement must not lie far below that of chance. Else the verdict says both.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from clip_fewshot.types import FloatArray, LabelArray
 
 UNMOVED, SHIFT, SHIFT_OR_NEW = "same", "shift", "shift or new"
 _Pair = tuple[FloatArray, FloatArray]  # rows of one class, known and new
-SHIFT_ALPHA = (
-    0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice the level is realised
-)
+SHIFT_ALPHA = 0.005  # for 0.01 of known batches: where few classes make up most of one, up to twice it is realised
 ORDINARY = 0.8  # of known pictures; 0.9 calls a quarter of the batches of new classes alone a shift
 FEWEST_ORDINARY = 8  # ordinary pictures of a batch, below which nothing is compared
 FEWEST_STRANGE = 40  # pictures of a batch, below which a shift that leaves few ordinary is not looked for
 MOST_OF_BATCH = 500  # pictures of a batch
 SHARINGS = 499  # of the pictures of each class between known and new ones, drawn
 ENOUGH_ORDINARY = 0.25  # share that looks ordinary, below which new classes are not ruled out
+STAYED = 0.2  # p-value above which the few ordinary pictures, compared, have not moved: others among them are new
 EXPLAINED = 2.0  # times as many pictures look ordinary once the displacement is taken off
 SPREAD = 0.35  # effective share of the known classes that they then look like
 LEAST_AGREEMENT = 0.55  # with the known classes, once the displacement is taken off; new ones have up to 0.5
-ROUNDS, CHANCE = 12, 0.9  # of known classes taken for new ones; the quantile of their agreement that must be reached
+HIDINGS, CHANCE_QUANTILE = 12, 0.9  # rounds of known classes taken for new ones; of the agreement they reach
+AGREEMENT_DOUBT = 0.15  # how far below chance the agreement may lie where enough pictures look ordinary and have moved
 MOST_KEPT = 0.7  # of the ordinary pictures that look like the same class, and ordinary, once it is taken off
 SHARE_COMPARED = 0.5  # of its fair share: a class with less is not compared, as most of it is mistaken for it
 ALIGNMENTS = 10  # rounds
@@ -71,19 +72,20 @@ class Shift(NamedTuple):
     undone: float
     spread: float
     pictures: int
-    kept: float = 0.0
-    agreement: float = 0.0
-    chance: float = 1.0
+    kept: float
+    agreement: float
+    chance: float
 
     def verdict(self, alpha: float = SHIFT_ALPHA) -> str:
         """Of "same", "shift", and "shift or new", where a batch of new classes alone might look like this as well."""
-        if self.moved(alpha) and self.ordinary >= ENOUGH_ORDINARY:
-            return SHIFT
-        explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
-        if not self.moved(alpha) and not (explained and self.pictures >= FEWEST_STRANGE):
-            return UNMOVED
-        alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
-        return SHIFT if alike else SHIFT_OR_NEW
+        if self.ordinary >= ENOUGH_ORDINARY:
+            found, alike = self.moved(alpha), self.agreement >= self.chance - AGREEMENT_DOUBT
+        else:
+            explained = self.undone >= max(EXPLAINED * self.ordinary, 1 - ORDINARY) and self.spread >= SPREAD
+            stayed = STAYED < self.p_value < 1 or self.pictures < FEWEST_STRANGE
+            found = self.moved(alpha) or (explained and not stayed)
+            alike = self.kept >= MOST_KEPT and self.agreement >= max(LEAST_AGREEMENT, self.chance)
+        return (SHIFT if alike else SHIFT_OR_NEW) if found else UNMOVED
 
     def moved(self, alpha: float = SHIFT_ALPHA) -> bool:
         """Whether the ordinary pictures have."""
@@ -123,7 +125,7 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
     new = as_rows(batch, "find_shift", known.shape[1] if len(known) else None)
     labels = np.unique(as_array(y, "find_shift"), return_inverse=True)[1]
     if len(new) < FEWEST_ORDINARY or len(np.unique(labels)) < 2 or np.bincount(labels).max() < 2:
-        return Shift(1.0, 1.0, 1.0, 1.0, len(new))
+        return Shift(1.0, 1.0, 1.0, 1.0, len(new), 1.0, 1.0, 0.0)
     random = generator(seed, "shift")
     new = normalize(new[np.sort(random.permutation(len(new))[:MOST_OF_BATCH])])
     means = np.stack([known[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
@@ -217,12 +219,12 @@ def _chance(
 ) -> float:
     """The agreement that known classes reach where half of them are taken for new ones of the others."""
     reached = []
-    for _ in range(ROUNDS):
+    for _ in range(HIDINGS):
         hidden, others = np.array_split(random.permutation(len(means)), [len(means) // 2])
-        rows = random.permutation(known[np.isin(labels, hidden)])[:MOST_OF_BATCH]
+        rows = known[random.permutation(np.flatnonzero(np.isin(labels, hidden)))[:MOST_OF_BATCH]]
         classes = _align(rows, means[others])[1]
         reached.append(_agreement(rows, classes, means[others], errors[others]))
-    return float(np.quantile(reached, CHANCE))
+    return float(np.quantile(reached, CHANCE_QUANTILE))
 
 
 def _pair_up(known: FloatArray, usual: LabelArray, new: FloatArray, seen: LabelArray, n_classes: int) -> list[_Pair]:

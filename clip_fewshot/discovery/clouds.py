@@ -24,7 +24,7 @@ class Clouds(NamedTuple):
         """Of (n, d) points and their (n,) numbers 0, 1, ... without gaps; -1 in none."""
         rows = np.flatnonzero(labels >= 0)
         of = labels[rows]
-        sizes, means = average(points, rows, of)
+        sizes, means = compute_means(points, rows, of)
         within = np.bincount(of, _squares(points[rows] - means[of]))
         return cls(sizes, means, within / np.maximum(sizes - 1, 1))
 
@@ -77,7 +77,7 @@ class BesideKnown(NamedTuple):
         return cls(points, yard, (squared - chance).min(axis=1), (squared + yard.known.spread - chance).min(axis=1))
 
 
-def average(points: FloatArray, rows: IndexArray, of: LabelArray) -> tuple[IndexArray, FloatArray]:
+def compute_means(points: FloatArray, rows: IndexArray, of: LabelArray) -> tuple[IndexArray, FloatArray]:
     """(k,) sizes and (k, d) means of groups 0, 1, ... without gaps; ``of`` says in which each of the (m,) rows is."""
     sizes = np.bincount(of)
     members = csc_array((np.ones(len(of)), of, np.arange(len(of) + 1)), (len(sizes), len(of)))

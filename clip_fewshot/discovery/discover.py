@@ -17,7 +17,7 @@ from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
 from clip_fewshot.discovery.semi_supervised import SemiSupervised
 from clip_fewshot.discovery.silhouette import Silhouette, can_compare
-from clip_fewshot.discovery.stability import judge_groups
+from clip_fewshot.discovery.stability import Half, draw_halves, find_interval, measure_stability
 from clip_fewshot.discovery.ward import Ward
 from clip_fewshot.runtime.arrays import as_rows
 from clip_fewshot.runtime.parts import check_contract, choose_part
@@ -26,6 +26,7 @@ from clip_fewshot.types import FloatArray, LabelArray
 DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, or a function that returns its objects
 
 DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Ward, "semi-supervised": SemiSupervised}
+HALVED = 24  # median size of groups, below which their halves are too small to be found again
 SMALL = 0.75  # of the median size of groups, below which a group has to be shown to be one
 LEAST_STABILITY = 0.6  # of a group beside known classes: docs/figures/discovery.md
 LIKELY_NEW, LIKELY_KNOWN = 0.1, 0.3  # mean probability of a known class: stable or not, a group is one, or is none
@@ -83,8 +84,13 @@ def discover_classes(
         min_cluster_size = min(SMALLEST, n)
     require_int(min_cluster_size, "min_cluster_size", where="discover_classes")
     labels, groups = number_by_size(parts.labels, min_cluster_size)
-    (low, high), stability = judge_groups(labels, groups, rows, rule, min_cluster_size, seed)
+    halves = draw_halves(groups, rows, rule, min_cluster_size, seed)
+    (low, high), stability = find_interval(groups, halves), measure_stability(labels, groups, halves)
     if isinstance(rule, Silhouette):
+        agreed = count_agreed(labels, stability, halves)
+        if agreed < groups and agreed in rule.found:
+            labels, groups = number_by_size(rule.found[agreed], min_cluster_size)
+            stability = measure_stability(labels, groups, halves)
         labels, stability = drop_doubtful(labels, stability, prior)
         groups = len(stability)
     interval = min(low, groups), high
@@ -92,6 +98,19 @@ def discover_classes(
     told = parts.rises, parts.needed, interval, stability, parts.cut, name
     reason = "" if groups else _reason(parts, min_cluster_size)
     return Discovery(labels, groups, parts.tree, exemplars, *told, reason)
+
+
+def count_agreed(labels: LabelArray, stability: tuple[float, ...], halves: list[Half]) -> int:
+    """How many groups the usual half shows, where most groups are not found again though large enough; else all.
+
+    Among many false alarms the silhouette goes on rising with the number of groups: 12 where 4 classes were new, and 5
+    in the usual half.
+    """
+    groups = len(stability)
+    if not groups or np.median(stability) >= LEAST_STABILITY or np.median(np.bincount(labels[labels >= 0])) < HALVED:
+        return groups
+    numbers = [half.number for half in halves]
+    return min(groups, int(np.quantile(numbers, 0.5, method="inverted_cdf")))
 
 
 def drop_doubtful(

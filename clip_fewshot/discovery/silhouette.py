@@ -22,7 +22,7 @@ from scipy.special import pdtr
 from sklearn.decomposition import PCA
 
 from clip_fewshot.discovery.base import Partition
-from clip_fewshot.discovery.clouds import BesideKnown, Clouds, Yardstick, average, squared_distances, to_nearest
+from clip_fewshot.discovery.clouds import BesideKnown, Clouds, Yardstick, compute_means, squared_distances, to_nearest
 from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.discovery.tree_cuts import TreeCuts
 from clip_fewshot.discovery.ward_tree import ward_tree
@@ -63,6 +63,7 @@ class Silhouette:
                 expected=want, got=got, fix='pass them as reference, or choose method="ward"', where="discover_classes"
             )
         self.known, self.axes = known, axes
+        self.found: dict[int, LabelArray] = {}
 
     def part(self, rows: FloatArray) -> Partition:
         """See :class:`clip_fewshot.discovery.base.Discoverer`."""
@@ -72,7 +73,9 @@ class Silhouette:
         yard = Yardstick.from_known(self.known.rows @ self.axes, self.known.classes)
         new = BesideKnown.from_points(rows @ self.axes, yard)
         tree = TreeCuts.from_mergers(ward_tree(new.points))
-        labels = choose_number(compare_numbers(new, tree), len(rows))
+        best = keep_best(compare_numbers(new, tree))
+        self.found = {number: trial.labels for number, trial in best.items()}
+        labels = choose_number(best, len(rows))
         return Partition(labels, tree.mergers, reason=explain(new, tree) if labels.max() < 0 else "")
 
     def resample(self, rng: np.random.Generator) -> Silhouette:
@@ -117,13 +120,18 @@ def count_tight_parts(tree: TreeCuts, spread: float) -> int:
     return n - int(np.flatnonzero(np.append(True, within <= spread * np.arange(1, n)))[-1])
 
 
-def choose_number(trials: list[Trial], n: int) -> LabelArray:
-    """(n,) labels of the trial with the fewest groups that is as good as the best; -1 everywhere if there is none."""
-    by_number: dict[int, Trial] = {}
+def keep_best(trials: list[Trial]) -> dict[int, Trial]:
+    """The best trial of each number of groups, by ascending number."""
+    best: dict[int, Trial] = {}
     for trial in sorted(trials, key=lambda trial: -float(trial.beside.sum())):
-        by_number.setdefault(int(trial.labels.max()) + 1, trial)
-    single = by_number.pop(1, None)
-    several = [by_number[number] for number in sorted(by_number)]
+        best.setdefault(int(trial.labels.max()) + 1, trial)
+    return dict(sorted(best.items()))
+
+
+def choose_number(trials: dict[int, Trial], n: int) -> LabelArray:
+    """(n,) labels of the trial with the fewest groups that is as good as the best; -1 everywhere if there is none."""
+    single = trials.get(1)
+    several = [trial for number, trial in trials.items() if number > 1]
     if not several:
         return np.full(n, -1) if single is None else single.labels
     best = max(several, key=lambda trial: float(trial.alone.sum()))
@@ -171,7 +179,7 @@ def refine(new: BesideKnown, labels: LabelArray, rounds: int) -> LabelArray:
         if labels.max() < 0:
             break
         rows = np.flatnonzero(labels >= 0)
-        sizes, means = average(new.points, rows, labels[rows])
+        sizes, means = compute_means(new.points, rows, labels[rows])
         to_group, size = squared_distances(new.points, means), sizes[labels[rows]]
         to_group[rows, labels[rows]] *= size / np.maximum(size - 1, 1)
         nearest = to_group.argmin(axis=1)

@@ -40,6 +40,10 @@ class Group:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def __repr__(self) -> str:
+        near = "" if self.nearest is None else f", nearest to {self.nearest[0]!r} (cosine {self.nearest[1]:.3f})"
+        return f"Group({self.number}: {len(self):,} pictures{near})"
+
 
 class Grouped(NamedTuple):
     """The ``pictures`` that are unknown or joined a group, the groups among them as numbers and as pictures."""

@@ -31,6 +31,9 @@ class UnknownPictures(NamedTuple):
         """(n,) which were called unknown."""
         return np.array([name is None for name in self.answered], dtype=bool)
 
+    def __repr__(self) -> str:
+        return f"UnknownPictures({len(self.answered):,} pictures, {self.unknown.sum():,} of them unknown)"
+
     def subset(self, rows: IndexArray) -> UnknownPictures:
         """The chosen ones."""
         answered = tuple(self.answered[int(i)] for i in rows)

@@ -178,11 +178,12 @@ def _background(scene: DiscoveryScene, draws: Sequence[Draw]) -> dict[str, float
 
 
 def pool_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By shots, over all choices of hidden classes: share of support sets whose number is within one of the truth."""
+    """By shots, over all choices of hidden classes: share of support sets whose number is exact, and within one."""
     return {
         str(shots): {
-            way: sum(abs(k - r["n_new"]) <= 1 for r in same for k in r["counts"][way])
+            f"{way}{name}": sum(abs(k - r["n_new"]) <= far for r in same for k in r["counts"][way])
             / sum(len(r["counts"][way]) for r in same)
+            for far, name in ((1, ""), (0, ", exact"))
             for way in (OURS, GCD)
         }
         | {"covered": sum(r["covered"] for r in same) / len(same)}
@@ -210,6 +211,5 @@ def describe_discovery(record: Mapping[str, Any]) -> str:
             cells.append([f"{way} - {GCD}", *ahead])
         lines += [tables.format_plain([["accuracy", *SIDES], *cells])]
     shares = [[f"{shots} shots", *map(tables.format_fraction, row.values())] for shots, row in record["pooled"].items()]
-    return "\n".join(
-        [*lines, "", tables.format_plain([["number within one", OURS, GCD, "interval holds it"], *shares])]
-    )
+    head = ["number within one", OURS, GCD, f"{OURS}, exact", f"{GCD}, exact", "interval holds it"]
+    return "\n".join([*lines, "", tables.format_plain([head, *shares])])

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 from experiments.benchmark.timing import Times, now
 
@@ -52,6 +52,7 @@ class Alone(NamedTuple):
 
     times: Times
     peak_gib: float
+    found: Any = None  # what the work returned
 
 
 def alone(threads: int, work: Callable[Args, object], *args: Args.args, **kwargs: Args.kwargs) -> Alone:
@@ -63,9 +64,9 @@ def alone(threads: int, work: Callable[Args, object], *args: Args.args, **kwargs
 def _measured(threads: int, work: Callable[Args, object], /, *args: Args.args, **kwargs: Args.kwargs) -> Alone:
     with limit_threads(threads):
         began = now()
-        work(*args, **kwargs)
+        found = work(*args, **kwargs)
         spent = now() - began
-    return Alone(Times((spent,)), peak_bytes() / 2**30)
+    return Alone(Times((spent,)), peak_bytes() / 2**30, found)
 
 
 def peak_bytes() -> int:

@@ -28,7 +28,9 @@ class Features(NamedTuple):
         return np.asarray(self.X / np.linalg.norm(self.X, axis=1, keepdims=True))
 
 
-def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "train") -> Features:
+def clip_like(
+    classes: int, per_class: int, width: int, seed: int, part: str = "train", apart: float = 0.35
+) -> Features:
     """A mean that all rows share, classes around it, noise; the variance of both falls as 1 / i along some axes.
 
     With 100 classes of 16 rows of width 512 a probe gets about .96 right, and scikit-learn's solver needs up to 50
@@ -36,6 +38,7 @@ def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "
 
     Args:
         part: names a draw; classes and axes of all draws under one seed are the same.
+        apart: of the classes, in units of the noise.
     """
     axes = np.linalg.qr(generator(seed, "axes").standard_normal((width, width)))[0]
     spread = np.arange(1, width + 1.0) ** -0.5
@@ -43,7 +46,7 @@ def clip_like(classes: int, per_class: int, width: int, seed: int, part: str = "
     centres = generator(seed, "classes").standard_normal((classes + 1, width))
     y = np.repeat(np.arange(classes), per_class)
     noise = generator(seed, "noise", part).standard_normal((len(y), width))
-    X = (0.35 * centres[y] + noise) * spread @ axes.T + 2.0 * centres[-1]  # cosines of two rows: about .8
+    X = (apart * centres[y] + noise) * spread @ axes.T + 2.0 * centres[-1]  # cosines of two rows: about .8
     return Features((10 * X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32), y)
 
 

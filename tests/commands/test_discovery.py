@@ -37,11 +37,12 @@ def test_a_row_holds_counts_rates_and_accuracies_of_every_way(found: dict) -> No
     assert 0 <= row["background"]["grouped"] <= row["background"]["flagged"] <= 1
 
 
-def test_the_share_within_one_is_that_of_the_counts(found: dict) -> None:
+def test_the_shares_within_one_and_exact_are_those_of_the_counts(found: dict) -> None:
     (row,) = found["rows"]
     for way in (OURS, GCD):
         near = [abs(count - 2) <= 1 for count in row["counts"][way]]
         assert found["pooled"]["4"][way] == sum(near) / len(near)
+        assert found["pooled"]["4"][f"{way}, exact"] == row["counts"][way].count(2) / len(near)
 
 
 def test_the_text_says_the_same_and_mistakes_are_one_line(command: Command, photos: Path) -> None:

@@ -169,17 +169,18 @@ def test_bad_rows_are_refused() -> None:
 @pytest.mark.parametrize(
     ("numbers", "verdict"),
     [
-        ((0.002, 0.5, 0.6, 0.9, 100), SHIFT),
-        ((0.002, 0.1, 0.1, 0.9, 100), SHIFT_OR_NEW),
-        ((0.3, 0.1, 0.7, 0.9, 100), SHIFT_OR_NEW),
+        ((0.002, 0.5, 0.6, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
+        ((0.002, 0.5, 0.6, 0.9, 100, 1.0, 0.5, 0.7), SHIFT_OR_NEW),  # hidden known classes agree far better
+        ((0.3, 0.3, 0.7, 0.9, 100, 1.0, 0.8, 0.7), UNMOVED),  # enough look ordinary: they alone decide
         ((0.002, 0.1, 0.1, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
-        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
-        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.6, 0.7), SHIFT_OR_NEW),  # known classes taken for new agree as well
-        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.4, 0.1), SHIFT_OR_NEW),
-        ((0.3, 0.1, 0.7, 0.9, 100, 0.5, 0.8, 0.7), SHIFT_OR_NEW),  # taking it off moves known pictures away
-        ((0.3, 0.1, 0.7, 0.2, 100), UNMOVED),  # all look like one class: a new one does
-        ((0.3, 0.1, 0.7, 0.9, 30), UNMOVED),
-        ((0.3, 0.8, 0.8, 0.9, 100), UNMOVED),
+        ((0.1, 0.1, 0.7, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),
+        ((1.0, 0.1, 0.7, 0.9, 100, 1.0, 0.8, 0.7), SHIFT),  # too few to be compared
+        ((0.3, 0.1, 0.7, 0.9, 100, 1.0, 0.8, 0.7), UNMOVED),  # the few were compared and have not moved
+        ((0.1, 0.1, 0.7, 0.9, 100, 1.0, 0.6, 0.7), SHIFT_OR_NEW),  # known classes taken for new agree as well
+        ((0.1, 0.1, 0.7, 0.9, 100, 1.0, 0.4, 0.1), SHIFT_OR_NEW),
+        ((0.1, 0.1, 0.7, 0.9, 100, 0.5, 0.8, 0.7), SHIFT_OR_NEW),  # taking it off moves known pictures away
+        ((0.1, 0.1, 0.7, 0.2, 100, 1.0, 0.8, 0.7), UNMOVED),  # all look like one class: a new one does
+        ((0.1, 0.1, 0.7, 0.9, 30, 1.0, 0.8, 0.7), UNMOVED),
     ],
 )
 def test_the_verdict(numbers: tuple[Any, ...], verdict: str) -> None:

@@ -7,8 +7,15 @@ import pytest
 
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.base import Partition
-from clip_fewshot.discovery.discover import drop_doubtful
-from clip_fewshot.discovery.stability import HALVES, judge_groups, measure_overlap
+from clip_fewshot.discovery.discover import count_agreed, drop_doubtful
+from clip_fewshot.discovery.stability import (
+    HALVES,
+    Half,
+    draw_halves,
+    find_interval,
+    measure_overlap,
+    measure_stability,
+)
 from tests.discovery.planted import planted
 
 
@@ -27,10 +34,22 @@ class Fixed:
 
 
 def test_the_interval_holds_every_number_and_one_unseen_class() -> None:
-    rows, found = np.zeros((40, 2)), np.zeros(40, dtype=np.int64)
-    assert judge_groups(found, 1, rows, Fixed([3] * HALVES), 2, 0)[0] == (1, 4)
-    assert judge_groups(found, 3, rows, Fixed([0] + [3] * (HALVES - 2) + [9]), 2, 0)[0] == (0, 10)
-    assert judge_groups(found, 6, rows, Fixed([5] * HALVES), 2, 0)[0] == (5, 7)
+    rows = np.zeros((40, 2))
+    between = lambda groups, numbers: find_interval(groups, draw_halves(groups, rows, Fixed(numbers), 2, 0))  # noqa: E731
+    assert between(1, [3] * HALVES) == (1, 4)
+    assert between(3, [0] + [3] * (HALVES - 2) + [9]) == (0, 10)
+    assert between(6, [5] * HALVES) == (5, 7)
+    assert find_interval(1, draw_halves(1, rows[:2], Fixed([]), 2, 0)) == (1, 1)
+
+
+def test_the_number_is_that_of_the_usual_half_where_groups_are_not_found_again() -> None:
+    labels = np.repeat(np.arange(4), 30)
+    halves = [Half(np.arange(60), np.zeros(60, dtype=np.int64), number) for number in (1, 2, 3, 9)]
+    assert count_agreed(labels, (0.9, 0.1, 0.5, 0.5), halves) == 2
+    assert count_agreed(labels, (0.9, 0.1, 0.5, 0.8), halves) == 4  # most are found again
+    assert count_agreed(labels[::2], (0.1,) * 4, halves) == 4  # too few to say
+    assert count_agreed(labels[:60], (0.1, 0.1), [halves[3]]) == 2
+    assert measure_stability(labels, 4, halves) == pytest.approx((0.5, 0.5, 0, 0))
 
 
 def test_overlap_is_that_of_the_most_similar_part() -> None:

@@ -15,7 +15,6 @@ from sklearn.cluster import AgglomerativeClustering
 
 from clip_fewshot.discovery import ward_tree as tree_module
 from clip_fewshot.discovery.ward_tree import ward_tree
-from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.clustering import ari
 
 MANY = settings(max_examples=40, deadline=None)
@@ -120,11 +119,6 @@ def test_float32_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_hardly_any_rows(n: int) -> None:
     assert ward_tree(np.arange(3.0 * n).reshape(n, 3)).shape == (max(n - 1, 0), 4)
-
-
-def test_what_is_not_finite_is_refused() -> None:
-    with pytest.raises(UsageError, match="NaN or infinity in row 1"):
-        ward_tree(np.array([[0.0], [np.nan]]))
 
 
 def test_memory_grows_with_the_rows_and_not_with_their_pairs() -> None:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.reliability import (
     measure_brier,
@@ -91,8 +90,3 @@ def test_equal_confidences_share_a_bin_so_that_the_order_of_rows_is_nothing() ->
     p = np.round(p, 1) / np.round(p, 1).sum(axis=1, keepdims=True)
     order = np.random.default_rng(2).permutation(200)
     assert measure_gaps(labels, p).mean() == pytest.approx(measure_gaps(labels[order], p[order]).mean(), abs=1e-12)
-
-
-def test_probabilities_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"\(2, 2\) and \(3,\)"):
-        score_probabilities([0, 1, 1], [np.eye(2)])

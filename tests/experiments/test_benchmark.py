@@ -254,15 +254,14 @@ CASES: dict[str, Callable[[], Rows]] = {
     "cluster": lambda: cluster.rows(QUICK, cluster.Sizes(classes=4, per_class=12, width=16, large_per_class=15)),
     "decode": lambda: decode.rows(QUICK, decode.Sizes(shapes=((100, 75, 3),))),
     "embed": lambda: embed.rows(QUICK, pictures=2),
-    "store": lambda: store.rows(QUICK, store.Sizes(pictures=60, one_unknown_in=3, classes=4, arch="mini")),
+    "store": lambda: store.rows(QUICK, store.Sizes(batches=3, classes=4, known=8, new=3, shots=6, arch="mini")),
     "knn": lambda: knn.rows(QUICK, knn.Sizes(classes=4, per_class=20, width=32, queries_per_class=4)),
 }
 
 
 def here(threads: int, work: Callable[..., object], *args: object) -> isolation.Alone:
     """In place of a process of its own, which takes seconds to start."""
-    work(*args)
-    return isolation.Alone(times(1.0), isolation.peak_bytes() / 2**30)
+    return isolation.Alone(times(1.0), 1.0, work(*args))
 
 
 @pytest.mark.parametrize("name", CASES)

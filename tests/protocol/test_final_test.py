@@ -11,7 +11,7 @@ import clip_fewshot as cf
 from clip_fewshot.conformal.shift import Shift
 from clip_fewshot.protocol.final_test import FinalTest
 
-UNMOVED = Shift(p_value=1.0, ordinary=0.8, undone=0.8, spread=1.0, pictures=100)
+UNMOVED = Shift(p_value=1.0, ordinary=0.8, undone=0.8, spread=1.0, pictures=100, kept=1.0, agreement=1.0, chance=0.5)
 
 
 def test_notes_of_models_stand_once_and_in_their_order() -> None:

@@ -84,8 +84,8 @@ def undo(session: Session) -> Applied:
     if at.parent is None:
         raise UsageError(
             expected="a decision to take back",
-            got="none since it was made or embedded again",
-            fix="name something",
+            got="none: the store is as it was made, or as it was after a new embedding",
+            fix="leave it as it is",
             where="undo",
         )
     world = session.read_world(at.parent, session.world.model.backbone)

@@ -109,9 +109,8 @@ class Review:
         try:
             return cls.from_json(decode_json(read_whole(path)), str(path))
         except OSError as error:
-            raise DataError(
-                expected="a review that can be read", got=str(error), fix="check the path", where=str(path)
-            ) from error
+            got = error.strerror or str(error)
+            raise DataError(expected="a saved review", got=got, fix="check the path", where=str(path)) from error
         except ClipFewShotError:
             raise
         except ValueError as error:  # most often the page itself

@@ -333,7 +333,7 @@ def test_a_detector_that_looks_inside_the_tower_sees_the_squares_that_were_kept(
     make_world: MakeWorld, strange: ImageDataset, tmp_path: Path
 ) -> None:
     photos = as_files(some(strange, 60), tmp_path / "photos")
-    with Store.create(tmp_path / "store", make_world(space="depth 1")) as store:
+    with Store.create(tmp_path / "store", make_world(space="frozen and depth 1")) as store:
         assert not store.world.from_features
         store.ingest(photos)
         (tmp_path / "photos").rename(tmp_path / "moved")
