@@ -29,8 +29,8 @@ class Detector(Protocol):
         neighbourly: the constructor takes ``n_neighbors``, an upper limit, which is chosen with the detector.
         at_depth: it is also offered what enters the last block beside the features of the whole tower; texts get zeros.
         scheme: how the images that it learns from calibrate it too, see :mod:`clip_fewshot.conformal.schemes`: "full"
-            (exact; a fit per new image and class), "leave-one-out" (a fit per known image, or one), or None: neither is worth
-            its price, and folds are held out.
+            (exact; a fit per new image and class), "leave-one-out" (a fit per known image, or one), or None: neither is
+            worth its price, and folds are held out.
 
     Attributes:
         kept_: (m,) places in ``X`` of the distinct rows: the same picture twice counts once.

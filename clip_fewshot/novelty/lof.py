@@ -55,7 +55,9 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
     """
 
     neighbourly: ClassVar[bool] = True
-    scheme: ClassVar[str | None] = "full"  # by a shortcut: among 16,000 images 2 ms an image with 5 neighbours, 50 with 20
+    scheme: ClassVar[str | None] = (
+        "full"  # by a shortcut: among 16,000 images 2 ms an image with 5 neighbours, 50 with 20
+    )
 
     def __init__(self, n_neighbors: int = 20) -> None:
         self.n_neighbors = n_neighbors

@@ -31,7 +31,7 @@ from clip_fewshot.probes.base import NameProbe
 from clip_fewshot.types import BoolArray, EvalResult, FloatArray, IndexArray, LabelArray, LabelSpace
 
 FOLDS, SET_FOLDS = 4, 5
-TELLING = 100  # pictures of a new class, by which its effect on known ones is told: 16 and 300 tell the same
+ENOUGH_NEW = 100  # pictures of a new class, by which its effect on known ones is told: 16 and 300 tell the same
 BY_NAME_ONLY = "{name} is known by its name only: until it has pictures, the detector cannot vouch for it"
 
 
@@ -196,7 +196,9 @@ class Extender:
         self, before: Fitted, more: KnownPictures, texts: FloatArray | None, by_name: Sequence[int]
     ) -> list[tuple[BoolArray, BoolArray]]:
         """Whether each held-out known picture is right before and after, fold by fold."""
-        few = [i for label in np.unique(more.labels) for i in np.flatnonzero(more.labels == label)[:TELLING].tolist()]
+        few = [
+            i for label in np.unique(more.labels) for i in np.flatnonzero(more.labels == label)[:ENOUGH_NEW].tolist()
+        ]
         X, new = self._tuned(before.model, before.known), self._tuned(before.model, more)[few]
         rights, labels = [], before.known.labels
         for fit, held_out in self._folds(labels):

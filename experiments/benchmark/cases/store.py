@@ -105,7 +105,7 @@ def rows(options: Options, sizes: Sizes | None = None) -> Iterator[Row]:
         place, n = Path(folder) / "store", sizes.batches * sizes.batch
         filled = alone(options.n_threads, fill, place, sizes)
         size = sum(file.stat().st_size for file in place.iterdir()) / n
-        checks = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
+        checks: tuple[Check, ...] = (Check("peak memory", filled.peak_gib, MEMORY, "GiB"), Check("bytes per picture", size))
         note = "Features are drawn and the pictures small: of network and JPEGs nothing is in the first line."
         what = f"{n:,} pictures into a store, {sizes.batch:,} per transaction synced to the disk"
         yield Row(what, "picture", filled.times.scaled(1 / n), checks=checks, note=note)
