@@ -60,7 +60,6 @@ def compare(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[d
     asked = {name: getattr(options, name) for name in OF_ALL} | {"templates": opening.open_templates(options, ())}
     asked["unseen"] = count_or_names(unseen := options.unseen or "3")
     backbone = opening.open_model(options.model_name, None, options.device)
-    progress("features", 0, 1)
     done = compare_detectors.compare_detectors(backbone, data, novel, progress=progress, **asked)
     opening.warn(done.warnings)
     found = {"schema": 1, "data": options.data, "model": options.model_name, "unseen": unseen} | done.record
@@ -69,14 +68,13 @@ def compare(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[d
     return found, detector_tables.describe_comparison(found)
 
 
-def measure(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[dict[str, Any], str]:
+def measure(options: Options, data: Any, novel: Any, _: Shown) -> tuple[dict[str, Any], str]:
     """One saved model."""
     from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
 
     world = opening.open_saved(options.saved or Path(), options.model, options.device, options.trust)
     asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
     sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
-    progress("test pictures", 0, 1)
     found = measure_saved(world, sides, options.alphas, options.discover)
     opening.warn(f"{n} pictures on which a class was named are left out" for n in [found["n_left_out"]] if n)
     return found, describe_saved(found)

@@ -27,10 +27,9 @@ DiscovererPart = Callable[[KnownRows | None, int, int], Discoverer]  # a class, 
 
 DISCOVERERS: dict[str, type[Discoverer]] = {"silhouette": Silhouette, "ward": Ward, "semi-supervised": SemiSupervised}
 HALVED = 24  # median size of groups, below which their halves are too small to be found again
-SMALL = 0.75  # of the median size of groups, below which a group has to be shown to be one
+SMALL = 0.75  # of the median size of groups, below which a group has to be stable
 LEAST_STABILITY = 0.6  # of a group beside known classes: docs/figures/discovery.md
 SURE, CLUTTER = 0.8, 0.4  # median stability, from which a group below the second is no class, whatever its size
-LIKELY_NEW, LIKELY_KNOWN = 0.1, 0.3  # mean probability of a known class: stable or not, a group is one, or is none
 SMALLEST = 4  # images in a class
 
 
@@ -41,7 +40,6 @@ def discover_classes(
     method: str | DiscovererPart | None = None,
     max_clusters: int = 20,
     min_cluster_size: int | None = None,
-    prior: FloatArray | None = None,
     seed: int = 0,
 ) -> Discovery:
     """Group (n, d) features of unknown images.
@@ -53,8 +51,6 @@ def discover_classes(
             "silhouette" with three known classes of two images or more, else "ward".
         max_clusters: most parts that a method cuts into, outliers among them, >= 1; "silhouette" knows no limit.
         min_cluster_size: images a group must have; None: 4, or all if there are fewer.
-        prior: (n,) probability in [0, 1] that the class of each image is known, by its p-value alone; "silhouette" asks
-            it whether a small group is false alarms. See :func:`clip_fewshot.discovery.undecided.estimate_prior`.
         seed: of the random clouds, starts and halves.
 
     Raises:
@@ -92,7 +88,7 @@ def discover_classes(
         if agreed < groups and agreed in rule.found:
             labels, groups = number_by_size(rule.found[agreed], min_cluster_size)
             stability = measure_stability(labels, groups, halves)
-        labels, stability = drop_doubtful(labels, stability, prior)
+        labels, stability = drop_unstable(labels, stability)
         groups = len(stability)
     interval = min(low, groups), high
     exemplars = np.array([find_nearest_to_centre(rows, labels == k) for k in range(groups)], dtype=np.int64)
@@ -114,26 +110,20 @@ def count_agreed(labels: LabelArray, stability: tuple[float, ...], halves: list[
     return min(groups, int(np.quantile(numbers, 0.5, method="inverted_cdf")))
 
 
-def drop_doubtful(
-    labels: LabelArray, stability: tuple[float, ...], prior: FloatArray | None = None
-) -> tuple[LabelArray, tuple[float, ...]]:
-    """The groups numbered without gaps, less small ones that are likely false alarms.
+def drop_unstable(labels: LabelArray, stability: tuple[float, ...]) -> tuple[LabelArray, tuple[float, ...]]:
+    """The groups numbered without gaps, less small ones that half of the images do not show again.
 
     False alarms of one known class are alike, and sometimes more than chance explains: they make a group that the next
-    draw of images does not have. Where most groups are not found again, the halves are too small to tell. The p-values
-    of false alarms are not as small as those of a new class: a group of low ``prior`` stays, one of high is dropped.
-    Where the others are found again, one that is not goes whatever else it is: clutter lies as far from the known
+    draw of images does not have. Where most groups are not found again, the halves are too small to tell. Asking the
+    p-values of a group besides was no better on draws that had not chosen how: docs/figures/discovery.md.
+    Where the others are found again, one that hardly is goes whatever its size: clutter lies as far from the known
     classes as new ones do, and has nothing in common but that.
     """
     measured, sizes = np.array(stability), np.bincount(labels[labels >= 0], minlength=len(stability))
     if not len(measured) or np.median(measured) < LEAST_STABILITY:
         return labels, stability
-    shown = measured >= LEAST_STABILITY
-    if prior is not None:
-        known = np.bincount(labels[labels >= 0], prior[labels >= 0], minlength=len(sizes)) / sizes
-        shown = (known <= LIKELY_NEW) | (shown & (known <= LIKELY_KNOWN))
     clutter = (measured < CLUTTER) & (np.median(measured) >= SURE)
-    kept = np.flatnonzero((shown | (sizes >= SMALL * np.median(sizes))) & ~clutter)
+    kept = np.flatnonzero(((measured >= LEAST_STABILITY) | (sizes >= SMALL * np.median(sizes))) & ~clutter)
     number = np.full(len(stability) + 1, -1)  # its last is that of images in no group
     number[kept] = np.arange(len(kept))
     return number[labels], tuple(stability[k] for k in kept)

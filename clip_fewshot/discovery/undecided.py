@@ -71,7 +71,7 @@ def discover_undecided(
         return Regrouped(looked, discover_classes(X[looked], reference=reference, method=method, seed=seed))
     flagged, prior, rows = unknown[looked], estimate_prior(p_values[looked]), normalize(X[looked])
     start = flagged | (prior < 0.5)
-    found = discover_classes(rows[start], reference=reference, method=method, prior=prior[start], seed=seed)
+    found = discover_classes(rows[start], reference=reference, method=method, seed=seed)
     groups = np.full(len(rows), -1)
     groups[start] = found.labels
     joined = join_groups(rows, groups, prior, known)

@@ -114,6 +114,7 @@ def compare_detectors(
         UsageError: no such detector, no unknown pictures, or too few shots for the choice among all detectors.
     """
     asked = check_detectors(detectors)
+    progress("features", 0, 1)
     split = split_open_world(data, shots=shots, unseen=unseen, seed=seed, test_fraction=test_fraction)
     scene = _stage(backbone, split, novel, shots, seed, TrainSettings(EPOCHS, templates=tuple(templates)))
     scene = scene._replace(together=together)

@@ -7,7 +7,7 @@ import pytest
 
 from clip_fewshot.discovery import discover_classes
 from clip_fewshot.discovery.base import Partition
-from clip_fewshot.discovery.discover import count_agreed, drop_doubtful
+from clip_fewshot.discovery.discover import count_agreed, drop_unstable
 from clip_fewshot.discovery.stability import (
     HALVES,
     Half,
@@ -60,22 +60,17 @@ def test_overlap_is_that_of_the_most_similar_part() -> None:
     assert measure_overlap(groups, np.full(7, -1), 2).tolist() == [0, 0]
 
 
-def test_a_small_group_is_kept_by_its_stability_and_its_p_values() -> None:
-    """Two classes of 20, a group of 8 and a stray; priors decide at .1 and .3, stability at .6."""
+def test_a_small_group_is_kept_if_it_is_stable() -> None:
     labels = np.repeat([0, 1, 2, -1], [20, 20, 8, 1])
-    kept = lambda *given: len(drop_doubtful(labels, *given)[1])  # noqa: E731
-    prior = lambda small: np.repeat([0.9, 0.9, small, 0.9], [20, 20, 8, 1])  # noqa: E731
-    stable, unstable = (0.9, 0.9, 0.7), (0.75, 0.75, 0.5)
-    assert [kept(stable), kept(unstable), kept((0.5, 0.5, 0.1))] == [3, 2, 3]
-    assert [kept(stable, prior(share)) for share in (0.05, 0.2, 0.4)] == [3, 3, 2]
-    assert [kept(unstable, prior(share)) for share in (0.05, 0.2, 0.4)] == [3, 2, 2]
-    assert set(drop_doubtful(labels, unstable)[0]) == {0, 1, -1}
+    kept = [len(drop_unstable(labels, (0.9, other, small))[1]) for other, small in ((0.9, 0.7), (0.9, 0.5), (0.5, 0.1))]
+    assert kept == [3, 2, 3]
+    assert set(drop_unstable(labels, (0.9, 0.9, 0.5))[0]) == {0, 1, -1}
 
 
 def test_a_group_that_is_not_found_again_is_clutter_where_the_others_are() -> None:
-    labels, prior = np.repeat([0, 1, 2], [30, 20, 8]), np.full(58, 0.01)
+    labels = np.repeat([0, 1, 2], [30, 20, 20])
     told = [(0.3, 0.9, 0.9), (0.9, 0.9, 0.3), (0.3, 0.7, 0.7), (0.5, 0.9, 0.9)]
-    assert [len(drop_doubtful(labels, stability, prior)[1]) for stability in told] == [2, 2, 3, 3]
+    assert [len(drop_unstable(labels, stability)[1]) for stability in told] == [2, 2, 3, 3]
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def _draw_bars() -> Iterator[Shown]:
 @contextmanager
 def _print_lines() -> Iterator[Shown]:
     """The stage, and the share of it that is done; by a thread, for a unit of work may take minutes."""
-    began, at, over = time.monotonic(), ["start"], Event()
+    began, at, over = time.monotonic(), ["at work"], Event()
 
     def update(stage: str, done: int, total: int, /) -> None:
         at[0] = f"{stage}, {done} of {total} ({100 * done / total:.0f} %)" if total > 1 else stage

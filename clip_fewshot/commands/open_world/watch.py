@@ -76,5 +76,5 @@ def report(seen: Watched) -> str:
         return f"{looked}: nothing new is arriving (evidence {seen.capital:.2g} of {1 / seen.alpha:g} for an alarm)"
     what = ARRIVALS["alone" if seen.known_alone() else "same" if seen.shift is None else seen.shift.verdict()]
     what = f"{what} {'is arriving' if seen.fresh else 'was arriving before'}, probably since {escape(seen.since)}"
-    odds = f"{seen.unknown:,} of {seen.stretch:,} called unknown; known streams raise one in {100 * seen.alpha:g} % or less"
+    odds = f"{seen.unknown} of {seen.stretch} called unknown; at most {100 * seen.alpha:g} % of known streams raise one"
     return f"{looked}\n{what}; alarm at {escape(seen.raised_at)} ({odds})"
