@@ -21,7 +21,7 @@ MISTAKES_LISTED = 20
 # kind -> what the card says, whether that is good, what the filter calls it
 KINDS: dict[str, tuple[str, bool | None, str]] = {
     "wrong": ("wrong", False, "wrong answers"),
-    "missed": ("unseen class, not flagged", False, "unknown, not noticed"),
+    "missed": ("unseen class, not flagged", False, "unknown, missed"),
     "alarm": ("flagged as unknown, a false alarm", False, "false alarms"),
     "right": ("right", True, "right answers"),
     "caught": ("flagged as unknown, rightly", True, "unknown, noticed"),
@@ -114,10 +114,10 @@ def _judge(example: PredictionExample, known: bool) -> str:
 
 def pick_shelves(gallery: Gallery, record: RunRecord) -> list[Shelf]:
     """The first screen: of each kind that occurs the pictures that teach most, then one picture of each group."""
-    mistakes = ("Surest mistakes", "Another class was answered.", "wrong", lambda card: -card.sure)
-    missed = ("Unknown, not noticed", "A known class was answered.", "missed", lambda card: -_p_value(card))
-    alarms = ("False alarms", "Known, yet called unknown.", "alarm", _p_value)
-    unsure = ("Right, but unsure", "Another class was likely too.", "right", lambda card: card.sure)
+    mistakes = ("Surest mistakes", "Another class is answered.", "wrong", lambda card: -card.sure)
+    missed = ("Unknown, missed", "A known class is answered.", "missed", lambda card: -_p_value(card))
+    alarms = ("False alarms", "Known, called unknown.", "alarm", _p_value)
+    unsure = ("Right, but unsure", "Another is likely too.", "right", lambda card: card.sure)
     kinds: tuple[tuple[str, str, str, Callable[[Card], float]], ...] = (mistakes, missed, alarms, unsure)
     shelves = [Shelf(title, why, _pick(gallery.cards, kind, by)) for title, why, kind, by in kinds]
     groups = () if record.discovery is None else record.discovery.clusters[:SHELF_LENGTH]
@@ -125,7 +125,7 @@ def pick_shelves(gallery: Gallery, record: RunRecord) -> list[Shelf]:
         ShelfItem(thumbnail_uri(g.exemplar), f"group-{g.number}", f"Group {g.number}", format_count(g.size, "image"))
         for g in groups
     ]
-    shelves.append(Shelf("Groups of unknown", "The most central picture of each.", found))
+    shelves.append(Shelf("Groups of unknown", "The most central of each.", found))
     return [one for one in shelves if one.items]
 
 
