@@ -1,4 +1,4 @@
-"""The pictures of the page: cards that can be filtered, the first screen's shelves, the cells of the confusion matrix."""
+"""The pictures of the page: cards to filter, shelves of the first screen, the mistakes of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MATRIX_UP_TO = 20  # classes; above it the matrix is a drawing, and its most fre
 MISTAKES_LISTED = 20
 
 # kind -> what the card says, whether that is good, what the filter calls it
-KINDS: dict[str, tuple[str, bool | None, str]] = {
+CARD_KINDS: dict[str, tuple[str, bool | None, str]] = {
     "wrong": ("wrong", False, "wrong answers"),
     "missed": ("unseen class, not flagged", False, "unknown, missed"),
     "alarm": ("flagged as unknown, a false alarm", False, "false alarms"),
@@ -89,13 +89,13 @@ def build_gallery(record: RunRecord) -> Gallery:
     places = {name: i for i, name in enumerate(names)}
     cards = [_card(example, len(known), places) for example in record.predictions]
     counts = Counter(card.kind for card in cards)
-    return Gallery(cards, names, [(kind, KINDS[kind][2], counts[kind]) for kind in KINDS if counts[kind]])
+    return Gallery(cards, names, [(kind, CARD_KINDS[kind][2], counts[kind]) for kind in CARD_KINDS if counts[kind]])
 
 
 def _card(example: PredictionExample, n_known: int, places: dict[str, int]) -> Card:
     true = -1 if example.true_name is None else places[example.true_name]
     kind = _judge(example, 0 <= true < n_known)
-    verdict, good, _ = KINDS[kind]
+    verdict, good, _ = CARD_KINDS[kind]
     said = {name for name, _ in (*example.top[:1], *example.votes)}
     answers = tuple(sorted(places[name] for name in said if name in places))
     sure = example.top[0][1] if example.top else 0.0
@@ -112,7 +112,7 @@ def _judge(example: PredictionExample, known: bool) -> str:
     return "right" if example.top and example.top[0][0] == example.true_name else "wrong"
 
 
-def pick_shelves(gallery: Gallery, record: RunRecord) -> list[Shelf]:
+def choose_shelves(gallery: Gallery, record: RunRecord) -> list[Shelf]:
     """The first screen: of each kind that occurs the pictures that teach most, then one picture of each group."""
     mistakes = ("Surest mistakes", "Another class is answered.", "wrong", lambda card: -card.sure)
     missed = ("Unknown, missed", "A known class is answered.", "missed", lambda card: -_p_value(card))

@@ -20,7 +20,7 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, list_mistakes, pick_shelves
+from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, list_mistakes, choose_shelves
 from clip_fewshot.report.glossary import TERMS, explain, name_anchor
 from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
 from clip_fewshot.report.pictures import hash_source, svg_uri
@@ -82,7 +82,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         matrix=record.confusion if len(record.class_names) <= MATRIX_UP_TO else None,
         mistakes=[] if record.confusion is None else list_mistakes(record.confusion),
         gallery=gallery,
-        shelves=pick_shelves(gallery, record),
+        shelves=choose_shelves(gallery, record),
         clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],
         n_flagged=0 if record.discovery is None else len(record.discovery.labels) - record.discovery.joined,
         n_joined=0 if record.discovery is None else record.discovery.joined,

@@ -14,7 +14,7 @@ from clip_fewshot.plots.methods import display_name
 from clip_fewshot.report.headline import HeadlineRow
 from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import ClusterView
-from clip_fewshot.report.verdict import grade_results
+from clip_fewshot.report.verdict import judge_results
 
 MEMBERS_SHOWN = 23
 
@@ -62,7 +62,7 @@ class Strip(NamedTuple):
 def build_tiles(results: Mapping[str, Any]) -> list[Tile]:
     """The four figures of the first screen; those a run did not measure are left out."""
     best, novelty, discovery = results["best"], results["novelty"], results["discovery"]
-    test, difference, grades = best["test"], best.get("difference_to_probe"), grade_results(results)
+    test, difference, grades = best["test"], best.get("difference_to_probe"), judge_results(results)
     note = f"{text.format_interval(test['ci95'])}, {display_name(best['approach'])}"
     found = [Tile(text.format_fraction(test["mean"]), "test accuracy", note, *grades["accuracy"])]
     if difference is not None:

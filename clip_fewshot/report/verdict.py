@@ -189,7 +189,7 @@ def _describe_search(search: Found) -> Conclusion:
     return Conclusion("search", said, "Fewer --trials give the same model.")
 
 
-def grade_results(results: Found) -> dict[str, tuple[str, bool | None]]:
+def judge_results(results: Found) -> dict[str, tuple[str, bool | None]]:
     """By figure of the first screen what it is worth in words, and whether that is good; None where it is open."""
     grades: dict[str, tuple[str, bool | None]] = {"accuracy": _grade_accuracy(results["best"])}
     if probe := results["best"].get("difference_to_probe"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_fewshot.report.gallery import build_gallery, list_mistakes, pick_shelves
+from clip_fewshot.report.gallery import build_gallery, list_mistakes, choose_shelves
 from clip_fewshot.report.glossary import TERMS, explain
 from clip_fewshot.report.page import render_page
 from clip_fewshot.report.record import PredictionExample
@@ -32,7 +32,7 @@ def test_a_shelf_holds_what_teaches_most_of_its_kind() -> None:
         discovery=sample.discovery(),
     )
     gallery = build_gallery(record)
-    shelves = {shelf.title: [item.place for item in shelf.items] for shelf in pick_shelves(gallery, record)}
+    shelves = {shelf.title: [item.place for item in shelf.items] for shelf in choose_shelves(gallery, record)}
     assert shelves == {
         "Surest mistakes": ["picture-1", "picture-0"],
         "Unknown, missed": ["picture-3", "picture-2"],
@@ -45,7 +45,7 @@ def test_a_shelf_holds_what_teaches_most_of_its_kind() -> None:
 
 def test_a_shelf_with_nothing_is_left_out() -> None:
     record = sample.bare(predictions=(example(None, "one", 0.3),))
-    assert pick_shelves(build_gallery(record), record) == []
+    assert choose_shelves(build_gallery(record), record) == []
 
 
 def test_a_card_is_found_by_every_answer_that_counts_in_the_matrix() -> None:

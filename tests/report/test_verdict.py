@@ -14,7 +14,7 @@ from clip_fewshot.report.glossary import explain
 from clip_fewshot.report.page import render_page
 from clip_fewshot.report.verdict import (
     draw_conclusions,
-    grade_results,
+    judge_results,
     suggest_commands,
     write_conclusions,
     write_verdict,
@@ -205,24 +205,24 @@ def test_terminal_and_page_say_the_same() -> None:
         assert one.advice in head
 
 
-AHEAD, LEVEL, BEHIND = difference(0.01, 0.05), difference(-0.02, 0.03), difference(-0.05, -0.01)
+WON, DRAWN, LOST = difference(*GOOD), difference(*LEVEL), difference(*BAD)
 
 
 @pytest.mark.parametrize(
     ("found", "grade"),
     [
-        ({"raw_pixels": AHEAD, "linear_probe": AHEAD}, ("good: better than every baseline", True)),
-        ({"raw_pixels": AHEAD, "linear_probe": LEVEL}, ("open: level with frozen probe", None)),
-        ({"raw_pixels": AHEAD, "linear_probe": BEHIND}, ("bad: behind frozen probe", False)),
-        ({"raw_pixels": LEVEL, "linear_probe": AHEAD}, ("bad: not better than raw pixels", False)),
-        ({"zero_shot": BEHIND, "mlp": BEHIND}, ("bad: not better than zero-shot", False)),
-        ({"linear_probe": AHEAD, "mlp": BEHIND}, ("good: better than frozen probe", True)),
+        ({"raw_pixels": WON, "linear_probe": WON}, ("good: better than every baseline", True)),
+        ({"raw_pixels": WON, "linear_probe": DRAWN}, ("open: level with frozen probe", None)),
+        ({"raw_pixels": WON, "linear_probe": LOST}, ("bad: behind frozen probe", False)),
+        ({"raw_pixels": DRAWN, "linear_probe": WON}, ("bad: not better than raw pixels", False)),
+        ({"zero_shot": LOST, "mlp": LOST}, ("bad: not better than zero-shot", False)),
+        ({"linear_probe": WON, "mlp": LOST}, ("good: better than frozen probe", True)),
     ],
 )
 def test_accuracy_is_good_where_it_beats_what_costs_nothing(
     found: dict[str, Any], grade: tuple[str, bool | None]
 ) -> None:
-    assert grade_results(compared(**found))["accuracy"] == grade
+    assert judge_results(compared(**found))["accuracy"] == grade
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_accuracy_is_good_where_it_beats_what_costs_nothing(
     ],
 )
 def test_the_unknown_are_graded(changes: dict[str, Any], grade: tuple[str, bool | None]) -> None:
-    assert grade_results(novelty(**changes))["unknown"] == grade
+    assert judge_results(novelty(**changes))["unknown"] == grade
 
 
 @pytest.mark.parametrize(
@@ -248,19 +248,19 @@ def test_the_unknown_are_graded(changes: dict[str, Any], grade: tuple[str, bool 
     ],
 )
 def test_groups_are_graded(changes: dict[str, Any], grade: tuple[str, bool | None]) -> None:
-    assert grade_results(sample.results(discovery=sample.results()["discovery"] | changes))["groups"] == grade
+    assert judge_results(sample.results(discovery=sample.results()["discovery"] | changes))["groups"] == grade
 
 
 @pytest.mark.parametrize(
     ("found", "grade"),
     [
-        (AHEAD, ("good: better", True)),
-        (LEVEL, ("open: within the noise", None)),
-        (BEHIND, ("bad: worse", False)),
+        (WON, ("good: better", True)),
+        (DRAWN, ("open: within the noise", None)),
+        (LOST, ("bad: worse", False)),
     ],
 )
 def test_the_gain_over_the_probe_is_graded(found: dict[str, Any], grade: tuple[str, bool | None]) -> None:
-    assert grade_results(best(difference_to_probe=found))["probe"] == grade
+    assert judge_results(best(difference_to_probe=found))["probe"] == grade
 
 
 def test_a_card_says_good_or_bad_in_words() -> None:
