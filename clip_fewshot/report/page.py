@@ -20,7 +20,7 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
-from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, list_mistakes, choose_shelves
+from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, choose_shelves, list_mistakes
 from clip_fewshot.report.glossary import TERMS, explain, name_anchor
 from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
 from clip_fewshot.report.pictures import hash_source, svg_uri

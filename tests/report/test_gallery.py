@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_fewshot.report.gallery import build_gallery, list_mistakes, choose_shelves
+from clip_fewshot.report.gallery import build_gallery, choose_shelves, list_mistakes
 from clip_fewshot.report.glossary import TERMS, explain
 from clip_fewshot.report.page import render_page
 from clip_fewshot.report.record import PredictionExample
