@@ -140,6 +140,7 @@ class OpenWorldTest:
         unknown: (m,) which pictures were called unknown.
         grouped: which of the m are unknown or joined a group, and the groups; None without a detector.
         possible: (m, c) which classes cannot be ruled out; None where no picture was held out.
+        order: (m,) where each stands in the test pictures of known classes followed by those of unseen ones.
     """
 
     images: ImageDataset
@@ -149,6 +150,7 @@ class OpenWorldTest:
     unknown: BoolArray
     grouped: Regrouped | None
     possible: BoolArray | None
+    order: IndexArray
 
     def measure_sets(self, space: LabelSpace, alpha: float) -> dict[str, Any] | None:
         """How often the sets of classes hold the true one, over pictures of the known classes, and their size."""
@@ -182,14 +184,15 @@ def run_open_world_test(
         p = class_p_values(losses[~np.isnan(losses)], measure_losses(probabilities))
         possible = prediction_sets(p, alpha)
     if not outcome.rejections:
-        return OpenWorldTest(images, names, probabilities, None, np.zeros(len(images), dtype=bool), None, possible)
+        none = np.zeros(len(images), dtype=bool)
+        return OpenWorldTest(images, names, probabilities, None, none, None, possible, order)
     rejection = outcome.rejections[0]
     p_values = np.concatenate([rejection.p_known, rejection.p_novel])[order]
     unknown = rejection.rejector.flags(p_values, alpha)
     # Frozen features: tuning moves known classes away from each other and unseen ones into each other.
     reference = saved.support.frozen, saved.support.data.labels
     grouped = discover_undecided(both[PROBE], unknown, p_values, reference, method=method, seed=task.seed)
-    return OpenWorldTest(images, names, probabilities, p_values, unknown, grouped, possible)
+    return OpenWorldTest(images, names, probabilities, p_values, unknown, grouped, possible, order)
 
 
 def _mixed(test: ImageDataset, novel: ImageDataset, seed: int) -> tuple[ImageDataset, tuple[str, ...], IndexArray]:

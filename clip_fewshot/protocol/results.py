@@ -21,15 +21,14 @@ from clip_fewshot.few_shot.approach import BASELINE_NAMES, PROBE, ZERO_SHOT
 from clip_fewshot.few_shot.select import TrialRecord, describe_changes, select_by_approach
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.plots.views import TrialRow
+from clip_fewshot.protocol.examples import draw_examples
 from clip_fewshot.protocol.final_test import FinalTest, OpenWorldTest, Rejection
 from clip_fewshot.protocol.refits import Fit, Task
 from clip_fewshot.protocol.rehearsal import measure_rehearsal
 from clip_fewshot.protocol.report_views import discovery_view, embedding_views, novelty_view, reliability_curves
-from clip_fewshot.report.record import PredictionExample, RunRecord
-from clip_fewshot.runtime import rng
+from clip_fewshot.report.record import RunRecord
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
-EXAMPLES_SHOWN = 24
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 PROBE_KEY = "linear_probe"
 RESULT_KEYS = {PROBE: PROBE_KEY, ZERO_SHOT.name: "zero_shot"}  # the two that results.json knows by other names
@@ -118,24 +117,6 @@ def trial_rows(trials: Sequence[TrialRecord]) -> tuple[TrialRow, ...]:
     )
 
 
-def draw_examples(met: OpenWorldTest, space: LabelSpace, seed: int, top: int = 3) -> tuple[PredictionExample, ...]:
-    """A random draw of pictures, and what the saved model says of each."""
-    rows = rng.generator(seed, "examples").permutation(len(met.images))[:EXAMPLES_SHOWN]
-    return tuple(_example(met, int(i), space, top) for i in rows)
-
-
-def _example(met: OpenWorldTest, i: int, space: LabelSpace, top: int) -> PredictionExample:
-    best = np.argsort(-met.probabilities[i], kind="stable")[:top]
-    return PredictionExample(
-        picture=met.images.open(i),
-        true_name=met.names[i],
-        top=tuple((space.names[int(c)], float(met.probabilities[i, c])) for c in best),
-        unknown=None if met.p_values is None else bool(met.unknown[i]),
-        p_value=None if met.p_values is None else float(met.p_values[i]),
-        possible=None if met.possible is None else tuple(space.names[int(c)] for c in np.flatnonzero(met.possible[i])),
-    )
-
-
 def describe_unlabelled(given: ImageDataset | None, task: Task, fits: Sequence[Fit]) -> dict[str, Any]:
     """For results: what became of the unlabelled pictures on each support set; {} where none were given."""
     if given is None or task.unlabelled is None:
@@ -214,22 +195,21 @@ class Run:
     def record(self, command: str) -> RunRecord:
         """Arrays and pictures of the report."""
         outcome, labels, space = self.outcome, self.outcome.test.required_labels(), self.split.seen
-        confusion = sum(
-            metrics.confusion_matrix(labels, p.argmax(axis=1), len(space)) for p in outcome.probabilities(outcome.best)
-        )
+        tables = outcome.probabilities(outcome.best)
+        confusion = sum(metrics.confusion_matrix(labels, p.argmax(axis=1), len(space)) for p in tables)
         features = {"frozen": outcome.known[0].features[PROBE]}
         if outcome.best not in BASELINE_NAMES:
             features["after tuning"] = outcome.known[0].features[outcome.best]
         drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
         chosen = RESULT_KEYS.get(chosen, chosen)
-        drawn[chosen] = drawn.pop(chosen, []) or outcome.probabilities(outcome.best)  # the last one
+        drawn[chosen] = drawn.pop(chosen, []) or tables  # the last one
         grouped = self.met.grouped
         return RunRecord(
             command=command,
             class_names=space.names,
             confusion=np.asarray(confusion),
             history=trial_rows(self.trials),
-            predictions=draw_examples(self.met, space, self.options["seed"]),
+            predictions=draw_examples(self.met, space, tables),
             embeddings=embedding_views(features, outcome.texts, labels, space),
             novelty=novelty_view(outcome.rejections[0], self.alpha) if outcome.rejections else None,
             reliability=reliability_curves(labels, drawn),

@@ -1,8 +1,8 @@
-"""The report page: one HTML file that opens anywhere, offline, without scripts.
+"""The report page: one HTML file that opens anywhere, offline; without scripts too, which only filter and sort.
 
 Everything is inside the file: style, drawings (SVG) and thumbnails (PNG or JPEG) as data URIs. A content security
-policy in the page forbids scripts and the network, so that a hostile class name could do nothing even if an escape
-were missing. Tables scroll sideways by themselves on a phone; the page never does.
+policy in the page forbids the network and every script but its own one, so that a hostile class name could do nothing
+even if an escape were missing. Tables scroll sideways by themselves on a phone; the page never does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
 from clip_fewshot.report import sections
+from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, choose_shelves, list_mistakes
+from clip_fewshot.report.glossary import TERMS, explain, name_anchor
 from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
-from clip_fewshot.report.pictures import svg_uri
+from clip_fewshot.report.pictures import hash_source, svg_uri
 from clip_fewshot.report.record import DiscoveryView, RunRecord
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.report.verdict import draw_conclusions
@@ -60,11 +62,14 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
     """
     rows = headline_rows(results)
     scale, strips = sections.lay_out_strips(rows)
-    known = frozenset(record.class_names)
+    gallery, script = build_gallery(record), '"use strict";\n' + _read("report.js")
     return _template().render(
         results=results,
         record=record,
         style=_read("page.css"),
+        script=script,
+        script_hash=hash_source(script),
+        terms=TERMS,
         conclusions=draw_conclusions(results),
         selection=describe_selection(results),
         warnings=collect_warnings(results),
@@ -74,7 +79,10 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         measures=FIGURES,
         figures=_figures(results, record),
         per_class=[] if record.confusion is None else sections.build_class_rows(record.confusion, record.class_names),
-        predictions=[sections.prediction_card(example, known) for example in record.predictions],
+        matrix=record.confusion if len(record.class_names) <= MATRIX_UP_TO else None,
+        mistakes=[] if record.confusion is None else list_mistakes(record.confusion),
+        gallery=gallery,
+        shelves=choose_shelves(gallery, record),
         clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],
         n_flagged=0 if record.discovery is None else len(record.discovery.labels) - record.discovery.joined,
         n_joined=0 if record.discovery is None else record.discovery.joined,
@@ -93,7 +101,7 @@ def _figures(results: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
         figures["history"] = plots.history_plot(record.history)
     if record.reliability:
         figures["reliability"] = plots.reliability_plot(record.reliability)
-    if record.confusion is not None:
+    if record.confusion is not None and len(record.class_names) > MATRIX_UP_TO:
         figures["confusion"] = plots.confusion_plot(record.confusion, record.class_names)
     if record.novelty is not None and results["novelty"] is not None:
         figures |= {"det": plots.det_plot(record.novelty), "densities": plots.density_plot(record.novelty)}
@@ -147,6 +155,8 @@ def _template() -> Template:
         "count": text.format_count,
         "shorten": text.shorten,
         "method": display_name,
+        "explain": explain,
+        "anchor": name_anchor,
         "svg": lambda plot: svg_uri(plot.svg),
     }
     return environment.from_string(_read("template.html.j2"))

@@ -1,8 +1,9 @@
-"""Pictures as data URIs: small, stripped of metadata, and part of the page."""
+"""What is part of a page: pictures as data URIs, small and stripped of metadata, and the hash of its script."""
 
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 from io import BytesIO
 
 from PIL import Image
@@ -27,6 +28,11 @@ def thumbnail_uri(picture: Image.Image, side: int = REPORT_SIDE) -> str:
 def svg_uri(svg: str) -> str:
     """An SVG drawing as a data URI. As an image it can run no script and shares no ids with its neighbours."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')}"
+
+
+def hash_source(source: str) -> str:
+    """The SHA-256 of a script or style as a content security policy writes it."""
+    return base64.b64encode(sha256(source.encode()).digest()).decode("ascii")
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:

@@ -30,6 +30,9 @@ class PredictionExample(NamedTuple):
         unknown: whether the novelty detector flagged it; None where none ran.
         p_value: conformal p-value of "shows a known class", in (0, 1].
         possible: the classes that cannot be ruled out at alpha; None where that is not known.
+        file: what the picture is called in its data set; "" where that is not known.
+        votes: (class, number of fresh support sets whose model answers it), most first; the confusion matrix is made
+            of these.
     """
 
     picture: Image
@@ -38,6 +41,8 @@ class PredictionExample(NamedTuple):
     unknown: bool | None = None
     p_value: float | None = None
     possible: tuple[str, ...] | None = None
+    file: str = ""
+    votes: tuple[tuple[str, int], ...] = ()
 
 
 class ClusterView(NamedTuple):

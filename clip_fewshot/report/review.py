@@ -11,7 +11,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from importlib.resources import files
 from io import BytesIO
 from itertools import count
@@ -30,7 +29,7 @@ from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.plots import text
 from clip_fewshot.plots.dendrogram import order_leaves
 from clip_fewshot.plots.style import SERIES
-from clip_fewshot.report.pictures import svg_uri
+from clip_fewshot.report.pictures import hash_source, svg_uri
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -144,9 +143,9 @@ def render_review(view: ReviewView) -> str:
         shortcuts=SHORTCUTS,
         data=_as_data(record | {"token": hash_bytes(json.dumps(record).encode())[:16]}),
         style=style,
-        style_hash=_hash(style),
+        style_hash=hash_source(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=hash_source(script),
     )
 
 
@@ -232,10 +231,6 @@ def _as_data(record: Mapping[str, Any]) -> str:
     """JSON that no HTML parser takes for anything else: it holds no angle bracket, ampersand or line separator."""
     data = json.dumps(record, ensure_ascii=True, allow_nan=False)
     return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _hash(source: str) -> str:
-    return b64encode(sha256(source.encode()).digest()).decode("ascii")
 
 
 def _read(name: str) -> str:

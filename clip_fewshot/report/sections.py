@@ -13,17 +13,20 @@ from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.report.headline import HeadlineRow
 from clip_fewshot.report.pictures import thumbnail_uri
-from clip_fewshot.report.record import ClusterView, PredictionExample
+from clip_fewshot.report.record import ClusterView
+from clip_fewshot.report.verdict import judge_results
 
 MEMBERS_SHOWN = 23
 
 
 class Tile(NamedTuple):
-    """One figure of the first screen."""
+    """One figure of the first screen, and whether it is good: in words, and True, False or None (open)."""
 
     value: str
     name: str
     note: str
+    grade: str
+    good: bool | None
 
 
 class ClassRow(NamedTuple):
@@ -34,18 +37,6 @@ class ClassRow(NamedTuple):
     precision: float | None
     recall: float | None
     f1: float | None
-
-
-class Card(NamedTuple):
-    """One predicted picture."""
-
-    uri: str
-    true_name: str | None
-    verdict: str
-    good: bool | None
-    top: tuple[tuple[str, float], ...]
-    p_value: float | None
-    possible: tuple[str, ...] | None
 
 
 class ClusterCard(NamedTuple):
@@ -71,22 +62,12 @@ class Strip(NamedTuple):
 def build_tiles(results: Mapping[str, Any]) -> list[Tile]:
     """The four figures of the first screen; those a run did not measure are left out."""
     best, novelty, discovery = results["best"], results["novelty"], results["discovery"]
-    test, difference = best["test"], best.get("difference_to_probe")
-    found = [
-        Tile(
-            text.format_fraction(test["mean"]),
-            "test accuracy",
-            f"{text.format_interval(test['ci95'])}, {display_name(best['approach'])}",
-        )
-    ]
+    test, difference, grades = best["test"], best.get("difference_to_probe"), judge_results(results)
+    note = f"{text.format_interval(test['ci95'])}, {display_name(best['approach'])}"
+    found = [Tile(text.format_fraction(test["mean"]), "test accuracy", note, *grades["accuracy"])]
     if difference is not None:
-        found.append(
-            Tile(
-                text.format_signed(difference["mean"]),
-                "against the frozen probe",
-                text.format_interval(difference["ci95"]),
-            )
-        )
+        value, note = text.format_signed(difference["mean"]), text.format_interval(difference["ci95"])
+        found.append(Tile(value, "against the frozen probe", note, *grades["probe"]))
     if novelty is not None:
         rate = novelty["detection_rate"]
         note = (
@@ -94,10 +75,10 @@ def build_tiles(results: Mapping[str, Any]) -> list[Tile]:
             if rate is None
             else f"{rate:.0%} caught, {novelty['false_alarm_rate']:.1%} false alarms"
         )
-        found.append(Tile(text.format_fraction(novelty["auroc"]), "novelty AUROC", note))
+        found.append(Tile(text.format_fraction(novelty["auroc"]), "novelty AUROC", note, *grades["unknown"]))
     if discovery is not None:
         note = f"{discovery['n_unseen']} unseen in truth"
-        found.append(Tile(str(discovery["n_clusters"]), "candidate classes found", note))
+        found.append(Tile(str(discovery["n_clusters"]), "candidate classes found", note, *grades["groups"]))
     return found
 
 
@@ -126,24 +107,6 @@ def build_class_rows(counts: NDArray[np.int64], names: Sequence[str]) -> list[Cl
         )
         for i, name in enumerate(names)
     ]
-
-
-def prediction_card(example: PredictionExample, known: frozenset[str]) -> Card:
-    """A picture, its answers, and whether they are right."""
-    verdict, good = _judge(example, known)
-    picture, name, p, possible = thumbnail_uri(example.picture), example.true_name, example.p_value, example.possible
-    return Card(picture, name, verdict, good, example.top, p, possible)
-
-
-def _judge(example: PredictionExample, known: frozenset[str]) -> tuple[str, bool | None]:
-    if example.true_name is None:
-        return ("flagged as unknown" if example.unknown else ""), None
-    if example.true_name not in known:
-        return ("flagged as unknown, rightly", True) if example.unknown else ("unseen class, not flagged", False)
-    right = bool(example.top) and example.top[0][0] == example.true_name
-    if example.unknown:
-        return "flagged as unknown, a false alarm", False
-    return ("right", True) if right else ("wrong", False)
 
 
 def cluster_card(cluster: ClusterView) -> ClusterCard:

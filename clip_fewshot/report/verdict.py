@@ -189,6 +189,46 @@ def _describe_search(search: Found) -> Conclusion:
     return Conclusion("search", said, "Fewer --trials give the same model.")
 
 
+def judge_results(results: Found) -> dict[str, tuple[str, bool | None]]:
+    """By figure of the first screen what it is worth in words, and whether that is good; None where it is open."""
+    grades: dict[str, tuple[str, bool | None]] = {"accuracy": _grade_accuracy(results["best"])}
+    if probe := results["best"].get("difference_to_probe"):
+        ahead, behind = _is_ahead(probe), _is_behind(probe)
+        said = "good: better" if ahead else "bad: worse" if behind else "open: within the noise"
+        grades["probe"] = said, True if ahead else False if behind else None
+    if novelty := results["novelty"]:
+        grades["unknown"] = _grade_unknown(novelty)
+    if groups := results["discovery"]:
+        alike = groups["ari"] is not None and groups["n_clusters"] > 0 and groups["ari"] >= CHANCE
+        worse = "bad: groups mix classes" if groups["n_clusters"] else "bad: no group was found"
+        grades["groups"] = ("good: groups are much like classes" if alike else worse), alike
+    return grades
+
+
+def _grade_accuracy(best: Found) -> tuple[str, bool | None]:
+    found = _keep(_differences(best), lambda name, _: name in UNTRAINED)
+    if missed := [name for name, one in found.items() if name in PLAIN and not _is_ahead(one)]:
+        return f"bad: not better than {display_name(missed[0])}", False
+    if behind := [name for name, one in found.items() if _is_behind(one)]:
+        return f"bad: behind {display_name(behind[0])}", False
+    level = [name for name, one in found.items() if not _is_ahead(one)]
+    if level or not found:
+        return f"open: level with {display_name(level[0])}" if level else "open: compared with nothing", None
+    return "good: better than " + ("every baseline" if len(found) > 1 else display_name(next(iter(found)))), True
+
+
+def _grade_unknown(found: Found) -> tuple[str, bool | None]:
+    if "auroc_ci95" in found and found["auroc_ci95"][0] <= CHANCE:
+        return "bad: no better than a coin", False
+    if found["detection_rate"] is None:
+        return "open: calls nothing unknown", None
+    if found["detection_rate"] < CHANCE:
+        return "bad: misses most of the unknown", False
+    if found["false_alarm_rate"] > 2 * found["alpha"]:
+        return "bad: too many false alarms", False
+    return "good: notices most of the unknown", True
+
+
 def _differences(best: Found) -> Mapping[str, Found]:
     """By row, what the chosen method has more; an earlier release compared it with the frozen probe alone."""
     probe = best.get("difference_to_probe")

@@ -189,7 +189,9 @@ def predictions() -> tuple[PredictionExample, ...]:
         others = [other for other in NAMES if other != guess][:2]
         top = ((guess, 0.86), (others[0], 0.09), (others[1], 0.02))
         unknown = digit in (7, 8)
-        examples.append(PredictionExample(glyph(str(digit), i), name, top, unknown, 0.009 if unknown else 0.63))
+        votes = () if digit > 6 else (("five", 3), ("three", 2)) if i == 3 else ((guess, 5),)
+        p_value, file = 0.009 if unknown else 0.63, f"holiday/{i:02d} {name}.jpg"
+        examples.append(PredictionExample(glyph(str(digit), i), name, top, unknown, p_value, None, file, votes))
     return tuple(examples)
 
 
@@ -249,7 +251,9 @@ def hostile() -> tuple[dict[str, Any], RunRecord]:
         command=SCRIPT,
         class_names=names,
         history=tuple(row | {"approach": SCRIPT, "params": {SCRIPT: SCRIPT}} for row in history(6)),
-        predictions=(PredictionExample(glyph("x"), SCRIPT, ((SCRIPT, 0.9),), True, 0.01),),
+        predictions=(
+            PredictionExample(glyph("x"), SCRIPT, ((SCRIPT, 0.9),), True, 0.01, (SCRIPT,), SCRIPT, ((SCRIPT, 3),)),
+        ),
         embeddings=(embedding(SCRIPT, names),),
         discovery=type(seen)(seen.linkage, seen.labels, groups),
         shots={SCRIPT: shots()["mlp"]},

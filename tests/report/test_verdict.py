@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
+from clip_fewshot.report.glossary import explain
 from clip_fewshot.report.page import render_page
-from clip_fewshot.report.verdict import draw_conclusions, suggest_commands, write_conclusions, write_verdict
+from clip_fewshot.report.verdict import (
+    draw_conclusions,
+    judge_results,
+    suggest_commands,
+    write_conclusions,
+    write_verdict,
+)
 from tests.report import sample
 
 
@@ -193,6 +200,69 @@ def test_terminal_and_page_say_the_same() -> None:
     head = page[page.index("<header>") : page.index("</header>")]
     for one in draw_conclusions(results):
         assert f"{one.about}: {one.text}" in shown
-        assert one.text.replace("'", "&#39;").replace('"', "&#34;") in head
+        assert str(explain(one.text)) in head
         assert one.advice in shown
         assert one.advice in head
+
+
+WON, DRAWN, LOST = difference(*GOOD), difference(*LEVEL), difference(*BAD)
+
+
+@pytest.mark.parametrize(
+    ("found", "grade"),
+    [
+        ({"raw_pixels": WON, "linear_probe": WON}, ("good: better than every baseline", True)),
+        ({"raw_pixels": WON, "linear_probe": DRAWN}, ("open: level with frozen probe", None)),
+        ({"raw_pixels": WON, "linear_probe": LOST}, ("bad: behind frozen probe", False)),
+        ({"raw_pixels": DRAWN, "linear_probe": WON}, ("bad: not better than raw pixels", False)),
+        ({"zero_shot": LOST, "mlp": LOST}, ("bad: not better than zero-shot", False)),
+        ({"linear_probe": WON, "mlp": LOST}, ("good: better than frozen probe", True)),
+    ],
+)
+def test_accuracy_is_good_where_it_beats_what_costs_nothing(
+    found: dict[str, Any], grade: tuple[str, bool | None]
+) -> None:
+    assert judge_results(compared(**found))["accuracy"] == grade
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade"),
+    [
+        ({}, ("good: notices most of the unknown", True)),
+        ({"auroc_ci95": [0.49, 0.6]}, ("bad: no better than a coin", False)),
+        ({"detection_rate": 0.4}, ("bad: misses most of the unknown", False)),
+        ({"false_alarm_rate": 0.11}, ("bad: too many false alarms", False)),
+        ({"detection_rate": None, "false_alarm_rate": None}, ("open: calls nothing unknown", None)),
+    ],
+)
+def test_the_unknown_are_graded(changes: dict[str, Any], grade: tuple[str, bool | None]) -> None:
+    assert judge_results(novelty(**changes))["unknown"] == grade
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade"),
+    [
+        ({"ari": 0.5}, ("good: groups are much like classes", True)),
+        ({"ari": 0.4}, ("bad: groups mix classes", False)),
+        ({"ari": 0.9, "n_clusters": 0}, ("bad: no group was found", False)),
+    ],
+)
+def test_groups_are_graded(changes: dict[str, Any], grade: tuple[str, bool | None]) -> None:
+    assert judge_results(sample.results(discovery=sample.results()["discovery"] | changes))["groups"] == grade
+
+
+@pytest.mark.parametrize(
+    ("found", "grade"),
+    [
+        (WON, ("good: better", True)),
+        (DRAWN, ("open: within the noise", None)),
+        (LOST, ("bad: worse", False)),
+    ],
+)
+def test_the_gain_over_the_probe_is_graded(found: dict[str, Any], grade: tuple[str, bool | None]) -> None:
+    assert judge_results(best(difference_to_probe=found))["probe"] == grade
+
+
+def test_a_card_says_good_or_bad_in_words() -> None:
+    page = render_page(novelty(detection_rate=0.4), sample.bare())
+    assert '<dd class="grade bad"><span aria-hidden="true">✗</span> bad: misses most of the unknown</dd>' in page
