@@ -1,8 +1,9 @@
 """How the documentation site is made: `sphinx-build -W docs site` (the extra `docs`), then open site/index.html.
 
-Sphinx, and not mkdocs-material with mkdocstrings, which was tried on the same three classes: it printed the 400 cross-references
-of the docstrings (``:func:`read_dataset```) as they stand, asks a host in the network for its fonts and for the search of a site
-that is opened from disk, and its makers have announced its end for May 2027. Sphinx resolves the references and asks nobody.
+Sphinx, and not mkdocs-material with mkdocstrings. Both were tried on the same classes: the other prints the 400
+cross-references of the docstrings as they stand, role and all; asks the network for fonts, and for the search of a
+site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
+asks nobody.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ OUTSIDE = {  # what lies elsewhere in the checkout, and the page that shows it
     "clip_fewshot/backbones/mini/MODEL_CARD.md": "mini",
 }
 LINK = re.compile(rf"\]\(((?:\.\./)*)({'|'.join(map(re.escape, OUTSIDE))})")
-ESTIMATED = re.compile(r"(?<![\w`.~])(\w+_)\b(?![\w`])")  # scikit-learn's names, `classes_`: a link in Sphinx's language
+ESTIMATED = re.compile(r"(?<![\w`.~])(\w+_)\b(?![\w`])")  # `classes_` and the like: a link in Sphinx's language
 
 
 class CommandHelp(Directive):

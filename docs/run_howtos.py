@@ -1,8 +1,8 @@
 """Run what docs/start.md and docs/howto say, and put the answers under the commands: `python docs/run_howtos.py`.
 
-The pages share one new folder, in the order of docs/howto/index.md, so that a later page goes on with what an earlier one made.
-The photos in it are digits. Standard output alone is shown. `--check` writes nothing, and fails where an answer has other words
-than the page; figures are not compared, for the last digit depends on the machine. Some ten minutes on one core.
+The pages share one new folder, in the order of docs/howto/index.md: a later page goes on with what an earlier one made.
+The photos in it are digits. Standard output alone is shown. `--check` writes nothing, and fails where an answer has
+other words than the page; figures are not compared, for the last digit depends on the machine.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def pages() -> list[Path]:
 
 
 def lay_out(folder: Path) -> None:
-    """Write photos/CLASS/ (60 pictures of each of eight digits) and new_pictures/ (20 of each of ten)."""
+    """Write photos/CLASS/ (60 pictures of eight digits each), strangers/ (of two), new_pictures/ (20 of each)."""
     import clip_fewshot as cf
 
     digits, met = cf.read_dataset("digits"), Counter[str]()
     for i, label in enumerate(digits.labels):
         name = digits.label_space.names[label]
         met[name] += 1
-        home = Path("new_pictures") if met[name] <= 20 else Path("photos", name)
-        if met[name] <= 80 and not (home.name in NEW):
+        home = Path("new_pictures") if met[name] <= 20 else Path("strangers" if name in NEW else "photos", name)
+        if met[name] <= 80:
             (folder / home).mkdir(parents=True, exist_ok=True)
             digits.open(i).save(folder / home / f"{i:04}.png")
 

@@ -1,4 +1,4 @@
-"""The documentation site: it has every public name, option and page, its commands can be typed, and it opens from disk."""
+"""The documentation site: all public names and options, commands that can be typed; it opens from disk."""
 
 from __future__ import annotations
 
