@@ -65,7 +65,7 @@ def renewed(text: str, folder: Path) -> str:
 
 def words_of(text: str) -> str:
     """What two machines must agree on."""
-    return re.sub(r"[\d.,\s\-–−+e]+", " ", text)
+    return re.sub(r"[\d.,\s\-–−+]+", " ", text)
 
 
 def main(check: bool) -> None:
@@ -79,6 +79,7 @@ def main(check: bool) -> None:
                 sys.exit(f"{page}: the answers have changed; python docs/run_howtos.py renews them")
             if not check:
                 page.write_text(new, "utf-8")
+            print(page.relative_to(DOCS))
 
 
 if __name__ == "__main__":
