@@ -67,6 +67,7 @@ setup(
         "postgres": ["psycopg[binary]>=3.2"],
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],
+        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2025"],  # why these: docs/conf.py
         "dev": [
             "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel
             "pytest>=8.3",

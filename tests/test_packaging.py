@@ -38,7 +38,7 @@ def metadata() -> dict[str, Any]:
 
 
 def requirements(
-    metadata: dict[str, Any], python: str, extras: tuple[str, ...] = ("dev", "docker", "postgres", "spark")
+    metadata: dict[str, Any], python: str, extras: tuple[str, ...] = ("dev", "docker", "docs", "postgres", "spark")
 ) -> list[Requirement]:
     lines = [*metadata["install_requires"], *(line for extra in extras for line in metadata["extras_require"][extra])]
     parsed = [Requirement(line) for line in lines]
@@ -86,7 +86,7 @@ def test_nothing_that_breaks_its_neighbours_is_required(metadata: dict[str, Any]
 
 
 def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
-    wanted = {"clip", "open-clip", "text", "parquet", "spark", "postgres", "tracking", "docker", "dev"}
+    wanted = {"clip", "open-clip", "text", "parquet", "spark", "postgres", "tracking", "docker", "docs", "dev"}
     assert set(metadata["extras_require"]) == wanted
 
 
