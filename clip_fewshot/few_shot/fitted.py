@@ -46,8 +46,8 @@ class FittedClassifier:
 
     def predict(self, images: Images) -> NDArray[Any]:
         """(n,) class names, or the whole numbers that were the labels."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return self.classes_[best]
+        answers: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
+        return answers
 
     def score(self, images: Images, labels: Iterable[object] | None = None) -> float:
         """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
