@@ -46,7 +46,8 @@ class FittedClassifier:
 
     def predict(self, images: Images) -> NDArray[Any]:
         """(n,) class names, or the whole numbers that were the labels."""
-        answers: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
+        best = self.predict_proba(images).argmax(axis=1)
+        answers: NDArray[Any] = self.classes_[best]
         return answers
 
     def score(self, images: Images, labels: Iterable[object] | None = None) -> float:
