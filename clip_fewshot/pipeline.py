@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
@@ -52,6 +51,7 @@ from clip_fewshot.protocol.run_folder import (
     resume_config,
     study_name,
 )
+from clip_fewshot.report.headline import RunResults
 from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernels
 from clip_fewshot.runtime.environment import describe_environment
@@ -62,7 +62,7 @@ from clip_fewshot.types import FloatArray, Progress, ignore_progress
 
 def run_few_shot(
     config: FewShotConfig, progress: Progress = ignore_progress, command: str = "clip_fewshot.run_few_shot(config)"
-) -> dict[str, Any]:
+) -> RunResults:
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
@@ -70,7 +70,7 @@ def run_few_shot(
         command: how to repeat the run, for the report.
 
     Returns:
-        The content of results.json.
+        The content of results.json; ``to_frame()`` makes a DataFrame of its headline.
 
     Raises:
         DataError: the pictures cannot be used.
@@ -135,7 +135,7 @@ def run_few_shot(
         results |= {"environment": describe_environment(backbone.device), "timing": clock.laps}
         results |= {"artifacts": _hash_files(out / MODEL_FOLDER)}
         write_report(out, results, finished.record(command))
-    return results
+    return RunResults(results)
 
 
 def _plan(config: FewShotConfig, folder: Path, folds: int, allowance: Allowance, name: str) -> StudyPlan:

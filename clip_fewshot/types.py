@@ -51,6 +51,7 @@ class LabelSpace:
 
     names: tuple[str, ...]
     former: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    numbers: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         given: object = self.names
@@ -63,6 +64,10 @@ class LabelSpace:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        more = f", ... {len(self) - 20:,} more" if len(self) > 20 else ""
+        return f"LabelSpace(names=({', '.join(map(repr, self.names[:20]))}{more}))"
 
     def encode(self, names: Iterable[str]) -> LabelArray:
         """Class names -> (n,) indices."""
@@ -93,7 +98,11 @@ class LabelSpace:
         """The named classes, kept in this space's order."""
         self.encode(names)
         kept = [name in set(names) for name in self.names]
-        return LabelSpace(tuple(compress(self.names, kept)), tuple(compress(self.former, kept)))
+        return LabelSpace(tuple(compress(self.names, kept)), tuple(compress(self.former, kept)), self.numbers)
+
+    def to_array(self) -> NDArray[Any]:
+        """(c,) the classes as they were given: texts, or whole numbers."""
+        return np.array(self.names, dtype=np.str_).astype(np.int64 if self.numbers else np.str_)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,13 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        classes = "" if self.label_space is None else f", {len(self.label_space)} classes"
+        return f"FeatureSet({len(self):,} x {self.features.shape[1]}{classes}, backbone {self.backbone[:12]})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        return np.asarray(self.features, dtype=dtype) if copy is None else np.array(self.features, dtype, copy=copy)
 
     def subset(self, rows: IndexArray) -> FeatureSet:
         """The chosen rows, in the order given."""

@@ -65,6 +65,10 @@ class Backbone(nn.Module):
         self.activation_dtype: torch.dtype | None = None
         self._digest: tuple[list[tuple[int, int]], dict[str, Any], str] | None = None
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__}({self.name!r}, {size:,} parameters, {self.image_size} px, {self.device})"
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

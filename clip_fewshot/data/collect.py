@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.decode import upright_rgb
 from clip_fewshot.data.folder import Tree, list_passed, walk
+from clip_fewshot.data.given import IndexedRows, unpack_images
 from clip_fewshot.data.image import pixel_digest
 from clip_fewshot.data.names import escape, list_first, refuse_names
 from clip_fewshot.data.picture_files import read_regular
@@ -25,15 +27,17 @@ from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.types import LabelSpace
 
-Images = ImageDataset | SealedSet | Sequence["str | Path | Image.Image"]
+Images = ImageDataset | SealedSet | Iterable[Any] | IndexedRows
+LABELLED = ("fit", "score", "plot_confusion", "plot_reliability")  # purposes that take the labels of a source
 
 
-def collect_images(images: Images, labels: Sequence[str] | None = None, purpose: str = "predict") -> ImageDataset:
+def collect_images(images: Images, labels: Iterable[object] | None = None, purpose: str = "predict") -> ImageDataset:
     """A dataset of the given pictures; a dataset is passed through, a sealed one is opened for ``purpose``.
 
     Args:
-        images: paths or PIL pictures, a dataset, or a sealed set.
-        labels: a class name per picture; only for paths and pictures. Whole numbers, yes and no become names.
+        images: a dataset, a sealed set, or what :func:`~clip_fewshot.data.given.unpack_images` takes.
+        labels: a class name per picture, before those of the source; not for the first two. Whole numbers, yes and no
+            become names.
 
     Raises:
         UsageError: what is no picture, or no label of each.
@@ -41,31 +45,40 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
     if isinstance(images, SealedSet):
         images = images.open(purpose)
     if isinstance(images, ImageDataset):
-        if labels is not None:
-            expected = "labels inside the dataset"
-            raise UsageError(expected=expected, got="labels beside it", fix="leave `labels` out", where="labels")
+        if labels is not None and not _repeats(images, labels):
+            expected, fix = "labels inside the dataset", "leave `labels` out, or pass `images.images`"
+            raise UsageError(expected=expected, got="others beside it", fix=fix, where="labels")
         refuse_names(images.label_space.names, images.name)
         return images
-    if isinstance(images, str | Path | Image.Image | Mapping) or not isinstance(images, Iterable):
+    single = isinstance(images, str | Path | Image.Image | Mapping)
+    if single or not (isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))):
         got = f"one path {str(images)!r}" if isinstance(images, str | Path) else f"a {type(images).__name__}"
         fix = "use read_dataset(path) or [path]"
         raise UsageError(expected="a list of pictures", got=got, fix=fix, where="images")
-    if hasattr(images, "columns"):  # iterated, a frame is the names of its columns
-        fix = "use read_dataset(frame), or one column of paths"
-        raise UsageError(expected="a list of pictures", got="a table", fix=fix, where="images")
-    given = [_picture(image, i) for i, image in enumerate(images)]
+    given = unpack_images(images)
+    labels = given.labels if labels is None and purpose in LABELLED else labels
+    return _build_dataset(given.pictures, None if labels is None else list_labels(labels, len(given.pictures)))
+
+
+def _repeats(images: ImageDataset, labels: Iterable[object]) -> bool:
+    """Whether ``labels`` are those of the set; scikit-learn passes them beside it."""
+    own = None if images.labels is None else images.label_space.decode(images.labels)
+    return own == [*map(str, labels)]
+
+
+def _build_dataset(given: Sequence[Path | Image.Image], labels: Sequence[str] | Sequence[int] | None) -> ImageDataset:
     names = tuple(f"image {i}" if isinstance(p, Image.Image) else str(p) for i, p in enumerate(given))
     pictures = tuple(
         upright_rgb(p, name) if isinstance(p, Image.Image) else p for p, name in zip(given, names, strict=True)
     )
-    labels = None if labels is None else name_labels(labels, len(pictures))
-    space = LabelSpace(tuple(sorted(set(labels)))) if labels is not None else LabelSpace(())
+    classes: list[Any] = sorted({*(labels or ())})
+    space = LabelSpace(tuple(map(str, classes)), numbers=any(type(one) is int for one in classes))
     refuse_names(space.names, "labels")
     return ImageDataset(
         name="given pictures",
         images=pictures,
         names=names,
-        labels=None if labels is None else space.encode(labels),
+        labels=None if labels is None else space.encode(map(str, labels)),
         label_space=space,
         captions=None,
         partition=("",) * len(pictures),
@@ -73,8 +86,8 @@ def collect_images(images: Images, labels: Sequence[str] | None = None, purpose:
     )
 
 
-def name_labels(labels: Iterable[object], n: int) -> list[str]:
-    """``n`` class names: texts as they are, whole numbers, yes and no as they print.
+def list_labels(labels: Iterable[object], n: int) -> list[str] | list[int]:
+    """``n`` texts, or whole numbers; yes and no as they print.
 
     Raises:
         UsageError: another number of labels, one text in place of a list, or what is no name, such as None or 1.5;
@@ -92,17 +105,7 @@ def name_labels(labels: Iterable[object], n: int) -> list[str]:
     kinds = sorted({"str" if isinstance(label, str) else type(label).__name__ for label in values})
     if len(kinds) > 1:
         raise UsageError(expected="labels of one type", got=" and ".join(kinds), fix=fix, where="labels")
-    return [str(label) for label in values]
-
-
-def _picture(image: object, i: int) -> Path | Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, str | os.PathLike) and str(image):
-        return Path(image)
-    fix = "turn an array into a picture with PIL.Image.fromarray"
-    got = "an empty path" if isinstance(image, str) else f"a {type(image).__name__}"
-    raise UsageError(expected="a path or a PIL picture", got=got, fix=fix, where=f"images[{i}]")
+    return values if kinds == ["int"] else [str(label) for label in values]
 
 
 def _digest(picture: Path | Image.Image) -> str:

@@ -7,17 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.decode import decoding, upright_rgb
 from clip_fewshot.data.names import escape
 from clip_fewshot.data.picture_files import reading
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class SkippedImage(NamedTuple):
@@ -78,6 +82,37 @@ class ImageDataset:
 
     def __repr__(self) -> str:
         return f"ImageDataset({self.name!r}, {len(self)} images, {len(self.label_space)} classes)"
+
+    def __getitem__(self, row: int) -> Path | Image.Image:
+        """The path of a picture, or the picture: scikit-learn takes rows by it."""
+        return self.images[row]
+
+    def _repr_html_(self) -> str:
+        """One picture a class, or the first ones, for a notebook."""
+        if self.labels is None:
+            shown = {row: self.names[row] for row in range(min(len(self), CARDS_SHOWN))}
+            return render_cards(repr(self), self, shown, len(self) - len(shown))
+        counts = self.counts()
+        present, first = np.unique(self.labels, return_index=True)
+        names = self.label_space.decode(present[:CARDS_SHOWN])
+        said = {row: f"{name}: {counts[name]:,}" for row, name in zip(first.tolist(), names, strict=False)}
+        return render_cards(repr(self), self, said, len(self) - len(said))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A DataFrame with a row per picture: image (its path, or the picture), name, and what the source says of it.
+
+        That is label, caption and split, where there are any.
+        """
+        import pandas
+
+        columns: dict[str, Any] = {"image": list(self.images), "name": self.names}
+        if self.labels is not None:
+            columns["label"] = self.label_space.to_array()[self.labels]
+        if self.captions is not None:
+            columns["caption"] = self.captions
+        if any(self.partition):
+            columns["split"] = self.partition
+        return pandas.DataFrame(columns)
 
     def required_labels(self) -> LabelArray:
         """The labels, of a set that must have them."""

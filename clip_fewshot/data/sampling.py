@@ -15,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 
 from clip_fewshot.config.ranges import require_int, require_real
+from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import LISTED, escape, list_first
 from clip_fewshot.errors import DataError, UsageError
@@ -85,6 +86,16 @@ class OpenWorldSplit:
     shots: int
     seed: int
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        new = f"{len(self.novel):,} of {len(self.unseen)} unseen"
+        test = f"test: {len(self.test):,} pictures of {len(self.seen)} classes, {new}"
+        return f"OpenWorldSplit({self.pool.name!r}, {self.shots} shots of {len(self.pool):,} pictures; {test})"
+
+    def _repr_html_(self) -> str:
+        """The support set for a notebook; no sealed picture is shown."""
+        names = self.support.label_space.decode(self.support.required_labels()[:CARDS_SHOWN])
+        return render_cards(repr(self), self.support, dict(enumerate(names)), len(self.support) - len(names))
 
 
 def split_open_world(

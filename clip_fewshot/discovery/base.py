@@ -40,6 +40,11 @@ class Discovery:
     method: str = "ward"
     reason: str = ""
 
+    def __repr__(self) -> str:
+        alone = f"{(self.labels < 0).sum():,} of {len(self.labels):,} images in none"
+        found = f"{self.n_clusters} groups (90 % {list(self.interval)}), {alone}, by {self.method}"
+        return f"Discovery({found}{f'; {self.reason}' if self.reason else ''})"
+
 
 @dataclass(frozen=True)
 class Partition:

@@ -48,6 +48,8 @@ def collect_model_files(
         "params": model.point.to_json(),
         "training": {**training, "probe": name},
     }
+    if labels.numbers:
+        meta["numbers"] = True
     if model.temperature != 1:
         meta["temperature"] = model.temperature
     if model.unlabelled is not None:
@@ -85,7 +87,7 @@ def read_model(
     Raises:
         ArtifactError: a foreign approach or probe that was not passed, or that has other code than then.
     """
-    point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]))
+    point, labels = Point.from_json(meta["params"]), LabelSpace(tuple(meta["classes"]), numbers="numbers" in meta)
     foreign = [part for part in _foreign(meta) if part.name == point.approach]
     approach = find_trusted_approach(point.approach, foreign, trusted, where)
     tensors = safetensors.torch.load(files[WEIGHTS_FILE])

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.errors import UsageError
-from clip_fewshot.evaluation.reliability import Scores, score_probabilities
-from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.approach import OWN, SCHEMA_1, Approach, Point, Value, find_approach, refuse_named
 from clip_fewshot.few_shot.artifact import collect_model_files, read_backbone, read_model, read_probe
 from clip_fewshot.few_shot.cross_validation import choose_model
+from clip_fewshot.few_shot.fitted import FittedClassifier
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
@@ -48,7 +44,7 @@ FEW_SHOT_KIND = "few-shot classifier"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier(FittedClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The best classifier that a few labelled pictures buy, on top of a frozen backbone, which clones of it share.
 
     Args:
@@ -123,12 +119,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._approach.at({**given, **(self.options or {})})
 
     def fit(
-        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+        self, images: Images, labels: Iterable[object] | None = None, *, unlabelled: Images | None = None
     ) -> FewShotClassifier:
         """Learn from labelled pictures.
 
         Args:
-            images: a dataset, or paths or PIL pictures with ``labels``: names, or whole numbers, which become names.
+            images: a dataset, or paths, PIL pictures or arrays with ``labels``: names or whole numbers. Also a
+                DataFrame, a dataset of torch or of Hugging Face, see :mod:`clip_fewshot.data.given`.
             unlabelled: further pictures, mostly of these classes, of which "text-prior" and "auto" learn too. Copies of
                 ``images`` and what shows something else are left out; ``unlabelled_`` says what became of them.
 
@@ -198,34 +195,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settings = TrainSettings(epochs=self.epochs, templates=tuple(self.templates))
         return Recipe(self._approach, self.point, settings, probe_c, self.seed, self.probe)
 
-    def features(self, images: Images) -> FloatArray:
-        """(n, d) tuned features, not normalised."""
-        self._check_fitted()
-        pictures = collect_images(images, purpose="features")
-        (features,) = image_features(self.backbone, pictures, [(self.model_.point.unfreeze, self.model_.suffix)])
-        return features
-
-    def predict_proba(self, images: Images) -> FloatArray:
-        """(n, c) class probabilities, columns as in ``label_space_``."""
-        features = self.features(images)
-        return self.model_.probabilities(features) if len(features) else np.empty((0, len(self.label_space_)))
-
-    def predict(self, images: Images) -> NDArray[np.str_]:
-        """(n,) class names."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return np.array(self.label_space_.decode(best), dtype=np.str_)
-
-    def score(self, images: Images, labels: Sequence[str] | None = None) -> float:
-        """Accuracy in [0, 1] on labelled pictures; opening a sealed set for it counts as a look."""
-        return self.evaluate(images, labels).accuracy.mean
-
-    def evaluate(self, images: Images, labels: Sequence[str] | None = None) -> Scores:
-        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them."""
-        self._check_fitted()
-        test = collect_images(images, labels, "score")
-        truth = self.label_space_.encode(test.label_space.decode(test.required_labels()))
-        return score_probabilities(truth, [self.predict_proba(test)])
-
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the trained parts (not the backbone) to a folder; an older model there is replaced in one step.
 
@@ -293,7 +262,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def _probe(self) -> str | type[Probe]:
         return self.probe or self._approach.probe
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "model_"):
-            raise UsageError(expected="a fitted classifier", got="one that never saw a picture", fix="call fit first")

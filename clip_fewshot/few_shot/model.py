@@ -51,6 +51,9 @@ class TunedModel:
     temperature: float = 1.0
     unlabelled: UnlabelledUse | None = None
 
+    def __repr__(self) -> str:
+        return f"TunedModel({self.point}, {type(self.head if self.probe is None else self.probe).__name__})"
+
     def features(self, prefix: Prefix) -> FloatArray:
         """(n, d) features of stored inputs under the suffix, not normalised."""
         return replay(prefix, self.point.unfreeze, self.suffix).numpy()
@@ -240,8 +243,7 @@ def note_if_below_frozen(backbone: Backbone, recipe: Recipe, data: SupportData, 
 
 
 def _support_accuracy(model: TunedModel, data: SupportData) -> float:
-    predicted = model.probabilities(model.features(data.images)).argmax(axis=1)
-    return float((predicted == data.labels).mean())
+    return float((model.probabilities(model.features(data.images)).argmax(axis=1) == data.labels).mean())
 
 
 def prepare_support(

@@ -58,6 +58,10 @@ class ArcFaceHead(nn.Module):
         # Rows of length about 1: the gradient of a direction goes with 1/length, so the length sets the step.
         self.weight = nn.Parameter(torch.randn(n_classes, in_features) / in_features**0.5)
 
+    def extra_repr(self) -> str:
+        """What torch prints between the brackets."""
+        return f"{self.in_features} -> {self.n_classes}, margin {self.margin}, scale {self.scale}"
+
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, d) features, and in training (n,) int64 labels in [0, c) -> (n, c) logits, float32 or better."""
         require_width(features, self.in_features)

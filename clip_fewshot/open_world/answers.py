@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from clip_fewshot.config.ranges import require_int
 from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
+from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.discovery.undecided import UNDECIDED
@@ -19,6 +21,7 @@ from clip_fewshot.open_world.fitted import Fitted
 from clip_fewshot.open_world.rejector import NoveltyScores
 from clip_fewshot.open_world.sight import Sight
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray
 
 BY_PICTURES, BY_NAME = "pictures", "name"
@@ -55,6 +58,29 @@ class Answer(NamedTuple):
         for place, (name, probability) in enumerate(self.top, start=1):
             row |= {f"class_{place}": name, f"probability_{place}": probability}
         return row if self.possible is None else row | {"possible": "; ".join(self.possible)}
+
+
+class Answers(ResultRows[Answer]):
+    """Answers beside their pictures: a list, a DataFrame by ``to_frame()``, and in a notebook the pictures.
+
+    Copies and pickles leave the pictures out.
+    """
+
+    def __init__(self, answers: Sequence[Answer], pictures: ImageDataset) -> None:
+        super().__init__(answers, image=pictures.names)
+        self._pictures = pictures
+
+    def _repr_html_(self) -> str:
+        """How often each class was answered, and the pictures, the most doubtful first."""
+        counts = Counter(answer.label or NO_CLASS for answer in self).most_common()
+        order = np.argsort([min(answer.p_value, answer.top[0][1]) for answer in self], kind="stable")[:CARDS_SHOWN]
+        captions = {row: _caption(self[row]) for row in order.tolist()}
+        title = ", ".join(f"{n:,} {name}" for name, n in counts) or "no picture"
+        return render_cards(title, self._pictures, captions, len(self) - len(captions))
+
+
+def _caption(answer: Answer) -> str:
+    return f"{answer.label or NO_CLASS}; p {answer.p_value:.3f}; {answer.top[0][0]} {answer.top[0][1]:.2f}"
 
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:

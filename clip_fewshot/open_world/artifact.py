@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+from numpy.typing import NDArray
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.config import AUTO
@@ -86,7 +87,7 @@ def load_world(
     steps = []
     for i, record in enumerate(meta.get("namings", [])):
         kept, prefix = record["before"], f"before-{i}."
-        space = LabelSpace(names.names[: kept["classes"]])
+        space = LabelSpace(names.names[: kept["classes"]], numbers=names.numbers)
         own = {WORLD_WEIGHTS: files[f"{prefix}{WORLD_WEIGHTS}"]}
         about = meta | {"classes": list(space.names), "temperature": kept.get("temperature", 1.0)}
         old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
@@ -124,6 +125,11 @@ class WorldState:
         per_class: bool = False,
     ) -> None:
         self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """(c,) the classes that pictures are given now, as :attr:`FewShotClassifier.classes_`."""
+        return self.model.classes_
 
     @property
     def alpha_(self) -> float:

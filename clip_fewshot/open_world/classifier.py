@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clip_fewshot.conformal.p_values import explain_alpha
 from clip_fewshot.conformal.shift import Shift, find_shift
@@ -18,22 +18,22 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import FewShotClassifier
 from clip_fewshot.few_shot.unlabelled import Unlabelled
 from clip_fewshot.open_world.add_class import Extender, Extension
-from clip_fewshot.open_world.answers import Answer, find_sets, judge, score_answers, select_unknown
+from clip_fewshot.open_world.answers import Answer, Answers, find_sets, judge, score_answers, select_unknown
 from clip_fewshot.open_world.artifact import WorldState
+from clip_fewshot.open_world.drawn import DrawnWorld
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.fit_detector import fit_detector
 from clip_fewshot.open_world.fitted import KnownPictures, Naming, Step, extend_names
-from clip_fewshot.open_world.groups import Group, discover_groups
+from clip_fewshot.open_world.groups import Group, Groups, discover_groups
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.open_world.sight import Observer, Sight, look, see_features
 from clip_fewshot.open_world.unknown import drop_pictures, join_unknown
 from clip_fewshot.runtime.parts import check_instance
-from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import EvalResult, FloatArray, LabelArray, LabelSpace
 
 
-class OpenWorldClassifier(WorldState):
+class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier that can say "unknown", at a false-alarm rate its user chose, and learn what that was.
 
     After a naming the detector calibrates on the named pictures too. These were picked by their small p-values, so no
@@ -90,7 +90,7 @@ class OpenWorldClassifier(WorldState):
         return world
 
     def fit(
-        self, images: Images, labels: Sequence[str] | None = None, *, unlabelled: Images | None = None
+        self, images: Images, labels: Iterable[object] | None = None, *, unlabelled: Images | None = None
     ) -> OpenWorldClassifier:
         """Fit the classifier, choose the detector's features by hiding known classes in turn, and calibrate it.
 
@@ -118,7 +118,7 @@ class OpenWorldClassifier(WorldState):
         self._calibrate_quickly(data.unlabelled)
         return self
 
-    def predict(self, images: Images, top: int = 5, together: bool = False) -> ResultRows[Answer]:
+    def predict(self, images: Images, top: int = 5, together: bool = False) -> Answers:
         """A class or "unknown" for each picture, with its p-value and the ``top`` most probable classes.
 
         ``.to_frame()`` of what comes back is a DataFrame with a row per picture.
@@ -134,7 +134,7 @@ class OpenWorldClassifier(WorldState):
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         self._seen = sight.frozen
-        return ResultRows(answers, image=pictures.names)
+        return Answers(answers, pictures)
 
     def find_shift(self, images: Images | None = None) -> Shift:
         """Whether pictures come from elsewhere than the known ones, as from another camera, and are no new classes.
@@ -217,7 +217,14 @@ class OpenWorldClassifier(WorldState):
         """What :meth:`predict` answers; nothing is remembered."""
         return judge(self._fitted(), self.alpha_, sight, top, together)
 
-    def score(self, images: Images, labels: Sequence[str] | None = None) -> EvalResult:
+    def _answer(self, images: Images) -> list[Answer]:
+        return self.judge(self.look(collect_images(images, purpose="plot_scores")))
+
+    def score(self, images: Images, labels: Iterable[object] | None = None) -> float:
+        """The mean of :meth:`evaluate`, in [0, 1]."""
+        return self.evaluate(images, labels).mean
+
+    def evaluate(self, images: Images, labels: Iterable[object] | None = None) -> EvalResult:
         """Share of pictures of known classes that are given their class, in [0, 1]; "unknown" is wrong.
 
         Pictures on which a class was named are left out and counted in ``notes``. To open a sealed set is a look.
@@ -228,18 +235,12 @@ class OpenWorldClassifier(WorldState):
         self.model.label_space_.encode(sorted(set(truth)))  # refuses classes it was never shown
         return score_answers(self.judge(self.look(test)) if truth else [], truth, left_out)
 
-    def drop_named(self, images: ImageDataset) -> tuple[ImageDataset, int]:
-        """(the pictures on which no class was ever named, how many are left out)."""
-        fresh = np.flatnonzero([digest not in self.shown_ for digest in images.digests])
-        return (images, 0) if len(fresh) == len(images) else (images.subset(fresh), len(images) - len(fresh))
-
-    def discover(self, method: str | DiscovererPart | None = None) -> tuple[Group, ...]:
+    def discover(self, method: str | DiscovererPart | None = None) -> Groups:
         """Group what was called unknown so far, the largest group first; outliers are in none.
 
         A picture that was given a class joins a group that it is more like, see :func:`discover_undecided`; the group
         says what was answered (``answered``), and the answer stands until the group is named. ``discovery_`` holds
         the tree, and the group of each picture in the order of ``grouped_``.
-
         ``method``: as of :func:`discover_classes`.
         """
         judged, seed = join_unknown(self.unknown_), self.model.seed

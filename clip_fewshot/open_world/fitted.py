@@ -43,6 +43,9 @@ class KnownPictures:
     pictures: ImageDataset | None = None
     losses: FloatArray | None = None
 
+    def __repr__(self) -> str:
+        return f"KnownPictures({len(self.labels):,} of {len(np.unique(self.labels))} classes)"
+
     def first(self, n: int) -> KnownPictures:
         """The first n."""
         pictures = None if self.pictures is None else self.pictures.subset(np.arange(n))
@@ -99,6 +102,10 @@ class Naming:
 
     classes: Mapping[str, tuple[str, ...]]
     new: bool
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name!r}: {len(digests):,} pictures" for name, digests in self.classes.items())
+        return f"Naming({given})"
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from clip_fewshot.data.cards import render_cards
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.discovery import DiscovererPart, Discovery
 from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.runtime.result_rows import ResultRows
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray, LabelSpace
+
+if TYPE_CHECKING:
+    import pandas
+
+_TYPICAL = 8  # pictures of a group that a person is shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +51,37 @@ class Group:
         near = "" if self.nearest is None else f", nearest to {self.nearest[0]!r} (cosine {self.nearest[1]:.3f})"
         return f"Group({self.number}: {len(self):,} pictures{near})"
 
+    def _repr_html_(self) -> str:
+        return Groups([self])._repr_html_()
+
+
+class Groups(tuple[Group, ...]):
+    """The groups, the largest first; ``to_frame()`` makes a DataFrame of them, and a notebook shows their pictures."""
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row per group: its number, how many pictures, the nearest known class and the cosine to it."""
+        rows = [(group.number, len(group), *(group.nearest or (None, None))) for group in self]
+        return ResultRows(map(_GroupRow._make, rows)).to_frame()
+
+    def _repr_html_(self) -> str:
+        """The most typical pictures of each group."""
+        shown = [(group, dict.fromkeys(group.exemplars[:_TYPICAL].tolist(), "")) for group in self]
+        return "".join(render_cards(repr(group), group.pictures, rows, len(group) - len(rows)) for group, rows in shown)
+
+
+class _GroupRow(NamedTuple):
+    group: int
+    pictures: int
+    nearest: str | None
+    cosine: float | None
+
 
 class Grouped(NamedTuple):
     """The ``pictures`` that are unknown or joined a group, the groups among them as numbers and as pictures."""
 
     pictures: UnknownPictures
     found: Discovery
-    groups: tuple[Group, ...]
+    groups: Groups
 
 
 def discover_groups(
@@ -79,7 +110,7 @@ def build_grouped(
 
 def build_groups(
     found: Discovery, judged: UnknownPictures, known: tuple[FloatArray, LabelArray], names: LabelSpace
-) -> tuple[Group, ...]:
+) -> Groups:
     """The groups of ``found``, whose rows are those of ``judged``; what is in none is left out."""
     means = _class_means(*known)
     groups = []
@@ -93,7 +124,7 @@ def build_groups(
             nearest = (names.names[int(cosines.argmax())], float(cosines.max()))
         typical = np.argsort(-(own @ centre), kind="stable")
         groups.append(Group(number, part.pictures, part.features, part.p_values, typical, nearest, part.answered))
-    return tuple(groups)
+    return Groups(groups)
 
 
 def _class_means(features: FloatArray, labels: LabelArray) -> FloatArray:

@@ -69,6 +69,9 @@ class Rejector:
     per_class: bool = False
     levelled: bool = False
 
+    def __repr__(self) -> str:
+        return f"Rejector({self.chosen.detector} on {self.chosen.space} features, {self.n_calibration} known pictures)"
+
     @property
     def n_calibration(self) -> int:
         """Known pictures behind the p-values; of the smallest class where they are ranked within each."""

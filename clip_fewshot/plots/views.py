@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
+
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.metrics import det_curve
 from clip_fewshot.types import FloatArray, LabelArray
 
 TRIAL_STATES = ("finished", "pruned", "failed")
@@ -70,6 +73,22 @@ class NoveltyView:
     threshold: float | None
     false_alarm: FloatArray
     miss: FloatArray
+
+    @classmethod
+    def of_scores(cls, known: FloatArray, novel: FloatArray, flagged: int | None) -> NoveltyView:
+        """Scores with their curve.
+
+        Args:
+            flagged: how many of all were called unknown, by their p-values: the threshold is drawn at the first score
+                that was not. None: the false-alarm rate was refused.
+        """
+        if not len(known) or not len(novel):
+            return cls(known, novel, None, known, novel)
+        scores = np.concatenate([known, novel])
+        curve = det_curve(np.arange(len(scores)) >= len(known), scores)
+        ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
+        threshold = None if flagged is None else float(ordered[flagged])
+        return cls(known, novel, threshold, curve.false_alarm_rate, curve.miss_rate)
 
     def __post_init__(self) -> None:
         if not len(self.known_scores) or not len(self.novel_scores):

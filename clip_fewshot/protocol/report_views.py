@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clip_fewshot.discovery.undecided import Regrouped
-from clip_fewshot.evaluation import metrics
 from clip_fewshot.evaluation.reliability import ReliabilityBins, measure_reliability
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView
@@ -20,13 +19,9 @@ CLUSTER_MEMBERS = 12
 
 def novelty_view(rejection: Rejection, alpha: float) -> NoveltyView:
     """Scores and DET curve of one support set."""
-    scores = np.concatenate([rejection.known, rejection.novel])
-    curve = metrics.det_curve(np.arange(len(scores)) >= len(rejection.known), scores)
-    # The decision is by p-value; drawn at the first score that was not flagged.
-    flagged = int(rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha).sum())
-    ordered = np.append(np.sort(scores), np.nextafter(scores.max(), np.inf))
-    threshold = None if rejection.rejector.refusal(alpha) else float(ordered[flagged])
-    return NoveltyView(rejection.known, rejection.novel, threshold, curve.false_alarm_rate, curve.miss_rate)
+    flags = rejection.rejector.flags(np.concatenate([rejection.p_known, rejection.p_novel]), alpha)
+    flagged = None if rejection.rejector.refusal(alpha) else int(flags.sum())
+    return NoveltyView.of_scores(rejection.known, rejection.novel, flagged)
 
 
 def discovery_view(grouped: Regrouped, met: OpenWorldTest) -> DiscoveryView:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, order_methods
-from clip_fewshot.report.verdict import write_conclusions
+from clip_fewshot.report.verdict import write_conclusions, write_verdict
+from clip_fewshot.runtime.result_rows import ResultRows
+
+if TYPE_CHECKING:
+    import pandas
 
 # Whether probabilities are right: keys of results.json, and how they are called in tables.
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
@@ -32,6 +37,25 @@ class HeadlineRow(NamedTuple):
     settings: str
     best: bool
     figures: Mapping[str, Mapping[str, Any]]
+
+
+class RunResults(dict[str, Any]):
+    """The content of results.json, of which a notebook shows the headline; ``to_frame()`` has a row per method."""
+
+    def __repr__(self) -> str:
+        return f"RunResults: {write_verdict(self)}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(headline_table(self))}</pre>"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Method, accuracy with its 95 % interval, macro-F1, test pictures, settings; NLL and so on where known."""
+        measured = ("name", "mean", "low", "high", "macro_f1", "n_test", "settings", "best")
+        rows = [
+            {key: getattr(row, key) for key in measured} | {key: found["mean"] for key, found in row.figures.items()}
+            for row in headline_rows(self)
+        ]
+        return ResultRows(rows).to_frame()
 
 
 def headline_rows(results: Mapping[str, Any]) -> list[HeadlineRow]:

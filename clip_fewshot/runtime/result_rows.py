@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas
 
 T = TypeVar("T")
+_SHOWN = 5  # items that a person is shown
 
 
 class ResultRows(list[T]):
@@ -25,6 +26,11 @@ class ResultRows(list[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (list(self), self._beside)
+
+    def __repr__(self) -> str:
+        more = len(self) - _SHOWN
+        lines = [*map(repr, self[:_SHOWN]), *([f"... and {more:,} more"] if more > 0 else [])]
+        return "[" + ",\n ".join(lines) + "]"
 
     def to_frame(self) -> pandas.DataFrame:
         """A DataFrame with a row per item; pandas is imported here and nowhere before."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_fewshot.data.collect import collect_images, list_warnings, read_images
 from clip_fewshot.data.dataset import SkippedImage
-from clip_fewshot.errors import DataError, UsageError
+from clip_fewshot.errors import DataError
 
 
 @pytest.fixture
@@ -68,11 +68,10 @@ def test_a_picture_in_memory_is_what_its_file_shows(tmp_path: Path) -> None:
         collect_images([palettes[0], Image.new("F", (16, 16), 7)])
 
 
-def test_a_table_in_place_of_pictures_is_named_with_its_cure(folder: Path) -> None:
+def test_a_table_stands_for_its_column_of_pictures(folder: Path) -> None:
     paths = sorted(map(str, folder.rglob("*.png")))
-    frame = pandas.DataFrame({"path": paths})
-    with pytest.raises(UsageError, match=r"got a table; use read_dataset\(frame\)"):
-        collect_images(frame)
+    frame = pandas.DataFrame({"n": range(len(paths)), "path": paths})
+    assert collect_images(frame).names == tuple(paths)
     assert collect_images(frame["path"]).names == tuple(paths)  # one column of it is a list
 
 

@@ -209,17 +209,17 @@ def test_a_picture_has_one_name(tiny: Backbone, six: OpenWorldSplit) -> None:
 def test_pictures_that_were_named_are_in_no_test_any_more(tiny: Backbone, six: OpenWorldSplit) -> None:
     world = world_of(tiny, six)
     test = six.test.open("score")
-    plain = world.score(test)
+    plain = world.evaluate(test)
     assert (plain.notes, plain.n_test) == ((), len(test))
     right = [a.label == n for a, n in zip(world.predict(test), test.label_space.decode(test.labels), strict=True)]
     assert plain.mean == np.mean(right)
     chosen = test.subset(np.arange(5))
     world.name(chosen, "odd")
-    scored = world.score(test)
+    scored = world.evaluate(test)
     assert scored.n_test == len(test) - 5
     assert scored.notes == ("5 pictures on which a class was named are left out",)
     world.undo()
-    assert world.score(test).n_test == len(test) - 5
+    assert world.evaluate(test).n_test == len(test) - 5
     with pytest.raises(UsageError, match="no class was named on"):
         world.score(chosen)
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from clip_fewshot.report.headline import collect_warnings, describe_selection, headline_rows, headline_table
+from clip_fewshot.report.headline import (
+    RunResults,
+    collect_warnings,
+    describe_selection,
+    headline_rows,
+    headline_table,
+)
 from clip_fewshot.report.verdict import write_conclusions
 from tests.report import sample
 
@@ -35,6 +41,19 @@ def test_the_table_is_aligned_and_marks_the_best() -> None:
         assert len({line.index(mark) for line in table}) == 1, mark
     assert lines[10:] == write_conclusions(sample.results()).splitlines()
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_notebook_shows_the_headline_and_takes_it_over() -> None:
+    results = RunResults(sample.results())
+    assert results == sample.results()
+    assert repr(results).startswith("RunResults: mlp-arcface was chosen: 0.9")
+    assert "\n" not in repr(results)
+    assert "* mlp-arcface" in results._repr_html_()
+    frame = results.to_frame()
+    assert frame.name.tolist() == [row.name for row in headline_rows(results)]
+    assert frame["mean"].tolist() == [row.mean for row in headline_rows(results)]
+    extra = {"<b>": results["approaches"]["mlp"]}
+    assert "<b>" not in RunResults(sample.results(approaches=results["approaches"] | extra))._repr_html_()
 
 
 def test_a_baseline_that_was_not_measured_has_no_row() -> None:

@@ -16,7 +16,7 @@ from clip_fewshot.discovery import Discovery
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.open_world.groups import Group
+from clip_fewshot.open_world.groups import Group, Groups
 from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
@@ -162,7 +162,7 @@ class Store:
         """
         return build_dataset([one for one in rows.find_unnamed(self.database) if is_there(one)])
 
-    def discover(self) -> tuple[Group, ...]:
+    def discover(self) -> Groups:
         """The groups among the unknown, the largest first; their pictures go by digest, see :meth:`thumbnails`.
 
         As of :meth:`OpenWorldClassifier.discover`: pictures that were given a class may join, and stay ``known``. The
