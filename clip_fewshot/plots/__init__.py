@@ -1,4 +1,4 @@
-"""Figures of the report: plain arrays in, SVG text and its description out."""
+"""Figures of the report and of notebooks: plain arrays in, a drawing and its description out."""
 
 from clip_fewshot.plots.confusion import confusion_plot as confusion_plot
 from clip_fewshot.plots.dendrogram import dendrogram_plot as dendrogram_plot

@@ -7,7 +7,8 @@ and a grey printer; every series has a marker or a line style of its own besides
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -59,36 +60,58 @@ _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _MEASURED, _DRAWN = "'DejaVu Sans'", "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 
-class Plot(NamedTuple):
-    """A figure as SVG text, and what it shows in words."""
+class Drawing(Figure):
+    """A matplotlib figure that a notebook shows without pyplot, in the colours and fonts of the report."""
 
-    svg: str
+    def to_svg(self) -> str:
+        """The same bytes for equal drawings: no date, no random ids, none of the user's own matplotlib settings."""
+        buffer = StringIO()
+        with _own_style():
+            self.savefig(buffer, format="svg", metadata=_NO_METADATA)
+        self.set_layout_engine("none")  # which would move what it has laid out
+        drawing = buffer.getvalue()
+        return drawing[drawing.index("<svg") :].replace(_MEASURED, _DRAWN)
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
+
+
+class Plot(NamedTuple):
+    """A figure, and what it shows in words."""
+
+    figure: Drawing
     alt: str
 
+    @property
+    def svg(self) -> str:
+        """The figure as SVG text."""
+        return self.figure.to_svg()
 
-def render(width: float, height: float, *paint: Callable[[Axes], None], columns: int | None = None) -> str:
-    """The SVG of ``width`` x ``height`` inches: an axes for each of ``paint``, side by side on one vertical scale.
 
-    With ``columns`` they stand in rows of so many, each on a scale of its own.
-
-    Equal drawings give equal bytes: no date, no random ids, none of the user's own matplotlib settings. Those are put
-    back afterwards, and pyplot is never touched.
-    """
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """None of the user's own matplotlib settings inside; they are put back afterwards, and pyplot is never touched."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw the text
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, height), dpi=180, layout="constrained")
+        yield
+
+
+def render(width: float, height: float, *paint: Callable[[Axes], None], columns: int | None = None) -> Drawing:
+    """A figure of ``width`` x ``height`` inches: an axes for each of ``paint``, side by side on one vertical scale.
+
+    With ``columns`` they stand in rows of so many, each on a scale of its own.
+    """
+    with _own_style():
+        figure = Drawing(figsize=(width, height), dpi=180, layout="constrained")
         rows = 1 if columns is None else -(-len(paint) // columns)
         places = figure.subplots(rows, columns or len(paint), sharey=columns is None, squeeze=False).ravel()
         for axes, draw in zip(places, paint, strict=False):
             draw(axes)
         for axes in places[len(paint) :]:
             axes.remove()
-        buffer = StringIO()
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :].replace(_MEASURED, _DRAWN)
+    return figure
 
 
 def choose_style(name: str, position: int) -> int:

@@ -100,7 +100,9 @@ def test_equal_drawings_are_equal_bytes_whatever_the_users_settings(name: str) -
     first = drawings()[name]()
     with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "svg.hashsalt": "other"}):
         settings = dict(matplotlib.rcParams)
-        assert drawings()[name]() == first
+        again = drawings()[name]()
+        assert (again.svg, again.alt) == (first.svg, first.alt)
+        assert again.figure._repr_svg_() == again.svg  # drawn twice: the layout stays where it is
         assert dict(matplotlib.rcParams) == settings
 
 
