@@ -193,7 +193,7 @@ function draw() {
   const { name, original } = data.pictures[anchor] ?? {};
   $("#original").hidden = !original || !picked.has(anchor);
   $("#original").setAttribute("href", original ?? "");
-  $("#original").textContent = `Open ${name}`;
+  $("#original").textContent = `Open ${String(name).split("/").pop()}`;
   drawDecisions();
   $("#tally").textContent = state.groups.length ? `${judged.size} of ${plural(state.groups.length, "group")} named` : "";
   $("[data-do=undo]").disabled = !past.length;

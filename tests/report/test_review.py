@@ -137,13 +137,13 @@ def test_originals_are_linked_from_the_page_and_no_link_names_the_user(
 ) -> None:
     home, held = tmp_path / "anna", view.unknown.pictures
     monkeypatch.setenv("HOME", str(home))
-    places = (home / "photos" / "javascript:a b#?.png", home / "猫.png", Path("no place.png"), tmp_path / "disk" / "c.png")
+    beside, disk = home / "photos" / "javascript:a b#?.png", tmp_path / "disk" / "c.png"
+    places = (beside, home / "猫.png", Path("no place.png"), disk)
     pictures = replace(held.subset(range(4)), images=places)
     unknown = view.unknown.subset(np.arange(4))._replace(pictures=pictures)
-    here = {"javascript:a b#?.png": "./javascript%3Aa%20b%23%3F.png", "猫.png": "./../%E7%8C%AB.png"}
     assert _link_originals(unknown, home / "photos") == {
-        held.digests[0]: here["javascript:a b#?.png"],
-        held.digests[1]: here["猫.png"],
+        held.digests[0]: "./javascript%3Aa%20b%23%3F.png",
+        held.digests[1]: "./../%E7%8C%AB.png",
         held.digests[3]: "./../../disk/c.png",
     }
     assert _link_originals(unknown, Path("/elsewhere")) == {held.digests[3]: f"./..{tmp_path}/disk/c.png"}

@@ -33,7 +33,9 @@ def main(options: Options) -> int:
     words = opening.read_words(options.words)
     templates = opening.open_templates(options, ())
     with open_store(options.store, options) as store:
-        view = review_view(store, options.store.resolve().name, options.names, words, options.shown, templates, out.parent)
+        view = review_view(
+            store, options.store.resolve().name, options.names, words, options.shown, templates, out.parent
+        )
     write_marked(out, shorten_home(render_review(view)))
     record = {
         "page": str(out),
