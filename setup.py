@@ -68,6 +68,7 @@ setup(
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],
         "dev": [
+            "axe-playwright-python>=0.1.8",  # the axe of the pages' tests for barriers
             "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel
             "pytest>=8.3",
             "pytest-timeout>=2.3",

@@ -18,7 +18,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
-from scipy.cluster.hierarchy import dendrogram
+from PIL import Image
+from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
@@ -215,6 +216,14 @@ def test_the_tree_is_scipys() -> None:
     )
     np.testing.assert_allclose(ours, theirs)
     assert height.max() == found.linkage[-1, 2]
+
+
+def test_a_group_that_hangs_in_two_places_shows_its_picture_once() -> None:
+    tree = linkage(np.array([[0.0], [1], [10], [11], [12], [30], [31], [32]]))
+    labels = np.array([0, 0, 1, 1, 1, 0, 0, 0])
+    exemplar = Image.new("RGB", (4, 4), (200, 40, 90))
+    drawn = plots.dendrogram_plot(tree, labels, {0: exemplar, 1: exemplar}).svg
+    assert drawn.count("<image") == 2
 
 
 def test_a_chain_of_five_thousand_merges_is_drawn() -> None:
