@@ -69,6 +69,7 @@ setup(
         "docker": ["docker>=7.1"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2025"],  # why these: docs/conf.py
         "dev": [
+            "axe-playwright-python>=0.1.8",  # the axe of the pages' tests for barriers
             "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel
             "pytest>=8.3",
             "pytest-timeout>=2.3",

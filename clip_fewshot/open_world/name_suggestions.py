@@ -151,7 +151,9 @@ def _note(n: int, listed: int, top: int, alpha: float) -> str:
     needed = smallest_shots(alpha)
     notes = []
     if n < needed:
-        notes.append(f'"none fits" takes {needed} known classes at alpha = {alpha:g}, and there are {n}')
+        notes.append(
+            f"whether no name fits is told from {needed} known classes on (alpha = {alpha:g}), and there are {n}"
+        )
     if 2 * listed < n:
         notes.append(
             f"this model would have put the right name among the first {top} for {listed} of {n} known classes"

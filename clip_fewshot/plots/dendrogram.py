@@ -153,12 +153,12 @@ def _name_groups(axes: Axes, labels: LabelArray, numbers: LabelArray) -> None:
 def _show(axes: Axes, pictures: Mapping[int, Image], labels: LabelArray, numbers: LabelArray) -> None:
     """A thumbnail under the widest run of each group; one that would cover another is left out."""
     runs = [(high - low, (low + high) / 2, label) for label, (low, high) in _runs(labels) if label in pictures]
-    taken: list[float] = []
+    taken: dict[int, float] = {}
     for _, middle, label in sorted(runs, key=lambda run: -run[0]):
         place = min(max((middle + 0.5) / len(labels), _PICTURE_SPACE / 2), 1 - _PICTURE_SPACE / 2)
-        if label not in pictures or any(abs(place - other) < _PICTURE_SPACE for other in taken):
+        if label in taken or any(abs(place - other) < _PICTURE_SPACE for other in taken.values()):
             continue
-        taken.append(place)
+        taken[label] = place
         small = pictures[label].convert("RGB")
         small.thumbnail((2 * _SIDE, 2 * _SIDE))
         box = OffsetImage(np.asarray(small), zoom=_SIDE / max(small.size), interpolation="none")

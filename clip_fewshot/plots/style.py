@@ -6,13 +6,16 @@ and a grey printer; every series has a marker or a line style of its own besides
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import StringIO
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,7 +31,6 @@ KNOWN, NOVEL = SERIES[0], SERIES[1]
 RASTER_ABOVE = 600  # points of one figure beyond which they are drawn as pixels: SVG costs 100 bytes a point
 
 _STYLE: Any = {  # matplotlib types the keys by version
-    "font.family": "DejaVu Sans",
     "font.size": 11,
     "text.color": INK,
     "text.parse_math": False,  # a class name may hold a dollar sign
@@ -56,8 +58,26 @@ _STYLE: Any = {  # matplotlib types the keys by version
     "svg.hashsalt": "clip_fewshot",
 }
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-# Text is measured with the widest of the common fonts and drawn with the reader's own: nothing can overflow.
-_MEASURED, _DRAWN = "'DejaVu Sans'", "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+# Text of an SVG stays text. It is measured with the widest of the common fonts, and with one of the system for scripts
+# that this one lacks, but drawn with the reader's own: nothing overflows, and any script shows where the reader has a
+# font for it. Outlines of the writer's font would show everywhere, but cannot be searched and break scripts that join.
+_FAMILY, _DRAWN = "DejaVu Sans", "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+_OF_SYSTEMS = """
+    Noto Sans CJK SC; Noto Sans CJK JP; Noto Sans SC; Noto Sans JP; Noto Sans KR; Source Han Sans SC
+    WenQuanYi Micro Hei; WenQuanYi Zen Hei; PingFang SC; Hiragino Sans GB; Apple SD Gothic Neo; Microsoft YaHei; SimHei
+    Yu Gothic; Malgun Gothic; Arial Unicode MS; Noto Sans Devanagari; Noto Sans Bengali; Noto Sans Tamil; Noto Sans Thai
+    Nirmala UI; Leelawadee UI; Droid Sans Fallback; Noto Emoji; Symbola
+"""
+# A drawing on a dark page has every lightness turned round, each hue kept, and its photographs left alone. The paper
+# becomes that of the pages. Another value for every colour would leave what is drawn as pixels white, and a photograph
+# that is turned round twice is not what it was.
+_DARK = """<style>@media screen and (prefers-color-scheme: dark) {
+#patch_1, [id^="axes_"] > :not([id^="AnnotationBbox"]), [id^="AnnotationBbox"] > :not(image) {
+  filter: invert(1) hue-rotate(180deg);
+}
+path[style^="fill: #ffffff"] { fill: #e2e7ec !important; }
+}</style>
+"""
 
 
 class Drawing(Figure):
@@ -70,7 +90,10 @@ class Drawing(Figure):
             self.savefig(buffer, format="svg", metadata=_NO_METADATA)
         self.set_layout_engine("none")  # which would move what it has laid out
         drawing = buffer.getvalue()
-        return drawing[drawing.index("<svg") :].replace(_MEASURED, _DRAWN)
+        measured = ", ".join(f"'{family}'" for family in _list_families())
+        body = drawing[drawing.index("<svg") :].replace(measured, _DRAWN)
+        start = body.index(">") + 1
+        return f"{body[:start]}\n {_DARK}{body[start:].lstrip()}"
 
     def _repr_svg_(self) -> str:
         return self.to_svg()
@@ -94,8 +117,15 @@ def _own_style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw the text
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(_STYLE | {"font.family": _list_families()})
         yield
+
+
+@cache
+def _list_families() -> list[str]:
+    """The font to measure with, and those for other scripts that this machine has."""
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return [_FAMILY, *(name for name in re.split(r"\s*[;\n]\s*", _OF_SYSTEMS) if name in there)]
 
 
 def render(width: float, height: float, *paint: Callable[[Axes], None], columns: int | None = None) -> Drawing:

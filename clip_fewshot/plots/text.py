@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 _SPACES = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
@@ -24,12 +26,16 @@ def clean(value: str) -> str:
 
 
 def shorten(value: str, limit: int = 22) -> str:
-    """:func:`clean`, and cut in the middle to ``limit`` characters: names of a data set often share their start."""
+    """:func:`clean`, and cut in the middle to ``limit`` characters: names of a data set often share their start.
+
+    A Chinese, Japanese or Korean character counts as two, for it takes the room of two.
+    """
     name = unicodedata.normalize("NFC", clean(value)).strip() or "(no name)"
-    if len(name) <= limit:
+    ends = list(accumulate(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in name))
+    if ends[-1] <= limit:
         return name
     tail = (limit - 1) // 2
-    return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+    return f"{name[: bisect_right(ends, limit - 1 - tail)]}…{name[bisect_left(ends, ends[-1] - tail) + 1 :]}"
 
 
 def format_fraction(value: float | None) -> str:

@@ -7,14 +7,17 @@ text is only ever set as text. It saves ``review.json``, for :meth:`clip_fewshot
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
 from itertools import count
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
@@ -31,9 +34,11 @@ from clip_fewshot.plots.dendrogram import order_leaves
 from clip_fewshot.plots.style import SERIES
 from clip_fewshot.report.pictures import hash_source, svg_uri
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.outputs import shorten_home
 from clip_fewshot.types import FloatArray, LabelArray
 
-SHOWN = 120  # thumbnails of a group, and of the pictures in none
+SHOWN = 1000  # thumbnails of a group, and of the pictures in none: some 5 MB of photos
+DRAWN = 60  # pictures of a group on the screen before "Show all" is pressed
 SCRIPTS = ("review_state.js", "review_draw.js", "review_actions.js")
 SHORTCUTS = (
     (("j", "k"), "next, previous group"),
@@ -45,6 +50,7 @@ SHORTCUTS = (
     (("g",), "what is selected becomes a group of its own"),
     (("s",), "split the group where its tree parts"),
     (("x",), "reject what is selected; with nothing selected, the group"),
+    (("o",), "open the original of the picture"),
     (("Esc",), "select nothing"),
     (("u", "r"), "undo, redo; also Ctrl+Z, Ctrl+Shift+Z"),
     (("Ctrl+S",), "save review.json"),
@@ -61,7 +67,8 @@ class ReviewView:
         groups: largest first; those of :meth:`Store.discover`. suggestions: one per group, or None.
         found: the tree and groups of n pictures: all that are unknown, and those that joined a group.
         unknown: the n pictures, in the order of ``found``.
-        thumbnails: JPEGs by digest, of the pictures to be shown; what has none goes with its group.
+        thumbnails: JPEGs by digest, of the pictures to be shown; the others stand there by their names.
+        originals: where files lie by digest, as relative addresses from the page; what has none has no link.
     """
 
     title: str
@@ -73,6 +80,7 @@ class ReviewView:
     found: Discovery
     unknown: UnknownPictures
     thumbnails: Mapping[str, bytes]
+    originals: Mapping[str, str] = field(default_factory=dict)
 
 
 def review_view(
@@ -82,6 +90,7 @@ def review_view(
     words: Sequence[str] | None = None,
     shown: int = SHOWN,
     templates: Sequence[str] = (),
+    beside: Path | None = None,
 ) -> ReviewView:
     """Discover, suggest names and fetch thumbnails.
 
@@ -91,6 +100,7 @@ def review_view(
         words: to choose names from, see :func:`suggest_names`.
         templates: texts with one "{}" that are made of the words; empty: the usual one.
         shown: thumbnails of each group, the most typical first, and of the pictures in none.
+        beside: the folder where the page will lie, for links to the files; None for no links.
 
     Raises:
         UsageError: nothing is unknown.
@@ -98,7 +108,7 @@ def review_view(
     revision, groups = store.revision, store.discover()
     found, unknown = store.discovery_, store.grouped_
     if store.revision != revision:  # decided by another process meanwhile
-        return review_view(store, title, top, words, shown, templates)
+        return review_view(store, title, top, words, shown, templates, beside)
     loose = [unknown.pictures.digests[i] for i in np.flatnonzero(found.labels < 0)[:shown]]
     typical = [group.pictures.digests[i] for group in groups for i in group.exemplars[:shown]]
     return ReviewView(
@@ -111,7 +121,19 @@ def review_view(
         found=found,
         unknown=unknown,
         thumbnails=store.thumbnails([*typical, *loose]),
+        originals={} if beside is None else _link_originals(unknown, beside),
     )
+
+
+def _link_originals(unknown: UnknownPictures, folder: Path) -> dict[str, str]:
+    """Digest -> address of the file from ``folder``, relative: an absolute one would name the user to every reader."""
+    links = {}
+    for digest, place in zip(unknown.pictures.digests, unknown.pictures.images, strict=True):
+        if isinstance(place, Path) and place.is_absolute() and place.drive == folder.absolute().drive:
+            way = os.path.relpath(place, folder.absolute())
+            if way == shorten_home(way):
+                links[digest] = "./" + quote(Path(way).as_posix())  # so that no name is taken for a scheme
+    return links
 
 
 def suggest_group_names(
@@ -137,7 +159,6 @@ def render_review(view: ReviewView) -> str:
     return _template().render(
         view=view,
         summary=_summary(view, in_none),
-        left_out=in_none - len(record["loose"]),
         notes=sorted({said.note for said in view.suggestions if said is not None and said.note}),
         tree=_tree(view),
         shortcuts=SHORTCUTS,
@@ -151,21 +172,21 @@ def render_review(view: ReviewView) -> str:
 
 def _record(view: ReviewView) -> dict[str, Any]:
     """What the script works on; pictures are places in one list."""
-    in_a_group, (shown, _, p, answered) = view.found.labels >= 0, view.unknown
-    kept = [i for i, digest in enumerate(shown.digests) if in_a_group[i] or digest in view.thumbnails]
-    place = {shown.digests[i]: k for k, i in enumerate(kept)}
+    shown, _, p, answered = view.unknown
+    place = {digest: i for i, digest in enumerate(shown.digests)}
     in_tree, heights = _order(view.found.linkage, len(shown))
     classes: dict[str | None, int | None] = {**dict(zip(view.classes, count(), strict=False)), None: None}
     pictures = [
         {
-            "digest": shown.digests[i],
+            "digest": digest,
             "name": text.clean(shown.names[i]),
             "p": float(p[i]),
             "answered": classes[answered[i]],
             "place": int(in_tree[i]),
-            "thumbnail": b64encode(view.thumbnails.get(shown.digests[i], b"")).decode("ascii"),
+            "thumbnail": b64encode(view.thumbnails.get(digest, b"")).decode("ascii"),
+            "original": view.originals.get(digest),
         }
-        for i in kept
+        for i, digest in enumerate(shown.digests)
     ]
     return {
         "store": view.store,
@@ -174,7 +195,8 @@ def _record(view: ReviewView) -> dict[str, Any]:
         "pictures": pictures,
         "heights": [float(f"{height:.6g}") for height in heights],
         "groups": [_group(view, group, place) for group in view.groups],
-        "loose": [place[shown.digests[i]] for i in kept if not in_a_group[i]],
+        "loose": np.flatnonzero(view.found.labels < 0).tolist(),
+        "drawn": DRAWN,
     }
 
 

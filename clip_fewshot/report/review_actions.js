@@ -83,7 +83,7 @@ function choose(title, places) {
 function rename(group, name) {
   if (name === group.name) return;
   const next = renamed(state, group.id, name), said = judgedNames(next, data).get(group.id);
-  become(next, said ? hintOf(said) : `Group ${group.id} has no name and stays unknown.`);
+  become(next, said ? `Group ${group.id}: ${hintOf(said)}` : `Group ${group.id} has no name and stays unknown.`);
 }
 
 function reject(group) {
@@ -110,7 +110,13 @@ function save() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   saved = state;
-  return say("Saved. Next: python -m experiments.open_world apply STORE review.json");
+  return say("Saved. Next: clip-fewshot open-world apply STORE review.json");
+}
+
+function openOriginal(i) {
+  const { original } = data.pictures[i] ?? {};
+  if (!original) return say("Go to a picture first. Pictures that lay in no file have no original.");
+  return element("a", { href: original, target: "_blank", rel: "noopener" }).click();
 }
 
 const ACTIONS = {
@@ -118,9 +124,10 @@ const ACTIONS = {
   reject: (group) => (group ? reject(group) : put("rejected", "rejected")),
   new: () => put("new", "in a group of their own"),
   clear: () => { picked.clear(); draw(); },
-  undo: () => step(past, future, "Undo"),
-  redo: () => step(future, past, "Redo"),
+  undo: () => step(past, future, "undo", "Undone"),
+  redo: () => step(future, past, "redo", "Done again"),
   keys: () => $("#keys").showModal(),
+  all: (group, home) => { whole.add(home); draw(); $(".tile:nth-child(" + (data.drawn + 1) + ")", home).focus(); },
 };
 
 // ---- clicks and keys
@@ -132,7 +139,7 @@ document.addEventListener("click", (event) => {
   const card = target.closest("[data-group]");
   const group = card ? groupOf(state, Number(card.dataset.group)) : undefined;
   if (target.dataset.do === "word") return rename(group, target.dataset.word);
-  return ACTIONS[target.dataset.do](group);
+  return ACTIONS[target.dataset.do](group, target.parentElement);
 });
 
 document.addEventListener("change", (event) => {
@@ -171,6 +178,7 @@ function letter(key) {
   if (key === "j" || key === "k") return nextGroup(key === "j" ? 1 : -1);
   if (key === "u" || key === "r") return ACTIONS[key === "u" ? "undo" : "redo"]();
   if (key === "?") return ACTIONS.keys();
+  if (key === "o") return openOriginal($(".tile:focus")?.dataset.i ?? anchor);
   if (key === "m" && picked.size) return move();
   if (key === "g" && picked.size) return ACTIONS.new();
   if (key === "x" && picked.size) return put("rejected", "rejected");
@@ -192,7 +200,7 @@ document.addEventListener("keydown", (event) => {
   else if (typing && key === "escape") event.target.closest(".group").querySelector("h2").focus();
   else if (!typing && key === "escape") ACTIONS.clear();
   else if (event.target.matches(".tile") && /^Arrow|^Home$|^End$/.test(event.key)) arrow(event);
-  else if (!typing && !held && !event.altKey && "jkurmgxns?123456789".includes(key) && key.length === 1) letter(key);
+  else if (!typing && !held && !event.altKey && "jkurmgxnso?123456789".includes(key) && key.length === 1) letter(key);
   else return;
   event.preventDefault();
 });
@@ -208,8 +216,5 @@ addEventListener("beforeunload", (event) => {
   if (state !== saved) event.preventDefault();
 });
 
-const tree = $("#tree");
-if (tree) tree.open = matchMedia("(min-width: 40rem)").matches;
 draw();
-const begun = state.steps.length || state.rejected.length || state.groups.some(({ name }) => name);
-say(begun ? "Your last work on this page is back." : "Nothing decided yet.");
+say(past.length ? "Your last work on this page is back." : "Nothing decided yet.");

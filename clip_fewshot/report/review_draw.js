@@ -4,8 +4,10 @@ const $ = (selector, inside = document) => inside.querySelector(selector);
 const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 const data = JSON.parse($("#data").textContent);
 const DRAFT = `clip_fewshot review ${data.token}`; // a reload finds its way back; another page has another token
-const past = [], future = [], picked = new Set(), tiles = new Map(), cards = new Map();
-let state = draft() ?? firstState(data), saved = state, anchor = null, focused = null;
+const KEPT = 50; // steps that can be undone after a reload
+const { state: begun, past } = draft() ?? { state: firstState(data), past: [] };
+const future = [], picked = new Set(), whole = new Set(), tiles = new Map(), cards = new Map();
+let state = begun, saved = state, anchor = null, focused = null;
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -37,7 +39,7 @@ function draft() {
 
 function keep() {
   try {
-    localStorage.setItem(DRAFT, JSON.stringify(state));
+    localStorage.setItem(DRAFT, JSON.stringify({ state, past: past.slice(-KEPT) }));
   } catch {
     // as above, or full
   }
@@ -51,17 +53,18 @@ function say(text) {
 
 function become(next, text) {
   if (next === state) return;
-  past.push(state);
+  past.push([state, text]);
   future.length = 0;
   state = next;
   show(text);
 }
 
-function step(from, to, text) {
-  if (!from.length) return say(`Nothing to ${text.toLowerCase()}.`);
-  to.push(state);
-  state = from.pop();
-  return show(`${text}: done.`);
+function step(from, to, verb, done) {
+  if (!from.length) return say(`Nothing to ${verb}.`);
+  const [other, what] = from.pop();
+  to.push([state, what]);
+  state = other;
+  return show(`${done}: ${what}`);
 }
 
 function show(text) {
@@ -76,8 +79,9 @@ function show(text) {
 function tile(i) {
   if (!tiles.has(i)) {
     const { name, thumbnail, p, answered } = data.pictures[i];
-    const image = element("img", { alt: name, loading: "lazy", draggable: "false" });
-    image.src = `data:image/jpeg;base64,${thumbnail}`;
+    const image = thumbnail ? element("img", { alt: name, loading: "lazy", draggable: "false" })
+      : element("bdi", { class: "title" }, name);
+    if (thumbnail) image.src = `data:image/jpeg;base64,${thumbnail}`;
     const was = answered === null ? "" : data.classes[answered].shown;
     const title = `${name}\nlike ${(100 * p).toPrecision(2)} % of known pictures${was && `\nanswered: ${was}`}`;
     const made = element("button", { type: "button", class: "tile", "data-i": i, title, tabindex: "-1" }, image);
@@ -88,16 +92,18 @@ function tile(i) {
   return tiles.get(i);
 }
 
-function fill(grid, pictures) {
-  const drawn = pictures.filter((i) => data.pictures[i].thumbnail);
-  const wanted = drawn.map(tile);
+// The first of them, and all once that is asked for: thousands of tiles would make every step slow.
+function fill(home, pictures) {
+  const grid = $(".grid", home), more = $(".more", home);
+  const wanted = (whole.has(home) ? pictures : pictures.slice(0, data.drawn)).map(tile);
   if (wanted.length !== grid.children.length || wanted.some((one, k) => grid.children[k] !== one)) {
     grid.replaceChildren(...wanted);
   }
   for (const one of wanted) one.tabIndex = -1;
   const entry = wanted.find((one) => one.dataset.i === focused) ?? wanted[0];
   if (entry) entry.tabIndex = 0; // one stop per grid; arrows go on from there
-  return pictures.length - drawn.length;
+  more.hidden = wanted.length === pictures.length;
+  more.textContent = `Show all ${pictures.length.toLocaleString("en")}`;
 }
 
 function suggestions(group) {
@@ -127,7 +133,7 @@ function cardOf(group) {
   const about = { "data-group": group.id, "data-from": group.from, "aria-labelledby": `title-${group.id}` };
   const card = element("section", { class: "group", ...about });
   card.append(element("div", { class: "top" }, heading, acts), naming, element("p", { class: "hint small" }));
-  card.append(element("div", { class: "grid" }), element("p", { class: "more soft small" }));
+  card.append(element("div", { class: "grid" }), button("all", "", { class: "more" }));
   return card;
 }
 
@@ -146,9 +152,21 @@ function drawGroup(group, judged) {
   hint.textContent = said ? hintOf(said) : "";
   $("[data-do=split]", card).disabled = group.pictures.length < 2;
   $("[data-do=merge]", card).disabled = state.groups.length < 2;
-  const hidden = fill($(".grid", card), group.pictures);
-  $(".more", card).textContent = hidden ? `with ${plural(hidden, "more picture")} not shown` : "";
+  fill(card, group.pictures);
   return card;
+}
+
+// What `open_world apply` will do with the review as it is.
+function drawDecisions() {
+  const { groups, rejected } = reviewOf(state, data), told = [];
+  for (const { name, existing, pictures } of groups) {
+    const many = plural(pictures.length, "picture");
+    told.push(existing ? `The class “${name}” gets ${many} more and is trained again.` : `New class “${name}”: ${many}.`);
+  }
+  if (rejected.length) told.push(`${plural(rejected.length, "picture")} rejected: shown no more.`);
+  const decided = groups.reduce((sum, { pictures }) => sum + pictures.length, rejected.length);
+  told.push(decided ? `All else stays as it is: ${plural(data.pictures.length - decided, "picture")}.` : "Nothing yet.");
+  $("#decides ul").replaceChildren(...told.map((text) => element("li", {}, text)));
 }
 
 function hintOf({ name, existing, error, twin }) {
@@ -167,11 +185,16 @@ function draw() {
   for (const bin of $$(".bin")) {
     const pictures = state[bin.dataset.bin];
     bin.hidden = !pictures.length;
-    fill($(".grid", bin), pictures);
+    fill(bin, pictures);
     $("[data-count]", bin).textContent = plural(pictures.length, "picture");
   }
   $("#picked").hidden = !picked.size;
   $("#count").textContent = `${picked.size} selected:`;
+  const { name, original } = data.pictures[anchor] ?? {};
+  $("#original").hidden = !original || !picked.has(anchor);
+  $("#original").setAttribute("href", original ?? "");
+  $("#original").textContent = `Open ${String(name).split("/").pop()}`;
+  drawDecisions();
   $("#tally").textContent = state.groups.length ? `${judged.size} of ${plural(state.groups.length, "group")} named` : "";
   $("[data-do=undo]").disabled = !past.length;
   $("[data-do=redo]").disabled = !future.length;

@@ -172,6 +172,104 @@ def test_everything_can_be_undone_and_a_reload_finds_its_way_back(page: Path, op
     assert group(tab, 2).locator("input").input_value() == "eight"
 
 
+def test_undo_says_what_it_takes_back_and_outlives_a_reload(page: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    before = tab.evaluate("JSON.stringify(state)")
+    group(tab, 1).locator("input").fill("crab")
+    group(tab, 1).locator("[data-do=reject]").click()
+    tab.once("dialog", lambda dialog: dialog.accept())
+    tab.reload()
+    tab.locator("[data-do=undo]").click()
+    assert tab.locator("#said").inner_text() == "Undone: Group 1 rejected."
+    tab.locator("[data-do=undo]").click()
+    assert tab.locator("#said").inner_text() == "Undone: Group 1: Becomes the new class “crab”."
+    assert tab.evaluate("JSON.stringify(state)") == before
+    assert tab.locator("[data-do=undo]").is_disabled()
+
+
+def test_what_the_review_decides_is_told_before_it_is_saved(page: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    told = lambda: tab.locator("#decides li").all_inner_texts()  # noqa: E731
+    assert told() == ["Nothing yet."]
+    sizes, total = [size(tab, n) for n in range(3)], len(json.loads(tab.locator("#data").text_content())["pictures"])
+    group(tab, 0).locator("input").fill("crab")
+    group(tab, 2).locator("input").fill("five")
+    group(tab, 1).locator("[data-do=reject]").click()
+    tab.locator("#tally").click()
+    assert tab.locator("#decides").evaluate("e => e.getBoundingClientRect().bottom") < 900
+    assert told() == [
+        f"New class “crab”: {sizes[0]} pictures.",
+        f"The class “five” gets {sizes[2]} pictures more and is trained again.",
+        f"{sizes[1]} pictures rejected: shown no more.",
+        f"All else stays as it is: {total - sum(sizes)} pictures.",
+    ]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pictures_come_before_the_tree_and_all_of_them_can_be_reached(
+    filled: Path, tmp_path: Path, said: Said, opened: Callable[..., Any], width: int
+) -> None:
+    said("review", filled, "--shown", "3", "--out", tmp_path / "few.html")
+    tab = opened(tmp_path / "few.html", width)
+    assert tab.locator(".tile").first.bounding_box()["y"] < 800
+    assert tab.locator("[alt^='Merge tree']").bounding_box()["y"] > tab.locator(".tile").last.bounding_box()["y"]
+    assert group(tab, 0).locator("img").count() == 3  # the others by their names
+    assert group(tab, 0).locator(".tile bdi.title").first.inner_text().endswith(".png")
+    tab.evaluate("data.drawn = 5; draw()")
+    sizes = [size(tab, n) for n in range(3)]
+    assert group(tab, 0).locator(".tile").count() == 5
+    while tab.locator(".more:not([hidden])").count():
+        tab.locator(".more:not([hidden])").first.press("Enter")
+    assert tab.evaluate("document.activeElement.matches('.tile')")
+    assert [group(tab, n).locator(".tile").count() for n in range(3)] == sizes
+    pictures = json.loads(tab.locator("#data").text_content())["pictures"]
+    assert tab.locator(".tile").count() == len(pictures)
+
+
+def test_the_original_of_a_picture_opens(page: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    tile = group(tab, 0).locator(".tile").nth(1)
+    name = Path(tile.locator("img").get_attribute("alt")).name
+    for how in ("click", "key"):
+        with tab.context.expect_page() as other:
+            if how == "click":
+                tile.click()
+                assert tab.locator("#original").inner_text() == f"Open {name}"
+                tab.locator("#original").click()
+            else:
+                tile.focus()
+                tab.keyboard.press("o")
+        assert other.value.url.endswith(f"/strange/{name}")
+        assert other.value.evaluate("document.images[0].naturalWidth") > 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1280, "dark")])
+def test_axe_finds_nothing(page: Path, opened: Callable[..., Any], width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    tab = opened(page, width, color_scheme=scheme, bypass_csp=True)
+    group(tab, 0).locator("input").fill("crab")
+    group(tab, 1).locator("input").fill("unknown")
+    group(tab, 2).locator(".tile").first.click()
+    for dialog in ("", "#keys", "#chooser"):
+        if dialog == "#keys":
+            tab.locator("h1").click()
+            tab.keyboard.press("?")
+        elif dialog:
+            tab.keyboard.press("Escape")
+            tab.keyboard.press("m")
+        assert not dialog or tab.locator(dialog).is_visible()
+        assert [(one["id"], one["nodes"][0]["html"]) for one in axe.run(tab).response["violations"]] == []
+
+
+def test_on_paper_there_are_pictures_and_decisions_and_no_buttons(page: Path, opened: Callable[..., Any]) -> None:
+    tab = opened(page)
+    tab.emulate_media(media="print")
+    assert [b for b in tab.locator("button:not(.tile)").all() if b.is_visible()] == []
+    assert tab.locator("#decides").is_visible()
+    assert tab.locator("[alt^='Merge tree']").is_visible()
+    assert group(tab, 0).locator(".tile").first.is_visible()
+
+
 def test_names_are_checked_before_they_are_saved(page: Path, opened: Callable[..., Any], tmp_path: Path) -> None:
     tab = opened(page)
     tab.keyboard.press("Control+s")

@@ -94,7 +94,7 @@ def test_few_known_classes_say_so(mini: Backbone, pictures: KnownClasses) -> Non
     group, known = without(pictures, 0)
     few = KnownClasses(known.features[known.labels < 2], known.labels[known.labels < 2], known.names[:2])
     found = suggest_names(mini, group, few, SHAPES)
-    assert found.note.startswith('"none fits" takes 9 known classes at alpha = 0.1, and there are 2')
+    assert found.note.startswith("whether no name fits is told from 9 known classes on (alpha = 0.1), and there are 2")
     assert not found.none_fits
     assert found.p_value >= 1 / 3
     assert suggest_names(mini, group, few, SHAPES, alpha=0.4).note == ""

@@ -6,14 +6,20 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from scipy.cluster.hierarchy import dendrogram
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
+from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
@@ -22,7 +28,7 @@ from clip_fewshot import plots
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import DetCurve, det_curve
 from clip_fewshot.evaluation.reliability import ReliabilityBins
-from clip_fewshot.plots import Plot
+from clip_fewshot.plots import Plot, style
 from clip_fewshot.plots.dendrogram import lay_out_tree, order_leaves
 from clip_fewshot.plots.det import _apart, _look, equal_error_rate, find_operating_point, normal_deviates
 from clip_fewshot.plots.embedding import measure_modality_gap, project_on_plane
@@ -212,6 +218,14 @@ def test_the_tree_is_scipys() -> None:
     assert height.max() == found.linkage[-1, 2]
 
 
+def test_a_group_that_hangs_in_two_places_shows_its_picture_once() -> None:
+    tree = linkage(np.array([[0.0], [1], [10], [11], [12], [30], [31], [32]]))
+    labels = np.array([0, 0, 1, 1, 1, 0, 0, 0])
+    exemplar = Image.new("RGB", (4, 4), (200, 40, 90))
+    drawn = plots.dendrogram_plot(tree, labels, {0: exemplar, 1: exemplar}).svg
+    assert drawn.count("<image") == 2
+
+
 def test_a_chain_of_five_thousand_merges_is_drawn() -> None:
     m = 5000
     steps = np.arange(m - 1)
@@ -289,6 +303,55 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize(("colour", "least"), [*((c, 3.0) for c in SERIES), (INK, 7.0), (SOFT, 4.5), (OUTLIER, 3.0)])
 def test_colours_stand_out_from_white(colour: str, least: float) -> None:
     assert 1.05 / (luminance(colour) + 0.05) >= least
+
+
+def turned(colour: str) -> FloatArray:
+    """What ``invert(1) hue-rotate(180deg)`` of CSS makes of it, by the matrix of Filter Effects 1."""
+    lamp = np.array([0.213, 0.715, 0.072])
+    inverted = 1 - np.array(to_rgb(colour))
+    return np.clip(2 * lamp @ inverted - inverted, 0, 1)
+
+
+@pytest.mark.parametrize("colour", [*SERIES, INK, SOFT, OUTLIER])
+def test_colours_stand_out_from_a_dark_page(colour: str) -> None:
+    paper = turned("#e2e7ec")
+    assert np.abs(paper * 255 - [0x14, 0x18, 0x1D]).max() < 2  # that of the pages
+    assert (luminance(to_hex(turned(colour))) + 0.05) / (luminance(to_hex(paper)) + 0.05) >= 3
+    assert "fill: #e2e7ec" in plots.confusion_plot(np.array([[1]]), ("a",)).svg
+
+
+@pytest.fixture
+def font(tmp_path: Path) -> Iterator[None]:
+    """A font of the system that has one character, as wide as it is high."""
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "cat"])
+    builder.setupCharacterMap({ord("猫"): "cat"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "cat": TTGlyphPen(None).glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "SimHei", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "one.ttf")
+    before = [*font_manager.fontManager.ttflist]
+    font_manager.fontManager.addfont(tmp_path / "one.ttf")
+    style._list_families.cache_clear()
+    yield
+    font_manager.fontManager.ttflist = before
+    style._list_families.cache_clear()
+
+
+@pytest.mark.usefixtures("font")
+def test_other_scripts_are_measured_with_a_font_of_the_system_and_drawn_with_the_readers() -> None:
+    measured = []
+
+    def paint(axes: Axes) -> None:
+        measured.append(axes.text(0, 0, "猫" * 8, fontsize=10))
+
+    svg = style.render(4, 3, paint).to_svg()
+    assert measured[0].get_window_extent().width == pytest.approx(8 * 10, rel=0.02)
+    assert f">{'猫' * 8}</text>" in svg
+    assert "SimHei" not in svg
 
 
 @pytest.mark.parametrize(

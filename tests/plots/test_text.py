@@ -35,6 +35,18 @@ def test_ordinary_names_stay(name: str) -> None:
     assert text.shorten(name) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("猫" * 11, "猫" * 11),
+        ("猫" * 12, "猫猫猫猫猫…猫猫猫猫猫"),
+        ("ab" + "強" * 12, "ab強強強強…強強強強強"),
+    ],
+)
+def test_a_wide_character_takes_the_room_of_two(name: str, shown: str) -> None:
+    assert text.shorten(name) == shown
+
+
 def test_clean_joins_lines_and_drops_reversals() -> None:
     assert text.clean("one\r\n\ttwo\u202egpj.exe\x00\x1b[31m\udcff") == "one twogpj.exe[31m"
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from clip_fewshot.open_world.groups import build_groups
 from clip_fewshot.open_world.name_suggestions import Suggestions
 from clip_fewshot.open_world.store.review import Review
 from clip_fewshot.open_world.unknown import UnknownPictures
-from clip_fewshot.report.review import ReviewView, _order, render_review
+from clip_fewshot.report.review import ReviewView, _link_originals, _order, render_review
 from clip_fewshot.types import LabelSpace
 
 HOSTILE = '</script><script>alert(1)</script><!--\u202e"&'
@@ -113,22 +114,41 @@ def test_groups_come_with_their_pictures_the_most_typical_first(view: ReviewView
     digests = [picture["digest"] for picture in data["pictures"]]
     for group, told in zip(view.groups, data["groups"], strict=True):
         assert [digests[i] for i in told["pictures"]] == [group.pictures.digests[i] for i in group.exemplars]
-    assert [digests[i] for i in data["loose"]] == [view.unknown.pictures.digests[10]]
-    assert [picture["answered"] for picture in data["pictures"]] == [1, *(None,) * 10]  # the class "b"
-    assert "1 more picture in no group, not shown here" in render_review(view)
+    assert [digests[i] for i in data["loose"]] == [*view.unknown.pictures.digests[10:]]
+    assert [picture["answered"] for picture in data["pictures"]] == [1, *(None,) * 11]  # the class "b"
     assert data["groups"][0]["words"] == [[HOSTILE, 0.9], ["y", 0.1]]
     assert data["groups"][0]["nearest"]["place"] == 0
     assert (data["store"], data["revision"]) == ("5" * 32, 3)
 
 
-def test_what_is_not_shown_goes_with_its_group(view: ReviewView) -> None:
+def test_what_has_no_thumbnail_is_there_by_its_name(view: ReviewView) -> None:
     few = replace(
         view, thumbnails={view.unknown.pictures.digests[0]: view.thumbnails[view.unknown.pictures.digests[0]]}
     )
     data = record(render_review(few))
     assert [len(group["pictures"]) for group in data["groups"]] == [5, 5]
     assert sum(bool(picture["thumbnail"]) for picture in data["pictures"]) == 1
-    assert data["loose"] == []
+    assert len(data["loose"]) == 2
+    assert all(picture["name"].endswith(".png") for picture in data["pictures"])
+
+
+def test_originals_are_linked_from_the_page_and_no_link_names_the_user(
+    view: ReviewView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, held = tmp_path / "anna", view.unknown.pictures
+    monkeypatch.setenv("HOME", str(home))
+    beside, disk = home / "photos" / "javascript:a b#?.png", tmp_path / "disk" / "c.png"
+    places = (beside, home / "猫.png", Path("no place.png"), disk)
+    pictures = replace(held.subset(range(4)), images=places)
+    unknown = view.unknown.subset(np.arange(4))._replace(pictures=pictures)
+    assert _link_originals(unknown, home / "photos") == {
+        held.digests[0]: "./javascript%3Aa%20b%23%3F.png",
+        held.digests[1]: "./../%E7%8C%AB.png",
+        held.digests[3]: "./../../disk/c.png",
+    }
+    assert _link_originals(unknown, Path("/elsewhere")) == {held.digests[3]: f"./..{tmp_path}/disk/c.png"}
+    linked = record(render_review(replace(view, originals={held.digests[0]: "./a.png"})))["pictures"]
+    assert [picture["original"] for picture in linked] == ["./a.png", *[None] * 11]
 
 
 def test_the_page_is_the_same_for_the_same_and_another_for_another(view: ReviewView) -> None:

@@ -17,7 +17,7 @@ REVIEW_OUT = "review.html"
 @dataclass(frozen=True, kw_only=True)
 class Options(NamingOptions, OutputOptions):
     out: str | None = option(None, f"the page (default: {REVIEW_OUT})", group="output")
-    shown: int = option(120, "thumbnails of each group, and of the pictures in none", group="output")
+    shown: int = option(1000, "thumbnails of each group, and of the pictures in none", group="output")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,7 +33,9 @@ def main(options: Options) -> int:
     words = opening.read_words(options.words)
     templates = opening.open_templates(options, ())
     with open_store(options.store, options) as store:
-        view = review_view(store, options.store.resolve().name, options.names, words, options.shown, templates)
+        view = review_view(
+            store, options.store.resolve().name, options.names, words, options.shown, templates, out.parent
+        )
     write_marked(out, shorten_home(render_review(view)))
     record = {
         "page": str(out),
