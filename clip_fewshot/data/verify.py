@@ -17,6 +17,7 @@ from clip_fewshot.data.picture_files import reading
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.progress import report_steps
 
 DEFAULT_SKIPPED = 0.01  # fraction of the pictures
 CHECK_THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
@@ -36,7 +37,9 @@ def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
     """Read and decode each file once, in threads."""
     distinct = list(dict.fromkeys(paths))
     with HANDLER, ThreadPoolExecutor(CHECK_THREADS) as pool:
-        return dict(zip(distinct, pool.map(_check, distinct), strict=True))
+        return dict(
+            zip(distinct, report_steps(pool.map(_check, distinct), "read pictures", len(distinct)), strict=True)
+        )
 
 
 def _check(path: Path) -> Checked:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clip_fewshot.commands.cli.parser import parse, rename_to_flags
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.config import HIDDEN
 from clip_fewshot.errors import ClipFewShotError, ResourceError
 
@@ -57,7 +58,7 @@ def run(
     chosen = parse(options, prog, description, argv, examples)
     try:
         _check_memory()
-        with _terminable(), _never_swallowed():
+        with _terminable(), _never_swallowed(), show_progress(getattr(chosen, "quiet", False)):
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
         return code if not closed else _report(f"error: {CLOSED}", NO_RESOURCE)

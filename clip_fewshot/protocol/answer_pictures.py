@@ -1,0 +1,168 @@
+"""Answers for pictures, block by block; as rows of a file, and as a folder per answer with its pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_fewshot.conformal.shift import Shift, find_shift
+from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import NO_CLASS
+from clip_fewshot.data.parquet import PARQUET, import_pyarrow
+from clip_fewshot.errors import UsageError
+from clip_fewshot.open_world.answers import Answer
+from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.report.answer_tables import answer_rows
+from clip_fewshot.report.tables import format_csv
+from clip_fewshot.runtime.files import append_line, copy_file, make_folder, rename_file, replace_file
+from clip_fewshot.runtime.outputs import check_file
+from clip_fewshot.runtime.progress import report_steps
+
+Row = Mapping[str, Any]
+AddRows = Callable[[Sequence[Row]], None]
+OPENINGS = {".csv": b"image,answer,", ".jsonl": b'{"image": '}  # how a file of ours begins
+ANSWER_BLOCK = 256  # pictures looked at before their rows are written; a multiple of a batch, so that no number changes
+UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
+
+
+def answer_pictures(
+    world: OpenWorldClassifier, pictures: ImageDataset, top: int, together: bool, add: AddRows = lambda rows: None
+) -> tuple[list[Answer], Shift]:
+    """What ``world.predict`` answers and ``world.find_shift`` finds; nothing is remembered.
+
+    Args:
+        add: takes the rows of a file, see :func:`answer_rows`, of each block of pictures once it is looked at.
+    """
+    world.calibrate_quickly()
+    size = len(pictures) if together else ANSWER_BLOCK
+    answers, seen = list[Answer](), []
+    for start in report_steps(range(0, len(pictures), size), "answer", len(pictures), size):
+        block = pictures.subset(np.arange(start, min(start + size, len(pictures))))
+        sight = world.look(block)
+        said = world.judge(sight, top, together)
+        add(answer_rows(world, block, said))
+        answers += said
+        seen.append(sight.frozen)
+    return answers, find_shift(*world.reference_, np.concatenate(seen), world.model.seed)
+
+
+def check_answer_file(path: Path, overwrite: bool, options: Any) -> Path:
+    """``path``, if answers may be written there: nothing is, or ``overwrite``; what an interrupted run left is ours."""
+    check_file(path, overwrite, options, is_own=lambda there: False)
+    if path.suffix in OPENINGS:
+        check_file(_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
+    return path
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _is_begun(path: Path, opening: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(opening)) == opening
+
+
+@contextmanager
+def write_answers(path: Path) -> Iterator[AddRows]:
+    """A function that adds rows, all of the same columns, to a file: CSV, JSON lines or Parquet by its name.
+
+    It is there once it is whole. Until then, and after a kill, the rows so far stand in PATH.part; not those of
+    Parquet, which cannot be read before it ends.
+    """
+    if path.suffix == PARQUET:
+        with _write_parquet(path) as add:
+            yield add
+        return
+    partial, first = _partial(path), True
+    make_folder(path.parent)
+    partial.unlink(missing_ok=True)
+
+    def add(rows: Sequence[Row]) -> None:
+        nonlocal first
+        append_line(partial, (_csv_lines(rows, first) if path.suffix == ".csv" else _json_lines(rows)))
+        first = False
+
+    yield add
+    rename_file(partial, path.name)
+
+
+def _csv_lines(rows: Sequence[Row], head: bool) -> str:
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    return format_csv([list(rows[0]), *cells] if head else cells).removesuffix("\n")
+
+
+def _json_lines(rows: Sequence[Row]) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+@contextmanager
+def _write_parquet(path: Path) -> Iterator[AddRows]:
+    arrow, parquet = import_pyarrow()
+    with replace_file(path) as file:
+        writer = None
+
+        def add(rows: Sequence[Row]) -> None:
+            nonlocal writer
+            table = arrow.Table.from_pylist([dict(row) for row in rows], schema=_schema(arrow, rows[0]))
+            writer = writer or parquet.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+
+        yield add
+        if writer is not None:
+            writer.close()
+
+
+def _schema(arrow: Any, row: Row) -> Any:
+    """Numbers where a column has them: its values may all be missing."""
+    numbers = ("p_value", "score", "doubt", "probability_")
+    return arrow.schema([(name, arrow.float64() if name.startswith(numbers) else arrow.string()) for name in row])
+
+
+def check_sortable(pictures: ImageDataset) -> None:
+    """Refuse pictures of which some are in no file.
+
+    Raises:
+        UsageError: there is nothing to copy.
+    """
+    if not all(isinstance(image, Path) for image in pictures.images):
+        fix = "save them as files"
+        raise UsageError(expected="pictures in files", got="pictures in memory", fix=fix, where=pictures.name)
+
+
+def sort_pictures(folder: Path, pictures: ImageDataset, answers: Iterable[Answer], links: bool = False) -> None:
+    """Copy each picture, or link to it, into a folder of ``folder`` that is called like its answer.
+
+    The pictures stay where they are, so that to remove ``folder`` is to undo it. Where two are called the same, a
+    number stands behind the later one.
+
+    Raises:
+        UsageError: as of :func:`check_sortable`.
+        ResourceError: a copy cannot be written.
+    """
+    check_sortable(pictures)
+    taken: set[str] = set()
+    homes: dict[str | None, Path] = {None: folder / NO_CLASS}
+    for image, answer in zip(pictures.images, answers, strict=True):
+        label = answer.label
+        if label not in homes:
+            fitting = UNFIT.sub("_", str(label)).strip(". ") or "_"
+            homes[label] = _new_place({str(home).casefold() for home in homes.values()}, folder / fitting)
+        target = _new_place(taken, homes[label] / Path(image).name)
+        taken.add(str(target).casefold())
+        copy_file(Path(image), target, links)
+
+
+def _new_place(taken: set[str], place: Path) -> Path:
+    """``place``, or the first of ``place`` (2), (3) and so on that is not taken, in the eyes of any system."""
+    wanted, n = place, 1
+    while str(place).casefold() in taken:
+        n += 1
+        place = wanted.with_name(f"{wanted.stem} ({n}){wanted.suffix}")
+    return place
