@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.answering import AnsweringOptions, answer
-from clip_fewshot.commands.cli.shared_options import parse_svg
+from clip_fewshot.commands.cli.shared_options import SavedModelOptions, parse_svg
 from clip_fewshot.config import option
 
 DESCRIPTION = (
@@ -38,6 +38,5 @@ class Options(AnsweringOptions, ModelOptions):
 
 def main(options: Options) -> int:
     grid = options.grid and opening.choose_file(options, options.grid)
-    return answer(
-        options, lambda: opening.open_saved(options.saved, options.model, options.device, options.trust), grid
-    )
+    where = options.model, options.device, options.trust
+    return answer(options, lambda: opening.open_saved(options.saved, *where), grid)
