@@ -39,7 +39,7 @@ def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: S
             *([_list_possible(answer.possible)] if answer.possible is not None else []),
             *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
-        for i, answer in sorted(enumerate(answers), key=lambda one: -doubts[one[0]])
+        for i, answer in sorted(enumerate(answers), key=lambda one: (-doubts[one[0]], one[1].top[0][1]))
     ]
     return f"{answer_summary(answers)}; the most doubtful first\n\n{tables.format_plain([head, *rows])}"
 

@@ -6,20 +6,19 @@ A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook, wh
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from clip_fewshot.types import Progress
-
 T = TypeVar("T")
+Shown = Callable[[str, int, int], None]  # stage, done, total
 NOTEBOOK, NOTEBOOK_DELAY = "ipykernel", 2  # the module that runs one; seconds without a bar
-_listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
+_listener: ContextVar[Shown | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def watch_steps(listener: Progress) -> Iterator[None]:
+def watch_steps(listener: Shown) -> Iterator[None]:
     """Call ``listener`` (stage, done, total) of every loop inside the block; a loop that ends is done in full."""
     token = _listener.set(listener)
     try:

@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
+from clip_fewshot.runtime.progress import Shown as Shown
 from clip_fewshot.runtime.progress import watch_steps
-from clip_fewshot.types import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     Bar = tqdm[NoReturn]  # the type of one that wraps no iterable
 
 FIRST_LINE, NEXT_LINE = 5.0, 30.0  # seconds until the first line, and between two
-TICK = 1.0  # seconds between two drawings of a bar whose stage does not move
+FIRST_BAR, TICK = 2.0, 1.0  # seconds until one that says "at work", and between two drawings of one that does not move
 AT_WORK = "at work"
 
 
 @contextmanager
-def show_progress(quiet: bool = False) -> Iterator[Progress]:
+def show_progress(quiet: bool = False) -> Iterator[Shown]:
     """A callback (stage, done, total) that draws or prints; loops inside the library are shown below it.
 
     Inside another one its stages are shown in that one's place: every command has one around all it does.
@@ -70,7 +70,9 @@ _screen: ContextVar[_Screen | None] = ContextVar("screen", default=None)
 class _Quiet:
     """Nowhere."""
 
-    show_stage = show_loop = staticmethod(ignore_progress)
+    def show_stage(self, stage: str, done: int, total: int, /) -> None: ...
+
+    def show_loop(self, stage: str, done: int, total: int, /) -> None: ...
 
     def end_stages(self) -> None: ...
 
@@ -134,7 +136,7 @@ class _Bars:
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self._tqdm, self._lock, self._stderr = tqdm, RLock(), sys.stderr
+        self._began, self._tqdm, self._lock, self._stderr = time.time(), tqdm, RLock(), sys.stderr
         tqdm.set_lock(self._lock)  # its own works across processes: it starts a helper, which complains when killed
         self._stages: dict[str, Bar] = {}
         self._loops: dict[str, Bar] = {}
@@ -178,13 +180,14 @@ class _Bars:
                     bar.close()
 
     def tell(self, over: Event) -> None:
-        seconds = FIRST_LINE
+        seconds = FIRST_BAR
         while not over.wait(seconds):
             seconds = TICK
             with self._lock, suppress(OSError):
                 bars = [bar for bar in (*self._stages.values(), *self._loops.values()) if not bar.disable]
                 if not bars:
-                    self._loops[AT_WORK] = self._open(AT_WORK, leave=False, bar_format="{desc} [{elapsed}]")
+                    waiting = self._open(AT_WORK, leave=False, bar_format="{desc} [{elapsed}]")
+                    waiting.start_t, self._loops[AT_WORK] = self._began, waiting
                 for bar in bars:
                     bar.refresh()
 
