@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ def answer_pictures(
 def check_answer_file(path: Path, overwrite: bool, options: Any) -> Path:
     """``path``, if answers may be written there: nothing is, or ``overwrite``; what an interrupted run left is ours."""
     check_file(path, overwrite, options, is_own=lambda there: False)
-    if path.suffix in OPENINGS:
+    if path.suffix == PARQUET:
+        import_pyarrow()
+    else:
         check_file(_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
     return path
 
@@ -76,18 +78,20 @@ def write_answers(path: Path) -> Iterator[AddRows]:
     It is there once it is whole. Until then, and after a kill, the rows so far stand in PATH.part; not those of
     Parquet, which cannot be read before it ends.
     """
-    if path.suffix == PARQUET:
-        with _write_parquet(path) as add:
-            yield add
-        return
-    partial, first = _partial(path), True
+    with (_write_parquet if path.suffix == PARQUET else _write_lines)(path) as add:
+        yield add
+
+
+@contextmanager
+def _write_lines(path: Path) -> Iterator[AddRows]:
+    partial, is_table, began = _partial(path), path.suffix == ".csv", False
     make_folder(path.parent)
     partial.unlink(missing_ok=True)
 
     def add(rows: Sequence[Row]) -> None:
-        nonlocal first
-        append_line(partial, (_csv_lines(rows, first) if path.suffix == ".csv" else _json_lines(rows)))
-        first = False
+        nonlocal began
+        append_line(partial, _csv_lines(rows, head=not began) if is_table else _json_lines(rows))
+        began = True
 
     yield add
     rename_file(partial, path.name)
@@ -125,38 +129,37 @@ def _schema(arrow: Any, row: Row) -> Any:
     return arrow.schema([(name, arrow.float64() if name.startswith(numbers) else arrow.string()) for name in row])
 
 
-def check_sortable(pictures: ImageDataset) -> None:
-    """Refuse pictures of which some are in no file.
+def list_files(pictures: ImageDataset) -> list[Path]:
+    """The file of each picture.
 
     Raises:
-        UsageError: there is nothing to copy.
+        UsageError: some are in none.
     """
-    if not all(isinstance(image, Path) for image in pictures.images):
+    files = [image for image in pictures.images if isinstance(image, Path)]
+    if len(files) < len(pictures):
         fix = "save them as files"
         raise UsageError(expected="pictures in files", got="pictures in memory", fix=fix, where=pictures.name)
+    return files
 
 
-def sort_pictures(folder: Path, pictures: ImageDataset, answers: Iterable[Answer], links: bool = False) -> None:
+def sort_pictures(folder: Path, files: Sequence[Path], answers: Sequence[Answer], links: bool = False) -> None:
     """Copy each picture, or link to it, into a folder of ``folder`` that is called like its answer.
 
     The pictures stay where they are, so that to remove ``folder`` is to undo it. Where two are called the same, a
     number stands behind the later one.
 
     Raises:
-        UsageError: as of :func:`check_sortable`.
         ResourceError: a copy cannot be written.
     """
-    check_sortable(pictures)
-    taken: set[str] = set()
     homes: dict[str | None, Path] = {None: folder / NO_CLASS}
-    for image, answer in zip(pictures.images, answers, strict=True):
-        label = answer.label
-        if label not in homes:
-            fitting = UNFIT.sub("_", str(label)).strip(". ") or "_"
-            homes[label] = _new_place({str(home).casefold() for home in homes.values()}, folder / fitting)
-        target = _new_place(taken, homes[label] / Path(image).name)
+    taken: set[str] = set()
+    for file, answer in zip(report_steps(files, "sort", len(files)), answers, strict=True):
+        if answer.label is not None and answer.label not in homes:
+            fitting = UNFIT.sub("_", answer.label).strip(". ") or "_"
+            homes[answer.label] = _new_place({str(home).casefold() for home in homes.values()}, folder / fitting)
+        target = _new_place(taken, homes[answer.label] / file.name)
         taken.add(str(target).casefold())
-        copy_file(Path(image), target, links)
+        copy_file(file, target, links)
 
 
 def _new_place(taken: set[str], place: Path) -> Path:

@@ -114,7 +114,7 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
 
 def copy_file(source: Path, target: Path, link: bool = False) -> None:
     """Copy a regular file with its time, or link to it, where nothing is yet."""
-    with _explained(target, source.stat().st_size):
+    with _explained(target, 0):
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
             target.symlink_to(os.path.realpath(source))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.protocol import answer_pictures as steps
 from tests.commands.conftest import KNOWN, PER_CLASS, SHOTS, Command, one_line
 
 
@@ -49,6 +50,17 @@ def test_the_summary_comes_first_and_then_a_line_per_picture(command: Command, w
     for line, answer in [(line, by_name[line.split()[0]]) for line in lines]:
         assert len(line.split()) == 3 + max(1, len(answer["possible"])) + 2 * len(KNOWN)  # no more than there are
         assert ", ".join(answer["possible"]) in line
+
+
+def test_blocks_answer_as_one_call_does(world: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, model = cf.read_dataset(photos), cf.OpenWorldClassifier.load(world)
+    wanted = model.predict(pictures, top=2)
+    monkeypatch.setattr(steps, "ANSWER_BLOCK", 64)
+    told: list[int] = []
+    answers, shift = steps.answer_pictures(model, pictures, 2, False, lambda rows: told.append(len(rows)))
+    assert answers == list(wanted)
+    assert shift == model.find_shift()
+    assert told == [64, len(pictures) - 64]
 
 
 def test_the_most_doubtful_answers_come_first(command: Command, world: Path, photos: Path) -> None:

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.protocol import answer_pictures as steps
-from tests.commands.conftest import mini, photos, split, world  # noqa: F401
-
-
-def test_blocks_answer_as_one_call_does(
-    world: Path,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
-) -> None:
-    pictures, model = cf.read_dataset(photos), cf.OpenWorldClassifier.load(world)
-    wanted = model.predict(pictures, top=2)
-    monkeypatch.setattr(steps, "ANSWER_BLOCK", 64)
-    told: list[int] = []
-    answers, shift = steps.answer_pictures(model, pictures, 2, False, lambda rows: told.append(len(rows)))
-    assert answers == list(wanted)
-    assert shift == model.find_shift()
-    assert told == [64, len(pictures) - 64]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -71,12 +54,7 @@ def test_names_of_classes_make_no_path(tmp_path: Path) -> None:
     sources = [tmp_path / f"{i}.png" for i in range(len(names))]
     for i, source in enumerate(sources):
         source.write_bytes(bytes([i]))
-    space = cf.LabelSpace(("x",))
-    n = len(names)
-    pictures = cf.ImageDataset(
-        "p", tuple(sources), tuple(map(str, sources)), np.zeros(n, np.int64), space, None, ("",) * n, ("",) * n
-    )
     said = [Answer(name, 1.0, 0.0, ((name, 1.0),)) for name in names]
-    steps.sort_pictures(tmp_path / "out", pictures, said)
+    steps.sort_pictures(tmp_path / "out", sources, said)
     found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*")}
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}

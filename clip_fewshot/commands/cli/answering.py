@@ -75,8 +75,7 @@ def answer(
     out = None if options.out is None else steps.check_answer_file(Path(options.out), options.overwrite, options)
     folder = None if options.sort_into is None else check_new_folder(options.sort_into, options)
     pictures = opening.open_pictures(options.pictures)
-    if folder is not None:
-        steps.check_sortable(pictures)
+    files = steps.list_files(pictures) if folder is not None else []
     world = open_world()
     opening.warn_if_blind(world)
     with nullcontext(lambda rows: None) if out is None else steps.write_answers(out) as add:
@@ -84,7 +83,7 @@ def answer(
     if drawing is not None:
         write_marked(drawing, answers_grid(pictures, answers))
     if folder is not None:
-        steps.sort_pictures(folder, pictures, answers, options.links)
+        steps.sort_pictures(folder, files, answers, options.links)
     opening.warn(describe_shift(shift))
     record = answers_record(world, pictures, answers) | {"shift": shift.to_json()}
     print(json.dumps(record, indent=1) if options.json else answers_table(world, pictures, answers))
