@@ -12,7 +12,7 @@ from typing import NamedTuple
 from clip_fewshot.data.decode import decoding
 from clip_fewshot.data.decoder_warnings import HANDLER
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.names import escape, list_first, number
 from clip_fewshot.data.picture_files import reading
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
@@ -128,7 +128,10 @@ def list_decisions(checked: Mapping[Path, Checked]) -> list[str]:
     for path, result in checked.items():
         for note in result.notes:
             by_note[note].append(path)
-    return [f"{note}: {len(paths)} pictures, the first {escape(paths[0])}" for note, paths in sorted(by_note.items())]
+    return [
+        f"{note}: {number(len(paths), 'picture')}, the first {escape(paths[0])}"
+        for note, paths in sorted(by_note.items())
+    ]
 
 
 def check_listing(
