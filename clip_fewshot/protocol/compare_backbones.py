@@ -169,7 +169,8 @@ def describe_data(seen: dict[str, Any]) -> str:
     rows = [[name, str(count)] for name, count in counts.items()]
     parts = [f"{n:,} skipped: {reason}" for reason, n in seen["skipped"].items()]
     parts += [f"{n:,} of the source's {part} part" for part, n in seen["partition"].items() if part]
-    first = f"{seen['name']}: {number(seen['images'], 'picture')} of {number(len(counts), 'class', 'classes')}, {extent} pixels"
+    pictures, classes = number(seen["images"], "picture"), number(len(counts), "class", "classes")
+    first = f"{seen['name']}: {pictures} of {classes}, {extent} pixels"
     return "\n".join(["; ".join([first, *parts]), tables.format_plain([["class", "pictures"], *rows])])
 
 
