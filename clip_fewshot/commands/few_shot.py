@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line, describe_program
+from clip_fewshot.commands.cli.shared_options import quiet_option
 from clip_fewshot.config import FewShotConfig, option
 
 DESCRIPTION = "Search, refit, test, reject the unknown and group it; write results.json, report.html and a model."
@@ -21,6 +22,7 @@ EXAMPLES = ("--trials 50", "photos/ --approaches tip-adapter,mlp --unseen 3 --de
 @dataclass(frozen=True)
 class Options(FewShotConfig):
     json: bool = option(False, "print JSON on standard output", group="output")
+    quiet: bool = quiet_option()
 
 
 def main(options: Options) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.shared_options import quiet_option
 from clip_fewshot.contrastive.jobs import Pretraining
 
 DESCRIPTION = (
@@ -20,7 +21,7 @@ EXAMPLES = ("pairs/ --model ViT-B/32 --out runs/scratch", "shards/ --chunk 256 -
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Pretraining):
-    pass
+    quiet: bool = quiet_option()
 
 
 def main(options: Options) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import TunedModelOptions
 from clip_fewshot.config import TextOptions, option
+from clip_fewshot.data.names import number
 
 DESCRIPTION = (
     "Zero-shot accuracy on a set of pictures, or with --image the most probable of its classes for one picture."
@@ -60,9 +61,9 @@ def summary(found: dict[str, Any]) -> str:
         for name, row in found["classes"].items()
     ]
     result, prompts = found["accuracy"], len(found["templates"])
-    how = f"{found['model']}, {prompts} prompt{'s' if prompts > 1 else ''} per class"
+    how = f"{found['model']}, {number(prompts, 'prompt')} per class"
     accuracy, macro_f1 = tables.estimate(result["mean"], result["ci95"]), tables.format_fraction(found["macro_f1"])
-    first = f"{found['data']}: {result['n_test']:,} pictures of {len(rows)} classes, {how}"
+    first = f"{found['data']}: {number(result['n_test'], 'picture')} of {number(len(rows), 'class', 'classes')}, {how}"
     sure = ", ".join(f"{name} {tables.estimate_of(found[key])}" for key, name in FIGURES.items())
     return "\n".join([first, f"accuracy {accuracy}, macro-F1 {macro_f1}", sure, "", tables.format_plain([head, *rows])])
 

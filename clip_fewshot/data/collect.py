@@ -17,7 +17,7 @@ from clip_fewshot.data.decode import upright_rgb
 from clip_fewshot.data.folder import Tree, list_passed, walk
 from clip_fewshot.data.given import IndexedRows, unpack_images
 from clip_fewshot.data.image import pixel_digest
-from clip_fewshot.data.names import escape, list_first, refuse_names
+from clip_fewshot.data.names import escape, list_first, number, refuse_names
 from clip_fewshot.data.picture_files import read_regular
 from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.verify import check_pictures, list_decisions
@@ -167,7 +167,7 @@ def list_warnings(pictures: ImageDataset) -> list[str]:
     first = {skipped.reason: skipped for skipped in reversed(pictures.skipped)}
     reasons = Counter(skipped.reason for skipped in pictures.skipped)
     unread = [
-        f"{n} unreadable pictures: {reason}, the first: {first[reason].path} ({first[reason].detail})"
+        f"{number(n, 'unreadable picture')}: {reason}, the first: {first[reason].path} ({first[reason].detail})"
         for reason, n in sorted(reasons.items())
     ]
     return [*pictures.warnings, *unread]

@@ -82,6 +82,11 @@ def to_unicode(name: str | Path) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
+def number(n: int, noun: str, plural: str | None = None) -> str:
+    """1 picture, 1,797 pictures."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def sort_key(name: str | Path) -> bytes:
     """Sort key that does not depend on locale, platform or the order in which a folder is listed."""
     return str(name).encode("utf-8", "surrogatepass")

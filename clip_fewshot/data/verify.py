@@ -12,11 +12,12 @@ from typing import NamedTuple
 from clip_fewshot.data.decode import decoding
 from clip_fewshot.data.decoder_warnings import HANDLER
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, list_first
+from clip_fewshot.data.names import escape, list_first, number
 from clip_fewshot.data.picture_files import reading
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.progress import report_steps
 
 DEFAULT_SKIPPED = 0.01  # fraction of the pictures
 CHECK_THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
@@ -36,7 +37,9 @@ def check_pictures(paths: Iterable[Path]) -> dict[Path, Checked]:
     """Read and decode each file once, in threads."""
     distinct = list(dict.fromkeys(paths))
     with HANDLER, ThreadPoolExecutor(CHECK_THREADS) as pool:
-        return dict(zip(distinct, pool.map(_check, distinct), strict=True))
+        return dict(
+            zip(distinct, report_steps(pool.map(_check, distinct), "read pictures", len(distinct)), strict=True)
+        )
 
 
 def _check(path: Path) -> Checked:
@@ -125,7 +128,10 @@ def list_decisions(checked: Mapping[Path, Checked]) -> list[str]:
     for path, result in checked.items():
         for note in result.notes:
             by_note[note].append(path)
-    return [f"{note}: {len(paths)} pictures, the first {escape(paths[0])}" for note, paths in sorted(by_note.items())]
+    return [
+        f"{note}: {number(len(paths), 'picture')}, the first {escape(paths[0])}"
+        for note, paths in sorted(by_note.items())
+    ]
 
 
 def check_listing(

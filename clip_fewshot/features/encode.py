@@ -18,10 +18,12 @@ from clip_fewshot.features.prefix import Prefix, run_suffixes
 from clip_fewshot.features.stored_prefix import Inputs, run_cached_prefix
 from clip_fewshot.runtime.arrays import as_texts
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.types import FeatureSet, FloatArray
 
 ENCODE_BATCH = 32  # 8 to 32 embed equally fast on CPUs; larger batches lose to page faults of fresh outputs
 TEXT_BATCH = 16
+PICTURES_STAGE = "encode pictures"
 STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the smallest that loses no speed wastes least
 
 
@@ -63,6 +65,7 @@ def image_prefix(
         # On shelves of its own: what one training asked for must not change the numbers of another.
         about=_about(backbone, "visual") | describe_preparation() | ({} if half else {"single": True}),
         device=backbone.device,
+        stage=PICTURES_STAGE,
     )
     with backbone.autocast():
         return run_cached_prefix(backbone.visual, inputs, cuts, memory, half)
@@ -79,6 +82,7 @@ def text_prefix(backbone: Backbone, texts: Sequence[str], cuts: Sequence[int], t
         views=1,
         about=_about(backbone, "text") | {"length": tokens.shape[1]},
         device=backbone.device,
+        stage="encode texts",
     )
     with backbone.autocast():
         return run_cached_prefix(backbone.text, inputs, cuts)
@@ -98,8 +102,9 @@ def image_features(
     """Features (n, d) of all pictures under each tuned suffix, in one pass through the frozen layers."""
     if len(images) == 0:
         return [torch.empty(0, backbone.visual.out_features).numpy() for _ in suffixes]
+    batches = report_steps(image_batches(backbone, images), PICTURES_STAGE, len(images), ENCODE_BATCH)
     with backbone.autocast():
-        return [f.numpy() for f in run_suffixes(backbone.visual, image_batches(backbone, images), suffixes)]
+        return [f.numpy() for f in run_suffixes(backbone.visual, batches, suffixes)]
 
 
 def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:

@@ -30,6 +30,7 @@ from clip_fewshot.features.prefix import (
     stored_cuts,
 )
 from clip_fewshot.runtime.environment import usable_memory
+from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.runtime.row_cache import Batch, CachedRows, RowCache, RowFile
 from clip_fewshot.types import IndexArray
 
@@ -52,6 +53,7 @@ class Inputs:
         views: of each input.
         about: what else decides the states: weights, preprocessing, precision.
         device: where they are computed.
+        stage: what a progress bar says of them.
     """
 
     keys: Sequence[str]
@@ -61,6 +63,7 @@ class Inputs:
     views: int
     about: Mapping[str, Any]
     device: torch.device
+    stage: str = "encode"
 
 
 def run_cached_prefix(
@@ -109,7 +112,8 @@ def _computed(
     """All views of the inputs of which some view is missing, batch by batch."""
     items = np.unique(missing // inputs.views)
     starts = range(0, len(items), inputs.batch)
-    for start, batch in zip(starts, inputs.batches(items), strict=True):
+    batches = report_steps(inputs.batches(items), inputs.stage, len(items), inputs.batch)
+    for start, batch in zip(starts, batches, strict=True):
         passed = freeze(tower, _padded(inputs, batch), cuts, half)
         if half and any(stored.tokens.dtype != HALF for stored in passed.cuts.values()):
             raise _BeyondHalfError

@@ -59,6 +59,19 @@ class Answer(NamedTuple):
             row |= {f"class_{place}": name, f"probability_{place}": probability}
         return row if self.possible is None else row | {"possible": "; ".join(self.possible)}
 
+    def measure_doubt(self, alpha: float) -> float:
+        """How near another answer is, in [0, 1]: the greater of what the class lacks to certainty and ``alpha`` / p.
+
+        Of "unknown" p / ``alpha``. We rejected p itself: it is as often low as high, whatever is known of a picture.
+
+        Args:
+            alpha: of the model; 0 for one without a detector.
+        """
+        if self.label is None:
+            return min(self.p_value / alpha, 1.0)
+        strange = alpha / self.p_value if self.known_by == BY_PICTURES else 0.0
+        return max(1 - self.top[0][1], min(strange, 1.0))
+
 
 class Answers(ResultRows[Answer]):
     """Answers beside their pictures: a list, a DataFrame by ``to_frame()``, and in a notebook the pictures.

@@ -86,7 +86,7 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
         """
         world = cls(model, alpha=alpha)
         world._begin(rejector, KnownPictures(*reference, pictures, losses))
-        world._calibrate_quickly(unlabelled)
+        world.calibrate_quickly(unlabelled)
         return world
 
     def fit(
@@ -115,7 +115,7 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
         for sentence in explain_alpha(self.alpha, rejector.n_calibration):
             warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         self._begin(rejector, KnownPictures(frozen, data.labels, support))
-        self._calibrate_quickly(data.unlabelled)
+        self.calibrate_quickly(data.unlabelled)
         return self
 
     def predict(self, images: Images, top: int = 5, together: bool = False) -> Answers:
@@ -128,7 +128,7 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
                 pictures show more are found, see :class:`clip_fewshot.conformal.schemes.Together`.
         """
         pictures = collect_images(images, purpose="predict")
-        self._calibrate_quickly()
+        self.calibrate_quickly()
         sight = self.look(pictures)
         answers = self.judge(sight, top, together)
         found = select_unknown(pictures, sight.frozen, answers)
@@ -196,7 +196,8 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
             raise UsageError(expected=expected, got=str(len(losses)), fix=fix, where="calibrate_sets")
         self.known_ = replace(known, losses=losses)
 
-    def _calibrate_quickly(self, unlabelled: Unlabelled | None = None) -> None:
+    def calibrate_quickly(self, unlabelled: Unlabelled | None = None) -> None:
+        """The same where it takes no time."""
         there = len(self.known_.labels) and (unlabelled is not None or self.model.model_.unlabelled is None)
         if self.known_.losses is None and there and self._extender().is_quick:
             self.calibrate_sets(unlabelled=unlabelled)

@@ -13,6 +13,7 @@ from clip_fewshot.backbones.clip import check_name, load_backbone
 from clip_fewshot.backbones.download import OFFICIAL
 from clip_fewshot.data.builtin import raw_pixels
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.sampling import draw_support, split_open_world
 from clip_fewshot.errors import ClipFewShotError
 from clip_fewshot.evaluation.metrics import macro_f1
@@ -168,7 +169,8 @@ def describe_data(seen: dict[str, Any]) -> str:
     rows = [[name, str(count)] for name, count in counts.items()]
     parts = [f"{n:,} skipped: {reason}" for reason, n in seen["skipped"].items()]
     parts += [f"{n:,} of the source's {part} part" for part, n in seen["partition"].items() if part]
-    first = f"{seen['name']}: {seen['images']:,} pictures of {len(counts)} classes, {extent} pixels"
+    pictures, classes = number(seen["images"], "picture"), number(len(counts), "class", "classes")
+    first = f"{seen['name']}: {pictures} of {classes}, {extent} pixels"
     return "\n".join(["; ".join([first, *parts]), tables.format_plain([["class", "pictures"], *rows])])
 
 

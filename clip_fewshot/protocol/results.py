@@ -11,6 +11,7 @@ import numpy as np
 
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery.undecided import Regrouped
 from clip_fewshot.evaluation import clustering, metrics
@@ -267,7 +268,9 @@ class Run:
     def _warnings(self) -> list[str]:
         probes = [fit.support.probe.note_ for fit in self.outcome.fits]
         reasons = Counter(skipped.reason for skipped in self.dataset.skipped)
-        unread = [f"{n} pictures skipped as {reason}; results.json names them" for reason, n in reasons.items()]
+        unread = [
+            f"{number(n, 'picture')} skipped as {reason}; results.json names them" for reason, n in reasons.items()
+        ]
         told = {*unread, *self.dataset.warnings, *self.split.warnings, *(f"frozen probe: {n}" for n in probes if n)}
         return sorted({*told, *self.notes, *self._fewer_neighbours()})
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import NO_CLASS, escape, number, to_unicode
 from clip_fewshot.open_world.answers import BY_NAME, Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.report.grid import GridCell, picture_grid
 
 SHOWN_POSSIBLE = 3
+SHOWN_CLASSES = 10
 
 
 def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> str:
-    """One line per picture: answer, share of known pictures that look as strange (p), classes, most probable first.
+    """How often each answer, then the most doubtful one first.
+
+    One line per picture: answer, share of known pictures that look as strange (p), classes, most probable first.
 
     First those that cannot be ruled out, where that is known, then the most probable ones, ruled out or not.
 
@@ -25,17 +30,43 @@ def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: S
     places = range(len(answers[0].top))
     sets = ["not ruled out"] if answers[0].possible is not None else []
     head = ["image", "answer", "p", *sets, *(f"top {place + 1}" for place in places)]
+    doubts = measure_doubts(world, answers)
     rows = [
         [
-            name,
+            pictures.names[i],
             f"{answer.label} (name only)" if answer.known_by == BY_NAME else answer.label or "unknown",
             "-" if world.rejector_ is None else tables.format_fraction(answer.p_value),
             *([_list_possible(answer.possible)] if answer.possible is not None else []),
             *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
-        for name, answer in zip(pictures.names, answers, strict=True)
+        for i, answer in sorted(enumerate(answers), key=lambda one: (-doubts[one[0]], one[1].top[0][1]))
     ]
-    return tables.format_plain([head, *rows])
+    return f"{answer_summary(answers)}; the most doubtful first\n\n{tables.format_plain([head, *rows])}"
+
+
+def answer_summary(answers: Sequence[Answer]) -> str:
+    """53 pictures: 37 dog, 12 horse, 4 unknown."""
+    often = Counter(answer.label for answer in answers)
+    unknown = often.pop(None, 0)
+    ranked = sorted(often.items(), key=lambda one: (-one[1], one[0]))
+    parts = [f"{n:,} {name}" for name, n in ranked[:SHOWN_CLASSES]]
+    if more := ranked[SHOWN_CLASSES:]:
+        parts.append(f"{sum(n for _, n in more):,} of {number(len(more), 'other class', 'other classes')}")
+    parts += [f"{unknown:,} {NO_CLASS}"] if unknown else []
+    return f"{number(len(answers), 'picture')}: {', '.join(map(escape, parts))}"
+
+
+def measure_doubts(world: OpenWorldClassifier, answers: Sequence[Answer]) -> list[float]:
+    """See :meth:`Answer.measure_doubt`."""
+    alpha = 0.0 if world.rejector_ is None else world.alpha_
+    return [answer.measure_doubt(alpha) for answer in answers]
+
+
+def answer_rows(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Rows of a file: picture, its :meth:`Answer.to_row` and doubt; p and score are None without a detector."""
+    blind: dict[str, Any] = {"p_value": None, "score": None} if world.rejector_ is None else {}
+    parts = zip(pictures.names, answers, measure_doubts(world, answers), strict=True)
+    return [{"image": to_unicode(name), **answer.to_row(), **blind, "doubt": doubt} for name, answer, doubt in parts]
 
 
 def _list_possible(names: Sequence[str]) -> str:

@@ -112,6 +112,19 @@ def replace_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
 
 
+def copy_file(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a regular file with its time, or link to it, where nothing is yet."""
+    with _explained(target, 0):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            target.symlink_to(os.path.realpath(source))
+            return
+        with open_regular(source) as old, target.open("xb") as new:
+            shutil.copyfileobj(old, new)
+            times = os.fstat(old.fileno())
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 @contextmanager
 def open_resumable(path: Path) -> Iterator[BinaryIO]:
     """Open ``path``'s partial file, at its end, for this process alone; without an exception it becomes ``path``.

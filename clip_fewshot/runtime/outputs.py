@@ -90,6 +90,16 @@ def check_folder(
     return folder
 
 
+def check_new_folder(folder: Path, options: Any = None) -> Path:
+    """``folder``, if nothing is there, or a folder without anything in it; ``options`` and errors as above."""
+    there = _is_there(folder)
+    check_apart(folder, options, inside=True)
+    with _reported(folder):
+        if there and (not folder.is_dir() or folder.is_symlink() or any(folder.iterdir())):
+            raise _refusal(folder, "a new or empty folder", "one that is in use", "")
+    return folder
+
+
 def mark_folder(folder: Path, kind: FolderKind) -> None:
     """Write into ``folder`` that it is ours, before anything else of ours."""
     if read_object(folder / FOLDER_MARK).get("kind") != kind.name:

@@ -8,11 +8,15 @@ import os
 import shutil
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
+from clip_fewshot.commands.cli.parser import flat_fields
+from clip_fewshot.commands.cli.progress import describe_seconds, show_progress
+from clip_fewshot.runtime.progress import report_steps
 from tests.cli.command import call, drop_progress, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
 
@@ -61,6 +65,51 @@ def test_a_pipe_gets_a_line_when_a_command_takes_long(
     capsys.readouterr()
     time.sleep(0.05)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_the_loops_of_the_library_and_that_something_is_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen, answers = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(sys, "stdout", answers)
+    for name in ("FIRST_BAR", "TICK"):
+        monkeypatch.setattr(f"clip_fewshot.commands.cli.progress.{name}", 0.01)
+    with show_progress():
+        while "at work [00:0" not in screen.getvalue():
+            time.sleep(0.001)
+        for _ in report_steps(range(4), "read pictures", 64, 16):
+            while "read pictures" not in screen.getvalue():
+                time.sleep(0.02)
+        assert " 64 " not in screen.getvalue()  # a loop that is over leaves no bar
+        print("the answer")
+    assert answers.getvalue() == "the answer\n"
+    assert (sys.stdout, sys.stderr) == (answers, screen)
+
+
+def test_quiet_shows_nothing_of_stages_and_loops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clip_fewshot.commands.cli.progress.FIRST_LINE", 0.01)
+    with show_progress(quiet=True), show_progress() as progress:
+        progress("search", 1, 2)
+        assert [*report_steps([1, 2], "read", 2)] == [1, 2]
+        time.sleep(0.05)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_command_can_be_quiet() -> None:
+    places = [(COMMANDS, "clip_fewshot.commands"), (STORE_COMMANDS, "clip_fewshot.commands.open_world")]
+    for names, place in places:
+        for name in names:
+            if name != OPEN_WORLD:
+                options = import_module(f"{place}.{name}").Options
+                assert "quiet" in {field.name for field, _, _ in flat_fields(options)}, name
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (200, "3 min"), (7_500, "2 h 5 min")])
+def test_times_are_said_in_units_that_fit(seconds: float, said: str) -> None:
+    assert describe_seconds(seconds) == said
 
 
 def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(

@@ -25,7 +25,7 @@ def test_the_look_counts_what_is_there(command: Command, photos: Path, tmp_path:
     assert seen["classes"] == {"one": PER_CLASS + 1, "zero": PER_CLASS}
     assert (seen["sizes"]["least"], seen["sizes"]["greatest"]) == ([10, 10], [40, 30])
     assert seen["skipped"] == {"empty": 1}
-    assert "1 unreadable pictures: empty" in ended.err
+    assert "1 unreadable picture: empty" in ended.err
     text = command("linear_probe", tmp_path, "--models", "mini", "--shots", 2, "--seeds", 1).out
     assert "33 pictures of 2 classes, 10 x 10 to 40 x 30, median 10 x 10 pixels; 1 skipped: empty" in text
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import clip_fewshot as cf
+from clip_fewshot.protocol import answer_pictures as steps
 from tests.commands.conftest import KNOWN, PER_CLASS, SHOTS, Command, one_line
 
 
@@ -34,22 +38,111 @@ def test_every_picture_gets_the_answer_of_the_model(
     assert labels[PER_CLASS:].count(None) > PER_CLASS / 2
 
 
-def test_the_table_has_a_line_per_picture(command: Command, world: Path, photos: Path) -> None:
+def test_the_summary_comes_first_and_then_a_line_per_picture(command: Command, world: Path, photos: Path) -> None:
     ended = command("predict", world, photos / "three", "--top", 9)
-    head, *lines = ended.out.splitlines()
-    assert head.split()[:6] == ["image", "answer", "p", "not", "ruled", "out"]
+    summary, blank, head, *lines = ended.out.splitlines()
+    assert (blank, head.split()[:6]) == ("", ["image", "answer", "p", "not", "ruled", "out"])
     assert len(lines) == PER_CLASS
     answers = command("predict", world, photos / "three", "--json").record["answers"]
-    for line, answer in zip(lines, answers, strict=True):
+    assert summary.startswith(f"{PER_CLASS} pictures: ")
+    assert f"{sum(row['label'] == 'three' for row in answers)} three" in summary
+    by_name = {answer["image"]: answer for answer in answers}
+    for line, answer in [(line, by_name[line.split()[0]]) for line in lines]:
         assert len(line.split()) == 3 + max(1, len(answer["possible"])) + 2 * len(KNOWN)  # no more than there are
         assert ", ".join(answer["possible"]) in line
+
+
+def test_blocks_answer_as_one_call_does(world: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, model = cf.read_dataset(photos), cf.OpenWorldClassifier.load(world)
+    wanted = model.predict(pictures, top=2)
+    monkeypatch.setattr(steps, "ANSWER_BLOCK", 64)
+    told: list[int] = []
+    answers, shift = steps.answer_pictures(model, pictures, 2, False, lambda rows: told.append(len(rows)))
+    assert answers == list(wanted)
+    assert shift == model.find_shift()
+    assert told == [64, len(pictures) - 64]
+
+
+def test_the_most_doubtful_answers_come_first(command: Command, world: Path, photos: Path) -> None:
+    out = command("predict", world, photos / "zero", photos / "six").out
+    answers = cf.OpenWorldClassifier.load(world).predict([*(photos / "zero").iterdir(), *(photos / "six").iterdir()])
+    doubt = dict(zip(answers.to_frame()["image"], (answer.measure_doubt(0.1) for answer in answers), strict=True))
+    printed = [doubt[line.split()[0]] for line in out.splitlines()[3:]]
+    assert printed == sorted(printed, reverse=True)
+    assert len(set(printed)) > PER_CLASS / 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_answers_are_written_a_row_a_picture(
+    kind: str, command: Command, world: Path, photos: Path, tmp_path: Path
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / "new" / f"answers.{kind}"
+    record = command("predict", world, photos, "--out", out, "--top", 2, "--json").record
+    read = {"csv": pandas.read_csv, "jsonl": partial(pandas.read_json, lines=True), "parquet": pandas.read_parquet}
+    frame = read[kind](out)
+    assert list(frame["image"]) == [row["image"] for row in record["answers"]]
+    assert list(frame["answer"]) == [row["label"] or "unknown" for row in record["answers"]]
+    assert frame["p_value"].to_numpy() == pytest.approx([row["p_value"] for row in record["answers"]])
+    assert frame["probability_2"].to_numpy() == pytest.approx([r["top"][1]["probability"] for r in record["answers"]])
+    assert frame["doubt"].between(0, 1).all()
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_without_a_detector_p_is_empty_in_the_file(command: Command, bare: Path, photos: Path, tmp_path: Path) -> None:
+    assert command("predict", bare, photos / "six", "--out", tmp_path / "a.jsonl").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert {(row["p_value"], row["score"]) for row in rows} == {(None, None)}
+
+
+def test_pictures_are_sorted_into_a_folder_per_answer_and_stay(
+    command: Command, world: Path, photos: Path, tmp_path: Path
+) -> None:
+    places = [tmp_path / "in" / name for name in ("a", "b")]
+    for place in places:  # the same names twice
+        shutil.copytree(photos / "zero", place)
+    before = {path: path.read_bytes() for place in places for path in place.iterdir()}
+    ended = command("predict", world, tmp_path / "in", "--sort-into", tmp_path / "out", "--json")
+    told = Counter(row["label"] or "unknown" for row in ended.record["answers"])
+    copies = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert Counter(path.parent.name for path in copies) == told
+    assert sorted(path.read_bytes() for path in copies) == sorted(before.values())
+    assert {path: path.read_bytes() for place in places for path in place.iterdir()} == before
+    linked = command("predict", world, tmp_path / "in", "--sort-into", tmp_path / "links", "--links")
+    links = [path for path in (tmp_path / "links").rglob("*") if path.is_symlink()]
+    assert {path.resolve() for path in links} == {path.resolve() for path in before}
+    assert "remove it to undo" in linked.err
+
+
+def test_nothing_of_the_users_is_replaced_and_that_is_said_before_any_work(
+    command: Command, world: Path, photos: Path, tmp_path: Path
+) -> None:
+    mine, full = tmp_path / "mine.csv", tmp_path / "full"
+    mine.write_text("image,answer,mine\n")
+    full.mkdir()
+    (full / "note.txt").write_text("mine")
+    asked = ("predict", tmp_path / "no_model", photos)
+    one_line(command(*asked, "--out", mine), 4, "another file", "--overwrite")
+    one_line(command(*asked, "--sort-into", full), 4, "a new or empty folder")
+    one_line(command(*asked, "--sort-into", photos / "sorted"), 4, "outside of the pictures")
+    one_line(command(*asked, "--out", tmp_path / "a.xlsx"), 2, ".csv, .jsonl, .parquet")
+    one_line(command(*asked, "--links"), 2, "--sort-into")
+    one_line(command("predict", world, "digits", "--sort-into", tmp_path / "new"), 2, "pictures in files")
+    assert (mine.read_text(), sorted(path.name for path in tmp_path.iterdir())) == (
+        "image,answer,mine\n",
+        ["full", "mine.csv"],
+    )
 
 
 def test_unreadable_pictures_are_named_and_the_rest_is_answered(command: Command, world: Path, photos: Path) -> None:
     good = next((photos / "one").iterdir())
     ended = command("predict", world, good, photos / "nowhere.png", good, __file__)
     assert ended.code == 3
-    assert len(ended.out.splitlines()) == 2  # the head and one picture, named twice
+    summary, _, *table = ended.out.splitlines()
+    assert summary.startswith("1 picture: ")
+    assert len(table) == 2  # the head and one picture, named twice
     assert "nowhere.png: [missing]" in ended.err
     assert "test_predict.py: [not-image]" in ended.err
 
@@ -63,7 +156,7 @@ def test_a_model_without_a_detector_never_says_unknown(command: Command, bare: P
     record = command("predict", bare, photos / "six", "--json").record
     assert record["alpha"] is None
     assert all(row["label"] in KNOWN and row["p_value"] is None for row in record["answers"])
-    assert {line.split()[2] for line in command("predict", bare, photos / "six").out.splitlines()[1:]} == {"-"}
+    assert {line.split()[2] for line in command("predict", bare, photos / "six").out.splitlines()[3:]} == {"-"}
 
 
 def test_an_alpha_that_the_model_cannot_keep_is_said(

@@ -76,6 +76,11 @@ def together_option() -> Any:
     return option(False, text)
 
 
+def quiet_option() -> Any:
+    """The field of every command."""
+    return option(False, "show no progress on standard error", group="output")
+
+
 def truncate_option() -> Any:
     """The field of commands that read texts."""
     return option(False, "cut texts that are too long for the model instead of refusing them")
@@ -104,6 +109,7 @@ class CommandOptions:
     """Of every command."""
 
     json: bool = option(False, "print JSON on standard output", group="output")
+    quiet: bool = quiet_option()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
 from clip_fewshot.config import TextOptions, check_range, option
+from clip_fewshot.data.names import number as number
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
@@ -74,11 +75,6 @@ def print_applied(options: CommandOptions, done: Applied, names: Sequence[str]) 
         lines = [f"this review was applied before, as revision {done.revision}; nothing has changed"]
     print_answer(options, record, "\n".join([*lines, *map(describe_extension, done.reports)]))
     opening.warn(note for report in done.reports for note in report.notes)
-
-
-def number(n: int, noun: str, plural: str | None = None) -> str:
-    """1 picture, 1,797 pictures."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def next_step(options: CommandOptions, sentence: str) -> None:
