@@ -31,6 +31,7 @@ setup(
     entry_points={"console_scripts": ["clip-fewshot = clip_fewshot.commands:main"]},
     package_data={
         "clip_fewshot": ["py.typed", "*.pyi"],
+        "clip_fewshot.plots": ["*.pyi"],
         "clip_fewshot.open_world": ["words/*"],
         "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
         "clip_fewshot.protocol": ["*.csv"],

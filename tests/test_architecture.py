@@ -204,5 +204,11 @@ def test_heads_cost_torch_alone() -> None:
     assert not loaded & {"sklearn", "optuna", "matplotlib", "scipy", "pandas", "PIL"}
 
 
+def test_what_answers_in_words_loads_no_drawing_and_no_statistics() -> None:
+    assert not loaded_after("import clip_fewshot.report.answer_tables") & {"matplotlib", "ftfy"}
+    loaded = loaded_after("import clip_fewshot.protocol.zero_shot_accuracy; print(*sys.modules)")
+    assert not loaded & {"matplotlib", "ftfy", "sklearn", "scipy.stats"}
+
+
 def test_the_package_itself_costs_nothing() -> None:
     assert not loaded_after("import clip_fewshot") & {"torch", "sklearn", "numpy"}

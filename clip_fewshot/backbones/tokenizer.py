@@ -9,7 +9,6 @@ from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 
-import ftfy
 import regex
 import torch
 from torch import Tensor
@@ -45,7 +44,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without its marks; case, mojibake, entities and white space are normalised first."""
-        clean = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+        from ftfy import fix_text  # here: its tables take as long to import as all of scikit-learn's estimators
+
+        clean = html.unescape(html.unescape(fix_text(text))).strip()
         clean = regex.sub(r"\s+", " ", clean).strip().lower()
         return [token for piece in _PIECE.findall(clean) for token in self._encode_word(piece)]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL, Spread, add_spreads, two_level_spread, wilson_interval
@@ -101,7 +101,7 @@ def mean_interval(values_per_seed: Sequence[FloatArray], low: float = 0.0, high:
     table = _table(values_per_seed)
     mean, (n_seeds, n) = float(table.mean()), table.shape
     spread = two_level_spread(table) if n_seeds > 1 else Spread(float(np.var(table)) / max(n - 1, 1), max(n - 1, 1))
-    reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom)) * spread.variance**0.5
+    reach = float(stdtrit(spread.freedom, (1 + CONFIDENCE_LEVEL) / 2)) * spread.variance**0.5
     return EvalResult(mean, (max(low, mean - reach), min(high, mean + reach)), tuple(table.mean(axis=1).tolist()), n)
 
 
@@ -175,7 +175,9 @@ def paired_difference(a: Sequence[BoolArray], b: Sequence[BoolArray]) -> PairedD
 
 def mcnemar_test(only_a: int, only_b: int) -> float:
     """Exact two-sided p of McNemar's test: the discordant images fall to A or B like a fair coin."""
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def sign_flip_test(differences: FloatArray, seed: int = 0) -> float:
@@ -196,14 +198,14 @@ def _tested(per_seed: FloatArray, spread: Spread, n: int) -> dict[str, Any]:
     # Half an image right for each method alone is added (Agresti and Min, 2005): equal answers on n images do not
     # prove equality beyond about 1 / n.
     error = max(spread.variance, 1.0 / (n + 2) ** 2) ** 0.5
-    reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom)) * error
+    reach = float(stdtrit(spread.freedom, (1 + CONFIDENCE_LEVEL) / 2)) * error
     return {
         "mean": mean,
         "ci95": (max(-1.0, mean - reach), min(1.0, mean + reach)),
         "per_seed": tuple(per_seed.tolist()),
         "wins": int((per_seed > 0).sum()),
         "losses": int((per_seed < 0).sum()),
-        "p_value": float(2 * stats.t.sf(abs(mean) / error, spread.freedom)),
+        "p_value": float(2 * stdtr(spread.freedom, -abs(mean) / error)),
         "p_seeds": sign_flip_test(per_seed) if len(per_seed) > 1 else None,
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # Student's t; scipy.stats takes half a second to import
 
 from clip_fewshot.types import FloatArray
 
@@ -58,7 +58,7 @@ def wilson_interval(mean: float, spread: Spread, n: int) -> tuple[float, float]:
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927, with m effective images.
     """
     m = mean * (1 - mean) / spread.variance if spread.variance > 0 and 0 < mean < 1 else float(n)
-    z = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, spread.freedom))
+    z = float(stdtrit(spread.freedom, (1 + CONFIDENCE_LEVEL) / 2))
     centre = (mean + z * z / (2 * m)) / (1 + z * z / m)
     reach = z / (1 + z * z / m) * (mean * (1 - mean) / m + z * z / (4 * m * m)) ** 0.5
     return max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach))

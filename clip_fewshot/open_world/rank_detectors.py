@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import auroc
@@ -120,7 +120,7 @@ def _choose(results: Sequence[DetectorScore[Name]]) -> DetectorScore[Name]:
     first, farthest = results[0], max(results, key=_far)
     if _far(farthest) - _far(first) > BLIND and _leads(farthest.far_per_round, first.far_per_round, BLIND_ERRORS):
         first = next(one for one in results if _far(farthest) - _far(one) <= BLIND)
-    errors = student.ppf(1 - NOISE / len(results), max(1, len(first.per_round) - 1))
+    errors = float(stdtrit(max(1, len(first.per_round) - 1), 1 - NOISE / len(results)))
     leaders = [
         one for one in results if _far(first) - _far(one) <= WORSE and _leads(one.per_round, first.per_round, errors)
     ]

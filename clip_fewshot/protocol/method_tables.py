@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL
@@ -130,7 +130,7 @@ def mean_of_sets(values: Sequence[float], low: float, high: float) -> dict[str, 
     """``mean``, ``ci95`` by Student's t inside [low, high] (None under three sets) and ``per_set``."""
     mean, interval = float(np.mean(values)), None
     if len(values) >= LEAST_SETS:
-        quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(values) - 1))
+        quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE_LEVEL) / 2))
         reach = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
         interval = [max(low, mean - reach), min(high, mean + reach)]
     return {"mean": mean, "ci95": interval, "per_set": list(values)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,21 @@ def test_a_week_from_init_to_undo(bench: Bench, tmp_path: Path, said: Said) -> N
     taken = said("undo", store, "--json")
     assert (taken["revision"], taken["taken_back"]) == (2, ["seven"])
     assert "seven" not in {answer["label"] for answer in said("predict", store, bench.fresh, "--json")["answers"]}
+
+
+@pytest.mark.parametrize("words", [("status", "--history"), ("undo",)], ids=lambda words: words[0])
+def test_what_computes_nothing_imports_no_torch(words: Sequence[str], filled: Path, tmp_path: Path, said: Said) -> None:
+    said("apply", filled, review(filled, said, tmp_path / "r.json", seven=0))
+    name, *more = words
+    run = f"from clip_fewshot.commands import main; main(['open-world', {name!r}, {str(filled)!r}, *{more!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{run}; import sys; print(*sys.modules, file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "seven" in done.stdout
+    assert not set(done.stderr.split()) & {"torch", "scipy", "sklearn", "PIL", "matplotlib"}
 
 
 def test_what_people_are_told(bench: Bench, filled: Path, tmp_path: Path, said: Said) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
     from clip_fewshot.open_world.store.decisions import Applied
     from clip_fewshot.open_world.store.ingesting import Ingested
+    from clip_fewshot.open_world.store.session import Session
     from clip_fewshot.open_world.store.store import Store
 
 TRANSACTION = 256  # pictures
@@ -47,16 +48,29 @@ class NamingOptions(StoreOptions, TextOptions):
 
 
 @contextmanager
-def open_store(folder: Path, options: SavedModelOptions | None = None) -> Iterator[Store]:
-    """The store, closed afterwards."""
-    from clip_fewshot.backbones.clip import load_backbone
-    from clip_fewshot.open_world.store.store import Store
+def open_session(folder: Path, options: SavedModelOptions | None = None) -> Iterator[Session]:
+    """What a store holds, closed afterwards; for questions without a classifier, which import no torch."""
+    from clip_fewshot.open_world.store.session import Session
 
     backbone, trusted = None, opening.open_trusted(options.trust if options is not None else ())
     if options is not None and options.model is not None:
+        from clip_fewshot.backbones.clip import load_backbone
+
         backbone = load_backbone(options.model, device=options.device)
-    with Store.open(folder, backbone, trusted=trusted) as store:
-        yield store
+    session = Session.open(folder, backbone, None, trusted)
+    try:
+        yield session
+    finally:
+        session.database.close()
+
+
+@contextmanager
+def open_store(folder: Path, options: SavedModelOptions) -> Iterator[Store]:
+    """The store, closed afterwards."""
+    from clip_fewshot.open_world.store.store import Store
+
+    with open_session(folder, options) as session:
+        yield Store(session)
 
 
 def print_answer(options: CommandOptions, record: Mapping[str, Any], text: str) -> None:

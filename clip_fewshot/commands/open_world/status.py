@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli.shared_options import CommandOptions
-from clip_fewshot.commands.open_world.shared import STORE, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import STORE, number, open_session, print_answer
 from clip_fewshot.config import option
 
 DESCRIPTION = "Say what is there; nothing is computed."
@@ -21,11 +21,12 @@ class Options(CommandOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.data.names import escape
+    from clip_fewshot.open_world.store.queries import read_history, read_status
     from clip_fewshot.report import tables
 
-    with open_store(options.store) as store:
-        now, identity = store.status(), store.id
-        history = store.history() if options.history else []
+    with open_session(options.store) as session:
+        now, identity = read_status(session.database), session.id
+        history = read_history(session.database) if options.history else []
     record = now._asdict() | {"store": identity, "states": dict(now.states), "classes": dict(now.classes)}
     counts = ", ".join(f"{n:,} {state}" for state, n in now.states.items())
     pictures = number(sum(now.states.values()), "picture")

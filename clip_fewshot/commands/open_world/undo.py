@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_session, print_answer
 
 DESCRIPTION = "Take the last decision back, to the last bit."
 EXAMPLES = ("store/", "store/ --json")
@@ -17,13 +17,14 @@ class Options(StoreOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.data.names import escape
+    from clip_fewshot.open_world.store.queries import read_status
+    from clip_fewshot.open_world.store.undoing import undo
 
-    with open_store(options.store, options) as store:
-        before = store.world.model.label_space_.names
-        done = store.undo()
-        after = store.world.model.label_space_.names
+    with open_session(options.store, options) as session:
+        before, revision = read_status(session.database).names, undo(session)
+        after = read_status(session.database).names
     gone = [name for name in before if name not in after]
-    text = f"revision {done.revision}: {number(len(after), 'class', 'classes')} as before"
+    text = f"revision {revision}: {number(len(after), 'class', 'classes')} as before"
     text += f"; {', '.join(map(escape, gone))} taken back" if gone else ""
-    print_answer(options, {"revision": done.revision, "classes": list(after), "taken_back": gone}, text)
+    print_answer(options, {"revision": revision, "classes": list(after), "taken_back": gone}, text)
     return 0

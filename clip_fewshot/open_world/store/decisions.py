@@ -15,8 +15,7 @@ from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.material import build_dataset, judge_again, open_pictures
 from clip_fewshot.open_world.store.review import Review
-from clip_fewshot.open_world.store.rows import StoredPicture, Verdict
-from clip_fewshot.open_world.store.saved_classifiers import Revision
+from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import Session
 
 
@@ -78,29 +77,6 @@ def find_applied(session: Session, review: Review) -> Applied | None:
     return None
 
 
-def undo(session: Session) -> Applied:
-    """Go back to the state before the last one; the caller holds the lock of decisions."""
-    database, at = session.database, saved_classifiers.find_current(session.database)
-    if at.parent is None:
-        raise UsageError(
-            expected="a decision to take back",
-            got="none: the store is as it was made, or as it was after a new embedding",
-            fix="leave it as it is",
-            where="undo",
-        )
-    world = session.read_world(at.parent, session.world.model.backbone)
-    number = at.number + 1
-    with database.transaction():
-        verdicts = rows.find_changed(database, at.state)
-        verdicts |= _came_since(database, world, at, verdicts)
-        meta = (number, at.parent, None, at.encoder, "{}", None, saved_classifiers.format_now())
-        database.insert("revision", *meta)
-        rows.change_verdicts(database, number, verdicts)
-        saved_classifiers.add_event(database, number, "undo", None, {"state": at.state, "back_to": at.parent})
-    session.set_world(at.parent, world)
-    return Applied(number)
-
-
 def _held(session: Session, review: Review) -> dict[str, StoredPicture]:
     """The pictures of a review, which must be there and have no name yet."""
     wanted = [digest for digest, _, _ in _decided(review)]
@@ -141,25 +117,6 @@ def _group(session: Session, world: OpenWorldClassifier, held: Sequence[StoredPi
     pictures = build_dataset(held) if world.from_features else open_pictures(session.database, held)
     p = np.array([one.verdict.p_value for one in held])
     return Group(0, pictures, session.features(held), p, np.arange(len(held)), None)
-
-
-def _came_since(
-    database: Database, world: OpenWorldClassifier, at: Revision, restored: Mapping[int, Verdict]
-) -> dict[int, Verdict]:
-    """What ``world`` says of pictures that only the state being undone has judged.
-
-    Known ones of which nothing is kept but features that ``world`` cannot use stay as they are, or become unknown where
-    their class goes.
-    """
-    found = database.rows(f"SELECT {rows.IMAGE_COLUMNS} FROM image WHERE judged = ?", (at.state,))
-    held = [one for one in map(rows.parse_row, found) if one.seq not in restored]
-    verdicts = judge_again(database, world, held, at.parent or 0)
-    for one in held:
-        if one.seq not in verdicts:
-            gone = one.verdict.label not in world.model.label_space_.names
-            verdict = one.verdict._replace(state="unknown", label=None) if gone else one.verdict
-            verdicts[one.seq] = verdict._replace(judged=at.parent or 0)
-    return verdicts
 
 
 def _write_history(database: Database, number: int, review: Review) -> None:

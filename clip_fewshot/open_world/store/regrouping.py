@@ -6,7 +6,7 @@ It follows from the rest: where it is missing, damaged or of another revision, a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.discovery.growing import extend_groups
-from clip_fewshot.discovery.undecided import discover_undecided
+from clip_fewshot.discovery.undecided import UNDECIDED, discover_undecided
 from clip_fewshot.errors import UsageError
 from clip_fewshot.open_world.groups import Grouped, build_grouped
 from clip_fewshot.open_world.store import rows
@@ -28,6 +28,7 @@ from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.types import IndexArray
 
 TABLE = "CREATE TABLE IF NOT EXISTS grouping (told TEXT NOT NULL, arrays BLOB NOT NULL, crc INTEGER NOT NULL) STRICT"
+UNDECIDED_ROWS = f"FROM image WHERE (state = 'unknown' OR (state = 'known' AND p_value <= {UNDECIDED}))"
 GROUPING_SCHEMA = 1  # of what is kept; another number is grouped afresh, as after a change of the method
 
 
@@ -56,12 +57,12 @@ def find_groups(session: Session) -> Grouped:
     by_name, seed = world.without_pictures, world.model.seed
     with database.snapshot():
         kept = _read(database, at.number)
-        new = rows.find_undecided(database, by_name, kept.last if kept else 0)
+        new = find_undecided(database, by_name, kept.last if kept else 0)
         if kept is not None and len(new) > kept.fresh:
-            kept, new = None, rows.find_undecided(database, by_name)
+            kept, new = None, find_undecided(database, by_name)
         old = [] if kept is None else rows.find_numbers(database, kept.seqs.tolist())
         judged = read_judged(session, [*old, *new])
-        earlier = np.array(rows.find_p_values(database, by_name, kept.last)) if kept else np.empty(0)
+        earlier = np.array(find_p_values(database, by_name, kept.last)) if kept else np.empty(0)
     if not judged.unknown.any():
         fix = "ingest some pictures first"
         raise UsageError(expected="unknown pictures", got="none", fix=fix, where="discover")
@@ -75,6 +76,18 @@ def find_groups(session: Session) -> Grouped:
         last, fresh = max(int(seqs[-1]), kept.last if kept else 0), kept.fresh if kept else len(new)
         _write(database, Kept(at.number, last, fresh, seqs[regrouped.rows], regrouped.found))
     return build_grouped(judged, regrouped, reference, world.model.label_space_)
+
+
+def find_undecided(database: Database, by_name: Collection[str], after: int = 0) -> list[StoredPicture]:
+    """The unknown pictures, and those that may be, but for the ones of classes that are known ``by_name`` only."""
+    found = database.rows(f"SELECT {rows.IMAGE_COLUMNS} {UNDECIDED_ROWS} AND seq > ? ORDER BY seq", (after,))
+    return [one for one in map(rows.parse_row, found) if one.verdict.label not in by_name]
+
+
+def find_p_values(database: Database, by_name: Collection[str], last: int) -> list[float]:
+    """Those of the same pictures, up to number ``last``."""
+    found = database.rows(f"SELECT p_value, class {UNDECIDED_ROWS} AND seq <= ?", (last,))
+    return [p for p, label in found if label not in by_name]
 
 
 def read_judged(session: Session, held: Sequence[StoredPicture]) -> UnknownPictures:

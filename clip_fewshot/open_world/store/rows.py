@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.open_world.store.schema import row_crc
@@ -55,7 +54,6 @@ SEAL_IMAGES = f"UPDATE image SET crc = row_crc(seq, {FIELDS})"
 WITHOUT_A_NAME = "FROM image WHERE seq > ? AND state <> 'named' ORDER BY seq"
 UNNAMED = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state IN ('known', 'unknown') AND seq > ? ORDER BY seq"
 UNKNOWN = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'unknown' AND seq > ? ORDER BY seq"
-UNDECIDED_ROWS = f"FROM image WHERE (state = 'unknown' OR (state = 'known' AND p_value <= {UNDECIDED}))"
 
 
 def insert(database: Database, rows: Sequence[PictureRow], encoder: int) -> list[int]:
@@ -94,18 +92,6 @@ def find(database: Database, digests: Iterable[str]) -> dict[str, StoredPicture]
 def find_unknown(database: Database, after: int = 0) -> list[StoredPicture]:
     """The unknown pictures that came after number ``after``, in the order in which they came."""
     return [parse_row(row) for row in database.rows(UNKNOWN, (after,))]
-
-
-def find_undecided(database: Database, by_name: Collection[str], after: int = 0) -> list[StoredPicture]:
-    """The unknown pictures, and those that may be, but for the ones of classes that are known ``by_name`` only."""
-    found = database.rows(f"SELECT {IMAGE_COLUMNS} {UNDECIDED_ROWS} AND seq > ? ORDER BY seq", (after,))
-    return [one for one in map(parse_row, found) if one.verdict.label not in by_name]
-
-
-def find_p_values(database: Database, by_name: Collection[str], last: int) -> list[float]:
-    """Those of the same pictures, up to number ``last``."""
-    found = database.rows(f"SELECT p_value, class {UNDECIDED_ROWS} AND seq <= ?", (last,))
-    return [p for p, label in found if label not in by_name]
 
 
 def find_numbers(database: Database, seqs: Sequence[int]) -> list[StoredPicture]:

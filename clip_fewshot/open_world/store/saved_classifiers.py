@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.open_world.store.database import Database
 from clip_fewshot.runtime.files import hash_bytes
+
+if TYPE_CHECKING:
+    from clip_fewshot.backbones.backbone import Backbone
 
 
 class Revision(NamedTuple):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.store import rows, saved_classifiers
 from clip_fewshot.open_world.store.database import DATABASE_FILE, Database
 from clip_fewshot.open_world.store.rows import StoredPicture
@@ -18,6 +16,10 @@ from clip_fewshot.runtime.artifacts import explain_content
 from clip_fewshot.runtime.files import make_folder
 from clip_fewshot.runtime.outputs import FolderKind, check_folder
 from clip_fewshot.types import FloatArray
+
+if TYPE_CHECKING:
+    from clip_fewshot.backbones.backbone import Backbone
+    from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 DECISIONS_LOCK = ".decisions.lock"
 BESIDE = {DECISIONS_LOCK, *(f"{DATABASE_FILE}-{end}" for end in ("wal", "shm", "journal"))}
@@ -126,6 +128,8 @@ class Session:
         Raises:
             ArtifactError: a damaged file, another backbone than it was trained on, or an untrusted foreign part.
         """
+        from clip_fewshot.open_world.classifier import OpenWorldClassifier  # and torch: most of a small command's time
+
         where = str(self.database.path)
         with explain_content(where):
             files, meta = saved_classifiers.read_artifact(self.database, state)

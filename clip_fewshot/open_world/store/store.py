@@ -27,6 +27,7 @@ from clip_fewshot.open_world.store.regrouping import find_groups, read_judged
 from clip_fewshot.open_world.store.review import Review, list_digests
 from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.session import DECISIONS_LOCK, Session
+from clip_fewshot.open_world.store.undoing import undo
 from clip_fewshot.open_world.unknown import UnknownPictures
 from clip_fewshot.runtime.files import hold_file
 from clip_fewshot.runtime.reading import as_path
@@ -236,8 +237,7 @@ class Store:
         Raises:
             UsageError: nothing to take back since the store was made, or embedded again.
         """
-        with hold_file(self.folder / DECISIONS_LOCK):
-            return decisions.undo(self.session)
+        return Applied(undo(self.session))
 
     def reembed(self, world: OpenWorldClassifier, images: Images | None = None) -> int:
         """Change the backbone: embed every picture again, then change over in one transaction.
