@@ -7,7 +7,9 @@ used. The names are torchvision's (``torchvision/models/_meta.py``, BSD-3-Clause
 
 from __future__ import annotations
 
+import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import safetensors.torch
 import torch
 
 from clip_fewshot.backbones.real_photos import build_photos, find_pinned
+from clip_fewshot.errors import ResourceError
 from clip_fewshot.features.encode import encode_texts
 from clip_fewshot.types import FloatArray
 
@@ -32,8 +35,15 @@ def derive_map(names: list[str]) -> FloatArray:
     return np.linalg.solve(gram, mean.T @ (rows - rows.mean(0))).T.astype(np.float32)
 
 
-if __name__ == "__main__":
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
+def imagenet_names() -> list[str]:
+    """The names in torchvision's file; its import would fail where it does not fit to torch."""
+    package = find_spec("torchvision")
+    if package is None or package.origin is None:
+        raise ResourceError(expected="torchvision, for its names", got="none", fix="pip install torchvision")
+    names: list[str] = runpy.run_path(str(Path(package.origin).parent / "models" / "_meta.py"))["_IMAGENET_CATEGORIES"]
+    return names
 
-    found = torch.from_numpy(derive_map(_IMAGENET_CATEGORIES)).half().contiguous()
+
+if __name__ == "__main__":
+    found = torch.from_numpy(derive_map(imagenet_names())).half().contiguous()
     safetensors.torch.save_file({"map": found}, Path(sys.argv[1]))

@@ -40,7 +40,9 @@ PINNED = {
 }
 SIDE, GREY, SPREAD = 260, 127 / 255, 128 / 255  # of the pictures, as the tower was trained
 N_LAYERS, N_HEADS, WIDTH, INNER, EPSILON = 6, 12, 384, 1536, 1e-12
-LOGIT_SCALE = 30.0  # the least log loss of zero-shot answers on caltech101_20's training pictures: 1.18 (20: 1.39, 50: 1.20)
+LOGIT_SCALE = (
+    30.0  # the least log loss of zero-shot answers on caltech101_20's training pictures: 1.18 (20: 1.39, 50: 1.20)
+)
 
 
 class SentenceStem(nn.Module):

@@ -84,7 +84,9 @@ def test_a_layer_is_that_of_bert_and_padding_does_not_count() -> None:
     for text, length in enumerate((5, 3)):
         x = tokens[text, :length]
         attention = (heads("query", x) @ heads("key", x).mT / 32**0.5).softmax(-1) @ heads("value", x)
-        x = norm("attention.output.LayerNorm", x + dense("attention.output.dense", attention.transpose(0, 1).flatten(1)))
+        x = norm(
+            "attention.output.LayerNorm", x + dense("attention.output.dense", attention.transpose(0, 1).flatten(1))
+        )
         inner = dense("intermediate.dense", x)
         inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
         expected = norm("output.LayerNorm", x + dense("output.dense", inner))
