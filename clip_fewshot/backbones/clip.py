@@ -19,6 +19,7 @@ from clip_fewshot.backbones.checkpoint import assemble, bare_names, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
 from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, read_config
 from clip_fewshot.backbones.objects import convert
+from clip_fewshot.backbones.real_photos import PHOTOS, load_photos
 from clip_fewshot.backbones.stated import of_usual_texts, read_stated
 from clip_fewshot.backbones.transformer import ACTIVATIONS
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -47,6 +48,7 @@ def load_backbone(
         name: one of
             an official name ("ViT-B/32", "RN50", ...), downloaded once and kept under ``CLIP_FEWSHOT_CACHE``;
             "mini", the small model in the package;
+            "photos", which sees photos without a download: two encoders from the package index (extra "photos");
             a path: OpenAI's archive, a state dict or training checkpoint saved by torch, safetensors (Hugging Face's
             and open_clip's too), or a folder of :func:`save_backbone`, of ``save_pretrained`` or of open_clip. A path
             never touches the network. No shape shows activation and heads: they are read from this library's
@@ -94,7 +96,7 @@ def check_name(name: str) -> str:
         UsageError: a name that leads nowhere.
     """
     prefixes = (open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
-    known = name in (*ALIASES, *OFFICIAL, MINI) or name.startswith(prefixes) or name in _installed()
+    known = name in (*ALIASES, *OFFICIAL, MINI, PHOTOS) or name.startswith(prefixes) or name in _installed()
     if not (known or os.path.exists(name) or Path(name).suffix in WEIGHTS_SUFFIXES):
         raise _unknown(name)
     return ALIASES.get(name, name)
@@ -161,6 +163,8 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
             return assemble(read_state(path), name, str(path), ARCHITECTURES[name])
         if name == MINI:
             return load_folder(SHIPPED, MINI)
+        if name == PHOTOS:
+            return load_photos()
         if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
         if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not os.path.exists(name)):
@@ -208,6 +212,6 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 
 def _unknown(name: str) -> UsageError:
-    known = ", ".join([*ARCHITECTURES, MINI])
+    known = ", ".join([*ARCHITECTURES, MINI, PHOTOS])
     expected = f"one of {known}, a path, {open_clip.OPEN_CLIP_PREFIX}NAME or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
     return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

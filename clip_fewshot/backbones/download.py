@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
+from clip_fewshot.config.options import PHOTOS_INSTALL
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.files import cache_root, hash_file, open_resumable
 
@@ -92,7 +93,7 @@ def _download(weights: WeightsFile, partial: BinaryIO) -> None:
             if partial.tell() > before and attempt < ATTEMPTS:
                 continue
             got = f"no connection, or a broken one ({error})"
-            fix = f"put that file at {weights.path}, or use the model mini (`model`), which ships with the package"
+            fix = f"put that file at {weights.path}, or use the model photos (`model`), after {PHOTOS_INSTALL}"
             raise ResourceError(expected=f"the weights {weights.file} from {weights.url}", got=got, fix=fix) from error
 
 

@@ -15,7 +15,7 @@ DESCRIPTION = (
     "that can be told without a pixel (by size, format, camera, date, folder), for classes that are too small and for "
     "captions that repeat. What is found is listed and nothing is changed; the exit code is 0, or 3 without the model."
 )
-EXAMPLES = ("photos/ --model mini", "train.csv --test test.csv --json")
+EXAMPLES = ("photos/ --model photos", "train.csv --test test.csv --json")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ DESCRIPTION = (
     "Look at a set of pictures, then compare CLIP models by a logistic regression on their frozen features, "
     "with the same regression on raw pixels beside them."
 )
-EXAMPLES = ("photos/ --models all,mini --tune", "photos/ --every-picture --grid sample.svg")
+EXAMPLES = ("photos/ --models all,photos --tune", "photos/ --every-picture --grid sample.svg")
 
 
 @dataclass(frozen=True, kw_only=True)

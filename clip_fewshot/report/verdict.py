@@ -115,7 +115,8 @@ def _advise(results: Found) -> Iterator[str]:
     found = _keep(_differences(results["best"]), lambda name, _: name in UNTRAINED)
     missed = _keep(found, lambda name, one: name in PLAIN and not _is_ahead(one))
     if "raw_pixels" in missed:
-        why = ": mini has only ever seen rendered glyphs" if results["config"].get("model") == "mini" else ""
+        mini = results["config"].get("model") == "mini"
+        why = ": mini has only ever seen rendered glyphs, photos has seen photographs" if mini else ""
         yield f"{OTHER_MODEL}{why}."
     if "zero_shot" in missed:
         yield "Try more --shots: the names of the classes alone say as much."
