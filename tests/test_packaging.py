@@ -86,7 +86,19 @@ def test_nothing_that_breaks_its_neighbours_is_required(metadata: dict[str, Any]
 
 
 def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
-    wanted = {"clip", "open-clip", "text", "photos", "parquet", "spark", "postgres", "tracking", "docker", "docs", "dev"}
+    wanted = {
+        "clip",
+        "open-clip",
+        "text",
+        "photos",
+        "parquet",
+        "spark",
+        "postgres",
+        "tracking",
+        "docker",
+        "docs",
+        "dev",
+    }
     assert set(metadata["extras_require"]) == wanted
 
 

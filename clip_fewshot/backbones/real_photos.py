@@ -38,8 +38,8 @@ PINNED = {
         "model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     },
 }
-SIDE, GREY, SPREAD = 260, 127 / 255, 128 / 255  # of the pictures, as the tower was trained
-N_LAYERS, N_HEADS, WIDTH, INNER, EPSILON = 6, 12, 384, 1536, 1e-12
+PHOTO_SIDE, GREY, GREY_SPREAD = 260, 127 / 255, 128 / 255  # of the pictures, as the tower was trained
+N_LAYERS, N_HEADS, WIDTH, INNER, NORM_EPSILON = 6, 12, 384, 1536, 1e-12
 LOGIT_SCALE = (
     30.0  # the least log loss of zero-shot answers on caltech101_20's training pictures: 1.18 (20: 1.39, 50: 1.20)
 )
@@ -53,8 +53,9 @@ class SentenceStem(nn.Module):
         words, places, segments = (
             state[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")
         )
-        self.words, self.places = nn.Embedding.from_pretrained(words), nn.Parameter(places + segments[0])
-        self.norm = nn.LayerNorm(WIDTH, EPSILON)
+        self.words = nn.Embedding(*words.shape, _weight=words, _freeze=True)
+        self.places = nn.Parameter(places + segments[0])
+        self.norm = nn.LayerNorm(WIDTH, NORM_EPSILON)
         self.norm.load_state_dict(_part(state, "embeddings.LayerNorm."))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class SentenceLayer(PositionedBlock):
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(
-            WIDTH, N_HEADS, INNER, dropout=0.0, activation="gelu", layer_norm_eps=EPSILON, batch_first=True
+            WIDTH, N_HEADS, INNER, dropout=0.0, activation="gelu", layer_norm_eps=NORM_EPSILON, batch_first=True
         )
         names = {
             "self_attn.out_proj.": "attention.output.dense.",
@@ -119,7 +120,7 @@ def find_pinned() -> list[Path]:
 def _image_encoder(weights: Path) -> ImageEncoder:
     network: Any = _imported("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite2")
     network.load_state_dict(torch.load(weights, "cpu", weights_only=True))
-    return ImageEncoder(network, SIDE, (GREY, GREY, GREY), (SPREAD, SPREAD, SPREAD))
+    return ImageEncoder(network, PHOTO_SIDE, (GREY, GREY, GREY), (GREY_SPREAD, GREY_SPREAD, GREY_SPREAD))
 
 
 def _text_encoder(weights: Path, tokenizer: Path) -> TextEncoder:
