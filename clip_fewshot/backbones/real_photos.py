@@ -53,7 +53,7 @@ class SentenceStem(nn.Module):
         words, places, segments = (
             state[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")
         )
-        self.words = nn.Embedding(*words.shape, _weight=words, _freeze=True)
+        self.words = nn.Embedding(words.shape[0], words.shape[1], _weight=words).requires_grad_(False)
         self.places = nn.Parameter(places + segments[0])
         self.norm = nn.LayerNorm(WIDTH, NORM_EPSILON)
         self.norm.load_state_dict(_part(state, "embeddings.LayerNorm."))
