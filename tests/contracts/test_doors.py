@@ -362,8 +362,8 @@ def classifier() -> cf.FewShotClassifier:
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
-        ([3, 12] * 3, ("12", "3")),
-        (np.array([3, 12] * 3, np.uint8), ("12", "3")),
+        ([12, 3] * 3, ("3", "12")),
+        (np.array([12, 3] * 3, np.uint8), ("3", "12")),
         (torch.tensor([1, 0] * 3), ("0", "1")),
         ([*torch.tensor([1, 0] * 3)], ("0", "1")),
         ([True, False] * 3, ("False", "True")),
@@ -390,7 +390,6 @@ def test_labels_that_name_no_class_of_each_picture_are_refused(labels: Any) -> N
 
 
 NO_PICTURES = ["photo.png", b"photo.png", PICTURES[0], None, 3, {"a": PICTURES[0]}, [None], [3], [b"photo.png"], [""],
-               [np.zeros((4, 4, 3), np.uint8)], np.zeros((2, 4, 4, 3), np.uint8), torch.zeros(2, 3, 4, 4),
                pd.DataFrame({"image": ["a.png"]}), ["nowhere.png"], ["nul\0.png"], ["x" * 5000]]  # fmt: skip
 
 
@@ -421,7 +420,7 @@ def test_pictures_come_as_any_sequence(classifier: cf.FewShotClassifier, tmp_pat
 
 def test_no_picture_has_no_answer(classifier: cf.FewShotClassifier) -> None:
     assert classifier.predict([]).shape == (0,)
-    assert classifier.predict([]).dtype.kind == "U"
+    assert classifier.predict([]).dtype.kind == "i"  # as the labels it learned from
     assert classifier.predict_proba([]).shape == (0, 2)
     assert classifier.features([]).shape == (0, 128)
     assert len(cf.encode_images(classifier.backbone, collect_images([]))) == 0
