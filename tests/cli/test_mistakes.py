@@ -28,7 +28,7 @@ MISTAKES = {
         [
             "https://openaipublic.azureedge.net/clip/models/40d3",
             "{out}/cache/weights/40d36571-ViT-B-32.pt",
-            "the model mini (--model)",
+            "the model photos (--model)",
         ],
     ),
     "alpha": ("--alpha 2", 2, ["--alpha", "2"]),

@@ -83,7 +83,7 @@ def test_all_are_the_nine_and_what_cannot_be_had_is_a_row_with_its_reason(
     assert len(OFFICIAL) == 9
     assert ["accuracy" in entry for entry in found] == [True, *[False] * 9, True]
     assert all("no connection" in entry["error"] for entry in found[1:-1])
-    assert ended.err.count("use the model mini (--model)") == 9
+    assert ended.err.count("use the model photos (--model)") == 9
     rows = command(*asked).out.splitlines()[-12:]
     assert rows[0].split()[:2] == ["features", "accuracy"]
     assert all(row.startswith(name) for row, name in zip(rows[1:], ["raw pixels", *OFFICIAL, "mini"], strict=True))
