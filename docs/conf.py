@@ -3,7 +3,7 @@
 Sphinx, and not mkdocs-material with mkdocstrings. Both were tried on the same classes: the other prints the 400
 cross-references of the docstrings as they stand, role and all; asks the network for fonts, and for the search of a
 site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
-asks nobody.
+asks no network.
 """
 
 from __future__ import annotations

@@ -286,8 +286,7 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
         return step.naming
 
     def _learn(self, classes: Mapping[str, Group | Images | None], names: LabelSpace, new: bool) -> Extension:
-        history, encode = self._history, lambda pictures: self.look(pictures).frozen
-        before = self._fitted()
+        history, encode, before = self._history, lambda pictures: self.look(pictures).frozen, self._fitted()
         digests, more = history.gather(classes, names, encode, self.from_features, before.known.first(0))
         shown = frozenset().union(*digests.values())
         after, report = self._extender().extend(before, more, names)

@@ -11,7 +11,7 @@ from clip_fewshot.protocol.final_test import OpenWorldTest
 from clip_fewshot.report.record import PredictionExample
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray, LabelSpace
 
-EXAMPLES_SHOWN = 120  # each is opened anew and is some 3 kB of the page
+EXAMPLES_SHOWN = 120  # each is opened again and is some 3 kB of the page
 
 
 def draw_examples(

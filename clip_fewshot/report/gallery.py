@@ -14,7 +14,7 @@ from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import PredictionExample, RunRecord
 
 SHELF_LENGTH = 4
-UNSURE_BELOW = 0.9  # probability of the answer: above it nobody would call a right answer doubtful
+UNSURE_BELOW = 0.9  # probability of the answer: above it a right answer is not doubtful
 MATRIX_UP_TO = 20  # classes; above it the matrix is a drawing, and its most frequent mistakes are listed
 MISTAKES_LISTED = 20
 

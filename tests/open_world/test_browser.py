@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,47 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import MARKS, open_pages, run_chromium
 from tests.open_world.conftest import Bench
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)"),
-]
+pytestmark = MARKS
 Said = Callable[..., Any]
 HOSTILE = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>"
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    driver = pytest.importorskip("playwright.sync_api")
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    with run_chromium() as started:
+        yield started
 
 
 @pytest.fixture
-def opened(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a page; a complaint of the browser, or a request to the network, fails the test."""
-    heard: list[str] = []
-    contexts = []
-
-    def open_page(page: Path, width: int = 1200, **options: Any) -> Any:
-        context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(10_000)
-        tab.on("console", lambda message: heard.append(message.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
-        tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or heard.append(request.url))
-        tab.goto(page.as_uri())
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert heard == []
+def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
+    with open_pages(chromium) as open_page:
+        yield open_page
 
 
 @pytest.fixture

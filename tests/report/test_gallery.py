@@ -27,7 +27,7 @@ def test_a_shelf_holds_what_teaches_most_of_its_kind() -> None:
             example("one", "one", 0.7, unknown=True, p=0.01),
             example("two", "two", 0.55),
             example("two", "two", 0.4),
-            example("two", "two", 0.95),  # nobody doubts that
+            example("two", "two", 0.95),  # no doubt
         ),
         discovery=sample.discovery(),
     )

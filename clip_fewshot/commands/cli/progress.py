@@ -115,7 +115,7 @@ class _Lines:
         while not over.wait(seconds):
             seconds = NEXT_LINE
             at = "; ".join([self._stage, *self._loops.copy().values()]).removeprefix(f"{AT_WORK}; ")
-            with suppress(OSError):  # nobody reads any more
+            with suppress(OSError):  # the reader is gone
                 print(f"[{time.monotonic() - self._began:.0f} s] {at}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
