@@ -1,6 +1,6 @@
 """Long loops of the library tell whoever listens how far they are; no callback is handed down to them.
 
-A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook, where no command does, tqdm draws its own bar.
+A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook no command does: tqdm draws its own bar.
 """
 
 from __future__ import annotations
