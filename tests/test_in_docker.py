@@ -152,18 +152,18 @@ def test_the_printed_line_asks_for_the_same_container(here: Path, engine: FakeEn
     assert (done.stdout, done.stderr, done.returncode) == ("result\n", "progress\n", 3)
 
 
-def readme_lines() -> list[str]:
-    """The commands of README's section on docker: the image, the folder, the run."""
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Docker\n")[2]
+def page_lines() -> list[str]:
+    """The first commands of docs/docker.md: the image, the folder, the run."""
+    section = (ROOT / "docs/docker.md").read_text("utf-8").partition("## On a GPU\n")[2]
     return section.partition("```bash\n")[2].partition("```")[0].replace("\\\n", "").splitlines()
 
 
-def test_the_readme_builds_the_image_that_in_docker_runs() -> None:
-    assert readme_lines()[0] == BUILD
+def test_the_page_builds_the_image_that_in_docker_runs() -> None:
+    assert page_lines()[0] == BUILD
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="needs the docker command (no engine)")
-def test_the_line_of_the_readme_asks_for_the_same_container(here: Path, engine: FakeEngine) -> None:
+def test_the_line_of_the_page_asks_for_the_same_container(here: Path, engine: FakeEngine) -> None:
     """What differs: the line keeps weights in a volume, as it cannot know where this machine has its own."""
     job = plan(Options("few_shot", ("--trials", "50")))
     client = docker.from_env()
@@ -171,7 +171,7 @@ def test_the_line_of_the_readme_asks_for_the_same_container(here: Path, engine: 
     client.close()
     planned = asked(engine)
     shutil.rmtree(here / "runs")  # as in a fresh clone
-    done = subprocess.run(["bash", "-ec", "\n".join(readme_lines()[1:])], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["bash", "-ec", "\n".join(page_lines()[1:])], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr, done.returncode) == ("result\n", "progress\n", 3)
     assert (here / "runs").stat().st_uid == os.getuid()
     by_hand, binds = asked(engine), engine.created["HostConfig"]["Binds"]

@@ -10,7 +10,7 @@ from clip_fewshot.report import tables
 def describe_extension(report: Extension) -> str:
     """Classes with their numbers of pictures, how they were learned, and the accuracy before and after."""
     counts = [f"{escape(name)} ({n:,} picture{'' if n == 1 else 's'})" for name, n in report.pictures.items()]
-    how = "all was trained again" if report.refitted else "the logits of the other classes keep their bytes"
+    how = "all was trained again" if report.refitted else "what the other classes score stays the same, to the last bit"
     return f"{', '.join(counts)}: {how}. {_change(report)}"
 
 
