@@ -8,6 +8,7 @@ asks no network.
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 import clip_fewshot
 from clip_fewshot.commands.cli.parser import build_parser
+from clip_fewshot.few_shot.approach import Approach
 
 project, author, release = "clip_fewshot", "the authors of clip_fewshot", clip_fewshot.__version__
 copyright = "the authors of clip_fewshot, MIT licence"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 html_theme, html_title, html_show_sourcelink = "furo", f"clip_fewshot {release}", False
 html_copy_source = False
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 add_module_names = False
 python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
@@ -59,6 +63,29 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
+class PartList(Directive):
+    """``part-list:: clip_fewshot.novelty.DETECTORS``: the names in a dict of parts, each with what it is, in a line."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """A list, its texts read as those of docstrings are."""
+        module, name = self.arguments[0].rsplit(".", 1)
+        parts: dict[str, Any] = getattr(import_module(module), name)
+        lines = StringList([f"- ``{part}``: {describe_part(value)}" for part, value in parts.items()])
+        box = nodes.container()
+        self.state.nested_parse(lines, self.content_offset, box)
+        return box.children
+
+
+def describe_part(part: Any) -> str:
+    """The first paragraph of its docstring; of an approach what trains and what classifies."""
+    if isinstance(part, Approach):
+        trains = "nothing trains" if part.towers == "none" else f"trains {part.towers} by {part.tuning}, loss {part.loss}"
+        return f"{trains}; {f'the head {part.head}' if part.ends_in == 'head' else f'the probe {part.probe}'} classifies."
+    return " ".join((inspect.getdoc(getattr(part, "read", part)) or "").partition("\n\n")[0].split())
+
+
 def skip_generated(app: object, what: str, name: str, value: object, skip: bool, options: object) -> bool:
     """Leave out the methods that scikit-learn puts into each estimator."""
     return skip or (name.startswith("set_") and name.endswith("_request"))
@@ -80,6 +107,7 @@ def quote_names(app: object, what: str, name: str, value: object, options: objec
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("part-list", PartList)
     app.connect("autodoc-skip-member", skip_generated)
     app.connect("autodoc-process-docstring", quote_names)
     app.connect("source-read", place_page)
