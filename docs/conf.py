@@ -1,5 +1,8 @@
 """How the documentation site is made: `sphinx-build -W docs site` (the extra `docs`), then open site/index.html.
 
+A dead link within the site, to a heading or to a file of the checkout is a warning, and so an error. Those that leave
+it are asked by `sphinx-build -b linkcheck docs links`, which takes the network and is no part of `.ci/run`.
+
 Sphinx, and not mkdocs-material with mkdocstrings. Both were tried on the same classes: the other prints the 400
 cross-references of the docstrings as they stand, role and all; asks the network for fonts, and for the search of a
 site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
@@ -31,6 +34,7 @@ html_static_path, html_css_files = ["site.css"], ["site.css"]
 add_module_names = False
 python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
+linkcheck_timeout, linkcheck_anchors = 20, False  # no anchors: the marks of GitHub's threads are made by scripts
 autodoc_preserve_defaults = True  # `unfreeze=AUTO`, not what it is at the moment of the build
 myst_heading_anchors = 3
 napoleon_use_ivar = True
