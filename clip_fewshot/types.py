@@ -40,8 +40,10 @@ class LabelSpace:
     """The ordered class names; a label is an index into them.
 
     Attributes:
+        names: of the classes, in the order of their labels.
         former: what classes that were renamed were called before, in the same order; empty where none was. Draws of
             classes go by these, so that other names never hide other classes.
+        numbers: whether the labels were given as whole numbers.
 
     Example:
         >>> import clip_fewshot as cf

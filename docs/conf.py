@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,20 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
-class PartList(Directive):
-    """``part-list:: clip_fewshot.novelty.DETECTORS``: the names in a dict of parts, each with what it is, in a line."""
+class ItemList(Directive):
+    """``item-list:: clip_fewshot.novelty.DETECTORS``: the parts in a dict, or the options of a class, a line each."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """A list, its texts read as those of docstrings are."""
         module, name = self.arguments[0].rsplit(".", 1)
-        parts: dict[str, Any] = getattr(import_module(module), name)
-        lines = StringList([f"- ``{part}``: {describe_part(value)}" for part, value in parts.items()])
+        items = getattr(import_module(module), name)
+        if is_dataclass(items):
+            said = {f"{field.name} = {field.default!r}": field.metadata["help"] for field in fields(items)}
+        else:
+            said = {part: describe_part(value) for part, value in items.items()}
+        lines = StringList([f"- ``{item}``: {text}" for item, text in said.items()])
         box = nodes.container()
         self.state.nested_parse(lines, self.content_offset, box)
         return box.children
@@ -108,10 +113,18 @@ def quote_names(app: object, what: str, name: str, value: object, options: objec
     lines[:] = [line if line.startswith(">>>") else ESTIMATED.sub(r"``\1``", line) for line in lines]
 
 
+def open_to_keys(app: object, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Code that is wider than the page scrolls by keys too; captions of the navigation are headings of a level."""
+    context["body"] = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    captions = context["furo_navigation_tree"]
+    context["furo_navigation_tree"] = captions.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_directive("command-help", CommandHelp)
-    app.add_directive("part-list", PartList)
+    app.add_directive("item-list", ItemList)
     app.connect("autodoc-skip-member", skip_generated)
     app.connect("autodoc-process-docstring", quote_names)
     app.connect("source-read", place_page)
+    app.connect("html-page-context", open_to_keys, priority=900)  # after Furo's own

@@ -30,6 +30,13 @@ def documented(name: str) -> str:
     return inspect.getdoc(owner) or ""
 
 
+def described(docstring: str) -> set[str]:
+    """The names before a colon under Args and Attributes."""
+    blocks = re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
+    heads = re.findall(r"^    ([*\w, ]+): ", "\n".join(blocks), re.MULTILINE)
+    return {name.strip(" *") for head in heads for name in head.split(",")}
+
+
 def test_there_is_one_list_and_it_is_short() -> None:
     assert dir(cf) == cf.__all__ == sorted(HOMES)
     assert len(HOMES) <= MOST
@@ -54,3 +61,10 @@ def test_each_name_has_an_example_that_runs(
     ended = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     assert ended.attempted > 1
     assert not ended.failed, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(HOMES))
+def test_each_argument_of_a_public_name_is_described(name: str) -> None:
+    value = cf.ClipFewShotError if name.endswith("Error") else getattr(cf, name)  # errors take what their base takes
+    asked = set() if isinstance(value, dict) else set(inspect.signature(value).parameters) - {"args", "kwargs"}
+    assert asked <= described(inspect.getdoc(value) or "")
