@@ -161,7 +161,14 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A figure measured over seeds, mostly a fraction in [0, 1], with its 95 % interval over seeds and test images."""
+    """A figure measured over seeds, mostly a fraction in [0, 1], with its 95 % interval over seeds and test images.
+
+    Attributes:
+        mean, per_seed: over the seeds, and of each.
+        ci95: low and high end of the interval.
+        n_test: test images.
+        notes: what a reader should know besides.
+    """
 
     mean: float
     ci95: tuple[float, float]

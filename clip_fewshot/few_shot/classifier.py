@@ -56,7 +56,8 @@ class FewShotClassifier(FittedClassifier, ClassifierMixin, BaseEstimator):  # ty
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
         backbone_lr, head_lr: peak learning rates.
-        margin, scale: additive angular margin in radians, and logit scale, of the ArcFace head.
+        margin: what the true class must win by under ArcFace, an angle in radians.
+        scale: by which ArcFace multiplies its cosines.
         options: of further options by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of all that
             trains layers: the weights are that share of the way from the frozen to the tuned ones.
         epochs: passes over the support set.
