@@ -90,8 +90,9 @@ class ItemList(Directive):
 def describe_part(part: Any) -> str:
     """The first paragraph of its docstring; of an approach what trains and what classifies."""
     if isinstance(part, Approach):
-        trains = "nothing trains" if part.towers == "none" else f"trains {part.towers} by {part.tuning}, loss {part.loss}"
-        return f"{trains}; {f'the head {part.head}' if part.ends_in == 'head' else f'the probe {part.probe}'} classifies."
+        trained = f"trains {part.towers} by {part.tuning}, loss {part.loss}"
+        last = f"the head {part.head}" if part.ends_in == "head" else f"the probe {part.probe}"
+        return f"{'nothing trains' if part.towers == 'none' else trained}; {last} classifies."
     return " ".join((inspect.getdoc(getattr(part, "read", part)) or "").partition("\n\n")[0].split())
 
 
