@@ -85,6 +85,7 @@ def test_a_how_to_is_listed_and_shows_an_answer(page: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # three minutes of one core; on a busy machine more
 def test_the_answers_on_the_pages_are_those_of_today() -> None:
     done = subprocess.run([sys.executable, "docs/run_howtos.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
