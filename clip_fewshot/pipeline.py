@@ -66,6 +66,7 @@ def run_few_shot(
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
     Args:
+        config: what to do, with which pictures, and where to write.
         progress: called when a part begins and after each unit of work; by default nothing is.
         command: how to repeat the run, for the report.
 

@@ -40,8 +40,10 @@ class LabelSpace:
     """The ordered class names; a label is an index into them.
 
     Attributes:
+        names: of the classes, in the order of their labels.
         former: what classes that were renamed were called before, in the same order; empty where none was. Draws of
             classes go by these, so that other names never hide other classes.
+        numbers: whether the labels were given as whole numbers.
 
     Example:
         >>> import clip_fewshot as cf
@@ -159,7 +161,14 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A figure measured over seeds, mostly a fraction in [0, 1], with its 95 % interval over seeds and test images."""
+    """A figure measured over seeds, mostly a fraction in [0, 1], with its 95 % interval over seeds and test images.
+
+    Attributes:
+        mean, per_seed: over the seeds, and of each.
+        ci95: low and high end of the interval.
+        n_test: test images.
+        notes: what a reader should know besides.
+    """
 
     mean: float
     ci95: tuple[float, float]

@@ -1,5 +1,8 @@
 """How the documentation site is made: `sphinx-build -W docs site` (the extra `docs`), then open site/index.html.
 
+A dead link within the site, to a heading or to a file of the checkout is a warning, and so an error. Those that leave
+it are asked by `sphinx-build -b linkcheck docs links`, which takes the network and is no part of `.ci/run`.
+
 Sphinx, and not mkdocs-material with mkdocstrings. Both were tried on the same classes: the other prints the 400
 cross-references of the docstrings as they stand, role and all; asks the network for fonts, and for the search of a
 site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
@@ -8,25 +11,31 @@ asks no network.
 
 from __future__ import annotations
 
+import inspect
 import re
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 import clip_fewshot
 from clip_fewshot.commands.cli.parser import build_parser
+from clip_fewshot.few_shot.approach import Approach
 
 project, author, release = "clip_fewshot", "the authors of clip_fewshot", clip_fewshot.__version__
 copyright = "the authors of clip_fewshot, MIT licence"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 html_theme, html_title, html_show_sourcelink = "furo", f"clip_fewshot {release}", False
 html_copy_source = False
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 add_module_names = False
 python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
+linkcheck_timeout, linkcheck_anchors = 20, False  # no anchors: the marks of GitHub's threads are made by scripts
 autodoc_preserve_defaults = True  # `unfreeze=AUTO`, not what it is at the moment of the build
 myst_heading_anchors = 3
 napoleon_use_ivar = True
@@ -59,6 +68,34 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
+class ItemList(Directive):
+    """``item-list:: clip_fewshot.novelty.DETECTORS``: the parts in a dict, or the options of a class, a line each."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """A list, its texts read as those of docstrings are."""
+        module, name = self.arguments[0].rsplit(".", 1)
+        items = getattr(import_module(module), name)
+        if is_dataclass(items):
+            said = {f"{field.name} = {field.default!r}": field.metadata["help"] for field in fields(items)}
+        else:
+            said = {part: describe_part(value) for part, value in items.items()}
+        lines = StringList([f"- ``{item}``: {text}" for item, text in said.items()])
+        box = nodes.container()
+        self.state.nested_parse(lines, self.content_offset, box)
+        return box.children
+
+
+def describe_part(part: Any) -> str:
+    """The first paragraph of its docstring; of an approach what trains and what classifies."""
+    if isinstance(part, Approach):
+        trained = f"trains {part.towers} by {part.tuning}, loss {part.loss}"
+        last = f"the head {part.head}" if part.ends_in == "head" else f"the probe {part.probe}"
+        return f"{'nothing trains' if part.towers == 'none' else trained}; {last} classifies."
+    return " ".join((inspect.getdoc(getattr(part, "read", part)) or "").partition("\n\n")[0].split())
+
+
 def skip_generated(app: object, what: str, name: str, value: object, skip: bool, options: object) -> bool:
     """Leave out the methods that scikit-learn puts into each estimator."""
     return skip or (name.startswith("set_") and name.endswith("_request"))
@@ -77,9 +114,18 @@ def quote_names(app: object, what: str, name: str, value: object, options: objec
     lines[:] = [line if line.startswith(">>>") else ESTIMATED.sub(r"``\1``", line) for line in lines]
 
 
+def open_to_keys(app: object, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Code that is wider than the page scrolls by keys too; captions of the navigation are headings of a level."""
+    context["body"] = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    captions = context["furo_navigation_tree"]
+    context["furo_navigation_tree"] = captions.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("item-list", ItemList)
     app.connect("autodoc-skip-member", skip_generated)
     app.connect("autodoc-process-docstring", quote_names)
     app.connect("source-read", place_page)
+    app.connect("html-page-context", open_to_keys, priority=900)  # after Furo's own

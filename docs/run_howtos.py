@@ -1,9 +1,9 @@
 """Run what docs/start.md and docs/howto say, and put the answers under the commands: `python docs/run_howtos.py`.
 
 The pages share one new folder, in the order of docs/howto/index.md: a later page goes on with what an earlier one made.
-The photos in it are digits. Standard output alone is shown. `--check` writes nothing, and fails where an answer has
-other words than the page; figures are not compared, for the last digit depends on the machine.
-Three minutes of one core.
+The photos in it are digits. Standard output alone is shown, its sentences folded at the width of a page. `--check`
+writes nothing, and fails where an answer has other words than the page; figures are not compared, for the last digit
+depends on the machine. Three minutes of one core.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections import Counter
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+WIDTH = 104  # characters of code that a page shows at 1280 pixels
 NEW = {"two", "five"}  # classes of new_pictures/ that photos/ lacks
 ANSWERED = re.compile(r"```console\n(\$ .*?[^\\]\n)(.*?)```|```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 START = 'clip-fewshot() {{ {python} -m clip_fewshot "$@"; }}\npython() {{ {python} "$@"; }}\n'
@@ -49,14 +51,22 @@ def answer(command: str, program: str, folder: Path) -> str:
     done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{command or program}\nexit code {done.returncode}")
-    return re.sub(r"[ \t]+$", "", done.stdout.replace(sys.executable, "python"), flags=re.M).strip("\n") + "\n"
+    said = done.stdout.replace(sys.executable, "python").replace("python -m clip_fewshot ", "clip-fewshot ")
+    return "\n".join(folded(line.rstrip()) for line in said.strip("\n").split("\n")) + "\n"
+
+
+def folded(line: str) -> str:
+    """A sentence in lines of a page's width; a table's row, whose cells lie two spaces or a bar apart, as it is."""
+    if len(line) <= WIDTH or "  " in line.strip() or "|" in line or set(line) == {"-"}:
+        return line
+    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def renewed(text: str, folder: Path) -> str:
     """A page with the answers of today."""
 
     def ask(block: re.Match[str]) -> str:
-        said = answer(block[1] or "", block[3] or "", folder).replace("python -m clip_fewshot ", "clip-fewshot ")
+        said = answer(block[1] or "", block[3] or "", folder)
         if block[1]:
             return f"```console\n{block[1]}{said}```"
         return f"```python\n{block[3]}```\n\n```text\n{said}```"

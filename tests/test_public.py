@@ -21,6 +21,8 @@ HOMES = {
     for alias in statement.names
 }
 MOST = 60
+HOUSE = Path(cf.__file__).parent
+WITH_EXAMPLES = [p.relative_to(HOUSE.parent) for p in sorted(HOUSE.rglob("*.py")) if ">>> " in p.read_text("utf-8")]
 
 
 def documented(name: str) -> str:
@@ -28,6 +30,13 @@ def documented(name: str) -> str:
     value = getattr(cf, name)
     owner = value if inspect.isclass(value) or inspect.isroutine(value) else import_module(HOMES[name])
     return inspect.getdoc(owner) or ""
+
+
+def described(docstring: str) -> set[str]:
+    """The names before a colon under Args and Attributes."""
+    blocks = re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
+    heads = re.findall(r"^    ([*\w, ]+): ", "\n".join(blocks), re.MULTILINE)
+    return {name.strip(" *") for head in heads for name in head.split(",")}
 
 
 def test_there_is_one_list_and_it_is_short() -> None:
@@ -54,3 +63,22 @@ def test_each_name_has_an_example_that_runs(
     ended = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     assert ended.attempted > 1
     assert not ended.failed, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(HOMES))
+def test_each_argument_of_a_public_name_is_described(name: str) -> None:
+    value = cf.ClipFewShotError if name.endswith("Error") else getattr(cf, name)  # errors take what their base takes
+    asked = set() if isinstance(value, dict) else set(inspect.signature(value).parameters) - {"args", "kwargs"}
+    assert asked <= described(inspect.getdoc(value) or "")
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.as_posix())
+def test_the_other_examples_of_a_module_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+    monkeypatch.chdir(tmp_path)
+    for test in doctest.DocTestFinder().find(module, globs={}):
+        if test.name.rpartition(".")[2] not in HOMES:
+            ended = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+            assert not ended.failed, capsys.readouterr().out

@@ -171,6 +171,9 @@ class RunOptions(OutputOptions):
 class FewShotConfig:
     """What ``run_few_shot`` does, in three parts. Fractions are in [0, 1], durations in seconds.
 
+    Args:
+        data, search, run: the options of each part; :meth:`of` puts them where they belong.
+
     Example:
         >>> import clip_fewshot as cf
         >>> cf.FewShotConfig.of(data="digits", shots=4).data.model_name

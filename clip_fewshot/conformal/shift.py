@@ -115,6 +115,7 @@ def find_shift(X: FloatArray, y: LabelArray, batch: FloatArray, seed: int = 0) -
 
     Example:
         >>> import numpy as np
+        >>> from clip_fewshot.conformal.shift import find_shift
         >>> random = np.random.default_rng(0)
         >>> y, means = np.repeat([0, 1, 2], 8), 8 * np.eye(3, 16)
         >>> known, others = means[y] + random.normal(size=(2, 24, 16))

@@ -85,6 +85,7 @@ def train_contrastive(
     Args:
         model: a CLIP, or any pair of encoders in one space; returned in evaluation mode, in float32.
         source: this process's part of each batch. A list is one epoch; an iterator needs ``options.steps``.
+        options: how long, and how fast, as of ``clip_fewshot.contrastive.options.ContrastiveOptions``.
         objective: what to descend; None: CLIP's loss. A module is trained with the model and saved in checkpoints; one
             with ``prepare`` and ``after_step`` sees each batch before its features and the weights after.
         world: the processes that train together; each calls this with its part of the batches.

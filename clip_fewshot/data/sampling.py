@@ -68,6 +68,8 @@ class OpenWorldSplit:
         support: ``shots`` of them per class.
         test: sealed images of the seen classes.
         novel: sealed images of the unseen classes: all of them, as none is ever used in training.
+        seen, unseen: the known classes, and the hidden ones.
+        shots, seed: what the support set was drawn with.
         warnings: what was left out or looks thin, one sentence each.
 
     Example:
@@ -151,6 +153,14 @@ def split_open_world(
 
 def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
     """``shots`` images of each class, drawn without replacement by ``seed``, in the order they have in ``pool``.
+
+    Args:
+        pool: labelled images.
+        shots: per class, 1 or more.
+        seed: another one draws others.
+
+    Raises:
+        DataError: a class of ``pool`` has too few.
 
     Example:
         >>> import clip_fewshot as cf

@@ -67,8 +67,12 @@ class Partition:
 class Discoverer(Protocol):
     """A rule that parts unknown images, made once for given known classes.
 
-    Built as ``Discoverer(known, most, seed)``: the known classes or None, the most parts, and the seed of its draws.
     Checked by :func:`clip_fewshot.testing.check_discoverer`.
+
+    Args:
+        known: the known classes, or None.
+        most: parts at the most.
+        seed: of its draws.
 
     Example:
         >>> import numpy as np

@@ -28,7 +28,7 @@ COUNT_STARTS = 3
 
 
 class SemiSupervised:
-    """The method: a group is a centre without known images. No tree decides; Ward's is drawn."""
+    """Semi-supervised k-means: a group is a centre without known images. No tree decides; Ward's is drawn."""
 
     def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         if known is None:

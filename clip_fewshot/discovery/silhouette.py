@@ -53,7 +53,7 @@ class Trial(NamedTuple):
 
 
 class Silhouette:
-    """The method. It does not look at ``most``, nor at chance."""
+    """Ward's tree and k-means beside the known classes, cut by the silhouette. Not by ``most``, nor by chance."""
 
     def __init__(self, known: KnownRows | None, most: int, seed: int, axes: FloatArray | None = None) -> None:
         if known is None or not can_compare(known):

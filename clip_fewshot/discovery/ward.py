@@ -30,7 +30,7 @@ SHOTS_TO_CALIBRATE = 5  # images per known class below which their gap curve say
 
 
 class Ward:
-    """The method; it works without known classes too, less well. Time grows with n^2, memory with n."""
+    """Ward's tree, cut by the gap statistic; without known classes less well. Time grows with n^2, memory with n."""
 
     def __init__(self, known: KnownRows | None, most: int, seed: int) -> None:
         self.known, self.most, self.seed = known, most, seed

@@ -34,6 +34,9 @@ class ClassMetrics(NamedTuple):
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Fraction of (n,) predictions equal to their labels.
 
+    Args:
+        labels, predictions: (n,) numbers or names, n at least 1.
+
     Example:
         >>> import clip_fewshot as cf
         >>> cf.accuracy(["cat", "dog", "cat", "cat"], ["cat", "dog", "dog", "cat"])
@@ -106,6 +109,11 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, n_bi
     Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, eq. 3; bins are (low, high]. As in
     papers: noise in small bins adds to it, see :func:`~clip_fewshot.evaluation.reliability.measure_gaps`.
 
+    Args:
+        labels: (n,) class numbers, 0 to c - 1.
+        probabilities: (n, c), each row with sum 1.
+        n_bins: 1 or more.
+
     Example:
         >>> import clip_fewshot as cf
         >>> cf.expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
@@ -136,6 +144,10 @@ class Rates(NamedTuple):
 
 def auroc(is_novel: ArrayLike, scores: ArrayLike) -> float:
     """Probability that a random novel image scores below a random known one; ties count one half.
+
+    Args:
+        is_novel: (n,) true, or 1, for novel images; some of both.
+        scores: (n,) higher = more like the known ones.
 
     Example:
         >>> import clip_fewshot as cf
@@ -171,6 +183,9 @@ def eer(is_novel: ArrayLike, scores: ArrayLike) -> float:
 
 def fpr95(is_novel: ArrayLike, scores: ArrayLike) -> float:
     """Share of known images flagged at the first threshold that flags at least 95 % of the novel ones.
+
+    Args:
+        is_novel, scores: as in :func:`auroc`.
 
     This is OpenOOD's direction. Papers that take *known* as positive (MCM among them) report the share of novel
     images accepted when 95 % of the known are: another number under the same name.

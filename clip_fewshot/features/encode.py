@@ -110,6 +110,10 @@ def image_features(
 def encode_images(backbone: Backbone, images: ImageDataset) -> FeatureSet:
     """Features of the untuned image tower, (n, d) float32, not normalised; those of known pictures from the cache.
 
+    Args:
+        backbone: from :func:`load_backbone`.
+        images: n pictures; labels are not looked at.
+
     Example:
         >>> import clip_fewshot as cf
         >>> digits = cf.read_dataset("digits").subset(range(5))
@@ -135,6 +139,8 @@ def encode_texts(backbone: Backbone, texts: Sequence[str], truncate: bool = Fals
     """Features of the untuned text tower, (n, d) float32, not normalised; those of known texts from the cache.
 
     Args:
+        backbone: from :func:`load_backbone`.
+        texts: n of them.
         truncate: cut texts over the context length instead of refusing them.
 
     Example:

@@ -55,11 +55,14 @@ class FewShotClassifier(FittedClassifier, ClassifierMixin, BaseEstimator):  # ty
             fixed texts; an :class:`Approach`; the name of an entry point, or "python:MODULE:NAME".
         unfreeze: the N of "the last N layers", 0 to the number of blocks. This and the next four: None takes the
             approach's own, see ``Approach.centre``.
-        backbone_lr, head_lr: peak learning rates. epochs: passes over the support set.
-        margin: additive angular margin in radians. scale: logit scale of the ArcFace head.
+        backbone_lr, head_lr: peak learning rates.
+        margin: what the true class must win by under ArcFace, an angle in radians.
+        scale: by which ArcFace multiplies its cosines.
         options: of further options by name, such as "rank" of "lora". "tuned_share", in [0, 1], is one of all that
             trains layers: the weights are that share of the way from the frozen to the tuned ones.
-        views: 1, or 2 to train on mirror images too. seed: of everything random.
+        epochs: passes over the support set.
+        views: 1, or 2 to train on mirror images too.
+        seed: of everything random.
         probe: a key of ``PROBES`` or a class of your own, see :func:`find_probe`: what classifies where the approach
             has no head. None: the approach's own, the logistic one where it names none.
         templates: texts with one "{}", for captions and class texts; empty: those of :class:`CaptionGenerator`.

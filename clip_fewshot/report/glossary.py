@@ -21,7 +21,7 @@ TERMS = {
     "macro-F1": "The mean over classes of F1, so that rare classes count as much as others. 1 is best.",
     "AUROC": "How often a known picture looks less strange than an unknown one. 1 is best, .5 is a coin.",
     "EER": "Share of errors where false alarms and misses are equally frequent. 0 is best.",
-    "FPR95": "Share of unknown pictures that pass where 95 % of the known ones do. 0 is best.",
+    "FPR95": "Share of known pictures called unknown where 95 % of the unknown ones are found. 0 is best.",
     "ARI": "Agreement of groups with the true classes. 1 is the same, 0 is chance.",
     "NMI": "Agreement of groups with the true classes, in shared information. 1 is the same.",
     "NLL": "Mean −ln p of the true class, so that being sure and wrong costs much. 0 is best.",

@@ -17,6 +17,7 @@ import pytest
 import clip_fewshot as cf
 from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
 from clip_fewshot.commands.cli.parser import parse
+from clip_fewshot.report.glossary import TERMS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,14 @@ def test_the_reference_has_each_command_once() -> None:
     assert sorted(re.findall(r"^```\{command-help\} (.*)$", text, re.M)) == sorted(wanted)
 
 
+def test_the_glossary_has_the_words_of_the_report_and_is_in_order() -> None:
+    text = (DOCS / "glossary.md").read_text("utf-8").lower()
+    heads = re.findall(r"^- \*\*(.+?)\*\*", text, re.M)
+    assert heads == sorted(heads)
+    explained = {word for words in re.findall(r"\*\*(.+?)\*\*", text) for word in words.split(", ")}
+    assert not [term for term in TERMS if not {term.lower(), term.lower().removesuffix("s")} & explained]
+
+
 @pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
 def test_a_how_to_is_listed_and_shows_an_answer(page: Path) -> None:
     assert re.search(rf"^{page.stem}$", (DOCS / "howto/index.md").read_text("utf-8"), re.M)
@@ -76,6 +85,7 @@ def test_a_how_to_is_listed_and_shows_an_answer(page: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # three minutes of one core; on a busy machine more
 def test_the_answers_on_the_pages_are_those_of_today() -> None:
     done = subprocess.run([sys.executable, "docs/run_howtos.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

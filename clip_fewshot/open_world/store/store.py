@@ -50,7 +50,7 @@ class Store:
     that it sees.
 
     Attributes:
-        folder: where it lies. database: its tables. session: what is loaded of it.
+        folder, database, session: where it lies, its tables, and what is loaded of it.
         grouped_, discovery_: what :meth:`discover` looked at and found last, as of :class:`OpenWorldClassifier`.
 
     Example:
