@@ -16,6 +16,8 @@ import pytest
 from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
 from clip_fewshot.commands.cli.parser import flat_fields
 from clip_fewshot.commands.cli.progress import describe_seconds, show_progress
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.commands.cli.shared_options import CommandOptions
 from clip_fewshot.runtime.progress import report_steps
 from tests.cli.command import call, drop_progress, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
@@ -96,6 +98,25 @@ def test_quiet_shows_nothing_of_stages_and_loops(
         assert [*report_steps([1, 2], "read", 2)] == [1, 2]
         time.sleep(0.05)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_the_processes_of_torchrun_the_first_tells(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clip_fewshot.commands.cli.progress.FIRST_LINE", 0.01)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+
+    def main(options: CommandOptions) -> int:
+        said = ""
+        while rank == "0" and "at work" not in said:
+            said += capsys.readouterr().err
+        time.sleep(0.05)
+        return 0
+
+    assert run(main, CommandOptions, "x", "", []) == 0
+    assert ("at work" in capsys.readouterr().err) <= (rank == "0")
 
 
 def test_every_command_can_be_quiet() -> None:

@@ -98,9 +98,12 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), SingleProcess()).state_dict()
+    told: list[tuple[str, int, int]] = []
+    chosen = options(photos, "--augment", "0.5")
+    whole = pretraining.pretrain(chosen, SingleProcess(), progress=lambda *seen: told.append(seen)).state_dict()
+    assert told == [("training", step, 6) for step in range(1, 7)]
 
-    def stop_at_four(total: int, say: object) -> object:
+    def stop_at_four(total: int, say: object, progress: object) -> object:
         def on_step(report: StepReport) -> None:
             if report.step == 4:
                 raise KeyboardInterrupt

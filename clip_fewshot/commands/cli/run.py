@@ -63,7 +63,7 @@ def run(
     chosen = parse(options, prog, description, argv, examples)
     try:
         _check_memory()
-        with _terminable(), _never_swallowed(), show_progress(getattr(chosen, "quiet", False)):
+        with _terminable(), _never_swallowed(), show_progress(getattr(chosen, "quiet", False) or _follows()):
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
         return code if not closed else _report(f"error: {CLOSED}", NO_RESOURCE)
@@ -104,6 +104,11 @@ def command_line() -> str:
         elif word.startswith("--storage="):
             words[i] = f"--storage={HIDDEN}"
     return f"{describe_start()} {shlex.join(words)}".strip()
+
+
+def _follows() -> bool:
+    """Whether this is one of the processes of torchrun, and not the first, which speaks for all."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def _check_memory() -> None:
