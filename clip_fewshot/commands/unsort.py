@@ -22,9 +22,9 @@ class Options(CommandOptions):
 
 def main(options: Options) -> int:
     from clip_fewshot.data.names import escape, number
-    from clip_fewshot.protocol.sort_pictures import take_back
+    from clip_fewshot.protocol.sort_pictures import remove_copies
 
-    removed, left = take_back(options.folder)
+    removed, left = remove_copies(options.folder)
     stays = [str(path) for path in left]
     text = f"{number(removed, 'copy', 'copies')} taken back"
     text += f"; left in {escape(options.folder)}: {number(len(left), 'file')}" if left else ""

@@ -14,6 +14,7 @@ from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.contrastive.activation_memory import list_matrices
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import activation_dtype
+from clip_fewshot.data.names import number
 
 MIB, GIB = 1 << 20, 1 << 30
 LIBRARIES = 512 << 20  # bytes of Python, torch and its kernels
@@ -68,7 +69,9 @@ class Forecast:
     @property
     def total(self) -> str:
         """The peak in words."""
-        return format_size(self.peak) + (f" with {self.pairs:,} pairs in a pass" if self.pairs else " and activations")
+        return format_size(self.peak) + (
+            f" with {number(self.pairs, 'pair')} in a pass" if self.pairs else " and activations"
+        )
 
     def __str__(self) -> str:
         sizes = {name: size for name, size in asdict(self).items() if name != "pairs"} | {"libraries": LIBRARIES}

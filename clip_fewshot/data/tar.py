@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.errors import DataError
 from clip_fewshot.runtime.reading import open_regular
 
@@ -95,7 +95,7 @@ def _listed(archive: Path, size: int, changed: int) -> Contents:
     with open_regular(archive) as file:  # tarfile takes a damaged header for the end and says nothing
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"a damaged header at byte {end:,}, behind {len(found)} files")
+            raise ValueError(f"a damaged header at byte {end:,}, behind {number(len(found), 'file')}")
     return Contents(found, refused)
 
 

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import LISTED
+from clip_fewshot.data.names import LISTED, number
 from clip_fewshot.data.traces import read_traces
 from clip_fewshot.evaluation.hints import find_hints
 from clip_fewshot.evaluation.intervals import accuracy_interval
@@ -201,8 +201,8 @@ def _check_traces(images: ImageDataset, seed: int) -> dict[str, Any]:
         return _entry(0, f"the class cannot be told without the pixels{least}", "", rows)
     best = max(telling, key=lambda one: one.accuracy)
     said = (
-        f"the class is told without a pixel for {best.accuracy:.0%} of {len(held_out):,} held-out pictures, where "
-        f"guessing has {best.guessing:.0%} (p = {best.p_value:.2g}): {', '.join(one.trace for one in telling)}"
+        f"the class is told without a pixel for {best.accuracy:.0%} of {number(len(held_out), 'held-out picture')}, "
+        f"where guessing has {best.guessing:.0%} (p = {best.p_value:.2g}): {', '.join(one.trace for one in telling)}"
     )
     return _entry(len(telling), said, "take pictures of all classes the same way, or save them alike", rows)
 
@@ -229,7 +229,7 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
     if tested:
         low, high = accuracy_interval([np.arange(tested) < round(0.9 * tested)]).ci95
         if (high - low) / 2 > WIDE:
-            yield f"with {tested:,} test pictures an accuracy of .9 is known to [{low:.2f}, {high:.2f}] only"
+            yield f"with {number(tested, 'test picture')} an accuracy of .9 is known to [{low:.2f}, {high:.2f}] only"
     classes = _count_classes(images)
     for side in sorted(set(images.partition)) if classes else []:
         if empty := [name for name, counts in classes.items() if not counts[side or UNDIVIDED]]:
@@ -239,7 +239,7 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
         yield f"fewer than {FEWEST_OF_CLASS} pictures of {_list_names(few)}"
     if sizes and max(sizes.values()) >= UNEVEN * max(1, min(sizes.values())):
         most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
-        yield f"{most} has {sizes[most]:,} pictures, {least} has {sizes[least]:,}"
+        yield f"{most} has {number(sizes[most], 'picture')}, {least} has {sizes[least]:,}"
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -252,8 +252,8 @@ def _check_captions(images: ImageDataset) -> dict[str, Any]:
     repeated = {caption: n for caption, n in counts.items() if n > 1}
     floor = sum(n * math.log(n) for n in counts.values()) / max(1, len(images))
     said = (
-        f"{sum(repeated.values()):,} of {len(images):,} captions are not the only one of their text: where equal ones "
-        f"count as wrong answers, the contrastive loss of all together cannot fall below {floor:.3f}"
+        f"{sum(repeated.values()):,} of {number(len(images), 'caption')} not the only one of their text: where equal "
+        f"ones count as wrong answers, the contrastive loss of all together cannot fall below {floor:.3f}"
     )
     rows = [{"caption": caption, "times": n} for caption, n in Counter(repeated).most_common()]
     advice = "use a loss that lets equal captions share (this library's does)"

@@ -33,6 +33,7 @@ from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
@@ -285,9 +286,10 @@ def describe_finetuning(found: dict[str, Any]) -> str:
     excess = training["loss"] - training["floor"]
     return "\n".join(
         [
-            f"{found['data']}, {found['model']}: {pictures['training']:,} pictures to train on, "
+            f"{found['data']}, {found['model']}: {number(pictures['training'], 'picture')} to train on, "
             f"{pictures['test']:,} kept out; {parameters['trained']:,} of {parameters['all']:,} parameters trained",
-            f"{training['steps']:,} steps in {found['seconds']:.0f} s; loss of the last epoch {training['loss']:.3f}, "
+            f"{number(training['steps'], 'step')} in {found['seconds']:.0f} s; "
+            f"loss of the last epoch {training['loss']:.3f}, "
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",
             tables.format_plain([head, *rows]),

@@ -24,6 +24,7 @@ from clip_fewshot.contrastive.validation import Validation
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
@@ -83,7 +84,8 @@ def pretrain(
     total = settings.total(pairs.steps())
     weights, load = sum(p.numel() for p in model.parameters()), Load(pairs.batch, world.size)
     forecast = check_memory(measure_needs(model, pairs.tokens), settings, load, model.device, CHANGEABLE)
-    say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
+    shape = f"{number(len(kept), 'caption')}, {number(pairs.batch, 'picture')} a step, {number(total, 'step')}"
+    say(f"{model.name}: {weights:,} weights; {shape}")
     say(f"memory: {forecast}")
     if config.warning():
         warn(config.warning())

@@ -19,7 +19,7 @@ from clip_fewshot.runtime.outputs import FOLDER_MARK, FolderKind, mark_folder
 from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.runtime.reading import decode_json, read_whole
 
-SORTED_FOLDER, COPIES = FolderKind("sorted pictures"), ".copies.jsonl"
+SORTED_FOLDER, LIST_OF_COPIES = FolderKind("sorted pictures"), ".copies.jsonl"
 UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
 
 
@@ -39,7 +39,7 @@ def list_files(pictures: ImageDataset) -> list[Path]:
 class PictureSorter:
     """Copies each of ``files``, or links to it, into a folder of ``folder`` that is called like its answer.
 
-    The pictures stay where they are, and ``folder`` keeps a list of its copies for :func:`take_back`. Where two are
+    The pictures stay where they are, and ``folder`` keeps a list of its copies for :func:`remove_copies`. Where two are
     called the same, a number stands behind the later one.
     """
 
@@ -59,7 +59,9 @@ class PictureSorter:
             (file, self._find_place(file, answer.label)) for answer, file in zip(answers, self._left, strict=False)
         ]
         lines = [{"copy": str(copy.relative_to(self._folder)), "of": os.path.realpath(file)} for file, copy in pairs]
-        append_line(self._folder / COPIES, "\n".join(map(json.dumps, lines)))  # first: a kill leaves no copy unlisted
+        append_line(
+            self._folder / LIST_OF_COPIES, "\n".join(map(json.dumps, lines))
+        )  # first: a kill leaves no copy unlisted
         for file, copy in report_steps(pairs, "sort", len(pairs)):
             copy_file(file, copy, self._links)
 
@@ -82,7 +84,7 @@ def _new_place(taken: set[str], place: Path) -> Path:
     return place
 
 
-def take_back(folder: Path) -> tuple[int, list[Path]]:
+def remove_copies(folder: Path) -> tuple[int, list[Path]]:
     """Remove the copies of ``folder`` that are as they were made, and what folders that leaves empty.
 
     A copy that was changed or moved, or whose original is no longer there or another, stays: no picture is lost.
@@ -96,7 +98,7 @@ def take_back(folder: Path) -> tuple[int, list[Path]]:
     if not SORTED_FOLDER.owns(folder):
         expected, fix = "a folder that --sort-into has made", "name that one"
         raise UsageError(expected=expected, got="another", fix=fix, where=str(folder))
-    removed, copies = 0, _read_copies(folder / COPIES)
+    removed, copies = 0, _read_copies(folder / LIST_OF_COPIES)
     for line in report_steps(copies, "take back", len(copies)):
         copy = folder / line["copy"]
         if _is_inside(copy, folder) and _is_as_made(copy, Path(line["of"])):
@@ -104,9 +106,11 @@ def take_back(folder: Path) -> tuple[int, list[Path]]:
             removed += 1
     for home in [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]:
         _remove_if_empty(home)
-    left = sorted(path for path in folder.rglob("*") if path.name not in (COPIES, FOLDER_MARK) and not path.is_dir())
+    left = sorted(
+        path for path in folder.rglob("*") if path.name not in (LIST_OF_COPIES, FOLDER_MARK) and not path.is_dir()
+    )
     if not left:
-        for name in (COPIES, FOLDER_MARK):
+        for name in (LIST_OF_COPIES, FOLDER_MARK):
             (folder / name).unlink(missing_ok=True)
         _remove_if_empty(folder)
     return removed, left

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name
 
@@ -172,7 +173,7 @@ def _describe_groups(results: Found) -> Conclusion:
     if found is None:
         why = "no picture can be called unknown" if results["dataset"]["unseen"] else "no class was hidden (--unseen)"
         return Conclusion("groups", f"None were looked for: {why}.")
-    what = f"the {found['n_flagged']:,} pictures" if "n_flagged" in found else "what was"
+    what = f"the {number(found['n_flagged'], 'picture')}" if "n_flagged" in found else "what was"
     joined = f" and {found['n_joined']:,} that joined them" if found.get("n_joined") else ""
     groups = text.format_count(found["n_clusters"], "group")
     hidden = text.format_count(len(results["dataset"]["unseen"]), "class was", "classes were")

@@ -68,9 +68,9 @@ def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, m
     monkeypatch.setattr(steps, "copy_file", fail)
     with pytest.raises(KeyboardInterrupt):
         sort(tmp_path / "sorted", originals)
-    with (tmp_path / "sorted" / steps.COPIES).open("a") as file:
+    with (tmp_path / "sorted" / steps.LIST_OF_COPIES).open("a") as file:
         file.write('{"copy": "dog/')
-    assert steps.take_back(tmp_path / "sorted") == (1, [])
+    assert steps.remove_copies(tmp_path / "sorted") == (1, [])
 
 
 @pytest.mark.parametrize("copy", ["../b/0.png", "../0.png", "link/0.png", "{b}/0.png"])
@@ -80,8 +80,8 @@ def test_a_list_that_lies_removes_nothing(copy: str, originals: list[Path], tmp_
     shutil.copy(originals[3], twin)
     os.symlink(tmp_path / "b", folder / "link")
     line = {"copy": copy.format(b=tmp_path / "b"), "of": str(twin)}
-    (folder / steps.COPIES).write_text(json.dumps(line) + "\n")
-    assert steps.take_back(folder)[0] == 0
+    (folder / steps.LIST_OF_COPIES).write_text(json.dumps(line) + "\n")
+    assert steps.remove_copies(folder)[0] == 0
     assert originals[3].exists()
     assert twin.exists()
 
@@ -89,8 +89,8 @@ def test_a_list_that_lies_removes_nothing(copy: str, originals: list[Path], tmp_
 @pytest.mark.parametrize("line", ["[]", '{"copy": 1, "of": 2}', "{}", "\x00"])
 def test_lines_that_are_none_of_ours_are_passed_over(line: str, originals: list[Path], tmp_path: Path) -> None:
     sort(tmp_path / "sorted", originals)
-    (tmp_path / "sorted" / steps.COPIES).write_text(line)
-    assert steps.take_back(tmp_path / "sorted")[0] == 0
+    (tmp_path / "sorted" / steps.LIST_OF_COPIES).write_text(line)
+    assert steps.remove_copies(tmp_path / "sorted")[0] == 0
 
 
 def test_another_folder_is_refused(command: Command, originals: list[Path], tmp_path: Path) -> None:
