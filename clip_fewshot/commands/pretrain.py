@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import quiet_option
 from clip_fewshot.contrastive.jobs import Pretraining
 
@@ -36,6 +35,6 @@ def main(options: Options) -> int:
     if options.spark:
         pretrain_by_spark(options)
         return 0
-    with join_world() as world, show_progress() as progress:
-        pretrain(options, world, partial(print, flush=True), lambda sentence: opening.warn([sentence]), progress)
+    with join_world() as world:
+        pretrain(options, world, partial(print, flush=True), lambda sentence: opening.warn([sentence]))
     return 0

@@ -33,7 +33,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.runtime.outputs import check_folder, mark_folder
-from clip_fewshot.types import Progress, Say, ignore_progress
+from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
 REPORTS = 100  # lines of loss in a training
@@ -57,13 +57,7 @@ def _pretrained_files(job: Pretraining) -> dict[str, bytes]:
     return {name: (job.folder / name).read_bytes() for name in MODEL_FILES} if world.rank == 0 else {}
 
 
-def pretrain(
-    job: Pretraining,
-    world: World,
-    say: Say = lambda line: None,
-    warn: Say = lambda line: None,
-    progress: Progress = ignore_progress,
-) -> Backbone:
+def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn: Say = lambda line: None) -> Backbone:
     """Read, split, train, and write the model to ``job.folder``; each process of ``world`` calls this.
 
     Args:
@@ -71,7 +65,7 @@ def pretrain(
         warn: receives what a reader of the pictures should know.
     """
     if world.rank > 0:
-        say, warn, progress = _be_silent, _be_silent, ignore_progress  # one process speaks for all
+        say = warn = _be_silent  # one process speaks for all
     started = time.perf_counter()
     check_folder(job.folder, TRAINING_RUN, job.overwrite, job)
     name, config = find_architecture(job.model or "ViT-B/32")
@@ -97,7 +91,7 @@ def pretrain(
         settings,
         world=world,
         validation=_validation(held, model, job, world, warn),
-        on_step=_report_steps(total, say, progress),
+        on_step=_report_steps(total, say),
         on_validation=lambda step, figures: say(f"step {step:6d}  {_shown(figures)}"),
         folder=job.folder,
         resume=job.resume is not None,
@@ -200,13 +194,12 @@ def _validation(
     return None if pairs is None and labelled is None else Validation(pairs, labelled, templates)
 
 
-def _report_steps(total: int, say: Say, progress: Progress) -> Callable[[StepReport], None]:
-    """A printer of the mean loss, and its excess over what the batches allowed; ``progress`` hears of every step."""
+def _report_steps(total: int, say: Say) -> Callable[[StepReport], None]:
+    """A printer of the mean loss, and its excess over what the batches allowed."""
     window: list[StepReport] = []
     every = max(1, total // REPORTS)
 
     def on_step(report: StepReport) -> None:
-        progress("training", report.step + 1, total)
         window.append(report)
         if len(window) < every and report.step + 1 < total:
             return

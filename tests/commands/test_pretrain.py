@@ -21,6 +21,7 @@ from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
+from clip_fewshot.runtime.progress import watch_steps
 from tests.commands.conftest import Command, one_line
 
 CONFIG = {
@@ -98,12 +99,10 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, int, int]] = []
-    chosen = options(photos, "--augment", "0.5")
-    whole = pretraining.pretrain(chosen, SingleProcess(), progress=lambda *seen: told.append(seen)).state_dict()
-    assert told == [("training", step, 6) for step in range(1, 7)]
+    told: list[int] = []
+    whole = pretraining.pretrain(options(photos, "--augment", "0.5"), SingleProcess()).state_dict()
 
-    def stop_at_four(total: int, say: object, progress: object) -> object:
+    def stop_at_four(total: int, say: object) -> object:
         def on_step(report: StepReport) -> None:
             if report.step == 4:
                 raise KeyboardInterrupt
@@ -115,7 +114,9 @@ def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(pretraining, "_report_steps", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             pretraining.pretrain(chosen, SingleProcess())
-    resumed = pretraining.pretrain(chosen, SingleProcess()).state_dict()
+    with watch_steps(lambda stage, done, total: told.append(done) if (stage, total) == ("training", 6) else None):
+        resumed = pretraining.pretrain(chosen, SingleProcess()).state_dict()
+    assert told == [4, 5, 6, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

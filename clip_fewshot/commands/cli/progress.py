@@ -159,7 +159,7 @@ class _Bars:
                     self._loops.pop(stage).close()
                 return
             if stage not in self._loops:
-                self._loops[stage] = self._open(stage, leave=False, delay=TICK)
+                self._loops[stage] = self._open(stage, leave=False, delay=TICK, initial=done)
             self._move(self._loops[stage], done, total)
 
     def _open(self, stage: str, **more: Any) -> Bar:
