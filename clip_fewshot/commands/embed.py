@@ -15,6 +15,7 @@ from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idl
 from clip_fewshot.config import OutputOptions, TextOptions, option
 from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.units import format_seconds
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
@@ -42,7 +43,7 @@ def main(options: Options) -> int:
     reasons, seconds = Counter(sorted(item.reason for item in left_out)), round(time.perf_counter() - started, 1)
     opening.warn(f"{number(n, 'unreadable picture')}: {reason}" for reason, n in reasons.items())
     found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
-    text = f"{number(done, 'picture')} embedded by {options.model_name} in {seconds} s: {out}"
+    text = f"{number(done, 'picture')} embedded by {options.model_name} in {format_seconds(seconds)}: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
     return 0
 

@@ -15,8 +15,8 @@ from clip_fewshot.contrastive.activation_memory import list_matrices
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import activation_dtype
 from clip_fewshot.data.names import number
+from clip_fewshot.runtime.units import format_size
 
-MIB, GIB = 1 << 20, 1 << 30
 LIBRARIES = 512 << 20  # bytes of Python, torch and its kernels
 BATCHES = 2  # of pictures: one is used while the next one is made
 PIXEL = 4  # bytes of one channel
@@ -204,8 +204,3 @@ def _kept(model: Backbone, tower: Tower, encode: Callable[[Tensor], Tensor], inp
 def _watch(block: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[Any]:
     yield block.register_forward_pre_hook(enter)
     yield block.register_forward_hook(leave)
-
-
-def format_size(n: int) -> str:
-    """Bytes in words."""
-    return f"{n / GIB:.2f} GiB" if n >= GIB else f"{n / MIB:.0f} MiB"

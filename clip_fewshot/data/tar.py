@@ -16,6 +16,7 @@ from typing import NamedTuple
 from clip_fewshot.data.names import escape, number
 from clip_fewshot.errors import DataError
 from clip_fewshot.runtime.reading import open_regular
+from clip_fewshot.runtime.units import format_size
 
 KEPT = 512  # archives whose listings stay in memory; ten thousand files take 3 MB
 
@@ -67,7 +68,9 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
     if archive is None or place is None:
         return None
     if place.size > limit:
-        raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=escape(path))
+        raise DataError(
+            expected=f"at most {format_size(limit)}", got=format_size(place.size), fix="shrink it", where=escape(path)
+        )
     try:
         with open_regular(archive) as file:
             file.seek(place.offset)

@@ -23,7 +23,6 @@ from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.neighbors.near_copies import find_near_copies
-from clip_fewshot.plots.text import format_count as count
 from clip_fewshot.probes.label_suspects import find_label_suspects
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray
@@ -129,7 +128,7 @@ def _check_sides(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dict
     pairs = [one for one in copies if images.partition[one["rows"][0]] != images.partition[one["rows"][1]]]
     tested = {row for one in pairs for row in one["rows"] if images.partition[row] == "test"}
     files = sum(one["same file"] for one in pairs)
-    said = f"{count(len(tested), 'test picture')} with a copy on the training side; same file: {count(files, 'pair')}"
+    said = f"{number(len(tested), 'test picture')} with a copy on the training side; same file: {number(files, 'pair')}"
     if "test" not in images.partition:
         said = "the source is not divided into train and test"
     return _entry(len(tested), said, "take them out of one side", [_pair(images, one) for one in pairs])
@@ -143,7 +142,7 @@ def _check_labels(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dic
         names = images.label_space.decode(images.required_labels()[list(one["rows"])])
         rows.append(_pair(images, one) | {"first label": names[0], "second label": names[1]})
     return _entry(
-        len(pairs), f"{count(len(pairs), 'pair')} of copies with two labels", "keep the right one of each", rows
+        len(pairs), f"{number(len(pairs), 'pair')} of copies with two labels", "keep the right one of each", rows
     )
 
 
@@ -151,7 +150,7 @@ def _check_copies(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dic
     """Copies on one side count as more pictures than there are; undivided, chance may put them on both."""
     pairs = [one for one in copies if images.partition[one["rows"][0]] == images.partition[one["rows"][1]]]
     whole = "on one side" if "test" in images.partition else "that a split may part"
-    said = f"{count(len(pairs), 'pair')} of copies {whole}"
+    said = f"{number(len(pairs), 'pair')} of copies {whole}"
     return _entry(len(pairs), said, "keep one of each", [_pair(images, one) for one in pairs])
 
 
@@ -173,7 +172,7 @@ def _check_doubts(
         {"picture": images.names[i], "label": names[labels[i]], "suggested": names[k], "probability": round(p, 3)}
         for i, k, p in zip(doubts.rows.tolist(), doubts.suggested.tolist(), doubts.probability.tolist(), strict=True)
     ]
-    return _entry(len(rows), f"{count(len(rows), 'doubtful label')}; {knows}", "look at these pictures", rows)
+    return _entry(len(rows), f"{number(len(rows), 'doubtful label')}; {knows}", "look at these pictures", rows)
 
 
 def _draw_parts(images: ImageDataset, copies: Sequence[dict[str, Any]], seed: int) -> list[IndexArray]:

@@ -51,6 +51,7 @@ from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, remove_half_files, write_bytes
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
+from clip_fewshot.runtime.units import format_seconds
 from clip_fewshot.types import FloatArray, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
@@ -282,7 +283,7 @@ def describe_finetuning(found: dict[str, Any]) -> str:
         [
             f"{found['data']}, {found['model']}: {number(pictures['training'], 'picture')} to train on, "
             f"{pictures['test']:,} kept out; {parameters['trained']:,} of {parameters['all']:,} parameters trained",
-            f"{number(training['steps'], 'step')} in {found['seconds']:.0f} s; "
+            f"{number(training['steps'], 'step')} in {format_seconds(found['seconds'])}; "
             f"loss of the last epoch {training['loss']:.3f}, "
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",

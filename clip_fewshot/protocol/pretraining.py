@@ -33,6 +33,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.runtime.outputs import check_folder, mark_folder
+from clip_fewshot.runtime.units import format_seconds
 from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
@@ -99,7 +100,7 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     )
     if world.rank == 0:
         save_backbone(trained, job.folder, half=False, overwrite=True)  # beside the checkpoint
-    say(f"model, checkpoint and metrics.jsonl in {job.folder} ({time.perf_counter() - started:.0f} s)")
+    say(f"model, checkpoint and metrics.jsonl in {job.folder} ({format_seconds(time.perf_counter() - started)})")
     return trained
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
 from clip_fewshot.commands.cli.parser import flat_fields
-from clip_fewshot.commands.cli.progress import describe_seconds, show_progress
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import run
 from clip_fewshot.commands.cli.shared_options import CommandOptions
 from clip_fewshot.runtime.progress import report_steps
@@ -126,11 +126,6 @@ def test_every_command_can_be_quiet() -> None:
             if name != OPEN_WORLD:
                 options = import_module(f"{place}.{name}").Options
                 assert "quiet" in {field.name for field, _, _ in flat_fields(options)}, name
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (200, "3 min"), (7_500, "2 h 5 min")])
-def test_times_are_said_in_units_that_fit(seconds: float, said: str) -> None:
-    assert describe_seconds(seconds) == said
 
 
 def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(

@@ -89,7 +89,7 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
     assert memory.startswith(
         "memory: weights 13 MiB, optimizer 25 MiB, gradients 13 MiB, activations 3 MiB, pictures 3 MiB"
     )
-    assert memory.endswith(" MiB with 8 pairs in a pass")
+    assert memory.endswith(" MB with 8 pairs in a pass")
     monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
     state = 16 * int(size.split()[1].replace(",", ""))  # bytes of weights, gradients and moments
     for room, words in ((state + (5 << 20), "set --chunk=4 ("), (state * 4 // 5, "set --state-dtype=bfloat16 (")):

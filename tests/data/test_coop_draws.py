@@ -48,7 +48,7 @@ def test_a_draw_is_read_where_it_lies(caltech: Path, protocol: int) -> None:
     assert set(found.counts().values()) == {2}
     assert set(found.partition) == {"train"}
     assert [Path(name).name for name in found.names] == ["0.png", "1.png"] * 3
-    assert any("3 validation images of the draw were left out" in line for line in found.warnings)
+    assert any("left out: 3 validation images of the draw" in line for line in found.warnings)
     assert found.origins is not None
     assert found.origins[0] == "shot_2-seed_1.pkl:train[0]"
 

@@ -77,7 +77,7 @@ READ = {
     "a folder in each class": Tree(each("sea/images ice/pictures"), {"ice": 2, "sea": 2}, 0, "4 of 4 pictures deeper"),
     "deeper pictures of some": Tree(each("sea ice/2021 ice"), {"ice": 4, "sea": 2}),
     "outlines": Tree(
-        each("sea ice"), {"ice": 2, "sea": 2}, 0, "2 .xml", {"lines/0.xml": "<a/>", "lines/1.xml": "<a/>"}
+        each("sea ice"), {"ice": 2, "sea": 2}, 0, ".xml files: 2", {"lines/0.xml": "<a/>", "lines/1.xml": "<a/>"}
     ),
     "an unlabelled test part": Tree(each("train/sea train/ice test"), {"ice": 2, "sea": 2}, 0, "test/4.png"),
     "classes of their own in each part": Tree(each("train/a train/b test/c test/d"), dict.fromkeys("abcd", 2), 4),
@@ -101,11 +101,11 @@ READ = {
         each("sea ice"),
         {"ice": 2, "sea": 2},
         0,
-        "1 .csv files",
+        ".csv files: 1",
         {"c.csv": "file,camera\nsea/0.png,x\nsea/1.png,y\nice/2.png,x\nice/3.png,y\n"},
     ),
     "the same folder's name in each part": Tree(each("train/train test/test"), None, 2, "no class folders"),
-    "a table of other things": Tree(each("1 2"), {"1": 2, "2": 2}, 0, "1 .csv files", {"c.csv": "class,price\n1,3\n"}),
+    "a table of other things": Tree(each("1 2"), {"1": 2, "2": 2}, 0, ".csv files: 1", {"c.csv": "class,price\n1,3\n"}),
 }
 
 

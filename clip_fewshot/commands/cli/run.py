@@ -22,6 +22,7 @@ from clip_fewshot.commands.cli.parser import parse, rename_to_flags
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.config import HIDDEN
 from clip_fewshot.errors import ClipFewShotError, ResourceError
+from clip_fewshot.runtime.units import format_size
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -119,8 +120,8 @@ def _check_memory() -> None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
-        expected = f"a limit of {LEAST_MEMORY:,} bytes or more"
-        raise ResourceError(expected=expected, got=f"{limit:,}", fix="raise it (ulimit -v)", where="memory")
+        expected = f"a limit of {format_size(LEAST_MEMORY)} or more"
+        raise ResourceError(expected=expected, got=format_size(limit), fix="raise it (ulimit -v)", where="memory")
 
 
 def _report(line: str, code: int) -> int:
