@@ -189,8 +189,10 @@ class Extender:
             )
             after = replace(fresh, levelled=before.levelled)
         k, was = after.n_neighbors, before.n_neighbors
+        if k is None or was is None or k >= was:
+            return after, ()
         few = f"the detector compares with {number(k, 'neighbour')}, not {was}: name larger groups for a sharper one"
-        return after, (few,) if k is not None and was is not None and k < was else ()
+        return after, (few,)
 
     def _extended_on_known(
         self, before: Fitted, more: KnownPictures, texts: FloatArray | None, by_name: Sequence[int]
