@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.errors import UsageError
-from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.runtime.files import append_line, copy_file
 from clip_fewshot.runtime.outputs import FOLDER_MARK, FolderKind, mark_folder
 from clip_fewshot.runtime.progress import report_steps
-from clip_fewshot.runtime.reading import decode_json, read_whole
+from clip_fewshot.runtime.reading import decode_json, open_regular, read_whole
+
+if TYPE_CHECKING:
+    from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.answers import Answer
 
 SORTED_FOLDER, LIST_OF_COPIES = FolderKind("sorted pictures"), ".copies.jsonl"
 UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
@@ -133,11 +135,16 @@ def _is_inside(copy: Path, folder: Path) -> bool:
 
 
 def _is_as_made(copy: Path, original: Path) -> bool:
+    """Whether the original has all that is in the copy, which a kill may have cut short."""
     if copy.is_symlink():
         return os.readlink(copy) == str(original)
     if not (copy.is_file() and original.is_file()) or os.path.samefile(copy, original):
         return False
-    return filecmp.cmp(copy, original, shallow=False)
+    with open_regular(copy) as one, open_regular(original) as other:
+        while piece := one.read(1 << 20):
+            if piece != other.read(len(piece)):
+                return False
+    return True
 
 
 def _remove_if_empty(folder: Path) -> None:
