@@ -143,7 +143,7 @@ class FeatureSet:
         return len(self.features)
 
     def __repr__(self) -> str:
-        classes = "" if self.label_space is None else f", {len(self.label_space)} classes"
+        classes = "" if self.label_space is None else f", classes: {len(self.label_space):,}"
         return f"FeatureSet({len(self):,} x {self.features.shape[1]}{classes}, backbone {self.backbone[:12]})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:

@@ -262,7 +262,7 @@ def test_what_is_printed_is_short(split: OpenWorldSplit, world: cf.OpenWorldClas
     assert repr(answers).endswith("... and 55 more]")
     assert repr(ResultRows([1, 2])) == "[1,\n 2]"
     assert repr(Discovery(np.array([0, 0, -1]), 1, np.empty((0, 4)), np.array([0]), interval=(1, 2))) == (
-        "Discovery(1 groups (90 % [1, 2]), 1 of 3 images in none, by ward)"
+        "Discovery(1 group (90 % [1, 2]), 1 of 3 images in none, by ward)"
     )
 
 

@@ -348,7 +348,7 @@ def test_an_alpha_that_the_shots_cannot_support_is_refused_unless_nobody_asked_f
         out=str(tmp_path / "r"),
     )
     results = run_few_shot(config, silent, "the command")
-    found, fallen = results["novelty"], "alpha is 0.1429, the least that 6 calibration images support"
+    found, fallen = results["novelty"], "alpha is 0.1429, the least for 6 calibration images"
     assert 0 <= found["auroc"] <= 1
     assert (found["refused"] is None) == (found["false_alarm_rate"] is not None) == (alpha is None)
     assert any(fallen in warning for warning in results["warnings"]) == (alpha is None)

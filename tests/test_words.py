@@ -113,3 +113,27 @@ def definitions() -> dict[str, list[str]]:
 def test_no_two_classes_or_constants_have_one_name() -> None:
     twice = {name: places for name, places in definitions().items() if len(places) > 1}
     assert not twice, twice
+
+
+COUNTED = "pictures|images|classes|groups|shots|rows|samples|files|trials|captions|copies|pairs|support sets|layers"
+COUNTED_NOUN = re.compile(rf" (?:[a-z-]+ )?(?:{COUNTED})\b")
+
+
+def find_counts(tree: ast.AST) -> list[int]:
+    """Lines on which a noun in the plural stands behind a number that may be 1; limits in capitals are none."""
+    return [
+        value.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for value, text in zip(node.values, node.values[1:], strict=False)
+        if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant) and COUNTED_NOUN.match(text.value)
+        if ast.unparse(value.value).startswith("len(") or ast.unparse(value.format_spec or value).strip("f'\"") == ","
+        if not re.fullmatch("[A-Z_]+", ast.unparse(value.value))
+    ]
+
+
+def test_a_count_stands_before_its_noun_by_number_which_knows_one_from_many() -> None:
+    assert find_counts(ast.parse('f"{n:,} pictures", f"{len(a)} new classes"')) == [1, 1]
+    assert not find_counts(ast.parse("""f"{number(n, 'picture')}, {MOST:,} files, {n:.2f} pairs" """))
+    found = [f"{place}:{line}" for place, tree in sorted(TREES.items()) for line in find_counts(tree)]
+    assert not found, found

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.errors import ArtifactError
+from clip_fewshot.runtime.units import format_size
 
 MAX_ARCHIVE_BYTES = 4 << 30
 MAX_MEMBERS = 20_000
@@ -180,7 +181,7 @@ def _check_members(archive: zipfile.ZipFile) -> str:
     """The folder inside the archive, after the checks that need no content."""
     members = archive.infolist()
     if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_ARCHIVE_BYTES:
-        raise _RefusedError("one beyond 20,000 members or 4 GiB")
+        raise _RefusedError(f"one beyond {MAX_MEMBERS:,} members or {format_size(MAX_ARCHIVE_BYTES)}")
     pickles = [
         member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")
     ]

@@ -13,7 +13,9 @@ from typing import Any
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.shared_options import PicturesOptions, refuse_idle, required_data, spark_option
 from clip_fewshot.config import OutputOptions, TextOptions, option
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.units import format_seconds
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
@@ -39,9 +41,9 @@ def main(options: Options) -> int:
     started, out = time.perf_counter(), opening.choose_table(options, FEATURES_OUT)
     done, left_out = (embed_labels if options.labels else embed_paths)(options, out)
     reasons, seconds = Counter(sorted(item.reason for item in left_out)), round(time.perf_counter() - started, 1)
-    opening.warn(f"{n} unreadable pictures: {reason}" for reason, n in reasons.items())
+    opening.warn(f"{number(n, 'unreadable picture')}: {reason}" for reason, n in reasons.items())
     found = {"schema": 1, "out": str(out), "model": options.model_name, "pictures": done, "unreadable": reasons}
-    text = f"{done:,} pictures embedded by {options.model_name} in {seconds} s: {out}"
+    text = f"{number(done, 'picture')} embedded by {options.model_name} in {format_seconds(seconds)}: {out}"
     print(json.dumps(found | {"seconds": seconds}, indent=1) if options.json else text)
     return 0
 

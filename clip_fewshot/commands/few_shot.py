@@ -42,6 +42,6 @@ def main(options: Options) -> int:
     for command in [] if options.json else suggest_commands(results, describe_program(), out / "model"):
         print(f"next: {command}")
     for said in unlabelled["said"][:1]:
-        print(f"{said}; {unlabelled['sealed']:,} copies of sealed pictures were taken out before", file=sys.stderr)
+        print(f"{said}; taken out before as copies of sealed pictures: {unlabelled['sealed']:,}", file=sys.stderr)
     print(f"report: {out / 'report.html'}   model: {out / 'model'}", file=sys.stderr)
     return 0

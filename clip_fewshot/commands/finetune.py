@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions
 from clip_fewshot.contrastive.jobs import FineTuningJob
 
@@ -36,9 +35,9 @@ def main(options: Options) -> int:
     if options.spark:
         found = finetune_by_spark(options)
     else:
-        with join_world() as world, show_progress() as progress:
+        with join_world() as world:
             tell = (lambda line: None) if options.json else partial(print, flush=True)
-            found = finetune(options, world, lambda sentence: opening.warn([sentence]), progress, tell)
+            found = finetune(options, world, lambda sentence: opening.warn([sentence]), tell)
     if found:
         print(json.dumps(found, indent=1) if options.json else describe_finetuning(found))
     return 0

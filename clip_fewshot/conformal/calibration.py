@@ -13,6 +13,7 @@ from clip_fewshot.conformal.bags import ALONE, Bag, Labels, check_features
 from clip_fewshot.conformal.levels import Looks, scale_scores
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, flag, smallest_shots
 from clip_fewshot.conformal.schemes import SCHEMES, MakeDetector, Scheme, Split, Together
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.novelty.base import Detector
@@ -217,12 +218,16 @@ class Calibrated:
             check_alpha(alpha, self.n_calibration_)
         except UnsupportedAlphaError as error:
             shots = self.shots_needed(alpha)
-            half = "" if shots == error.needed else f", which is {shots:,} shots,"
+            half = "" if shots == error.needed else f", which is {number(shots, 'shot')},"
             if not self.per_class:
                 return UnsupportedAlphaError(alpha, error.n, f"calibration images in all{half}")
             few = [(name, n) for name, n in self.n_per_class_.items() if n < error.needed]
             have = ", ".join(f"{n:,} of {name}" for name, n in few[:LISTED_CLASSES])
-            have += f" and too few of {len(few) - LISTED_CLASSES:,} classes more" if len(few) > LISTED_CLASSES else ""
+            have += (
+                f" and too few of {number(len(few) - LISTED_CLASSES, 'class', 'classes')} more"
+                if len(few) > LISTED_CLASSES
+                else ""
+            )
             what = f"calibration images of each class{half}"
             return UnsupportedAlphaError(alpha, error.n, what, have, "ask for per_class=False")
         return None

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clip_fewshot.config.ranges import require_real
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import tie_range
 from clip_fewshot.runtime.arrays import as_scores
@@ -86,7 +87,7 @@ def _explain(usual: float, n: int) -> list[str]:
     if n >= smallest_shots(usual):
         return []
     takes = f"the usual {usual:g} takes {smallest_shots(usual):,}"
-    return [f"alpha is {_write_least(n)}, the least that {n:,} calibration images support; {takes}"]
+    return [f"alpha is {_write_least(n)}, the least for {number(n, 'calibration image')}; {takes}"]
 
 
 def smallest_shots(alpha: float) -> int:

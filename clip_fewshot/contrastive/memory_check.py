@@ -11,10 +11,11 @@ import torch
 
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.checkpoint import sketch_backbone
-from clip_fewshot.contrastive.memory_forecast import Forecast, Needs, format_size, measure_state
+from clip_fewshot.contrastive.memory_forecast import Forecast, Needs, measure_state
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.errors import ResourceError
 from clip_fewshot.runtime.device import device_memory
+from clip_fewshot.runtime.units import format_size
 
 
 class Load(NamedTuple):

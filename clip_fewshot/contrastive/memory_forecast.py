@@ -14,8 +14,9 @@ from clip_fewshot.backbones.tower import Tower
 from clip_fewshot.contrastive.activation_memory import list_matrices
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import activation_dtype
+from clip_fewshot.data.names import number
+from clip_fewshot.runtime.units import format_size
 
-MIB, GIB = 1 << 20, 1 << 30
 LIBRARIES = 512 << 20  # bytes of Python, torch and its kernels
 BATCHES = 2  # of pictures: one is used while the next one is made
 PIXEL = 4  # bytes of one channel
@@ -68,7 +69,9 @@ class Forecast:
     @property
     def total(self) -> str:
         """The peak in words."""
-        return format_size(self.peak) + (f" with {self.pairs:,} pairs in a pass" if self.pairs else " and activations")
+        return format_size(self.peak) + (
+            f" with {number(self.pairs, 'pair')} in a pass" if self.pairs else " and activations"
+        )
 
     def __str__(self) -> str:
         sizes = {name: size for name, size in asdict(self).items() if name != "pairs"} | {"libraries": LIBRARIES}
@@ -201,8 +204,3 @@ def _kept(model: Backbone, tower: Tower, encode: Callable[[Tensor], Tensor], inp
 def _watch(block: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[Any]:
     yield block.register_forward_pre_hook(enter)
     yield block.register_forward_hook(leave)
-
-
-def format_size(n: int) -> str:
-    """Bytes in words."""
-    return f"{n / GIB:.2f} GiB" if n >= GIB else f"{n / MIB:.0f} MiB"

@@ -26,6 +26,7 @@ from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import explain_full_memory
 from clip_fewshot.runtime.files import hold_folder, remove_half_files
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder
+from clip_fewshot.runtime.progress import report_steps
 
 TRAINING_RUN = FolderKind("training", ((f"{CHECKPOINT_FOLDER}/{ARTIFACT_SIGN[0]}", ARTIFACT_SIGN[1]),))
 
@@ -161,7 +162,8 @@ class _Session:
         training = self.training
         every = training.options.save_every or self.length
         started = time.perf_counter()
-        for batch, waited in time_batches(self.pairs, training.taken, training.total):
+        batches = time_batches(self.pairs, training.taken, training.total)
+        for batch, waited in report_steps(batches, "training", training.total, done=training.taken):
             began = time.perf_counter()
             outcome = training.advance(batch, self.world)
             floor = training.recipe.floor(batch, self.world, training.model.device)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from clip_fewshot.data.names import speak_name
+from clip_fewshot.data.names import number, speak_name
 from clip_fewshot.data.templates import check_templates, fill_template
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.rng import generator
@@ -116,7 +116,9 @@ class CaptionGenerator:
         """The first ``size`` captions of the class, all distinct; calls before it change nothing."""
         if not 0 <= size <= len(self):
             fix = "ask for fewer or add words"
-            raise UsageError(expected=f"a bank of 0 to {len(self)} captions", got=f"{size}", fix=fix, where="size")
+            raise UsageError(
+                expected=f"a bank of 0 to {number(len(self), 'caption')}", got=f"{size}", fix=fix, where="size"
+            )
         return [self._caption(label, int(number)) for number in self._order(label)[:size]]
 
     def _order(self, label: str) -> Sequence[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from clip_fewshot.data.folder import Tree, walk
 from clip_fewshot.data.folder_names import read_folder_names
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import escape, number, sort_key
 from clip_fewshot.data.tree_form import TreeForm, Way, find_form, find_parts, form_at
 from clip_fewshot.errors import DataError
 
@@ -90,7 +90,7 @@ def _labelled(tree: Tree, form: TreeForm) -> Listing:
     ]
     texts = [path for path in tree.texts if not names_of or not named[0].endswith(f" {escape(path)}")]
     unread = [path for path, label in labels.items() if label is None]
-    left = f"{len(unread)} pictures lie in no class folder and were not read"
+    left = f"not read: {number(len(unread), 'picture')} in no class folder"
     homeless = [f"{left}: {escape(unread[0])} ..."] if unread else []
     warnings = (*tree.warnings(texts), *form.notes, *named, *homeless, *form.joined())
     return Listing(tree.root, tuple(entries), tuple(names_of.get(name, name) for name in names), warnings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import check_class_name, escape, list_first, refuse_names
+from clip_fewshot.data.names import check_class_name, escape, list_first, number, refuse_names
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.types import LabelSpace
@@ -38,7 +38,11 @@ def rename_classes(dataset: ImageDataset, names: ClassNames) -> ImageDataset:
     by_label = names if isinstance(names, Mapping) else _in_order(names, labels, where)
     lacking = [label for label in labels if label not in by_label]
     if lacking:
-        _refuse(f"a name for each of {len(labels)} classes", f"none for {list_first(map(escape, lacking))}\n", where)
+        _refuse(
+            f"a name for each of {number(len(labels), 'class', 'classes')}",
+            f"none for {list_first(map(escape, lacking))}\n",
+            where,
+        )
     try:
         chosen = tuple(check_class_name(by_label[label].strip(), ()) for label in labels)
         renamed = replace(dataset, label_space=LabelSpace(chosen, dataset.label_space.former or labels))

@@ -98,7 +98,9 @@ def list_labels(labels: Iterable[object], n: int) -> list[str] | list[int]:
         raise UsageError(expected="a list of labels", got=f"a {type(labels).__name__}", fix=fix, where="labels")
     values = [label.item() if getattr(label, "ndim", 1) == 0 else label for label in without_torch([*labels])]
     if len(values) != n:
-        raise UsageError(expected=f"{n:,} labels", got=f"{len(values):,} for {n:,} pictures", fix=fix, where="labels")
+        raise UsageError(
+            expected=number(n, "label"), got=f"{len(values):,} for {number(n, 'picture')}", fix=fix, where="labels"
+        )
     wrong = [label for label in values if not isinstance(label, str | int)]
     if wrong:
         raise UsageError(expected="texts or whole numbers", got=repr(wrong[0])[:60], fix=fix, where="labels")
@@ -144,7 +146,7 @@ def read_images(places: Sequence[str | Path]) -> ImageDataset:
         >>> import clip_fewshot as cf
         >>> Image.new("RGB", (40, 30)).save("black.png")
         >>> cf.read_images(["black.png"])
-        ImageDataset('given pictures', 1 images, 0 classes)
+        ImageDataset('given pictures', 1 image, 0 classes)
     """
     if isinstance(places, str | Path):
         fix = "write [path]"

@@ -14,7 +14,7 @@ from clip_fewshot.data.base_folder import count_files
 from clip_fewshot.data.coop import is_triple, list_triples
 from clip_fewshot.data.inert_pickle import MOST_PICKLE_BYTES, InertInstance, read_pickle
 from clip_fewshot.data.listing import Listing, refuse_any
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.errors import DataError
 from clip_fewshot.runtime.reading import open_regular
 
@@ -57,9 +57,9 @@ def _drawn(source: Path) -> tuple[list[list[Any]], list[str]]:
     problems = [f"train[{i}]" for i, shot in enumerate(shots) if not is_triple(shot)]
     refuse_any(problems, f"instances of Datum with {', '.join(DATUM_FIELDS)}", "restore the file", source)
     left_out = len(parts.get("val", []))
-    return shots, [f"{left_out} validation images of the draw were left out: validation comes out of the K shots"] * (
-        left_out > 0
-    )
+    return shots, [
+        f"left out: {number(left_out, 'validation image')} of the draw, for validation comes out of the K shots"
+    ] * (left_out > 0)
 
 
 def _shorten(paths: Sequence[str], source: Path, root: Path | None) -> Sequence[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.decode import decoding, upright_rgb
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.picture_files import reading
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
@@ -81,7 +81,8 @@ class ImageDataset:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"ImageDataset({self.name!r}, {len(self)} images, {len(self.label_space)} classes)"
+        classes = number(len(self.label_space), "class", "classes")
+        return f"ImageDataset({self.name!r}, {number(len(self), 'image')}, {classes})"
 
     def __getitem__(self, row: int) -> Path | Image.Image:
         """The path of a picture, or the picture: scikit-learn takes rows by it."""

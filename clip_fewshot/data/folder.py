@@ -39,7 +39,7 @@ def list_passed(kinds: Counter[str]) -> list[str]:
     kinds = +kinds  # those above 0
     rare = sum(n for _, n in kinds.most_common()[MOST_KINDS:])
     named = sorted(kinds.most_common(MOST_KINDS)) + ([("files of other kinds", rare)] if rare else [])
-    return [f"passed over {n} {kind}" for kind, n in named]
+    return [f"passed over {kind}: {n:,}" for kind, n in named]
 
 
 def kind_of(path: Path) -> str:

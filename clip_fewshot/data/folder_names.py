@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.text_files import read_text
 
 
@@ -25,7 +25,6 @@ def read_folder_names(texts: Iterable[Path], folders: Sequence[str]) -> tuple[Ma
             names = {f: table[f] if often[table[f]] == 1 else f"{table[f]} ({f})" for f in folders}
             return names, [f"the names of the classes are those in {escape(path.name)}"]
         if 2 * len(nameless) < len(folders):
-            return {}, [
-                f"{escape(path.name)} has no name for {len(nameless)} classes, {escape(nameless[0])} first: not used"
-            ]
+            classes = number(len(nameless), "class", "classes")
+            return {}, [f"{escape(path.name)} has no name for {classes}, such as {escape(nameless[0])}: not used"]
     return {}, []

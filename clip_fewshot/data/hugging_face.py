@@ -16,7 +16,7 @@ from typing import Any
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.data.folder import count_beside, list_passed, walk
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.parquet import PARQUET, explain_damage, import_pyarrow, read_rows
 from clip_fewshot.errors import DataError, UsageError
 
@@ -76,7 +76,7 @@ def read_parquet(source: Path, columns: Mapping[str, str] | None = None) -> List
     refuse_any(problems, "rows with a picture and what it shows", "correct them", source)
     refuse_any([] if entries else ["no row at all"], "rows with pictures", "check the files", source)
     notes += list_passed(count_beside(source, PARQUET))
-    notes += [f"{n:,} rows of {escape(name)} have no class and were left out" for name, n in unlabelled.items()]
+    notes += [f"left out: {number(n, 'row')} of {escape(name)} without a class" for name, n in unlabelled.items()]
     notes += [VALIDATION_JOINED] if sides & {*VALIDATION} else []
     present = {entry.label for entry in entries}
     class_names = tuple(name for name in names if name in present) or None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.units import format_size
 
 MOST_PICKLE_BYTES, MOST_STEPS = 32 << 20, 4_000_000  # the 16 shots of ImageNet: 2 MB and 380,000 opcodes
 LONGEST_SHOWN = 200  # characters of a name out of the file
@@ -47,7 +48,7 @@ def read_pickle(data: bytes, classes: Collection[str], where: str) -> Any:
         DataError: anything else, by opcode, class and byte; a pickle that ends early, goes on, or is too large.
     """
     if len(data) > MOST_PICKLE_BYTES:
-        raise _error(f"{len(data):,} bytes", f"at most {MOST_PICKLE_BYTES:,} bytes", where)
+        raise _error(format_size(len(data)), f"at most {format_size(MOST_PICKLE_BYTES)}", where)
     machine, position = _Machine(classes), 0
     try:
         for step, (opcode, argument, place) in enumerate(pickletools.genops(data)):

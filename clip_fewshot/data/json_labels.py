@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_fewshot.data.columns import Table
 from clip_fewshot.data.listing import PARTITIONS, Listing
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.tables import list_table
 from clip_fewshot.data.text_files import read_text
 from clip_fewshot.errors import DataError
@@ -64,12 +64,12 @@ def _cell(value: Any) -> str:
 
 def _lines(source: Path) -> tuple[Records, list[str]]:
     rows, problems = [], []
-    for number, line in enumerate(read_text(source).split("\n"), start=1):
+    for place, line in enumerate(read_text(source).split("\n"), start=1):
         row = _object(line) if line.strip() else {}
         if row is None:
-            problems.append(f"{number}: no JSON object in {escape(line[:80])!r}")
+            problems.append(f"{place}: no JSON object in {escape(line[:80])!r}")
         elif row:
-            rows.append((str(number), row))
+            rows.append((str(place), row))
     return rows, problems
 
 
@@ -170,7 +170,7 @@ def _left_out(content: Any) -> tuple[str, ...]:
         return ()
     told = {_key(item, "image_id") for item in content["annotations"]}
     n = sum(_key(item, "id") not in told for item in content["images"])
-    return (f"{n} pictures without an annotation were not read",) if n else ()
+    return (f"not read: {number(n, 'picture')} without an annotation",) if n else ()
 
 
 def _boxes(got: str, source: Path) -> DataError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_fewshot.data.names import escape, list_first, sort_key
+from clip_fewshot.data.names import escape, list_first, number, sort_key
 from clip_fewshot.errors import DataError
 
 # Validation folders join the training side: K shots means K, and validation images come out of the K.
@@ -101,7 +101,7 @@ def _test_part(listing: Listing) -> Listing:
         return listing
     entries = tuple(entry for entry in listing.entries if entry.partition == "test")
     passed = len(listing.entries) - len(entries)
-    note = f"{escape(listing.source.name)} is divided itself: its test part is read, {passed} others are not"
+    note = f"{escape(listing.source.name)} is divided itself: its test part is read, and not {number(passed, 'other')}"
     others = (line for line in listing.warnings if line != VALIDATION_JOINED)  # they join nothing here
     return replace(listing, entries=entries, warnings=(*others, note))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from clip_fewshot.data.base_folder import BaseFolder, find_base, is_there
 from clip_fewshot.data.listing import Entry, Listing, refuse_any
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 
 
 class ManifestRow(NamedTuple):
@@ -57,7 +57,7 @@ def resolve(
             problem = f"{escape(row.path)} stands in {earlier.where} already, with another label or part"
         found.append(f"{row.where}: {problem}")
     if repeated:
-        notes.append(f"passed over {len(repeated)} rows that stand there already, the first: {repeated[0]}")
+        notes.append(f"passed over {number(len(repeated), 'repeated row')}, the first: {repeated[0]}")
     fix = f"correct them, or name the folder that the paths start from (`root`); looked in {escape(base.folder)}"
     missing = any(": no file " in problem for problem in found)
     refuse_any(found, "rows that name a picture and what it shows", fix if missing else "correct them", source)

@@ -20,6 +20,7 @@ from typing import Any
 from clip_fewshot.data.names import escape
 from clip_fewshot.errors import DataError, ResourceError
 from clip_fewshot.runtime.reading import open_regular
+from clip_fewshot.runtime.units import format_size
 
 PARQUET = ".parquet"
 OLDEST_PYARROW = 18  # before 15, reading a schema could run code (CVE-2023-47248)
@@ -72,7 +73,9 @@ def cell_bytes(path: Path, limit: int) -> bytes | None:
         got, fix = "none in this row", "embed the files when the table is written (datasets: embed_external_files)"
         raise DataError(expected="the bytes of a picture", got=got, fix=fix, where=escape(path))
     if len(data) > limit:
-        raise DataError(expected=f"at most {limit:,} bytes", got=f"{len(data):,}", fix="shrink it", where=escape(path))
+        raise DataError(
+            expected=f"at most {format_size(limit)}", got=format_size(len(data)), fix="shrink it", where=escape(path)
+        )
     return data
 
 
@@ -95,7 +98,7 @@ def _group_cells(file: Path, size: int, changed: int, column: str, group: int) -
             taken += len(data or b"")
             found.append(data if isinstance(data, bytes) else None)
         if taken > GROUP_LIMIT:
-            expected, fix = f"at most {GROUP_LIMIT:,} bytes in a group of rows", "write it with smaller row groups"
+            expected, fix = f"at most {format_size(GROUP_LIMIT)} in a group of rows", "write it with smaller row groups"
             raise DataError(expected=expected, got="more", fix=fix, where=escape(file))
     return tuple(found)
 

@@ -15,11 +15,12 @@ from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.tar import file_bytes
 from clip_fewshot.errors import DataError
 from clip_fewshot.runtime.reading import read_whole
+from clip_fewshot.runtime.units import format_size
 
 BYTE_LIMIT = PICTURE_MEMORY
 REFUSED = {  # error of the system -> reason, what was expected, and what to do
     errno.ENOTSUP: ("not-regular", "a regular file", "remove it"),
-    errno.EFBIG: ("too-large", f"at most {BYTE_LIMIT:,} bytes", "shrink it"),
+    errno.EFBIG: ("too-large", f"at most {format_size(BYTE_LIMIT)}", "shrink it"),
 }
 SMALL_FILE = 1 << 24  # bytes; each thread may read one beside the memory that they share
 

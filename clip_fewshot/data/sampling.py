@@ -17,7 +17,7 @@ import numpy as np
 from clip_fewshot.config.ranges import require_int, require_real
 from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import LISTED, escape, list_first
+from clip_fewshot.data.names import LISTED, escape, list_first, number
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import derive_seed, generator
 from clip_fewshot.types import BoolArray, IndexArray, LabelArray, LabelSpace
@@ -91,8 +91,9 @@ class OpenWorldSplit:
 
     def __repr__(self) -> str:
         new = f"{len(self.novel):,} of {len(self.unseen)} unseen"
-        test = f"test: {len(self.test):,} pictures of {len(self.seen)} classes, {new}"
-        return f"OpenWorldSplit({self.pool.name!r}, {self.shots} shots of {len(self.pool):,} pictures; {test})"
+        test = f"test: {number(len(self.test), 'picture')} of {number(len(self.seen), 'class', 'classes')}, {new}"
+        support = f"{number(self.shots, 'shot')} of {number(len(self.pool), 'picture')}"
+        return f"OpenWorldSplit({self.pool.name!r}, {support}; {test})"
 
     def _repr_html_(self) -> str:
         """The support set for a notebook; no sealed picture is shown."""
@@ -175,7 +176,7 @@ def draw_support(pool: ImageDataset, shots: int, seed: int) -> ImageDataset:
         largest = min(counts.values())
         fix = f"use `shots`={largest}" if largest else "add images to the classes that have none, or leave them out"
         got = f"too few in{list_first(lines)}\n"
-        raise DataError(expected=f"{shots} training images per class", got=got, fix=fix, where=pool.name)
+        raise DataError(expected=f"{number(shots, 'training image')} per class", got=got, fix=fix, where=pool.name)
     labels = pool.required_labels()
     lots = np.array([derive_seed(seed, "support", digest) for digest in pool.digests])
     order = np.lexsort((lots, labels))
@@ -225,7 +226,7 @@ def drop_duplicates(dataset: ImageDataset) -> tuple[ImageDataset, list[str]]:
         got = f"identical images{list_first(conflicts)}\n"
         raise DataError(expected="one label per image", got=got, fix="keep one", where=dataset.name)
     surplus = len(dataset) - len(first)
-    warnings = [f"{surplus} images are copies of others and were left out"] if surplus else []
+    warnings = [f"left out: {number(surplus, 'image')}, each a copy of another"] if surplus else []
     return dataset.subset(np.array(list(first.values()), np.int64)), warnings
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.data.folder import count_beside, kind_of, list_passed, walk
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing, part_of, refuse_any
-from clip_fewshot.data.names import SUFFIXES, SYSTEM_NAMES, escape
+from clip_fewshot.data.names import SUFFIXES, SYSTEM_NAMES, escape, number
 from clip_fewshot.data.tar import contents, file_bytes
 from clip_fewshot.data.text_files import decode_text
 from clip_fewshot.errors import DataError
@@ -53,8 +53,12 @@ class _Found:
 
     def warnings(self) -> tuple[str, ...]:
         """What was passed over, by kind."""
-        kinds = (("samples whose text is of no use", self.unusable), ("samples without picture or text", self.lonely))
-        notes = [f"passed over {len(names)} {kind}, the first: {names[0]}" for kind, names in kinds if names]
+        kinds = (("whose text is of no use", self.unusable), ("without picture or text", self.lonely))
+        notes = [
+            f"passed over {number(len(names), 'sample')} {kind}, the first: {names[0]}"
+            for kind, names in kinds
+            if names
+        ]
         return (*notes, *list_passed(self.passed))
 
 
@@ -92,7 +96,7 @@ def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
     kept = [s for s in samples if (s.captions if by_caption else s.label)]
     with_label, with_caption = all(s.label for s in kept), all(s.captions for s in kept)
     notes = [
-        f"left out the {what} of {have} samples: {len(kept) - have} others have none"
+        f"left out the {what} of {number(have, 'sample')}: {number(len(kept) - have, 'other')} without"
         for what, have, all_have in (
             ("class", sum(bool(s.label) for s in kept), with_label),
             ("caption", sum(bool(s.captions) for s in kept), with_caption),
@@ -100,7 +104,9 @@ def _alike(samples: Sequence[_Sample]) -> tuple[list[Entry], list[str]]:
         if have and not all_have
     ]
     if len(kept) < len(samples):
-        notes.append(f"passed over {len(samples) - len(kept)} samples without a {'caption' if by_caption else 'class'}")
+        notes.append(
+            f"passed over {number(len(samples) - len(kept), 'sample')} without a {'caption' if by_caption else 'class'}"
+        )
     notes += [VALIDATION_JOINED] if {s.side for s in kept} & {*VALIDATION} else []
     return [
         Entry(s.path, s.name, s.label if with_label else None, caption, PARTITIONS.get(s.side, ""), s.where)

@@ -13,7 +13,7 @@ from pathlib import Path
 from clip_fewshot.data.folder import walk
 from clip_fewshot.data.json_labels import read_json_labels
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED, Entry, Listing
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import escape, number, sort_key
 from clip_fewshot.data.tables import is_table, read_csv
 
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl")
@@ -50,7 +50,7 @@ def read_split_tables(source: Path, columns: Mapping[str, str] | None = None) ->
     named = {os.path.normpath(entry.path) for entry in entries}
     unread = [path for path in tree.pictures if os.path.normpath(source / path) not in named]
     if unread:
-        warnings.append(f"{len(unread)} pictures stand in no table and were not read: {escape(unread[0])} ...")
+        warnings.append(f"not read: {number(len(unread), 'picture')} in no table, the first: {escape(unread[0])} ...")
     tree.others = [path for path in tree.others if source / path not in tables]
     return Listing(source, tuple(entries), warnings=(*tree.warnings(tree.texts), *warnings))
 

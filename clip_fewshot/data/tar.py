@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.errors import DataError
 from clip_fewshot.runtime.reading import open_regular
+from clip_fewshot.runtime.units import format_size
 
 KEPT = 512  # archives whose listings stay in memory; ten thousand files take 3 MB
 
@@ -67,7 +68,9 @@ def file_bytes(path: Path, limit: int) -> bytes | None:
     if archive is None or place is None:
         return None
     if place.size > limit:
-        raise DataError(expected=f"at most {limit:,} bytes", got=f"{place.size:,}", fix="shrink it", where=escape(path))
+        raise DataError(
+            expected=f"at most {format_size(limit)}", got=format_size(place.size), fix="shrink it", where=escape(path)
+        )
     try:
         with open_regular(archive) as file:
             file.seek(place.offset)
@@ -95,7 +98,7 @@ def _listed(archive: Path, size: int, changed: int) -> Contents:
     with open_regular(archive) as file:  # tarfile takes a damaged header for the end and says nothing
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"a damaged header at byte {end:,}, behind {len(found)} files")
+            raise ValueError(f"a damaged header at byte {end:,}, behind {number(len(found), 'file')}")
     return Contents(found, refused)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from clip_fewshot.data.base_folder import IMAGE_FOLDERS
 from clip_fewshot.data.listing import PARTITIONS, VALIDATION, VALIDATION_JOINED
-from clip_fewshot.data.names import escape, sort_key
+from clip_fewshot.data.names import escape, number, sort_key
 from clip_fewshot.errors import DataError, UsageError
 
 Way = tuple[str, ...]
@@ -187,7 +187,7 @@ def _find_classes(ways: Sequence[Way], depth: int, where: Path) -> tuple[slice, 
     if any(() not in ends and len(ends) > 1 for ends in inner.values()):
         raise _ambiguous(below, depth, where)
     deeper = sum(len(way) > 1 for way in below)
-    note = f"{deeper} of {len(below)} pictures lie deeper than the folders that are read as classes"
+    note = f"{deeper} of {number(len(below), 'picture')} deeper than the folders that are read as classes"
     return slice(depth, depth + 1), [f"{note}, the first: {escape(tops[0])}"] if 2 * deeper > len(below) else []
 
 

@@ -100,7 +100,11 @@ def refuse_contradictions(entries: Iterable[Entry], checked: Mapping[Path, Check
             copies.append(both)
     refuse_any(conflicts, "one label per picture (label-conflict: identical files)", "keep the right one", source)
     refuse_any(leaks, "no picture in both train and test (leak-exact: identical files)", "remove one of each", source)
-    return [f"{len(copies)} pictures are copies of others, the first: {copies[0]}"] if copies else []
+    return (
+        [f"{number(len(copies), 'copy of another picture', 'copies of other pictures')}, the first: {copies[0]}"]
+        if copies
+        else []
+    )
 
 
 def find_typing_errors(counts: Mapping[str, int]) -> list[str]:
@@ -113,7 +117,9 @@ def find_typing_errors(counts: Mapping[str, int]) -> list[str]:
     for label, count in counts.items():
         near = next((common[v] for v in _one_letter_less(label) if v in common), None) if count <= RARE else None
         if near is not None and len(label) >= TYPO_LENGTH and label.isalpha():
-            found.append(f"{label!r} ({count} images) may be meant as {near!r} ({counts[near]} images)")
+            found.append(
+                f"{label!r} ({number(count, 'image')}) may be meant as {near!r} ({number(counts[near], 'image')})"
+            )
     return found
 
 

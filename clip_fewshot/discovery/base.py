@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from clip_fewshot.data.names import number
 from clip_fewshot.discovery.known import KnownRows
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -41,8 +42,8 @@ class Discovery:
     reason: str = ""
 
     def __repr__(self) -> str:
-        alone = f"{(self.labels < 0).sum():,} of {len(self.labels):,} images in none"
-        found = f"{self.n_clusters} groups (90 % {list(self.interval)}), {alone}, by {self.method}"
+        alone = f"{(self.labels < 0).sum():,} of {number(len(self.labels), 'image')} in none"
+        found = f"{number(self.n_clusters, 'group')} (90 % {list(self.interval)}), {alone}, by {self.method}"
         return f"Discovery({found}{f'; {self.reason}' if self.reason else ''})"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from clip_fewshot.config.ranges import require_int
+from clip_fewshot.data.names import number
 from clip_fewshot.discovery.base import Discoverer, Discovery, Partition
 from clip_fewshot.discovery.known import KnownRows, as_pair
 from clip_fewshot.discovery.parts import find_nearest_to_centre, number_by_size
@@ -133,7 +134,9 @@ def _reason(parts: Partition, smallest: int) -> str:
     """Why no part is a group."""
     sizes = np.bincount(parts.labels[parts.labels >= 0])
     if sizes.any():
-        return f"the largest part has {sizes.max():,} images; min_cluster_size = {smallest:,} asks for more"
+        return (
+            f"the largest part has {number(int(sizes.max()), 'image')}; min_cluster_size = {smallest:,} asks for more"
+        )
     return parts.reason or "every image is as near to a known class as to others: they look like false alarms"
 
 

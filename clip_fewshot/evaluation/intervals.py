@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL, Spread, add_spreads, two_level_spread, wilson_interval
 from clip_fewshot.runtime.arrays import as_array, as_labels, as_scores, as_yes_or_no
@@ -218,7 +219,7 @@ def _aligned(labels: NDArray[Any], outputs_per_seed: Sequence[NDArray[Any]]) -> 
     )
     if not outputs or any(output.shape[:1] != truth.shape for output in outputs) or not len(truth):
         got = f"{[o.shape for o in outputs]}"
-        raise UsageError(expected=f"outputs for {len(truth)} images, per seed", got=got, fix="align them")
+        raise UsageError(expected=f"outputs for {number(len(truth), 'image')}, per seed", got=got, fix="align them")
     return truth, outputs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clip_fewshot.data.names import number
 from clip_fewshot.types import FloatArray
 
 
@@ -60,11 +61,11 @@ class UnlabelledUse:
 
     def __str__(self) -> str:
         n = self.used + self.copies + self.unknown
-        left = f"({self.copies:,} copies and {self.unknown:,} unknown left out)"
+        left = f"({number(self.copies, 'copy', 'copies')} and {self.unknown:,} unknown left out)"
         if self.refused:
             return (
-                f"{n:,} unlabelled pictures were not used: with them only {self.agreement:.1%} of the shots lie where "
-                f"their class does {left}"
+                f"{number(n, 'unlabelled picture')} not used: with them only {self.agreement:.1%} of the shots lie "
+                f"where their class does {left}"
             )
         moved = f"{100 * self.moved:.1f} % of them changed their class"
-        return f"{self.used:,} of {n:,} unlabelled pictures used {left}; {moved}"
+        return f"{self.used:,} of {number(n, 'unlabelled picture')} used {left}; {moved}"

@@ -11,7 +11,7 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.prediction_sets import measure_losses
-from clip_fewshot.data.names import list_first
+from clip_fewshot.data.names import list_first, number
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import PairedDifference, accuracy_interval, paired_difference
@@ -189,8 +189,10 @@ class Extender:
             )
             after = replace(fresh, levelled=before.levelled)
         k, was = after.n_neighbors, before.n_neighbors
-        few = f"the detector compares with {k} neighbours instead of {was}: name larger groups for a sharper one"
-        return after, (few,) if k is not None and was is not None and k < was else ()
+        if k is None or was is None or k >= was:
+            return after, ()
+        few = f"the detector compares with {number(k, 'neighbour')}, not {was}: name larger groups for a sharper one"
+        return after, (few,)
 
     def _extended_on_known(
         self, before: Fitted, more: KnownPictures, texts: FloatArray | None, by_name: Sequence[int]

@@ -15,7 +15,7 @@ import numpy as np
 from clip_fewshot.data.collect import Images, collect_images, join_images
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.image import pixel_digest
-from clip_fewshot.data.names import check_class_name
+from clip_fewshot.data.names import check_class_name, number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.approach import PROBE, Point
 from clip_fewshot.few_shot.model import TunedModel
@@ -44,7 +44,7 @@ class KnownPictures:
     losses: FloatArray | None = None
 
     def __repr__(self) -> str:
-        return f"KnownPictures({len(self.labels):,} of {len(np.unique(self.labels))} classes)"
+        return f"KnownPictures({len(self.labels):,} of {number(len(np.unique(self.labels)), 'class', 'classes')})"
 
     def first(self, n: int) -> KnownPictures:
         """The first n."""
@@ -104,7 +104,7 @@ class Naming:
     new: bool
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name!r}: {len(digests):,} pictures" for name, digests in self.classes.items())
+        given = ", ".join(f"{name!r}: {number(len(digests), 'picture')}" for name, digests in self.classes.items())
         return f"Naming({given})"
 
     def to_json(self) -> dict[str, Any]:

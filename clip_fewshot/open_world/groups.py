@@ -9,6 +9,7 @@ import numpy as np
 
 from clip_fewshot.data.cards import render_cards
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.discovery import DiscovererPart, Discovery
 from clip_fewshot.discovery.undecided import Regrouped, discover_undecided
 from clip_fewshot.geometry import unit_rows
@@ -49,7 +50,7 @@ class Group:
 
     def __repr__(self) -> str:
         near = "" if self.nearest is None else f", nearest to {self.nearest[0]!r} (cosine {self.nearest[1]:.3f})"
-        return f"Group({self.number}: {len(self):,} pictures{near})"
+        return f"Group({self.number}: {number(len(self), 'picture')}{near})"
 
     def _repr_html_(self) -> str:
         return Groups([self])._repr_html_()
@@ -114,8 +115,8 @@ def build_groups(
     """The groups of ``found``, whose rows are those of ``judged``; what is in none is left out."""
     means = _class_means(*known)
     groups = []
-    for number in range(found.n_clusters):
-        part = judged.subset(np.flatnonzero(found.labels == number))
+    for n in range(found.n_clusters):
+        part = judged.subset(np.flatnonzero(found.labels == n))
         own = unit_rows(part.features)
         centre = unit_rows(own.mean(axis=0, keepdims=True))[0]
         nearest = None
@@ -123,7 +124,7 @@ def build_groups(
             cosines = means @ centre
             nearest = (names.names[int(cosines.argmax())], float(cosines.max()))
         typical = np.argsort(-(own @ centre), kind="stable")
-        groups.append(Group(number, part.pictures, part.features, part.p_values, typical, nearest, part.answered))
+        groups.append(Group(n, part.pictures, part.features, part.p_values, typical, nearest, part.answered))
     return Groups(groups)
 
 

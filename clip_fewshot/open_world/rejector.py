@@ -19,6 +19,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.conformal.batch import ask_held_out
 from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.p_values import UnsupportedAlphaError, check_alpha, cross_p_values, flag
+from clip_fewshot.data.names import number
 from clip_fewshot.few_shot.model import Recipe, fit_model
 from clip_fewshot.few_shot.trainer import SupportData
 from clip_fewshot.novelty import DETECTORS, Detector, DetectorPart
@@ -70,7 +71,8 @@ class Rejector:
     levelled: bool = False
 
     def __repr__(self) -> str:
-        return f"Rejector({self.chosen.detector} on {self.chosen.space} features, {self.n_calibration} known pictures)"
+        calibrated = number(self.n_calibration, "known picture")
+        return f"Rejector({self.chosen.detector} on {self.chosen.space} features, {calibrated})"
 
     @property
     def n_calibration(self) -> int:
@@ -120,7 +122,8 @@ class Rejector:
         except UnsupportedAlphaError as error:
             if self.per_class:
                 return f"it takes {error.expected}, and there are {error.got}; {error.fix}"
-            return f"it takes {error.needed:,} known images to calibrate on, and there are {error.n:,}; {error.fix}"
+            needed = number(error.needed, "known image")
+            return f"it takes {needed} to calibrate on, and there are {error.n:,}; {error.fix}"
         return None
 
     @property

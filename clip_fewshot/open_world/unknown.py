@@ -9,6 +9,7 @@ import numpy as np
 
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray
 
@@ -32,7 +33,7 @@ class UnknownPictures(NamedTuple):
         return np.array([name is None for name in self.answered], dtype=bool)
 
     def __repr__(self) -> str:
-        return f"UnknownPictures({len(self.answered):,} pictures, {self.unknown.sum():,} of them unknown)"
+        return f"UnknownPictures({number(len(self.answered), 'picture')}, {self.unknown.sum():,} of them unknown)"
 
     def subset(self, rows: IndexArray) -> UnknownPictures:
         """The chosen ones."""

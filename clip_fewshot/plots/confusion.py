@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots.style import INK, Plot, format_label, render
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cde6", "#0067a5", "#00344f"])
@@ -62,10 +63,10 @@ def _describe(counts: NDArray[np.int64], names: Sequence[str]) -> str:
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     total, right = int(counts.sum()), int(np.trace(counts))
-    head = f"Confusion matrix of {len(names)} classes: {right:,} of {total:,} predictions are right."
+    head = f"Confusion matrix of {number(len(names), 'class', 'classes')}: right in {right:,} of {total:,}."
     order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
     said = "; ".join(
-        f"{format_label(names[i])} taken for {format_label(names[j])} {wrong[i, j]} times" for i, j in pairs
+        f"{format_label(names[i])} taken for {format_label(names[j])} {number(wrong[i, j], 'time')}" for i, j in pairs
     )
     return f"{head} Most frequent errors: {said}." if said else head

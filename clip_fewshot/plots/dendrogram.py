@@ -11,8 +11,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL.Image import Image
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots.style import INK, OUTLIER, SERIES, Plot, render
-from clip_fewshot.plots.text import format_count
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 _MERGES_SHOWN = 300  # the highest; what is below them collapses to a point
@@ -113,7 +113,7 @@ def _describe(labels: LabelArray, n_groups: int, top: float, cut: float | None, 
     outliers = int((labels < 0).sum())
     alone = f", {outliers:,} of them in no group" if outliers else ""
     line = "" if cut is None else f", the cut at {cut:.3g}"
-    tree = f"Merge tree of {format_count(len(labels), 'flagged image')} in {format_count(n_groups, 'group')}{alone}"
+    tree = f"Merge tree of {number(len(labels), 'flagged image')} in {number(n_groups, 'group')}{alone}"
     below = " Below the groups stand their most central pictures." if shown else ""
     return f"{tree}; the last merge is at height {top:.3g}{line}.{below}"
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.style import INK, MARKERS, SERIES, SOFT, Plot, choose_style, format_label, render
 from clip_fewshot.plots.views import TrialRow
@@ -64,10 +65,10 @@ def _paint_best(axes: Axes, rows: Sequence[TrialRow]) -> None:
 def _describe(rows: Sequence[TrialRow]) -> str:
     done = _finished(rows)
     if not done:
-        return f"Search history of {len(rows)} trials, none of which finished."
-    number, value = max(done, key=lambda point: (point[1], -point[0]))
-    winner = next(row["approach"] for row in rows if row["number"] == number)
+        return f"Search history of {number(len(rows), 'trial')}; none finished."
+    best, value = max(done, key=lambda point: (point[1], -point[0]))
+    winner = next(row["approach"] for row in rows if row["number"] == best)
     return (
-        f"Validation score of each of {len(rows)} trials, coloured by approach; {len(done)} finished. "
-        f"The best is trial {number} ({format_label(display_name(winner))}) with {value:.3f}."
+        f"Validation score of {number(len(rows), 'trial')}, coloured by approach; {len(done)} finished. "
+        f"The best is trial {best} ({format_label(display_name(winner))}) with {value:.3f}."
     )

@@ -71,20 +71,3 @@ def format_scalar(value: Any) -> str:
 def format_settings(params: Mapping[str, Any]) -> str:
     """Settings on one line, ``name value, name value``, by name."""
     return ", ".join(f"{clean(key).replace('_', ' ')} {format_scalar(params[key])}" for key in sorted(params))
-
-
-def format_seconds(value: float) -> str:
-    """A duration: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def format_count(n: int, noun: str, plural: str | None = None) -> str:
-    """``1 image``, ``1,797 images``."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.metrics import det_curve
 from clip_fewshot.types import FloatArray, LabelArray
@@ -51,7 +52,7 @@ class EmbeddingView:
             fix = "pass one common space"
             raise UsageError(expected="images (n, d) and texts (c, d)", got=shapes, fix=fix, where=where)
         if len(self.labels) != len(self.images) or len(self.texts) not in (0, len(self.names)):
-            rows = f"{len(self.images)} images, {len(self.labels)} labels, {len(self.texts)} texts"
+            rows = f"{number(len(self.images), 'image')}, {len(self.labels)} labels, {len(self.texts)} texts"
             fix = "align the rows"
             raise UsageError(expected="a label per image and a text per name", got=rows, fix=fix, where=where)
 

@@ -1,9 +1,8 @@
-"""Answers for pictures, block by block; as rows of a file, and as a folder per answer with its pictures."""
+"""Answers for pictures, block by block, and as rows of a file."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,31 +12,32 @@ import numpy as np
 
 from clip_fewshot.conformal.shift import Shift, find_shift
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.data.parquet import PARQUET, import_pyarrow
-from clip_fewshot.errors import UsageError
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
-from clip_fewshot.report.answer_tables import answer_rows
 from clip_fewshot.report.tables import format_csv
-from clip_fewshot.runtime.files import append_line, copy_file, make_folder, rename_file, replace_file
+from clip_fewshot.runtime.files import append_line, make_folder, rename_file, replace_file
 from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.runtime.progress import report_steps
 
 Row = Mapping[str, Any]
 AddRows = Callable[[Sequence[Row]], None]
-OPENINGS = {".csv": b"image,answer,", ".jsonl": b'{"image": '}  # how a file of ours begins
+EXCEL_MARK = "\ufeff"  # else Excel reads "Käfer" as "KÃ¤fer"; pandas, R's readr and our own reader pass over it
+OPENINGS = {".csv": f"{EXCEL_MARK}image,answer,".encode(), ".jsonl": b'{"image": '}  # how a file of ours begins
 ANSWER_BLOCK = 256  # pictures looked at before their rows are written; a multiple of a batch, so that no number changes
-UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
 
 
 def answer_pictures(
-    world: OpenWorldClassifier, pictures: ImageDataset, top: int, together: bool, add: AddRows = lambda rows: None
+    world: OpenWorldClassifier,
+    pictures: ImageDataset,
+    top: int,
+    together: bool,
+    keep: Callable[[ImageDataset, Sequence[Answer]], None] = lambda block, answers: None,
 ) -> tuple[list[Answer], Shift]:
     """What ``world.predict`` answers and ``world.find_shift`` finds; nothing is remembered.
 
     Args:
-        add: takes the rows of a file, see :func:`answer_rows`, of each block of pictures once it is looked at.
+        keep: takes each block of pictures and its answers once it is looked at; ``together`` makes one block of all.
     """
     world.calibrate_quickly()
     size = len(pictures) if together else ANSWER_BLOCK
@@ -46,7 +46,7 @@ def answer_pictures(
         block = pictures.subset(np.arange(start, min(start + size, len(pictures))))
         sight = world.look(block)
         said = world.judge(sight, top, together)
-        add(answer_rows(world, block, said))
+        keep(block, said)
         answers += said
         seen.append(sight.frozen)
     return answers, find_shift(*world.reference_, np.concatenate(seen), world.model.seed)
@@ -99,7 +99,8 @@ def _write_lines(path: Path) -> Iterator[AddRows]:
 
 def _csv_lines(rows: Sequence[Row], head: bool) -> str:
     cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    return format_csv([list(rows[0]), *cells] if head else cells).removesuffix("\n")
+    lines = format_csv([list(rows[0]), *cells] if head else cells).removesuffix("\n")
+    return f"{EXCEL_MARK}{lines}" if head else lines
 
 
 def _json_lines(rows: Sequence[Row]) -> str:
@@ -127,45 +128,3 @@ def _schema(arrow: Any, row: Row) -> Any:
     """Numbers where a column has them: its values may all be missing."""
     numbers = ("p_value", "score", "doubt", "probability_")
     return arrow.schema([(name, arrow.float64() if name.startswith(numbers) else arrow.string()) for name in row])
-
-
-def list_files(pictures: ImageDataset) -> list[Path]:
-    """The file of each picture.
-
-    Raises:
-        UsageError: some are in none.
-    """
-    files = [image for image in pictures.images if isinstance(image, Path)]
-    if len(files) < len(pictures):
-        fix = "save them as files"
-        raise UsageError(expected="pictures in files", got="pictures in memory", fix=fix, where=pictures.name)
-    return files
-
-
-def sort_pictures(folder: Path, files: Sequence[Path], answers: Sequence[Answer], links: bool = False) -> None:
-    """Copy each picture, or link to it, into a folder of ``folder`` that is called like its answer.
-
-    The pictures stay where they are, so that to remove ``folder`` is to undo it. Where two are called the same, a
-    number stands behind the later one.
-
-    Raises:
-        ResourceError: a copy cannot be written.
-    """
-    homes: dict[str | None, Path] = {None: folder / NO_CLASS}
-    taken: set[str] = set()
-    for file, answer in zip(report_steps(files, "sort", len(files)), answers, strict=True):
-        if answer.label is not None and answer.label not in homes:
-            fitting = UNFIT.sub("_", answer.label).strip(". ") or "_"
-            homes[answer.label] = _new_place({str(home).casefold() for home in homes.values()}, folder / fitting)
-        target = _new_place(taken, homes[answer.label] / file.name)
-        taken.add(str(target).casefold())
-        copy_file(file, target, links)
-
-
-def _new_place(taken: set[str], place: Path) -> Path:
-    """``place``, or the first of ``place`` (2), (3) and so on that is not taken, in the eyes of any system."""
-    wanted, n = place, 1
-    while str(place).casefold() in taken:
-        n += 1
-        place = wanted.with_name(f"{wanted.stem} ({n}){wanted.suffix}")
-    return place

@@ -16,14 +16,13 @@ from scipy.sparse.csgraph import connected_components
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import LISTED
+from clip_fewshot.data.names import LISTED, number
 from clip_fewshot.data.traces import read_traces
 from clip_fewshot.evaluation.hints import find_hints
 from clip_fewshot.evaluation.intervals import accuracy_interval
 from clip_fewshot.features.encode import encode_images
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.neighbors.near_copies import find_near_copies
-from clip_fewshot.plots.text import format_count as count
 from clip_fewshot.probes.label_suspects import find_label_suspects
 from clip_fewshot.runtime import rng
 from clip_fewshot.types import FloatArray, IndexArray
@@ -129,7 +128,7 @@ def _check_sides(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dict
     pairs = [one for one in copies if images.partition[one["rows"][0]] != images.partition[one["rows"][1]]]
     tested = {row for one in pairs for row in one["rows"] if images.partition[row] == "test"}
     files = sum(one["same file"] for one in pairs)
-    said = f"{count(len(tested), 'test picture')} with a copy on the training side; same file: {count(files, 'pair')}"
+    said = f"{number(len(tested), 'test picture')} with a copy on the training side; same file: {number(files, 'pair')}"
     if "test" not in images.partition:
         said = "the source is not divided into train and test"
     return _entry(len(tested), said, "take them out of one side", [_pair(images, one) for one in pairs])
@@ -143,7 +142,7 @@ def _check_labels(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dic
         names = images.label_space.decode(images.required_labels()[list(one["rows"])])
         rows.append(_pair(images, one) | {"first label": names[0], "second label": names[1]})
     return _entry(
-        len(pairs), f"{count(len(pairs), 'pair')} of copies with two labels", "keep the right one of each", rows
+        len(pairs), f"{number(len(pairs), 'pair')} of copies with two labels", "keep the right one of each", rows
     )
 
 
@@ -151,7 +150,7 @@ def _check_copies(images: ImageDataset, copies: Sequence[dict[str, Any]]) -> dic
     """Copies on one side count as more pictures than there are; undivided, chance may put them on both."""
     pairs = [one for one in copies if images.partition[one["rows"][0]] == images.partition[one["rows"][1]]]
     whole = "on one side" if "test" in images.partition else "that a split may part"
-    said = f"{count(len(pairs), 'pair')} of copies {whole}"
+    said = f"{number(len(pairs), 'pair')} of copies {whole}"
     return _entry(len(pairs), said, "keep one of each", [_pair(images, one) for one in pairs])
 
 
@@ -173,7 +172,7 @@ def _check_doubts(
         {"picture": images.names[i], "label": names[labels[i]], "suggested": names[k], "probability": round(p, 3)}
         for i, k, p in zip(doubts.rows.tolist(), doubts.suggested.tolist(), doubts.probability.tolist(), strict=True)
     ]
-    return _entry(len(rows), f"{count(len(rows), 'doubtful label')}; {knows}", "look at these pictures", rows)
+    return _entry(len(rows), f"{number(len(rows), 'doubtful label')}; {knows}", "look at these pictures", rows)
 
 
 def _draw_parts(images: ImageDataset, copies: Sequence[dict[str, Any]], seed: int) -> list[IndexArray]:
@@ -201,8 +200,8 @@ def _check_traces(images: ImageDataset, seed: int) -> dict[str, Any]:
         return _entry(0, f"the class cannot be told without the pixels{least}", "", rows)
     best = max(telling, key=lambda one: one.accuracy)
     said = (
-        f"the class is told without a pixel for {best.accuracy:.0%} of {len(held_out):,} held-out pictures, where "
-        f"guessing has {best.guessing:.0%} (p = {best.p_value:.2g}): {', '.join(one.trace for one in telling)}"
+        f"the class is told without a pixel for {best.accuracy:.0%} of {number(len(held_out), 'held-out picture')}, "
+        f"where guessing has {best.guessing:.0%} (p = {best.p_value:.2g}): {', '.join(one.trace for one in telling)}"
     )
     return _entry(len(telling), said, "take pictures of all classes the same way, or save them alike", rows)
 
@@ -229,7 +228,7 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
     if tested:
         low, high = accuracy_interval([np.arange(tested) < round(0.9 * tested)]).ci95
         if (high - low) / 2 > WIDE:
-            yield f"with {tested:,} test pictures an accuracy of .9 is known to [{low:.2f}, {high:.2f}] only"
+            yield f"with {number(tested, 'test picture')} an accuracy of .9 is known to [{low:.2f}, {high:.2f}] only"
     classes = _count_classes(images)
     for side in sorted(set(images.partition)) if classes else []:
         if empty := [name for name, counts in classes.items() if not counts[side or UNDIVIDED]]:
@@ -239,7 +238,7 @@ def _judge_sizes(images: ImageDataset) -> Iterator[str]:
         yield f"fewer than {FEWEST_OF_CLASS} pictures of {_list_names(few)}"
     if sizes and max(sizes.values()) >= UNEVEN * max(1, min(sizes.values())):
         most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
-        yield f"{most} has {sizes[most]:,} pictures, {least} has {sizes[least]:,}"
+        yield f"{most} has {number(sizes[most], 'picture')}, {least} has {sizes[least]:,}"
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -252,8 +251,8 @@ def _check_captions(images: ImageDataset) -> dict[str, Any]:
     repeated = {caption: n for caption, n in counts.items() if n > 1}
     floor = sum(n * math.log(n) for n in counts.values()) / max(1, len(images))
     said = (
-        f"{sum(repeated.values()):,} of {len(images):,} captions are not the only one of their text: where equal ones "
-        f"count as wrong answers, the contrastive loss of all together cannot fall below {floor:.3f}"
+        f"{sum(repeated.values()):,} of {number(len(images), 'caption')} not the only one of their text: where equal "
+        f"ones count as wrong answers, the contrastive loss of all together cannot fall below {floor:.3f}"
     )
     rows = [{"caption": caption, "times": n} for caption, n in Counter(repeated).most_common()]
     advice = "use a loss that lets equal captions share (this library's does)"

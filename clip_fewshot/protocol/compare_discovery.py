@@ -16,6 +16,7 @@ import numpy as np
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import join_images
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.sampling import OpenWorldSplit, draw_support, split_open_world
 from clip_fewshot.discovery import Discovery, discover_classes, semi_supervised_kmeans
 from clip_fewshot.discovery.undecided import discover_undecided
@@ -196,7 +197,10 @@ def describe_discovery(record: Mapping[str, Any]) -> str:
     """A block per choice of hidden classes and number of shots."""
     lines = [f"{record['data']}, {record['model']}, alpha {record['alpha'] or 'as the shots allow'}"]
     for r in record["rows"]:
-        lines += ["", f"unseen {r['unseen']}, {r['shots']} shots a class, {len(r['intervals'])} support sets"]
+        lines += [
+            "",
+            f"unseen {r['unseen']}, {number(r['shots'], 'shot')} a class, {number(len(r['intervals']), 'support set')}",
+        ]
         alarms, detected = (tables.estimate_of(r[what]) for what in ("false_alarms", "detected"))
         lines += [f"  flagged: {alarms} of the known, {detected} of the unseen"]
         if r["background"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clip_fewshot.data.names import number
 from clip_fewshot.protocol.compare_detectors import CHOSEN
 from clip_fewshot.report import tables
 
@@ -16,7 +17,8 @@ def describe_comparison(found: Mapping[str, Any]) -> str:
     """What was compared, and two tables: how well novel pictures are recognised, and what was decided at each alpha."""
     lines = [
         *found["notes"],
-        f"{found['data']}, {found['model']}, {found['shots']} shots a class, {found['seeds']} support sets, "
+        f"{found['data']}, {found['model']}, {number(found['shots'], 'shot')} a class, "
+        f"{number(found['seeds'], 'support set')}, "
         f"{found['n_known']:,} known and {found['n_novel']:,} unknown test pictures"
         + (", judged together" if found["together"] else ""),
         f"known classes: accuracy {tables.estimate_of(found['accuracy'])} of the frozen probe",

@@ -33,6 +33,7 @@ from clip_fewshot.contrastive.tuned_files import load_tuned, save_tuned
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.data.pairs.captioned import CaptionedStream
@@ -50,7 +51,8 @@ from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, remove_half_files, write_bytes
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder, write_results
-from clip_fewshot.types import FloatArray, Progress, Say, ignore_progress
+from clip_fewshot.runtime.units import format_seconds
+from clip_fewshot.types import FloatArray, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
 TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
@@ -93,7 +95,6 @@ def finetune(
     job: FineTuningJob,
     world: World,
     say: Say = lambda line: None,
-    progress: Progress = ignore_progress,
     tell: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure, train, save, measure what was saved; each process calls this, and the first one does all but train.
@@ -119,10 +120,10 @@ def finetune(
     sides, right = head_sides(job, plain, pretrained)
     if sides.earlier is not None and leads:
         say(sides.earlier.describe_changes(sides.kept, sides.held))
-    found = _tune(job, sides, pretrained, world, progress, say, tell)
+    found = _tune(job, sides, pretrained, world, say, tell)
     other, others = _without_category(job), None
     if job.category != "none":
-        others = _tune(other, plain._replace(data=sides.data), pretrained, world, progress, say, tell)
+        others = _tune(other, plain._replace(data=sides.data), pretrained, world, say, tell)
     if not leads:
         return {}
     if others is not None:
@@ -146,7 +147,6 @@ def _tune(
     sides: FineTuningSides,
     pretrained: Backbone,
     world: World,
-    progress: Progress,
     say: Say,
     tell: Say,
 ) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _tune(
     if leads and job.from_ and os.path.isdir(begun := Path(job.from_) / TUNED_FOLDER):  # a stopped run has no model yet
         figures["earlier"] = _measure(load_tuned(begun, pretrained), sides.held, job)
     with replay_pictures(tuned, pretrained, pairs.pictures, n):
-        _train(tuned, pairs, objective, job, world, progress)
+        _train(tuned, pairs, objective, job, world)
     if not leads:
         return {}
     for place in (job.folder, job.folder / TUNED_FOLDER):
@@ -236,18 +236,14 @@ def _train(
     objective: SelfDistillation | None,
     job: FineTuningJob,
     world: World,
-    progress: Progress,
 ) -> None:
     """``model``, in place."""
-    settings = _settings(job)
-    total = settings.total(pairs.steps())
     train_contrastive(
         model,
         pairs,
-        settings,
+        _settings(job),
         objective=objective,
         world=world,
-        on_step=lambda report: progress("training", report.step + 1, total) if world.rank == 0 else None,
         folder=job.folder / TRAINING_FOLDER,
         resume=job.resume is not None,
         start=None if job.from_ is None else Path(job.from_) / TRAINING_FOLDER,
@@ -285,9 +281,10 @@ def describe_finetuning(found: dict[str, Any]) -> str:
     excess = training["loss"] - training["floor"]
     return "\n".join(
         [
-            f"{found['data']}, {found['model']}: {pictures['training']:,} pictures to train on, "
+            f"{found['data']}, {found['model']}: {number(pictures['training'], 'picture')} to train on, "
             f"{pictures['test']:,} kept out; {parameters['trained']:,} of {parameters['all']:,} parameters trained",
-            f"{training['steps']:,} steps in {found['seconds']:.0f} s; loss of the last epoch {training['loss']:.3f}, "
+            f"{number(training['steps'], 'step')} in {format_seconds(found['seconds'])}; "
+            f"loss of the last epoch {training['loss']:.3f}, "
             f"{excess:.3f} above the least possible; scale {training['scale']:.1f}",
             "",
             tables.format_plain([head, *rows]),

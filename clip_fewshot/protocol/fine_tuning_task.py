@@ -20,6 +20,7 @@ from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.contrastive.checkpoint import FOLDER as CHECKPOINT_FOLDER
 from clip_fewshot.contrastive.jobs import FINE_TUNING_PASSES, FineTuningJob
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST, explain_content
 from clip_fewshot.runtime.files import check_seal, read_json, seal, write_json
@@ -172,5 +173,5 @@ class EarlierRun:
     def describe_changes(self, kept: ImageDataset, held: ImageDataset) -> str:
         """The same in one line."""
         n = self.count_changes(kept, held)
-        added = f"{n['added']:,} pictures added, {n['removed']:,} removed"
+        added = f"{number(n['added'], 'picture')} added, {n['removed']:,} removed"
         return f"since {self.folder}: {added}, {n['changed']:,} with other texts, {n['same']:,} as they were"

@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.sampling import OpenWorldSplit, draw_support, split_open_world
 from clip_fewshot.errors import DataError
 from clip_fewshot.features.encode import encode_images
@@ -144,7 +145,7 @@ def _split(pictures: ImageDataset, counts: Sequence[int], seed: int) -> tuple[Op
     if len(counts) == 1:
         raise found
     split, kept, warnings = _split(pictures, counts[:-1], seed)
-    return split, kept, [" ".join(f"{counts[-1]} shots are left out: {found}".split()), *warnings]
+    return split, kept, [" ".join(f"at {number(counts[-1], 'shot')} left out: {found}".split()), *warnings]
 
 
 def _try_split(pictures: ImageDataset, shots: int, seed: int) -> OpenWorldSplit | DataError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.evaluation.variance import CONFIDENCE_LEVEL
 from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name
@@ -32,8 +32,9 @@ CSV_HEAD = (
 def describe_head(entry: Mapping[str, Any]) -> str:
     """What stands above the rows of one set."""
     first = (
-        f"**{escape(entry['name'])}**, {escape(entry['model'])}, {entry['n_classes']} classes, "
-        f"{entry['n_test']} sealed test pictures, {len(entry['draws'])} support sets, 95 % intervals:"
+        f"**{escape(entry['name'])}**, {escape(entry['model'])}, {number(entry['n_classes'], 'class', 'classes')}, "
+        f"{number(entry['n_test'], 'sealed test picture')}, "
+        f"{number(len(entry['draws']), 'support set')}, 95 % intervals:"
     )
     return f"{first}\n\n{tables.format_markdown([head_cells(entry['shots'])])}"
 

@@ -24,6 +24,7 @@ from clip_fewshot.contrastive.validation import Validation
 from clip_fewshot.data.captions import TEMPLATES
 from clip_fewshot.data.collect import list_warnings
 from clip_fewshot.data.dataset import ImageDataset
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.data.pairs.split import split_pairs
 from clip_fewshot.data.pairs.stream import PairStream
@@ -32,6 +33,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.device import PRECISIONS, resolve_device
 from clip_fewshot.runtime.files import read_json, write_bytes
 from clip_fewshot.runtime.outputs import check_folder, mark_folder
+from clip_fewshot.runtime.units import format_seconds
 from clip_fewshot.types import Say
 
 MODEL_FILES = ("model.safetensors", "config.json")
@@ -77,7 +79,8 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     total = settings.total(pairs.steps())
     weights, load = sum(p.numel() for p in model.parameters()), Load(pairs.batch, world.size)
     forecast = check_memory(measure_needs(model, pairs.tokens), settings, load, model.device, CHANGEABLE)
-    say(f"{model.name}: {weights:,} weights; {len(kept):,} captions, {pairs.batch} pictures a step, {total:,} steps")
+    shape = f"{number(len(kept), 'caption')}, {number(pairs.batch, 'picture')} a step, {number(total, 'step')}"
+    say(f"{model.name}: {weights:,} weights; {shape}")
     say(f"memory: {forecast}")
     if config.warning():
         warn(config.warning())
@@ -97,7 +100,7 @@ def pretrain(job: Pretraining, world: World, say: Say = lambda line: None, warn:
     )
     if world.rank == 0:
         save_backbone(trained, job.folder, half=False, overwrite=True)  # beside the checkpoint
-    say(f"model, checkpoint and metrics.jsonl in {job.folder} ({time.perf_counter() - started:.0f} s)")
+    say(f"model, checkpoint and metrics.jsonl in {job.folder} ({format_seconds(time.perf_counter() - started)})")
     return trained
 
 
@@ -192,7 +195,7 @@ def _validation(
     return None if pairs is None and labelled is None else Validation(pairs, labelled, templates)
 
 
-def _report_steps(total: int, say: Callable[[str], None]) -> Callable[[StepReport], None]:
+def _report_steps(total: int, say: Say) -> Callable[[StepReport], None]:
     """A printer of the mean loss, and its excess over what the batches allowed."""
     window: list[StepReport] = []
     every = max(1, total // REPORTS)

@@ -280,4 +280,6 @@ class Run:
         used = rejections[0].rejector.n_neighbors if rejections else asked
         if asked is None or used is None or used >= asked:
             return set()
-        return {f"the detector compares with {used} neighbours, not {asked}: they stay below the shots of a class"}
+        return {
+            f"the detector compares with {number(used, 'neighbour')}, not {asked}: they stay below the shots of a class"
+        }

@@ -10,7 +10,7 @@ import numpy as np
 from clip_fewshot.config import count_or_names
 from clip_fewshot.conformal.p_values import choose_alphas, explain_alphas
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.sampling import choose_test_side, drop_duplicates
 from clip_fewshot.errors import ArtifactError, DataError, UsageError
 from clip_fewshot.evaluation.clustering import ari, clustering_accuracy, nmi
@@ -205,8 +205,8 @@ def describe_saved(found: Mapping[str, Any]) -> str:
     neighbours = "" if found["n_neighbors"] is None else f", k = {found['n_neighbors']}"
     lines = [
         *found["notes"],
-        f"{found['n_known']:,} known and {found['n_novel']:,} unknown pictures; {found['detector']} on "
-        f"{found['features']} features{neighbours}, calibrated on {found['n_calibration']} pictures",
+        f"{found['n_known']:,} known and {number(found['n_novel'], 'unknown picture')}; {found['detector']} on "
+        f"{found['features']} features{neighbours}, calibrated on {number(found['n_calibration'], 'picture')}",
         *(f"{title} {tables.estimate_of(found[key])}" for key, title in STATISTIC_TITLES.items()),
         "",
         tables.format_plain([["alpha", "false alarms", "detected"], *map(_rate_row, found["rates"])]),
@@ -225,9 +225,9 @@ def _rate_row(row: dict[str, Any]) -> list[str]:
 def _groups_text(alpha: float, groups: dict[str, Any] | None) -> list[str]:
     if groups is None:
         return []
-    pictures = f"{groups['n_flagged']} flagged pictures, and {groups['n_joined']} that joined them,"
-    line = f"at alpha {alpha:g}, {pictures} fall into {groups['n_clusters']} groups"
+    pictures = f"{number(groups['n_flagged'], 'flagged picture')}, and {groups['n_joined']} that joined them,"
+    line = f"at alpha {alpha:g}, {pictures} fall into {number(groups['n_clusters'], 'group')}"
     if "ari" in groups:
         agreement = ", ".join(f"{name} {tables.format_fraction(groups[name])}" for name in ("ari", "nmi", "accuracy"))
-        line += f" ({groups['n_classes']} classes among them; {agreement})"
+        line += f" ({number(groups['n_classes'], 'class', 'classes')} among them; {agreement})"
     return ["", line, *([f"no group: {groups['reason']}"] if groups.get("reason") else [])]

@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
+from clip_fewshot.data.names import number
 from clip_fewshot.data.read import read_dataset
 from clip_fewshot.few_shot.approach import APPROACHES, find_approach
 from clip_fewshot.plots import shots_panels
@@ -83,7 +84,8 @@ def describe_curves(found: Mapping[str, Any]) -> str:
 
 
 def _caption(name: str, item: Mapping[str, Any]) -> str:
-    return f"**{name}**, {item['n_classes']} classes, {item['n_test']} sealed test pictures, 95 % intervals:"
+    tested = number(item["n_test"], "sealed test picture")
+    return f"**{name}**, {number(item['n_classes'], 'class', 'classes')}, {tested}, 95 % intervals:"
 
 
 def _rows(item: Mapping[str, Any]) -> list[list[str]]:

@@ -16,10 +16,13 @@ from clip_fewshot.report.grid import GridCell, picture_grid
 
 SHOWN_POSSIBLE = 3
 SHOWN_CLASSES = 10
+SHOWN_ANSWERS = 40  # about a screen
 
 
-def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer]) -> str:
-    """How often each answer, then the most doubtful one first.
+def answers_table(
+    world: OpenWorldClassifier, pictures: ImageDataset, answers: Sequence[Answer], where: str = "to_frame() has all"
+) -> str:
+    """How often each answer, then the ``SHOWN_ANSWERS`` most doubtful ones, the worst first; ``where`` all are.
 
     One line per picture: answer, share of known pictures that look as strange (p), classes, most probable first.
 
@@ -39,21 +42,29 @@ def answers_table(world: OpenWorldClassifier, pictures: ImageDataset, answers: S
             *([_list_possible(answer.possible)] if answer.possible is not None else []),
             *(f"{label} {tables.format_fraction(probability)}" for label, probability in answer.top),
         ]
-        for i, answer in sorted(enumerate(answers), key=lambda one: (-doubts[one[0]], one[1].top[0][1]))
+        for i, answer in sorted(enumerate(answers), key=lambda one: (-doubts[one[0]], one[1].top[0][1]))[:SHOWN_ANSWERS]
     ]
-    return f"{answer_summary(answers)}; the most doubtful first\n\n{tables.format_plain([head, *rows])}"
+    more = [f"... and {len(answers) - len(rows):,} less doubtful; {where}"] if len(answers) > len(rows) else []
+    lines = [f"{answer_summary(answers)}; the most doubtful first", "", tables.format_plain([head, *rows]), *more]
+    return "\n".join(lines)
 
 
 def answer_summary(answers: Sequence[Answer]) -> str:
     """53 pictures: 37 dog, 12 horse, 4 unknown."""
-    often = Counter(answer.label for answer in answers)
-    unknown = often.pop(None, 0)
-    ranked = sorted(often.items(), key=lambda one: (-one[1], one[0]))
+    counts = count_answers(answers)
+    unknown = counts.pop(NO_CLASS, 0)
+    ranked = list(counts.items())
     parts = [f"{n:,} {name}" for name, n in ranked[:SHOWN_CLASSES]]
     if more := ranked[SHOWN_CLASSES:]:
         parts.append(f"{sum(n for _, n in more):,} of {number(len(more), 'other class', 'other classes')}")
     parts += [f"{unknown:,} {NO_CLASS}"] if unknown else []
     return f"{number(len(answers), 'picture')}: {', '.join(map(escape, parts))}"
+
+
+def count_answers(answers: Sequence[Answer]) -> dict[str, int]:
+    """How often each answer, the most frequent first and "unknown" last."""
+    often = Counter(NO_CLASS if answer.label is None else answer.label for answer in answers)
+    return dict(sorted(often.items(), key=lambda one: (one[0] == NO_CLASS, -one[1], one[0])))
 
 
 def measure_doubts(world: OpenWorldClassifier, answers: Sequence[Answer]) -> list[float]:
@@ -80,6 +91,8 @@ def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: 
     return {
         "schema": 1,
         "alpha": None if world.rejector_ is None and world.known_.losses is None else world.alpha_,
+        "summary": answer_summary(answers),
+        "counts": count_answers(answers),
         "answers": [
             {
                 "image": name,
@@ -88,8 +101,9 @@ def answers_record(world: OpenWorldClassifier, pictures: ImageDataset, answers: 
                 "p_value": None if world.rejector_ is None else answer.p_value,
                 "possible": None if answer.possible is None else list(answer.possible),
                 "top": [{"class": label, "probability": probability} for label, probability in answer.top],
+                "doubt": doubt,
             }
-            for name, answer in zip(pictures.names, answers, strict=True)
+            for name, answer, doubt in zip(pictures.names, answers, measure_doubts(world, answers), strict=True)
         ],
         "skipped": [skipped._asdict() for skipped in pictures.skipped],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.report.tables import format_plain
 
 ROWS_SHOWN = 5  # rows of each check; JSON has them all
@@ -14,7 +14,7 @@ ROWS_SHOWN = 5  # rows of each check; JSON has them all
 def describe_audit(found: Mapping[str, Any]) -> str:
     """Lines for a terminal, from a dict of schema 1."""
     sides = ", ".join(f"{n:,} {side}" for side, n in found["sides"].items())
-    return "\n".join([f"{found['data']}: {found['pictures']:,} pictures ({sides})", *_describe(found)])
+    return "\n".join([f"{found['data']}: {number(found['pictures'], 'picture')} ({sides})", *_describe(found)])
 
 
 def _describe(found: Mapping[str, Any]) -> Iterator[str]:

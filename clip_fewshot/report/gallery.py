@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_fewshot.plots.text import format_count
+from clip_fewshot.data.names import number
 from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import PredictionExample, RunRecord
 
@@ -122,7 +122,7 @@ def choose_shelves(gallery: Gallery, record: RunRecord) -> list[Shelf]:
     shelves = [Shelf(title, why, _pick(gallery.cards, kind, by)) for title, why, kind, by in kinds]
     groups = () if record.discovery is None else record.discovery.clusters[:SHELF_LENGTH]
     found = [
-        ShelfItem(thumbnail_uri(g.exemplar), f"group-{g.number}", f"Group {g.number}", format_count(g.size, "image"))
+        ShelfItem(thumbnail_uri(g.exemplar), f"group-{g.number}", f"Group {g.number}", number(g.size, "image"))
         for g in groups
     ]
     shelves.append(Shelf("Groups of unknown", "The most central of each.", found))

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, order_methods
 from clip_fewshot.report.verdict import write_conclusions, write_verdict
@@ -157,7 +158,7 @@ def collect_warnings(results: Mapping[str, Any]) -> list[str]:
         )
     failed = results["search"]["failed"]
     if failed:
-        found.append(f"{text.format_count(failed, 'trial')} of the search failed; see the search below for which.")
+        found.append(f"{number(failed, 'trial')} of the search failed; see the search below for which.")
     return found
 
 
@@ -167,7 +168,7 @@ def describe_selection(results: Mapping[str, Any]) -> str:
     opened = "once, after the last choice" if looks == 1 else f"{looks} times"
     chosen = (
         "Approach, layers, learning rates, margins and C were chosen on validation folds cut out of the support "
-        f"images. Each method was then refitted on {text.format_count(seeds, 'fresh support set')}, "
+        f"images. Each method was then refitted on {number(seeds, 'fresh support set')}, "
         f"and the sealed test images were opened {opened}."
     )
     if results["novelty"] is None:

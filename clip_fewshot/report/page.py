@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from clip_fewshot import plots
+from clip_fewshot.data.names import number
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
 from clip_fewshot.plots.views import EmbeddingView
@@ -29,6 +30,7 @@ from clip_fewshot.report.schema import check_results
 from clip_fewshot.report.verdict import draw_conclusions
 from clip_fewshot.runtime.files import write_text
 from clip_fewshot.runtime.outputs import shorten_home, write_results
+from clip_fewshot.runtime.units import format_seconds
 
 
 def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
@@ -150,9 +152,9 @@ def _template() -> Template:
     environment.filters |= {
         "fraction": text.format_fraction,
         "interval": text.format_interval,
-        "seconds": text.format_seconds,
+        "seconds": format_seconds,
         "settings": text.format_settings,
-        "count": text.format_count,
+        "count": number,
         "shorten": text.shorten,
         "method": display_name,
         "explain": explain,

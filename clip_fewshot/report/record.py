@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.reliability import ReliabilityBins
 from clip_fewshot.plots.views import TRIAL_STATES, EmbeddingView, NoveltyView, ShotPoint, TrialRow
@@ -83,7 +84,7 @@ class DiscoveryView:
 
     def __post_init__(self) -> None:
         if self.linkage.shape != (max(len(self.labels) - 1, 0), 4):
-            got = f"{self.linkage.shape} for {len(self.labels)} images"
+            got = f"{self.linkage.shape} for {number(len(self.labels), 'image')}"
             expected = "a linkage matrix (m - 1, 4)"
             raise UsageError(expected=expected, got=got, fix="pass the one that made the labels", where="DiscoveryView")
         sizes = {int(k): int((self.labels == k).sum()) for k in np.unique(self.labels) if k != -1}

@@ -24,6 +24,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from clip_fewshot import plots
+from clip_fewshot.data.names import number
 from clip_fewshot.discovery import Discovery
 from clip_fewshot.open_world.groups import Group
 from clip_fewshot.open_world.name_suggestions import KnownClasses, Suggestions, suggest_names
@@ -227,9 +228,7 @@ def _order(linkage: FloatArray, n: int) -> tuple[LabelArray, FloatArray]:
 
 def _summary(view: ReviewView, in_none: int) -> str:
     low, high = view.found.interval
-    parts = [
-        f"{text.format_count(len(view.unknown.answered), 'picture')} in {text.format_count(len(view.groups), 'group')}"
-    ]
+    parts = [f"{number(len(view.unknown.answered), 'picture')} in {number(len(view.groups), 'group')}"]
     parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
     parts.append(f"{in_none:,} in no group" if in_none else "")
     joined = int((~view.unknown.unknown).sum())
@@ -268,5 +267,5 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": text.format_count, "svg": lambda plot: svg_uri(plot.svg)}
+    environment.filters |= {"count": number, "svg": lambda plot: svg_uri(plot.svg)}
     return environment.from_string(_read("review.html.j2"))

@@ -15,6 +15,7 @@ from clip_fewshot.report.headline import HeadlineRow
 from clip_fewshot.report.pictures import thumbnail_uri
 from clip_fewshot.report.record import ClusterView
 from clip_fewshot.report.verdict import judge_results
+from clip_fewshot.runtime.units import format_seconds
 
 MEMBERS_SHOWN = 23
 
@@ -130,7 +131,7 @@ def collect_facts(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
         ("fingerprint", dataset["fingerprint"]),
         ("support seeds", ", ".join(str(seed) for seed in results["seeds"])),
     ]
-    spent = [(key.replace("_", " "), text.format_seconds(value)) for key, value in results["timing"].items()]
+    spent = [(key.replace("_", " "), format_seconds(value)) for key, value in results["timing"].items()]
     return [
         ("Data", data),
         ("Time", spent),
@@ -149,12 +150,12 @@ def collect_search_facts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of the search: trials by state, what they changed, time, looks at the test images."""
     counts = [(f"{state} trials", f"{search[state]:,}") for state in ("finished", "pruned", "failed")]
     naive = search["naive_seconds_estimate"]
-    saved = [] if naive is None else [("estimate without reuse of frozen layers", text.format_seconds(naive))]
+    saved = [] if naive is None else [("estimate without reuse of frozen layers", format_seconds(naive))]
     changed = [("what it changed", _say_changed(search))] if "moved" in search else []
     return [
         *counts,
         *changed,
-        ("time", text.format_seconds(search["seconds"])),
+        ("time", format_seconds(search["seconds"])),
         *saved,
         ("looks at the test images", str(search["test_looks"])),
     ]

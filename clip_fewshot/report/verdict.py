@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_fewshot.data.names import number
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import BASELINE_TITLES, CLOSED_FORMS, display_name
 
@@ -84,7 +85,7 @@ def write_verdict(results: Found) -> str:
     """A few sentences: which method was chosen, what it beats, and whether the data can tell."""
     best = results["best"]
     name, test = display_name(best["approach"]), best["test"]
-    images = text.format_count(test["n_test"], "sealed test image")
+    images = number(test["n_test"], "sealed test image")
     reached = f"{text.format_fraction(test['mean'])} {text.format_interval(test['ci95'])} on {images}"
     return " ".join((f"{name} was chosen: {reached}.", *_compare(best, results)))
 
@@ -146,7 +147,7 @@ def _judge_unknown(results: Found) -> Conclusion:
     elif caught is None:
         said = f"No picture is called unknown at the {asked} false alarms asked for; {_describe_area(found)}."
     else:
-        hidden = text.format_count(len(results["dataset"]["unseen"]), "hidden class", "hidden classes")
+        hidden = number(len(results["dataset"]["unseen"]), "hidden class", "hidden classes")
         alarms = f"{found['false_alarm_rate']:.1%} of the known ones ({asked} asked for)"
         said = f"{caught:.0%} of the pictures of {hidden} are called unknown, and {alarms}; {_describe_area(found)}."
     if "auroc_ci95" in found and found["auroc_ci95"][0] <= CHANCE:
@@ -172,10 +173,10 @@ def _describe_groups(results: Found) -> Conclusion:
     if found is None:
         why = "no picture can be called unknown" if results["dataset"]["unseen"] else "no class was hidden (--unseen)"
         return Conclusion("groups", f"None were looked for: {why}.")
-    what = f"the {found['n_flagged']:,} pictures" if "n_flagged" in found else "what was"
+    what = f"the {number(found['n_flagged'], 'picture')}" if "n_flagged" in found else "what was"
     joined = f" and {found['n_joined']:,} that joined them" if found.get("n_joined") else ""
-    groups = text.format_count(found["n_clusters"], "group")
-    hidden = text.format_count(len(results["dataset"]["unseen"]), "class was", "classes were")
+    groups = number(found["n_clusters"], "group")
+    hidden = number(len(results["dataset"]["unseen"]), "class was", "classes were")
     said = f"{groups} among {what} called unknown{joined}; {hidden} hidden."
     if found["ari"] is None or not found["n_clusters"]:
         return Conclusion("groups", said)

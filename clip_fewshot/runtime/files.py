@@ -14,7 +14,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.reading import decode_json, open_regular, read_whole
+from clip_fewshot.runtime.units import format_moment, format_size
 
 if sys.platform != "win32":
     import fcntl
@@ -239,7 +239,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
                 fix="wait for it, or choose another folder (`out`)",
                 where=str(folder),
             ) from None
-        owner = f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
+        owner = f"pid {os.getpid()} on {socket.gethostname()} since {format_moment()}\n"
         os.ftruncate(handle, 0)
         os.write(handle, owner.encode())
         yield
@@ -266,9 +266,9 @@ def _explained(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
-            got = f"{free:,} free ({error.strerror})"
+            got = f"{format_size(free)} free ({error.strerror})"
             fix = "free some space and run again"
-            raise ResourceError(expected=f"{needed:,} bytes of disk", got=got, fix=fix, where=str(path)) from error
+            raise ResourceError(expected=f"{format_size(needed)} of disk", got=got, fix=fix, where=str(path)) from error
         if error.errno in NO_PLACE:
             fix = "choose another folder"
             raise ResourceError(expected="a place to write to", got=str(error), fix=fix, where=str(path)) from error

@@ -95,8 +95,9 @@ def check_new_folder(folder: Path, options: Any = None) -> Path:
     there = _is_there(folder)
     check_apart(folder, options, inside=True)
     with _reported(folder):
-        if there and (not folder.is_dir() or folder.is_symlink() or any(folder.iterdir())):
-            raise _refusal(folder, "a new or empty folder", "one that is in use", "")
+        used = there and (not folder.is_dir() or folder.is_symlink() or any(folder.iterdir()))
+    if used:
+        raise _refusal(folder, "a new or empty folder", "one that is in use", "")
     return folder
 
 

@@ -27,17 +27,21 @@ def watch_steps(listener: Shown) -> Iterator[None]:
         _listener.reset(token)
 
 
-def report_steps(items: Iterable[T], stage: str, total: int, step: int = 1) -> Iterator[T]:
-    """``items`` one by one, each told as ``step`` of ``total`` units once the loop is through with it."""
+def report_steps(items: Iterable[T], stage: str, total: int, step: int = 1, done: int = 0) -> Iterator[T]:
+    """``items`` one by one, each told as ``step`` of ``total`` units once the loop is through with it.
+
+    Args:
+        done: units that an earlier run is through with; ``items`` begin behind them.
+    """
     listener = _listener.get()
     if listener is None:
-        yield from _draw_in_notebook(items, stage, -(-total // step)) if NOTEBOOK in sys.modules else items
+        yield from _draw_in_notebook(items, stage, -(-(total - done) // step)) if NOTEBOOK in sys.modules else items
         return
     try:
-        listener(stage, 0, total)
+        listener(stage, done, total)
         for i, item in enumerate(items, start=1):
             yield item
-            listener(stage, min(i * step, total), total)
+            listener(stage, min(done + i * step, total), total)
     finally:
         listener(stage, total, total)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from clip_fewshot.errors import UsageError
+from clip_fewshot.runtime.units import format_size
 
 MOST_BYTES = 1 << 30  # a list of ten million pictures has half of it
 
@@ -45,7 +46,9 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.ENOTSUP, "a pipe, device or folder, and no regular file", str(path))
         if most is not None and status.st_size > most:
-            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes where at most {most:,} are read", str(path))
+            raise OSError(
+                errno.EFBIG, f"{format_size(status.st_size)} where at most {format_size(most)} are read", str(path)
+            )
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)

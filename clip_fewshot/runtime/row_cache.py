@@ -34,6 +34,7 @@ from clip_fewshot.runtime.files import (
     write_json,
 )
 from clip_fewshot.runtime.reading import open_regular
+from clip_fewshot.runtime.units import format_size
 from clip_fewshot.types import IndexArray
 
 ROWS_FILE, INDEX, ABOUT, ROWS_LOCK = "rows.bin", "index.bin", "about.json", ".lock"
@@ -215,7 +216,7 @@ class RowFile:
             self._declared = True
         free = shutil.disk_usage(self.folder).free
         if free < needed + DISK_RESERVE:
-            raise OSError(0, f"{free:,} bytes free, {needed + DISK_RESERVE:,} wanted")
+            raise OSError(0, f"{format_size(free)} free, {format_size(needed + DISK_RESERVE)} wanted")
 
     def _refresh(self) -> None:
         """Read the records that were added since the last time."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clip_fewshot.conformal.calibration import Calibrated
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.novelty import Detector, DetectorPart, facts_of
 from clip_fewshot.testing.contract import (
@@ -69,7 +70,10 @@ def higher_is_more_normal(part: DetectorPart) -> None:
     """The sign of scores, and that ``predict`` decides at ``offset_``."""
     detector, asked = build(part).fit(_KNOWN, _LABELS), np.concatenate([FRESH, _NOVEL])
     scores = detector.score_samples(asked)
-    demand(np.shape(scores) == (len(asked),), f"scores of {len(asked)} pictures have the shape {np.shape(scores)}")
+    demand(
+        np.shape(scores) == (len(asked),),
+        f"scores of {number(len(asked), 'picture')} have the shape {np.shape(scores)}",
+    )
     higher = scores[: len(FRESH)].mean() > scores[len(FRESH) :].mean()
     demand(higher, "pictures of a class that is far from all known ones score higher than known ones")
     decided = np.where(scores < detector.offset_, -1, 1)
@@ -100,7 +104,10 @@ def leave_one_out_scores_are_those_of_refits(part: DetectorPart) -> None:
     detector = build(part).fit(rows, labels)
     demand(list(detector.kept_) == list(range(len(_KNOWN))), "kept_ is not the first of each picture")
     found = detector.loo_scores_
-    demand(np.shape(found) == (len(_KNOWN),), f"loo_scores_ of {len(_KNOWN)} pictures have the shape {np.shape(found)}")
+    demand(
+        np.shape(found) == (len(_KNOWN),),
+        f"loo_scores_ of {number(len(_KNOWN), 'picture')} have the shape {np.shape(found)}",
+    )
     for i in range(0, len(_KNOWN), 7):
         rest = np.delete(np.arange(len(_KNOWN)), i)
         refit = build(part).fit(rows[rest], labels[rest]).score_samples(rows[[i]])[0]
@@ -144,7 +151,7 @@ def _scores(part: DetectorPart, rows: FloatArray, labels: LabelArray | None, ask
     except UsageError:
         return False
     finite = np.isfinite(detector.score_samples(asked)).all() and np.isfinite(detector.loo_scores_).all()
-    demand(finite, f"a score for which {len(rows)} pictures are too few, or too similar, is not finite")
+    demand(finite, f"a score of too few pictures ({len(rows)}), or too similar, is not finite")
     return True
 
 

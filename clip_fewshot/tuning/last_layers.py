@@ -7,6 +7,7 @@ trains nothing. The frozen layers before the cut are never copied and never run 
 from __future__ import annotations
 
 from clip_fewshot.backbones.tower import Suffix, Tower
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 
 
@@ -32,4 +33,4 @@ def describe_last_layers(tower: Tower, n: int) -> str:
     sizes = dict(tower.named_parameters())
     lines = [f"{name}  {tuple(sizes[name].shape)}" for name in tower.last_parameters(n)]
     total = sum(sizes[name].numel() for name in tower.last_parameters(n))
-    return "\n".join([*lines, f"{total:,} parameters in {len(lines)} tensors"])
+    return "\n".join([*lines, f"{number(total, 'parameter')} in {number(len(lines), 'tensor')}"])

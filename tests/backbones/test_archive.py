@@ -231,8 +231,8 @@ def test_a_zip_bomb_is_refused_before_it_is_opened(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.pt", with_tensor(tensor_call(6, (2, 3), (3, 1))))
     for limit, message in (
-        ("MAX_MEMBERS", "20,000 members"),
-        ("MAX_ARCHIVE_BYTES", "4 GiB"),
+        ("MAX_MEMBERS", "1 members"),
+        ("MAX_ARCHIVE_BYTES", "1 byte"),
         ("MAX_PICKLE_BYTES", "sane size"),
     ):
         with monkeypatch.context() as patched:

@@ -15,7 +15,9 @@ import pytest
 
 from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
 from clip_fewshot.commands.cli.parser import flat_fields
-from clip_fewshot.commands.cli.progress import describe_seconds, show_progress
+from clip_fewshot.commands.cli.progress import show_progress
+from clip_fewshot.commands.cli.run import run
+from clip_fewshot.commands.cli.shared_options import CommandOptions
 from clip_fewshot.runtime.progress import report_steps
 from tests.cli.command import call, drop_progress, fork
 from tests.cli.runs import TRIALS, Whole, decided, trial_files
@@ -98,6 +100,25 @@ def test_quiet_shows_nothing_of_stages_and_loops(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_the_processes_of_torchrun_the_first_tells(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clip_fewshot.commands.cli.progress.FIRST_LINE", 0.01)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+
+    def main(options: CommandOptions) -> int:
+        said = ""
+        while rank == "0" and "at work" not in said:
+            said += capsys.readouterr().err
+        time.sleep(0.05)
+        return 0
+
+    assert run(main, CommandOptions, "x", "", []) == 0
+    assert ("at work" in capsys.readouterr().err) <= (rank == "0")
+
+
 def test_every_command_can_be_quiet() -> None:
     places = [(COMMANDS, "clip_fewshot.commands"), (STORE_COMMANDS, "clip_fewshot.commands.open_world")]
     for names, place in places:
@@ -105,11 +126,6 @@ def test_every_command_can_be_quiet() -> None:
             if name != OPEN_WORLD:
                 options = import_module(f"{place}.{name}").Options
                 assert "quiet" in {field.name for field, _, _ in flat_fields(options)}, name
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (200, "3 min"), (7_500, "2 h 5 min")])
-def test_times_are_said_in_units_that_fit(seconds: float, said: str) -> None:
-    assert describe_seconds(seconds) == said
 
 
 def test_resuming_a_finished_run_in_a_new_interpreter_runs_no_trial_and_prints_json_alone(

@@ -159,7 +159,7 @@ def test_an_interrupt_inside_a_destructor_is_not_swallowed(
 
 def test_a_hundred_thousand_warnings_alike_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     many = [f"cards.csv line {i} repeats line {i % 7} and was passed over" for i in range(100_000)]
-    few = [f"'{name}' (1 images) may be meant as 'fox' (40 images)" for name in ("fax", "fxo")]
+    few = [f"'{name}' (1 image) may be meant as 'fox' (40 images)" for name in ("fax", "fxo")]
     opening.warn([*many, *few, "mini is small"])
     lines = capsys.readouterr().err.splitlines()
     assert lines == [

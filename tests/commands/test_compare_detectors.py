@@ -132,7 +132,7 @@ def test_outliers_from_elsewhere_take_the_place_of_hidden_classes(
         assert [(one["alpha"], one["refused"]) for one in row["rates"]] == [
             (pytest.approx(max(alpha, least)), None) for alpha in (least, 0.05, 0.1) if alpha >= least
         ]
-    assert "calibration images support; the usual 0.01 takes 99" in found["notes"][0]
+    assert "calibration images; the usual 0.01 takes 99" in found["notes"][0]
 
 
 def test_a_detector_of_one_s_own_has_its_row_and_one_that_refuses_is_a_line(mini: cf.Backbone, photos: Path) -> None:

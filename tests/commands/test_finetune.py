@@ -176,7 +176,7 @@ def test_the_table(command: Command, photos: Path, tmp_path: Path) -> None:
     chosen = ("--out", tmp_path / "run", "--model", "mini", "--per-class", 2, "--passes", 1, "--held-out", 0.4)
     memory, *lines = command("finetune", photos, *chosen).out.splitlines()
     assert memory.startswith("memory: weights 3")
-    assert memory.endswith(" MiB with 14 pairs in a pass")
+    assert memory.endswith(" MB with 14 pairs in a pass")
     assert "14 pictures to train on" in lines[0]
     assert lines[3].split() == ["before", "after", "chance"]
     assert lines[4].startswith("zero-shot accuracy  0.")

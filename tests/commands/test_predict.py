@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 
 import clip_fewshot as cf
 from clip_fewshot.protocol import answer_pictures as steps
+from clip_fewshot.report.answer_tables import SHOWN_ANSWERS
 from tests.commands.conftest import KNOWN, PER_CLASS, SHOTS, Command, one_line
 
 
@@ -57,7 +59,7 @@ def test_blocks_answer_as_one_call_does(world: Path, photos: Path, monkeypatch: 
     wanted = model.predict(pictures, top=2)
     monkeypatch.setattr(steps, "ANSWER_BLOCK", 64)
     told: list[int] = []
-    answers, shift = steps.answer_pictures(model, pictures, 2, False, lambda rows: told.append(len(rows)))
+    answers, shift = steps.answer_pictures(model, pictures, 2, False, lambda block, said: told.append(len(said)))
     assert answers == list(wanted)
     assert shift == model.find_shift()
     assert told == [64, len(pictures) - 64]
@@ -70,6 +72,38 @@ def test_the_most_doubtful_answers_come_first(command: Command, world: Path, pho
     printed = [doubt[line.split()[0]] for line in out.splitlines()[3:]]
     assert printed == sorted(printed, reverse=True)
     assert len(set(printed)) > PER_CLASS / 2
+
+
+def test_the_screen_shows_the_most_doubtful_and_says_where_all_are(
+    command: Command, world: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.csv"
+    n, alone, kept = 112, command("predict", world, photos), command("predict", world, photos, "--out", out)
+    assert alone.out.splitlines()[-1] == f"... and {n - SHOWN_ANSWERS} less doubtful; --out FILE.csv writes all"
+    assert kept.out.splitlines()[-1].endswith(f"less doubtful; all are in {out}")
+    assert len(alone.out.splitlines()) == 3 + SHOWN_ANSWERS + 1
+
+
+def test_the_record_has_summary_counts_and_doubts(command: Command, world: Path, photos: Path) -> None:
+    record = command("predict", world, photos, "--json").record
+    labels = [row["label"] or "unknown" for row in record["answers"]]
+    assert record["counts"] == Counter(labels)
+    assert list(record["counts"].values())[:-1] == sorted((labels.count(name) for name in KNOWN), reverse=True)
+    assert list(record["counts"])[-1] == "unknown"
+    assert record["summary"] == command("predict", world, photos).out.splitlines()[0].split(";")[0]
+    answers = cf.OpenWorldClassifier.load(world).predict(cf.read_dataset(photos))
+    assert [row["doubt"] for row in record["answers"]] == [answer.measure_doubt(0.1) for answer in answers]
+
+
+def test_excel_reads_the_names_of_a_csv_and_so_does_python(
+    command: Command, world: Path, photos: Path, tmp_path: Path
+) -> None:
+    name, out = tmp_path / "Käfer 甲.png", tmp_path / "a.csv"
+    shutil.copy(next((photos / "zero").iterdir()), name)
+    command("predict", world, name, "--out", out)
+    assert out.read_bytes().startswith(b"\xef\xbb\xbfimage,answer,")  # without it Excel takes UTF-8 for Latin-1
+    assert out.read_text("utf-8").count("\ufeff") == 1
+    assert [row["image"] for row in csv.DictReader(out.read_text("utf-8-sig").splitlines())] == [str(name)]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -106,14 +140,14 @@ def test_pictures_are_sorted_into_a_folder_per_answer_and_stay(
     before = {path: path.read_bytes() for place in places for path in place.iterdir()}
     ended = command("predict", world, tmp_path / "in", "--sort-into", tmp_path / "out", "--json")
     told = Counter(row["label"] or "unknown" for row in ended.record["answers"])
-    copies = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    copies = list((tmp_path / "out").rglob("*.png"))
     assert Counter(path.parent.name for path in copies) == told
     assert sorted(path.read_bytes() for path in copies) == sorted(before.values())
     assert {path: path.read_bytes() for place in places for path in place.iterdir()} == before
     linked = command("predict", world, tmp_path / "in", "--sort-into", tmp_path / "links", "--links")
     links = [path for path in (tmp_path / "links").rglob("*") if path.is_symlink()]
     assert {path.resolve() for path in links} == {path.resolve() for path in before}
-    assert "remove it to undo" in linked.err
+    assert linked.err.strip().endswith(f"unsort {tmp_path / 'links'}")
 
 
 def test_nothing_of_the_users_is_replaced_and_that_is_said_before_any_work(

@@ -21,6 +21,7 @@ from clip_fewshot.contrastive.options import paper_options
 from clip_fewshot.contrastive.trainer import StepReport
 from clip_fewshot.protocol import pretraining
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
+from clip_fewshot.runtime.progress import watch_steps
 from tests.commands.conftest import Command, one_line
 
 CONFIG = {
@@ -88,7 +89,7 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
     assert memory.startswith(
         "memory: weights 13 MiB, optimizer 25 MiB, gradients 13 MiB, activations 3 MiB, pictures 3 MiB"
     )
-    assert memory.endswith(" MiB with 8 pairs in a pass")
+    assert memory.endswith(" MB with 8 pairs in a pass")
     monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
     state = 16 * int(size.split()[1].replace(",", ""))  # bytes of weights, gradients and moments
     for room, words in ((state + (5 << 20), "set --chunk=4 ("), (state * 4 // 5, "set --state-dtype=bfloat16 (")):
@@ -98,6 +99,7 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
 
 
 def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
     whole = pretraining.pretrain(options(photos, "--augment", "0.5"), SingleProcess()).state_dict()
 
     def stop_at_four(total: int, say: object) -> object:
@@ -112,7 +114,9 @@ def test_goes_on_where_it_stopped(photos: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(pretraining, "_report_steps", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             pretraining.pretrain(chosen, SingleProcess())
-    resumed = pretraining.pretrain(chosen, SingleProcess()).state_dict()
+    with watch_steps(lambda stage, done, total: told.append(done) if (stage, total) == ("training", 6) else None):
+        resumed = pretraining.pretrain(chosen, SingleProcess()).state_dict()
+    assert told == [4, 5, 6, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -35,9 +35,9 @@ def test_a_command_on_data_says_what_it_passed_over(name: str, command: Command,
         pytest.importorskip("pyarrow")
     ended = command(name, messy, "--model", "mini", *READING[name])
     assert ended.code == 0, ended.err
-    assert ended.err.count("warning: passed over 1 .md files") == 1, ended.err
+    assert ended.err.count("warning: passed over .md files: 1") == 1, ended.err
 
 
 def test_a_command_on_pictures_too(command: Command, messy: Path, world: Path) -> None:
     ended = command("predict", world, messy / KNOWN[0])  # as open-world ingest, watch and add read them
-    assert "warning: passed over 1 .md files" in ended.err
+    assert "warning: passed over .md files: 1" in ended.err

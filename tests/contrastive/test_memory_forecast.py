@@ -25,7 +25,7 @@ from clip_fewshot.contrastive.activation_memory import recompute_blocks, shrink_
 from clip_fewshot.contrastive.distributed.world import SingleProcess
 from clip_fewshot.contrastive.finetuning import FineTuning, make_tunable
 from clip_fewshot.contrastive.memory_check import Load, check_memory, list_remedies, list_smaller
-from clip_fewshot.contrastive.memory_forecast import GIB, Forecast, Needs, count_bytes, measure_needs, measure_state
+from clip_fewshot.contrastive.memory_forecast import Forecast, Needs, count_bytes, measure_needs, measure_state
 from clip_fewshot.contrastive.objectives import wrap_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.state import Training
@@ -34,6 +34,7 @@ from clip_fewshot.runtime import environment
 from tests.contrastive.pairs import CONFIG, RESNET, patterns
 from tests.data.pictures import put
 
+GIB = 1 << 30
 DEEP = replace(CONFIG, vision_layers=4, text_layers=3)
 STEP = ContrastiveOptions(steps=1)
 EVERY = ("checkpoint_gradients", "state_dtype", "model")
@@ -202,8 +203,8 @@ def test_smaller_models_are_named_when_no_option_helps(monkeypatch: pytest.Monke
 def test_the_words() -> None:
     said = str(Forecast(weights=2 * GIB, optimizer=3 * GIB, gradients=0, activations=7 << 20, pictures=1, pairs=1000))
     assert said == (
-        "weights 2.00 GiB, optimizer 3.00 GiB, activations 7 MiB, pictures 0 MiB, libraries 512 MiB: "
-        "5.51 GiB with 1,000 pairs in a pass"
+        "weights 2.15 GB, optimizer 3.22 GB, activations 7.34 MB, pictures 1 byte, libraries 537 MB: "
+        "5.91 GB with 1,000 pairs in a pass"
     )
 
 
@@ -265,6 +266,6 @@ def test_the_peak_of_a_training_is_the_forecast(tmp_path: Path) -> None:
     for folder in ("--out", "--resume"):
         call = [sys.executable, "-c", RUN, *job, "--threads", "1", "--device", "cpu", folder, "run"]
         said = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-        forecast = float(re.search(r"libraries 512 MiB: ([\d.]+) GiB", said)[1]) * GIB  # type: ignore[index]
+        forecast = float(re.search(r"libraries 537 MB: ([\d.]+) GB", said)[1]) * 1e9  # type: ignore[index]
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", said)[1]) << 10  # type: ignore[index]
         assert 0.8 * forecast < peak < 1.15 * forecast

@@ -40,7 +40,7 @@ def test_train_val_and_test(tmp_path: Path) -> None:
     parts = dict(zip(dataset.names, dataset.partition, strict=True))
     assert parts["Train/ant/000.png"] == parts["val/ant/000.png"] == "train"
     assert parts["test/bee/000.png"] == "test"
-    assert "2 pictures lie in no class folder" in dataset.warnings[0]
+    assert "not read: 2 pictures in no class folder" in dataset.warnings[0]
     assert "validation" in dataset.warnings[1]
 
 
@@ -68,7 +68,7 @@ def test_hidden_and_system_files_are_passed_over_and_counted(tmp_path: Path) -> 
     put(tmp_path / "ant" / "notes.md", b"x")
     dataset = read_dataset(tmp_path)
     assert len(dataset) == 2
-    assert dataset.warnings == ("passed over 1 .md files", "passed over 5 hidden or system files")
+    assert dataset.warnings == ("passed over .md files: 1", "passed over hidden or system files: 5")
 
 
 NAMES = [
@@ -124,9 +124,9 @@ def test_links_inside_are_followed_once_and_links_outside_refused(tmp_path: Path
     (photos / "wasp").symlink_to(photos / "ant", target_is_directory=True)
     dataset = read_dataset(photos)
     assert dataset.counts() == {"ant": 2, "bee": 1}
-    assert dataset.warnings == ("passed over 2 links to folders that are read anyway",)
+    assert dataset.warnings == ("passed over links to folders that are read anyway: 2",)
     (photos / "bee" / "copy.png").symlink_to(photos / "bee" / "000.png")
-    assert "copies of others" in read_dataset(photos).warnings[1]
+    assert "copy of another picture" in read_dataset(photos).warnings[1]
     put(tmp_path / "secret.png", 77)
     (photos / "bee" / "out.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match=r"leaves it.*") as caught:
@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
 
 def test_a_rare_name_one_letter_off_a_common_one_is_mentioned(tmp_path: Path) -> None:
     class_folders(tmp_path, {"robin": 25, "robbin": 1, "robot": 3, "wren": 1})
-    assert read_dataset(tmp_path).warnings == ("'robbin' (1 images) may be meant as 'robin' (25 images)",)
+    assert read_dataset(tmp_path).warnings == ("'robbin' (1 image) may be meant as 'robin' (25 images)",)
 
 
 def test_renaming_and_moving_leave_the_fingerprint(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_repository_is_read_with_its_parts_and_class_names(repository: Path) -
     assert data.names[6] == "data/train-00000-of-00002.parquet/0"
     assert len(set(data.digests)) == 23
     assert data.warnings == (
-        "passed over 1 .md files",
+        "passed over .md files: 1",
         "the source's validation images joined the training side: validation comes out of the K shots",
     )
     split = cf.split_open_world(data, shots=4)
@@ -170,8 +170,8 @@ def test_rows_without_a_class_are_left_out_and_said(tmp_path: Path) -> None:
     data = cf.read_dataset(tmp_path / "d")
     assert data.label_space.names == ("zebra", "ant")
     assert data.warnings == (
-        "2 rows of test.parquet have no class and were left out",
-        "2 rows of train.parquet have no class and were left out",
+        "left out: 2 rows of test.parquet without a class",
+        "left out: 2 rows of train.parquet without a class",
     )
 
 

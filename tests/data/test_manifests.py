@@ -101,9 +101,7 @@ def test_all_bad_lines_are_named_at_once(photos: Path) -> None:
 def test_a_repeated_line_is_read_once_and_mentioned(photos: Path) -> None:
     dataset = read(photos, "list.txt", "images/0.png ant\nimages/1.png bee\nimages/0.png ant\n")
     assert len(dataset) == 2
-    assert dataset.warnings == (
-        "passed over 1 rows that stand there already, the first: list.txt:3 repeats list.txt:1",
-    )
+    assert dataset.warnings == ("passed over 1 repeated row, the first: list.txt:3 repeats list.txt:1",)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -117,7 +117,7 @@ def test_a_folder_reads_or_lists_every_picture(tmp_path: Path) -> None:
         "photo.heic": 1,
         "photo.raf": 1,
     }
-    assert data.warnings == ("passed over 1 .md files",)
+    assert data.warnings == ("passed over .md files: 1",)
 
 
 @pytest.mark.parametrize("name", ["@eaDir", ".@__thumb", "#recycle", "lost+found", "__MACOSX", ".ipynb_checkpoints"])
@@ -127,7 +127,7 @@ def test_folders_of_systems_are_no_classes(name: str, tmp_path: Path) -> None:
     put(tmp_path / "bee" / "Thumbs.db", "no picture")
     data = cf.read_dataset(tmp_path)
     assert data.counts() == {"ant": 1, "bee": 1}
-    assert data.warnings == ("passed over 3 hidden or system files",)
+    assert data.warnings == ("passed over hidden or system files: 3",)
 
 
 def test_lists_of_extensions_do_not_overlap() -> None:

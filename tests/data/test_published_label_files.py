@@ -371,7 +371,7 @@ def test_captions_of_coco(tmp_path: Path) -> None:
     texts = [{"image_id": i, "caption": f"dog {i}"} for i in (0, 1)]
     found = cf.read_dataset(dump(tmp_path / "captions.json", {"images": images, "annotations": texts}))
     assert found.captions == ("dog 0", "dog 1")
-    assert found.warnings == ("1 pictures without an annotation were not read",)
+    assert found.warnings == ("not read: 1 picture without an annotation",)
 
 
 WORDS = st.sampled_from(["image", "label", "labels", "images", "annotations", "categories", "id", "image_id", "train"])

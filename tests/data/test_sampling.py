@@ -207,7 +207,7 @@ def test_copies_are_left_out_with_a_warning_and_conflicts_refused() -> None:
     dataset = plain([0, 1] * 20)
     split = split_open_world(joined(dataset, dataset), shots=1)
     assert sides(joined(dataset, dataset)) == sides(dataset)
-    assert "40 images are copies" in split.warnings[0]
+    assert "left out: 40 images, each a copy" in split.warnings[0]
     with pytest.raises(DataError, match="image-0 is class-0, image-0 is class-1"):
         split_open_world(joined(dataset, plain([1])), shots=1)
 

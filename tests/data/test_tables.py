@@ -158,7 +158,7 @@ NOTED = {
     "a zero in front": ("image,label\n0.png,01\n1.png,1\n", "look the same: '01' and '1'"),
     "a repeated row": (
         "image,label\n0.png,a\n0.png,a\n1.png,b\n1,b\n",
-        "passed over 2 rows .*: t.csv:3 repeats t.csv:2",
+        "passed over 2 repeated rows, .*: t.csv:3 repeats t.csv:2",
     ),
 }
 

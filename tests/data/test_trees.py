@@ -55,13 +55,17 @@ READ = {
     "unpacked twice, parts": Tree(each("b/train/wren b/train/tit b/val/tit b/test/wren"), {"tit": 4, "wren": 4}, 2),
     "unpacked twice beside a cover": Tree({"b": 1, "b/wren": 2, "b/tit": 2}, {"tit": 2, "wren": 2}, 0, "b/0.png"),
     "unpacked on a Mac": Tree(
-        each("b/wren b/tit"), {"tit": 2, "wren": 2}, 0, "passed over 1 hidden", {"__MACOSX/b/wren/._0.png": "x"}
+        each("b/wren b/tit"),
+        {"tit": 2, "wren": 2},
+        0,
+        "passed over hidden or system files: 1",
+        {"__MACOSX/b/wren/._0.png": "x"},
     ),
     "each part unpacked twice": Tree(
         each("seg_train/seg_train/sea seg_train/seg_train/ice seg_test/seg_test/sea seg_pred/seg_pred"),
         {"ice": 2, "sea": 4},
         2,
-        "2 pictures lie in no class folder",
+        "not read: 2 pictures in no class folder",
     ),
     "sets": Tree(each("training_set/sea training_set/ice test_set/sea test_set/ice"), {"ice": 4, "sea": 4}, 4),
     "pictures of each part": Tree(each("train/images/sea train/images/ice test/images/ice"), {"ice": 4, "sea": 2}, 2),
@@ -70,28 +74,26 @@ READ = {
     "letters": Tree(
         each("a/alley a/airfield/indoor b/bar"), {"airfield/indoor": 2, "alley": 2, "bar": 2}, 0, "letters"
     ),
-    "a folder in each class": Tree(
-        each("sea/images ice/pictures"), {"ice": 2, "sea": 2}, 0, "4 of 4 pictures lie deeper"
-    ),
+    "a folder in each class": Tree(each("sea/images ice/pictures"), {"ice": 2, "sea": 2}, 0, "4 of 4 pictures deeper"),
     "deeper pictures of some": Tree(each("sea ice/2021 ice"), {"ice": 4, "sea": 2}),
     "outlines": Tree(
-        each("sea ice"), {"ice": 2, "sea": 2}, 0, "2 .xml", {"lines/0.xml": "<a/>", "lines/1.xml": "<a/>"}
+        each("sea ice"), {"ice": 2, "sea": 2}, 0, ".xml files: 2", {"lines/0.xml": "<a/>", "lines/1.xml": "<a/>"}
     ),
     "an unlabelled test part": Tree(each("train/sea train/ice test"), {"ice": 2, "sea": 2}, 0, "test/4.png"),
     "classes of their own in each part": Tree(each("train/a train/b test/c test/d"), dict.fromkeys("abcd", 2), 4),
-    "boxes of a few": Tree(each("images", 5), None, 0, "passed over 1 .txt files", {"labels/0.txt": "0 .1 .2 .3 .4"}),
+    "boxes of a few": Tree(each("images", 5), None, 0, "passed over .txt files: 1", {"labels/0.txt": "0 .1 .2 .3 .4"}),
     "tables under any name": Tree(
         each("train test"),
         {"ice": 1, "sea": 2},
         2,
-        "1 pictures stand in no table and were not read: train/1.png",
+        "not read: 1 picture in no table, the first: train/1.png",
         {"train/a.csv": "image,label\n0.png,sea\n", "test/b.csv": "image,label\n2.png,sea\n3.png,ice\n"},
     ),
     "a table that says the same": Tree(
         each("sea ice"),
         {"ice": 2, "sea": 2},
         0,
-        "passed over 1 .csv",
+        "passed over .csv files: 1",
         {"l.csv": "image,label\nsea/0.png,1\nsea/1.png,1\nice/2.png,2\nice/3.png,2\n"},
     ),
     "classes by number": Tree(each("class1 class2"), {"class1": 2, "class2": 2}),
@@ -99,11 +101,11 @@ READ = {
         each("sea ice"),
         {"ice": 2, "sea": 2},
         0,
-        "1 .csv files",
+        ".csv files: 1",
         {"c.csv": "file,camera\nsea/0.png,x\nsea/1.png,y\nice/2.png,x\nice/3.png,y\n"},
     ),
     "the same folder's name in each part": Tree(each("train/train test/test"), None, 2, "no class folders"),
-    "a table of other things": Tree(each("1 2"), {"1": 2, "2": 2}, 0, "1 .csv files", {"c.csv": "class,price\n1,3\n"}),
+    "a table of other things": Tree(each("1 2"), {"1": 2, "2": 2}, 0, ".csv files: 1", {"c.csv": "class,price\n1,3\n"}),
 }
 
 
@@ -255,7 +257,7 @@ def count_seen(root: Path) -> int:
 
 def count_listed(listing: Listing) -> int:
     """What the warnings say was left out."""
-    patterns = (r"^passed over (\d+)", r"^(\d+) pictures (?:lie|stand) in no", r"^so have (\d+) more")
+    patterns = (r"^passed over .*: (\d+)$", r"^not read: (\d+) pictures? in no", r"^so have (\d+) more")
     numbers = [int(m[1]) for line in listing.warnings for p in patterns if (m := re.match(p, line))]
     return sum(numbers) + sum("has no partner" in line for line in listing.warnings)
 

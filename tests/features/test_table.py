@@ -148,7 +148,7 @@ def test_the_command_says_what_it_left_out(photos: Path, tmp_path: Path, capsys:
         "unreadable": {"not-image": 1},
         "seconds": 0,
     }
-    assert "1 unreadable pictures: not-image" in said.err
+    assert "1 unreadable picture: not-image" in said.err
     assert len(read_features(out)) == 7
     with pytest.raises(UsageError):
         embed.Options(data="")

@@ -108,7 +108,7 @@ def test_the_choice_is_made_with_them(digits: ImageDataset) -> None:
 
 def test_a_refusal_is_a_sentence() -> None:
     use = UnlabelledUse(used=50, copies=1, unknown=2, moved=0.0, share=0.0, agreement=0.25, refused=True)
-    assert "53 unlabelled pictures were not used: with them only 25.0% of the shots" in str(use)
+    assert "53 unlabelled pictures not used: with them only 25.0% of the shots" in str(use)
 
 
 def test_false_alarms_stay_where_they_were_whatever_the_unlabelled_pictures_show(digits: ImageDataset) -> None:

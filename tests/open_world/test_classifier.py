@@ -245,9 +245,7 @@ def test_an_alpha_that_nobody_asked_for_is_the_least_that_the_shots_support(tiny
     """Three shots of two classes support 1 / 7, and more of them the usual rate again; a file keeps who asked."""
     split = split_open_world(cf.read_dataset("digits"), shots=3, unseen=8)
     model = FewShotClassifier(tiny, "linear-probe")
-    with pytest.warns(
-        RuntimeWarning, match=r"alpha is 0\.1429, .* 6 calibration images support; the usual 0\.05 takes 19"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"alpha is 0\.1429, .* 6 calibration images; the usual 0\.05 takes 19"):
         world = OpenWorldClassifier(model, detector="knn").fit(split.support)
     assert (world.alpha, world.alpha_) == (None, pytest.approx(1 / 7))
     assert world.rejector_ is not None

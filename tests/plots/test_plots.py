@@ -146,7 +146,7 @@ def test_what_is_promised_and_what_is_kept_are_told() -> None:
 def test_confusion_counts_and_errors_are_told() -> None:
     plot = plots.confusion_plot(np.array([[5, 3], [0, 4]]), ("cat", "dog"))
     assert plot.alt == (
-        "Confusion matrix of 2 classes: 9 of 12 predictions are right. Most frequent errors: cat taken for dog 3 times."
+        "Confusion matrix of 2 classes: right in 9 of 12. Most frequent errors: cat taken for dog 3 times."
     )
     assert ">5</text>" in plot.svg
     assert ">0</text>" not in plot.svg

@@ -55,14 +55,6 @@ def test_a_long_name_keeps_both_ends() -> None:
     assert text.shorten("vehicle_lorry_with_a_long_trailer", 15) == "vehicle…trailer"
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3725, "1 h 02 min")],
-)
-def test_seconds(value: float, shown: str) -> None:
-    assert text.format_seconds(value) == shown
-
-
 def test_settings_are_ordered_and_short() -> None:
     params = {"unfreeze": 2, "backbone_lr": 3.1622776e-5, "flip": False, "margin": None, "sizes": [1, 2.5]}
     assert text.format_settings(params) == "backbone lr 3.16e-05, flip no, margin –, sizes 1, 2.5, unfreeze 2"
@@ -75,8 +67,3 @@ def test_numbers() -> None:
         "−0.020",
     )
     assert text.format_interval([-0.01, 0.5]) == "[−0.010, 0.500]"
-    assert (
-        text.format_count(1, "image"),
-        text.format_count(1797, "image"),
-        text.format_count(0, "class", "classes"),
-    ) == ("1 image", "1,797 images", "0 classes")

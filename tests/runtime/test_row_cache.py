@@ -184,7 +184,7 @@ def test_a_disk_that_refuses_costs_a_warning(shelf: RowFile, monkeypatch: pytest
         assert not new_shelf().append(keys(1), rows(1))
     (tmp_path / "things").unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.warns(RuntimeWarning, match="1 bytes free"):
+    with pytest.warns(RuntimeWarning, match="1 byte free"):
         assert not new_shelf().append(keys(1), rows(1))
     assert shelf.find(keys(1)).tolist() == [-1]
 
@@ -244,7 +244,7 @@ def test_what_the_disk_refuses_stays_in_memory(shelf: RowFile, monkeypatch: pyte
     cache = RowCache("things", COLUMNS)
     cache.rows(keys(2), counting(computed))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.warns(RuntimeWarning, match="1 bytes free") as warned:
+    with pytest.warns(RuntimeWarning, match="1 byte free") as warned:
         found = cache.rows([*keys(6), "picture 5"], counting(computed))
     assert len(warned) == len(COLUMNS)  # each column asks once
     assert found["double"].read().tolist() == [0, 1, 2, 3, 4, 5, 5]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.run import describe_program
 from clip_fewshot.commands.cli.shared_options import (
     SavedModelOptions,
     pictures_argument,
@@ -22,6 +24,8 @@ from clip_fewshot.config import OutputOptions, check_range, option
 from clip_fewshot.data.names import escape
 
 if TYPE_CHECKING:
+    from clip_fewshot.data.dataset import ImageDataset
+    from clip_fewshot.open_world.answers import Answer
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
 ANSWER_FORMATS = (".csv", ".jsonl", ".parquet")
@@ -68,25 +72,34 @@ def answer(
         drawing: SVG of the pictures with their answers.
     """
     from clip_fewshot.protocol import answer_pictures as steps
-    from clip_fewshot.report.answer_tables import answers_grid, answers_record, answers_table
+    from clip_fewshot.protocol.sort_pictures import PictureSorter, list_files
+    from clip_fewshot.report.answer_tables import answer_rows, answers_grid, answers_record, answers_table
     from clip_fewshot.report.shifts import describe_shift
     from clip_fewshot.runtime.outputs import check_new_folder, write_marked
 
     out = None if options.out is None else steps.check_answer_file(Path(options.out), options.overwrite, options)
     folder = None if options.sort_into is None else check_new_folder(options.sort_into, options)
     pictures = opening.open_pictures(options.pictures)
-    files = steps.list_files(pictures) if folder is not None else []
+    sorter = None if folder is None else PictureSorter(folder, list_files(pictures), options.links)
     world = open_world()
     opening.warn_if_blind(world)
     with nullcontext(lambda rows: None) if out is None else steps.write_answers(out) as add:
-        answers, shift = steps.answer_pictures(world, pictures, options.top, options.together, add)
+
+        def keep(block: ImageDataset, said: Sequence[Answer]) -> None:
+            add(answer_rows(world, block, said))
+            if sorter is not None:
+                sorter.add(said)
+
+        answers, shift = steps.answer_pictures(world, pictures, options.top, options.together, keep)
     if drawing is not None:
         write_marked(drawing, answers_grid(pictures, answers))
-    if folder is not None:
-        steps.sort_pictures(folder, files, answers, options.links)
     opening.warn(describe_shift(shift))
     record = answers_record(world, pictures, answers) | {"shift": shift.to_json()}
-    print(json.dumps(record, indent=1) if options.json else answers_table(world, pictures, answers))
+    where = "--out FILE.csv writes all" if out is None else f"all are in {escape(out)}"
+    print(json.dumps(record, indent=1) if options.json else answers_table(world, pictures, answers, where))
     if folder is not None and not options.json:
-        print(f"sorted into {escape(folder)}; your pictures stay where they are: remove it to undo", file=sys.stderr)
+        undo = f"{describe_program()} unsort {shlex.quote(escape(folder))}"
+        print(
+            f"sorted into {escape(folder)}; your pictures stay where they are; to take it back: {undo}", file=sys.stderr
+        )
     return opening.exit_code(pictures)

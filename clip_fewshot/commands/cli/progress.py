@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from clip_fewshot.runtime.progress import Shown as Shown
 from clip_fewshot.runtime.progress import watch_steps
+from clip_fewshot.runtime.units import format_seconds
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -104,7 +105,7 @@ class _Lines:
             return stage
         began, first = self._starts.setdefault(stage, (time.monotonic(), done))
         left = (time.monotonic() - began) / (done - first) * (total - done) if first < done < total else None
-        ends = "" if left is None else f", {describe_seconds(left)} left"
+        ends = "" if left is None else f", {format_seconds(left)} left"
         return f"{stage}, {done:,} of {total:,} ({100 * done / total:.0f} %){ends}"
 
     def end_stages(self) -> None:
@@ -120,14 +121,6 @@ class _Lines:
 
     def end(self) -> None:
         """Lines stand where they are."""
-
-
-def describe_seconds(seconds: float) -> str:
-    """40 s, 3 min, 2 h 5 min."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Bars:
@@ -159,7 +152,7 @@ class _Bars:
                     self._loops.pop(stage).close()
                 return
             if stage not in self._loops:
-                self._loops[stage] = self._open(stage, leave=False, delay=TICK)
+                self._loops[stage] = self._open(stage, leave=False, delay=TICK, initial=done)
             self._move(self._loops[stage], done, total)
 
     def _open(self, stage: str, **more: Any) -> Bar:

@@ -22,6 +22,7 @@ from clip_fewshot.commands.cli.parser import parse, rename_to_flags
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.config import HIDDEN
 from clip_fewshot.errors import ClipFewShotError, ResourceError
+from clip_fewshot.runtime.units import format_size
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,7 +64,7 @@ def run(
     chosen = parse(options, prog, description, argv, examples)
     try:
         _check_memory()
-        with _terminable(), _never_swallowed(), show_progress(getattr(chosen, "quiet", False)):
+        with _terminable(), _never_swallowed(), show_progress(getattr(chosen, "quiet", False) or _follows()):
             code = main(chosen)
             sys.stdout.flush()  # here, not at exit: a reader that has gone is met inside this try
         return code if not closed else _report(f"error: {CLOSED}", NO_RESOURCE)
@@ -106,6 +107,11 @@ def command_line() -> str:
     return f"{describe_start()} {shlex.join(words)}".strip()
 
 
+def _follows() -> bool:
+    """Whether this is one of the processes of torchrun, and not the first, which speaks for all."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
 def _check_memory() -> None:
     """Refuse a limit on memory (ulimit -v) under which the import of NumPy would ask for more for ever."""
     if sys.platform == "win32":
@@ -114,8 +120,8 @@ def _check_memory() -> None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
-        expected = f"a limit of {LEAST_MEMORY:,} bytes or more"
-        raise ResourceError(expected=expected, got=f"{limit:,}", fix="raise it (ulimit -v)", where="memory")
+        expected = f"a limit of {format_size(LEAST_MEMORY)} or more"
+        raise ResourceError(expected=expected, got=format_size(limit), fix="raise it (ulimit -v)", where="memory")
 
 
 def _report(line: str, code: int) -> int:

@@ -23,6 +23,7 @@ def main(options: Options) -> int:
     from clip_fewshot.data.names import escape
     from clip_fewshot.open_world.store.queries import read_history, read_status
     from clip_fewshot.report import tables
+    from clip_fewshot.runtime.units import format_moment
 
     with open_session(options.store) as session:
         now, identity = read_status(session.database), session.id
@@ -34,7 +35,10 @@ def main(options: Options) -> int:
     lines.append(tables.format_plain([["class", "pictures"], *([n, f"{now.classes.get(n, 0):,}"] for n in now.names)]))
     if options.history:
         record["history"] = history
-        rows = [[event["at"], str(event["revision"]), event["kind"], event["class"] or ""] for event in history]
+        rows = [
+            [format_moment(event["at"]), str(event["revision"]), event["kind"], event["class"] or ""]
+            for event in history
+        ]
         lines += ["", tables.format_plain([["when", "revision", "what", "class"], *rows])]
     print_answer(options, record, "\n".join(lines))
     return 0

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clip_fewshot.data.names import number
 from clip_fewshot.data.pairs.batch import PairBatch, PairReader, caption_ids
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.rng import derive_seed, seed_torch_cpu
@@ -94,7 +95,7 @@ class LoaderSource:
             raise DataError(expected="(images, texts)", got=got, fix="yield pairs", where=where)
         images, tokens = self._images(item[0], where), self._tokens(item[1], where)
         if len(images) != len(tokens):
-            got = f"{len(images)} images, {len(tokens)} texts"
+            got = f"{number(len(images), 'image')}, {number(len(tokens), 'text')}"
             raise DataError(expected="a text per image", got=got, fix="yield as many of each", where=where)
         return PairBatch(images, tokens, caption_ids(tokens))
 

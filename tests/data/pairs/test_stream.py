@@ -385,7 +385,7 @@ BAD_ITEMS: dict[str, tuple[object, str]] = {
     "flat": ((IMAGES[0], TEXTS), "floats or PIL"),
     "one text": ((IMAGES, "ab"), "texts as strings"),
     "floats": ((IMAGES, torch.zeros(2, 77)), "token ids"),
-    "fewer": ((IMAGES, ["a"]), "2 images, 1 texts"),
+    "fewer": ((IMAGES, ["a"]), "2 images, 1 text"),
     "long": ((IMAGES, ["a", "word " * 80]), "batch 0, text 1: expected at most 77 tokens, got 82"),
 }
 
