@@ -136,7 +136,9 @@ def _pick(cards: Sequence[Card], kind: str, by: Callable[[Card], float]) -> list
 
 def _item(card: Card, place: int) -> ShelfItem:
     said = "unknown" if card.example.unknown else card.example.top[0][0] if card.example.top else ""
-    return ShelfItem(thumbnail_uri(card.example.picture), f"picture-{place}", card.example.true_name or "", f"said {said}")
+    return ShelfItem(
+        thumbnail_uri(card.example.picture), f"picture-{place}", card.example.true_name or "", f"said {said}"
+    )
 
 
 def _p_value(card: Card) -> float:

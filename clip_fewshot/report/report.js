@@ -61,7 +61,7 @@ let looked;
 function look(card) {
   looked = card;
   const [name, verdict] = ["p.name", "p:not(.name)"].map(part => card.querySelector(part)?.textContent.trim() ?? "");
-  closer.querySelector("img").src = card.querySelector("img").src;
+  closer.querySelector("div").replaceChildren(card.querySelector("img").cloneNode());
   const texts = [name, verdict, card.dataset.file];
   closer.querySelectorAll("p:not(:last-child)").forEach((line, i) => { line.textContent = texts[i]; });
   if (!closer.open) closer.showModal();
