@@ -7,7 +7,7 @@ const DRAFT = `clip_fewshot review ${data.token}`; // a reload finds its way bac
 const KEPT = 50; // steps that can be undone after a reload
 const { state: begun, past } = draft() ?? { state: firstState(data), past: [] };
 const future = [], picked = new Set(), whole = new Set(), tiles = new Map(), cards = new Map();
-let state = begun, saved = state, anchor = null, focused = null;
+let state = begun, saved = state, anchor = null, focused = null, looked = null;
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
