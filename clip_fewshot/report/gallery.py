@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_fewshot.data.names import number
-from clip_fewshot.report.pictures import thumbnail_uri
+from clip_fewshot.report.pictures import PREVIEW_SIDE, thumbnail_uri
 from clip_fewshot.report.record import PredictionExample, RunRecord
 
 SHELF_LENGTH = 4
@@ -99,7 +99,7 @@ def _card(example: PredictionExample, n_known: int, places: dict[str, int]) -> C
     said = {name for name, _ in (*example.top[:1], *example.votes)}
     answers = tuple(sorted(places[name] for name in said if name in places))
     sure = example.top[0][1] if example.top else 0.0
-    return Card(thumbnail_uri(example.picture), example, kind, verdict, good, true, answers, sure)
+    return Card(thumbnail_uri(example.picture, PREVIEW_SIDE), example, kind, verdict, good, true, answers, sure)
 
 
 def _judge(example: PredictionExample, known: bool) -> str:
@@ -136,7 +136,9 @@ def _pick(cards: Sequence[Card], kind: str, by: Callable[[Card], float]) -> list
 
 def _item(card: Card, place: int) -> ShelfItem:
     said = "unknown" if card.example.unknown else card.example.top[0][0] if card.example.top else ""
-    return ShelfItem(card.uri, f"picture-{place}", card.example.true_name or "", f"said {said}")
+    return ShelfItem(
+        thumbnail_uri(card.example.picture), f"picture-{place}", card.example.true_name or "", f"said {said}"
+    )
 
 
 def _p_value(card: Card) -> float:

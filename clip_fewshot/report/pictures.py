@@ -9,6 +9,7 @@ from io import BytesIO
 from PIL import Image
 
 REPORT_SIDE = 96  # pixels; the page shows thumbnails at 72 to 96 CSS pixels
+PREVIEW_SIDE = 240  # pixels of a picture that can be looked at closer: some 10 kB of a photo
 
 
 def thumbnail_uri(picture: Image.Image, side: int = REPORT_SIDE) -> str:

@@ -55,6 +55,36 @@ function reveal() {
   card.focus();
 }
 
+const closer = document.getElementById("closer");
+let looked;
+
+function look(card) {
+  looked = card;
+  const [name, verdict] = ["p.name", "p:not(.name)"].map(part => card.querySelector(part)?.textContent.trim() ?? "");
+  closer.querySelector("div").replaceChildren(card.querySelector("img").cloneNode());
+  const texts = [name, verdict, card.dataset.file];
+  closer.querySelectorAll("p:not(:last-child)").forEach((line, i) => { line.textContent = texts[i]; });
+  if (!closer.open) closer.showModal();
+}
+
+function turn(by) {
+  const seen = [...list.querySelectorAll(".card:not([hidden])")];
+  const next = seen[seen.indexOf(looked) + by];
+  if (next) look(next);
+}
+
+if (closer) {
+  list.addEventListener("click", event => {
+    if (event.target.closest(".look")) look(event.target.closest(".card"));
+  });
+  closer.addEventListener("click", event => {
+    if (event.target === closer) closer.close();  // beside it
+    turn(Number(event.target.dataset.by ?? 0));
+  });
+  closer.addEventListener("keydown", event => turn({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0));
+  closer.addEventListener("close", () => looked.querySelector(".look").focus());
+}
+
 if (tools) {
   tools.hidden = false;
   tools.addEventListener("change", () => { room = PAGE; show(); });

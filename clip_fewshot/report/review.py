@@ -51,6 +51,7 @@ SHORTCUTS = (
     (("g",), "what is selected becomes a group of its own"),
     (("s",), "split the group where its tree parts"),
     (("x",), "reject what is selected; with nothing selected, the group"),
+    (("v",), "look at the picture closer; arrows go on to the next"),
     (("o",), "open the original of the picture"),
     (("Esc",), "select nothing"),
     (("u", "r"), "undo, redo; also Ctrl+Z, Ctrl+Shift+Z"),
@@ -232,7 +233,7 @@ def _summary(view: ReviewView, in_none: int) -> str:
     parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
     parts.append(f"{in_none:,} in no group" if in_none else "")
     joined = int((~view.unknown.unknown).sum())
-    parts.append(f"{joined:,} that a known class was answered for and that are more like a group" if joined else "")
+    parts.append(f"{joined:,} with a name on blue: that class was answered, but they are more like a group" if joined else "")
     return ", ".join(part for part in parts if part) + f". Revision {view.revision}."
 
 

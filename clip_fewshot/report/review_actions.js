@@ -119,6 +119,30 @@ function openOriginal(i) {
   return element("a", { href: original, target: "_blank", rel: "noopener" }).click();
 }
 
+// The thumbnail at once, and the file itself once it is read: it may be large, or no longer there.
+function look(i) {
+  const spot = tiles.get(Number(i ?? NaN));
+  if (!spot || !spot.isConnected) return say("Go to a picture first.");
+  const { name, thumbnail, original } = data.pictures[i], image = element("img", { alt: name });
+  if (thumbnail) image.src = `data:image/jpeg;base64,${thumbnail}`;
+  if (original) {
+    const whole = new Image();
+    whole.addEventListener("load", () => { image.src = whole.src; });
+    whole.src = original;
+  }
+  const [title, ...about] = spot.title.split("\n");
+  $("#closer div").replaceChildren(image);
+  $("#closer h2").textContent = title;
+  $("#closer p").textContent = about.join("\n");
+  looked = spot;
+  if (!$("#closer").open) $("#closer").showModal();
+}
+
+function turn(by) {
+  const row = $$(".tile", looked.parentElement), next = row[row.indexOf(looked) + by];
+  if (by && next) look(next.dataset.i);
+}
+
 const ACTIONS = {
   merge, split: splitUp, move, save,
   reject: (group) => (group ? reject(group) : put("rejected", "rejected")),
@@ -127,6 +151,7 @@ const ACTIONS = {
   undo: () => step(past, future, "undo", "Undone"),
   redo: () => step(future, past, "redo", "Done again"),
   keys: () => $("#keys").showModal(),
+  look: () => look(anchor),
   all: (group, home) => { whole.add(home); draw(); $(".tile:nth-child(" + (data.drawn + 1) + ")", home).focus(); },
 };
 
@@ -140,6 +165,16 @@ document.addEventListener("click", (event) => {
   const group = card ? groupOf(state, Number(card.dataset.group)) : undefined;
   if (target.dataset.do === "word") return rename(group, target.dataset.word);
   return ACTIONS[target.dataset.do](group, target.parentElement);
+});
+
+$("#closer").addEventListener("click", ({ target }) => {
+  if (target.id === "closer") target.close(); // beside it
+  turn(Number(target.dataset.by ?? 0));
+});
+
+$("#closer").addEventListener("close", () => {
+  focused = looked.dataset.i;
+  looked.focus();
 });
 
 document.addEventListener("change", (event) => {
@@ -178,6 +213,7 @@ function letter(key) {
   if (key === "j" || key === "k") return nextGroup(key === "j" ? 1 : -1);
   if (key === "u" || key === "r") return ACTIONS[key === "u" ? "undo" : "redo"]();
   if (key === "?") return ACTIONS.keys();
+  if (key === "v") return look($(".tile:focus")?.dataset.i ?? anchor);
   if (key === "o") return openOriginal($(".tile:focus")?.dataset.i ?? anchor);
   if (key === "m" && picked.size) return move();
   if (key === "g" && picked.size) return ACTIONS.new();
@@ -193,6 +229,7 @@ function letter(key) {
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input"), held = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
+  if ($("#closer").open) turn({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0);
   if ($("dialog[open]")) return;
   if (held && !event.altKey && key === "s") save();
   else if (held && !event.altKey && key === "z" && !typing) ACTIONS[event.shiftKey ? "redo" : "undo"]();
@@ -200,7 +237,7 @@ document.addEventListener("keydown", (event) => {
   else if (typing && key === "escape") event.target.closest(".group").querySelector("h2").focus();
   else if (!typing && key === "escape") ACTIONS.clear();
   else if (event.target.matches(".tile") && /^Arrow|^Home$|^End$/.test(event.key)) arrow(event);
-  else if (!typing && !held && !event.altKey && "jkurmgxnso?123456789".includes(key) && key.length === 1) letter(key);
+  else if (!typing && !held && !event.altKey && "jkurmgxnsov?123456789".includes(key) && key.length === 1) letter(key);
   else return;
   event.preventDefault();
 });

@@ -7,7 +7,7 @@ const DRAFT = `clip_fewshot review ${data.token}`; // a reload finds its way bac
 const KEPT = 50; // steps that can be undone after a reload
 const { state: begun, past } = draft() ?? { state: firstState(data), past: [] };
 const future = [], picked = new Set(), whole = new Set(), tiles = new Map(), cards = new Map();
-let state = begun, saved = state, anchor = null, focused = null;
+let state = begun, saved = state, anchor = null, focused = null, looked = null;
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -83,7 +83,7 @@ function tile(i) {
       : element("bdi", { class: "title" }, name);
     if (thumbnail) image.src = `data:image/jpeg;base64,${thumbnail}`;
     const was = answered === null ? "" : data.classes[answered].shown;
-    const title = `${name}\nlike ${(100 * p).toPrecision(2)} % of known pictures${was && `\nanswered: ${was}`}`;
+    const title = `${name}\n${(100 * p).toPrecision(2)} % of known pictures look as strange${was && `\nanswered: ${was}`}`;
     const made = element("button", { type: "button", class: "tile", "data-i": i, title, tabindex: "-1" }, image);
     if (was) made.append(element("bdi", { class: "was" }, was));
     tiles.set(i, made);

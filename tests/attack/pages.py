@@ -43,6 +43,22 @@ PAYLOADS = (
 GROUP = 4
 PAGES = ("report", "review", "grid")
 CLICKABLE = "button, a, summary, input, select, textarea, [data-do], [data-word], [data-group] img, [role], th"
+MOUSE = 80  # things that a mouse presses, evenly from first to last: each takes a tenth of a second
+ROUNDS = 3  # what a press brings up is pressed too
+PRESS_ALL = """([clickable, texts]) => {
+  const all = [...document.querySelectorAll(clickable)];
+  all.forEach((spot, place) => {
+    for (const kind of ["pointerover", "mouseover", "mousedown", "mouseup"]) {
+      spot.dispatchEvent(new MouseEvent(kind, {bubbles: true}));
+    }
+    spot.focus();
+    if (spot.matches("input, textarea")) spot.value = texts[place % texts.length];
+    if (spot.matches("select")) spot.selectedIndex = place % spot.length;
+    if (spot.matches("input, textarea, select")) spot.dispatchEvent(new Event("change", {bubbles: true}));
+    if (!spot.matches("[target=_blank]")) spot.click?.();
+  });
+  return all.length;
+}"""
 
 
 def _pictures(cwd: Path, names: tuple[str, ...]) -> Path:
@@ -98,13 +114,13 @@ def strike(folder: Path, draw: np.random.Generator, number: int) -> Outcome:
     again = f"{page} with {names}"
     if not path.exists():
         return Outcome("error:" in said and "Traceback" not in said, "refused", f"{again}: {said[-300:]}")
-    heard, clicks = _visit(path, names)
+    heard, clicks = visit(path, names)
     return Outcome(
         not heard, "executed" if heard else "inert", f"{again}: {heard[:3]}" if heard else f"{clicks} clicks"
     )
 
 
-def _visit(path: Path, names: tuple[str, ...]) -> tuple[list[str], int]:
+def visit(path: Path, names: tuple[str, ...]) -> tuple[list[str], int]:
     """What should not have happened while all that can be clicked was clicked and typed into; how many clicks."""
     from playwright.sync_api import sync_playwright
 
@@ -121,8 +137,11 @@ def _visit(path: Path, names: tuple[str, ...]) -> tuple[list[str], int]:
         tab.goto(path.as_uri(), timeout=60_000)
         tab.wait_for_load_state()
         title, clicks = tab.title(), 0
-        for place in range(min(80, tab.locator(CLICKABLE).count())):
+        places = np.unique(np.linspace(0, max(tab.locator(CLICKABLE).count() - 1, 0), MOUSE, dtype=int)).tolist()
+        for place in places:
             clicks += _press(tab, place, names[place % len(names)])
+        for _ in range(ROUNDS):  # all of them, hidden ones too
+            clicks += tab.evaluate(PRESS_ALL, [CLICKABLE, list(names)])
         if tab.evaluate("() => Boolean(window.was)"):
             heard.append("hit() was called")
         if tab.url.partition("#")[0] != path.as_uri() or tab.title() != title:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack import lines
+from tests.attack import lines, pages
 from tests.attack.harness import Attack, attacks, run, table
 from tests.attack.weak import strike
 
@@ -43,6 +43,16 @@ def test_a_larger_draw_holds(attack: Attack, folder: Path) -> None:
 def test_every_command_is_attacked(folder: Path) -> None:
     lines.prepare(folder)
     assert set(lines.names()) <= lines.lines(folder).keys()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not pages.HAS_BROWSER, reason="no Chromium or no Playwright on this machine")
+def test_what_is_hidden_on_a_long_page_is_clicked_too(tmp_path: Path) -> None:
+    page = tmp_path / "long.html"
+    page.write_text(f"<title>long</title>{'<button>x</button>' * 300}<button hidden onclick=hit()>", "utf-8")
+    heard, clicks = pages.visit(page, ("x",))
+    assert heard == ["hit() was called"]
+    assert clicks >= pages.ROUNDS * 301
 
 
 def test_deaths_and_hangs_are_results_and_what_was_done_is_not_done_again(tmp_path: Path) -> None:

@@ -219,6 +219,32 @@ def test_the_original_of_a_picture_opens(page: Path, opened: Callable[..., Any])
         assert other.value.evaluate("document.images[0].naturalWidth") > 0
 
 
+def test_a_picture_can_be_looked_at_closer_as_its_file_has_it(page: Path, opened: Callable[..., Any]) -> None:
+    Image.new("RGB", (400, 300)).save(page.with_name("whole.png"))
+    tab = opened(page, 390)
+    tab.keyboard.press("v")
+    assert tab.locator("#said").inner_text() == "Go to a picture first."
+    names = [one.get_attribute("alt") for one in group(tab, 0).locator(".tile img").all()[:2]]
+    closer, size_of = tab.locator("#closer"), "document.querySelector('#closer img').naturalWidth"
+    group(tab, 0).locator(".tile").first.focus()
+    tab.keyboard.press("v")
+    assert closer.locator("h2").inner_text() == names[0]
+    assert "% of known pictures" in closer.inner_text()
+    assert closer.locator("img").bounding_box()["width"] > 300
+    assert tab.evaluate(size_of) < 400
+    tab.evaluate("data.pictures.forEach((one) => { one.original = './whole.png' })")
+    tab.keyboard.press("ArrowRight")
+    assert closer.locator("h2").inner_text() == names[1]
+    tab.wait_for_function(f"{size_of} === 400")
+    closer.get_by_role("button", name="Previous").click()
+    assert closer.locator("h2").inner_text() == names[0]
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("document.activeElement.title").split("\n")[0] == names[0]
+    tab.keyboard.press("Space")
+    tab.get_by_role("button", name="Look closer").click()
+    assert closer.locator("h2").inner_text() == names[0]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1280, "dark")])
 def test_axe_finds_nothing(page: Path, opened: Callable[..., Any], width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -226,15 +252,13 @@ def test_axe_finds_nothing(page: Path, opened: Callable[..., Any], width: int, s
     group(tab, 0).locator("input").fill("crab")
     group(tab, 1).locator("input").fill("unknown")
     group(tab, 2).locator(".tile").first.click()
-    for dialog in ("", "#keys", "#chooser"):
-        if dialog == "#keys":
-            tab.locator("h1").click()
-            tab.keyboard.press("?")
-        elif dialog:
-            tab.keyboard.press("Escape")
-            tab.keyboard.press("m")
-        assert not dialog or tab.locator(dialog).is_visible()
+    for dialog, key in (("", ""), ("#keys", "?"), ("#closer", "v"), ("#chooser", "m")):
+        if dialog:
+            tab.keyboard.press(key)
+            assert tab.locator(dialog).is_visible()
         assert [(one["id"], one["nodes"][0]["html"]) for one in axe.run(tab).response["violations"]] == []
+        if dialog:
+            tab.keyboard.press("Escape")
 
 
 def test_on_paper_there_are_pictures_and_decisions_and_no_buttons(page: Path, opened: Callable[..., Any]) -> None:

@@ -110,7 +110,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 def shown(tab: Any) -> list[str]:
     """File names of the cards that are seen, in order."""
-    return [text.split("/")[1] for text in tab.locator(".card:visible .file").all_inner_texts()]
+    return [text.split("/")[1] for text in tab.locator(".card:visible .file").all_text_contents()]
 
 
 def test_pictures_stand_on_the_first_screen_and_lead_to_their_cards(opened: Callable[..., Any]) -> None:
@@ -164,6 +164,24 @@ def test_of_many_cards_the_first_are_seen_and_the_rest_on_demand(browser: Any, t
         tab.goto(f"{tab.url}#picture-29")
         tab.reload()  # as one who was sent the address
         assert tab.evaluate("document.activeElement.id") == "picture-29"
+
+
+def test_a_picture_can_be_looked_at_closer_and_then_the_next_that_is_seen(opened: Callable[..., Any]) -> None:
+    tab = opened(width=390)
+    tab.locator("[name=kind]").select_option("right")
+    first, second = shown(tab)[:2]
+    tab.locator(".look:visible").first.press("Enter")
+    closer = tab.get_by_role("dialog")
+    assert closer.locator(".file").inner_text().endswith(first)
+    assert closer.locator("img").bounding_box()["width"] > 300
+    tab.keyboard.press("ArrowLeft")  # none before it
+    assert closer.locator(".file").inner_text().endswith(first)
+    closer.get_by_role("button", name="Next").click()
+    assert closer.locator(".file").inner_text().endswith(second)
+    assert "right" in closer.inner_text()
+    assert list_barriers(tab) == []
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("document.activeElement.closest('.card').dataset.file").endswith(second)
 
 
 def test_a_term_says_what_it_means_when_it_is_pointed_at_or_reached_by_keyboard(opened: Callable[..., Any]) -> None:

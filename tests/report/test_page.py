@@ -229,7 +229,7 @@ def test_a_prediction_is_judged(true: str | None, top: str, unknown: bool | None
     ("possible", "says"),
     [
         (("one", "two"), "Not ruled out: one, two"),
-        ((), "Not ruled out: no class fits"),
+        ((), "Not ruled out: none of the classes"),
         (tuple("abcdefg"), "Not ruled out: a, b, c, d, e and 2 more"),
         (None, ""),
     ],

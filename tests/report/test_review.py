@@ -92,7 +92,7 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else(view:
     assert rules.pop("script-src") == own["script"]
     assert rules.pop("style-src") == own["style"]
     assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
-    assert rules == {"img-src": "data:", "require-trusted-types-for": "'script'", "trusted-types": "'none'"}
+    assert rules == {"img-src": "data: file:", "require-trusted-types-for": "'script'", "trusted-types": "'none'"}
     assert [a for tag, a in page.found if tag == "script"] == [{"type": "application/json", "id": "data"}, {}]
     assert not [a for _, a in page.found if any(name.startswith("on") or name == "style" for name in a)]
     assert not [
