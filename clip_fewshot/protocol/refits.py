@@ -125,7 +125,7 @@ def build_evaluate(task: Task, support: PreparedSupport) -> Evaluate:
 def time_forward(task: Task) -> float:
     """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
     support = task.support(0)
-    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))))
+    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))), batch=TIMED)
     with torch.no_grad():
         task.backbone.encode_image(batch[:1])  # what is loaded when first used
         began = time.perf_counter()
