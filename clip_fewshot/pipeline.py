@@ -25,6 +25,7 @@ from clip_fewshot.few_shot.select import TrialRecord, keep_trainable, select, se
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
+from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.select_detector import select_detector
 from clip_fewshot.protocol.final_test import open_test, run_open_world_test
@@ -49,6 +50,7 @@ from clip_fewshot.protocol.run_folder import (
     claim,
     name_parts,
     resume_config,
+    settle_depth,
     study_name,
 )
 from clip_fewshot.report.headline import RunResults
@@ -57,6 +59,7 @@ from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernel
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import hash_file, hold_folder
 from clip_fewshot.runtime.workers import WorkerPool
+from clip_fewshot.tuning import choose_depth
 from clip_fewshot.types import FloatArray, Progress, ignore_progress
 
 
@@ -88,7 +91,7 @@ def run_few_shot(
     approaches, config, clock = choose_approaches(config), resume_config(config), Stopwatch(progress)
     detector, method = config.run.detector, config.run.discoverer
     config = name_parts(config, approaches)
-    data, options, run = config.data, config.search, config.run
+    data, run = config.data, config.run
     out = check_run_folder(config)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
         dataset = read_dataset(data.data, **data.reading())
@@ -96,15 +99,17 @@ def run_few_shot(
         split = split_open_world(dataset, shots=shots, unseen=unseen, seed=data.seed, test_fraction=data.test_fraction)
         backbone = load_backbone(data.model_name, pretrained=data.pretrained, device=run.device)
         unlabelled = read_images([data.unlabelled]) if data.unlabelled is not None else None
+        config = settle_depth(config, backbone)
+        options = config.search
         claim(out, config, approaches, dataset, backbone, unlabelled)
         clock.begin("frozen layers")
-        depth = min(options.max_unfreeze, backbone.visual.n_blocks)
+        depth = min(choose_depth(backbone.visual, options.max_unfreeze), backbone.visual.n_blocks)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
         allowed = unlabelled and drop_copies(unlabelled, {*dataset.digests}.difference(split.pool.digests))
         task = Task(backbone, split.pool, data.shots, settings, config.n_views, data.seed, memory, approaches, allowed)
-        support = prepare(task, split.support, range(depth + 1))
+        support = prepare(task, split.support, [*range(depth + 1), *list_stored_depths(backbone.visual)])
         clock.begin("search")
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))

@@ -27,7 +27,7 @@ from clip_fewshot.config.options import option as option
 from clip_fewshot.config.options import split_names as split_names
 from clip_fewshot.errors import ArtifactError, UsageError
 
-DEFAULT_TRIALS = 50
+DEFAULT_TRIALS, DEFAULT_UNFREEZE = 50, 5
 # Optimiser -> peak learning rates of a fine-tuning, of pretrained layers and of what is added to them. Measured:
 # docs/figures/fine_tuning_rates.md.
 FINE_TUNING_RATES = {"adamw": (1e-4, 3e-3), "sgd": (1e-2, 0.1)}
@@ -103,7 +103,11 @@ class SearchOptions:
     approaches: tuple[Any, ...] = option(  # names; in Python Approach objects too
         (), APPROACHES_HELP, parse=split_names
     )
-    max_unfreeze: int = option(5, "largest N of 'the last N layers'; 0: heads alone")
+    max_unfreeze: int | None = option(
+        None,
+        "largest N of 'the last N layers'; 0: heads alone "
+        f"(default: {DEFAULT_UNFREEZE}; 0 where the image tower is locked, as that of photos is)",
+    )
     epochs: int = option(20, "passes over the support set in each training")
     views: int | None = option(
         None, "fixed views per picture: 1 centre crop, 2 with its mirror image (default: 2; 1 for digits)"

@@ -28,14 +28,23 @@ STORED_BATCH = 8  # batches of stored states are filled up, see shelving: the sm
 
 
 def image_batches(
-    backbone: Backbone, images: ImageDataset, views: int = 1, batch: int = ENCODE_BATCH
+    backbone: Backbone, images: ImageDataset, views: int = 1, batch: int | None = None
 ) -> Iterator[Tensor]:
-    """Preprocessed pictures in order, (b * views, 3, h, w); view 1 is the mirror image of view 0."""
-    for pixels in pixel_batches(images, backbone.image_size, batch):
+    """Preprocessed pictures in order, (b * views, 3, h, w); view 1 is the mirror image of view 0.
+
+    Args:
+        batch: pictures in each but the last; None: as many as are fast.
+    """
+    for pixels in pixel_batches(images, backbone.image_size, batch or _fast_batch(backbone, ENCODE_BATCH)):
         plain = torch.from_numpy(normalise(pixels, backbone.mean, backbone.std)).to(backbone.device)
         if views == 2:
             plain = torch.stack([plain, plain.flip(-1)], dim=1).flatten(0, 1)
         yield plain
+
+
+def _fast_batch(backbone: Backbone, usual: int) -> int:
+    """``usual``, or on a CPU the fewer that the image tower wants."""
+    return min(usual, backbone.visual.widest) if backbone.device.type == "cpu" else usual
 
 
 def image_prefix(
@@ -55,7 +64,7 @@ def image_prefix(
         half: store states in half precision where the tower bears it.
     """
     require_int(views, "views", 1, 2)
-    batch = STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH
+    batch = _fast_batch(backbone, STORED_BATCH if backbone.device.type == "cpu" else 8 * STORED_BATCH)
     inputs = Inputs(
         keys=images.digests,
         batches=lambda rows: image_batches(backbone, images.subset(rows), views, batch),
@@ -102,7 +111,8 @@ def image_features(
     """Features (n, d) of all pictures under each tuned suffix, in one pass through the frozen layers."""
     if len(images) == 0:
         return [torch.empty(0, backbone.visual.out_features).numpy() for _ in suffixes]
-    batches = report_steps(image_batches(backbone, images), PICTURES_STAGE, len(images), ENCODE_BATCH)
+    batch = _fast_batch(backbone, ENCODE_BATCH)
+    batches = report_steps(image_batches(backbone, images, batch=batch), PICTURES_STAGE, len(images), batch)
     with backbone.autocast():
         return [f.numpy() for f in run_suffixes(backbone.visual, batches, suffixes)]
 

@@ -30,8 +30,9 @@ from clip_fewshot.few_shot.model import (
     prepare_support,
 )
 from clip_fewshot.few_shot.screening import add_unlabelled
-from clip_fewshot.few_shot.select import FoldScore, TrialRecord, select, select_by_approach
+from clip_fewshot.few_shot.select import FoldScore, TrialRecord, keep_trainable, select, select_by_approach
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
+from clip_fewshot.tuning import choose_depth
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 MAX_FOLDS = 3
@@ -129,8 +130,8 @@ def choose_model(
     At one shot a class the baselines are compared on pictures that are left out in turn. See
     :func:`~clip_fewshot.few_shot.select.select` for the rule.
     """
-    approaches = (*BASELINES, *APPROACHES.values())
-    depth = backbone.visual.n_blocks
+    depth = min(choose_depth(backbone.visual, None), backbone.visual.n_blocks)
+    approaches = (*BASELINES, *keep_trainable([*APPROACHES.values()], depth)[0])
     starts = [approach.start(depth) for approach in approaches]
     cuts = sorted({start.unfreeze for start in starts})
     data = prepare_support(backbone, support, cuts, views, seed, templates=settings.templates, reads_texts=True)

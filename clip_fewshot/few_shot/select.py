@@ -156,15 +156,15 @@ def describe_changes(trials: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def keep_trainable(approaches: Sequence[Approach], max_unfreeze: int) -> tuple[tuple[Approach, ...], tuple[str, ...]]:
-    """Those that can train on at most that many layers, and a sentence about each of the others.
+    """Those that can train on at most that many layers, and a sentence about the others where there are any.
 
     Raises:
         UsageError: none can.
     """
     kept = tuple(approach for approach in approaches if approach.least_unfreeze <= max_unfreeze)
     left = [approach.name for approach in approaches if approach not in kept]
-    why = f"without a head, nothing of it trains with {max_unfreeze} unfrozen layers"
+    why = f"without a head, nothing trains with {max_unfreeze} unfrozen layers"
     if not kept:
         expected, fix = "an approach that can train", "raise `max_unfreeze`, or choose approaches with a head"
         raise UsageError(expected=expected, got=f"{', '.join(left)} ({why})", fix=fix, where="`approaches`")
-    return kept, tuple(f"{name} is left out: {why}" for name in left)
+    return kept, (f"left out: {', '.join(left)} ({why}; max_unfreeze says how many may)",) if left else ()

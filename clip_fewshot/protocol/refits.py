@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.conformal.prediction_sets import measure_losses
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support
 from clip_fewshot.features.encode import image_batches
@@ -24,6 +25,7 @@ from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
     encode_frozen,
+    fit_calibrated,
     fit_frozen_probe,
     prepare_support,
     reads_texts,
@@ -125,7 +127,7 @@ def build_evaluate(task: Task, support: PreparedSupport) -> Evaluate:
 def time_forward(task: Task) -> float:
     """Seconds that a picture takes through the whole image tower, timed on one batch of the support set."""
     support = task.support(0)
-    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))))
+    (batch,) = image_batches(task.backbone, support.subset(np.arange(min(len(support), TIMED))), batch=TIMED)
     with torch.no_grad():
         task.backbone.encode_image(batch[:1])  # what is loaded when first used
         began = time.perf_counter()
@@ -176,16 +178,22 @@ def refit(
 
 
 def gather_held_out(task: Task, fit: Fit, trial: TrialRecord) -> FloatArray | None:
-    """(n,) losses of the support set of the search in the folds of ``trial``; None where it was a closed form.
+    """(n,) losses of the support set of the search, each by a model of the other folds; None where nothing is trained.
 
-    A closed form says itself what it expects of pictures that it has not seen, too well for a promise.
+    Each is made as the saved one is, its temperature included. The losses of ``trial`` itself stand under temperatures
+    of the folds alone: sets by them that were to hold 95 % of 85 photos held 61, 5, 0 and 1 % on four support sets, and
+    97 % on average so. A closed form says itself what it expects of pictures that it has not seen, too well for a
+    promise.
     """
-    folds = task.folds(fit.support.data.labels)
-    if task.by_name[trial.point.approach].towers == "none" or not folds or len(trial.losses) < len(folds):
+    data, name = fit.support.data, trial.point.approach
+    folds = task.folds(data.labels)
+    if task.by_name[name].towers == "none" or not folds or len(trial.losses) < len(folds):
         return None
-    losses = np.empty(len(fit.support.data.labels))
-    for (_, validation), found in zip(folds, trial.losses, strict=True):
-        losses[validation] = found
+    losses = np.empty(len(data.labels))
+    for train, validation in folds:
+        model = fit_calibrated(task.backbone, fit.recipe(task, name), data.subset(train), trial.temperature)
+        said = measure_losses(model.probabilities(model.features(data.subset(validation).images)))
+        losses[validation] = said[np.arange(len(validation)), data.labels[validation]]
     return losses
 
 

@@ -25,6 +25,7 @@ from clip_fewshot.open_world.select_detector import list_detectors
 from clip_fewshot.runtime.artifacts import check_artifact_folder
 from clip_fewshot.runtime.files import check_seal, hash_bytes, read_json, remove_half_files, seal, write_json
 from clip_fewshot.runtime.outputs import FolderKind, check_folder
+from clip_fewshot.tuning import choose_depth
 
 TRIALS_FOLDER, MODEL_FOLDER, RUN = "trials", "model", "run.json"
 RUN_KIND = FolderKind("few-shot run", ((RUN, frozenset({"key", "config"})),))
@@ -87,6 +88,12 @@ def name_parts(config: FewShotConfig, approaches: Sequence[Approach]) -> FewShot
     discoverer = None if run.discoverer is None else find_discoverer(run.discoverer)[0]
     search = replace(config.search, approaches=tuple(approach.name for approach in approaches))
     return replace(config, search=search, run=replace(run, detector=detector, discoverer=discoverer))
+
+
+def settle_depth(config: FewShotConfig, backbone: Backbone) -> FewShotConfig:
+    """``config`` as it is written down: with the number of last layers that it leaves to the backbone."""
+    depth = choose_depth(backbone.visual, config.search.max_unfreeze)
+    return replace(config, search=replace(config.search, max_unfreeze=depth))
 
 
 def _resumed_part(name: str, run: RunOptions, began: RunOptions, members: Collection[str]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from clip_fewshot.backbones.tower import Suffix
 from clip_fewshot.tuning.base import finish_tuning as finish_tuning
 from clip_fewshot.tuning.last_layers import check_depth as check_depth
+from clip_fewshot.tuning.last_layers import choose_depth as choose_depth
 from clip_fewshot.tuning.last_layers import copy_last_layers as copy_last_layers
 from clip_fewshot.tuning.last_layers import describe_last_layers as describe_last_layers
 from clip_fewshot.tuning.lora import add_low_rank_updates

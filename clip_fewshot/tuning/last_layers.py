@@ -7,6 +7,7 @@ trains nothing. The frozen layers before the cut are never copied and never run 
 from __future__ import annotations
 
 from clip_fewshot.backbones.tower import Suffix, Tower
+from clip_fewshot.config import DEFAULT_UNFREEZE
 from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 
@@ -26,6 +27,15 @@ def check_depth(tower: Tower, n: int) -> None:
     if not 0 <= n <= tower.n_blocks:
         fix = "choose another number"
         raise UsageError(expected=f"0 to {tower.n_blocks} layers to unfreeze", got=str(n), fix=fix, where="unfreeze")
+
+
+def choose_depth(tower: Tower, asked: int | None) -> int:
+    """The largest N of a study: what is asked for, else what ``tower`` unlocks, else 5.
+
+    A tower may have fewer blocks.
+    """
+    unlocked = DEFAULT_UNFREEZE if tower.unfrozen is None else tower.unfrozen
+    return unlocked if asked is None else asked
 
 
 def describe_last_layers(tower: Tower, n: int) -> str:

@@ -92,6 +92,19 @@ def test_equals_the_pass_that_keeps_all_in_memory(
         assert {type(cut.tokens) for cut in prefix.cuts.values()} == {OnDisk if memory == 0 else InMemory}
 
 
+def test_wide_maps_pass_in_the_small_batches_that_their_tower_wants(
+    tiny: Backbone, split: OpenWorldSplit, passes: list[int]
+) -> None:
+    narrow = copy.deepcopy(tiny)
+    narrow.visual.widest = 3
+    found = image_prefix(narrow, split.support, [1], views=2)
+    assert passes == [6] * 10  # 28 pictures with their mirror images, the last batch filled up
+    assert [len(batch) for batch in image_batches(narrow, split.support)] == [3] * 9 + [1]
+    assert [len(batch) for batch in image_batches(narrow, split.support, batch=20)] == [20, 8]
+    assert [len(batch) for batch in image_batches(tiny, split.support)] == [28]
+    assert_same(found, run_prefix(tiny.visual, image_batches(tiny, split.support, 2), [1], 2), range(1, 2), 2e-6)
+
+
 def test_sets_that_overlap_share_rows(tiny: Backbone, split: OpenWorldSplit, passes: list[int]) -> None:
     some, all_of_them = split.support.subset(np.arange(5)), split.support
     image_prefix(tiny, some, [1, 2])
