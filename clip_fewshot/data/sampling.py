@@ -88,8 +88,8 @@ class OpenWorldSplit:
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        new = f"{len(self.novel):,} of {len(self.unseen)} unseen"
-        test = f"test: {len(self.test):,} pictures of {len(self.seen)} classes, {new}"
+        new = f", {len(self.novel):,} of {len(self.unseen)} unseen" if len(self.unseen) else ""
+        test = f"test: {len(self.test):,} pictures of {len(self.seen)} classes{new}"
         return f"OpenWorldSplit({self.pool.name!r}, {self.shots} shots of {len(self.pool):,} pictures; {test})"
 
     def _repr_html_(self) -> str:

@@ -51,6 +51,10 @@ class Difference:
     p_value: float
     p_seeds: float | None
 
+    def __str__(self) -> str:
+        """The difference and its interval, with their signs: ``+0.040 [+0.024, +0.056]``."""
+        return f"{self.mean:+.3f} [{self.ci95[0]:+.3f}, {self.ci95[1]:+.3f}]"
+
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         return {**vars(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
