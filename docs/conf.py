@@ -5,8 +5,8 @@ cross-references of the docstrings as they stand, role and all; asks the network
 site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
 asks no network.
 
-The tutorials are notebooks. MyST-NB runs each in a kernel of its own at every build and shows what it prints. It brings 36
-packages; nbclient and ipykernel alone, with a page of our own to turn cells into pages, would still be 29. nbsphinx
+The tutorials are notebooks. MyST-NB runs each in a kernel of its own at every build and shows what it prints. It brings
+36 packages; nbclient and ipykernel alone, with a page of our own to turn cells into pages, would still be 29. nbsphinx
 needs pandoc, which no package index has. The notebooks of the checkout hold no outputs: a change of them is as small as
 it is. A cell that fails, or warns, fails the build.
 """
@@ -30,6 +30,7 @@ copyright = "the authors of clip_fewshot, MIT licence"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 nb_execution_mode, nb_execution_timeout, nb_execution_in_temp = "force", 300, True  # seconds a cell
 nb_execution_raise_on_error, nb_output_stderr, nb_merge_streams = True, "remove-warn", True
+nb_render_markdown_format = "myst"  # it knows tables
 os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars go to standard error, as warnings do, and only these are meant
 html_theme, html_title, html_show_sourcelink = "furo", f"clip_fewshot {release}", False
 html_copy_source = False
