@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from jupyter_cache.executors import utils
 
 import clip_fewshot
 from clip_fewshot.commands.cli.parser import build_parser
@@ -29,9 +31,11 @@ project, author, release = "clip_fewshot", "the authors of clip_fewshot", clip_f
 copyright = "the authors of clip_fewshot, MIT licence"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 nb_execution_mode, nb_execution_timeout, nb_execution_in_temp = "force", 300, True  # seconds a cell
-nb_execution_raise_on_error, nb_output_stderr, nb_merge_streams = True, "remove-warn", True
+nb_execution_raise_on_error, nb_output_stderr = True, "remove-warn"
 nb_render_markdown_format = "myst"  # it knows tables
 os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars go to standard error, as warnings do, and only these are meant
+# MyST-NB hands no options to the client; without this, what a command prints breaks after each 100 bytes.
+utils.executenb = partial(utils.executenb, coalesce_streams=True)
 html_theme, html_title, html_show_sourcelink = "furo", f"clip_fewshot {release}", False
 html_copy_source = False
 add_module_names = False

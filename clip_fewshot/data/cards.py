@@ -17,7 +17,6 @@ CARDS_SHOWN = 24  # pictures of one answer of a notebook
 _SIDE = 96  # pixels
 _STYLE_OF_CARD = "margin:0;width:96px;overflow-wrap:anywhere;font-size:12px"
 _CARD = f'<figure style="{_STYLE_OF_CARD}">{{}}<figcaption>{{}}</figcaption></figure>'
-
 _ENLARGED = ' style="width:96px;max-width:none;image-rendering:pixelated"'
 
 
