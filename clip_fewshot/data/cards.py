@@ -17,7 +17,6 @@ CARDS_SHOWN = 24  # pictures of one answer of a notebook
 _SIDE = 96  # pixels
 _STYLE_OF_CARD = "margin:0;width:96px;overflow-wrap:anywhere;font-size:12px"
 _CARD = f'<figure style="{_STYLE_OF_CARD}">{{}}<figcaption>{{}}</figcaption></figure>'
-_ENLARGED = ' style="width:96px;max-width:none;image-rendering:pixelated"'
 
 
 class ShownPictures(Protocol):
@@ -48,13 +47,10 @@ def render_cards(title: str, pictures: ShownPictures, captions: Mapping[int, str
 def _show(pictures: ShownPictures, row: int) -> str:
     name = _text(pictures.names[row])
     try:
-        picture = pictures.open(row)
-        data = thumbnail(picture, _SIDE)
+        data = thumbnail(pictures.open(row), _SIDE)
     except (ClipFewShotError, OSError):  # a file that is gone spoils one card and not the cell
         return f"<div>{name}: not to be read any more</div>"
-    look = _ENLARGED if max(picture.size) < _SIDE / 2 else ""  # a scan of 10 x 10 pixels is a dot otherwise
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<img alt="{name}" title="{name}"{look} src="{source}">'
+    return f'<img alt="{name}" title="{name}" src="data:image/jpeg;base64,{base64.b64encode(data).decode("ascii")}">'
 
 
 def _text(value: str) -> str:

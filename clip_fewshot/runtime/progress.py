@@ -6,7 +6,6 @@ A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook no 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,10 +43,6 @@ def report_steps(items: Iterable[T], stage: str, total: int, step: int = 1) -> I
 
 
 def _draw_in_notebook(items: Iterable[T], stage: str, total: int) -> Iterable[T]:
-    from tqdm import TqdmWarning
-
-    with warnings.catch_warnings():  # without ipywidgets tqdm draws its bar in text, and asks for them on each import
-        warnings.simplefilter("ignore", TqdmWarning)
-        from tqdm.auto import tqdm
+    from tqdm.auto import tqdm
 
     return tqdm(items, desc=stage, total=total, delay=NOTEBOOK_DELAY, leave=False)
