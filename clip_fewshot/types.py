@@ -167,6 +167,12 @@ class EvalResult:
     n_test: int
     notes: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        low, high = self.ci95
+        seeds = f", {len(self.per_seed)} seeds" if len(self.per_seed) > 1 else ""
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"EvalResult({self.mean:.3f} [{low:.3f}, {high:.3f}], n_test={self.n_test}{seeds}{notes})"
+
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         record: dict[str, Any] = {

@@ -51,12 +51,17 @@ class Difference:
     p_value: float
     p_seeds: float | None
 
+    def __repr__(self) -> str:
+        (low, high), seeds = self.ci95, len(self.per_seed)
+        ahead = f", ahead on {self.wins} of {seeds} seeds" if seeds > 1 else ""
+        return f"{type(self).__name__}({self.mean:+.3f} [{low:+.3f}, {high:+.3f}], p_value={self.p_value:.3g}{ahead})"
+
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         return {**vars(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairedDifference(Difference):
     """Accuracies compared. With one seed ``p_value`` is McNemar's exact test over the images.
 
