@@ -75,7 +75,7 @@ setup(
         "postgres": ["psycopg[binary]>=3.2"],
         "tracking": ["tensorboard>=2.17"],
         "docker": ["docker>=7.1"],
-        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2025"],  # why these: docs/conf.py
+        "docs": ["sphinx>=8.1", "myst-nb>=1.3", "furo>=2025"],  # why these: docs/conf.py
         "dev": [
             "axe-playwright-python>=0.1.8",  # the axe of the pages' tests for barriers
             "basedpyright>=1.31",  # pyright from the package index alone: its node comes as a wheel

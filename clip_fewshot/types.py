@@ -176,6 +176,15 @@ class EvalResult:
     n_test: int
     notes: tuple[str, ...] = field(default=())
 
+    def __str__(self) -> str:
+        """The figure and its interval, as a table has them: ``0.992 [0.981, 0.997]``."""
+        return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+
+    def __repr__(self) -> str:
+        seeds = f", {len(self.per_seed)} seeds" if len(self.per_seed) > 1 else ""
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"EvalResult({self}, n_test={self.n_test}{seeds}{notes})"
+
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         record: dict[str, Any] = {

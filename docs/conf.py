@@ -7,13 +7,20 @@ Sphinx, and not mkdocs-material with mkdocstrings. Both were tried on the same c
 cross-references of the docstrings as they stand, role and all; asks the network for fonts, and for the search of a
 site that is opened from disk; and its makers have announced its end for May 2027. Sphinx resolves the references and
 asks no network.
+
+The tutorials are notebooks. MyST-NB runs each in a kernel of its own at every build and shows what it prints. It brings
+36 packages; nbclient and ipykernel alone, with a page of our own to turn cells into pages, would still be 29. nbsphinx
+needs pandoc, which no package index has. The notebooks of the checkout hold no outputs: a change of them is as small as
+it is. A cell that fails, or warns, fails the build.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import fields, is_dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +28,7 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from jupyter_cache.executors import utils
 
 import clip_fewshot
 from clip_fewshot.commands.cli.parser import build_parser
@@ -28,7 +36,13 @@ from clip_fewshot.few_shot.approach import Approach
 
 project, author, release = "clip_fewshot", "the authors of clip_fewshot", clip_fewshot.__version__
 copyright = "the authors of clip_fewshot, MIT licence"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
+nb_execution_mode, nb_execution_timeout, nb_execution_in_temp = "force", 300, True  # seconds a cell
+nb_execution_raise_on_error, nb_output_stderr = True, "remove-warn"
+nb_render_markdown_format = "myst"  # it knows tables
+os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars go to standard error, as warnings do, and only these are meant
+# MyST-NB hands no options to the client; without this, what a command prints breaks after each 100 bytes.
+utils.executenb = partial(utils.executenb, coalesce_streams=True)
 html_theme, html_title, html_show_sourcelink = "furo", f"clip_fewshot {release}", False
 html_copy_source = False
 html_static_path, html_css_files = ["site.css"], ["site.css"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.base import clone
 from sklearn.metrics import classification_report
-from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -24,6 +25,8 @@ from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.data.sampling import OpenWorldSplit
 from clip_fewshot.discovery.base import Discovery
+from clip_fewshot.evaluation.intervals import paired_difference
+from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.runtime.result_rows import ResultRows
 from tests.conftest import TINY
 
@@ -120,6 +123,16 @@ INPUTS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
 }
 
 
+LABELLED = (
+    "a frame of pictures",
+    "a torch dataset",
+    "a subset of one",
+    "rows by column",
+    "a Hugging Face dataset",
+    "pairs",
+)
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_every_kind_of_input_is_the_same_pictures(name: str, tmp_path: Path) -> None:
     images, labels = INPUTS[name](tmp_path)
@@ -154,8 +167,15 @@ def test_labels_of_the_source_are_left_alone_where_none_are_asked_for() -> None:
     assert collect_images(frame, NAMES, "fit").required_labels().tolist() == NUMBERS
 
 
+@pytest.mark.parametrize("name", LABELLED)
+def test_labelled_pictures_at_hand_are_a_dataset(name: str, tmp_path: Path) -> None:
+    found = cf.read_dataset(INPUTS[name](tmp_path)[0])
+    assert found.label_space.decode(found.required_labels()) == NAMES
+    assert cf.split_open_world(found, shots=2).seen.names == Torch.classes
+
+
 MISTAKES: dict[str, tuple[Callable[[cf.FewShotClassifier], Any], str]] = {
-    "one picture": (lambda m: m.fit(PICTURES[0], ["a"]), "expected a list of pictures, got a Image"),
+    "one picture": (lambda m: m.fit(PICTURES[0], ["a"]), "expected a list of pictures, got one picture; write"),
     "one array": (lambda m: m.fit(ARRAYS[0], NAMES), r"pictures \(n, h, w, 3\), got an array of shape \(16, 16, 3\)"),
     "one tensor": (lambda m: m.fit(torch.zeros(3, 8, 8), NAMES), r"shape \(3, 8, 8\); write \[picture\]"),
     "features": (lambda m: m.fit(np.zeros((8, 512)), NAMES), "features are no pictures"),
@@ -168,7 +188,19 @@ MISTAKES: dict[str, tuple[Callable[[cf.FewShotClassifier], Any], str]] = {
         lambda m: m.fit(pandas.DataFrame({"a": [1], "b": [2]})),
         "column of pictures, got a, b",
     ),
-    "a split too many": (lambda m: m.fit({"train": HuggingFace()}), "list of pictures, got a dict"),
+    "a split too many": (lambda m: m.fit({"train": HuggingFace()}), "list of pictures, got a dict of train; pass one"),
+    "pictures inside tables": (
+        lambda m: m.fit([pandas.DataFrame({"image": [one]}) for one in PICTURES], NAMES),
+        r"images\[0\].*got object values; .* with_format\(None\)",
+    ),
+    "a sealed set to read": (
+        lambda m: cf.read_dataset(cf.split_open_world(collect_images(ARRAYS, NAMES), shots=1).test),  # type: ignore[arg-type]
+        "got a SealedSet",
+    ),
+    "another folder for pictures at hand": (
+        lambda m: cf.read_dataset(PICTURES, root="photos"),
+        "`root`: expected pictures on disk, got pictures at hand",
+    ),
     "a label that has no name": (lambda m: m.fit(HuggingFace([{"img": PICTURES[0], "label": 2}])), r"label in 0..1"),
     "fewer labels": (lambda m: m.fit(ARRAYS, ["a"]), "12 labels, got 1 for 12 pictures"),
     "labels that are no names": (lambda m: m.fit(ARRAYS, [0.5] * 12), "texts or whole numbers, got 0.5"),
@@ -226,6 +258,11 @@ def test_a_clone_shares_the_backbone_and_nothing_that_was_learned(model: cf.FewS
     assert copy.backbone is model.backbone
 
 
+def share_unknown(world: cf.OpenWorldClassifier, X: Any, y: Any) -> float:
+    """A scorer of one's own, as docs/notebook.md shows one."""
+    return float(np.mean([answer.label is None for answer in world.predict(X)]))
+
+
 def test_scikit_learn_takes_the_open_world_too(backbone: cf.Backbone, model: cf.FewShotClassifier) -> None:
     world = cf.OpenWorldClassifier(model, detector="knn", alpha=0.3)
     assert world.get_params()["model__approach"] == "linear-probe"
@@ -233,6 +270,10 @@ def test_scikit_learn_takes_the_open_world_too(backbone: cf.Backbone, model: cf.
     assert (world.alpha, copy.alpha, copy.model.epochs, world.model.epochs) == (0.3, 0.4, 3, 20)
     scores = cross_val_score(world, PICTURES, NAMES, cv=2, error_score="raise")
     assert ((scores >= 0) & (scores <= 1)).all()
+    scorers = {"right": cf.OpenWorldClassifier.score, "unknown": share_unknown}
+    found = cross_validate(world, PICTURES, NAMES, cv=2, scoring=scorers, error_score="raise")
+    assert found["test_right"].tolist() == scores.tolist()
+    assert ((found["test_unknown"] >= 0) & (found["test_unknown"] <= 1)).all()
     search = GridSearchCV(world, {"alpha": [0.3, 0.5]}, cv=2, error_score="raise").fit(PICTURES, NAMES)
     assert search.best_estimator_.classes_.tolist() == list(Torch.classes)
     assert search.best_estimator_.evaluate(PICTURES, NAMES).n_test == len(PICTURES)
@@ -266,6 +307,20 @@ def test_what_is_printed_is_short(split: OpenWorldSplit, world: cf.OpenWorldClas
     )
 
 
+def test_figures_are_printed_as_they_are_read() -> None:
+    right = np.arange(100) < 90
+    assert str(cf.accuracy_interval([right])) == "0.900 [0.826, 0.945]"
+    assert repr(cf.accuracy_interval([right])) == "EvalResult(0.900 [0.826, 0.945], n_test=100)"
+    assert repr(cf.accuracy_interval([right, right])) == "EvalResult(0.900 [0.824, 0.945], n_test=100, 2 seeds)"
+    better = paired_difference([right, right], [right & (np.arange(100) > 9), right])
+    assert str(better).startswith("+0.050 [-0.")
+    assert repr(better).startswith("PairedDifference(+0.050 [-0.")
+    assert repr(better).endswith(", ahead on 1 of 2 seeds)")
+    answer = Answer("cat", 0.51234, -0.98765, (("cat", 0.87654), ("dog", 0.12346)), possible=("cat",))
+    shown = "Answer(label='cat', p_value=0.512, score=-0.988, top=('cat' 0.877, 'dog' 0.123), possible=('cat',))"
+    assert repr(answer) == shown
+
+
 def test_a_notebook_shows_pictures(split: OpenWorldSplit, world: cf.OpenWorldClassifier) -> None:
     pictures = collect(split, 60)
     answers, groups = world.predict(pictures), world.discover()
@@ -282,9 +337,16 @@ def test_a_notebook_shows_pictures(split: OpenWorldSplit, world: cf.OpenWorldCla
         assert words in cell
         assert "http" not in cell
     assert f"{sum(answer.label is None for answer in answers)} unknown" in answers._repr_html_()
-    first = answers._repr_html_().split("p ")[1][:5]
-    assert float(first) == pytest.approx(min(answer.p_value for answer in answers), abs=1e-3)
+    first = float(re.findall(r"\(p ([0-9.]+)\)", answers._repr_html_())[0])
+    doubtful = max(answers, key=lambda answer: answer.measure_doubt(world.alpha_))
+    assert first == pytest.approx(doubtful.p_value, abs=1e-3)
     assert split.novel.purposes.count("a test") == split.novel.looks  # no cell opens a sealed set
+
+
+def test_a_notebook_draws_the_smallest_pictures_large_enough_to_see() -> None:
+    small, large = (collect_images([Image.new("RGB", (side, side))])._repr_html_() for side in (10, 64))
+    assert "width:64px;image-rendering:pixelated" in small
+    assert "pixelated" not in large
 
 
 def test_a_notebook_survives_names_and_files_of_strangers(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from clip_fewshot.data.thumbnail import thumbnail
 from clip_fewshot.errors import ClipFewShotError
 
 CARDS_SHOWN = 24  # pictures of one answer of a notebook
-_SIDE = 96  # pixels
+_SIDE = 96  # pixels at most
+_LEAST_SIDE = 64  # the width to which a smaller picture is drawn: a scanned digit of 10 pixels is a speck
 _STYLE_OF_CARD = "margin:0;width:96px;overflow-wrap:anywhere;font-size:12px"
 _CARD = f'<figure style="{_STYLE_OF_CARD}">{{}}<figcaption>{{}}</figcaption></figure>'
 
@@ -47,10 +48,13 @@ def render_cards(title: str, pictures: ShownPictures, captions: Mapping[int, str
 def _show(pictures: ShownPictures, row: int) -> str:
     name = _text(pictures.names[row])
     try:
-        data = thumbnail(pictures.open(row), _SIDE)
+        picture = pictures.open(row)
+        data = thumbnail(picture, _SIDE)
     except (ClipFewShotError, OSError):  # a file that is gone spoils one card and not the cell
         return f"<div>{name}: not to be read any more</div>"
-    return f'<img alt="{name}" title="{name}" src="data:image/jpeg;base64,{base64.b64encode(data).decode("ascii")}">'
+    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
+    style = f' style="width:{_LEAST_SIDE}px;image-rendering:pixelated"' if max(picture.size) < _LEAST_SIDE else ""
+    return f'<img alt="{name}" title="{name}"{style} src="{source}">'
 
 
 def _text(value: str) -> str:

@@ -52,12 +52,22 @@ def collect_images(images: Images, labels: Iterable[object] | None = None, purpo
         return images
     single = isinstance(images, str | Path | Image.Image | Mapping)
     if single or not (isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))):
-        got = f"one path {str(images)!r}" if isinstance(images, str | Path) else f"a {type(images).__name__}"
-        fix = "use read_dataset(path) or [path]"
+        got, fix = _describe_single(images)
         raise UsageError(expected="a list of pictures", got=got, fix=fix, where="images")
     given = unpack_images(images)
     labels = given.labels if labels is None and purpose in LABELLED else labels
     return _build_dataset(given.pictures, None if labels is None else list_labels(labels, len(given.pictures)))
+
+
+def _describe_single(images: Any) -> tuple[str, str]:
+    """What was given in place of several pictures, and what to do."""
+    if isinstance(images, str | Path):
+        return f"one path {str(images)!r}", "use read_dataset(path) or [path]"
+    if isinstance(images, Image.Image):
+        return "one picture", "write [picture]"
+    if isinstance(images, Mapping):  # of Hugging Face a dict of splits
+        return f"a {type(images).__name__} of {', '.join(map(str, images))[:100]}", "pass one of them"
+    return f"a {type(images).__name__}", "use read_dataset(path) or [path]"
 
 
 def _repeats(images: ImageDataset, labels: Iterable[object]) -> bool:

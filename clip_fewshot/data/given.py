@@ -131,6 +131,9 @@ def _draw_array(pixels: NDArray[Any], channels_first: bool, i: int) -> Image.Ima
     if not pixels.size or (pixels.ndim != 2 and axis is None):
         got, fix = f"shape {pixels.shape}", "give (h, w), (h, w, 3) or, as a tensor, (3, h, w)"
         raise UsageError(expected="the pixels of a picture", got=got, fix=fix, where=f"images[{i}]")
+    if pixels.dtype.kind not in "buif":
+        got, fix = f"{pixels.dtype} values", "give numbers; from a Hugging Face dataset, with_format(None)"
+        raise UsageError(expected="the pixels of a picture", got=got, fix=fix, where=f"images[{i}]")
     if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
         pixels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.dtype != np.uint8:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from PIL import Image
 
 from clip_fewshot.config import BUILTIN_DATA
 from clip_fewshot.data.class_names import ClassNames, rename_classes
+from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
 from clip_fewshot.data.listing import Listing, join_sides, refuse_any
 from clip_fewshot.data.names import escape, refuse_names, sort_key, to_unicode
+from clip_fewshot.data.sampling import SealedSet
 from clip_fewshot.data.tables import list_table, table_of
 from clip_fewshot.data.verify import Checked, check_listing
 from clip_fewshot.errors import UsageError
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def read_dataset(
-    source: str | Path | pandas.DataFrame,
+    source: str | Path | pandas.DataFrame | Images,
     *,
     format: str | Format | None = None,
     root: str | Path | None = None,
@@ -39,7 +43,8 @@ def read_dataset(
 
     Args:
         source: ``"digits"``, ``"digits-wild"``, or a path; of tar shards also a pattern as ``pairs-{000..031}.tar``; or
-            a DataFrame with a row per picture or caption.
+            a DataFrame with a row per picture or caption; or pictures at hand with their labels, such as a dataset of
+            Hugging Face or torch, see :func:`~clip_fewshot.data.given.unpack_images`, which take no other options.
         format: a key of ``FORMATS``, the name of an entry point, "python:MODULE:NAME" or a :class:`Format` of your own;
             None recognises those of the library.
         root: folder that the paths in a list or table start from. None: the one where all of its files exist, out of
@@ -77,7 +82,7 @@ def read_dataset(
 
 
 def _read(
-    source: str | Path | pandas.DataFrame,
+    source: str | Path | pandas.DataFrame | Images,
     test: str | Path | pandas.DataFrame | None,
     format: str | Format | None,
     options: Mapping[str, Any],
@@ -87,6 +92,9 @@ def _read(
 ) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})
+    if not isinstance(source, str | Path | SealedSet) and not (_is_frame(source) and _names_files(source)):
+        _refuse_options({**options, "format": format, "test": test}, "pictures at hand, which have")
+        return collect_images(source, purpose="fit")
     listing = _list(source, format, options)
     if test is not None:
         listing = join_sides(listing, _list_test(test, format, options, listing))
@@ -97,15 +105,28 @@ def _read(
 def _builtin(name: str, options: Mapping[str, object]) -> ImageDataset:
     from clip_fewshot.data.builtin import BUILTIN  # imports scikit-learn, which a folder of photos does not need
 
-    for option in (option for option, value in options.items() if value is not None):
-        fix = "leave it out, or name pictures on disk"
-        raise UsageError(expected="pictures on disk", got=f"{name}, which has no files", fix=fix, where=f"`{option}`")
+    _refuse_options(options, f"{name}, which has")
     return BUILTIN[name]()
 
 
-def _list(source: str | Path | pandas.DataFrame, format: str | Format | None, options: Mapping[str, Any]) -> Listing:
+def _refuse_options(options: Mapping[str, object], source: str) -> None:
+    for option in (option for option, value in options.items() if value is not None):
+        fix = "leave it out, or name pictures on disk"
+        raise UsageError(expected="pictures on disk", got=f"{source} no files", fix=fix, where=f"`{option}`")
+
+
+def _is_frame(source: object) -> TypeGuard[pandas.DataFrame]:
+    return all(hasattr(source, name) for name in ("columns", "itertuples", "isna"))
+
+
+def _names_files(frame: pandas.DataFrame) -> bool:
+    first = frame.iloc[0].tolist() if len(frame) else []
+    return not any(isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 1 for value in first)
+
+
+def _list(source: object, format: str | Format | None, options: Mapping[str, Any]) -> Listing:
     if not isinstance(source, str | Path):
-        if not all(hasattr(source, name) for name in ("columns", "itertuples", "isna")):
+        if not _is_frame(source):
             got, fix = f"a {type(source).__name__}", "name a folder or a table, or pass a DataFrame"
             raise UsageError(expected="a path or a DataFrame", got=got, fix=fix, where="`data`")
         if options["classes_at"] is not None:

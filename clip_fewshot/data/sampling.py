@@ -90,8 +90,8 @@ class OpenWorldSplit:
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        new = f"{len(self.novel):,} of {len(self.unseen)} unseen"
-        test = f"test: {number(len(self.test), 'picture')} of {number(len(self.seen), 'class', 'classes')}, {new}"
+        new = f", {len(self.novel):,} of {len(self.unseen)} unseen" if len(self.unseen) else ""
+        test = f"test: {number(len(self.test), 'picture')} of {number(len(self.seen), 'class', 'classes')}{new}"
         support = f"{number(self.shots, 'shot')} of {number(len(self.pool), 'picture')}"
         return f"OpenWorldSplit({self.pool.name!r}, {support}; {test})"
 

@@ -52,12 +52,20 @@ class Difference:
     p_value: float
     p_seeds: float | None
 
+    def __str__(self) -> str:
+        """The difference and its interval, with their signs: ``+0.040 [+0.024, +0.056]``."""
+        return f"{self.mean:+.3f} [{self.ci95[0]:+.3f}, {self.ci95[1]:+.3f}]"
+
+    def __repr__(self) -> str:
+        ahead = f", ahead on {self.wins} of {len(self.per_seed)} seeds" if len(self.per_seed) > 1 else ""
+        return f"{type(self).__name__}({self}, p_value={self.p_value:.3g}{ahead})"
+
     def to_json(self) -> dict[str, Any]:
         """The form it has in results.json."""
         return {**vars(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairedDifference(Difference):
     """Accuracies compared. With one seed ``p_value`` is McNemar's exact test over the images.
 

@@ -48,6 +48,11 @@ class Answer(NamedTuple):
     known_by: str = BY_PICTURES
     possible: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        top = ", ".join(f"{name!r} {probability:.3f}" for name, probability in self.top)
+        figures = f"p_value={self.p_value:.3g}, score={self.score:.3g}"
+        return f"Answer(label={self.label!r}, {figures}, top=({top}), possible={self.possible})"
+
     def to_row(self) -> dict[str, Any]:
         """One line of a table: answer, known_by, p_value, score, and class and probability of each of ``top``.
 
@@ -76,24 +81,29 @@ class Answer(NamedTuple):
 class Answers(ResultRows[Answer]):
     """Answers beside their pictures: a list, a DataFrame by ``to_frame()``, and in a notebook the pictures.
 
-    Copies and pickles leave the pictures out.
+    Copies and pickles leave the pictures out. ``alpha``: of the model; 0 for one without a detector.
     """
 
-    def __init__(self, answers: Sequence[Answer], pictures: ImageDataset) -> None:
+    def __init__(self, answers: Sequence[Answer], pictures: ImageDataset, alpha: float) -> None:
         super().__init__(answers, image=pictures.names)
-        self._pictures = pictures
+        self._pictures, self._alpha = pictures, alpha
 
     def _repr_html_(self) -> str:
         """How often each class was answered, and the pictures, the most doubtful first."""
         counts = Counter(answer.label or NO_CLASS for answer in self).most_common()
-        order = np.argsort([min(answer.p_value, answer.top[0][1]) for answer in self], kind="stable")[:CARDS_SHOWN]
+        order = np.argsort([-answer.measure_doubt(self._alpha) for answer in self], kind="stable")[:CARDS_SHOWN]
         captions = {row: _caption(self[row]) for row in order.tolist()}
         title = ", ".join(f"{n:,} {name}" for name, n in counts) or "no picture"
+        if counts:
+            title += ". The most doubtful first, each with its most probable class"
+        if counts and self._alpha:
+            title += f"; p: the share of known pictures that look as strange (unknown: at most {self._alpha:g})"
         return render_cards(title, self._pictures, captions, len(self) - len(captions))
 
 
 def _caption(answer: Answer) -> str:
-    return f"{answer.label or NO_CLASS}; p {answer.p_value:.3f}; {answer.top[0][0]} {answer.top[0][1]:.2f}"
+    name, probability = answer.top[0]
+    return f"{answer.label or NO_CLASS} (p {answer.p_value:.3f}); {name} {probability:.0%}"
 
 
 def judge(fitted: Fitted, alpha: float, sight: Sight, top: int, together: bool = False) -> list[Answer]:

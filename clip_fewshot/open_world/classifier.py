@@ -134,7 +134,7 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
         found = select_unknown(pictures, sight.frozen, answers)
         self.unknown_.append(drop_pictures(found, self._history.with_a_name()))
         self._seen = sight.frozen
-        return Answers(answers, pictures)
+        return Answers(answers, pictures, self.alpha_ if self.rejector_ is not None else 0.0)
 
     def find_shift(self, images: Images | None = None) -> Shift:
         """Whether pictures come from elsewhere than the known ones, as from another camera, and are no new classes.

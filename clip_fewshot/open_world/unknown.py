@@ -42,7 +42,7 @@ class UnknownPictures(NamedTuple):
 
 
 def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
-    """All of them, in order.
+    """All of them, in order; of a picture that was asked about again, as by a notebook's cell, the newest answer.
 
     Raises:
         UsageError: not one picture.
@@ -55,7 +55,9 @@ def join_unknown(parts: Sequence[UnknownPictures]) -> UnknownPictures:
             where="discover",
         )
     pictures, features, p, answered = zip(*parts, strict=True)
-    return UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p), sum(answered, ()))
+    joined = UnknownPictures(join_images(pictures), np.concatenate(features), np.concatenate(p), sum(answered, ()))
+    newest = {digest: row for row, digest in enumerate(joined.pictures.digests)}
+    return joined.subset(np.array(sorted(newest.values())))
 
 
 def drop_pictures(part: UnknownPictures, digests: Collection[str]) -> UnknownPictures:

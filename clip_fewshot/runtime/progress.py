@@ -6,6 +6,7 @@ A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook no 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +48,8 @@ def report_steps(items: Iterable[T], stage: str, total: int, step: int = 1, done
 
 
 def _draw_in_notebook(items: Iterable[T], stage: str, total: int) -> Iterable[T]:
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():  # where ipywidgets is missing it warns, and draws its bar in plain characters
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
 
     return tqdm(items, desc=stage, total=total, delay=NOTEBOOK_DELAY, leave=False)

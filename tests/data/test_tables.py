@@ -65,8 +65,8 @@ def test_a_data_frame_is_a_table(books: Path, monkeypatch: pytest.MonkeyPatch) -
         cf.read_dataset(frame.assign(img_paths=["dataset/MBS/0.png", "dataset/MBS/9.png", "dataset/MBS/1.png"]))
     with pytest.raises(cf.DataError, match=r"row 1: empty caption"):
         cf.read_dataset(frame.assign(name=["x", None, "y"]))
-    with pytest.raises(cf.UsageError, match="expected a path or a DataFrame, got a list"):
-        cf.read_dataset(["a.png"])  # type: ignore[arg-type]
+    with pytest.raises(cf.UsageError, match="expected a list of pictures, got a int"):
+        cf.read_dataset(3)  # type: ignore[arg-type]
 
 
 LIKE_LABELS = {

@@ -226,6 +226,8 @@ def test_what_was_unknown_can_be_grouped(eight: OpenWorldSplit) -> None:
         assert group.nearest is not None
         assert group.nearest[0] in eight.seen.names
         assert -1 <= group.nearest[1] <= 1
+    world.predict(eight.novel.open("a cell that runs twice"))
+    assert [len(group) for group in world.discover()] == [len(group) for group in groups]
 
 
 def test_an_alpha_that_the_shots_cannot_keep_is_refused_with_the_number_that_would_do(
