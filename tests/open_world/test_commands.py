@@ -97,7 +97,8 @@ def test_what_people_are_told(bench: Bench, filled: Path, tmp_path: Path, said: 
     path = review(filled, said, tmp_path / "r.json", seven=0)
     told = said("apply", filled, path)
     assert "revision 1: 8 classes" in told
-    assert f"seven ({len(groups[0]['pictures'])} pictures): what the other classes score stays the same, to the last bit" in told
+    named = f"seven ({len(groups[0]['pictures'])} pictures): "
+    assert named + "what the other classes score stays the same, to the last bit" in told
     assert "On held-out pictures of the classes before, accuracy goes from" in told
     assert "was applied before, as revision 1" in said("apply", filled, path)
     assert "7 classes as before; seven taken back" in said("undo", filled)
