@@ -37,7 +37,7 @@ from clip_fewshot.few_shot.approach import Approach
 project, author, release = "clip_fewshot", "the authors of clip_fewshot", clip_fewshot.__version__
 copyright = "the authors of clip_fewshot, MIT licence"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
-nb_execution_mode, nb_execution_timeout, nb_execution_in_temp = "force", 300, True  # seconds a cell
+nb_execution_mode, nb_execution_timeout, nb_execution_in_temp = "force", 600, True  # seconds a cell
 nb_execution_raise_on_error, nb_output_stderr = True, "remove-warn"
 nb_render_markdown_format = "myst"  # it knows tables
 os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars go to standard error, as warnings do, and only these are meant

@@ -72,7 +72,8 @@ _OF_SYSTEMS = """
 # becomes that of the pages. Another value for every colour would leave what is drawn as pixels white, and a photograph
 # that is turned round twice is not what it was.
 _DARK = """<style>@media screen and (prefers-color-scheme: dark) {
-#patch_1, [id^="axes_"] > :not([id^="AnnotationBbox"]), [id^="AnnotationBbox"] > :not(image) {
+#patch_1, #figure_1 > [id^="legend_"],
+[id^="axes_"] > :not([id^="AnnotationBbox"]), [id^="AnnotationBbox"] > :not(image) {
   filter: invert(1) hue-rotate(180deg);
 }
 path[style^="fill: #ffffff"] { fill: #e2e7ec !important; }

@@ -320,6 +320,14 @@ def test_colours_stand_out_from_a_dark_page(colour: str) -> None:
     assert "fill: #e2e7ec" in plots.confusion_plot(np.array([[1]]), ("a",)).svg
 
 
+def test_what_a_dark_page_turns_round_holds_every_text() -> None:
+    curves = {"mlp": [ShotPoint(1, 0.5, 0.4, 0.6)]}
+    drawn = plots.shots_panels({"digits": curves, "birds": curves}).svg
+    inside = [group.get("id", "") for group in ElementTree.fromstring(drawn).find(".//*[@id='figure_1']") or ()]
+    assert {name.partition("_")[0] for name in inside} == {"patch", "axes", "legend"}
+    assert '#patch_1, #figure_1 > [id^="legend_"],\n[id^="axes_"] >' in drawn
+
+
 @pytest.fixture
 def font(tmp_path: Path) -> Iterator[None]:
     """A font of the system that has one character, as wide as it is high."""
