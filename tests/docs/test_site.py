@@ -17,6 +17,7 @@ import pytest
 import clip_fewshot as cf
 from clip_fewshot.commands import COMMANDS, OPEN_WORLD, STORE_COMMANDS
 from clip_fewshot.commands.cli.parser import parse
+from clip_fewshot.few_shot.approach import OWN
 from clip_fewshot.report.glossary import TERMS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -111,6 +112,13 @@ def test_names_with_an_underscore_at_their_end_are_no_links(settings: dict[str, 
     lines = ["classes_: of ``fit``, as ``coef_``, :attr:`~a.b_`", ">>> model.classes_"]
     settings["quote_names"](None, "class", "x", None, None, lines)
     assert lines == ["``classes_``: of ``fit``, as ``coef_``, :attr:`~a.b_`", ">>> model.classes_"]
+
+
+def test_a_part_is_described_in_a_line(settings: dict[str, Any]) -> None:
+    said = [settings["describe_part"](part) for part in (cf.DETECTORS["class-mean"], OWN["text-prior"], OWN["mlp"])]
+    assert said[0] == "The largest cosine between an image and a class mean, of rows of length 1."
+    assert said[1] == "nothing trains; the probe text-prior classifies."
+    assert said[2] == "trains image by last-layers, loss cross-entropy; the head mlp classifies."
 
 
 @pytest.mark.browser
