@@ -18,7 +18,7 @@ from clip_fewshot.runtime.units import format_seconds
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
-FEATURES_OUT = "features.parquet"
+FEATURES_OUT, OF_LABELS = "features.parquet", ("class_names", "classes_at", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,7 @@ class Options(PicturesOptions, TextOptions, OutputOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        refuse_idle(
-            self, () if self.labels else ("class_names", "classes_at", "template", "templates"), "with --labels"
-        )
+        refuse_idle(self, () if self.labels else OF_LABELS, "with --labels")
         refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
