@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from clip_fewshot.runtime.units import format_seconds
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
-FEATURES_OUT = "features.parquet"
+FEATURES_OUT, OF_LABELS = "features.parquet", ("class_names", "classes_at", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,7 @@ class Options(PicturesOptions, TextOptions, OutputOptions):
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError(expected="pictures", got="an empty name", fix="name a folder or a table", where="DATA")
-        idle = () if self.labels else ("class_names", "classes_at", "template", "templates")
-        refuse_idle(self, idle, "with --labels")
+        refuse_idle(self, () if self.labels else OF_LABELS, "with --labels")
         refuse_idle(self, ("labels",) if self.spark else (), "without --spark")
 
 
@@ -48,7 +46,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
+def embed_paths(options: Options, out: Path) -> tuple[int, tuple[Any, ...]]:
     """Write the pictures that the source names; how many, and those that could not be read."""
     from clip_fewshot.data.picture_paths import list_pictures
     from clip_fewshot.features.table import embed_files, find_skipped, write_features
@@ -68,7 +66,7 @@ def embed_paths(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
     return len(paths) - len(left_out), left_out
 
 
-def embed_labels(options: Options, out: Path) -> tuple[int, Sequence[Any]]:
+def embed_labels(options: Options, out: Path) -> tuple[int, tuple[Any, ...]]:
     """The same of a source with classes, which the table then has."""
     from clip_fewshot.data.read import read_dataset
     from clip_fewshot.features.labelled_table import write_labelled

@@ -11,7 +11,6 @@ from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.progress import Shown, show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, together_option, trust_option
 from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
-from clip_fewshot.data.names import number
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
 
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
@@ -77,5 +76,5 @@ def measure(options: Options, data: Any, novel: Any, _: Shown) -> tuple[dict[str
     asked: dict[str, Any] = {"unseen": options.unseen, "fresh": options.fresh, "seed": options.split_seed}
     sides = sides_of(world, data, novel, test_fraction=options.test_fraction, **asked)
     found = measure_saved(world, sides, options.alphas, options.discover)
-    opening.warn(f"left out: {number(n, 'picture')} on which a class was named" for n in [found["n_left_out"]] if n)
+    opening.warn(f"left out, for a class was named on them: {n:,}" for n in [found["n_left_out"]] if n)
     return found, describe_saved(found)

@@ -198,7 +198,6 @@ class FineTuningJob(TrainingJob, TextOptions):
         super().__post_init__()
         check_range(self, "passes", "per_class")
         check_fractions(self, "held_out")
-        _ = self.plan  # checks the rest
 
     @property
     def model_name(self) -> str:
@@ -207,7 +206,7 @@ class FineTuningJob(TrainingJob, TextOptions):
 
     @property
     def plan(self) -> FineTuning:
-        """What trains."""
+        """What trains, checked. Not while options are read: it takes torch, seconds before a command can show a bar."""
         from clip_fewshot.contrastive.finetuning import FineTuning
 
         layers, added = FINE_TUNING_RATES[self.optimizer]

@@ -70,7 +70,7 @@ def read_dataset(
     Example:
         >>> import clip_fewshot as cf
         >>> cf.read_dataset("digits")
-        ImageDataset('digits', 1797 images, 10 classes)
+        ImageDataset('digits', 1,797 images, 10 classes)
     """
     options = {"root": None if root is None else Path(root), "columns": columns, "classes_at": classes_at}
     found = _read(source, test, format, options, strict, max_skipped, contradictions)

@@ -13,7 +13,7 @@ from clip_fewshot.config.ranges import require_int
 from clip_fewshot.conformal.prediction_sets import class_p_values, measure_losses, prediction_sets
 from clip_fewshot.data.cards import CARDS_SHOWN, render_cards
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.names import NO_CLASS, number
+from clip_fewshot.data.names import NO_CLASS
 from clip_fewshot.discovery.undecided import UNDECIDED
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.intervals import accuracy_interval
@@ -182,7 +182,7 @@ def score_answers(answers: Sequence[Answer], truth: Sequence[str], left_out: int
             expected="pictures that no class was named on", got=f"{left_out} that were", fix="add others", where="score"
         )
     right = np.array([answer.label == name for answer, name in zip(answers, truth, strict=True)])
-    notes = (f"left out: {number(left_out, 'picture')} on which a class was named",) if left_out else ()
+    notes = (f"left out, for a class was named on them: {left_out:,}",) if left_out else ()
     return replace(accuracy_interval([right]), notes=notes)
 
 

@@ -62,7 +62,7 @@ PLAIN_FOLDER = "without_category"  # of the same training on the captions as the
 
 def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
     """What :func:`finetune` returns at rank 0, whose files come to this machine if they lie on another."""
-    check_tuning_folder(job)
+    check_job(job)
     with redirect_stdout(sys.stderr):  # what the processes print is no part of the result
         files = run_on_spark(_tuned_files, job, processes=job.processes)
     mark_folder(job.folder, FINE_TUNING_FOLDER)
@@ -71,12 +71,14 @@ def finetune_by_spark(job: FineTuningJob) -> dict[str, Any]:
     return dict(read_json(job.folder / RESULTS_FILE)) | {"folder": str(job.folder / TUNED_FOLDER)}
 
 
-def check_tuning_folder(job: FineTuningJob) -> None:
-    """Refuse a place that is not ours to replace.
+def check_job(job: FineTuningJob) -> None:
+    """Refuse what would not train, and a place that is not ours to replace.
 
     Raises:
-        ResourceError: it holds other files, or it is read.
+        UsageError: as of :class:`FineTuning`.
+        ResourceError: the folder holds other files, or it is read.
     """
+    _ = job.plan
     check_folder(job.folder, FINE_TUNING_FOLDER, job.overwrite, job)
     check_folder(job.folder / TUNED_FOLDER, TUNED_MODEL, job.overwrite)
 
@@ -107,7 +109,7 @@ def finetune(
         At rank 0 the figures before and after; elsewhere nothing.
     """
     started, leads = time.perf_counter(), world.rank == 0
-    check_tuning_folder(job)
+    check_job(job)
     job = replace(job, template=choose_templates(job.templates, job.template), templates=None)
     data = read_dataset(job.data, **job.reading())
     if job.template and data.captions is not None:

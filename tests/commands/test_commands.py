@@ -63,6 +63,21 @@ def test_the_same_name_is_the_same_option_everywhere() -> None:
             assert len(different) <= 1, f"--{option}: {different}"
 
 
+def test_words_are_read_without_anything_heavy_for_only_then_a_command_can_show_a_bar() -> None:
+    code = """
+import shlex, sys
+from importlib import import_module
+from clip_fewshot.commands.cli.parser import parse
+for module in sys.argv[1:]:
+    command = import_module(module)
+    for example in command.EXAMPLES:
+        parse(command.Options, module, "", shlex.split(example))
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *OURS.values()], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY
+
+
 @pytest.mark.parametrize("name", [name for name in OURS if "data" in names_of(OURS[name])])
 def test_data_stands_by_its_place_or_behind_its_name(name: str) -> None:
     needed = {"finetune": ["--out", "x"], "pretrain": ["--out", "x"], "retrieve": ["--text", "x"]}.get(name, [])

@@ -81,7 +81,7 @@ def test_pictures_on_which_a_class_was_named_are_left_out(
     ended = command("novelty", photos, "--saved", tmp_path / "named", "--json")
     assert ended.record["n_novel"] == 2 * PER_CLASS - 5
     assert ended.record["n_left_out"] == 5
-    assert "left out: 5 pictures on which a class was named" in ended.err
+    assert "left out, for a class was named on them: 5" in ended.err
     assert command("novelty", photos, "--saved", world, "--json").record["n_left_out"] == 0
 
 

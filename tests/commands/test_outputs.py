@@ -61,7 +61,7 @@ FOLDERS = {
     ("experiments.glyphs.command", "--out"): (),
 }
 ALWAYS_NEW = {("predict", "--out"), ("open-world predict", "--out")}  # none of ours is replaced either: test_predict.py
-READ = SOURCES | {"root"}  # options with the path of something that is read
+READ = SOURCES | {"root", "folder"}  # options with the path of something that is read
 NAMES = {  # options with words that are no path
     *("model", "models", "unseen", "approaches", "detector", "detectors", "discoverer", "method", "device", "storage"),
     *(

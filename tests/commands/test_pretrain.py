@@ -87,14 +87,14 @@ def test_what_does_not_fit_into_memory_ends_before_it_begins(
     typed = (*typed, "--validation", 0, "--device", "cpu", "--out", photos.parent / "out")
     size, memory = command(*typed).out.splitlines()[:2]
     assert memory.startswith(
-        "memory: weights 13 MiB, optimizer 25 MiB, gradients 13 MiB, activations 3 MiB, pictures 3 MiB"
+        "memory: weights 13.2 MB, optimizer 26.4 MB, gradients 13.2 MB, activations 3.33 MB, pictures 3.15 MB"
     )
     assert memory.endswith(" MB with 8 pairs in a pass")
     monkeypatch.setattr(memory_forecast, "LIBRARIES", 0)
     state = 16 * int(size.split()[1].replace(",", ""))  # bytes of weights, gradients and moments
     for room, words in ((state + (5 << 20), "set --chunk=4 ("), (state * 4 // 5, "set --state-dtype=bfloat16 (")):
         monkeypatch.setattr(memory_check, "device_memory", lambda device, room=room: room)
-        one_line(command(*typed[:-1], photos.parent / "new"), 4, "expected memory for weights 13 MiB", words)
+        one_line(command(*typed[:-1], photos.parent / "new"), 4, "expected memory for weights 13.2 MB", words)
         assert not (photos.parent / "new").exists()
 
 

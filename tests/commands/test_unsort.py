@@ -74,6 +74,13 @@ def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, m
     assert steps.remove_copies(tmp_path / "sorted") == (2, [])
 
 
+def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) -> None:
+    names = ("../../up", "a/b", "a:b", "..", "A_B")
+    steps.PictureSorter(tmp_path / "out", originals[:5]).add([answer(name) for name in names])
+    found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*.png")}
+    assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
+
+
 @pytest.mark.parametrize("copy", ["../b/0.png", "../0.png", "link/0.png", "{b}/0.png"])
 def test_a_list_that_lies_removes_nothing(copy: str, originals: list[Path], tmp_path: Path) -> None:
     folder, twin = tmp_path / "sorted", tmp_path / "0.png"

@@ -217,7 +217,7 @@ def test_pictures_that_were_named_are_in_no_test_any_more(tiny: Backbone, six: O
     world.name(chosen, "odd")
     scored = world.evaluate(test)
     assert scored.n_test == len(test) - 5
-    assert scored.notes == ("left out: 5 pictures on which a class was named",)
+    assert scored.notes == ("left out, for a class was named on them: 5",)
     world.undo()
     assert world.evaluate(test).n_test == len(test) - 5
     with pytest.raises(UsageError, match="no class was named on"):
