@@ -234,7 +234,9 @@ def _summary(view: ReviewView, in_none: int) -> str:
     parts.append(f"the number of new classes is between {low} and {high} (90 %)" if low < high else "")
     parts.append(f"{in_none:,} in no group" if in_none else "")
     joined = int((~view.unknown.unknown).sum())
-    parts.append(f"{joined:,} with a name on blue: that class was answered, but they are more like a group" if joined else "")
+    parts.append(
+        f"{joined:,} with a name on blue: that class was answered, but they are more like a group" if joined else ""
+    )
     return ", ".join(part for part in parts if part) + f". Revision {view.revision}."
 
 
