@@ -7,11 +7,13 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
+from clip_fewshot.data.thumbnail import shrink_picture
 from clip_fewshot.protocol.final_test import OpenWorldTest
+from clip_fewshot.report.pictures import PREVIEW_SIDE
 from clip_fewshot.report.record import PredictionExample
 from clip_fewshot.types import BoolArray, FloatArray, IndexArray, LabelArray, LabelSpace
 
-EXAMPLES_SHOWN = 120  # each is opened again and is some 3 kB of the page
+EXAMPLES_SHOWN = 120  # each is opened again and is some 13 kB of the page
 
 
 def draw_examples(
@@ -72,7 +74,7 @@ def _example(met: OpenWorldTest, i: int, space: LabelSpace, votes: LabelArray, t
     best = np.argsort(-met.probabilities[i], kind="stable")[:top]
     voted = np.argsort(-votes, kind="stable")[: np.count_nonzero(votes)]
     return PredictionExample(
-        picture=met.images.open(i),
+        picture=shrink_picture(met.images.open(i), PREVIEW_SIDE),
         true_name=met.names[i],
         top=tuple((space.names[int(c)], float(met.probabilities[i, c])) for c in best),
         unknown=None if met.p_values is None else bool(met.unknown[i]),

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from clip_fewshot.data.thumbnail import shrink_picture
 from clip_fewshot.discovery.undecided import Regrouped
 from clip_fewshot.evaluation.reliability import ReliabilityBins, measure_reliability
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.plots.views import EmbeddingView, NoveltyView
 from clip_fewshot.protocol.final_test import OpenWorldTest, Rejection
+from clip_fewshot.report.pictures import PREVIEW_SIDE
 from clip_fewshot.report.record import ClusterView, DiscoveryView
 from clip_fewshot.types import FloatArray, LabelArray, LabelSpace
 
@@ -38,8 +40,8 @@ def discovery_view(grouped: Regrouped, met: OpenWorldTest) -> DiscoveryView:
             ClusterView(
                 number=number,
                 size=len(members),
-                exemplar=images.open(exemplar),
-                members=tuple(images.open(i) for i in shown),
+                exemplar=shrink_picture(images.open(exemplar), PREVIEW_SIDE),
+                members=tuple(shrink_picture(images.open(i), PREVIEW_SIDE) for i in shown),
                 composition=tuple((str(names[i]), int(counts[i])) for i in order),
             )
         )

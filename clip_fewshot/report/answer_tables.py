@@ -9,10 +9,11 @@ from typing import Any
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS, escape, number, to_unicode
+from clip_fewshot.data.thumbnail import shrink_picture
 from clip_fewshot.open_world.answers import BY_NAME, Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
-from clip_fewshot.report.grid import GridCell, picture_grid
+from clip_fewshot.report.grid import SIDE, GridCell, picture_grid
 
 SHOWN_POSSIBLE = 3
 SHOWN_CLASSES = 10
@@ -118,4 +119,6 @@ def _cell(pictures: ImageDataset, i: int, answer: Answer) -> GridCell:
     label, probability = answer.top[0]
     likely = f"{label} {probability:.2f}"
     lines = (likely,) if answer.label else ("unknown", f"({likely})")
-    return GridCell(pictures.open(i), (*lines, Path(pictures.names[i]).name), answer.label is None)
+    return GridCell(
+        shrink_picture(pictures.open(i), 2 * SIDE), (*lines, Path(pictures.names[i]).name), answer.label is None
+    )

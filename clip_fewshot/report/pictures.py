@@ -8,6 +8,8 @@ from io import BytesIO
 
 from PIL import Image
 
+from clip_fewshot.data.thumbnail import shrink_picture
+
 REPORT_SIDE = 96  # pixels; the page shows thumbnails at 72 to 96 CSS pixels
 PREVIEW_SIDE = 240  # pixels of a picture that can be looked at closer: some 10 kB of a photo
 
@@ -18,9 +20,7 @@ def thumbnail_uri(picture: Image.Image, side: int = REPORT_SIDE) -> str:
     Stored as PNG or JPEG, whichever is smaller: PNG wins on scans and glyphs, JPEG by far on photos. Drawing it
     afresh drops EXIF data (place, camera, owner), which does not belong in a page that is passed on.
     """
-    small = picture.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    small = Image.frombytes("RGB", small.size, small.tobytes())
+    small = shrink_picture(picture, side)
     png, jpeg = _encode(small, "PNG"), _encode(small, "JPEG")
     kind, data = ("png", png) if len(png) <= len(jpeg) else ("jpeg", jpeg)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -152,6 +152,15 @@ def test_confusion_counts_and_errors_are_told() -> None:
     assert ">0</text>" not in plot.svg
 
 
+def test_of_very_many_classes_neighbours_share_a_square() -> None:
+    counts = 9 * np.eye(1001, dtype=np.int64)
+    counts[0, 1000] = 27  # as many as the three classes of its square have on the diagonal
+    mesh = plots.confusion_plot(counts, [f"class {i}" for i in range(1001)]).figure.axes[0].collections[0]
+    shares = np.asarray(mesh.get_array()).reshape(334, 334)
+    assert (shares[0, 0], shares[0, -1]) == (0.5, 0.5)
+    np.testing.assert_array_equal(shares[1:], np.eye(334)[1:])
+
+
 def test_the_plane_is_scikit_learns() -> None:
     x = np.random.default_rng(0).normal(size=(50, 9)) * np.arange(1, 10)
     ours, power = project_on_plane(x)

@@ -13,12 +13,14 @@ from clip_fewshot.types import FloatArray, LabelSpace
 SPACE = LabelSpace(("cat", "dog"))
 
 
-def met(names: str, said: list[float], p: list[float] | None, order: list[int]) -> OpenWorldTest:
+def met(
+    names: str, said: list[float], p: list[float] | None, order: list[int], size: tuple[int, int] = (4, 4)
+) -> OpenWorldTest:
     """Pictures in their shuffled row: what each shows (c, d, or x for an unseen class) and how surely it is a dog."""
     n = len(names)
     files = tuple(f"{i}.png" for i in range(n))
     shown = ImageDataset(
-        "set", tuple(Image.new("L", (4, 4)) for _ in names), files, None, LabelSpace(()), None, ("",) * n, ("",) * n
+        "set", tuple(Image.new("L", size) for _ in names), files, None, LabelSpace(()), None, ("",) * n, ("",) * n
     )
     dog = np.array(said)
     values = None if p is None else np.array(p)
@@ -40,6 +42,12 @@ def test_one_of_each_kind_comes_before_the_next_of_any() -> None:
     # the surest mistake, the unknown one that passes, the false alarm, a cell, the least sure right one, the caught one
     assert files[:5] == ["0.png", "4.png", "2.png", "3.png", "5.png"]
     assert sorted(files) == [f"{i}.png" for i in range(7)]
+
+
+def test_no_picture_is_kept_larger_than_it_is_shown() -> None:
+    drawn = draw_examples(met("cd", [0.9, 0.8], None, [0, 1], (600, 400)), SPACE, [table(1, 0)])
+    assert [one.picture.size for one in drawn] == [(240, 160)] * 2
+    assert draw_examples(met("c", [0.9], None, [0]), SPACE, [table(1)])[0].picture.size == (4, 4)
 
 
 def test_votes_follow_the_pictures_through_the_shuffle() -> None:
