@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line, describe_program
 from clip_fewshot.commands.cli.shared_options import quiet_option
@@ -26,10 +27,11 @@ class Options(FewShotConfig):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.pipeline import run_few_shot
-    from clip_fewshot.protocol.run_folder import choose_folder, resume_config
-    from clip_fewshot.report.headline import headline_table
-    from clip_fewshot.report.verdict import suggest_commands
+    with import_quickly():
+        from clip_fewshot.pipeline import run_few_shot
+        from clip_fewshot.protocol.run_folder import choose_folder, resume_config
+        from clip_fewshot.report.headline import headline_table
+        from clip_fewshot.report.verdict import suggest_commands
 
     config = FewShotConfig(options.data, options.search, options.run)
     with show_progress() as progress:

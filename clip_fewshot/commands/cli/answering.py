@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.cli.run import describe_program
 from clip_fewshot.commands.cli.shared_options import (
     SavedModelOptions,
@@ -71,11 +72,12 @@ def answer(
         open_world: loads the model, after all that can be refused without it.
         drawing: SVG of the pictures with their answers.
     """
-    from clip_fewshot.protocol import answer_pictures as steps
-    from clip_fewshot.protocol.sort_pictures import PictureSorter, list_files
-    from clip_fewshot.report.answer_tables import answer_rows, answers_grid, answers_record, answers_table
-    from clip_fewshot.report.shifts import describe_shift
-    from clip_fewshot.runtime.outputs import check_new_folder, write_marked
+    with import_quickly():
+        from clip_fewshot.protocol import answer_pictures as steps
+        from clip_fewshot.protocol.sort_pictures import PictureSorter, list_files
+        from clip_fewshot.report.answer_tables import answer_rows, answers_grid, answers_record, answers_table
+        from clip_fewshot.report.shifts import describe_shift
+        from clip_fewshot.runtime.outputs import check_new_folder, write_marked
 
     out = None if options.out is None else steps.check_answer_file(Path(options.out), options.overwrite, options)
     folder = None if options.sort_into is None else check_new_folder(options.sort_into, options)

@@ -24,10 +24,10 @@ class Options(NamingOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.report.review import suggest_group_names
-
     words, templates = opening.read_words(options.words), opening.open_templates(options, ())
     with open_store(options.store, options) as store:
+        from clip_fewshot.report.review import suggest_group_names
+
         groups = store.discover()
         found, unknown = store.discovery_, store.grouped_.unknown
         said = suggest_group_names(store, groups, options.names, words, templates)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.open_world.shared import StoreOptions, number, print_answer
 from clip_fewshot.errors import UsageError
 
@@ -21,9 +22,10 @@ class Options(StoreOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import escape
-    from clip_fewshot.open_world.store.session import check_new_store
-    from clip_fewshot.open_world.store.store import Store
+    with import_quickly():
+        from clip_fewshot.data.names import escape
+        from clip_fewshot.open_world.store.session import check_new_store
+        from clip_fewshot.open_world.store.store import Store
 
     check_new_store(options.store)
     world = opening.open_saved(options.saved, options.model, options.device, options.trust)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, print_answer
 from clip_fewshot.config import OutputOptions, check_range, option
 
@@ -25,9 +26,10 @@ class Options(NamingOptions, OutputOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import escape
-    from clip_fewshot.report.review import render_review, review_view
-    from clip_fewshot.runtime.outputs import shorten_home, write_marked
+    with import_quickly():
+        from clip_fewshot.data.names import escape
+        from clip_fewshot.report.review import render_review, review_view
+        from clip_fewshot.runtime.outputs import shorten_home, write_marked
 
     out = opening.choose_file(options, Path(options.out or REVIEW_OUT))
     words = opening.read_words(options.words)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
 from clip_fewshot.config import TextOptions, check_range, option
@@ -67,7 +68,8 @@ def open_session(folder: Path, options: SavedModelOptions | None = None) -> Iter
 @contextmanager
 def open_store(folder: Path, options: SavedModelOptions) -> Iterator[Store]:
     """The store, closed afterwards."""
-    from clip_fewshot.open_world.store.store import Store
+    with import_quickly():
+        from clip_fewshot.open_world.store.store import Store
 
     with open_session(folder, options) as session:
         yield Store(session)
