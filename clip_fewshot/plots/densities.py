@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.plots.style import INK, KNOWN, NOVEL, Plot, format_label, render
-from clip_fewshot.plots.text import format_count
+from clip_fewshot.data.names import number
 from clip_fewshot.plots.views import NoveltyView
 from clip_fewshot.types import BoolArray, FloatArray
 
@@ -22,7 +22,7 @@ def density_plot(view: NoveltyView) -> Plot:
     bins = np.linspace(low, high, 36).tolist()
 
     below = int((scores < low).sum())
-    tail = f"the first bar also holds {format_count(below, 'lower score')}" if below else ""
+    tail = f"the first bar also holds {number(below, 'lower score')}" if below else ""
 
     def paint(axes: Axes) -> None:
         _paint_histogram(axes, np.clip(view.known_scores, low, high), bins, KNOWN, "known")
