@@ -51,7 +51,8 @@ def answer(command: str, program: str, folder: Path) -> str:
     done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{command or program}\nexit code {done.returncode}")
-    said = done.stdout.replace(sys.executable, "python").replace("python -m clip_fewshot ", "clip-fewshot ")
+    said = done.stdout.removeprefix("\ufeff")  # of a table that Excel opens too
+    said = said.replace(sys.executable, "python").replace("python -m clip_fewshot ", "clip-fewshot ")
     return "\n".join(folded(line.rstrip()) for line in said.strip("\n").split("\n")) + "\n"
 
 
