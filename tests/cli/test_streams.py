@@ -16,7 +16,7 @@ from PIL import Image
 
 from clip_fewshot.commands.cli import opening, run
 from clip_fewshot.errors import UsageError
-from tests.cli.command import ENVIRONMENT, ROOT
+from tests.cli.command import ENVIRONMENT, ROOT, drop_progress
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="descriptors and limits are POSIX")
 
@@ -41,7 +41,9 @@ def shell(line: str, photos: Path, **env: str) -> subprocess.CompletedProcess[st
     words = f'"{sys.executable}" -m clip_fewshot'
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **env}
     command = ["bash", "-c", line.replace("clip-fewshot", words)]
-    return subprocess.run(command, cwd=photos.parent, capture_output=True, text=True, env=environment, check=False)
+    ended = subprocess.run(command, cwd=photos.parent, capture_output=True, text=True, env=environment, check=False)
+    ended.stderr = drop_progress(ended.stderr)
+    return ended
 
 
 def one_line(ended: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
