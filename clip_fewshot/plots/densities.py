@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from clip_fewshot.data.names import number
 from clip_fewshot.evaluation.metrics import auroc
 from clip_fewshot.plots.style import INK, KNOWN, NOVEL, Plot, format_label, render
-from clip_fewshot.data.names import number
 from clip_fewshot.plots.views import NoveltyView
 from clip_fewshot.types import BoolArray, FloatArray
 
