@@ -16,7 +16,7 @@ from clip_fewshot.data.parquet import PARQUET, import_pyarrow
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report.tables import format_csv
-from clip_fewshot.runtime.files import append_line, make_folder, rename_file, replace_file
+from clip_fewshot.runtime.files import name_partial, open_resumable, replace_file
 from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.runtime.progress import report_steps
 
@@ -58,12 +58,8 @@ def check_answer_file(path: Path, overwrite: bool, options: Any) -> Path:
     if path.suffix == PARQUET:
         import_pyarrow()
     else:
-        check_file(_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
+        check_file(name_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
     return path
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
 
 
 def _is_begun(path: Path, opening: bytes) -> bool:
@@ -84,17 +80,18 @@ def write_answers(path: Path) -> Iterator[AddRows]:
 
 @contextmanager
 def _write_lines(path: Path) -> Iterator[AddRows]:
-    partial, is_table, began = _partial(path), path.suffix == ".csv", False
-    make_folder(path.parent)
-    partial.unlink(missing_ok=True)
+    is_table, began = path.suffix == ".csv", False
+    with open_resumable(path) as file:  # held: the rows of two runs would mix
+        file.truncate(0)
 
-    def add(rows: Sequence[Row]) -> None:
-        nonlocal began
-        append_line(partial, _csv_lines(rows, head=not began) if is_table else _json_lines(rows))
-        began = True
+        def add(rows: Sequence[Row]) -> None:
+            nonlocal began
+            lines = _csv_lines(rows, head=not began) if is_table else _json_lines(rows)
+            file.write(f"{lines}\n".encode("utf-8", "backslashreplace"))
+            file.flush()
+            began = True
 
-    yield add
-    rename_file(partial, path.name)
+        yield add
 
 
 def _csv_lines(rows: Sequence[Row], head: bool) -> str:

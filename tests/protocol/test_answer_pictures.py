@@ -46,3 +46,15 @@ def test_a_part_file_of_the_users_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "answers.csv.part").write_text("a part of my own")
     with pytest.raises(cf.ResourceError, match="another file"):
         steps.check_answer_file(tmp_path / "answers.csv", False, None)
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl"])
+def test_a_second_run_into_one_file_is_refused(name: str, tmp_path: Path) -> None:
+    out, row = tmp_path / name, {"image": "a.png", "answer": "zero"}
+    with steps.write_answers(out) as add:
+        add([row])
+        with pytest.raises(cf.ResourceError, match="another process"), steps.write_answers(out):
+            pass
+        add([row])
+    assert out.read_text().count("a.png") == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
