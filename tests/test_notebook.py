@@ -103,6 +103,10 @@ INPUTS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
     "columns of a frame": lambda folder: (pandas.Series(save(folder)), pandas.Series(NAMES)),
     "a frame of paths": lambda folder: (pandas.DataFrame({"path": save(folder), "label": NAMES}), None),
     "a frame of pictures": lambda folder: (pandas.DataFrame({"image": PICTURES, "class": NAMES}), None),
+    "a frame whose columns are called like parts of a dataset": lambda folder: (
+        pandas.DataFrame({"image": PICTURES, "label": NAMES, "classes": NAMES, "dataset": NAMES}),
+        None,
+    ),
     "a column as a frame": lambda folder: (pandas.DataFrame({"x": PICTURES}), NAMES),
     "arrays": lambda folder: (ARRAYS, NAMES),
     "a batch": lambda folder: (BATCH, np.array(NAMES)),
@@ -178,6 +182,15 @@ MISTAKES: dict[str, tuple[Callable[[cf.FewShotClassifier], Any], str]] = {
     "one picture": (lambda m: m.fit(PICTURES[0], ["a"]), "expected a list of pictures, got one picture; write"),
     "one array": (lambda m: m.fit(ARRAYS[0], NAMES), r"pictures \(n, h, w, 3\), got an array of shape \(16, 16, 3\)"),
     "one tensor": (lambda m: m.fit(torch.zeros(3, 8, 8), NAMES), r"shape \(3, 8, 8\); write \[picture\]"),
+    "a number as an array": (lambda m: m.fit(np.array(5), NAMES), r"got an array of shape \(\)"),
+    "a pair and a picture": (
+        lambda m: m.fit([(PICTURES[0], "a"), PICTURES[1]]),
+        r"images\[1\].*a Image unlike the first",
+    ),
+    "a row that lacks a column": (
+        lambda m: m.fit([{"image": PICTURES[0], "label": "a"}, {"image": PICTURES[1]}]),
+        r"images\[1\].*a dict unlike the first",
+    ),
     "features": (lambda m: m.fit(np.zeros((8, 512)), NAMES), "features are no pictures"),
     "rows of five channels": (lambda m: m.fit(np.zeros((2, 8, 8, 5)), "ab"), r"images\[0\].*shape \(8, 8, 5\)"),
     "normalised tensors": (lambda m: m.fit(torch.randn(12, 3, 8, 8), NAMES), "fractions in .* got float32 from -"),
