@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from PIL import Image
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.arrays import without_torch
+
+if TYPE_CHECKING:
+    import pandas
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 
@@ -70,12 +73,13 @@ def unpack_images(images: Iterable[Any] | IndexedRows) -> Given:
     return Given([_read_picture(picture, i) for i, picture in enumerate(pictures)], labels)
 
 
-def _is_frame(images: Any) -> bool:
-    return hasattr(images, "columns") and hasattr(images, "to_dict")
+def is_frame(images: object) -> TypeGuard[pandas.DataFrame]:
+    """Whether it is a DataFrame of pandas."""
+    return all(hasattr(images, name) for name in ("columns", "itertuples", "isna", "to_dict"))
 
 
 def _list_rows(images: Any) -> list[Any]:
-    if _is_frame(images):  # iterated, a frame is the names of its columns
+    if is_frame(images):  # iterated, a frame is the names of its columns
         return list(images.to_dict("records"))
     if hasattr(images, "ndim") and images.ndim != 1:
         whole = 4 if hasattr(images, "detach") or images.shape[-1:] in {(n,) for n in CHANNELS} else 3
@@ -107,7 +111,7 @@ def _find_columns(row: Mapping[Any, Any]) -> tuple[Any, Any]:
 
 def _class_names(images: Any, label: Any) -> Sequence[str]:
     """What a dataset calls its numbers: torchvision's ``classes``, also behind a Subset; Hugging Face's ClassLabel."""
-    if _is_frame(images):  # its columns are attributes too, whatever they are called
+    if is_frame(images):  # its columns are attributes too, whatever they are called
         return ()
     features = getattr(images, "features", None)
     if isinstance(features, Mapping):
