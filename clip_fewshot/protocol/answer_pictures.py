@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ Row = Mapping[str, Any]
 AddRows = Callable[[Sequence[Row]], None]
 EXCEL_MARK = "\ufeff"  # else Excel reads "Käfer" as "KÃ¤fer"; pandas, R's readr and our own reader pass over it
 OPENINGS = {".csv": f"{EXCEL_MARK}image,answer,".encode(), ".jsonl": b'{"image": '}  # how a file of ours begins
+FORMULA = re.compile(r"[=+\-@\t\r](?!\d*\.?\d*$)")  # what Excel would run, as `=HYPERLINK(...)`; -1 is a number
 ANSWER_BLOCK = 256  # pictures looked at before their rows are written; a multiple of a batch, so that no number changes
 
 
@@ -95,9 +97,16 @@ def _write_lines(path: Path) -> Iterator[AddRows]:
 
 
 def _csv_lines(rows: Sequence[Row], head: bool) -> str:
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    cells = [[_format_cell(name, value) for name, value in row.items()] for row in rows]
     lines = format_csv([list(rows[0]), *cells] if head else cells).removesuffix("\n")
     return f"{EXCEL_MARK}{lines}" if head else lines
+
+
+def _format_cell(name: str, value: Any) -> str:
+    text = "" if value is None else str(value)
+    if not isinstance(value, str) or not FORMULA.match(text):
+        return text
+    return f"./{text}" if name == "image" else f"'{text}"
 
 
 def _json_lines(rows: Sequence[Row]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,20 @@ def test_a_second_run_into_one_file_is_refused(name: str, tmp_path: Path) -> Non
         add([row])
     assert out.read_text().count("a.png") == 2
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_name_is_a_formula_for_excel(tmp_path: Path) -> None:
+    row = {
+        "image": "=1+cmd|'/c calc'!a.png",
+        "answer": '=HYPERLINK("x")',
+        "class_1": "@SUM(1)",
+        "class_2": "-1",
+        "p": -0.5,
+    }
+    with steps.write_answers(tmp_path / "a.csv") as add:
+        add([row])
+    with steps.write_answers(tmp_path / "a.jsonl") as add:
+        add([row])
+    _, cells = csv.reader((tmp_path / "a.csv").read_text("utf-8-sig").splitlines())
+    assert cells == [f"./{row['image']}", f"'{row['answer']}", "'@SUM(1)", "-1", "-0.5"]
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == row
