@@ -48,8 +48,8 @@ class PictureSorter:
 
     def __init__(self, folder: Path, files: Sequence[Path], links: bool = False) -> None:
         self._folder, self._left, self._links = folder, iter(files), links
-        self._homes: dict[str | None, Path] = {None: folder / NO_CLASS}
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
+        self._homes: dict[str | None, Path] = {None: _new_place(self._taken, folder / NO_CLASS)}
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Sort the next ones, a picture an answer.
@@ -71,19 +71,20 @@ class PictureSorter:
     def _find_place(self, file: Path, label: str | None) -> Path:
         if label is not None and label not in self._homes:
             fitting = UNFIT.sub("_", label)[:LONGEST_NAME].strip(". ") or "_"
-            others = {str(home).casefold() for home in self._homes.values()}
-            self._homes[label] = _new_place(others, self._folder / fitting)
-        target = _new_place(self._taken, self._homes[label] / file.name)
-        self._taken.add(str(target).casefold())
-        return target
+            self._homes[label] = _new_place(self._taken, self._folder / fitting)
+        return _new_place(self._taken, self._homes[label] / file.name)
 
 
-def _new_place(taken: set[str], place: Path) -> Path:
-    """``place``, or the first of ``place`` (2), (3) and so on that is not taken, in the eyes of any system."""
-    wanted, n = place, 1
+def _new_place(taken: dict[str, int], place: Path) -> Path:
+    """``place``, or the first of ``place`` (2), (3) and so on that is not taken, in the eyes of any system.
+
+    It is taken then. ``taken`` knows the last number behind each: to count from 2 took 48 s for 2,000 of one name.
+    """
+    wanted, key = place, str(place).casefold()
     while str(place).casefold() in taken:
-        n += 1
-        place = wanted.with_name(f"{wanted.stem} ({n}){wanted.suffix}")
+        taken[key] += 1
+        place = wanted.with_name(f"{wanted.stem} ({taken[key]}){wanted.suffix}")
+    taken[str(place).casefold()] = 1
     return place
 
 

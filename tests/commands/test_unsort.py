@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) ->
     steps.PictureSorter(tmp_path / "out", originals[:5]).add([answer(name) for name in names])
     found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*.png")}
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
+
+
+def test_thousands_of_one_name_are_numbered_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(steps, "copy_file", lambda source, target, link: copied.append(target.name))
+    files, began = [tmp_path / f"{i}" / "a.png" for i in range(3000)], time.process_time()
+    steps.PictureSorter(tmp_path / "out", files).add([answer("dog")] * len(files))
+    assert copied == ["a.png", *(f"a ({i}).png" for i in range(2, 3001))]
+    assert time.process_time() - began < 10  # from 2 on for each: minutes
 
 
 @pytest.mark.parametrize("copy", ["../b/0.png", "../0.png", "link/0.png", "{b}/0.png", "x" * 300 + "/0.png"])
