@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SORTED_FOLDER, LIST_OF_COPIES = FolderKind("sorted pictures"), ".copies.jsonl"
 UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
-LONGEST_NAME = 60  # characters of a folder's name: in any script fewer bytes than the 255 that systems take
+LONGEST_LABEL = 60  # characters of a folder's name: in any script fewer bytes than the 255 that systems take
 
 
 def list_files(pictures: ImageDataset) -> list[Path]:
@@ -70,7 +70,7 @@ class PictureSorter:
 
     def _find_place(self, file: Path, label: str | None) -> Path:
         if label is not None and label not in self._homes:
-            fitting = UNFIT.sub("_", label)[:LONGEST_NAME].strip(". ") or "_"
+            fitting = UNFIT.sub("_", label)[:LONGEST_LABEL].strip(". ") or "_"
             self._homes[label] = _new_place(self._taken, self._folder / fitting)
         return _new_place(self._taken, self._homes[label] / file.name)
 
