@@ -18,12 +18,12 @@ from clip_fewshot.config import AUTO
 from clip_fewshot.conformal.p_values import USUAL_ALPHA, choose_alpha
 from clip_fewshot.data.squares import decode_squares, encode_squares
 from clip_fewshot.discovery import Discovery
-from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING, FewShotClassifier
 from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.fitted import Fitted, History, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.probes.checked import UnfittedError
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.runtime.parts import find_trusted_part
 from clip_fewshot.runtime.reading import as_path
@@ -105,10 +105,6 @@ def read_detector(name: str, trusted: Mapping[str, Any], where: str) -> str | De
         return name
     part: DetectorPart = find_trusted_part("detectors", name, {}, trusted, where)
     return part
-
-
-class UnfittedError(UsageError, AttributeError):
-    """Of what no fit has set yet. An AttributeError too, so that ``hasattr`` says no, as scikit-learn asks."""
 
 
 class WorldState:
