@@ -73,15 +73,15 @@ def _undecided(path: Path, result: Checked) -> ImageError | None:
 def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, source: Path) -> None:
     """Stop if more pictures are unreadable than ``max_skipped``, a fraction in [0, 1], allows."""
     if max_skipped is not None and not 0 <= max_skipped <= 1:
-        expected = "max_skipped in [0, 1]"
-        raise UsageError(expected=expected, got=str(max_skipped), fix="give a fraction", where="max_skipped")
+        expected = "a share from 0 to 1"
+        raise UsageError(expected=expected, got=str(max_skipped), fix="change it", where="`max_skipped`")
     errors = [result.error for result in checked.values() if result.error is not None]
     allowed = max(1, int(DEFAULT_SKIPPED * len(checked))) if max_skipped is None else int(max_skipped * len(checked))
     if len(errors) > allowed or len(errors) == len(checked):
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(error.reason for error in errors).most_common())
-        lines = list_first(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
+        lines = list_first(f"[{error.reason}] {error.where}: {error.got}; {error.fix}" for error in errors)
         got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
-        fix = "repair or remove them, or raise max_skipped"
+        fix = "repair them, or leave them out by a greater share in `max_skipped`"
         raise DataError(expected=f"at most {allowed} unreadable", got=got, fix=fix, where=escape(source))
 
 
