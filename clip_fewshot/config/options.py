@@ -118,7 +118,7 @@ class ReadingOptions:
     )
     max_skipped: float | None = option(
         None,
-        "share of the pictures, 0 to 1, that may be unreadable and are left out (default: .01, but one)",
+        "share of the pictures, 0 to 1, that may be unreadable and are left out (default: .05, but one)",
         group="data",
     )
 
