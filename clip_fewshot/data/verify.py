@@ -19,7 +19,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.runtime.progress import report_steps
 
-DEFAULT_SKIPPED = 0.05  # fraction of the pictures; at .01 two photos of a phone that cannot be read stopped a folder of 120
+DEFAULT_SKIPPED = 0.05  # fraction of the pictures; .01 stopped a folder of 120 at two that a phone had spoilt
 CHECK_THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
 RARE, COMMON = 2, 20  # a label of at most RARE images, one letter off one of COMMON or more, looks like a typing error
 TYPO_LENGTH = 4  # letters; shorter names are near each other by chance
