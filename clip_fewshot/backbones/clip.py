@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -190,9 +191,10 @@ def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
     try:
         return _from_tensors(path, name, given)
     except ArtifactError:
-        if kind != "clip" or not find_spec("transformers"):
-            raise
-    return load_transformers(path, name)  # a CLIP that is built or prepared otherwise than OpenAI's
+        if kind == "clip" and find_spec("transformers"):  # a CLIP that is built or prepared otherwise than OpenAI's
+            with suppress(ArtifactError):
+                return load_transformers(path, name)
+        raise
 
 
 def _from_tensors(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
@@ -232,8 +234,6 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI, PHOTOS])
-    forms = (
-        f"{hub.HUB_PREFIX}ORGANISATION/NAME, {open_clip.OPEN_CLIP_PREFIX}NAME or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
-    )
-    expected = f"one of {known}, a path, {forms}"
+    prefixed = f"{hub.HUB_PREFIX}ORGANISATION/NAME, {open_clip.OPEN_CLIP_PREFIX}NAME"
+    expected = f"one of {known}, a path, {prefixed} or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
     return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

@@ -71,6 +71,9 @@ def read_source(folder: Path, model: Any = None) -> Source:
     """
     package = import_transformers(str(folder))
     model = _whole(folder) if model is None else copy.deepcopy(model).float().cpu()
+    if not (hasattr(model, "get_image_features") or getattr(model, "main_input_name", "") == "pixel_values"):
+        got, fix = f"a {type(model).__name__}", "name one of CLIP's, SigLIP's or DINO's kind"
+        raise ArtifactError(expected="a model that reads pictures", got=got, fix=fix, where=str(folder))
     settings = next((read_json(folder / name) for name in PROCESSORS if (folder / name).is_file()), None)
     if not isinstance(settings, dict):
         fix = "save its image processor there too: processor.save_pretrained(folder)"
