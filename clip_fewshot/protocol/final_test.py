@@ -89,7 +89,7 @@ class FinalTest:
     def list_notes(self) -> list[str]:
         """What a reader of these figures must know of them, each once."""
         notes = [model.note for fit in self.fits for model in fit.models.values() if model.note]
-        if alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names):
+        if len(self.texts) and (alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names)):
             some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
             notes.append(f"{some}; what reads names learns nothing from these: try another --model or --class-names")
         return list(dict.fromkeys([*notes, *describe_shift(self.shift, of_known=True)]))
