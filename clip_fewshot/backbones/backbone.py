@@ -102,6 +102,17 @@ class Backbone(nn.Module):
             features: Tensor = self.text(self.trim(tokens).to(self.device))
         return features.float()
 
+    @torch.no_grad()
+    def match(self, cosines: Tensor) -> Tensor | None:
+        """How probable it is that a text fits a picture, by their cosine: of models that were trained with a sigmoid.
+
+        Each pair stands by itself (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, sec. 3.2). Where
+        one of several texts is known to fit, it is their softmax that says which: the bias cancels there.
+        """
+        if self.logit_bias is None:
+            return None
+        return (self.logit_scale.exp() * cosines.to(self.device) + self.logit_bias).sigmoid()
+
     def preprocess(self, image: Image.Image) -> Tensor:
         """A picture -> (3, h, w) float32: short side resized, centre cropped, mean and deviation taken out."""
         return torch.from_numpy(pictures.preprocess(image, self.geometry, self.mean, self.std))

@@ -178,7 +178,7 @@ class TextEncoderTower(EncoderTower, TextTower):
     def ends(self, tokens: Tensor) -> Tensor:
         """(b, l) token ids -> (b,) index of the last token that is not padding."""
         if self.pad is None:
-            return torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+            return torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
         return ((tokens != self.pad) * torch.arange(tokens.shape[1], device=tokens.device)).argmax(1)
 
     def embed(self, inputs: Tensor) -> CutState:
