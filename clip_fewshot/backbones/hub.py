@@ -17,7 +17,8 @@ ELSEWHERE = "*/*"  # folders hold the same weights in other forms
 def fetch_from_hub(name: str) -> Path:
     """The folder of "hf:ORGANISATION/NAME" or "hf:ORGANISATION/NAME@REVISION", downloaded where it is not in the cache.
 
-    Whatever came of an interrupted download is kept and continued. Without a network, what is in the cache is used.
+    A broken connection is taken up again, and a file that is whole is not fetched twice. Without a network, what is in
+    the cache is used.
 
     Raises:
         UsageError: no name of that form.
