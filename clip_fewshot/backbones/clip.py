@@ -24,7 +24,7 @@ from clip_fewshot.backbones.objects import convert
 from clip_fewshot.backbones.real_photos import PHOTOS, load_photos
 from clip_fewshot.backbones.stated import of_usual_texts, read_stated
 from clip_fewshot.backbones.transformer import ACTIVATIONS
-from clip_fewshot.backbones.transformers_backbone import load_transformers
+from clip_fewshot.backbones.transformers_backbone import load_transformers, load_transformers_object
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
@@ -65,7 +65,7 @@ def load_backbone(
             given this name; or the name of such a function among the entry points "clip_fewshot.backbones" of
             installed packages;
             a model object of OpenAI's ``clip``, of open_clip or of transformers, whose weights are copied, if the
-            copy gives the same features.
+            copy gives the same features. Tokenizer and preprocessing are read where transformers loaded it from.
         pretrained: False gives random weights, the same each time; for official names and "mini".
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: of activations; None is bfloat16 or float16 on CUDA and float32 elsewhere.
@@ -160,8 +160,7 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
     if isinstance(name, Backbone):
         return name
     if isinstance(name, nn.Module):
-        theirs = type(name).__module__.startswith("open_clip")
-        return convert(name, "open_clip model" if theirs else "clip model", given)
+        return _from_object(name, given)
     if isinstance(name, str):
         name = ALIASES.get(name, name)
         if name in OFFICIAL:
@@ -182,6 +181,19 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
         if name.endswith(RANDOM):  # what a saved classifier calls it
             return _random(name.removesuffix(RANDOM))
     return _from_path(as_path(name, "name"), str(name), given)
+
+
+def _from_object(model: nn.Module, given: dict[str, Any] | None) -> Backbone:
+    library, kind = type(model).__module__.partition(".")[0], type(model).__name__
+    if library == "transformers" and kind != "CLIPModel":
+        return load_transformers_object(model)
+    try:
+        return convert(model, "open_clip model" if library == "open_clip" else "clip model", given)
+    except ArtifactError:
+        if kind == "CLIPModel":
+            with suppress(ArtifactError):
+                return load_transformers_object(model)
+        raise
 
 
 def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.backbones.foreign import ForeignBackbone
+from clip_fewshot.backbones.hub import HUB_PREFIX, fetch_from_hub
 from clip_fewshot.backbones.proof import prove, trial_pictures
 from clip_fewshot.backbones.transformers_package import Source, read_source
 from clip_fewshot.backbones.transformers_shapes import cut_pictures, cut_texts
@@ -52,6 +53,26 @@ def load_transformers(folder: Path, name: str, model: Any = None) -> ForeignBack
     )
     prove(backbone, _own_pictures(source, backbone), None if text is None else _own_texts(source, text))
     return backbone
+
+
+def load_transformers_object(model: Any) -> ForeignBackbone:
+    """A model of transformers with the tokenizer and the preprocessing that lie where it was loaded from.
+
+    Raises:
+        ArtifactError: as :func:`load_transformers`; or it was loaded from nowhere.
+    """
+    place = str(getattr(model, "name_or_path", ""))
+    if place and Path(place).is_dir():
+        return load_transformers(Path(place), place, model)
+    if place.count("/") == 1:
+        name = f"{HUB_PREFIX}{place}"
+        return load_transformers(fetch_from_hub(name), name, model)
+    raise ArtifactError(
+        expected="a model that was loaded from a folder or the hub, where its preprocessing is",
+        got=f"a {type(model).__name__} from nowhere",
+        fix="call save_pretrained(folder) on it and on its processor, and name the folder",
+        where="model",
+    )
 
 
 def read_preparation(settings: Mapping[str, Any], where: str) -> tuple[Geometry, Colour, Colour]:

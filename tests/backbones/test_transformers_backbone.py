@@ -87,6 +87,23 @@ def test_two_loads_have_one_digest_and_other_settings_another(tmp_path: Path) ->
     assert load(tmp_path).digest != before
 
 
+@torch.no_grad()
+def test_an_object_has_the_preparation_of_where_it_was_loaded_from(tmp_path: Path) -> None:
+    import transformers as hf
+
+    nowhere = save("siglip", tmp_path)
+    model = hf.AutoModel.from_pretrained(tmp_path)
+    assert load_backbone(model, device="cpu").digest == load(tmp_path).digest
+    model.vision_model.post_layernorm.bias += 1  # trained since
+    changed = load_backbone(model, device="cpu")
+    assert changed.digest != load(tmp_path).digest
+    pixels = torch.randn(2, 3, 32, 32)
+    wanted = model.eval().get_image_features(pixel_values=pixels).pooler_output
+    assert torch.allclose(changed.encode_image(pixels), wanted, atol=1e-4)
+    with pytest.raises(ArtifactError, match="a SiglipModel from nowhere"):
+        load_backbone(nowhere)
+
+
 def test_what_reads_pictures_alone_says_so(tmp_path: Path) -> None:
     save("dinov2", tmp_path)
     backbone = load(tmp_path)
@@ -186,6 +203,23 @@ def test_preparations_are_read(settings: dict[str, Any], expected: Geometry) -> 
 def test_preparations_that_give_no_square_are_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match="pictures that become one square"):
         read_preparation(SQUARE | odd, "here")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("name", "width", "bias"),
+    [
+        ("hf:google/siglip-base-patch16-224", 768, True),
+        ("hf:google/siglip2-base-patch16-224", 768, True),
+        ("hf:facebook/metaclip-b32-400m", 512, False),
+        ("hf:facebook/dinov2-small", 384, False),
+    ],
+)
+def test_real_weights_pass_the_proof(name: str, width: int, bias: bool) -> None:
+    pytest.importorskip("transformers", minversion="5")
+    backbone = load_backbone(name, device="cpu")
+    assert (backbone.visual.out_features, backbone.logit_bias is not None) == (width, bias)
+    check_backbone(backbone)
 
 
 def test_names_of_the_hub_are_names() -> None:
