@@ -195,8 +195,10 @@ def _pixels(source: Source, picture: Image.Image) -> Tensor:
 
 
 def _vector(out: Any) -> Tensor:
-    vector = out if isinstance(out, Tensor) else out.pooler_output
-    return torch.as_tensor(vector).flatten(1)
+    vector: Tensor | None = out if isinstance(out, Tensor) else out.pooler_output
+    if vector is None:
+        raise ValueError("it gives tokens, and no vector of a whole picture")
+    return vector.flatten(1)
 
 
 def _plain_settings(config: Any) -> Any:

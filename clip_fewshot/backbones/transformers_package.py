@@ -109,7 +109,7 @@ def _processor(package: Any, folder: Path) -> Any:
 
 def _read(load: Callable[[], Any], expected: str, folder: str | Path) -> Any:
     try:
-        with _without_bars():
+        with _silenced():
             return load()
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
         got, fix = f"{type(error).__name__}: {error}"[:400], "give a folder that transformers can read"
@@ -117,14 +117,16 @@ def _read(load: Callable[[], Any], expected: str, folder: str | Path) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """No progress bars of that package on the user's screen."""
+def _silenced() -> Iterator[None]:
+    """No progress bars and reports of that package on the user's screen: what is wrong becomes an error here."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

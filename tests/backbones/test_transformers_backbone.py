@@ -150,7 +150,7 @@ def test_models_that_give_no_vector_or_read_no_pictures_are_refused(tmp_path: Pa
 
     hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION, vision_use_head=False)).save_pretrained(tmp_path)
     hf.SiglipImageProcessorPil(**SQUASHED).save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match="no vector of a whole picture"):
         load(tmp_path)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     hf.BertModel(hf.BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path / "bert")
