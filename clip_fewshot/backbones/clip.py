@@ -19,7 +19,7 @@ from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.checkpoint import assemble, bare_names, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
-from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, model_type, read_config
+from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, read_config, read_model_type
 from clip_fewshot.backbones.objects import convert
 from clip_fewshot.backbones.real_photos import PHOTOS, load_photos
 from clip_fewshot.backbones.stated import of_usual_texts, read_stated
@@ -197,7 +197,7 @@ def _from_object(model: nn.Module, given: dict[str, Any] | None) -> Backbone:
 
 
 def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
-    kind = model_type(path)
+    kind = read_model_type(path)
     if kind not in ("", "clip"):
         return load_transformers(path, name)
     try:

@@ -108,7 +108,7 @@ def is_foreign(folder: Path) -> bool:
     return not ours and ("vision_config" in config or (folder / OPEN_CLIP_CONFIG).is_file())
 
 
-def model_type(folder: Path) -> str:
+def read_model_type(folder: Path) -> str:
     """What transformers calls the kind of model in a folder of ``save_pretrained``; "" of another."""
     if not (folder / CONFIG).is_file() or (folder / OPEN_CLIP_CONFIG).is_file():
         return ""

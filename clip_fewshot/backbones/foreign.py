@@ -80,7 +80,7 @@ class ForeignBackbone(Backbone):
             UsageError: a text is too long and ``truncate`` is off; or the model reads no texts.
         """
         if self._rows is None:
-            raise no_texts(self.name)
+            raise refuse_texts(self.name)
         return self._rows([texts] if isinstance(texts, str) else texts, truncate)
 
     def _about(self) -> dict[str, Any]:
@@ -102,18 +102,18 @@ class NoTexts(TextTower):
 
     def embed(self, inputs: Tensor) -> CutState:
         """Refused."""
-        raise no_texts(self.name)
+        raise refuse_texts(self.name)
 
     def ends(self, tokens: Tensor) -> Tensor:
         """Refused."""
-        raise no_texts(self.name)
+        raise refuse_texts(self.name)
 
     def tail(self) -> Tail:
         """Nothing: there are no parameters."""
         return Tail()
 
 
-def no_texts(name: str) -> UsageError:
+def refuse_texts(name: str) -> UsageError:
     """That a model without a text tower was asked for the features of a text."""
     return UsageError(
         expected="a model with a text tower",

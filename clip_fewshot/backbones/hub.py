@@ -10,7 +10,7 @@ from clip_fewshot.errors import ResourceError, UsageError
 HUB_PREFIX = "hf:"
 HUB_INSTALL = "pip install clip-fewshot[hub]"
 BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt")  # configs and tokenizers
-WEIGHTS = ("model.safetensors", "model-*.safetensors")  # no pickles, and no copies for other libraries
+HUB_WEIGHTS = ("model.safetensors", "model-*.safetensors")  # no pickles, and no copies for other libraries
 ELSEWHERE = "*/*"  # folders hold the same weights in other forms
 
 
@@ -29,9 +29,13 @@ def fetch_from_hub(name: str) -> Path:
         form = f"{HUB_PREFIX}ORGANISATION/NAME, or {HUB_PREFIX}ORGANISATION/NAME@REVISION"
         raise UsageError(expected=form, got=repr(name), fix="copy the name from the model's page", where="model")
     hub = _import_hub(name)
-    kept = {"revision": revision or None, "allow_patterns": [*BESIDE_WEIGHTS, *WEIGHTS], "ignore_patterns": [ELSEWHERE]}
+    kept = {
+        "revision": revision or None,
+        "allow_patterns": [*BESIDE_WEIGHTS, *HUB_WEIGHTS],
+        "ignore_patterns": [ELSEWHERE],
+    }
     try:
-        return Path(hub.snapshot_download(model, **kept))
+        return Path(hub.snapshot_download(model, revision=revision or None, **wanted))
     except Exception as error:  # of the hub's client, of its transport, of the disk
         got = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         fix = "check the name and the network; a gated model wants `hf auth login` first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ PROOF_TOLERANCE = 1e-5  # of the largest feature; a pixel that is one grey level
 TRIAL_SHAPES = ((1.75, 1.31), (1.13, 1.9), (0.6, 0.47))
 
 
-def trial_pictures(side: int) -> list[Image.Image]:
+def draw_trial_pictures(side: int) -> list[Image.Image]:
     """Pictures of waves and noise, the same each time, none of them a square."""
     shapes = [(int(side * wide), int(side * high)) for wide, high in TRIAL_SHAPES]
     return [_waves(width, height, seed) for seed, (width, height) in enumerate(shapes)]
@@ -41,13 +42,13 @@ def prove(
     Raises:
         ArtifactError: features that differ, or code of that library that fails.
     """
-    for i, picture in enumerate(trial_pictures(backbone.image_size)):
+    for i, picture in enumerate(draw_trial_pictures(backbone.image_size)):
         own = backbone.encode_image(backbone.preprocess(picture)[None])
-        _compare(own, _called(lambda p=picture: images(p), backbone.name), f"trial picture {i}", backbone, tolerance)
+        _compare(own, _called(partial(images, picture), backbone.name), f"trial picture {i}", backbone, tolerance)
     if texts is not None:
         given = [*SAMPLES, " ".join(SAMPLES) * 20]
         own = backbone.encode_text(backbone.tokenize(given, truncate=True))
-        _compare(own, _called(lambda: texts(given), backbone.name), "trial texts", backbone, tolerance)
+        _compare(own, _called(partial(texts, given), backbone.name), "trial texts", backbone, tolerance)
 
 
 def _compare(own: Tensor, wanted: Tensor, what: str, backbone: Backbone, tolerance: float) -> None:

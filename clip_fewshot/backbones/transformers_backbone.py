@@ -15,7 +15,7 @@ from torch import Tensor
 from clip_fewshot.backbones.encoders import ImageEncoder, TextEncoder
 from clip_fewshot.backbones.foreign import ForeignBackbone
 from clip_fewshot.backbones.hub import HUB_PREFIX, fetch_from_hub
-from clip_fewshot.backbones.proof import prove, trial_pictures
+from clip_fewshot.backbones.proof import draw_trial_pictures, prove
 from clip_fewshot.backbones.transformers_package import Source, read_source
 from clip_fewshot.backbones.transformers_shapes import cut_pictures, cut_texts
 from clip_fewshot.data.image import Colour, Geometry
@@ -23,8 +23,8 @@ from clip_fewshot.errors import ArtifactError
 from clip_fewshot.runtime.files import hash_bytes
 
 VOLATILE = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map"}
-GREY_LEVELS = 1.5  # in 255: what rounding to whole ones between two passes of a resizing may make
-NONE, ALL = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+GREY_TOLERANCE = 1.5  # in 255: what rounding to whole ones between two passes of a resizing may make
+UNSHIFTED, UNSCALED = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation of pixels that stay in [0, 1]
 
 
 def load_transformers(folder: Path, name: str, model: Any = None) -> ForeignBackbone:
@@ -105,7 +105,7 @@ def read_preparation(settings: Mapping[str, Any], where: str) -> tuple[Geometry,
     resize = None if to == side else to
     geometry = Geometry(side, resize, squash=not short, resample=resample, floor=True, rgb_first=True)
     if not settings.get("do_normalize", True):
-        return geometry, NONE, ALL
+        return geometry, UNSHIFTED, UNSCALED
     return geometry, _colour(settings["image_mean"]), _colour(settings["image_std"])
 
 
@@ -163,9 +163,9 @@ def _own_pictures(source: Source, backbone: ForeignBackbone) -> Callable[[Image.
     """
     exact = source.processor is not None and getattr(source.processor, "backend", "pil") == "pil"
     if source.processor is not None and not exact:
-        for picture in trial_pictures(backbone.image_size):
+        for picture in draw_trial_pictures(backbone.image_size):
             off = (_pixels(source, picture)[0] - backbone.preprocess(picture)).abs().amax((1, 2)) * 255
-            if not bool((off * torch.tensor(backbone.std) <= GREY_LEVELS).all()):
+            if not bool((off * torch.tensor(backbone.std) <= GREY_TOLERANCE).all()):
                 got, fix = f"{float(off.max()):.2g} of 255 beside them", "choose another model"
                 raise ArtifactError(expected="its own pixels", got=got, fix=fix, where=backbone.name)
 

@@ -13,7 +13,7 @@ from clip_fewshot.backbones.encoder_tower import EncoderParts, Pool
 # What the parts of a tower are called there, the first that is found: CLIP, SigLIP, MetaCLIP 2, AIMv2, DINOv2, DINOv3.
 LAYERS = ("encoder.layers", "encoder.layer", "model.layer", "layer", "layers")
 FINAL_NORMS = ("post_layernorm", "final_layer_norm", "layernorm", "rms_norm", "norm")
-HEADS = ("head", "pooler")  # what makes one vector of the normed tokens; without one it is the first token
+POOLINGS = ("head", "pooler")  # what makes one vector of the normed tokens; without one it is the first token
 ROTATIONS = "rope_embeddings"
 
 
@@ -25,17 +25,16 @@ def cut_pictures(tower: nn.Module, projection: nn.Module | None, side: int) -> E
         side: of its pictures, in pixels.
     """
     halves = _is_smooth(tower)
-    if _find(tower, "model.stages") is not None and _find(tower, "layer_norm") is not None:
-        norm = tower.get_submodule("layer_norm")
-        return EncoderParts(nn.Identity(), _stages(tower), Pool(PooledMap(norm)), halves, projection)
-    layers, norm = _first(tower, LAYERS), _first(tower, FINAL_NORMS)
-    if layers is None or norm is None or _find(tower, "embeddings") is None:
+    if _find(tower, "model.stages") is not None and (last := _find(tower, "layer_norm")) is not None:
+        return EncoderParts(nn.Identity(), _stages(tower), Pool(PooledMap(last)), halves, projection)
+    layers, norm, stem = _first(tower, LAYERS), _first(tower, FINAL_NORMS), _find(tower, "embeddings")
+    if layers is None or norm is None or stem is None:
         return EncoderParts(nn.Identity(), [WholePicture(tower)], Pool(), halves, projection)
-    before = [part for part in (_find(tower, "embeddings"), _find(tower, "pre_layrnorm")) if part is not None]
+    before = [part for part in (stem, _find(tower, "pre_layrnorm")) if part is not None]
     turned = _find(tower, ROTATIONS)
     angles = None if turned is None else turned(torch.zeros(1, 3, side, side))
     blocks = [Plain(layer) if angles is None else Turned(layer, *angles) for layer in layers.children()]
-    head = _first(tower, HEADS)
+    head = _first(tower, POOLINGS)
     return EncoderParts(nn.Sequential(*before), blocks, Pool(head or "first", norm), halves, projection)
 
 

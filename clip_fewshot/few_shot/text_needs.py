@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.foreign import no_texts
+from clip_fewshot.backbones.foreign import refuse_texts
 from clip_fewshot.few_shot.approach import BASELINES, Approach
 from clip_fewshot.heads import HEADS
 from clip_fewshot.probes import find_probe
@@ -27,7 +27,7 @@ def needs_texts(approach: Approach, probe: str | type[Probe] | None = None) -> b
 def check_texts(backbone: Backbone, approach: Approach, probe: str | type[Probe] | None = None) -> None:
     """Refuse an approach that needs texts on a backbone that reads none."""
     if needs_texts(approach, probe) and not backbone.reads_texts:
-        raise no_texts(backbone.name)
+        raise refuse_texts(backbone.name)
 
 
 def list_baselines(backbone: Backbone) -> tuple[Approach, ...]:
@@ -45,7 +45,7 @@ def keep_readable(approaches: Sequence[Approach], backbone: Backbone) -> tuple[t
         return tuple(approaches), ()
     kept = tuple(approach for approach in approaches if not needs_texts(approach))
     if not kept:
-        raise no_texts(backbone.name)
+        raise refuse_texts(backbone.name)
     every = (*BASELINES, *(approach for approach in approaches if approach not in BASELINES))
     left = [approach.name for approach in every if needs_texts(approach)]
     return kept, (f"left out: {', '.join(left)} (they need texts, and {backbone.name} reads pictures alone)",)

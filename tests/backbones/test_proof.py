@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
-from clip_fewshot.backbones.proof import prove, trial_pictures
+from clip_fewshot.backbones.proof import draw_trial_pictures, prove
 from clip_fewshot.errors import ArtifactError
 from tests.backbones.conftest import SMALL, shaken
 
@@ -51,7 +51,7 @@ def test_other_features_are_refused(of: str, change: Change, match: str) -> None
 
 
 def test_trial_pictures_are_no_squares_and_the_same_each_time() -> None:
-    first, second = trial_pictures(64), trial_pictures(64)
+    first, second = draw_trial_pictures(64), draw_trial_pictures(64)
     assert all(a.tobytes() == b.tobytes() and a.width != a.height for a, b in zip(first, second, strict=True))
     assert {a.width > a.height for a in first} == {True, False}
     assert {min(a.size) > 64 for a in first} == {True, False}

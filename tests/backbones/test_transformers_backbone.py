@@ -12,7 +12,7 @@ import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import check_name, load_backbone
-from clip_fewshot.backbones.proof import trial_pictures
+from clip_fewshot.backbones.proof import draw_trial_pictures
 from clip_fewshot.backbones.transformers_backbone import read_preparation
 from clip_fewshot.data.image import Geometry
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -41,7 +41,7 @@ def load(folder: Path) -> Backbone:
 def own_pixels(folder: Path) -> torch.Tensor:
     from transformers import AutoImageProcessor
 
-    pictures = trial_pictures(32)
+    pictures = draw_trial_pictures(32)
     return AutoImageProcessor.from_pretrained(folder, backend="pil")(pictures, return_tensors="pt")["pixel_values"]
 
 
@@ -50,7 +50,7 @@ def own_pixels(folder: Path) -> torch.Tensor:
 def test_pictures_have_the_librarys_own_features_at_every_cut(family: str, tmp_path: Path) -> None:
     model = save(family, tmp_path)
     backbone, tower = load(tmp_path), load(tmp_path).visual
-    pixels = torch.stack([backbone.preprocess(picture) for picture in trial_pictures(32)])
+    pixels = torch.stack([backbone.preprocess(picture) for picture in draw_trial_pictures(32)])
     if family != "dinov3":  # its own processor wants torchvision
         assert torch.allclose(pixels, own_pixels(tmp_path), atol=1e-5)
     wanted = getattr(model, "get_image_features", model)(pixel_values=pixels).pooler_output.flatten(1)

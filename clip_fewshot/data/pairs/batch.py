@@ -58,7 +58,6 @@ class Identified(Protocol):
 class PairReader(Protocol):
     """What a source needs of the model: how pictures are prepared, and how captions become tokens."""
 
-    image_size: int
     geometry: Geometry
     mean: Colour
     std: Colour

@@ -74,7 +74,7 @@ class PairStream:
         if not world <= batch <= n:
             expected = f"from {world} (a picture per process) to {n} pictures in a batch"
             raise UsageError(expected=expected, got=str(batch), fix="change the batch", where="batch")
-        self.dataset, self.size, self.batch = dataset, model.image_size, batch
+        self.dataset, self.size, self.batch = dataset, model.geometry.size, batch
         self._geometry = model.geometry
         self.mean, self.std = model.mean, model.std
         self.seed, self.rank, self.world, self._numbered = seed, rank, world, numbered
