@@ -29,11 +29,7 @@ def fetch_from_hub(name: str) -> Path:
         form = f"{HUB_PREFIX}ORGANISATION/NAME, or {HUB_PREFIX}ORGANISATION/NAME@REVISION"
         raise UsageError(expected=form, got=repr(name), fix="copy the name from the model's page", where="model")
     hub = _import_hub(name)
-    kept = {
-        "revision": revision or None,
-        "allow_patterns": [*BESIDE_WEIGHTS, *HUB_WEIGHTS],
-        "ignore_patterns": [ELSEWHERE],
-    }
+    wanted = {"allow_patterns": [*BESIDE_WEIGHTS, *HUB_WEIGHTS], "ignore_patterns": [ELSEWHERE]}
     try:
         return Path(hub.snapshot_download(model, revision=revision or None, **wanted))
     except Exception as error:  # of the hub's client, of its transport, of the disk

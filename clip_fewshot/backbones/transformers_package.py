@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clip_fewshot.backbones.stated import PROCESSORS
 from clip_fewshot.errors import ArtifactError, ResourceError
 from clip_fewshot.runtime.files import read_json
 
 EXTRA = "pip install clip-fewshot[text]"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # how pictures are prepared
 CLASSIFIER = "classifier."  # tensors that are no part of the features
 
 
