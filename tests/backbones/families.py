@@ -25,7 +25,7 @@ TEXT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 24,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": 80,
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": EPSILON,
 }
