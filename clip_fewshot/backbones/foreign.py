@@ -89,7 +89,7 @@ class ForeignBackbone(Backbone):
 
 
 class NoTexts(TextTower):
-    """The place of a text tower in a model that has none: whoever asks is told so."""
+    """The place of a text tower in a model that has none: to ask it is an error that says so."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
