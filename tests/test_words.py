@@ -20,7 +20,7 @@ VERBS = {
             describe discover draw drop embed encode enqueue escape estimate evaluate explain extend fetch find
             finetune fit flag fold format freeze gather group hash hide hold ignore import infer ingest insert join
             judge keep lay limit list load log look main make mask match measure merge mine name normalise number open
-            order parse prefetch prepare preprocess preserve pretrain print project put rank read recognise
+            order parse prefetch prepare preprocess preserve pretrain print project prove put rank read recognise
             recompute reembed refit refuse refuses relink remove rename render replace replay report require resize
             resolve resume round run save say scale score search seed select serve shorten show shrink solve split strip
             suggest time tokenize train tune undo use validate walk warn watch wrap write

@@ -18,6 +18,7 @@ from clip_fewshot.backbones.architectures import CLIPConfig
 from clip_fewshot.backbones.tokenizer import tokenize
 from clip_fewshot.backbones.tower import TextTower, Tower
 from clip_fewshot.data import image as pictures
+from clip_fewshot.data.image import Geometry
 from clip_fewshot.runtime import rng
 from clip_fewshot.runtime.device import autocast_activations
 
@@ -38,7 +39,9 @@ class Backbone(nn.Module):
         config: its architecture.
         visual, text: the towers.
         logit_scale: logarithm of the factor on cosines.
-        image_size: side of the square that pictures are brought to, in pixels.
+        logit_bias: of models that were trained with a sigmoid, what is added to that; None for all others.
+        reads_texts: False where the text tower is missing; whatever needs texts is then refused.
+        geometry: how they become that square.
         mean, std: of each channel, taken out of pixels in [0, 1].
         activation_dtype: precision of activations in :meth:`autocast`; None chooses by the device.
 
@@ -49,25 +52,34 @@ class Backbone(nn.Module):
         torch.Size([2, 128])
     """
 
+    logit_bias: nn.Parameter | None
+    reads_texts = True
+
     def __init__(self, config: CLIPConfig, name: str = "custom") -> None:
         super().__init__()
         self.config, self.context_length = config, config.context_length
-        self._assemble(name, config.build_visual(), config.build_text(), config.image_size)
+        self._assemble(name, config.build_visual(), config.build_text(), Geometry(config.image_size))
         self.register_state_dict_post_hook(_leave_text_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_enter_text_prefix)  # type: ignore[no-untyped-call]
 
-    def _assemble(self, name: str, visual: Tower, text: TextTower, image_size: int) -> None:
+    def _assemble(self, name: str, visual: Tower, text: TextTower, geometry: Geometry) -> None:
         """What every pair of towers has."""
-        self.name, self.image_size = name, image_size
+        self.name, self.geometry = name, geometry
         self.mean, self.std = pictures.CLIP_MEAN, pictures.CLIP_STD
         self.visual, self.text = visual, text
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+        self.register_parameter("logit_bias", None)
         self.activation_dtype: torch.dtype | None = None
         self._digest: tuple[list[tuple[int, int]], dict[str, Any], str] | None = None
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.parameters())
         return f"{type(self).__name__}({self.name!r}, {size:,} parameters, {self.image_size} px, {self.device})"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that pictures are brought to, in pixels."""
+        return self.geometry.size
 
     @property
     def device(self) -> torch.device:
@@ -90,9 +102,20 @@ class Backbone(nn.Module):
             features: Tensor = self.text(self.trim(tokens).to(self.device))
         return features.float()
 
+    @torch.no_grad()
+    def match(self, cosines: Tensor) -> Tensor | None:
+        """How probable it is that a text fits a picture, by their cosine: of models that were trained with a sigmoid.
+
+        Each pair stands by itself (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, sec. 3.2). Where
+        one of several texts is known to fit, it is their softmax that says which: the bias cancels there.
+        """
+        if self.logit_bias is None:
+            return None
+        return (self.logit_scale.exp() * cosines.to(self.device) + self.logit_bias).sigmoid()
+
     def preprocess(self, image: Image.Image) -> Tensor:
         """A picture -> (3, h, w) float32: short side resized, centre cropped, mean and deviation taken out."""
-        return torch.from_numpy(pictures.preprocess(image, self.image_size, self.mean, self.std))
+        return torch.from_numpy(pictures.preprocess(image, self.geometry, self.mean, self.std))
 
     def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> Tensor:
         """Texts -> (n, 77) int64 token ids; a text over 77 tokens is an error, or cut with ``truncate``."""

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clip_fewshot.backbones import builder, open_clip
+from clip_fewshot.backbones import builder, hub, open_clip
 from clip_fewshot.backbones.architectures import ARCHITECTURES
 from clip_fewshot.backbones.backbone import Backbone, build_backbone
 from clip_fewshot.backbones.checkpoint import assemble, bare_names, read_state
 from clip_fewshot.backbones.download import OFFICIAL, fetch
-from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, read_config
+from clip_fewshot.backbones.folder import SHIPPED, find_weights, is_foreign, load_folder, read_config, read_model_type
 from clip_fewshot.backbones.objects import convert
 from clip_fewshot.backbones.real_photos import PHOTOS, load_photos
 from clip_fewshot.backbones.stated import of_usual_texts, read_stated
 from clip_fewshot.backbones.transformer import ACTIVATIONS
+from clip_fewshot.backbones.transformers_backbone import load_transformers, load_transformers_object
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime import parts
 from clip_fewshot.runtime.device import resolve_device
@@ -53,13 +56,16 @@ def load_backbone(
             and open_clip's too), or a folder of :func:`save_backbone`, of ``save_pretrained`` or of open_clip. A path
             never touches the network. No shape shows activation and heads: they are read from this library's
             files, OpenAI's archives, and ``NAME.json``, ``config.json`` or ``open_clip_config.json`` beside the file;
+            "hf:ORGANISATION/NAME", a model of the Hugging Face hub, fetched once into its cache (extra "hub"): CLIP,
+            SigLIP and SigLIP 2, MetaCLIP, AIMv2, and DINOv2 and 3, which read pictures alone; so does the folder of
+            ``save_pretrained``;
             "open_clip:NAME" or "open_clip:NAME/PRETRAINED", where open_clip is installed;
             "python:MODULE:FUNCTION", a function of the user's own that is called without arguments and returns a
             backbone (a :class:`PairBackbone` of any two encoders) or one of the next line's objects; the backbone is
             given this name; or the name of such a function among the entry points "clip_fewshot.backbones" of
             installed packages;
             a model object of OpenAI's ``clip``, of open_clip or of transformers, whose weights are copied, if the
-            copy gives the same features.
+            copy gives the same features. Tokenizer and preprocessing are read where transformers loaded it from.
         pretrained: False gives random weights, the same each time; for official names and "mini".
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: of activations; None is bfloat16 or float16 on CUDA and float32 elsewhere.
@@ -95,7 +101,7 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: a name that leads nowhere.
     """
-    prefixes = (open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
+    prefixes = (hub.HUB_PREFIX, open_clip.OPEN_CLIP_PREFIX, parts.PYTHON_PREFIX)
     known = name in (*ALIASES, *OFFICIAL, MINI, PHOTOS) or name.startswith(prefixes) or name in _installed()
     if not (known or os.path.exists(name) or Path(name).suffix in WEIGHTS_SUFFIXES):
         raise _unknown(name)
@@ -154,8 +160,7 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
     if isinstance(name, Backbone):
         return name
     if isinstance(name, nn.Module):
-        theirs = type(name).__module__.startswith("open_clip")
-        return convert(name, "open_clip model" if theirs else "clip model", given)
+        return _from_object(name, given)
     if isinstance(name, str):
         name = ALIASES.get(name, name)
         if name in OFFICIAL:
@@ -165,6 +170,8 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
             return load_folder(SHIPPED, MINI)
         if name == PHOTOS:
             return load_photos()
+        if name.startswith(hub.HUB_PREFIX):
+            return _from_path(hub.fetch_from_hub(name), name, given)
         if name.startswith(open_clip.OPEN_CLIP_PREFIX):
             return open_clip.load(name)
         if name.startswith(parts.PYTHON_PREFIX) or (name in _installed() and not os.path.exists(name)):
@@ -176,7 +183,33 @@ def _load(name: str | Path | nn.Module, given: dict[str, Any] | None) -> Backbon
     return _from_path(as_path(name, "name"), str(name), given)
 
 
+def _from_object(model: nn.Module, given: dict[str, Any] | None) -> Backbone:
+    library, kind = type(model).__module__.partition(".")[0], type(model).__name__
+    if library == "transformers" and kind != "CLIPModel":
+        return load_transformers_object(model)
+    try:
+        return convert(model, "open_clip model" if library == "open_clip" else "clip model", given)
+    except ArtifactError:
+        if kind == "CLIPModel":
+            with suppress(ArtifactError):
+                return load_transformers_object(model)
+        raise
+
+
 def _from_path(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
+    kind = read_model_type(path)
+    if kind not in ("", "clip"):
+        return load_transformers(path, name)
+    try:
+        return _from_tensors(path, name, given)
+    except ArtifactError:
+        if kind == "clip" and find_spec("transformers"):  # a CLIP that is built or prepared otherwise than OpenAI's
+            with suppress(ArtifactError):
+                return load_transformers(path, name)
+        raise
+
+
+def _from_tensors(path: Path, name: str, given: dict[str, Any] | None) -> Backbone:
     if os.path.isdir(path) and not is_foreign(path):
         return load_folder(path, name)
     if not os.path.exists(path) and path.suffix not in WEIGHTS_SUFFIXES:
@@ -213,5 +246,6 @@ def _random(name: str | Path | nn.Module) -> Backbone:
 
 def _unknown(name: str) -> UsageError:
     known = ", ".join([*ARCHITECTURES, MINI, PHOTOS])
-    expected = f"one of {known}, a path, {open_clip.OPEN_CLIP_PREFIX}NAME or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
+    prefixed = f"{hub.HUB_PREFIX}ORGANISATION/NAME, {open_clip.OPEN_CLIP_PREFIX}NAME"
+    expected = f"one of {known}, a path, {prefixed} or {parts.PYTHON_PREFIX}MODULE:FUNCTION"
     return UsageError(expected=expected, got=repr(name), fix="check the spelling", where="model")

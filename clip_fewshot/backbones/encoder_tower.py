@@ -68,12 +68,14 @@ class EncoderParts(NamedTuple):
         blocks: one after the other; those of a text that must not see the padding are :class:`PositionedBlock`.
         pool: what leaves the last block -> (b, width).
         halves: whether states between the blocks may be stored in half precision: not behind rectified units.
+        projection: the encoder's own, from what its pooling gives into a space that it shares with another.
     """
 
     stem: nn.Module
     blocks: Sequence[nn.Module]
     pool: Pool
     halves: bool = False
+    projection: nn.Module | None = None
 
 
 class PooledTail(Tail):
@@ -99,16 +101,18 @@ class EncoderTower(Tower):
     Args:
         parts: the encoder; its modules are taken over, not copied.
         width: of the vectors that its pooling gives.
-        out_features: of the projection, drawn from torch's global generator; None: there is none.
+        out_features: of the projection, drawn from torch's global generator; None: the encoder's own, if it has one.
     """
 
     def __init__(self, parts: EncoderParts, width: int, out_features: int | None) -> None:
         super().__init__()
         self.stem, self.layers, self.pool = parts.stem, nn.ModuleList(parts.blocks), parts.pool
         self.halves, self.token_features = parts.halves, width
-        self.out_features = width if out_features is None else out_features
-        self.projection: nn.Module = nn.Identity()
-        if out_features is not None:
+        self.projection: nn.Module = parts.projection or nn.Identity()
+        if out_features is None:
+            self.out_features = width if parts.projection is None else _width_behind(parts.projection, width)
+        else:
+            self.out_features = out_features
             self.projection = nn.Linear(width, out_features, bias=False)
             nn.init.normal_(self.projection.weight, std=width**-0.5)
         self._unfrozen: int | None = 0
@@ -165,19 +169,28 @@ class EncoderTower(Tower):
 
 
 class TextEncoderTower(EncoderTower, TextTower):
-    """An encoder of texts behind a projection; token ids of ``pad`` do not count."""
+    """An encoder of texts behind a projection; token ids of ``pad`` do not count. None: all count."""
 
-    def __init__(self, parts: EncoderParts, width: int, out_features: int | None, pad: int) -> None:
+    def __init__(self, parts: EncoderParts, width: int, out_features: int | None, pad: int | None) -> None:
         super().__init__(parts, width, out_features)
         self.pad = pad
 
     def ends(self, tokens: Tensor) -> Tensor:
         """(b, l) token ids -> (b,) index of the last token that is not padding."""
+        if self.pad is None:
+            return torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
         return ((tokens != self.pad) * torch.arange(tokens.shape[1], device=tokens.device)).argmax(1)
 
     def embed(self, inputs: Tensor) -> CutState:
         """(b, l) token ids -> what enters the first block."""
         return CutState(self.stem(inputs.clamp(min=0)), self.ends(inputs))
+
+
+@torch.no_grad()
+def _width_behind(projection: nn.Module, width: int) -> int:
+    like = next(projection.parameters())
+    vectors: Tensor = projection(torch.zeros(1, width, device=like.device, dtype=like.dtype))
+    return vectors.shape[1]
 
 
 def replace_modules(module: Module, **changed: nn.Module | None) -> Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clip_fewshot.backbones.encoder_tower import EncoderParts, EncoderTower, Pool, TextEncoderTower
 from clip_fewshot.backbones.shapes import WholeText, cut_image, cut_text, strip_classifier
-from clip_fewshot.data.image import Colour
+from clip_fewshot.data.image import Colour, Geometry
 from clip_fewshot.errors import UsageError
 
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
@@ -32,7 +32,7 @@ class ImageEncoder:
             VisionTransformer of torchvision and timm, EfficientNet-PyTorch, ``nn.Sequential``) the blocks are found and
             a classifier at the end is left out; any other is taken as it is, as one block that gives (b, d), tokens
             (b, l, d) or a map (b, d, h, w).
-        size: side of the pictures in pixels.
+        size: side of the pictures in pixels, brought to it as OpenAI's are; or how they are.
         mean, std: of the channels, as the encoder was trained; default ImageNet's.
         parts: where to cut an encoder of another shape, so that some of its blocks can be trained.
         whole: take even a well-known shape as one block, its classifier included.
@@ -47,14 +47,19 @@ class ImageEncoder:
     """
 
     module: nn.Module
-    size: int = 224
+    size: int | Geometry = 224
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     parts: EncoderParts | None = None
     whole: bool = False
 
-    def tower(self, out_features: int) -> EncoderTower:
-        """The encoder in its parts, behind a projection that is drawn from torch's global generator.
+    @property
+    def geometry(self) -> Geometry:
+        """How pictures become its inputs."""
+        return self.size if isinstance(self.size, Geometry) else Geometry(self.size)
+
+    def tower(self, out_features: int | None) -> EncoderTower:
+        """The encoder in its parts, behind a projection that is drawn from torch's global generator; None: its own.
 
         Raises:
             UsageError: it cannot read its pictures, or gives no features.
@@ -62,7 +67,8 @@ class ImageEncoder:
         module = self.module.float().eval()
         found = None if self.whole or self.parts else cut_image(module)
         whole = EncoderParts(nn.Identity(), [module if found is None else strip_classifier(module)], Pool())
-        pictures = torch.linspace(-2, 2, 6 * self.size**2, device=_device(module)).reshape(2, 3, self.size, self.size)
+        side = self.geometry.size
+        pictures = torch.linspace(-2, 2, 6 * side**2, device=_device(module)).reshape(2, 3, side, side)
         parts, width = _chosen(EncoderTower, pictures, self.parts or found or whole, whole if found else None)
         return _evaluating(EncoderTower(parts, width, out_features))
 
@@ -118,6 +124,7 @@ class TextEncoder:
         pool: "mean" over a text's tokens (default), "first", "end" (its last token), or "pooler" (the encoder's own).
         context_length: most tokens of a text, marks among them.
         pad: the id that fills up; None takes ``tokenizer.pad``, or -1, which no text contains.
+        padded: the encoder reads the padding too, as SigLIP's does: no row is ever cut short, and each ends at its end.
         parts, whole: as in :class:`ImageEncoder`.
     """
 
@@ -126,6 +133,7 @@ class TextEncoder:
     pool: str = "mean"
     context_length: int = 77
     pad: int | None = None
+    padded: bool = False
     parts: EncoderParts | None = None
     whole: bool = False
 
@@ -140,8 +148,8 @@ class TextEncoder:
         pad = int(getattr(self.tokenizer, "pad", -1)) if self.pad is None else self.pad
         return TokenRows(self.tokenizer, self.context_length, pad)
 
-    def tower(self, out_features: int) -> TextEncoderTower:
-        """The encoder in its parts, behind a projection that is drawn from torch's global generator."""
+    def tower(self, out_features: int | None) -> TextEncoderTower:
+        """The encoder in its parts, behind a projection that is drawn from torch's global generator; None: its own."""
         module, pooler = self.module.float().eval(), self.pool == "pooler"
         found = None if self.whole or self.parts else cut_text(module, self.pool)
         whole = EncoderParts(nn.Identity(), [WholeText(module, pooler)], Pool("mean" if pooler else self.pool))
@@ -149,7 +157,7 @@ class TextEncoder:
         tokens = rows(SAMPLES, truncate=True)
         longest = tokens[1][tokens[1] != rows.pad].repeat(rows.length)[: rows.length]
         tokens = torch.cat([tokens, longest[None]]).to(_device(module))
-        build = partial(TextEncoderTower, pad=rows.pad)
+        build = partial(TextEncoderTower, pad=None if self.padded else rows.pad)
         parts, width = _chosen(build, tokens, self.parts or found or whole, whole if found else None)
         return _evaluating(build(parts, width, out_features))
 
@@ -164,7 +172,7 @@ def _chosen(
 
     A shape is known by names alone. MPNet has BERT's and adds a bias, VGG has EfficientNet's and does not average.
     """
-    features = _tried(build(parts, 0, None), inputs)
+    features = _tried(build(parts._replace(projection=None), 0, None), inputs)
     if whole is not None:
         expected = _tried(build(whole, 0, None), inputs)
         same = features.shape == expected.shape

@@ -108,6 +108,14 @@ def is_foreign(folder: Path) -> bool:
     return not ours and ("vision_config" in config or (folder / OPEN_CLIP_CONFIG).is_file())
 
 
+def read_model_type(folder: Path) -> str:
+    """What transformers calls the kind of model in a folder of ``save_pretrained``; "" of another."""
+    if not (folder / CONFIG).is_file() or (folder / OPEN_CLIP_CONFIG).is_file():
+        return ""
+    config = read_json(folder / CONFIG)
+    return str(config.get("model_type", "")) if isinstance(config, dict) and "sha256" not in config else ""
+
+
 def find_weights(path: Path) -> list[Path]:
     """The files that hold the weights: ``path`` itself, or those in a folder of another library.
 

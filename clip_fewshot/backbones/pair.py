@@ -76,7 +76,7 @@ class PairBackbone(Backbone):
         nn.Module.__init__(self)
         with rng.seed_torch(seed, "pair"):
             visual, words = image.tower(dim), text.tower(dim)
-        self._assemble(name, visual, words, image.size)
+        self._assemble(name, visual, words, image.geometry)
         self.mean, self.std, self.context_length = image.mean, image.std, text.context_length
         self._rows = text.rows
         self._shape = {"visual": _architecture(visual), "text": _architecture(words), **self._rows.about()}

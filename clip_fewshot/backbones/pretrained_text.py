@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.backbones.encoders import TextEncoder
+from clip_fewshot.backbones.transformers_package import EXTRA, read_module
 from clip_fewshot.errors import ArtifactError, DataError, ResourceError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.runtime.reading import read_whole
-
-EXTRA = "pip install clip-fewshot[text]"
 
 
 class JsonTokenizer:
@@ -79,15 +78,5 @@ def load_text_encoder(folder: str | Path, pool: str = "mean", context_length: in
         [0, 1]
     """
     tokenizer = JsonTokenizer(Path(folder) / "tokenizer.json")
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        expected = "the package transformers"
-        raise ResourceError(expected=expected, got=str(error), fix=EXTRA, where=str(folder)) from error
-    try:
-        module: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        got, fix = f"{type(error).__name__}: {error}", "give a folder that transformers can read"
-        expected = "an encoder in Hugging Face's form"
-        raise ArtifactError(expected=expected, got=got, fix=fix, where=str(folder)) from error
+    module = read_module(folder)
     return TextEncoder(module, tokenizer, pool=pool, context_length=context_length)

@@ -17,6 +17,7 @@ from torch import Tensor
 from clip_fewshot.backbones.architectures import STATED, CLIPConfig
 from clip_fewshot.backbones.backbone import NOT_WEIGHTS
 from clip_fewshot.backbones.huggingface import SIGN
+from clip_fewshot.backbones.transformers_package import PROCESSORS
 from clip_fewshot.data.image import CLIP_MEAN, CLIP_STD
 from clip_fewshot.errors import ArtifactError
 from clip_fewshot.runtime.files import hash_file, read_json
@@ -24,7 +25,6 @@ from clip_fewshot.runtime.reading import decode_json
 from clip_fewshot.runtime.tensor_file import read_metadata
 
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HEADS_AND_ACTIVATION = {"vision_heads": int, "text_heads": int, "activation": str}
 EPSILON = 1e-5  # of all norms here
 VOCABULARY = 49_408  # a larger one is another tokenizer

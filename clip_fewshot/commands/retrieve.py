@@ -71,6 +71,6 @@ def ranking(found: dict[str, Any]) -> str:
     from clip_fewshot.report import tables
 
     asked, what = ("image", "text") if "image" in found else ("text", "image")
-    keys = [key for key in ("cosine", "probability") if key in found["top"][0]]
+    keys = [key for key in ("cosine", "probability", "match") if key in found["top"][0]]
     rows = [[row[what], *(tables.format_known(row[key]) for key in keys)] for row in found["top"]]
     return f"{found[asked]}: best of {found['candidates']:,}\n\n" + tables.format_plain([[what, *keys], *rows])

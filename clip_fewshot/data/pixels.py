@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.decoder_warnings import HANDLER
-from clip_fewshot.data.image import resize_crop
+from clip_fewshot.data.image import Geometry, resize_crop
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.row_cache import Batch, RowCache
 from clip_fewshot.types import IndexArray
@@ -27,28 +27,29 @@ AHEAD = 64  # pictures decoded before they are asked for; 10 MB at 224 pixels
 VERSION = 2  # of what is done to a picture between its file and its pixels
 
 
-def pixel_batches(images: ImageDataset, size: int, batch: int = 16) -> Generator[Pixels, None, None]:
+def pixel_batches(images: ImageDataset, size: int | Geometry, batch: int = 16) -> Generator[Pixels, None, None]:
     """(b, size, size, 3) bytes in the order of ``images``, b at most ``batch``: upright, resized, centre cropped.
 
     What was decoded from a file before, by any process, is read from the cache instead and the file is not opened;
     what is decoded now is kept batch by batch. Pictures in memory are resized every time.
 
     Args:
-        size: side of the square in pixels.
+        size: side of the square in pixels, or how it is made.
         batch: pictures in one array.
 
     Raises:
         DataError: while iterating: a picture cannot be decoded (ImageError), or its file is no longer the one that
             the dataset was read from.
     """
-    if size < 1 or batch < 1:
-        fix = "give positive numbers"
-        raise UsageError(expected="at least 1", got=f"size {size}, batch {batch}", fix=fix, where="pixel_batches")
-    return _in_order(images, size, batch)
+    how = size if isinstance(size, Geometry) else Geometry(size)
+    if how.size < 1 or batch < 1:
+        fix, got = "give positive numbers", f"size {how.size}, batch {batch}"
+        raise UsageError(expected="at least 1", got=got, fix=fix, where="pixel_batches")
+    return _in_order(images, how, batch)
 
 
-def _in_order(images: ImageDataset, size: int, batch: int) -> Generator[Pixels, None, None]:
-    supply, ahead = _Supply(images, size), -(-AHEAD // batch)
+def _in_order(images: ImageDataset, how: Geometry, batch: int) -> Generator[Pixels, None, None]:
+    supply, ahead = _Supply(images, how), -(-AHEAD // batch)
     waiting: deque[_Order] = deque()
     try:
         with HANDLER:
@@ -72,9 +73,9 @@ class _Order(NamedTuple):
 class _Supply:
     """Pixels from the cache or from the workers."""
 
-    def __init__(self, images: ImageDataset, size: int) -> None:
-        self.images, self.size = images, size
-        self.cache = RowCache("pixels", {"pixels": {"size": size, **describe_preparation()}})
+    def __init__(self, images: ImageDataset, how: Geometry) -> None:
+        self.images, self.how, self.size = images, how, how.size
+        self.cache = RowCache("pixels", {"pixels": {"size": how.size, **how.about(), **describe_preparation()}})
         self.pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
 
     def order(self, rows: range, waiting: Iterable[_Order]) -> _Order:
@@ -104,7 +105,7 @@ class _Supply:
 
     def _decode(self, row: int) -> Pixels:
         with self.images.opened(row) as picture:
-            return np.asarray(resize_crop(picture, self.size))
+            return np.asarray(resize_crop(picture, self.how))
 
 
 def _decoded(order: _Order, digests: Sequence[str], missing: IndexArray) -> Iterator[Batch[str]]:

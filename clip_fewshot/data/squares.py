@@ -8,14 +8,14 @@ from io import BytesIO
 from PIL import Image
 
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import pixel_digest
+from clip_fewshot.data.image import Geometry, pixel_digest
 from clip_fewshot.data.pixels import Pixels, pixel_batches
 from clip_fewshot.types import LabelSpace
 
 
-def encode_squares(images: ImageDataset, size: int) -> list[bytes]:
-    """The (size, size) square of each picture as PNG: lossless, so a training on it is a training on the picture."""
-    return [_png(square) for batch in pixel_batches(images, size) for square in batch]
+def encode_squares(images: ImageDataset, how: Geometry) -> list[bytes]:
+    """The square of each picture as PNG: lossless, so a training on it is a training on the picture."""
+    return [_png(square) for batch in pixel_batches(images, how.uncut()) for square in batch]
 
 
 def decode_squares(squares: Sequence[bytes], names: Sequence[str]) -> ImageDataset:

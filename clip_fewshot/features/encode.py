@@ -35,7 +35,7 @@ def image_batches(
     Args:
         batch: pictures in each but the last; None: as many as are fast.
     """
-    for pixels in pixel_batches(images, backbone.image_size, batch or _fast_batch(backbone, ENCODE_BATCH)):
+    for pixels in pixel_batches(images, backbone.geometry, batch or _fast_batch(backbone, ENCODE_BATCH)):
         plain = torch.from_numpy(normalise(pixels, backbone.mean, backbone.std)).to(backbone.device)
         if views == 2:
             plain = torch.stack([plain, plain.flip(-1)], dim=1).flatten(0, 1)

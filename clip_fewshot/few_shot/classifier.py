@@ -31,6 +31,7 @@ from clip_fewshot.few_shot.model import (
     takes_unlabelled,
 )
 from clip_fewshot.few_shot.screening import add_unlabelled, collect_unlabelled
+from clip_fewshot.few_shot.text_needs import check_texts
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.few_shot.unlabelled import UnlabelledUse
 from clip_fewshot.probes import PROBES, LinearProbe, Probe, find_probe
@@ -176,6 +177,7 @@ class FewShotClassifier(FittedClassifier, ClassifierMixin, BaseEstimator):  # ty
         self, support: ImageDataset, cuts: Sequence[int], unlabelled: ImageDataset | None = None
     ) -> tuple[SupportData, FloatArray]:
         """Labelled pictures behind the frozen layers, for all ``cuts``; and their (n, d) frozen features."""
+        check_texts(self.backbone, self._approach, self.probe)
         texts, captions = reads_texts(self._approach, self.probe), self._approach.towers == "both"
         fixed = (self.backbone, support, cuts, self.views, self.seed)
         data = prepare_support(*fixed, templates=self.templates, reads_texts=texts, reads_captions=captions)

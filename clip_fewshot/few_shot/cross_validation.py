@@ -18,7 +18,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import stratified_folds
 from clip_fewshot.errors import DivergedError
 from clip_fewshot.evaluation.calibration import fit_left_out_temperature, log_losses
-from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, Approach, Point
+from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Approach, Point
 from clip_fewshot.few_shot.model import (
     Recipe,
     TunedModel,
@@ -31,6 +31,7 @@ from clip_fewshot.few_shot.model import (
 )
 from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.select import FoldScore, TrialRecord, keep_trainable, select, select_by_approach
+from clip_fewshot.few_shot.text_needs import keep_readable, list_baselines
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.tuning import choose_depth
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
@@ -131,17 +132,28 @@ def choose_model(
     :func:`~clip_fewshot.few_shot.select.select` for the rule.
     """
     depth = min(choose_depth(backbone.visual, None), backbone.visual.n_blocks)
-    approaches = (*BASELINES, *keep_trainable([*APPROACHES.values()], depth)[0])
+    baselines = list_baselines(backbone)
+    readable = keep_readable([*APPROACHES.values()], backbone)[0]
+    approaches = (*baselines, *keep_trainable(readable, depth)[0])
     starts = [approach.start(depth) for approach in approaches]
     cuts = sorted({start.unfreeze for start in starts})
-    data = prepare_support(backbone, support, cuts, views, seed, templates=settings.templates, reads_texts=True)
+    data = prepare_support(
+        backbone,
+        support,
+        cuts,
+        views,
+        seed,
+        templates=settings.templates,
+        reads_texts=True,
+        reads_captions=backbone.reads_texts,
+    )
     frozen = encode_frozen(data)
     data = add_unlabelled(backbone, data, frozen, support, unlabelled)
     C = fit_frozen_probe(frozen, data.labels, seed).C_
     recipe = Recipe(LINEAR_PROBE, LINEAR_PROBE.point, settings, C, seed)
     by_name = {approach.name: approach for approach in approaches}
     bench = CrossValidation(backbone, data, recipe, by_name, split_validation(data.labels, seed))
-    compared = approaches if bench.folds else BASELINES
+    compared = approaches if bench.folds else baselines
     trials = [_judge(bench, number, approach, depth) for number, approach in enumerate(compared)]
     winners, best = select(trials, approaches, depth)
     temperature = select_by_approach(trials)[best].temperature

@@ -92,7 +92,7 @@ class CaptionBank:
 
     Attributes:
         size: captions per class; of own templates all.
-        texts: (c, d) unit features of the classes' texts, those of zero-shot, where they are read; else None.
+        texts: (c, d) unit features of the classes' texts, those of zero-shot, where they are and can be read; or None.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class CaptionBank:
         reads_texts: bool = False,
         reads_captions: bool = True,
     ) -> None:
-        self.texts = read_class_texts(backbone, class_names, templates) if reads_texts else None
+        able = reads_texts and backbone.reads_texts
+        self.texts = read_class_texts(backbone, class_names, templates) if able else None
         generator = CaptionGenerator(seed=seed, templates=templates)
         self.size = len(generator) if templates else size
         captions = [caption for name in class_names for caption in generator.bank(name, self.size)]

@@ -153,8 +153,8 @@ class Extender:
 
     def _texts(self, names: LabelSpace) -> FloatArray | None:
         """(c, d) texts of the classes, for a probe that reads them."""
-        recipe = self.recipe
-        return read_class_texts(self.backbone, names.names, recipe.settings.templates) if recipe.reads_texts else None
+        recipe, able = self.recipe, self.recipe.reads_texts and self.backbone.reads_texts
+        return read_class_texts(self.backbone, names.names, recipe.settings.templates) if able else None
 
     def _data(self, known: KnownPictures, names: LabelSpace, depths: Sequence[int] = ()) -> SupportData:
         point, seed, templates = self.recipe.point, self.recipe.seed, self.recipe.settings.templates

@@ -59,7 +59,7 @@ def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
     files[REFERENCE_WEIGHTS] = safetensors.numpy.save(reference)
     pictures = saved.now.known.pictures
     if pictures is not None and needs_pictures(model.point, model.views, saved.now.rejector):
-        squares = encode_squares(pictures, model.backbone.image_size)
+        squares = encode_squares(pictures, model.backbone.geometry)
         ends = [*(len(before.known.labels) for _, before, _ in saved.steps), len(squares)]
         for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             files[_pictures(i)] = _pack(squares[start:end])  # a file per naming: what was there stays as it is

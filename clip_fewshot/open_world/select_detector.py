@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_fewshot.backbones.backbone import Backbone
+from clip_fewshot.backbones.foreign import refuse_texts
 from clip_fewshot.config import AUTO
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.errors import UsageError
@@ -76,6 +77,10 @@ def select_detector(
         None where a class has one picture only: nothing is left to calibrate on.
     """
     detectors = list_detectors(detector, n_neighbors)
+    if not backbone.reads_texts:
+        names = None
+        if all(facts_of(part).needs_texts for part in detectors.values()):
+            raise refuse_texts(backbone.name)
     if count_fewest_shots(data.labels) < 2:
         return None
     allowed = [space for space in _spaces(recipe, data) if spaces is None or space in spaces]

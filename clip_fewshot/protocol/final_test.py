@@ -67,8 +67,8 @@ class FinalTest:
         known: per fit, how it sees ``test``.
         novel: the pictures of unseen classes.
         unseen: per fit, how its frozen tower, best approach and judges see ``novel``.
-        zero_shot: (n, c) probabilities from the class names alone.
-        texts: (c, d) unit class weights of the zero-shot classifier.
+        zero_shot: (n, c) probabilities from the class names alone; None where the model reads no texts.
+        texts: (c, d) unit class weights of the zero-shot classifier, or (0, d).
         raw_pixels: (n,) labels by logistic regression on pixels, per fresh support set.
         rejections: per fit; empty without unseen classes.
         shift: whether ``test`` comes from elsewhere than the shots of the saved model.
@@ -80,7 +80,7 @@ class FinalTest:
     known: Sequence[Sight]
     novel: ImageDataset
     unseen: Sequence[Sight]
-    zero_shot: FloatArray
+    zero_shot: FloatArray | None
     texts: FloatArray
     raw_pixels: Sequence[LabelArray]
     rejections: Sequence[Rejection]
@@ -89,7 +89,7 @@ class FinalTest:
     def list_notes(self) -> list[str]:
         """What a reader of these figures must know of them, each once."""
         notes = [model.note for fit in self.fits for model in fit.models.values() if model.note]
-        if alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names):
+        if len(self.texts) and (alike := list_alike(torch.from_numpy(self.texts), self.test.label_space.names)):
             some = f"{len(alike)} class names are the same text to the model: {', '.join(alike[:5])}"
             notes.append(f"{some}; what reads names learns nothing from these: try another --model or --class-names")
         return list(dict.fromkeys([*notes, *describe_shift(self.shift, of_known=True)]))
@@ -112,8 +112,10 @@ def open_test(
     sights = zip(rejectors, known, unseen, strict=False)
     rejections = [Rejection.from_verdicts(*sight) for sight in sights] if len(novel) else []
     templates = task.settings.templates or TEMPLATES
-    texts = zero_shot_weights(task.backbone, split.seen.names, templates).cpu().numpy()
-    zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
+    texts, zero_shot = np.empty((0, known[0].frozen.shape[1]), np.float32), None
+    if task.backbone.reads_texts:
+        texts = zero_shot_weights(task.backbone, split.seen.names, templates).cpu().numpy()
+        zero_shot = _zero_shot(known[0].frozen, texts, float(task.backbone.logit_scale.detach().exp()))
     raw = raw_pixels(test)
     by_pixels = [_pixel_probe(task, fit.support.images).predict(raw) for fit in fits[1:]]
     shift = find_shift(fits[0].support.frozen, fits[0].support.data.labels, known[0].frozen, task.seed)

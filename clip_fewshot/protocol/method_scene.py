@@ -47,7 +47,7 @@ class ComparedSet:
         return cls(
             pictures,
             lambda some: encode_images(backbone, some).features,
-            lambda names: read_class_texts(backbone, names, templates),
+            (lambda names: read_class_texts(backbone, names, templates)) if backbone.reads_texts else None,
             backbone,
             model,
         )

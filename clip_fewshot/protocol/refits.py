@@ -19,7 +19,7 @@ from clip_fewshot.conformal.prediction_sets import measure_losses
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import draw_support
 from clip_fewshot.features.encode import image_batches
-from clip_fewshot.few_shot.approach import APPROACHES, BASELINES, LINEAR_PROBE, Approach, Point
+from clip_fewshot.few_shot.approach import APPROACHES, LINEAR_PROBE, Approach, Point
 from clip_fewshot.few_shot.cross_validation import CrossValidation, split_validation
 from clip_fewshot.few_shot.model import (
     Recipe,
@@ -33,6 +33,7 @@ from clip_fewshot.few_shot.model import (
 from clip_fewshot.few_shot.screening import add_unlabelled
 from clip_fewshot.few_shot.search.generation import Evaluate
 from clip_fewshot.few_shot.select import TrialRecord
+from clip_fewshot.few_shot.text_needs import list_baselines
 from clip_fewshot.few_shot.trainer import SupportData, TrainSettings
 from clip_fewshot.open_world.alternatives import NoveltyChoice
 from clip_fewshot.open_world.feature_spaces import list_stored_depths
@@ -72,7 +73,12 @@ class Task:
     @property
     def by_name(self) -> dict[str, Approach]:
         """The baselines and all approaches."""
-        return {a.name: a for a in (*BASELINES, *self.approaches)}
+        return {a.name: a for a in (*self.baselines, *self.approaches)}
+
+    @property
+    def baselines(self) -> tuple[Approach, ...]:
+        """Those that the backbone can be asked for."""
+        return list_baselines(self.backbone)
 
     def support(self, draw: int) -> ImageDataset:
         """Support set number ``draw``; 0 is the one that the search sees."""
@@ -169,7 +175,7 @@ def refit(
     Args:
         temperatures: of the winners, where validation asked for one.
     """
-    points = {**{a.name: a.point for a in BASELINES}, **winners}
+    points = {**{a.name: a.point for a in task.baselines}, **winners}
     depths = list_stored_depths(task.backbone.visual)
     support = prepare(task, task.support(draw), [*(point.unfreeze for point in points.values()), *depths])
     bench = build_cross_validation(task, support)

@@ -153,8 +153,9 @@ class Run:
         said = {name: outcome.probabilities(name) for name in outcome.fits[-1].models}
         entries = {name: self._entry(name, tables) for name, tables in said.items()}
         predicted = {name: [table.argmax(axis=1) for table in tables] for name, tables in said.items()}
-        zero_shot = method_entry(labels, [outcome.zero_shot])
-        entries[ZERO_SHOT.name] |= {"test": zero_shot}
+        zero_shot = None if outcome.zero_shot is None else method_entry(labels, [outcome.zero_shot])
+        if zero_shot is not None:
+            entries[ZERO_SHOT.name] |= {"test": zero_shot}
         differences = {
             RESULT_KEYS.get(name, name): difference_entry(labels, predicted[outcome.best], other)
             for name, other in (predicted | {"raw_pixels": outcome.raw_pixels}).items()
@@ -201,7 +202,8 @@ class Run:
         features = {"frozen": outcome.known[0].features[PROBE]}
         if outcome.best not in BASELINE_NAMES:
             features["after tuning"] = outcome.known[0].features[outcome.best]
-        drawn, chosen = {"zero_shot": [outcome.zero_shot], PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
+        named = {} if outcome.zero_shot is None else {"zero_shot": [outcome.zero_shot]}
+        drawn, chosen = named | {PROBE_KEY: outcome.probabilities(PROBE)}, outcome.best
         chosen = RESULT_KEYS.get(chosen, chosen)
         drawn[chosen] = drawn.pop(chosen, []) or tables  # the last one
         grouped = self.met.grouped

@@ -7,6 +7,7 @@ from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.dataset import ImageDataset
@@ -25,16 +26,19 @@ def rank_texts(
 ) -> list[dict[str, Any]]:
     """The ``top`` nearest of ``texts`` for one picture, each with its cosine and its probability among all of them.
 
-    One text alone has no probability (None): whatever the picture shows, its share would be 1.
+    One text alone has no probability (None): whatever the picture shows, its share would be 1. Of a model that was
+    trained with a sigmoid each text has a ``match`` too, see :meth:`Backbone.match`.
     """
     row = unit_rows(encode_images(backbone, picture).features)
     cosines = unit_rows(encode_texts(backbone, texts, truncate=truncate)) @ row[0]
     probabilities = _softmax(float(backbone.logit_scale.detach().exp()) * cosines)
+    fits = backbone.match(torch.from_numpy(cosines))
     return [
         {
             "text": texts[i],
             "cosine": float(cosines[i]),
             "probability": float(probabilities[i]) if len(texts) > 1 else None,
+            **({} if fits is None else {"match": float(fits[i])}),
         }
         for i in np.argsort(-cosines, kind="stable")[:top].tolist()
     ]

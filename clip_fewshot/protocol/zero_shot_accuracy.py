@@ -13,6 +13,7 @@ from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.evaluation.metrics import macro_f1, per_class_table
 from clip_fewshot.evaluation.reliability import score_probabilities
 from clip_fewshot.features.encode import encode_images
+from clip_fewshot.geometry import cosines
 from clip_fewshot.heads.zero_shot import ZeroShotHead, zero_shot_weights
 
 ONE_TEXT = 1e-5  # one text in two batches differs by about 1e-6
@@ -42,11 +43,17 @@ def measure_zero_shot(backbone: Backbone, data: ImageDataset, templates: Sequenc
 def rank_classes(
     backbone: Backbone, picture: ImageDataset, names: Sequence[str], templates: Sequence[str], top: int
 ) -> dict[str, Any]:
-    """``top``: the most probable of ``names`` for one picture, the best first; ``told_alike``."""
+    """``top``: the most probable of ``names`` for one picture, the best first; ``told_alike``.
+
+    Of a model that was trained with a sigmoid each class has a ``match`` too, see :meth:`Backbone.match`.
+    """
     weights = zero_shot_weights(backbone, names, templates)
-    values, places = _probabilities(backbone, picture, weights)[0].topk(min(top, len(names)))
-    ranked = zip(places.tolist(), values.tolist(), strict=True)
-    best = [{"class": names[i], "probability": value} for i, value in ranked]
+    row = torch.from_numpy(encode_images(backbone, picture).features)
+    values, places = _softmax(backbone, row, weights)[0].topk(min(top, len(names)))
+    best = [{"class": names[i], "probability": p} for i, p in zip(places.tolist(), values.tolist(), strict=True)]
+    fits = backbone.match(cosines(row, weights.cpu())[0, places])
+    if fits is not None:
+        best = [one | {"match": float(fit)} for one, fit in zip(best, fits, strict=True)]
     return {"top": best, "told_alike": list_alike(weights, names)}
 
 
@@ -64,8 +71,11 @@ def zero_shot_probabilities(
 
 
 def _probabilities(backbone: Backbone, pictures: ImageDataset, weights: torch.Tensor) -> torch.Tensor:
-    head = ZeroShotHead(weights.cpu(), float(backbone.logit_scale.detach().exp()))
-    logits: torch.Tensor = head(torch.from_numpy(encode_images(backbone, pictures).features))
+    return _softmax(backbone, torch.from_numpy(encode_images(backbone, pictures).features), weights)
+
+
+def _softmax(backbone: Backbone, features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = ZeroShotHead(weights.cpu(), float(backbone.logit_scale.detach().exp()))(features)
     return logits.softmax(dim=1)
 
 

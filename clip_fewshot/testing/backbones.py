@@ -26,20 +26,24 @@ def check_backbone(backbone: Backbone) -> None:
 
 
 def build_inputs(backbone: Backbone) -> dict[str, tuple[Tower, Tensor]]:
-    """Each tower with three pictures or two texts."""
+    """Each tower with three pictures or two texts; of a model that reads no texts the one."""
     rng, size = np.random.default_rng(0), backbone.image_size
     pictures = [Image.fromarray(rng.integers(0, 256, (size + 3, size, 3), dtype=np.uint8)) for _ in range(3)]
     pixels = torch.stack([backbone.preprocess(picture) for picture in pictures]).to(backbone.device)
-    tokens = backbone.trim(backbone.tokenize(_TEXTS)).to(backbone.device)
-    return {"image": (backbone.visual, pixels), "text": (backbone.text, tokens)}
+    inputs: dict[str, tuple[Tower, Tensor]] = {"image": (backbone.visual, pixels)}
+    if backbone.reads_texts:
+        inputs["text"] = backbone.text, backbone.trim(backbone.tokenize(_TEXTS)).to(backbone.device)
+    return inputs
 
 
 def features_lie_in_one_space(backbone: Backbone) -> None:
     """Pictures and texts, finite, (n, d), the same d."""
-    pixels, tokens = (given for _, given in build_inputs(backbone).values())
+    inputs = {name: given for name, (_, given) in build_inputs(backbone).items()}
+    pixels = inputs["image"]
     demand(pixels.shape[1:] == (3, backbone.image_size, backbone.image_size), "preprocess does not give image_size")
-    found = {"image": backbone.encode_image(pixels), "text": backbone.encode_text(tokens)}
-    for name, features in found.items():
+    encode = {"image": backbone.encode_image, "text": backbone.encode_text}
+    for name, given in inputs.items():
+        features = encode[name](given)
         demand(features.shape[1] == backbone.visual.out_features, f"{name} features have another width")
         demand(features.dtype == torch.float32, f"{name} features are in {features.dtype}, not in float32")
         demand(features.isfinite().all(), f"{name} features are not finite")

@@ -320,7 +320,6 @@ def test_an_architecture_of_nothing_is_refused(nothing: str) -> None:
         ("text_config.hidden_act", "gelu_new", "hidden_act"),
         ("text_config.layer_norm_eps", 1e-6, "layer_norm_eps"),
         ("text_config.eos_token_id", 7, "eos_token_id '7'"),
-        ("model_type", "siglip", "model_type 'siglip'"),
         ("vision_config.image_size", 70, "image_size 70 as stated, got image_size 64"),
         ("vision_config.hidden_size", 256, "vision_width 256 as stated"),
         ("vision_config.num_attention_heads", "2", "vision_heads '2'"),
@@ -423,10 +422,6 @@ def test_a_folder_without_weights_says_which_files_it_looks_for(tmp_path: Path) 
         load_backbone(tmp_path, device="cpu")
     save_backbone(build_backbone(SMALL["vit"]), tmp_path / "ours", half=False)
     config = tmp_path / "ours" / "config.json"
-    for content, match in (
-        (asdict(SMALL["vit"]), "sha256"),
-        ({"model_type": "bert"}, "CLIP model, got that of 'bert'"),
-    ):
-        config.write_text(json.dumps(content))
-        with pytest.raises(ArtifactError, match=match):
-            load_backbone(tmp_path / "ours", device="cpu")
+    config.write_text(json.dumps(asdict(SMALL["vit"])))
+    with pytest.raises(ArtifactError, match="sha256"):
+        load_backbone(tmp_path / "ours", device="cpu")

@@ -17,7 +17,7 @@ from PIL import Image
 from clip_fewshot.data import pixels as module
 from clip_fewshot.data.collect import collect_images
 from clip_fewshot.data.dataset import ImageDataset
-from clip_fewshot.data.image import normalise, preprocess
+from clip_fewshot.data.image import Geometry, normalise, preprocess, resize_crop
 from clip_fewshot.data.picture_kinds import ImageError
 from clip_fewshot.data.pixels import pixel_batches
 from clip_fewshot.data.read import read_dataset
@@ -90,6 +90,13 @@ def test_a_picture_of_many_rows_is_decoded_once(files: list[Path], opened: Count
     assert np.array_equal(got, np.repeat(whole(pixel_batches(collect_images(files[:4]), SIZE)), 5, axis=0))
     shelf = RowFile("pixels", {"size": SIZE, **module.describe_preparation()}, (SIZE, SIZE, 3), np.uint8)
     assert Path(shelf.path).stat().st_size == 4 * shelf.row_bytes
+
+
+def test_ways_to_prepare_a_picture_do_not_mix(files: list[Path]) -> None:
+    images = collect_images(files)
+    for how in (Geometry(SIZE), Geometry(SIZE, squash=True), Geometry(SIZE, SIZE + 2), Geometry(SIZE, floor=True)):
+        expected = [np.asarray(resize_crop(images.open(i), how)) for i in range(len(images))]
+        assert np.array_equal(whole(pixel_batches(images, how)), np.stack(expected))
 
 
 def test_sizes_and_releases_of_pillow_do_not_mix(

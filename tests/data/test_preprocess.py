@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_fewshot.data.image import normalise, preprocess, resize_crop
+from clip_fewshot.data.image import Geometry, normalise, preprocess, resize_crop
 from clip_fewshot.errors import DataError
 from tests.data.pictures import pixels
 
@@ -79,3 +79,46 @@ def test_deep_pictures_in_memory_are_scaled_and_not_cut() -> None:
     assert np.abs(preprocess(floats, 32) - twin).max() < 0.02  # a step of 8 bits
     with pytest.raises(DataError, match="floats from"):
         preprocess(Image.fromarray(deep.astype(np.float32)), 32)
+
+
+def uneven(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_a_squashed_picture_keeps_its_edges() -> None:
+    picture = uneven(50, 23)
+    found = resize_crop(picture, Geometry(16, squash=True, resample="bilinear"))
+    assert found.tobytes() == picture.resize((16, 16), Image.Resampling.BILINEAR).tobytes()
+
+
+@pytest.mark.parametrize(("floor", "left"), [(False, 4), (True, 3)])
+def test_a_margin_of_half_pixels_is_rounded_as_the_library_does(floor: bool, left: int) -> None:
+    picture = uneven(23, 16)  # 7 columns too many: 3.5 on each side
+    found = resize_crop(picture, Geometry(16, floor=floor))
+    assert found.tobytes() == picture.crop((left, 0, left + 16, 16)).tobytes()
+
+
+def test_the_square_is_cut_out_of_a_larger_picture() -> None:
+    picture = uneven(60, 40)
+    found = resize_crop(picture, Geometry(16, 20))
+    assert found.tobytes() == picture.resize((30, 20), Image.Resampling.BICUBIC).crop((7, 2, 23, 18)).tobytes()
+
+
+def test_a_palette_is_left_before_or_after_the_resizing() -> None:
+    picture = uneven(40, 30).quantize(8)
+    first, last = (resize_crop(picture, Geometry(16, rgb_first=early)) for early in (True, False))
+    assert first.tobytes() == resize_crop(picture.convert("RGB"), 16).tobytes() != last.tobytes()
+
+
+def test_what_is_kept_of_a_picture_can_be_prepared_again() -> None:
+    picture = uneven(60, 40)
+    for how in (Geometry(16, 20), Geometry(16, 20, floor=True), Geometry(16, squash=True), Geometry(16)):
+        kept = resize_crop(picture, how.uncut())
+        assert resize_crop(kept, how).tobytes() == resize_crop(picture, how).tobytes()
+
+
+def test_only_what_is_not_openais_is_in_the_key_of_caches() -> None:
+    assert Geometry(16).about() == {}
+    assert Geometry(16, 20, squash=True).about() == {"resize": 20, "squash": True}
+    assert Geometry(16, 20).sized(32) == Geometry(32, 40)
+    assert Geometry(16).sized(32) == Geometry(32)

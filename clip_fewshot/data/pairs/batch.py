@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from clip_fewshot.data.image import Colour
+from clip_fewshot.data.image import Colour, Geometry
 
 IdentityValue = str | int | float | None  # as JSON gives it back
 
@@ -58,7 +58,7 @@ class Identified(Protocol):
 class PairReader(Protocol):
     """What a source needs of the model: how pictures are prepared, and how captions become tokens."""
 
-    image_size: int
+    geometry: Geometry
     mean: Colour
     std: Colour
 

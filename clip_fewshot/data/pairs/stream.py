@@ -74,7 +74,8 @@ class PairStream:
         if not world <= batch <= n:
             expected = f"from {world} (a picture per process) to {n} pictures in a batch"
             raise UsageError(expected=expected, got=str(batch), fix="change the batch", where="batch")
-        self.dataset, self.size, self.batch = dataset, model.image_size, batch
+        self.dataset, self.size, self.batch = dataset, model.geometry.size, batch
+        self._geometry = model.geometry
         self.mean, self.std = model.mean, model.std
         self.seed, self.rank, self.world, self._numbered = seed, rank, world, numbered
         self._steps = n // batch if drop_last else -(-n // batch)
@@ -130,9 +131,9 @@ class PairStream:
         if not shares:
             return
         crops = generator(self.seed, "pairs", "crops", epoch).random((self._pictures.n, 3))
-        size = self.size if self._crop is None else self._crop.held
+        how = self._geometry if self._crop is None else self._geometry.sized(self._crop.held)
         images = self.dataset.subset(np.concatenate(shares))
-        squares, pool = pixel_batches(images, size, max(1, len(shares[0]))), ThreadPoolExecutor(DECODE_THREADS)
+        squares, pool = pixel_batches(images, how, max(1, len(shares[0]))), ThreadPoolExecutor(DECODE_THREADS)
         with closing(squares), pool:
             for rows in shares:
                 if not len(rows):

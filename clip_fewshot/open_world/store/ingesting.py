@@ -72,7 +72,7 @@ def _rows(world: OpenWorldClassifier, pictures: ImageDataset, state: int) -> lis
     strange = np.flatnonzero(open_rows)  # may be judged again, or named with a group
     squares: dict[int, bytes] = {}
     if not world.from_features:
-        made = encode_squares(pictures.subset(strange), world.model.backbone.image_size)
+        made = encode_squares(pictures.subset(strange), world.model.backbone.geometry)
         squares = dict(zip(strange.tolist(), made, strict=True))
     return [
         PictureRow(

@@ -146,7 +146,7 @@ def _judge(
         new.verdicts |= {one.seq: verdict for one, verdict in zip(part, verdicts, strict=True)}
         strange = [one for one, verdict in zip(part, verdicts, strict=True) if verdict.state == "unknown"]
         if strange and not world.from_features:
-            made = encode_squares(sources.pictures(strange), world.model.backbone.image_size)
+            made = encode_squares(sources.pictures(strange), world.model.backbone.geometry)
             new.squares |= {one.seq: square for one, square in zip(strange, made, strict=True)}
 
 
