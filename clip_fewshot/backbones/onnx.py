@@ -115,7 +115,7 @@ def write_graph(graph: nn.Module, backbone: Backbone, about: Mapping[str, Any]) 
         with torch.no_grad(), _quiet():
             dim = torch.export.Dim("batch", min=1, max=1 << 20)
             program = torch.export.export(graph, (example,), dynamic_shapes=({0: dim},), strict=False)
-            made = torch.onnx.export(
+            made: Any = torch.onnx.export(
                 program, opset_version=OPSET, input_names=[SQUARES], output_names=names, verbose=False
             )
     except Exception as error:  # torch raises errors of many kinds, some of them pages long

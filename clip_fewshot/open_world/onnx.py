@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from clip_fewshot.few_shot.approach import PROBE
 from clip_fewshot.few_shot.model import TunedModel
 from clip_fewshot.open_world.feature_spaces import BOTH, DEPTH_WEIGHT, FROZEN, parse_depth
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures
-from clip_fewshot.open_world.p_value_graphs import CalibratedGraph, CrossGraph, tie_ends
+from clip_fewshot.open_world.p_value_graphs import CalibratedGraph, CrossGraph, find_tie_range
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.score_graphs import Arrays, build_score, unit_double
+from clip_fewshot.open_world.score_graphs import Arrays, build_score, scale_to_unit
 from clip_fewshot.probes.formulas import write_formula
 from clip_fewshot.types import FloatArray
 
@@ -65,9 +64,10 @@ class ProbabilitiesGraph(Arrays):
     def forward(self, features: Tensor) -> Tensor:
         """Those of :meth:`TunedModel.probabilities`."""
         if self.head is not None:
-            return (self.head(features).float() / self.temperature).softmax(1).double()
-        unit = unit_double(features)
-        rows, logits = unit_double(unit - self.centre), unit @ self.weights.T + self.intercept
+            logits: Tensor = self.head(features).float() / self.temperature
+            return logits.softmax(1).double()
+        unit = scale_to_unit(features)
+        rows, logits = scale_to_unit(unit - self.centre), unit @ self.weights.T + self.intercept
         if self.formula.moved is not None:
             logits = logits + rows @ self.moved.T
         if self.formula.keys is not None:
@@ -95,13 +95,13 @@ class RejectorGraph(nn.Module):
 
     def _build_rows(self, frozen: Tensor, own: Tensor) -> Tensor:
         if self.space == FROZEN:
-            return unit_double(frozen)
-        rows = unit_double(own)
+            return scale_to_unit(frozen)
+        rows = scale_to_unit(own)
         if self.space == BOTH:
-            rows = torch.cat([unit_double(frozen), rows], dim=1)
+            rows = torch.cat([scale_to_unit(frozen), rows], dim=1)
         elif parse_depth(self.space) is not None and self.space.startswith(FROZEN):
-            rows = torch.cat([unit_double(frozen), DEPTH_WEIGHT * rows], dim=1)
-        return unit_double(rows)
+            rows = torch.cat([scale_to_unit(frozen), DEPTH_WEIGHT * rows], dim=1)
+        return scale_to_unit(rows)
 
 
 class SetsGraph(Arrays):
@@ -121,7 +121,7 @@ class SetsGraph(Arrays):
     def forward(self, probabilities: Tensor) -> Tensor:
         """(b, c) bool."""
         losses = -probabilities.clamp(min=LEAST_PROBABILITY).log()
-        return self.limits <= tie_ends(-losses)[1]
+        return self.limits <= find_tie_range(-losses)[1]
 
 
 class AnswerGraph(nn.Module):
@@ -168,8 +168,7 @@ class AnswerGraph(nn.Module):
 
 def build_answer_graph(backbone: Backbone, fitted: Fitted, alpha: float) -> AnswerGraph:
     """The module of a classifier, on the CPU; the classifier stays where it is."""
-    graph: Any = copy.deepcopy(AnswerGraph(backbone, fitted, alpha))
-    return graph.cpu().eval().requires_grad_(False)
+    return copy.deepcopy(AnswerGraph(backbone, fitted, alpha)).cpu().eval().requires_grad_(False)
 
 
 def _find_limit(losses: FloatArray, alpha: float) -> float:

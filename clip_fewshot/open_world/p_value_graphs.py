@@ -26,7 +26,7 @@ from clip_fewshot.open_world.score_graphs import Arrays, build_score, measure_di
 from clip_fewshot.types import FloatArray
 
 
-def tie_ends(scores: Tensor) -> tuple[Tensor, Tensor]:
+def find_tie_range(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the greatest score that each ties with, as :func:`clip_fewshot.evaluation.ties.tie_range`."""
     ends = scores * (1 - TIE), scores * (1 + TIE)
     return torch.minimum(*ends), torch.maximum(*ends)
@@ -38,7 +38,7 @@ def rank(members: Tensor, own: Tensor, interpolated: bool) -> Tensor:
     Args:
         interpolated: between the next lower and the next higher member, see :class:`Calibrated`.
     """
-    least, greatest = tie_ends(own)
+    least, greatest = find_tie_range(own)
     lower, at_most = members < least, members <= greatest
     count, n = lower.sum(1).double(), members.shape[1]
     ties = at_most.sum(1) - lower.sum(1)
@@ -176,12 +176,13 @@ class LeftOutGraph(Arrays):
         super().__init__()
         self.whole = None if scheme.whole is None else build_score(scheme.whole, without=True)
         self.refits = nn.ModuleList(build_score(detector) for detector in scheme.detectors)
-        members, parts = np.empty(len(scheme.bag)), np.zeros(len(scheme.bag), dtype=np.int64)
+        members: FloatArray = np.empty(len(scheme.bag))
+        parts = np.zeros(len(scheme.bag), dtype=np.int64)
         if scheme.whole is not None:
             members = scheme.whole.loo_scores_
         for i, (part, detector) in enumerate(zip(scheme.parts, scheme.detectors, strict=False)):
             members[part], parts[part] = detector.score_samples(scheme.bag.rows[part]), i
-        self.alone: FloatArray = members
+        self.alone = members
         self.hold(members=members, parts=parts)
 
     def forward(self, unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,18 +228,19 @@ class CalibratedGraph(Arrays):
         scheme: Any = calibrated.scheme_
         n, self.per_class = len(scheme.places), calibrated.per_class
         classes = calibrated.classes_ if self.per_class or scheme.asks_class else []
-        self.compared, which = _build_comparisons(scheme, [*classes] or [None])
+        graphs, which = _build_comparisons(scheme, [*classes] or [None])
+        self.compared = nn.ModuleList(graphs)
         which = which if self.per_class else [*range(len(self.compared))]
         members = [np.flatnonzero(scheme.labels == one) if self.per_class else np.arange(n) for one in classes]
         self.asked = [
             *zip(which, (torch.from_numpy(one) for one in members or [np.arange(n)] * len(which)), strict=False)
         ]
-        looks = calibrated._looks
+        looks = calibrated.looks
         self.interpolated = looks is not None and n <= ALONE
         self.levels = nn.ModuleList()
         if looks is not None:
             each = LevelsGraph(looks) if n <= ALONE else None
-            self.levels.extend(each or FixedLevelsGraph(looks, one.alone) for one in self.compared)
+            self.levels.extend(each or FixedLevelsGraph(looks, one.alone) for one in graphs)
         self.hold(everything=calibrated.bag_.everything)
 
     def forward(self, unit: Tensor) -> Tensor:
@@ -267,19 +269,18 @@ class CrossGraph(Arrays):
         """(m, d) rows as each detector sees them -> (m,)."""
         counts = torch.ones_like(rows[0][:, 0])
         for i, (unit, score) in enumerate(zip(rows, self.scores, strict=True)):
-            greatest = tie_ends(score(unit))[1]
+            greatest = find_tie_range(score(unit))[1]
             counts = counts + (getattr(self, f"known_{i}") <= greatest[:, None]).sum(1)
         return counts / (self.n + 1)
 
 
-def _build_comparisons(scheme: Any, labels: Sequence[Any]) -> tuple[nn.ModuleList, list[int]]:
+def _build_comparisons(scheme: Any, labels: Sequence[Any]) -> tuple[list[LeftOutGraph] | list[NearBagGraph], list[int]]:
     """The different ways to compare, and which of them each label has."""
     if isinstance(scheme, LeaveOneOut) and scheme.shortcut is None:
-        return nn.ModuleList([LeftOutGraph(scheme)]), [0] * len(labels)
+        return [LeftOutGraph(scheme)], [0] * len(labels)
     if isinstance(scheme, Full) and isinstance(scheme.shortcut, KNNBags):
         k = scheme.shortcut.n_neighbors(labels)
         kinds = sorted(set(k.values()))
-        graphs = nn.ModuleList(NearBagGraph(scheme.shortcut, one) for one in kinds)
-        return graphs, [kinds.index(k[label]) for label in labels]
+        return [NearBagGraph(scheme.shortcut, one) for one in kinds], [kinds.index(k[label]) for label in labels]
     fix, got = "fit again with another detector", f"{type(scheme).__name__} of {len(scheme.places)} known pictures"
     raise UsageError(expected="a detector that is not fitted again for each picture", got=got, fix=fix, where="export")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ EXPORTED = "class-mean energy knn mahalanobis mahalanobis-margin max-logit relat
 
 class Arrays(nn.Module):
     """A module whose buffers are NumPy arrays: numbers in float64, the rest as they are."""
+
+    if TYPE_CHECKING:  # all that torch finds for itself is a buffer
+
+        def __getattr__(self, name: str) -> Tensor: ...
 
     def hold(self, **arrays: Any) -> None:
         """Keep them as attributes, which are tensors."""
@@ -115,17 +119,17 @@ class RelativeGraph(ScoreGraph):
 
     def __init__(self, detector: RelativeMahalanobisDetector, without: bool) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(MahalanobisGraph(part, without) for part in detector.parts_)
+        classes, background = detector.parts_
+        self.classes, self.background = MahalanobisGraph(classes, without), MahalanobisGraph(background, without)
 
     def forward(self, unit: Tensor) -> Tensor:
         """See :class:`ScoreGraph`."""
-        classes, background = (part(unit) for part in self.parts)
-        return torch.sub(classes, background)
+        scores: Tensor = self.classes(unit) - self.background(unit)
+        return scores
 
     def without(self, unit: Tensor) -> Tensor:
         """See :class:`ScoreGraph`."""
-        classes, background = (part.without(unit) for part in self.parts)  # type: ignore[operator]
-        return torch.sub(classes, background)
+        return self.classes.without(unit) - self.background.without(unit)
 
 
 class TextMarginGraph(ScoreGraph):
@@ -141,7 +145,8 @@ class TextMarginGraph(ScoreGraph):
 
     def forward(self, unit: Tensor) -> Tensor:
         """See :class:`ScoreGraph`."""
-        return self.weights[0] * self.margin(unit) + self.weights[1] * (unit @ self.concepts.T).amax(1)
+        scores: Tensor = self.weights[0] * self.margin(unit) + self.weights[1] * (unit @ self.concepts.T).amax(1)
+        return scores
 
     def without(self, unit: Tensor) -> Tensor:
         """See :class:`ScoreGraph`."""
@@ -201,7 +206,7 @@ def measure_distances(unit: Tensor, rows: Tensor) -> Tensor:
     return (2 - 2 * unit @ rows.T).clamp(min=0).sqrt()
 
 
-def unit_double(rows: Tensor) -> Tensor:
+def scale_to_unit(rows: Tensor) -> Tensor:
     """(m, d) rows of length 1 in float64; zeros stay zeros."""
     rows = rows.double()
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)

@@ -21,7 +21,7 @@ from clip_fewshot.probes.logistic import LinearProbe
 from clip_fewshot.probes.prototype import PrototypeProbe
 from clip_fewshot.probes.text_prior import TextPriorProbe
 from clip_fewshot.probes.zero_shot import ZeroShotProbe
-from clip_fewshot.types import FloatArray
+from clip_fewshot.types import FloatArray, IndexArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class LogitFormula:
         """Of logits times ``factor``."""
         return self._each(lambda rows: factor * rows, lambda duals: factor * duals)
 
-    def ordered(self, order: FloatArray) -> LogitFormula:
+    def ordered(self, order: IndexArray) -> LogitFormula:
         """Of the classes in another order, as ``np.argsort`` gives it."""
         return self._each(lambda rows: rows[order], lambda duals: duals[:, order])
 
