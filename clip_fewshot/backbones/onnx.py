@@ -31,7 +31,8 @@ AGREES = 1e-4  # of the largest number that Python gives, or of 1
 LARGEST_FILE = 1 << 31  # bytes: a protocol buffer holds no more
 OPSET = 18  # the first whose Resize smooths what it makes smaller
 INSTALL = "pip install 'clip-fewshot[onnx]'"
-# Pillow's bicubic filter. The roundings are those of data/image.py: the long side is cut to an integer, and the margin
+# Pillow's bicubic filter, which rounds between its two passes: columns first, but where a picture is more than twice as
+# high as wide and is made lower. The other roundings are those of data/image.py: the long side is cut to an integer, and the margin
 # is rounded half to even, as ONNX's Round does.
 RESIZE_CROP = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -42,10 +43,21 @@ pictures (uint8[batch, height, width, 3] pictures) => (uint8[batch, 3, {size}, {
   short = ReduceMin<keepdims = 1>(shape)
   longer = Mul(shape, side)
   sides = Div(longer, short)
-  number = Shape<start = 0, end = 1>(pictures)
-  channels = Constant<value_ints = [3]>()
-  sizes = Concat<axis = 0>(number, channels, sides)
-  resized = Resize<mode = "cubic", cubic_coeff_a = -0.5, antialias = 1, exclude_outside = 1>(planes, , , sizes)
+  height = Shape<start = 1, end = 2>(pictures)
+  width = Shape<start = 2, end = 3>(pictures)
+  twice = Add(width, width)
+  height_after, width_after = Split<num_outputs = 2>(sides)
+  tall = Greater(height, twice)
+  lower = Greater(height, height_after)
+  upright = And(tall, lower)
+  rows_first = Concat<axis = 0>(height_after, width)
+  columns_first = Concat<axis = 0>(height, width_after)
+  between = Where(upright, rows_first, columns_first)
+  start = Shape<start = 0, end = 2>(planes)
+  sizes_between = Concat<axis = 0>(start, between)
+  sizes = Concat<axis = 0>(start, sides)
+  half_way = Resize<mode = "cubic", cubic_coeff_a = -0.5, antialias = 1, exclude_outside = 1>(planes, , , sizes_between)
+  resized = Resize<mode = "cubic", cubic_coeff_a = -0.5, antialias = 1, exclude_outside = 1>(half_way, , , sizes)
   spare = Sub(sides, side)
   spare_real = Cast<to = 1>(spare)
   two = Constant<value_float = 2.0>()
