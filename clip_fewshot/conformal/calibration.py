@@ -172,10 +172,10 @@ class Calibrated:
 
     @cached_property
     def looks(self) -> Looks | None:
+        """What the calibrating pictures look like; None where scores are ranked as they are."""
         return self._look(self.scheme_)
 
     def _look(self, scheme: Scheme) -> Looks | None:
-        """What the calibrating pictures look like; None where scores are ranked as they are."""
         if not self.levelled or self.per_class or self.bag_.labels is None:
             return None
         kinds = np.unique(self.bag_.labels, return_inverse=True)[1]
