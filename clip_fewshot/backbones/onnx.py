@@ -31,9 +31,9 @@ AGREES = 1e-4  # of the largest number that Python gives, or of 1
 LARGEST_FILE = 1 << 31  # bytes: a protocol buffer holds no more
 OPSET = 18  # the first whose Resize smooths what it makes smaller
 INSTALL = "pip install 'clip-fewshot[onnx]'"
-# Pillow's bicubic filter, which rounds between its two passes: columns first, but rows where a picture is more than twice
-# as high as wide and is made lower. The other roundings are those of data/image.py: the long side is cut to an integer,
-# and the margin is rounded half to even, as ONNX's Round does.
+# Pillow's bicubic filter, which rounds between its two passes: columns first, but rows where a picture is more than
+# twice as high as wide and is made lower. The other roundings are those of data/image.py: the long side is cut to an
+# integer, and the margin is rounded half to even, as ONNX's Round does.
 RESIZE_CROP = """
 <ir_version: 10, opset_import: ["" : 18]>
 pictures (uint8[batch, height, width, 3] pictures) => (uint8[batch, 3, {size}, {size}] squares) {{

@@ -18,10 +18,14 @@ from clip_fewshot.novelty.knn import KNNDetector
 from clip_fewshot.novelty.mahalanobis import MahalanobisDetector
 from clip_fewshot.novelty.mahalanobis_margin import AVERAGE_WEIGHT, MahalanobisMarginDetector
 from clip_fewshot.novelty.max_logit import MaxLogitDetector
+from clip_fewshot.novelty.max_softmax import MaxSoftmaxDetector
+from clip_fewshot.novelty.mcm import MCMDetector
 from clip_fewshot.novelty.relative_mahalanobis import RelativeMahalanobisDetector
 from clip_fewshot.novelty.text_margin import TextMarginDetector
 
-EXPORTED = "class-mean energy knn mahalanobis mahalanobis-margin max-logit relative-mahalanobis text-margin"
+EXPORTED = (
+    "class-mean energy knn mahalanobis mahalanobis-margin max-logit max-softmax mcm relative-mahalanobis text-margin"
+)
 
 
 class Arrays(nn.Module):
@@ -155,22 +159,37 @@ class TextMarginGraph(ScoreGraph):
 
 
 class LogitsGraph(ScoreGraph):
-    """The largest logit of a linear probe, or the logarithm of the sum of all."""
+    """A score of the logits of a linear probe, or of the cosines to class names, which are logits as well."""
 
-    def __init__(self, detector: MaxLogitDetector | EnergyDetector, without: bool) -> None:
+    def __init__(self, detector: MaxLogitDetector | EnergyDetector | MaxSoftmaxDetector | MCMDetector, _: bool) -> None:
         super().__init__()
-        self.largest, probe = isinstance(detector, MaxLogitDetector), detector.probe_
-        coef, intercept = probe.coef_, probe.intercept_
+        self.normality = NORMALITY[type(detector)]
+        if isinstance(detector, MCMDetector):
+            coef = detector.concepts_ / detector.temperature
+            self.hold(coef=coef, intercept=np.zeros(len(coef)))
+            return
+        coef, intercept = detector.probe_.coef_, detector.probe_.intercept_
         if len(coef) == 1:
             coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         self.hold(coef=coef, intercept=intercept)
 
     def forward(self, unit: Tensor) -> Tensor:
         """See :class:`ScoreGraph`."""
-        logits = unit @ self.coef.T + self.intercept
-        return logits.amax(1) if self.largest else logits.logsumexp(1)
+        return self.normality(unit @ self.coef.T + self.intercept)
 
 
+def _log_odds(logits: Tensor) -> Tensor:
+    """As :func:`clip_fewshot.novelty.log_odds.measure_log_odds`."""
+    first = logits.argmax(1, keepdim=True) == torch.arange(logits.shape[1])
+    return logits.amax(1) - torch.where(first, -torch.inf, logits).logsumexp(1)
+
+
+NORMALITY: Mapping[type[Any], Callable[[Tensor], Tensor]] = {
+    EnergyDetector: lambda logits: logits.logsumexp(1),
+    MaxLogitDetector: lambda logits: logits.amax(1),
+    MaxSoftmaxDetector: _log_odds,
+    MCMDetector: _log_odds,
+}
 GRAPHS: Mapping[type[Any], Callable[..., ScoreGraph]] = {
     ClassMeanDetector: ClassMeanGraph,
     EnergyDetector: LogitsGraph,
@@ -178,6 +197,8 @@ GRAPHS: Mapping[type[Any], Callable[..., ScoreGraph]] = {
     MahalanobisDetector: MahalanobisGraph,
     MahalanobisMarginDetector: MahalanobisGraph,
     MaxLogitDetector: LogitsGraph,
+    MaxSoftmaxDetector: LogitsGraph,
+    MCMDetector: LogitsGraph,
     RelativeMahalanobisDetector: RelativeGraph,
     TextMarginDetector: TextMarginGraph,
 }

@@ -103,6 +103,7 @@ CHOICES = {
     "both": Alternative("knn", "both", 3),
     "tuned": Alternative("class-mean", "tuned"),
     "folds of frozen features": Alternative("energy"),
+    "names alone": Alternative("mcm"),
 }
 
 
