@@ -63,4 +63,4 @@ def describe(found: dict[str, Any]) -> str:
 
     batches = ", ".join(map(str, found["checked"]))
     lines = [f"{escape(found['out'])}: {format_size(found['bytes'])}, checked at {batches} pictures"]
-    return "\n".join(lines + [f"{name}: {off:.1e} from Python at most" for name, off in found["differences"].items()])
+    return "\n".join(lines + [f"{name}: at most {off:.1g} from Python's" for name, off in found["differences"].items()])
