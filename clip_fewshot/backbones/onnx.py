@@ -70,7 +70,7 @@ pictures (uint8[batch, height, width, 3] pictures) => (uint8[batch, 3, {size}, {
 }}
 """
 
-Arrays = Mapping[str, NDArray[Any]]
+NamedArrays = Mapping[str, NDArray[Any]]
 
 
 class PreparedPictures(nn.Module):
@@ -142,7 +142,7 @@ def write_graph(graph: nn.Module, backbone: Backbone, about: Mapping[str, Any]) 
     return bytes(whole.SerializeToString())
 
 
-def run_graph(data: bytes, pictures: NDArray[np.uint8]) -> Arrays:
+def run_graph(data: bytes, pictures: NDArray[np.uint8]) -> NamedArrays:
     """What onnxruntime makes of (b, h, w, 3) pictures with the file ``data``, on the CPU."""
     _import_onnx()
     import onnxruntime
@@ -155,7 +155,7 @@ def run_graph(data: bytes, pictures: NDArray[np.uint8]) -> Arrays:
 def check_graph(
     data: bytes,
     pictures: NDArray[np.uint8],
-    expected: Arrays,
+    expected: NamedArrays,
     room: Mapping[str, float],
     batches: Sequence[int] = CHECKED_BATCHES,
 ) -> dict[str, float]:

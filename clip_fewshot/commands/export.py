@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clip_fewshot.backbones.backbone import Backbone
     from clip_fewshot.open_world.classifier import OpenWorldClassifier
 
-FORMATS = ("onnx",)
+EXPORT_FORMATS = ("onnx",)
 DESCRIPTION = (
     "Write a model for another tool. onnx: one file that takes bytes of pictures, any number of any size; of a saved "
     "model it gives class, probabilities, p-value and the classes that cannot be ruled out, of a backbone features. "
@@ -29,10 +29,10 @@ EXAMPLES = ("runs/digits-mini/model --out digits.onnx", "ViT-B/32 --out vit.onnx
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SavedModelOptions, OutputOptions):
-    saved: str = field(
+    exported: str = field(
         metadata={"positional": True, "metavar": "MODEL", "help": "folder of a saved model, or a backbone by its name"}
     )
-    to: str = option("onnx", "the format", choices=FORMATS, group="output")
+    to: str = option("onnx", "the format", choices=EXPORT_FORMATS, group="output")
     out: str | None = option(None, "the file (default: model.onnx)", metavar="PATH", group="output")
 
 
@@ -41,7 +41,7 @@ def main(options: Options) -> int:
 
     path = opening.choose_file(options, Path(options.out or "model.onnx"))
     done = export_onnx(open_exported(options), path, options.overwrite)
-    found = {"schema": 1, "out": str(path), "to": options.to, "model": options.saved, **done}
+    found = {"schema": 1, "out": str(path), "to": options.to, "model": options.exported, **done}
     print(json.dumps(found, indent=1) if options.json else describe(found))
     return 0
 
@@ -50,10 +50,10 @@ def open_exported(options: Options) -> Backbone | OpenWorldClassifier:
     """The classifier in the folder MODEL, or the backbone of that name."""
     from clip_fewshot.runtime.artifacts import artifact_kind
 
-    folder = Path(options.saved)
+    folder = Path(options.exported)
     if os.path.exists(folder / MANIFEST) and "classifier" in artifact_kind(folder):
         return opening.open_saved(folder, options.model, options.device, options.trust)
-    return opening.open_model(options.saved, None, options.device)
+    return opening.open_model(options.exported, None, options.device)
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -24,11 +24,11 @@ from clip_fewshot.open_world.feature_spaces import BOTH, DEPTH_WEIGHT, FROZEN, p
 from clip_fewshot.open_world.fitted import Fitted, KnownPictures
 from clip_fewshot.open_world.p_value_graphs import CalibratedGraph, CrossGraph, find_tie_range
 from clip_fewshot.open_world.rejector import Rejector
-from clip_fewshot.open_world.score_graphs import Arrays, build_score, scale_to_unit
+from clip_fewshot.open_world.score_graphs import ArrayModule, build_score, scale_to_unit
 from clip_fewshot.probes.formulas import write_formula
 from clip_fewshot.types import FloatArray
 
-UNKNOWN = -1  # in the place of a class's number
+NO_CLASS_NUMBER = -1  # in the place of a class's number
 
 
 class FeaturesGraph(nn.Module):
@@ -50,7 +50,7 @@ class FeaturesGraph(nn.Module):
         return frozen, [own.get(i, frozen) for i in range(len(self.depths))]
 
 
-class ProbabilitiesGraph(Arrays):
+class ProbabilitiesGraph(ArrayModule):
     """(b, d) features under the model's suffix -> (b, c) probabilities in float64."""
 
     def __init__(self, model: TunedModel) -> None:
@@ -104,7 +104,7 @@ class RejectorGraph(nn.Module):
         return scale_to_unit(rows)
 
 
-class SetsGraph(Arrays):
+class SetsGraph(ArrayModule):
     """(b, c) probabilities -> which classes cannot be ruled out: those whose loss is at most that of a known picture.
 
     p-values fall as losses grow, so that each class has a loss at which its p-value passes alpha.
@@ -159,7 +159,7 @@ class AnswerGraph(nn.Module):
         if self.rejector is not None:
             score, p = self.rejector(frozen, judged)
             unknown = (p <= self.least) & ~self.by_name[label]  # type: ignore[index]
-            label = torch.where(unknown, UNKNOWN, label)
+            label = torch.where(unknown, NO_CLASS_NUMBER, label)
             found += [p.float(), score.float()]
         if self.sets is not None:
             found.append(self.sets(probabilities))

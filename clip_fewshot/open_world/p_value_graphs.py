@@ -18,11 +18,12 @@ from clip_fewshot.conformal.calibration import Calibrated
 from clip_fewshot.conformal.levels import FEW_PRIOR, LIKENESS, PLACE_PRIOR, SPREAD_PRIOR, Looks, Pairs
 from clip_fewshot.conformal.neighbour_bags import KNNBags
 from clip_fewshot.conformal.schemes import Full, LeaveOneOut
+from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
 from clip_fewshot.evaluation.ties import TIE
 from clip_fewshot.neighbors.exact import SAME
 from clip_fewshot.novelty.base import Detector
-from clip_fewshot.open_world.score_graphs import Arrays, build_score, measure_distances
+from clip_fewshot.open_world.score_graphs import ArrayModule, build_score, measure_distances
 from clip_fewshot.types import FloatArray
 
 
@@ -51,7 +52,7 @@ def rank(members: Tensor, own: Tensor, interpolated: bool) -> Tensor:
     return (count + share * (ties + 1)) / (n + 1)
 
 
-class LooksGraph(Arrays):
+class LooksGraph(ArrayModule):
     """Which class a picture looks like, without each known one: see :class:`Looks`."""
 
     def __init__(self, looks: Looks) -> None:
@@ -86,7 +87,7 @@ class LooksGraph(Arrays):
         return torch.where(self.none, -torch.inf, unit @ self.means.T)
 
 
-class LevelsGraph(Arrays):
+class LevelsGraph(ArrayModule):
     """Scores in units of an average class, each pair of pictures measured without both: see :class:`Pairs`."""
 
     def __init__(self, looks: Looks) -> None:
@@ -149,7 +150,7 @@ class LevelsGraph(Arrays):
         return centre + (scores - place) * stretch
 
 
-class FixedLevelsGraph(Arrays):
+class FixedLevelsGraph(ArrayModule):
     """The same of many known pictures, measured once for all new ones: what remains is a shift and a factor."""
 
     def __init__(self, looks: Looks, alone: FloatArray) -> None:
@@ -169,7 +170,7 @@ class FixedLevelsGraph(Arrays):
         return self.shift + self.factor * members, self.own_shift[look] + self.own_factor[look] * own
 
 
-class LeftOutGraph(Arrays):
+class LeftOutGraph(ArrayModule):
     """Scores of known pictures without each, and of new ones under the same detectors: see :class:`LeaveOneOut`."""
 
     def __init__(self, scheme: LeaveOneOut) -> None:
@@ -194,7 +195,7 @@ class LeftOutGraph(Arrays):
         return self.members.expand(own.shape[0], -1), own
 
 
-class NearBagGraph(Arrays):
+class NearBagGraph(ArrayModule):
     """Scores of known pictures beside each new one: it becomes a neighbour of some. See :class:`KNNBags`."""
 
     def __init__(self, bag: KNNBags, k: int) -> None:
@@ -216,7 +217,7 @@ class NearBagGraph(Arrays):
         return -torch.maximum(before, torch.minimum(last, far)), -nearest[:, -1:].expand_as(far)
 
 
-class CalibratedGraph(Arrays):
+class CalibratedGraph(ArrayModule):
     """p-values of :class:`Calibrated`, each picture as if it had come alone.
 
     Raises:
@@ -256,7 +257,7 @@ class CalibratedGraph(Arrays):
         return torch.where(copy, 1.0, p)
 
 
-class CrossGraph(Arrays):
+class CrossGraph(ArrayModule):
     """p-values of folds, each with a detector: see :func:`clip_fewshot.conformal.p_values.cross_p_values`."""
 
     def __init__(self, detectors: Sequence[Detector], calibration: Sequence[FloatArray]) -> None:
@@ -282,5 +283,8 @@ def _build_comparisons(scheme: Any, labels: Sequence[Any]) -> tuple[list[LeftOut
         k = scheme.shortcut.n_neighbors(labels)
         kinds = sorted(set(k.values()))
         return [NearBagGraph(scheme.shortcut, one) for one in kinds], [kinds.index(k[label]) for label in labels]
-    fix, got = "fit again with another detector", f"{type(scheme).__name__} of {len(scheme.places)} known pictures"
+    fix, got = (
+        "fit again with another detector",
+        f"{type(scheme).__name__} of {number(len(scheme.places), 'known picture')}",
+    )
     raise UsageError(expected="a detector that is not fitted again for each picture", got=got, fix=fix, where="export")

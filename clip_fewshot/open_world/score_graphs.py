@@ -28,7 +28,7 @@ EXPORTED = (
 )
 
 
-class Arrays(nn.Module):
+class ArrayModule(nn.Module):
     """A module whose buffers are NumPy arrays: numbers in float64, the rest as they are."""
 
     if TYPE_CHECKING:  # all that torch finds for itself is a buffer
@@ -42,7 +42,7 @@ class Arrays(nn.Module):
             self.register_buffer(name, value.double() if value.is_floating_point() else value)
 
 
-class ScoreGraph(Arrays):
+class ScoreGraph(ArrayModule):
     """A detector; ``without``: also what it says without each row that it has learned."""
 
     def forward(self, unit: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_fewshot.backbones.backbone import Backbone
-from clip_fewshot.backbones.onnx import AGREES, CHECKED_BATCHES, TowerGraph, check_graph, write_graph
+from clip_fewshot.backbones.onnx import AGREES, CHECKED_BATCHES, NamedArrays, TowerGraph, check_graph, write_graph
 from clip_fewshot.conformal.bags import ALONE
 from clip_fewshot.data.builtin import digits
 from clip_fewshot.data.collect import collect_images
@@ -21,14 +20,12 @@ from clip_fewshot.data.image import normalise, resize_crop
 from clip_fewshot.open_world.answers import Answer, select_possible
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.fitted import Fitted
-from clip_fewshot.open_world.onnx import UNKNOWN, build_answer_graph
+from clip_fewshot.open_world.onnx import NO_CLASS_NUMBER, build_answer_graph
 from clip_fewshot.runtime.files import write_bytes
 from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.runtime.parts import check_instance
 from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.rng import generator
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def export_onnx(model: Backbone | OpenWorldClassifier, path: str | Path, overwrite: bool = False) -> dict[str, Any]:
@@ -75,18 +72,18 @@ def _write_world(world: OpenWorldClassifier) -> bytes:
     backbone: Backbone = copy.deepcopy(world.model.backbone).cpu()
     graph = build_answer_graph(backbone, _fitted(world), world.alpha_)
     detector = None if world.rejector_ is None else world.rejector_.chosen.detector
-    about = {"classes": list(world.model.label_space_.names), "alpha": world.alpha_, "unknown": UNKNOWN}
+    about = {"classes": list(world.model.label_space_.names), "alpha": world.alpha_, "unknown": NO_CLASS_NUMBER}
     about |= {"detector": detector, "model": backbone.name, "backbone": backbone.digest}
     return write_graph(graph, backbone, about)
 
 
-def _encode(backbone: Backbone, squares: NDArray[np.uint8]) -> Arrays:
+def _encode(backbone: Backbone, squares: NDArray[np.uint8]) -> NamedArrays:
     pixels = torch.from_numpy(normalise(squares, backbone.mean, backbone.std))
     with torch.no_grad():
         return {"features": backbone.encode_image(pixels).numpy()}
 
 
-def _answer(world: OpenWorldClassifier, squares: NDArray[np.uint8]) -> tuple[Arrays, dict[str, float]]:
+def _answer(world: OpenWorldClassifier, squares: NDArray[np.uint8]) -> tuple[NamedArrays, dict[str, float]]:
     """What Python says, with nan for what the last bits of features decide, and the room that each output has.
 
     A p-value that is a rank alone jumps by 1 / (n + 1) where a score passes another.
@@ -115,7 +112,7 @@ def _number(answer: Answer, names: tuple[str, ...], alpha: float, room: float) -
     close = bool(rest) and first - rest[0][1] < 2 * AGREES
     if close or abs(answer.p_value - alpha) <= room:
         return np.nan
-    return UNKNOWN if answer.label is None else names.index(answer.label)
+    return NO_CLASS_NUMBER if answer.label is None else names.index(answer.label)
 
 
 def _choose_squares(size: int) -> NDArray[np.uint8]:

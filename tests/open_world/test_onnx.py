@@ -20,7 +20,7 @@ from clip_fewshot.few_shot.trainer import TrainSettings
 from clip_fewshot.open_world.alternatives import Alternative, NoveltyChoice
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.fitted import Fitted
-from clip_fewshot.open_world.onnx import UNKNOWN, AnswerGraph, build_answer_graph
+from clip_fewshot.open_world.onnx import NO_CLASS_NUMBER, AnswerGraph, build_answer_graph
 from clip_fewshot.open_world.rejector import fit_rejector
 
 
@@ -54,7 +54,7 @@ def compare(world: OpenWorldClassifier, pictures: ImageDataset) -> dict[str, Any
     found = run(build(world), pictures, world.model.backbone.image_size)
     names = world.model.label_space_.names
     answers = world.judge(world.look(pictures), top=len(names))
-    said = [UNKNOWN if answer.label is None else names.index(answer.label) for answer in answers]
+    said = [NO_CLASS_NUMBER if answer.label is None else names.index(answer.label) for answer in answers]
     np.testing.assert_array_equal(found["label"], said)
     ranked = [[dict(answer.top)[name] for name in names] for answer in answers]
     np.testing.assert_allclose(found["probabilities"], ranked, rtol=0, atol=1e-6)
@@ -140,7 +140,7 @@ def test_too_few_pictures_for_alpha_call_nothing_unknown(
     world = OpenWorldClassifier(model, "class-mean", alpha=0.1).fit(split.support)
     world.alpha = 0.01
     found = compare(world, fresh)
-    assert (found["label"] != UNKNOWN).all()
+    assert (found["label"] != NO_CLASS_NUMBER).all()
 
 
 @pytest.mark.slow
