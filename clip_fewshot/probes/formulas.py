@@ -132,11 +132,8 @@ def _of_gaussians(probe: GaussianProbe) -> LogitFormula:
 
 
 def _of_kernel_ridge(probe: KernelRidgeProbe) -> LogitFormula:
-    duals = probe.scale_ * probe.dual_
-    for place, length in enumerate(probe.lengths_):  # a class that came later knows the rows of then
-        duals[length:, place] = 0
     keys, found = unit_rows(probe.rows_ - probe.centre_), _plain(probe.scale_ * probe.texts_)
-    return replace(found, centre=probe.centre_, keys=keys, duals=duals, beta=probe.beta_)
+    return replace(found, centre=probe.centre_, keys=keys, duals=probe.scale_ * probe.dual_, beta=probe.beta_)
 
 
 WRITERS: Mapping[type[Any], Callable[[Any], LogitFormula]] = {

@@ -13,7 +13,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.geometry import unit_rows
 from clip_fewshot.novelty import DETECTORS, KNNDetector
 from clip_fewshot.novelty.base import needs_no_refits
-from clip_fewshot.open_world.p_value_graphs import CalibratedGraph
+from clip_fewshot.open_world.p_value_graphs import CalibratedGraph, rank
 from clip_fewshot.open_world.score_graphs import EXPORTED, GRAPHS, build_score
 from clip_fewshot.types import FloatArray, LabelArray
 
@@ -75,6 +75,14 @@ def test_p_values_are_those_of_the_calibration(name: str, sizes: str, how: str) 
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
     assert found[-1] == 1  # a copy of what is known
     assert len(np.unique(expected)) > 5
+
+
+def test_ranks_count_ties_and_lie_between_their_neighbours() -> None:
+    own = torch.tensor([[0.0], [2], [2.5], [2.25], [4]], dtype=torch.float64)
+    members = torch.tensor([[1.0, 2, 2, 3]], dtype=torch.float64).expand(5, -1)
+    between = [1 / 5, 4 / 5, 3.5 / 5, 3.25 / 5, 1]
+    np.testing.assert_allclose(rank(members, own, interpolated=True).numpy(), between)
+    np.testing.assert_allclose(rank(members, own, interpolated=False).numpy(), [1 / 5, 4 / 5, 4 / 5, 4 / 5, 1])
 
 
 @pytest.mark.parametrize("mean", [True, False])
