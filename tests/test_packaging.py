@@ -95,6 +95,7 @@ def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
         "spark",
         "postgres",
         "tracking",
+        "onnx",
         "docker",
         "docs",
         "dev",

@@ -17,7 +17,7 @@ VERBS = {
         """
             add advance answer append apply arrange ask assemble assign autocast broadcast build calibrate carry
             centre change check choose claim clean clip collect compare convert copy count cut decode demand descend
-            describe discover draw drop embed encode enqueue escape estimate evaluate explain extend fetch find
+            describe discover draw drop embed encode enqueue escape estimate evaluate explain export extend fetch find
             finetune fit flag fold format freeze gather group hash hide hold ignore import infer ingest insert join
             judge keep lay limit list load log look main make mask match measure merge mine name normalise number open
             order parse prefetch prepare preprocess preserve pretrain print project prove put rank read recognise

@@ -129,7 +129,7 @@ class EncoderTower(Tower):
 
     def embed(self, inputs: Tensor) -> CutState:
         """Inputs -> what enters the first block; position 0 for each."""
-        return CutState(self.stem(inputs), torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device))
+        return CutState(self.stem(inputs), torch.zeros(inputs.shape[0], dtype=torch.int64, device=inputs.device))
 
     def tail(self) -> PooledTail:
         """Pooling and projection, on the tower's own parameters."""

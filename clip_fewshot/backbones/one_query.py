@@ -51,4 +51,4 @@ def select_row(tokens: Tensor, position: Tensor) -> Tensor:
     if tokens.ndim != 3:
         fix = "cut a transformer"
         raise UsageError(expected="tokens (b, l, d)", got=f"shape {tuple(tokens.shape)}", fix=fix, where="select_row")
-    return tokens[torch.arange(len(tokens), device=tokens.device), position]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), position]

@@ -68,7 +68,7 @@ class AttentionPool(Tail):
     def forward(self, state: CutState) -> Tensor:
         """State after the last block -> (b, out) features, not normalised."""
         tokens = self.tokens(state)
-        query = self.q_proj(tokens[:, 0]).reshape(len(tokens), self.heads, -1)
+        query = self.q_proj(tokens[:, 0]).reshape(tokens.shape[0], self.heads, -1)
         key, value = (layer.weight.reshape(self.heads, -1, tokens.shape[2]) for layer in (self.k_proj, self.v_proj))
         mixed = one_query_attention(query, tokens, key, value, self.v_proj.bias.reshape(self.heads, -1))
         features: Tensor = self.c_proj(mixed)
@@ -113,7 +113,7 @@ class ModifiedResNet(Tower):
         x = functional.relu(self.bn1(self.conv1(inputs)))
         x = functional.relu(self.bn2(self.conv2(x)))
         x = functional.avg_pool2d(functional.relu(self.bn3(self.conv3(x))), 2)
-        return CutState(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+        return CutState(x, torch.zeros(x.shape[0], dtype=torch.int64, device=x.device))
 
     def tail(self) -> AttentionPool:
         """The attention pooling, not a copy."""

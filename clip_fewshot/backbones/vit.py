@@ -41,9 +41,9 @@ class VisionTransformer(Tower):
     def embed(self, inputs: Tensor) -> CutState:
         """(b, 3, h, w) pixels, normalised -> (b, 1 + patches, d) tokens, the class token first."""
         patches = self.conv1(inputs).flatten(2).transpose(1, 2)  # (b, patches, d)
-        first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
-        return CutState(tokens, torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device))
+        return CutState(tokens, torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device))
 
     def tail(self) -> TokenTail:
         """Final norm and projection of the class token."""

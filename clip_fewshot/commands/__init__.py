@@ -40,6 +40,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "use": {
         "predict": "class or unknown for pictures, by a saved model",
+        "export": "a model as one ONNX file, checked",
         "unsort": "take back what predict --sort-into copied",
         "zero_shot": "accuracy from class names alone; the classes of one picture",
         "retrieve": "pictures for a text, texts for a picture",

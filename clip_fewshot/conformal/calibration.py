@@ -102,7 +102,7 @@ class Calibrated:
         if (self.per_class or self.levelled) and y is None:
             asked = "per_class" if self.per_class else "levelled"
             raise UsageError(expected="classes", got="none", fix=f"pass y, or ask for {asked}=False", where=asked)
-        self.__dict__.pop("_looks", None)
+        self.__dict__.pop("looks", None)
         self.bag_ = Bag.from_features(X, y)
         self._batch: Together | None = None
         self.scheme_ = SCHEMES[self.scheme](self.make_detector, self.bag_, self.seed)
@@ -159,7 +159,7 @@ class Calibrated:
         compared = scheme.compare(rows, labels)
         if not self.per_class:  # many classes share a comparison
             compared = {id(one): one for one in compared.values()}
-        looks = self._looks if scheme is self.scheme_ else self._look(scheme)
+        looks = self.looks if scheme is self.scheme_ else self._look(scheme)
         for label, one in compared.items():
             members, own, _ = one if looks is None else scale_scores(one, looks, rows)
             if self.per_class:
@@ -171,11 +171,11 @@ class Calibrated:
         return found
 
     @cached_property
-    def _looks(self) -> Looks | None:
+    def looks(self) -> Looks | None:
+        """What the calibrating pictures look like; None where scores are ranked as they are."""
         return self._look(self.scheme_)
 
     def _look(self, scheme: Scheme) -> Looks | None:
-        """What the calibrating pictures look like; None where scores are ranked as they are."""
         if not self.levelled or self.per_class or self.bag_.labels is None:
             return None
         kinds = np.unique(self.bag_.labels, return_inverse=True)[1]

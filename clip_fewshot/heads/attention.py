@@ -51,7 +51,7 @@ class AttentionHead(nn.Module):
         tokens = features.unsqueeze(1) if features.ndim == 2 else features
         tokens = scale_rows(tokens, self.key.weight.dtype)
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
-        query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)  # (n, heads, 1, d/heads)
+        query = self.query.to(keys.dtype).expand(tokens.shape[0], -1, -1, -1)  # (n, heads, 1, d/heads)
         mask = None if visible is None else visible[:, None, None]
         pooled = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).flatten(1)  # (n, d)
         logits: Tensor = self.classifier(pooled)

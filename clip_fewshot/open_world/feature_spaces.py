@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from clip_fewshot.backbones.one_query import select_row
 from clip_fewshot.backbones.tower import CutState, Tower
 from clip_fewshot.features.prefix import Prefix, replay
 from clip_fewshot.geometry import unit_rows
@@ -62,7 +62,7 @@ class TokenReader(nn.Module):
             return tokens.float().mean(dim=(2, 3))
         if state.token is not None:
             return state.token.float()
-        return tokens[torch.arange(len(tokens), device=tokens.device), state.position].float()
+        return select_row(tokens, state.position).float()
 
 
 def encode_own(space: str, images: Prefix, tuned: FloatArray) -> FloatArray:

@@ -102,6 +102,10 @@ class Rejector:
         scores = [detector.score_samples(X) for detector, X in zip(self._detectors, seen, strict=True)]
         return NoveltyScores(np.mean(scores, axis=0), self._p_values(seen, scores, together))
 
+    def learned(self) -> tuple[Sequence[Detector], Sequence[FloatArray], Calibrated | None]:
+        """The detector of each judge, and either their calibration scores or what ranks in their place."""
+        return self._detectors, [] if self._calibrated else self._calibration, self._calibrated
+
     def flags(self, p: FloatArray, alpha: float) -> BoolArray:
         """(m,) which pictures are unknown; none where the support set is too small for ``alpha``."""
         if self.refusal(alpha):

@@ -63,7 +63,7 @@ class PromptedBlock(OneRow):
 
 def _behind_first(tokens: Tensor, prompts: Tensor) -> Tensor:
     """(b, l, d) and (p, d) -> (b, 1 + p + l - 1, d)."""
-    inserted = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+    inserted = prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     return torch.cat([tokens[:, :1], inserted, tokens[:, 1:]], dim=1)
 
 

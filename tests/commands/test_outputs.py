@@ -44,6 +44,7 @@ FILES = {
     ("predict", "--grid"): ("IN", "IN"),
     ("open-world review", "--out"): ("IN",),
     ("embed", "--out"): ("IN",),
+    ("export", "--out"): ("IN",),
     ("experiments.benchmark", "--record"): (),
 }
 FOLDERS = {
