@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.protocol import sort_pictures as steps
 from clip_fewshot.runtime.files import copy_file
 from tests.commands.conftest import Command, one_line
-
-
-def answer(label: str | None) -> Answer:
-    return Answer(label, 0.5, 0.0, ((label or "dog", 1.0),))
 
 
 @pytest.fixture
@@ -31,8 +26,8 @@ def originals(tmp_path: Path) -> list[Path]:
 
 def sort(folder: Path, files: list[Path], links: bool = False) -> None:
     sorter = steps.PictureSorter(folder, files, links)
-    sorter.add([answer("dog"), answer("dog"), answer(None)])
-    sorter.add([answer("dog"), answer("cat"), answer(None)])
+    sorter.add(["dog", "dog", None])
+    sorter.add(["dog", "cat", None])
 
 
 @pytest.mark.parametrize("links", [False, True])
@@ -76,7 +71,7 @@ def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, m
 
 def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) -> None:
     names = ("../../up", "a/b", "a:b", "..", "A_B")
-    steps.PictureSorter(tmp_path / "out", originals[:5]).add([answer(name) for name in names])
+    steps.PictureSorter(tmp_path / "out", originals[:5]).add([name for name in names])
     found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*.png")}
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
 

@@ -1,0 +1,44 @@
+"""The groups as files for other tools: `clip-fewshot open-world export store/ groups.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip_fewshot.commands.cli import opening
+from clip_fewshot.commands.cli.imports import import_quickly
+from clip_fewshot.commands.open_world.shared import StoreOptions, next_step, number, open_store, print_answer
+from clip_fewshot.config import OutputOptions, option
+
+DESCRIPTION = (
+    "Write the unknown pictures with a label each, group-0 and so on, for FiftyOne, Label Studio, CVAT or a "
+    "spreadsheet. Change the labels there, then apply what the tool exports: a new label makes a class."
+)
+EXAMPLES = ("store/ groups.json", "store/ tasks.json --to label-studio")
+FORMS = ("coco", "csv", "folders", "label-studio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StoreOptions, OutputOptions):
+    file: Path = field(
+        metadata={"positional": True, "metavar": "FILE", "help": "a new .json or .csv, or a folder to make"}
+    )
+    to: str | None = option(
+        None, "form (default: .json is coco, .csv is csv, other names are folders)", choices=FORMS, group="output"
+    )
+    everything: bool = option(False, "the pictures of known classes too, under their class", group="output")
+
+
+def main(options: Options) -> int:
+    with import_quickly():
+        from clip_fewshot.data.names import escape
+        from clip_fewshot.protocol.export_groups import export_groups
+
+    with open_store(options.store, options) as store:
+        done = export_groups(store, options.file, options.to, options.everything, options.overwrite)
+    opening.warn(f"left out, its file is not where it was: {name}" for name in done.lost)
+    record = {"pictures": done.pictures, "labels": done.labels, "root": str(done.root), "left_out": len(done.lost)}
+    text = f"{escape(options.file)}: {number(done.pictures, 'picture')} under {number(done.labels, 'label')}"
+    print_answer(options, record, f"{text}; paths start from {escape(done.root)}")
+    next_step(options, f"next: change labels in the tool, then apply {escape(options.store)} what it exports")
+    return opening.SOME_SKIPPED if done.lost else opening.DONE
