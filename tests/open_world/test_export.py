@@ -76,13 +76,13 @@ def test_coco_comes_back_without_our_own_keys(
     made, changed = tmp_path / "groups.json", bench.strange.parent / "from_the_tool.json"
     said("export", filled, made)
     coco = json.loads(made.read_text())
-    assert {tuple(one["bbox"]) for one in coco["annotations"]} == {(0, 0, 64, 64)}
+    assert {tuple(one["bbox"]) for one in coco["annotations"]} == {(0, 0, 10, 10)}
     names = sorted({*relabelled.values(), *(one["name"] for one in coco["categories"])})
     numbers = {one["id"]: one["name"] for one in coco["categories"]}
     for image, annotation in zip(coco["images"], coco["annotations"], strict=True):
         label = relabelled.get(image["file_name"], numbers[annotation["category_id"]])
         annotation["category_id"] = names.index(label)
-        annotation["bbox"] = [0.0, 0.2, 63.9, 63.8]  # as of a tool that keeps fractions
+        annotation["bbox"] = [0.0, 0.2, 9.9, 9.8]  # as of a tool that keeps fractions
         del image["digest"]
     coco["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
     changed.write_text(json.dumps(coco))
