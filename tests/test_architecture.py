@@ -33,7 +33,7 @@ RESERVED = {
     "transformers": {"backbones/pretrained_text.py"},
     "pyspark": {"contrastive/distributed/spark.py"},
     "pyarrow": {"data/parquet.py"},
-    "tensorboard": {"contrastive/metrics_log.py"},
+    "tensorboard": {"runtime/events.py"},
 }
 ARRAY_ONLY = {"novelty", "conformal", "neighbors", "discovery", "evaluation"}
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load", "torch.jit.load", "yaml.load"}
