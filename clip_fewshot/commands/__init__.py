@@ -51,6 +51,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
         "audit": "copies, doubtful labels and classes that give themselves away, before anything is measured",
         "linear_probe": "compare models by a probe on frozen features",
         "compare": "every method on the same support sets, as table and plot",
+        "results": "results of runs as one table: CSV, Parquet, LaTeX, Markdown",
         "shots": "the main job by shots per class, as table and plot",
         "novelty": "all detectors on one model, or the detector of a saved one",
         "discovery": "new classes among test pictures, against semi-supervised k-means",

@@ -239,7 +239,11 @@ PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, 
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
 # Written down where chosen: without them a run is one of schema 1.
 LATER: Mapping[str, Any] = {
-    **{"detector": AUTO, "discoverer": None, "n_neighbors": None, "unlabelled": None, "tensorboard": False},
+    "detector": AUTO,
+    "discoverer": None,
+    "n_neighbors": None,
+    "unlabelled": None,
+    "tensorboard": False,
     **SOURCED,
 }
 

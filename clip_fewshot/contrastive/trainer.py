@@ -95,7 +95,7 @@ def train_contrastive(
         world: the processes that train together; each calls this with its part of the batches.
         validation: what to measure meanwhile, with the averaged weights where ``options.averaging`` is on.
         on_step, on_validation: called in every process; the latter with the steps taken and the figures.
-        on_event: called in process 0 with what a line of ``metrics.jsonl`` says, as a dict, for trackers of experiments:
+        on_event: called in process 0 with what a line of ``metrics.jsonl`` says, as a dict, for experiment trackers:
             ``{"kind": "train" or "validation", "step": steps taken, "loss": ...}``.
         folder: of ``metrics.jsonl`` and the checkpoint; None: neither is written. One training at a time holds it.
         resume: go on from the checkpoint in ``folder`` if there is one.

@@ -46,7 +46,9 @@ def _read_column(table: Table) -> dict[str, str]:
         digest, label = cells[table.names.index(DIGEST)], cells[chosen["label"]]
         if not re.fullmatch("[0-9a-f]{64}", digest):
             fix = "restore the column, or leave it out"
-            raise DataError(expected="64 hex digits", got=repr(escape(digest[:80])), fix=fix, where=f"{where}: {DIGEST}")
+            raise DataError(
+                expected="64 hex digits", got=repr(escape(digest[:80])), fix=fix, where=f"{where}: {DIGEST}"
+            )
         if found.setdefault(digest, label) != label:
             got, fix = f"{escape(found[digest])!r} and {escape(label)!r}", "keep one row of it"
             raise DataError(expected="one class a picture", got=got, fix=fix, where=where)

@@ -20,7 +20,7 @@ from clip_fewshot.errors import DataError
 
 LINES = (".jsonl", ".ndjson")  # suffixes of files with an object a line
 BOXES = ("bbox", "segmentation", "keypoints")
-PIXEL = 1.0  # by which a box may miss the edge of its picture: tools keep boxes as fractions
+EDGE_SLACK = 1.0  # by which a box may miss the edge of its picture: tools keep boxes as fractions
 SERVED = "?d="  # before the path in Label Studio's address of a file on its own disk
 STRUCTURES = (
     "a list of objects, an object a line, train/val/test of such, images with annotations and categories (COCO), "
@@ -188,7 +188,7 @@ def _annotated(content: Mapping[str, Any], source: Path) -> tuple[Records, list[
 def _is_whole(box: object, image: Mapping[str, Any]) -> bool:
     """Whether (left, top, width, height) in pixels is all of the picture."""
     try:
-        return bool(np.abs(np.subtract(box, (0, 0, image["width"], image["height"]), dtype=float)).max() <= PIXEL)
+        return bool(np.abs(np.subtract(box, (0, 0, image["width"], image["height"]), dtype=float)).max() <= EDGE_SLACK)
     except (KeyError, TypeError, ValueError):
         return False
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
-from clip_fewshot.open_world.store.labels import Labelled, label_pictures
+from clip_fewshot.open_world.store import rows
+from clip_fewshot.open_world.store.labels import GROUP_PREFIX, NO_GROUP
 from clip_fewshot.open_world.store.material import build_dataset, is_there
+from clip_fewshot.open_world.store.rows import StoredPicture
 from clip_fewshot.open_world.store.store import Store
 from clip_fewshot.protocol.sort_pictures import PictureSorter
 from clip_fewshot.report.label_files import LabelledFile, format_label_csv, make_coco, make_tasks
@@ -19,7 +21,7 @@ from clip_fewshot.runtime.outputs import check_file, check_new_folder
 from clip_fewshot.runtime.reading import as_path
 
 COCO, CSV, FOLDERS, LABEL_STUDIO = "coco", "csv", "folders", "label-studio"
-USUAL = {".json": COCO, ".csv": CSV, "": FOLDERS}
+FORM_OF_SUFFIX = {".json": COCO, ".csv": CSV, "": FOLDERS}
 
 
 class Exported(NamedTuple):
@@ -32,6 +34,29 @@ class Exported(NamedTuple):
     labels: int
     root: Path
     lost: tuple[str, ...]
+
+
+class Labelled(NamedTuple):
+    """One picture, and its label: its class, "group-0" and so on for the groups, or "ungrouped"."""
+
+    picture: StoredPicture
+    label: str
+
+
+def label_pictures(store: Store, everything: bool = False) -> list[Labelled]:
+    """The pictures of the groups of :meth:`Store.discover`, and the unknown ones in none, in the order of their coming.
+
+    Args:
+        everything: those of known and named classes too, under their class.
+    """
+    database = store.database
+    groups = () if everything and not rows.find_unknown(database) else store.discover()
+    grouped = {digest: f"{GROUP_PREFIX}{group.number}" for group in groups for digest in group.pictures.digests}
+    return [
+        Labelled(one, grouped.get(one.digest) or one.verdict.label or NO_GROUP)
+        for one in rows.find_shown(database)
+        if everything or one.digest in grouped or one.verdict.state == "unknown"
+    ]
 
 
 def export_groups(
@@ -67,15 +92,15 @@ def export_groups(
         >>> model = cf.FewShotClassifier(cf.load_backbone("mini"), approach="linear-probe")
         >>> world = cf.OpenWorldClassifier(model, detector="knn").fit(split.support)
         >>> with cf.Store.create("shop/", world) as store:
-        ...     ingested = store.ingest("new_pictures")
+        ...     ingested = store.ingest(cf.read_images(["new_pictures"]))
         ...     exported = export_groups(store, "groups.csv")
         >>> Path("groups.csv").read_text().splitlines()[0]
         'image,label,p_value,digest'
     """
     path = as_path(out, "out")
-    form = to or USUAL.get(path.suffix.lower(), "")
-    if form not in USUAL.values() and form != LABEL_STUDIO:
-        expected = f"a name that ends in .json, .csv or nothing, or a form: {', '.join([*USUAL.values(), LABEL_STUDIO])}"
+    form = to or FORM_OF_SUFFIX.get(path.suffix.lower(), "")
+    if form not in FORM_OF_SUFFIX.values() and form != LABEL_STUDIO:
+        expected = f"a name that ends in .json, .csv or nothing, or a form: {', '.join([*FORM_OF_SUFFIX.values(), LABEL_STUDIO])}"
         raise UsageError(expected=expected, got=repr(to or path.name), fix="choose one", where="`to`")
     if form == FOLDERS:
         check_new_folder(path)
@@ -89,7 +114,10 @@ def export_groups(
         else:
             lost.append(one.picture.name)
     if not found:
-        got, fix = f"none of {number(len(labelled), 'picture')} with its file", "relink() the folder that holds them now"
+        got, fix = (
+            f"none of {number(len(labelled), 'picture')} with its file",
+            "relink() the folder that holds them now",
+        )
         raise UsageError(expected="pictures in files", got=got, fix=fix, where="store")
     root = _write(path, form, found, f"clip-fewshot, revision {store.revision}")
     return Exported(len(found), len({one.label for one in found}), root, tuple(lost))

@@ -14,9 +14,9 @@ from clip_fewshot.backbones.clip import names_code
 from clip_fewshot.config import AUTO, HIDDEN, READING, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.formats import FORMATS
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
-from clip_fewshot.data.names import number
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.few_shot.approach import APPROACHES, Approach, find_approach
 from clip_fewshot.few_shot.foreign import find_trusted_approach, list_foreign_parts

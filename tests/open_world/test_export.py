@@ -137,9 +137,7 @@ def test_known_pictures_leave_under_their_class(bench: Bench, filled: Path, tmp_
     (all_of_them.root / "all.json").unlink()
 
 
-def test_files_that_are_gone_are_left_out(
-    bench: Bench, filled: Path, tmp_path: Path, said: Said
-) -> None:
+def test_files_that_are_gone_are_left_out(bench: Bench, filled: Path, tmp_path: Path, said: Said) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(bench.strange, moved)
     said("ingest", filled, moved)

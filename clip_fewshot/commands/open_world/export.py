@@ -15,7 +15,7 @@ DESCRIPTION = (
     "spreadsheet. Change the labels there, then apply what the tool exports: a new label makes a class."
 )
 EXAMPLES = ("store/ groups.json", "store/ tasks.json --to label-studio")
-FORMS = ("coco", "csv", "folders", "label-studio")
+LABEL_FORMS = ("coco", "csv", "folders", "label-studio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Options(StoreOptions, OutputOptions):
         metadata={"positional": True, "metavar": "FILE", "help": "a new .json or .csv, or a folder to make"}
     )
     to: str | None = option(
-        None, "form (default: .json is coco, .csv is csv, other names are folders)", choices=FORMS, group="output"
+        None, "form (default: .json is coco, .csv is csv, other names are folders)", choices=LABEL_FORMS, group="output"
     )
     everything: bool = option(False, "the pictures of known classes too, under their class", group="output")
 
