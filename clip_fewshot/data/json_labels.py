@@ -24,7 +24,8 @@ EDGE_SLACK = 1.0  # by which a box may miss the edge of its picture: tools keep 
 SERVED = "?d="  # before the path in Label Studio's address of a file on its own disk
 STRUCTURES = (
     "a list of objects, an object a line, train/val/test of such, images with annotations and categories (COCO), "
-    "labels with classes (FiftyOne), tasks with annotations (Label Studio), {class: [paths]}, {path: class}, or CoOp's splits"
+    "labels with classes (FiftyOne), tasks with annotations (Label Studio), {class: [paths]}, {path: class}, or CoOp's "
+    "splits"
 )
 Records = list[tuple[str, dict[str, Any]]]  # place for errors, and what is said of one picture
 
@@ -135,7 +136,7 @@ def _is_task(item: object) -> bool:
 
 
 def _tasks(items: Sequence[Mapping[str, Any]]) -> tuple[Records, list[str]]:
-    """Label Studio's: what was uploaded, and the one choice that all annotators made; without one the label is empty."""
+    """Label Studio's: what was uploaded, and the one choice of all annotators; without one the label is empty."""
     rows, problems = Records(), []
     for i, item in enumerate(items):
         results = [one for said in item["annotations"] if not said.get("was_cancelled") for one in said["result"]]

@@ -100,7 +100,8 @@ def export_groups(
     path = as_path(out, "out")
     form = to or FORM_OF_SUFFIX.get(path.suffix.lower(), "")
     if form not in FORM_OF_SUFFIX.values() and form != LABEL_STUDIO:
-        expected = f"a name that ends in .json, .csv or nothing, or a form: {', '.join([*FORM_OF_SUFFIX.values(), LABEL_STUDIO])}"
+        forms = ", ".join([*FORM_OF_SUFFIX.values(), LABEL_STUDIO])
+        expected = f"a name that ends in .json, .csv or nothing, or a form: {forms}"
         raise UsageError(expected=expected, got=repr(to or path.name), fix="choose one", where="`to`")
     if form == FOLDERS:
         check_new_folder(path)

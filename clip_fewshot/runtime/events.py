@@ -34,8 +34,8 @@ class EventLog:
         >>> from clip_fewshot.runtime.events import EventLog
         >>> log = EventLog("events.jsonl")
         >>> log({"kind": "train", "step": 1, "loss": 0.5})
-        >>> open("events.jsonl").read()
-        '{"kind": "train", "step": 1, "loss": 0.5}\\n'
+        >>> open("events.jsonl").read().strip()
+        '{"kind": "train", "step": 1, "loss": 0.5}'
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -71,7 +71,7 @@ def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, m
 
 def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) -> None:
     names = ("../../up", "a/b", "a:b", "..", "A_B")
-    steps.PictureSorter(tmp_path / "out", originals[:5]).add([name for name in names])
+    steps.PictureSorter(tmp_path / "out", originals[:5]).add(names)
     found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*.png")}
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
 

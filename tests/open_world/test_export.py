@@ -128,7 +128,7 @@ def test_known_pictures_leave_under_their_class(bench: Bench, filled: Path, tmp_
         assert all_of_them.pictures == sum(store.status().states.values()) > some
         with pytest.raises(ResourceError, match="expected a new file"):
             export_groups(store, tmp_path / "some.csv")
-        with pytest.raises(UsageError, match="a name that ends in .json, .csv or nothing"):
+        with pytest.raises(UsageError, match=r"a name that ends in \.json, \.csv or nothing"):
             export_groups(store, tmp_path / "some.xml")
     (tmp_path / "all.json").rename(all_of_them.root / "all.json")
     found = read_dataset(all_of_them.root / "all.json")  # boxes around whole pictures are classes
@@ -160,5 +160,5 @@ def test_two_classes_for_one_picture_are_refused(filled: Path, tmp_path: Path) -
         with pytest.raises(UsageError, match="expected pictures of the store, got 1 others"):
             store.apply(table)
         table.write_text("image,label,digest\na.png,cat,zz\n")
-        with pytest.raises(DataError, match="labels.csv:2"):
+        with pytest.raises(DataError, match=r"labels\.csv:2"):
             store.apply(table)
