@@ -17,7 +17,7 @@ from clip_fewshot.runtime.result_rows import ResultRows
 
 RESULTS_FILE = "results.json"
 TEXT_TABLES = {".csv": tables.format_csv, ".tex": tables.format_latex, ".md": tables.format_markdown}
-READ_COLUMNS = ("run", "method", "accuracy", "macro_f1", *FIGURES, "n_test")  # where lines are short
+READ_COLUMNS = ("run", "method", "accuracy", "macro-F1", *FIGURES.values(), "n")  # where lines are short
 
 
 def list_results(runs: Sequence[Path]) -> ResultRows[dict[str, Any]]:

@@ -162,3 +162,23 @@ def test_two_classes_for_one_picture_are_refused(filled: Path, tmp_path: Path) -
         table.write_text("image,label,digest\na.png,cat,zz\n")
         with pytest.raises(DataError, match=r"labels\.csv:2"):
             store.apply(table)
+
+
+def test_a_class_comes_back_from_a_folder_that_may_not_be_called_like_it(
+    filled: Path, tmp_path: Path, said: Said
+) -> None:
+    with Store.open(filled) as store:
+        first, second = store.discover()[:2]
+        store.name(first, "a/b: c")
+        labelled = export_groups(store, tmp_path / "groups", everything=True)
+    assert labelled.lost == ()
+    (home,) = [path for path in (tmp_path / "groups").iterdir() if path.name.startswith("a_b")]
+    assert len([*home.glob("*.png")]) == len(first)
+    moved = second.pictures.names[0]
+    (copy,) = (tmp_path / "groups").rglob(base(moved))
+    copy.rename(home / "renamed.png")
+    done = said("apply", filled, tmp_path / "groups", "--json")
+    assert done["classes"].count("a/b: c") == 1
+    with Store.open(filled) as store:
+        (held,) = store.held([second.pictures.digests[0]]).values()
+    assert (held.verdict.state, held.verdict.label) == ("named", "a/b: c")

@@ -39,6 +39,7 @@ def main(options: Options) -> int:
     opening.warn(f"left out, its file is not where it was: {name}" for name in done.lost)
     record = {"pictures": done.pictures, "labels": done.labels, "root": str(done.root), "left_out": len(done.lost)}
     text = f"{escape(options.file)}: {number(done.pictures, 'picture')} under {number(done.labels, 'label')}"
-    print_answer(options, record, f"{text}; paths start from {escape(done.root)}")
+    root = done.root.relative_to(Path.cwd()) if done.root.is_relative_to(Path.cwd()) else done.root
+    print_answer(options, record, f"{text}; paths start from {escape(root)}")
     next_step(options, f"next: change labels in the tool, then apply {escape(options.store)} what it exports")
     return opening.SOME_SKIPPED if done.lost else opening.DONE
