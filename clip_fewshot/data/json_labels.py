@@ -186,7 +186,7 @@ def _annotated(content: Mapping[str, Any], source: Path) -> tuple[Records, list[
     return rows, []
 
 
-def _is_whole(box: object, image: Mapping[str, Any]) -> bool:
+def _is_whole(box: Any, image: Mapping[str, Any]) -> bool:
     """Whether (left, top, width, height) in pixels is all of the picture."""
     try:
         return bool(np.abs(np.subtract(box, (0, 0, image["width"], image["height"]), dtype=float)).max() <= EDGE_SLACK)

@@ -34,7 +34,7 @@ class EventLog:
         >>> from clip_fewshot.runtime.events import EventLog
         >>> log = EventLog("events.jsonl")
         >>> log({"kind": "train", "step": 1, "loss": 0.5})
-        >>> open("events.jsonl").read().strip()
+        >>> log.path.read_text().strip()
         '{"kind": "train", "step": 1, "loss": 0.5}'
     """
 

@@ -57,5 +57,5 @@ def review_labels(session: Session, labels: Mapping[str, str]) -> Review:
             rejected.append(digest)
         else:
             (assigned if label in known else named)[label].append(digest)
-    decided = [{name: tuple(part) for name, part in parts.items()} for parts in (named, assigned)]
-    return Review(session.id, session.revision, *decided, tuple(rejected))
+    new, joined = ({name: tuple(part) for name, part in parts.items()} for parts in (named, assigned))
+    return Review(session.id, session.revision, new, joined, tuple(rejected))
