@@ -25,7 +25,9 @@ def parse_table(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommandOptions, OutputOptions):
-    runs: tuple[Path, ...] = field(metadata={"positional": True, "metavar": "RUN", "help": "folders of few-shot runs"})
+    results: tuple[Path, ...] = field(
+        metadata={"positional": True, "metavar": "RUN", "help": "folders of few-shot runs"}
+    )
     out: str | None = option(
         None, "write the table to this .csv, .parquet, .tex or .md", parse=parse_table, metavar="PATH", group="output"
     )
@@ -40,7 +42,7 @@ def main(options: Options) -> int:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         check_file(out, options.overwrite, options, is_own=lambda there: False)
-    rows = list_results(options.runs)
+    rows = list_results(options.results)
     if out is not None:
         write_result_table(out, rows)
     print(json.dumps({"schema": 1, "results": rows}, indent=1) if options.json else format_plain(format_results(rows)))

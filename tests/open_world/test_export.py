@@ -58,7 +58,7 @@ def _digests(filled: Path) -> list[str]:
 
 def test_a_table_comes_back(filled: Path, tmp_path: Path, said: Said, relabelled: Labels) -> None:
     table = tmp_path / "groups.csv"
-    told = said("export", filled, table, "--json")
+    told = said("export", filled, "--out", table, "--json")
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert (told["pictures"], told["left_out"]) == (len(rows), 0)
@@ -74,7 +74,7 @@ def test_coco_comes_back_without_our_own_keys(
     bench: Bench, filled: Path, tmp_path: Path, said: Said, relabelled: Labels
 ) -> None:
     made, changed = tmp_path / "groups.json", bench.strange.parent / "from_the_tool.json"
-    said("export", filled, made)
+    said("export", filled, "--out", made)
     coco = json.loads(made.read_text())
     assert {tuple(one["bbox"]) for one in coco["annotations"]} == {(0, 0, 10, 10)}
     names = sorted({*relabelled.values(), *(one["name"] for one in coco["categories"])})
@@ -93,7 +93,7 @@ def test_folders_come_back_though_files_have_other_names(
     filled: Path, tmp_path: Path, said: Said, relabelled: Labels
 ) -> None:
     folder, back = tmp_path / "groups", tmp_path / "back"
-    said("export", filled, folder)
+    said("export", filled, "--out", folder)
     for i, path in enumerate(sorted(folder.rglob("*.png"))):
         home = back / relabelled.get(path.name, path.parent.name)
         home.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def test_folders_come_back_though_files_have_other_names(
 
 def test_label_studio_comes_back(filled: Path, tmp_path: Path, said: Said, relabelled: Labels) -> None:
     made, changed = tmp_path / "tasks.json", tmp_path / "project-1.json"
-    said("export", filled, made, "--to", "label-studio")
+    said("export", filled, "--out", made, "--to", "label-studio")
     tasks = json.loads(made.read_text())
     for task in tasks:
         (result,) = task.pop("predictions")[0]["result"]
@@ -115,7 +115,7 @@ def test_label_studio_comes_back(filled: Path, tmp_path: Path, said: Said, relab
 
 
 def test_what_is_left_as_it_is_decides_nothing(filled: Path, tmp_path: Path, said: Said) -> None:
-    said("export", filled, tmp_path / "groups.csv")
+    said("export", filled, "--out", tmp_path / "groups.csv")
     with Store.open(filled) as store, pytest.raises(UsageError, match="expected a decision, got none"):
         store.apply(tmp_path / "groups.csv")
 
@@ -143,7 +143,7 @@ def test_files_that_are_gone_are_left_out(bench: Bench, filled: Path, tmp_path: 
     said("ingest", filled, moved)
     (lost, *_) = sorted(moved.iterdir())
     lost.unlink()
-    told = said("export", filled, tmp_path / "groups.csv", "--everything", "--json", code=3)
+    told = said("export", filled, "--out", tmp_path / "groups.csv", "--everything", "--json", code=3)
     assert told["left_out"] == 1
     shutil.rmtree(moved)
     with Store.open(filled) as store, pytest.raises(UsageError, match=r"none of \d+ pictures with its file"):

@@ -20,8 +20,8 @@ CONFIG = """<View><Image name="image" value="$image"/><Choices name="choice" toN
 def test_cvat_reads_coco_and_folders(bench: Bench, filled: Path, tmp_path: Path, said: Said) -> None:
     """By datumaro, which CVAT imports with."""
     datumaro = pytest.importorskip("datumaro", exc_type=ImportError)
-    said("export", filled, tmp_path / "groups.json")
-    said("export", filled, tmp_path / "groups")
+    said("export", filled, "--out", tmp_path / "groups.json")
+    said("export", filled, "--out", tmp_path / "groups")
     coco = json.loads((tmp_path / "groups.json").read_text())
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     shutil.copy(tmp_path / "groups.json", tmp_path / "coco" / "annotations" / "instances_default.json")
@@ -38,7 +38,7 @@ def test_cvat_reads_coco_and_folders(bench: Bench, filled: Path, tmp_path: Path,
 def test_label_studio_reads_tasks_and_its_exports_come_back(filled: Path, tmp_path: Path, said: Said) -> None:
     interface = pytest.importorskip("label_studio_sdk.label_interface", exc_type=ImportError)
     converter = pytest.importorskip("label_studio_sdk.converter", exc_type=ImportError)
-    said("export", filled, tmp_path / "tasks.json", "--to", "label-studio")
+    said("export", filled, "--out", tmp_path / "tasks.json", "--to", "label-studio")
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     labels = {task["data"]["digest"]: task["predictions"][0]["result"][0]["value"]["choices"][0] for task in tasks}
     config = CONFIG.format("".join(f'<Choice value="{label}"/>' for label in sorted({*labels.values()})))
