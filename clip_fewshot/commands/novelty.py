@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.progress import Shown, show_progress
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, together_option, trust_option
 from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
+from clip_fewshot.runtime.progress import Shown
 
 DESCRIPTION = """Compare all novelty detectors on the frozen features of one model, over support sets and a sealed test
 set, or with --saved measure that of a saved model, on the test side that was sealed when it was trained on DATA."""
