@@ -56,7 +56,7 @@ def read_dataset(
             names of pictures the column whose files exist is taken.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode, a decoder that complained. Otherwise they are used with a warning.
-        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
+        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 5 %, but one
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
