@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.imports import import_quickly
-from clip_fewshot.commands.open_world.shared import StoreOptions, next_step, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import StoreOptions, next_step, open_store, print_answer
 from clip_fewshot.config import OutputOptions, option
 
 DESCRIPTION = (
@@ -30,7 +30,7 @@ class Options(StoreOptions, OutputOptions):
 
 def main(options: Options) -> int:
     with import_quickly():
-        from clip_fewshot.data.names import escape
+        from clip_fewshot.data.names import escape, number
         from clip_fewshot.protocol.export_groups import export_groups
 
     out = options.out or EXPORT_OUT
