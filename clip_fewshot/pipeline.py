@@ -53,11 +53,13 @@ from clip_fewshot.protocol.run_folder import (
     resume_config,
     settle_depth,
     study_name,
+    study_title,
 )
-from clip_fewshot.report.headline import RunResults
+from clip_fewshot.report.headline import RunResults, headline_rows
 from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernels
 from clip_fewshot.runtime.environment import describe_environment
+from clip_fewshot.runtime.events import OnEvent, ignore_event, join_board
 from clip_fewshot.runtime.files import hash_file, hold_folder
 from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.runtime.workers import WorkerPool
@@ -66,7 +68,10 @@ from clip_fewshot.types import FloatArray, Progress, ignore_progress
 
 
 def run_few_shot(
-    config: FewShotConfig, progress: Progress = ignore_progress, command: str = "clip_fewshot.run_few_shot(config)"
+    config: FewShotConfig,
+    progress: Progress = ignore_progress,
+    command: str = "clip_fewshot.run_few_shot(config)",
+    on_event: OnEvent = ignore_event,
 ) -> RunResults:
     """Search, refit on fresh support sets, open the test set once, reject, discover, report.
 
@@ -74,6 +79,8 @@ def run_few_shot(
         config: what to do, with which pictures, and where to write.
         progress: called when a part begins and after each unit of work; by default nothing is.
         command: how to repeat the run, for the report.
+        on_event: called with a dict of each finished trial and of the results, for trackers of experiments:
+            ``{"kind": "trial", "step": number, "value": ...}``, ``{"kind": "test", "step": trials, method: accuracy}``.
 
     Returns:
         The content of results.json; ``to_frame()`` makes a DataFrame of its headline.
@@ -95,6 +102,7 @@ def run_few_shot(
     config = name_parts(config, approaches)
     data, run = config.data, config.run
     out = check_run_folder(config)
+    tell = join_board(on_event, out / "tensorboard" if config.run.tensorboard else None)
     with hold_folder(out), use_deterministic_kernels(resolve_device(run.device)):
         dataset = read_dataset(data.data, **data.reading())
         shots, unseen = data.shots, data.unseen_classes
@@ -117,10 +125,10 @@ def run_few_shot(
         with WorkerPool(choose_jobs(approaches, jobs), threads) as crew:
             allowance = Allowance(run.budget, clock.began, (options.seeds + 1) * (len(approaches) + CALIBRATION_FOLDS))
             folds = max(1, len(task.folds(support.data.labels)))  # one shot: all pictures, each left out in turn
-            plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, study_name(config, split.pool, backbone))
-            trials = search(
-                SearchSpace(approaches, depth, task.baselines), task, support, plan, allowance, progress, crew
-            )
+            named = study_name(config, split.pool, backbone), study_title(config, split.pool)
+            plan = _plan(config, out / TRIALS_FOLDER, folds, allowance, *named)
+            space = SearchSpace(approaches, depth, task.baselines)
+            trials = search(space, task, support, plan, allowance, progress, crew, tell)
             clock.begin("refit")
             winners, best = select(trials, list(task.by_name.values()), depth)
             temperatures = {name: trial.temperature for name, trial in select_by_approach(trials).items()}
@@ -148,10 +156,11 @@ def run_few_shot(
         results |= {"environment": describe_environment(backbone.device), "timing": clock.laps}
         results |= {"artifacts": _hash_files(out / MODEL_FOLDER)}
         write_report(out, results, finished.record(command))
+        tell({"kind": "test", "step": len(trials)} | {row.name: row.mean for row in headline_rows(results)})
     return RunResults(results)
 
 
-def _plan(config: FewShotConfig, folder: Path, folds: int, allowance: Allowance, name: str) -> StudyPlan:
+def _plan(config: FewShotConfig, folder: Path, folds: int, allowance: Allowance, name: str, title: str) -> StudyPlan:
     run = config.run
     return StudyPlan(
         trials=run.n_trials,
@@ -161,6 +170,7 @@ def _plan(config: FewShotConfig, folder: Path, folds: int, allowance: Allowance,
         storage=run.storage,
         deadline=allowance.deadline,
         name=name,
+        title=title,
     )
 
 
@@ -172,6 +182,7 @@ def search(
     allowance: Allowance,
     progress: Progress,
     crew: WorkerPool,
+    tell: OnEvent,
 ) -> list[TrialRecord]:
     """The study on the support set; at one shot a class, of what needs no validation folds."""
     if not task.folds(support.data.labels):
@@ -180,6 +191,7 @@ def search(
     def told(done: int, record: TrialRecord) -> None:
         progress("search", done, plan.trials)
         allowance.observe(record)
+        tell({"kind": "trial", "step": record.number} | record.to_row())
 
     trials = run_study(space, build_evaluate(task, support), plan, told, crew)
     write_journal(plan.folder.parent / JOURNAL, plan.folder)

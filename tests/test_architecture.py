@@ -34,7 +34,7 @@ RESERVED = {
     "huggingface_hub": {"backbones/hub.py"},
     "pyspark": {"contrastive/distributed/spark.py"},
     "pyarrow": {"data/parquet.py"},
-    "tensorboard": {"contrastive/metrics_log.py"},
+    "tensorboard": {"runtime/events.py"},
     "onnx": {"backbones/onnx.py"},
     "onnxruntime": {"backbones/onnx.py"},
     "onnxscript": {"backbones/onnx.py"},

@@ -21,6 +21,7 @@ from clip_fewshot.data import builtin
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.sampling import OpenWorldSplit, SealedSet
 from clip_fewshot.errors import ArtifactError, ClipFewShotError, DataError, ResourceError, UsageError
+from clip_fewshot.few_shot.search.record import list_trials
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.pipeline import run_few_shot
 from clip_fewshot.protocol.run_folder import resume_config
@@ -28,6 +29,7 @@ from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report.headline import headline_table
 from clip_fewshot.report.schema import check_results
 from clip_fewshot.runtime import rng, workers
+from clip_fewshot.runtime.events import EventLog
 from tests.few_shot import test_approach
 from tests.few_shot.test_approach import COSINE
 
@@ -75,7 +77,7 @@ def config(model: str) -> FewShotConfig:
 @pytest.fixture(scope="module")
 def finished(config: FewShotConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("run")
-    return out, run_few_shot(changed(config, out=str(out)), silent, "the command")
+    return out, run_few_shot(changed(config, out=str(out)), silent, "the command", EventLog(out / "events.jsonl"))
 
 
 def study_and_model(out: Path) -> dict[str, Any]:
@@ -102,6 +104,17 @@ def test_it_writes_what_the_schema_promises(finished: tuple[Path, dict[str, Any]
     page = (out / "report.html").read_text()
     assert "the command" in page
     assert page.count("<img") > 10
+
+
+def test_each_trial_and_the_test_are_told(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    *trials, test = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    rows = {record.number: record.to_row() for record in list_trials(out)}
+    assert {told["step"]: (told["kind"], told["value"], told["approach"]) for told in trials} == {
+        number: ("trial", row["value"], row["approach"]) for number, row in rows.items()
+    }
+    best = results["best"]
+    assert (test["kind"], test["step"], test[best["approach"]]) == ("test", 5, best["test"]["mean"])
 
 
 def test_a_run_that_was_judged_otherwise_is_not_gone_on_with(

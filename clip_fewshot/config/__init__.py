@@ -153,6 +153,7 @@ class RunOptions(OutputOptions):
         "stored states held in memory, over which they are mapped from disk (default: a quarter of RAM)",
         unit="GiB",
     )
+    tensorboard: bool = option(False, "show the figures in TensorBoard too")
     storage: str | None = option(None, "database URL of a study that several workers share, e.g. postgresql://...")
     out: str | None = option(None, "output folder (default: runs/<data>-<model>)")
     resume: str | None = option(None, "go on with the run in this folder, under its own options")
@@ -237,7 +238,14 @@ class FewShotConfig:
 PARTS: Mapping[str, type[Any]] = {"data": DataOptions, "search": SearchOptions, "run": RunOptions}
 GONE = {"decode": "exact"}  # what is left of an option of earlier releases, whose runs go on
 # Written down where chosen: without them a run is one of schema 1.
-LATER: Mapping[str, Any] = {"detector": AUTO, "discoverer": None, "n_neighbors": None, "unlabelled": None, **SOURCED}
+LATER: Mapping[str, Any] = {
+    "detector": AUTO,
+    "discoverer": None,
+    "n_neighbors": None,
+    "unlabelled": None,
+    "tensorboard": False,
+    **SOURCED,
+}
 
 
 def _told(part: Any) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from clip_fewshot.contrastive.distributed.world import World
-from clip_fewshot.contrastive.metrics_log import Figures, MetricsLog, TensorBoard
+from clip_fewshot.contrastive.metrics_log import Figures, MetricsLog
 from clip_fewshot.contrastive.sources import epoch_length, read_identity
 from clip_fewshot.contrastive.state import Training, broadcast_state
 from clip_fewshot.data.pairs.batch import PairSource
 from clip_fewshot.errors import ArtifactError, UsageError
 from clip_fewshot.runtime.artifacts import MANIFEST, explain_content, find_artifact, save_artifact
+from clip_fewshot.runtime.events import TensorBoard
 from clip_fewshot.runtime.tensor_file import Form, TensorFile, read_forms, read_tensors
 
 KIND, FOLDER = "training checkpoint", "checkpoint"

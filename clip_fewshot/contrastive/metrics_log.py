@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.data.text_files import read_text
-from clip_fewshot.errors import DataError, ResourceError
+from clip_fewshot.errors import DataError
+from clip_fewshot.runtime.events import TensorBoard
 from clip_fewshot.runtime.files import append_line, write_text
 from clip_fewshot.runtime.reading import as_path
 from clip_fewshot.runtime.result_rows import ResultRows
@@ -41,9 +42,10 @@ class MetricsLog:
     def add(self, kind: str, step: int, figures: Figures) -> None:
         """Append a line; figures that are not finite become null, which JSON has no number for."""
         finite = {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
-        append_line(self.path, json.dumps({"step": step, "kind": kind} | finite, allow_nan=False))
+        event = {"step": step, "kind": kind} | finite
+        append_line(self.path, json.dumps(event, allow_nan=False))
         if self._board is not None:
-            self._board.add(kind, step, finite)
+            self._board(event)
 
     def settle(self, step: int) -> None:
         """Say that a checkpoint comes, and wait until all lines are on the disk: its run will not write them again."""
@@ -85,29 +87,3 @@ def _steps(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
-
-
-class TensorBoard:
-    """Writes scalars under ``folder`` for ``tensorboard --logdir``.
-
-    Args:
-        taken: steps that the training has taken; what an earlier run wrote of later ones is hidden.
-    """
-
-    def __init__(self, folder: Path, taken: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            fix = "pip install clip-fewshot[tracking], or leave TensorBoard out"
-            raise ResourceError(expected="the package tensorboard", got="none", fix=fix, where="tensorboard") from error
-        self._writer = SummaryWriter(str(folder), purge_step=taken + 1)
-
-    def add(self, kind: str, step: int, figures: Mapping[str, float | int | None]) -> None:
-        """One point of each curve."""
-        for name, value in figures.items():
-            if value is not None:
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        self._writer.flush()

@@ -15,6 +15,7 @@ from clip_fewshot.contrastive.checkpoint import FOLDER as CHECKPOINT_FOLDER
 from clip_fewshot.contrastive.checkpoint import CheckpointFolder
 from clip_fewshot.contrastive.distributed.world import SingleProcess, World
 from clip_fewshot.contrastive.gradients import Objective
+from clip_fewshot.contrastive.metrics_log import Figures
 from clip_fewshot.contrastive.objectives import wrap_objective
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.sources import epoch_length, time_batches, wrap_source
@@ -24,6 +25,7 @@ from clip_fewshot.data.pairs.batch import PairBatch, PairSource
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import explain_full_memory
+from clip_fewshot.runtime.events import OnEvent
 from clip_fewshot.runtime.files import hold_folder, remove_half_files
 from clip_fewshot.runtime.outputs import FolderKind, check_folder, mark_folder
 from clip_fewshot.runtime.progress import report_steps
@@ -73,6 +75,7 @@ def train_contrastive(
     validation: Validation | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
+    on_event: OnEvent | None = None,
     folder: Path | None = None,
     resume: bool = False,
     start: Path | None = None,
@@ -92,6 +95,8 @@ def train_contrastive(
         world: the processes that train together; each calls this with its part of the batches.
         validation: what to measure meanwhile, with the averaged weights where ``options.averaging`` is on.
         on_step, on_validation: called in every process; the latter with the steps taken and the figures.
+        on_event: called in process 0 with what a line of ``metrics.jsonl`` says, as a dict, for experiment trackers:
+            ``{"kind": "train" or "validation", "step": steps taken, "loss": ...}``.
         folder: of ``metrics.jsonl`` and the checkpoint; None: neither is written. One training at a time holds it.
         resume: go on from the checkpoint in ``folder`` if there is one.
         start: folder of another training of the same parameters, whose weights and moments this one begins with, at
@@ -135,7 +140,7 @@ def train_contrastive(
         keeper = CheckpointFolder(training, pairs, world, folder)
         keeper.begin(resume, start, tensorboard)
         training.set_train_mode()
-        session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation)
+        session = _Session(training, pairs, length, world, validation, keeper, on_step, on_validation, on_event)
         session.run()
         training.mean.install()
         broadcast_state(list(model.buffers()), world)  # batch statistics, of each process's own pictures until here
@@ -157,6 +162,7 @@ class _Session:
     keeper: CheckpointFolder
     on_step: Callable[[StepReport], None] | None
     on_validation: Callable[[int, dict[str, float]], None] | None
+    on_event: OnEvent | None
 
     def run(self) -> None:
         training = self.training
@@ -189,7 +195,7 @@ class _Session:
             skipped=not outcome.taken,
         )
         figures = report._asdict() | {"steps_per_second": 1 / max(1e-9, waited + now - began)}
-        self.keeper.log("train", {name: value for name, value in figures.items() if name != "step"})
+        self._tell("train", {name: value for name, value in figures.items() if name != "step"})
         if self.on_step is not None:
             self.on_step(report)
 
@@ -199,6 +205,11 @@ class _Session:
         with training.mean.swap_in():
             broadcast_state(list(training.model.buffers()), self.world)
             figures = validate(training.model, validation, self.world, chunk)
-        self.keeper.log("validation", figures)
+        self._tell("validation", figures)
         if self.on_validation is not None:
             self.on_validation(training.taken, figures)
+
+    def _tell(self, kind: str, figures: Figures) -> None:
+        self.keeper.log(kind, figures)
+        if self.on_event is not None and self.world.rank == 0:
+            self.on_event({"kind": kind, "step": self.training.taken, **figures})

@@ -22,7 +22,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "label": (
         *("label", "class", "classname", "labelname", "category", "categoryname", "target", "labels", "classes"),
-        *("categories", "species", "cls", "classid", "labelid", "categoryid"),
+        *("categories", "species", "cls", "classid", "labelid", "categoryid", "choice"),
     ),
     "caption": ("caption", "title", "text", "captions", "sentence", "description", "prompt", "comment", "rawcaption"),
     "split": ("split", "partition", "set", "subset", "dataset", "phase", "part"),

@@ -1,4 +1,4 @@
-"""JSON that names pictures, known by its structure alone: records, parts of records, COCO, FiftyOne, mappings."""
+"""JSON that names pictures, known by its structure alone: records, COCO, FiftyOne, Label Studio, mappings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
 
 from clip_fewshot.data.columns import Table
 from clip_fewshot.data.listing import PARTITIONS, Listing
@@ -17,9 +20,12 @@ from clip_fewshot.errors import DataError
 
 LINES = (".jsonl", ".ndjson")  # suffixes of files with an object a line
 BOXES = ("bbox", "segmentation", "keypoints")
+EDGE_SLACK = 1.0  # by which a box may miss the edge of its picture: tools keep boxes as fractions
+SERVED = "?d="  # before the path in Label Studio's address of a file on its own disk
 STRUCTURES = (
     "a list of objects, an object a line, train/val/test of such, images with annotations and categories (COCO), "
-    "labels with classes (FiftyOne), {class: [paths]}, {path: class}, or CoOp's splits"
+    "labels with classes (FiftyOne), tasks with annotations (Label Studio), {class: [paths]}, {path: class}, or CoOp's "
+    "splits"
 )
 Records = list[tuple[str, dict[str, Any]]]  # place for errors, and what is said of one picture
 
@@ -27,15 +33,22 @@ Records = list[tuple[str, dict[str, Any]]]  # place for errors, and what is said
 def read_json_labels(source: Path, root: Path | None = None, columns: Mapping[str, str] | None = None) -> Listing:
     """A picture or caption per record; names are known as those of columns are.
 
+    A box around the whole picture is a class, as tools write it that know boxes only.
+
     Raises:
         DataError: no JSON, another structure, boxes in place of classes, or rows that cannot be used.
     """
+    return list_table(read_json_table(source), root, columns)
+
+
+def read_json_table(source: Path) -> Table:
+    """The same as cells, before any column has a meaning; a column ``digest`` is kept where a tool passes it on."""
     content = None if source.suffix.lower() in LINES else parse_json(source)
     rows, problems = _lines(source) if content is None else _records(content, source)
     names = tuple(dict.fromkeys(name for _, row in rows for name, value in row.items() if not _is_nested(value)))
     cells = [(f"{escape(source.name)}:{where}", tuple(_cell(row.get(name)) for name in names)) for where, row in rows]
     places = [f"{escape(source.name)}:{problem}" for problem in problems]
-    return list_table(Table(source, names, tuple(cells), tuple(places), _left_out(content)), root, columns)
+    return Table(source, names, tuple(cells), tuple(places), _left_out(content))
 
 
 def parse_json(source: Path) -> Any:
@@ -84,7 +97,7 @@ def _object(line: str) -> dict[str, Any] | None:
 def _records(content: Any, source: Path) -> tuple[Records, list[str]]:
     """The rows of a whole file, by its structure."""
     if isinstance(content, list):
-        return _objects(content)
+        return _tasks(content) if content and all(map(_is_task, content)) else _objects(content)
     mapping = content if isinstance(content, dict) else {}
     parts = {part: items for part, items in mapping.items() if part.lower() in PARTITIONS}
     if _is_annotated(mapping):
@@ -118,6 +131,27 @@ def _objects(items: Sequence[Any]) -> tuple[Records, list[str]]:
     return rows, [f"[{i}]: no JSON object" for i, item in enumerate(items) if not isinstance(item, dict)]
 
 
+def _is_task(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("data"), dict) and _holds_objects(item.get("annotations"))
+
+
+def _tasks(items: Sequence[Mapping[str, Any]]) -> tuple[Records, list[str]]:
+    """Label Studio's: what was uploaded, and the one choice of all annotators; without one the label is empty."""
+    rows, problems = Records(), []
+    for i, item in enumerate(items):
+        results = [one for said in item["annotations"] if not said.get("was_cancelled") for one in said["result"]]
+        chosen = {choice for one in results for choice in one.get("value", {}).get("choices", ())}
+        if len(chosen) > 1:
+            problems.append(f"[{i}]: {number(len(chosen), 'choice')}, and one class a picture is meant")
+        data = {name: _strip_server(value) for name, value in item["data"].items()}
+        rows.append((f"[{i}]", data | {"label": next(iter(chosen), "")}))
+    return rows, problems
+
+
+def _strip_server(value: object) -> object:
+    return unquote(value.partition(SERVED)[2]) if isinstance(value, str) and SERVED in value else value
+
+
 def _classed(labels: Mapping[str, Any], classes: Sequence[Any], source: Path) -> Records:
     """FiftyOne's: file stem -> class, or its number in ``classes``."""
     nested = [key for key, value in labels.items() if _is_nested(value)]
@@ -141,14 +175,23 @@ def _annotated(content: Mapping[str, Any], source: Path) -> tuple[Records, list[
     images, categories = (_by_id(content.get(name, []), name, source) for name in ("images", "categories"))
     rows: Records = []
     for i, item in enumerate(content["annotations"]):
-        boxes = [box for box in BOXES if item.get(box)]
-        if boxes:
-            raise _boxes(f"annotations[{i}] with a {boxes[0]}", source)
         image, category = images.get(_key(item, "image_id"), {}), categories.get(_key(item, "category_id"), {})
+        boxes = [box for box in BOXES if item.get(box)]
+        if boxes and not (boxes == ["bbox"] and _is_whole(item["bbox"], image)):
+            raise _boxes(f"annotations[{i}] with a {boxes[0]}", source)
         label = {"label": category.get("name")} if "category_id" in item else {}
         caption = {"caption": item["caption"]} if "caption" in item else {}
-        rows.append((f"annotations[{i}]", {"image": image.get("file_name"), **label, **caption}))
+        known = {"digest": image["digest"]} if "digest" in image else {}
+        rows.append((f"annotations[{i}]", {"image": image.get("file_name"), **label, **caption, **known}))
     return rows, []
+
+
+def _is_whole(box: Any, image: Mapping[str, Any]) -> bool:
+    """Whether (left, top, width, height) in pixels is all of the picture."""
+    try:
+        return bool(np.abs(np.subtract(box, (0, 0, image["width"], image["height"]), dtype=float)).max() <= EDGE_SLACK)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _key(item: Mapping[str, Any], name: str) -> str:

@@ -66,6 +66,8 @@ LOOKALIKES = str.maketrans(
 # Fillers and variation marks that print nothing and are no format characters.
 UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
 
+UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
+LONGEST_LABEL = 60  # characters of a folder's name: in any script fewer bytes than the 255 that systems take
 LISTED = 5  # offenders an error names before it only counts
 
 
@@ -80,6 +82,11 @@ def escape(name: str | Path) -> str:
 def to_unicode(name: str | Path) -> str:
     """``name`` as text that any file or database takes: bytes that are no UTF-8 as escapes."""
     return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def folder_name(name: str) -> str:
+    """What the folder of a class is called, on any system."""
+    return UNFIT.sub("_", name)[:LONGEST_LABEL].strip(". ") or "_"
 
 
 def number(n: int, noun: str, plural: str | None = None) -> str:

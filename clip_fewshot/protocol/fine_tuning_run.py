@@ -47,6 +47,7 @@ from clip_fewshot.protocol.fine_tuning_task import FINE_TUNING_FOLDER, TRAINING_
 from clip_fewshot.protocol.retrieval import find_candidates, measure_cosines, measure_recall, recall_values
 from clip_fewshot.protocol.zero_shot_accuracy import zero_shot_probabilities
 from clip_fewshot.report import tables
+from clip_fewshot.report.result_tables import RESULTS_FILE
 from clip_fewshot.runtime.artifacts import ARTIFACT_SIGN
 from clip_fewshot.runtime.device import PRECISIONS
 from clip_fewshot.runtime.files import read_json, remove_half_files, write_bytes
@@ -55,7 +56,7 @@ from clip_fewshot.runtime.units import format_seconds
 from clip_fewshot.types import FloatArray, Say
 
 FINE_TUNING_BATCH, CLIP_NORM = 64, 1.0
-TUNED_FOLDER, RESULTS_FILE = "model", "results.json"
+TUNED_FOLDER = "model"
 TUNED_MODEL = FolderKind("tuned model", (*BACKBONE_FOLDER.signs, ARTIFACT_SIGN))
 PLAIN_FOLDER = "without_category"  # of the same training on the captions as they are
 

@@ -14,6 +14,7 @@ from clip_fewshot.backbones.clip import names_code
 from clip_fewshot.config import AUTO, HIDDEN, READING, DataOptions, FewShotConfig, RunOptions
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.formats import FORMATS
+from clip_fewshot.data.names import number
 from clip_fewshot.data.own_templates import choose_templates
 from clip_fewshot.discovery import DISCOVERERS, find_discoverer
 from clip_fewshot.errors import ArtifactError, UsageError
@@ -210,3 +211,9 @@ def study_name(config: FewShotConfig, pool: ImageDataset, backbone: Backbone) ->
     options = {name: value for name, value in config.study_key().items() if name not in ("data", "model", *READING)}
     same = json.dumps([options, pool.fingerprint(), backbone.digest, OBJECTIVE], sort_keys=True)
     return hash_bytes(same.encode())[:16]
+
+
+def study_title(config: FewShotConfig, pool: ImageDataset) -> str:
+    """What people know a study by; made of what is equal in all its workers, wherever pictures and weights lie."""
+    data = config.data
+    return f"{number(len(pool.label_space), 'class', 'classes')}, {number(data.shots, 'shot')}, seed {data.seed}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_fewshot.data.names import NO_CLASS
+from clip_fewshot.data.names import NO_CLASS, folder_name
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.files import append_line, copy_file
 from clip_fewshot.runtime.outputs import FOLDER_MARK, FolderKind, mark_folder
@@ -19,11 +18,8 @@ from clip_fewshot.runtime.reading import decode_json, open_regular, read_whole
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
-    from clip_fewshot.open_world.answers import Answer
 
 SORTED_FOLDER, LIST_OF_COPIES = FolderKind("sorted pictures"), ".copies.jsonl"
-UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # for the name of a folder on some system
-LONGEST_LABEL = 60  # characters of a folder's name: in any script fewer bytes than the 255 that systems take
 
 
 def list_files(pictures: ImageDataset) -> list[Path]:
@@ -40,7 +36,7 @@ def list_files(pictures: ImageDataset) -> list[Path]:
 
 
 class PictureSorter:
-    """Copies each of ``files``, or links to it, into a folder of ``folder`` that is called like its answer.
+    """Copies each of ``files``, or links to it, into a folder of ``folder`` that is called like its class.
 
     The pictures stay where they are, and ``folder`` keeps a list of its copies for :func:`remove_copies`. Where two are
     called the same, a number stands behind the later one.
@@ -51,16 +47,14 @@ class PictureSorter:
         self._taken: dict[str, int] = {}
         self._homes: dict[str | None, Path] = {None: _new_place(self._taken, folder / NO_CLASS)}
 
-    def add(self, answers: Sequence[Answer]) -> None:
-        """Sort the next ones, a picture an answer.
+    def add(self, labels: Sequence[str | None]) -> None:
+        """Sort the next ones by their classes; None is unknown.
 
         Raises:
             ResourceError: a copy cannot be written.
         """
         mark_folder(self._folder, SORTED_FOLDER)
-        pairs = [
-            (file, self._find_place(file, answer.label)) for answer, file in zip(answers, self._left, strict=False)
-        ]
+        pairs = [(file, self._find_place(file, label)) for label, file in zip(labels, self._left, strict=False)]
         lines = [{"copy": str(copy.relative_to(self._folder)), "of": os.path.realpath(file)} for file, copy in pairs]
         append_line(
             self._folder / LIST_OF_COPIES, "\n".join(map(json.dumps, lines))
@@ -70,8 +64,7 @@ class PictureSorter:
 
     def _find_place(self, file: Path, label: str | None) -> Path:
         if label is not None and label not in self._homes:
-            fitting = UNFIT.sub("_", label)[:LONGEST_LABEL].strip(". ") or "_"
-            self._homes[label] = _new_place(self._taken, self._folder / fitting)
+            self._homes[label] = _new_place(self._taken, self._folder / folder_name(label))
         return _new_place(self._taken, self._homes[label] / file.name)
 
 

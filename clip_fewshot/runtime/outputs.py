@@ -24,19 +24,8 @@ LONGEST_RECORD = 1 << 24  # bytes of a JSON file that a folder is known by
 # Options that say what to read.
 PICTURE_SOURCES = {"data", "sets", "sources", "pictures", "test", "unlabelled", "labelled", "novel", "background"}
 SOURCES = PICTURE_SOURCES | {
-    *(
-        "image",
-        "features",
-        "tuned",
-        "saved",
-        "exported",
-        "store",
-        "review",
-        "class_names",
-        "words",
-        "from_",
-        "templates",
-    )
+    *("image", "features", "tuned", "saved", "exported", "store", "review", "results", "class_names", "words"),
+    *("from_", "templates"),
 }
 
 

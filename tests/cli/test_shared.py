@@ -57,7 +57,7 @@ def test_no_form_of_an_address_is_written_down(address: str, monkeypatch: pytest
 def test_what_is_no_address_is_refused_without_being_repeated(address: str) -> None:
     with (
         pytest.raises(UsageError, match="postgresql://user@host/database") as refused,
-        database.open_shared_study(address, "study", SearchSpace((), 0)),
+        database.open_shared_study(address, "study", "", SearchSpace((), 0)),
     ):
         pass
     assert SECRET not in str(refused.value)

@@ -61,7 +61,8 @@ FOLDERS = {
     ("open-world init", "STORE"): (),
     ("experiments.glyphs.command", "--out"): (),
 }
-ALWAYS_NEW = {("predict", "--out"), ("open-world predict", "--out")}  # none of ours is replaced either: test_predict.py
+# None of ours is replaced either: test_predict.py, test_results.py, open_world/test_export.py.
+ALWAYS_NEW = {(name, "--out") for name in ("predict", "open-world predict", "results", "open-world export")}
 READ = SOURCES | {"root", "folder"}  # options with the path of something that is read
 NAMES = {  # options with words that are no path
     *("model", "models", "unseen", "approaches", "detector", "detectors", "discoverer", "method", "device", "storage"),

@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.protocol import sort_pictures as steps
 from clip_fewshot.runtime.files import copy_file
 from tests.commands.conftest import Command, one_line
-
-
-def answer(label: str | None) -> Answer:
-    return Answer(label, 0.5, 0.0, ((label or "dog", 1.0),))
 
 
 @pytest.fixture
@@ -32,8 +27,8 @@ def originals(tmp_path: Path) -> list[Path]:
 
 def sort(folder: Path, files: list[Path], links: bool = False) -> None:
     sorter = steps.PictureSorter(folder, files, links)
-    sorter.add([answer("dog"), answer("dog"), answer(None)])
-    sorter.add([answer("dog"), answer("cat"), answer(None)])
+    sorter.add(["dog", "dog", None])
+    sorter.add(["dog", "cat", None])
 
 
 @pytest.mark.parametrize("links", [False, True])
@@ -83,7 +78,7 @@ def test_what_cannot_be_removed_stays(
 
 
 def test_a_name_longer_than_systems_take_is_cut(originals: list[Path], tmp_path: Path) -> None:
-    steps.PictureSorter(tmp_path / "out", originals[:2]).add([answer("x" * 300), answer("猫" * 300)])
+    steps.PictureSorter(tmp_path / "out", originals[:2]).add(["x" * 300, "猫" * 300])
     assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/*.png")) == ["x" * 60, "猫" * 60]
 
 
@@ -104,7 +99,7 @@ def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, m
 
 def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) -> None:
     names = ("../../up", "a/b", "a:b", "..", "A_B")
-    steps.PictureSorter(tmp_path / "out", originals[:5]).add([answer(name) for name in names])
+    steps.PictureSorter(tmp_path / "out", originals[:5]).add(names)
     found = {path.read_bytes()[0]: path.parent.name for path in (tmp_path / "out").glob("*/*.png")}
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
 
@@ -113,7 +108,7 @@ def test_thousands_of_one_name_are_numbered_at_once(tmp_path: Path, monkeypatch:
     copied: list[str] = []
     monkeypatch.setattr(steps, "copy_file", lambda source, target, link: copied.append(target.name))
     files, began = [tmp_path / f"{i}" / "a.png" for i in range(3000)], time.process_time()
-    steps.PictureSorter(tmp_path / "out", files).add([answer("dog")] * len(files))
+    steps.PictureSorter(tmp_path / "out", files).add(["dog"] * len(files))
     assert copied == ["a.png", *(f"a ({i}).png" for i in range(2, 3001))]
     assert time.process_time() - began < 10  # from 2 on for each: minutes
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clip_fewshot.backbones.backbone import build_backbone
 from clip_fewshot.contrastive.metrics_log import MetricsLog
 from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.trainer import StepReport
+from clip_fewshot.contrastive.validation import Validation
 from clip_fewshot.data.pairs.stream import PairStream
 from clip_fewshot.errors import ArtifactError, ResourceError, UsageError
 from clip_fewshot.runtime.files import hold_folder, read_json
@@ -184,6 +186,18 @@ def test_tensorboard_shows_the_figures(tmp_path: Path) -> None:
     assert [point.value for point in shown] == pytest.approx(
         [line["loss"] for line in lines if line["kind"] == "train"]
     )
+
+
+def test_one_function_is_told_what_stands_in_the_file(tmp_path: Path) -> None:
+    told, options = list[Mapping[str, Any]](), ContrastiveOptions(steps=3)
+    checked = Validation(patterns(1), every=2)
+    cf.train_contrastive(
+        build_backbone(CONFIG), patterns(2), options, folder=tmp_path, validation=checked, on_event=told.append
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert told == [line for line in lines if line["kind"] != "checkpoint"]
+    assert [event["step"] for event in told if event["kind"] == "train"] == [1, 2, 3]
+    assert {event["kind"] for event in told} == {"train", "validation"}
 
 
 def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

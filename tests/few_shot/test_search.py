@@ -398,7 +398,19 @@ def test_two_workers_share_a_database(tmp_path: Path) -> None:
     run_study(SPACE, toy_score, plan(tmp_path / "one", trials=6, storage=url))
     both = run_study(SPACE, toy_score, plan(tmp_path / "two", trials=10, storage=url))
     assert len(both) == 10
+    assert optuna.get_all_study_names(url) == ["few-shot"]
     assert len(list((tmp_path / "two").glob("*.json"))) == 4
+
+
+def test_a_shared_study_has_a_name_that_people_can_read(tmp_path: Path) -> None:
+    url, titled = f"sqlite:///{tmp_path}/study.db", {"name": "cc0c6abf", "title": "7 classes, 16 shots, seed 0"}
+    run_study(SPACE, toy_score, plan(tmp_path / "one", trials=6, storage=url, **titled))
+    assert len(run_study(SPACE, toy_score, plan(tmp_path / "two", trials=8, storage=url, **titled))) == 8
+    assert optuna.get_all_study_names(url) == ["7 classes, 16 shots, seed 0 (cc0c6abf)"]
+    before = f"sqlite:///{tmp_path}/before.db"  # as releases called it that had no titles
+    run_study(SPACE, toy_score, plan(tmp_path / "three", trials=6, storage=before, name="cc0c6abf"))
+    assert len(run_study(SPACE, toy_score, plan(tmp_path / "four", trials=8, storage=before, **titled))) == 8
+    assert optuna.get_all_study_names(before) == ["cc0c6abf"]
 
 
 def as_before(path: Path) -> dict[str, Any]:

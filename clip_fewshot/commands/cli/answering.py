@@ -94,7 +94,7 @@ def answer(
         def keep(block: ImageDataset, said: Sequence[Answer]) -> None:
             add(answer_rows(world, block, said))
             if sorter is not None:
-                sorter.add(said)
+                sorter.add([one.label for one in said])
 
         answers, shift = steps.answer_pictures(world, pictures, options.top, options.together, keep)
     if drawing is not None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, print_applied
 
-DESCRIPTION = "Carry out a saved review, all of it or nothing."
-EXAMPLES = ("store/ review.json", "store/ ~/Downloads/review.json --json")
+DESCRIPTION = (
+    "Carry out a saved review, all of it or nothing. Or labels: the table, JSON or folder of export, with the labels "
+    "that you have changed."
+)
+EXAMPLES = ("store/ review.json", "store/ groups.csv --json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StoreOptions):
     review: Path = field(
-        metadata={"positional": True, "metavar": "REVIEW", "help": "the review.json that the page saved"}
+        metadata={"positional": True, "metavar": "REVIEW", "help": "review.json of the page, or labels of a tool"}
     )
 
 

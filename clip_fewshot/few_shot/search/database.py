@@ -16,12 +16,17 @@ from clip_fewshot.few_shot.search.space import SearchSpace, enqueue_start
 
 
 @contextmanager
-def open_shared_study(url: str, name: str, space: SearchSpace) -> Iterator[optuna.Study]:
-    """The study called ``name`` while the block lasts; what the database refuses in it is an error of ours."""
+def open_shared_study(url: str, name: str, title: str, space: SearchSpace) -> Iterator[optuna.Study]:
+    """The study while the block lasts; what the database refuses in it is an error of ours.
+
+    It is called ``title`` (``name``), as Optuna's dashboard lists it; one that an earlier release called ``name`` alone
+    goes on under that name.
+    """
     with _errors():
         database = _database(url, attempts=5)
         try:
-            yield _join(database, name, space)
+            named_before = name in optuna.get_all_study_names(database)
+            yield _join(database, name if named_before or not title else f"{title} ({name})", space)
         finally:
             database.remove_session()
             database.engine.dispose()

@@ -19,12 +19,14 @@ JOURNAL = "study.log"
 
 
 def write_journal(path: Path, trials: Path) -> None:
-    """Write the finished trials of a folder to ``path``, in place of what is there; a study in a database has none."""
+    """Write the finished trials of a folder to ``path``, in place of what is there; a study in a database has none.
+
+    The study is called like the folder of ``path``: a run's own name, as digits-mini.
+    """
     found = read_trials(trials)
     path.unlink(missing_ok=True)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))), study_name="few-shot", direction="maximize"
-    )
+    storage, name = JournalStorage(JournalFileBackend(str(path))), path.absolute().parent.name or "few-shot"
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
     study.add_trials([_to_shown_trial(found[number]) for number in sorted(found)])
 
 

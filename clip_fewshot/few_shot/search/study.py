@@ -42,6 +42,7 @@ class StudyPlan:
         storage: database URL of a study shared by several workers, or None.
         deadline: says after which ``time.monotonic()`` no fold starts, asked before each; or None.
         name: name of a shared study; runs that mean different things by a trial must differ in it.
+        title: what people know it by, in front of the name; the same in all its workers.
     """
 
     trials: int
@@ -51,6 +52,7 @@ class StudyPlan:
     storage: str | None = None
     deadline: Callable[[], float] | None = None
     name: str = "few-shot"
+    title: str = ""
 
     def is_out_of_time(self) -> bool:
         """Whether the deadline has passed."""
@@ -124,7 +126,7 @@ def run_study(
         return _run_alone(search)
     from clip_fewshot.few_shot.search import database  # and with it SQLAlchemy, which costs a third of a second
 
-    with database.open_shared_study(plan.storage, plan.name, space) as study:
+    with database.open_shared_study(plan.storage, plan.name, plan.title, space) as study:
         return _run_shared(search, study)
 
 

@@ -106,6 +106,12 @@ def find_unnamed(database: Database, after: int = 0) -> list[StoredPicture]:
     return [parse_row(row) for row in database.rows(UNNAMED, (after,))]
 
 
+def find_shown(database: Database) -> list[StoredPicture]:
+    """All pictures but the rejected ones, in the order in which they came."""
+    asked = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state <> 'rejected' ORDER BY seq"
+    return [parse_row(row) for row in database.rows(asked)]
+
+
 def find_open(database: Database, classes: Sequence[str], after: int = 0) -> list[StoredPicture]:
     """The unknown pictures that came after number ``after``, and those that were taken to be of ``classes``."""
     asked = f"SELECT {IMAGE_COLUMNS} FROM image WHERE state = 'known' AND class IN ({_marks(classes)}) AND seq > ?"

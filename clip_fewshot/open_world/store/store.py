@@ -17,7 +17,7 @@ from clip_fewshot.errors import UsageError
 from clip_fewshot.few_shot.classifier import NOTHING
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.open_world.groups import Group, Groups
-from clip_fewshot.open_world.store import decisions, ingesting, queries, rows, saved_classifiers
+from clip_fewshot.open_world.store import decisions, ingesting, labels, queries, rows, saved_classifiers
 from clip_fewshot.open_world.store.decisions import Applied
 from clip_fewshot.open_world.store.ingesting import Ingested
 from clip_fewshot.open_world.store.material import build_dataset, is_there
@@ -216,14 +216,15 @@ class Store:
         """All decisions of a review in one transaction; the same review again changes nothing.
 
         Args:
-            review: or its JSON, or the file that the review page saved.
+            review: or its JSON, or the file that the review page saved; or the file or folder of :func:`export_groups`
+                with labels that another tool has changed.
 
         Raises:
-            DataError: not a review. ArtifactError: one of another store.
+            DataError: not a review, or labels that cannot be used. ArtifactError: one of another store.
             UsageError: one made before another decision was taken; nothing is changed.
         """
         if isinstance(review, str | Path):
-            review = Review.read(review)
+            review = labels.read_review(self.session, as_path(review, "review"))
         elif not isinstance(review, Review):
             review = Review.from_json(review)
         with hold_file(self.folder / DECISIONS_LOCK):
