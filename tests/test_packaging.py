@@ -90,6 +90,7 @@ def test_extras_are_those_of_the_design() -> None:
         "open-clip",
         "text",
         "photos",
+        "pandas",
         "parquet",
         "spark",
         "postgres",
