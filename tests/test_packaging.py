@@ -273,6 +273,17 @@ def test_a_release_is_refused_unless_everything_agrees(
     assert done.stdout.startswith("" if said else "### Added")
 
 
+def test_only_the_job_that_publishes_may_write_and_it_waits_for_the_others() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    publish = workflow["jobs"]["publish"]
+    assert {*publish["needs"]} == {*workflow["jobs"]} - {"publish"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == ["publish"]
+    assert (ROOT / workflow["jobs"]["tests"]["uses"]).is_file()
+    steps = " ".join(step.get("run", "") for step in workflow["jobs"]["build"]["steps"])
+    assert all((ROOT / script).is_file() for script in re.findall(r"\.ci/\S+", steps))
+
+
 @pytest.mark.parametrize("package", [False, True], ids=["a plain folder", "a package"])
 def test_a_users_own_experiments_and_ours_run_side_by_side(installed: Path, tmp_path: Path, package: bool) -> None:
     own = tmp_path / "experiments"
