@@ -58,6 +58,7 @@ from clip_fewshot.report.page import write_report
 from clip_fewshot.runtime.device import resolve_device, use_deterministic_kernels
 from clip_fewshot.runtime.environment import describe_environment
 from clip_fewshot.runtime.files import hash_file, hold_folder
+from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.runtime.workers import WorkerPool
 from clip_fewshot.tuning import choose_depth
 from clip_fewshot.types import FloatArray, Progress, ignore_progress
@@ -125,7 +126,9 @@ def run_few_shot(
         recipe, known = saved.recipe(task, best), saved.support
         asked = {"detector": detector, "n_neighbors": run.n_neighbors, "names": split.seen.names}
         choice = select_detector(backbone, recipe, known.data, known.frozen, pictures=known.images, **asked)
-        rejectors = [calibrate(task, fit, best, choice) for fit in (fits if split.novel.n else fits[:1]) if choice]
+        judged = (fits if split.novel.n else fits[:1]) if choice else []
+        steps = report_steps(judged, "calibrate", len(judged))
+        rejectors = [calibrate(task, fit, best, choice) for fit in steps if choice]
         losses = gather_held_out(task, saved, select_by_approach(trials)[best])
         world = build_saved_model(task, saved, best, rejectors, options.alpha, losses)
         world.save(out / MODEL_FOLDER, run.overwrite)

@@ -54,6 +54,13 @@ def test_every_path_on_the_page_exists(page: Path) -> None:
     assert not [name for name in named - INVENTED if not any((place / name).exists() for place in here)]
 
 
+def test_pages_and_messages_are_in_usual_words() -> None:
+    """Many readers have another mother tongue."""
+    rare = re.compile(r"\b(?:nobody|somebody|anew|whoever|befalls?|whence|hence|hitherto|thereof)\b", re.I)
+    texts = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "clip_fewshot").rglob("*.py")]
+    assert not {ids(path): found for path in texts if (found := rare.findall(path.read_text("utf-8")))}
+
+
 def source_lines() -> list[list[str]]:
     """The rows of the tables of the sources: line, wish, command, outcome, status, tests."""
     text = (ROOT / "docs/coverage-of-sources.md").read_text("utf-8")

@@ -103,6 +103,10 @@ INPUTS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
     "columns of a frame": lambda folder: (pandas.Series(save(folder)), pandas.Series(NAMES)),
     "a frame of paths": lambda folder: (pandas.DataFrame({"path": save(folder), "label": NAMES}), None),
     "a frame of pictures": lambda folder: (pandas.DataFrame({"image": PICTURES, "class": NAMES}), None),
+    "a frame whose columns are called like parts of a dataset": lambda folder: (
+        pandas.DataFrame({"image": PICTURES, "label": NAMES, "classes": NAMES, "dataset": NAMES}),
+        None,
+    ),
     "a column as a frame": lambda folder: (pandas.DataFrame({"x": PICTURES}), NAMES),
     "arrays": lambda folder: (ARRAYS, NAMES),
     "a batch": lambda folder: (BATCH, np.array(NAMES)),
@@ -155,6 +159,31 @@ def test_whole_numbers_come_back_as_whole_numbers(labels: Any, model: cf.FewShot
     assert loaded.classes_.dtype == np.int64
 
 
+def test_a_named_class_taken_back_gives_whole_numbers_again(world: cf.OpenWorldClassifier, tmp_path: Path) -> None:
+    model = cf.FewShotClassifier(world.model.backbone, "linear-probe")
+    again = cf.OpenWorldClassifier(model, detector="knn", alpha=0.2).fit(ARRAYS, NUMBERS)
+    again.name([Image.new("RGB", (16, 16), "red")], "red")
+    again.save(tmp_path / "world")
+    loaded = cf.OpenWorldClassifier.load(tmp_path / "world", model.backbone)
+    assert loaded.classes_.tolist() == again.classes_.tolist() == ["0", "1", "red"]
+    for one in (again, loaded):
+        one.undo()
+        assert one.classes_.tolist() == [0, 1]
+
+
+def test_no_attribute_of_a_fit_is_there_before_one(model: cf.FewShotClassifier, world: cf.OpenWorldClassifier) -> None:
+    for name in ("classes_", "known_", "alpha_", "discovery_", "foo"):
+        assert not hasattr(cf.OpenWorldClassifier(model), name)
+    with pytest.raises(AttributeError, match="no attribute 'foo_'"):
+        _ = world.foo_
+
+
+def test_a_model_without_a_detector_has_no_scores_to_draw(world: cf.OpenWorldClassifier) -> None:
+    bare = cf.OpenWorldClassifier.from_fit(world.model, None, None, world.reference_)
+    with pytest.raises(cf.UsageError, match="plot_scores: expected a model with a detector"):
+        bare.plot_scores(ARRAYS, ARRAYS)
+
+
 def test_many_whole_numbers_are_in_the_order_of_numbers() -> None:
     found = collect_images(ARRAYS, [3, 20, 100] * 4)
     assert found.label_space.to_array().tolist() == [3, 20, 100]
@@ -178,6 +207,15 @@ MISTAKES: dict[str, tuple[Callable[[cf.FewShotClassifier], Any], str]] = {
     "one picture": (lambda m: m.fit(PICTURES[0], ["a"]), "expected a list of pictures, got one picture; write"),
     "one array": (lambda m: m.fit(ARRAYS[0], NAMES), r"pictures \(n, h, w, 3\), got an array of shape \(16, 16, 3\)"),
     "one tensor": (lambda m: m.fit(torch.zeros(3, 8, 8), NAMES), r"shape \(3, 8, 8\); write \[picture\]"),
+    "a number as an array": (lambda m: m.fit(np.array(5), NAMES), r"got an array of shape \(\)"),
+    "a pair and a picture": (
+        lambda m: m.fit([(PICTURES[0], "a"), PICTURES[1]]),
+        r"images\[1\].*a Image unlike the first",
+    ),
+    "a row that lacks a column": (
+        lambda m: m.fit([{"image": PICTURES[0], "label": "a"}, {"image": PICTURES[1]}]),
+        r"images\[1\].*a dict unlike the first",
+    ),
     "features": (lambda m: m.fit(np.zeros((8, 512)), NAMES), "features are no pictures"),
     "rows of five channels": (lambda m: m.fit(np.zeros((2, 8, 8, 5)), "ab"), r"images\[0\].*shape \(8, 8, 5\)"),
     "normalised tensors": (lambda m: m.fit(torch.randn(12, 3, 8, 8), NAMES), "fractions in .* got float32 from -"),
@@ -214,6 +252,12 @@ MISTAKES: dict[str, tuple[Callable[[cf.FewShotClassifier], Any], str]] = {
     "labels of a head that are fractions": (lambda m: cf.ArcFaceHead(8, 3)(torch.ones(2, 8), torch.ones(2)), "integer"),
     "an answer before a fit": (lambda m: m.predict(ARRAYS), "call fit first"),
     "a drawing before a fit": (lambda m: m.plot_confusion(ARRAYS, NAMES), "call fit first"),
+    "answers before a fit": (lambda m: cf.OpenWorldClassifier(m).predict(ARRAYS), "known_: .* call fit first"),
+    "a score before a fit": (lambda m: cf.OpenWorldClassifier(m).score(ARRAYS, NAMES), "call fit first"),
+    "a discovery before a fit": (lambda m: cf.OpenWorldClassifier(m).discover(), "call fit first"),
+    "a file before a fit": (lambda m: cf.OpenWorldClassifier(m).save("nowhere"), "call fit first"),
+    "scores before a fit": (lambda m: cf.OpenWorldClassifier(m).plot_scores(ARRAYS, ARRAYS), "call fit first"),
+    "a shift before a fit": (lambda m: cf.OpenWorldClassifier(m).find_shift(ARRAYS), "call fit first"),
     "groups before a fit": (lambda m: cf.OpenWorldClassifier(m).plot_groups(), "then call discover"),
     "more shots than there are": (
         lambda m: cf.split_open_world(collect_images(ARRAYS, NAMES), shots=25),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.cli.progress import Shown, show_progress
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import SupportSetOptions, refuse_idle, together_option, trust_option
 from clip_fewshot.config import OutputOptions, TextOptions, check_fractions, count_or_names, option
 from clip_fewshot.runtime.outputs import DETECTORS_FOLDER
@@ -52,7 +52,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def compare(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[dict[str, Any], str]:
+def compare(options: Options, data: Any, novel: Any, progress: Any) -> tuple[dict[str, Any], str]:
     """All detectors; what was found is also written to a folder, and drawn, where one is given."""
     from clip_fewshot.protocol import compare_detectors, detector_tables
 
@@ -68,7 +68,7 @@ def compare(options: Options, data: Any, novel: Any, progress: Shown) -> tuple[d
     return found, detector_tables.describe_comparison(found)
 
 
-def measure(options: Options, data: Any, novel: Any, _: Shown) -> tuple[dict[str, Any], str]:
+def measure(options: Options, data: Any, novel: Any, _: object) -> tuple[dict[str, Any], str]:
     """One saved model."""
     from clip_fewshot.protocol.saved_detector import describe_saved, measure_saved, sides_of
 

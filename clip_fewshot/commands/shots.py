@@ -11,9 +11,10 @@ from typing import Any
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli import shared_options as shared
-from clip_fewshot.commands.cli.progress import Shown, show_progress
+from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.run import command_line
 from clip_fewshot.config import MODEL_HELP, SOURCED, FewShotConfig, OutputOptions, SourceOptions, check_range, option
+from clip_fewshot.runtime.progress import Shown
 
 DESCRIPTION = (
     "Run the main job at several numbers of shots and collect every method's accuracy with its interval: shots.json, "

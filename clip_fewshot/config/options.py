@@ -116,6 +116,11 @@ class ReadingOptions:
         metavar="DEPTH",
         group="data",
     )
+    max_skipped: float | None = option(
+        None,
+        "share of the pictures, 0 to 1, that may be unreadable and are left out (default: .05, but one)",
+        group="data",
+    )
 
     def reading(self) -> dict[str, Any]:
         """These options as :func:`~clip_fewshot.data.read.read_dataset` takes them."""
@@ -125,7 +130,9 @@ class ReadingOptions:
                 fix = "write image=COLUMN,label=COLUMN"
                 raise UsageError(expected="ROLE=COLUMN", got=repr(one), fix=fix, where="`columns`")
         columns = {role.strip(): column.strip() for role, _, column in pairs}
-        same = {name: getattr(self, name) for name in ("root", "test", "format", "class_names", "classes_at")}
+        same = {
+            name: getattr(self, name) for name in ("root", "test", "format", "class_names", "classes_at", "max_skipped")
+        }
         for name in (name for name, value in same.items() if value == ""):
             raise UsageError(expected="a name", got="an empty one", fix="leave it out", where=f"`{name}`")
         return same | {"columns": columns or None}

@@ -6,9 +6,9 @@ Known by what they can do and not by their types: none of these packages is impo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from PIL import Image
 from clip_fewshot.data.columns import list_candidates
 from clip_fewshot.errors import UsageError
 from clip_fewshot.runtime.arrays import without_torch
+
+if TYPE_CHECKING:
+    import pandas
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 
@@ -57,8 +60,10 @@ def unpack_images(images: Iterable[Any] | IndexedRows) -> Given:
     rows = _list_rows(images)
     if rows and isinstance(rows[0], Mapping):
         place, label = _find_columns(rows[0])
+        _check_alike(rows, lambda row: isinstance(row, Mapping) and {place, label} - {None} <= row.keys())
         pictures, labels = [row[place] for row in rows], None if label is None else [row[label] for row in rows]
     elif rows and isinstance(rows[0], tuple) and len(rows[0]) == 2:
+        _check_alike(rows, lambda row: isinstance(row, tuple) and len(row) == 2)
         label, pictures, labels = None, [row[0] for row in rows], [row[1] for row in rows]
     else:
         return Given([_read_picture(row, i) for i, row in enumerate(rows)], None)
@@ -68,16 +73,29 @@ def unpack_images(images: Iterable[Any] | IndexedRows) -> Given:
     return Given([_read_picture(picture, i) for i, picture in enumerate(pictures)], labels)
 
 
+def is_frame(images: object) -> TypeGuard[pandas.DataFrame]:
+    """Whether it is a DataFrame of pandas."""
+    return all(hasattr(images, name) for name in ("columns", "itertuples", "isna", "to_dict"))
+
+
 def _list_rows(images: Any) -> list[Any]:
-    if hasattr(images, "columns") and hasattr(images, "to_dict"):  # iterated, a frame is the names of its columns
+    if is_frame(images):  # iterated, a frame is the names of its columns
         return list(images.to_dict("records"))
     if hasattr(images, "ndim") and images.ndim != 1:
-        whole = 4 if hasattr(images, "detach") or images.shape[-1] in CHANNELS else 3
+        whole = 4 if hasattr(images, "detach") or images.shape[-1:] in {(n,) for n in CHANNELS} else 3
         if images.ndim != 4 and images.ndim != whole:
             got, fix = f"an array of shape {tuple(images.shape)}", "write [picture] for one; features are no pictures"
             raise UsageError(expected="pictures (n, h, w, 3)", got=got, fix=fix, where="images")
         return list(images)
     return list(images) if isinstance(images, Iterable) else [images[row] for row in range(len(images))]
+
+
+def _check_alike(rows: Sequence[Any], is_alike: Callable[[Any], bool]) -> None:
+    """Refuse rows that are not of the form of the first."""
+    for i, row in enumerate(rows):
+        if not is_alike(row):
+            got, fix = f"a {type(row).__name__} unlike the first row", "give all rows the same form"
+            raise UsageError(expected="rows of one form", got=got, fix=fix, where=f"images[{i}]")
 
 
 def _find_columns(row: Mapping[Any, Any]) -> tuple[Any, Any]:
@@ -93,6 +111,8 @@ def _find_columns(row: Mapping[Any, Any]) -> tuple[Any, Any]:
 
 def _class_names(images: Any, label: Any) -> Sequence[str]:
     """What a dataset calls its numbers: torchvision's ``classes``, also behind a Subset; Hugging Face's ClassLabel."""
+    if is_frame(images):  # its columns are attributes too, whatever they are called
+        return ()
     features = getattr(images, "features", None)
     if isinstance(features, Mapping):
         return getattr(features.get(label), "names", None) or ()

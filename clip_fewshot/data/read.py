@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -14,6 +14,7 @@ from clip_fewshot.data.class_names import ClassNames, rename_classes
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.data.dataset import ImageDataset, SkippedImage
 from clip_fewshot.data.formats import Format, list_source
+from clip_fewshot.data.given import is_frame
 from clip_fewshot.data.listing import Listing, join_sides, refuse_any
 from clip_fewshot.data.names import escape, refuse_names, sort_key, to_unicode
 from clip_fewshot.data.sampling import SealedSet
@@ -55,7 +56,7 @@ def read_dataset(
             names of pictures the column whose files exist is taken.
         strict: also skip pictures that need a decision: the first frame of several, an extension that lies, a
             reduced decode, a decoder that complained. Otherwise they are used with a warning.
-        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 1 %, but one
+        max_skipped: greatest fraction of pictures, in [0, 1], that may be unreadable. None: 5 %, but one
             picture at least, so that a single broken photo never stops a small set.
         class_names: other names for the classes, or a file of them, as in
             :func:`~clip_fewshot.data.class_names.rename_classes`; None keeps those of the source.
@@ -92,7 +93,7 @@ def _read(
 ) -> ImageDataset:
     if isinstance(source, str) and source in BUILTIN_DATA and format is None:
         return _builtin(source, {**options, "test": test})
-    if not isinstance(source, str | Path | SealedSet) and not (_is_frame(source) and _names_files(source)):
+    if not isinstance(source, str | Path | SealedSet) and not (is_frame(source) and _names_files(source)):
         _refuse_options({**options, "format": format, "test": test}, "pictures at hand, which have")
         return collect_images(source, purpose="fit")
     listing = _list(source, format, options)
@@ -115,10 +116,6 @@ def _refuse_options(options: Mapping[str, object], source: str) -> None:
         raise UsageError(expected="pictures on disk", got=f"{source} no files", fix=fix, where=f"`{option}`")
 
 
-def _is_frame(source: object) -> TypeGuard[pandas.DataFrame]:
-    return all(hasattr(source, name) for name in ("columns", "itertuples", "isna"))
-
-
 def _names_files(frame: pandas.DataFrame) -> bool:
     first = frame.iloc[0].tolist() if len(frame) else []
     return not any(isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 1 for value in first)
@@ -126,7 +123,7 @@ def _names_files(frame: pandas.DataFrame) -> bool:
 
 def _list(source: object, format: str | Format | None, options: Mapping[str, Any]) -> Listing:
     if not isinstance(source, str | Path):
-        if not _is_frame(source):
+        if not is_frame(source):
             got, fix = f"a {type(source).__name__}", "name a folder or a table, or pass a DataFrame"
             raise UsageError(expected="a path or a DataFrame", got=got, fix=fix, where="`data`")
         if options["classes_at"] is not None:

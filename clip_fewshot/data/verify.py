@@ -19,7 +19,7 @@ from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
 from clip_fewshot.runtime.progress import report_steps
 
-DEFAULT_SKIPPED = 0.01  # fraction of the pictures
+DEFAULT_SKIPPED = 0.05  # fraction of the pictures; .01 stopped a folder of 120 at two that a phone had spoilt
 CHECK_THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter lock to others
 RARE, COMMON = 2, 20  # a label of at most RARE images, one letter off one of COMMON or more, looks like a typing error
 TYPO_LENGTH = 4  # letters; shorter names are near each other by chance
@@ -73,15 +73,15 @@ def _undecided(path: Path, result: Checked) -> ImageError | None:
 def refuse_too_many(checked: Mapping[Path, Checked], max_skipped: float | None, source: Path) -> None:
     """Stop if more pictures are unreadable than ``max_skipped``, a fraction in [0, 1], allows."""
     if max_skipped is not None and not 0 <= max_skipped <= 1:
-        expected = "max_skipped in [0, 1]"
-        raise UsageError(expected=expected, got=str(max_skipped), fix="give a fraction", where="max_skipped")
+        expected = "a share from 0 to 1"
+        raise UsageError(expected=expected, got=str(max_skipped), fix="change it", where="`max_skipped`")
     errors = [result.error for result in checked.values() if result.error is not None]
     allowed = max(1, int(DEFAULT_SKIPPED * len(checked))) if max_skipped is None else int(max_skipped * len(checked))
     if len(errors) > allowed or len(errors) == len(checked):
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(error.reason for error in errors).most_common())
-        lines = list_first(f"[{error.reason}] {error.where}: {error.got}" for error in errors)
+        lines = list_first(f"[{error.reason}] {error.where}: {error.got}; {error.fix}" for error in errors)
         got = f"{len(errors)} of {len(checked)} ({reasons}):{lines}\n"
-        fix = "repair or remove them, or raise max_skipped"
+        fix = "repair them, or leave them out by a greater share in `max_skipped`"
         raise DataError(expected=f"at most {allowed} unreadable", got=got, fix=fix, where=escape(source))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.data.collect import Images, collect_images
 from clip_fewshot.errors import UsageError
+from clip_fewshot.evaluation.metrics import confusion_matrix
 from clip_fewshot.evaluation.reliability import Scores, measure_reliability, score_probabilities
 from clip_fewshot.features.encode import image_features
 from clip_fewshot.few_shot.model import TunedModel
@@ -66,8 +67,7 @@ class FittedClassifier:
         from clip_fewshot.plots.confusion import confusion_plot  # matplotlib: half a second that no fit needs
 
         truth, (probabilities,) = self._measure(images, labels, "plot_confusion")
-        counts = np.zeros((len(self.label_space_), len(self.label_space_)), np.int64)
-        np.add.at(counts, (truth, probabilities.argmax(axis=1)), 1)
+        counts = confusion_matrix(truth, probabilities.argmax(axis=1), len(self.label_space_))
         return confusion_plot(counts, self.label_space_.names).figure
 
     def plot_reliability(self, images: Images, labels: Iterable[object] | None = None) -> Drawing:

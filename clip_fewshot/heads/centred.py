@@ -23,8 +23,8 @@ class CentredHead(nn.Module):
     Args:
         head: any head.
         mean: (d,) mean of the unit features, ``F.normalize(features, dim=-1).mean(0)``; zeros before a state is loaded.
-        follows: take each batch's own mean off in training, for features that move by more than they differ; whoever
-            trains calls :meth:`recentre` at the end.
+        follows: take each batch's own mean off in training, for features that move by more than they differ; the
+            trainer calls :meth:`recentre` at the end.
     """
 
     mean: Tensor

@@ -90,7 +90,7 @@ class ZeroShotHead(nn.Module):
 
 
 class BlankZeroShotHead(ZeroShotHead):
-    """A zero-shot head of random directions, by size alone as all heads are built; whoever trains gives it the texts.
+    """A zero-shot head of random directions, by size alone as all heads are built; the trainer gives it the texts.
 
     Args:
         in_features: d.

@@ -35,7 +35,7 @@ class Detector(Protocol):
     Attributes:
         kept_: (m,) places in ``X`` of the distinct rows: the same picture twice counts once.
         loo_scores_: (m,) score of each kept row under the detector fitted on the other kept rows: what a known image
-            scores when it is new, hence fit to calibrate with.
+            scores when it is new, and fit to calibrate with.
         offset_: where :meth:`predict` decides, see :func:`own_offset`.
 
     Example:

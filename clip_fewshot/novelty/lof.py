@@ -43,7 +43,7 @@ class LOFDetector(OwnDecision, BaseEstimator):  # type: ignore[misc]
         n_neighbors_: the k used.
         rows_: (m, d) distinct normalised rows. kept_: (m,) their places in ``X``.
         loo_scores_: (m,) score of each kept row under the detector without it: what a known image scores when it is
-            new, hence fit to calibrate with. The same as m refits, from one pass over the neighbours.
+            new, and fit to calibrate with. The same as m refits, from one pass over the neighbours.
         offset_: see :func:`clip_fewshot.novelty.base.own_offset`.
 
     Example:

@@ -90,15 +90,21 @@ class Answers(ResultRows[Answer]):
 
     def _repr_html_(self) -> str:
         """How often each class was answered, and the pictures, the most doubtful first."""
-        counts = Counter(answer.label or NO_CLASS for answer in self).most_common()
+        counts = count_answers(self)
         order = np.argsort([-answer.measure_doubt(self._alpha) for answer in self], kind="stable")[:CARDS_SHOWN]
         captions = {row: _caption(self[row]) for row in order.tolist()}
-        title = ", ".join(f"{n:,} {name}" for name, n in counts) or "no picture"
+        title = ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "no picture"
         if counts:
             title += ". The most doubtful first, each with its most probable class"
         if counts and self._alpha:
             title += f"; p: the share of known pictures that look as strange (unknown: at most {self._alpha:g})"
         return render_cards(title, self._pictures, captions, len(self) - len(captions))
+
+
+def count_answers(answers: Sequence[Answer]) -> dict[str, int]:
+    """How often each answer, the most frequent first and "unknown" last."""
+    often = Counter(NO_CLASS if answer.label is None else answer.label for answer in answers)
+    return dict(sorted(often.items(), key=lambda one: (one[0] == NO_CLASS, -one[1], one[0])))
 
 
 def _caption(answer: Answer) -> str:

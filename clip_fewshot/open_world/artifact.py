@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -23,6 +23,7 @@ from clip_fewshot.novelty import DETECTORS, DetectorPart, find_detector
 from clip_fewshot.open_world.fitted import Fitted, History, KnownPictures, Naming, Step, needs_pictures
 from clip_fewshot.open_world.rejector import Rejector
 from clip_fewshot.open_world.unknown import UnknownPictures
+from clip_fewshot.probes.checked import UnfittedError
 from clip_fewshot.runtime.artifacts import open_artifact, save_artifact
 from clip_fewshot.runtime.parts import find_trusted_part
 from clip_fewshot.runtime.reading import as_path
@@ -50,7 +51,7 @@ def write_world(model: FewShotClassifier, saved: Saved) -> tuple[dict[str, bytes
         own, about = _fitted_files(model, before, f"before-{i}.")
         files |= own
         kept = {"classes": len(before.names), "known": len(before.known.labels), "rejector": about["rejector"]}
-        kept |= {name: about[name] for name in ("temperature",) if name in about}
+        kept |= {name: about[name] for name in ("temperature", "numbers") if name in about}
         meta["namings"].append(naming.to_json() | {"before": kept})
     reference = {"features": saved.now.known.frozen, "labels": saved.now.known.labels}
     every = {"losses": saved.now} | {_losses(i): before for i, (_, before, _) in enumerate(saved.steps)}
@@ -87,9 +88,10 @@ def load_world(
     steps = []
     for i, record in enumerate(meta.get("namings", [])):
         kept, prefix = record["before"], f"before-{i}."
-        space = LabelSpace(names.names[: kept["classes"]], numbers=names.numbers)
+        space = LabelSpace(names.names[: kept["classes"]], numbers="numbers" in kept)
         own = {WORLD_WEIGHTS: files[f"{prefix}{WORLD_WEIGHTS}"]}
         about = meta | {"classes": list(space.names), "temperature": kept.get("temperature", 1.0)}
+        about |= {"numbers": True} if space.numbers else {}
         old = FewShotClassifier.from_artifact(own, about, model.backbone, where, trusted)
         known_then = replace(known.first(kept["known"]), losses=reference.get(_losses(i)))
         before = Fitted(old.model_, space, rejector(kept["rejector"], prefix), known_then)
@@ -125,6 +127,15 @@ class WorldState:
         per_class: bool = False,
     ) -> None:
         self.model, self.detector, self.alpha, self.per_class = model, detector, alpha, per_class
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Asked where there is no such attribute."""
+            if name.startswith("__") or not name.endswith(("_", "_history", "_seen")) or "known_" in vars(self):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            got, fix = "one that never saw a picture", "call fit first"
+            raise UnfittedError(expected="a fitted classifier", got=got, fix=fix, where=name)
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -208,7 +219,8 @@ class WorldState:
         return world
 
     def _fitted(self) -> Fitted:
-        return Fitted(self.model.model_, self.model.label_space_, self.rejector_, self.known_)
+        rejector, known = self.rejector_, self.known_
+        return Fitted(self.model.model_, self.model.label_space_, rejector, known)
 
     def _become(self, fitted: Fitted) -> None:
         self.model.model_, self.model.label_space_, self.rejector_, self.known_ = fitted

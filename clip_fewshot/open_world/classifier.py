@@ -207,8 +207,8 @@ class OpenWorldClassifier(DrawnWorld, WorldState, ClassifierMixin, BaseEstimator
 
     def look(self, images: ImageDataset) -> Sight:
         """The pictures as this model sees them."""
-        model = self.model.model_
-        return look(self.model.backbone, images, [Observer({model.point.approach: model}, self.rejector_)])[0]
+        rejector, model = self.rejector_, self.model.model_
+        return look(self.model.backbone, images, [Observer({model.point.approach: model}, rejector)])[0]
 
     def look_at_features(self, features: FloatArray) -> Sight:
         """The same from (n, d) frozen features alone; UsageError unless the model works :attr:`from_features`."""

@@ -23,6 +23,7 @@ class DrawnWorld:
     shown_: frozenset[str]
     discovery_: Discovery
     grouped_: Any
+    rejector_: Any
 
     @abstractmethod
     def _answer(self, images: Images) -> Sequence[Any]:
@@ -52,7 +53,10 @@ class DrawnWorld:
         from clip_fewshot.plots.densities import density_plot
         from clip_fewshot.plots.views import NoveltyView
 
+        if self.rejector_ is None:
+            got, fix = "a model that never says unknown", "fit an OpenWorldClassifier"
+            raise UsageError(expected="a model with a detector", got=got, fix=fix, where="plot_scores")
         answers = [self._answer(images) for images in (known, novel)]
         seen, new = (np.array([answer.score for answer in some]) for some in answers)
         flagged = sum(answer.label is None for some in answers for answer in some)
-        return density_plot(NoveltyView.of_scores(seen, new, flagged or None)).figure
+        return density_plot(NoveltyView.of_scores(seen, new, flagged)).figure

@@ -32,6 +32,7 @@ from clip_fewshot.open_world.feature_spaces import (
 from clip_fewshot.open_world.rank_detectors import Round, rank_detectors
 from clip_fewshot.open_world.text_features import drop_classes, encode_concepts, widen_texts
 from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
 NEIGHBOURS = (2, 3, 5, 8, 12)  # all below the usual 16 shots: beyond the shots a class's neighbours are other classes
@@ -88,7 +89,7 @@ def select_detector(
         return NoveltyChoice(_plain(detectors, n_neighbors or min(USUAL, shots - 1)))
     rounds: dict[str, list[Round]] = {one.space: [] for one in offered}
     known, far = Viewed(data.images, frozen), None if pictures is None else _view_far(backbone, recipe, data, pictures)
-    for group in groups:
+    for group in report_steps(groups, "hide classes in turn", len(groups)):
         fit, normal, novel = _hide(data.labels, group, recipe.seed)
         model = fit_model(backbone, recipe, data.subset(fit)) if {TUNED, BOTH} & rounds.keys() else None
         for space, found in rounds.items():

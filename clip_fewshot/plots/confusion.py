@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_fewshot.data.names import number
 from clip_fewshot.plots.style import INK, Plot, format_label, render
+from clip_fewshot.plots.views import list_mistakes
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cde6", "#0067a5", "#00344f"])
 _NUMBERS_UP_TO, _NAMES_UP_TO, _CELLS_UP_TO = 14, 50, 30
@@ -65,13 +66,10 @@ def _name_axes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _describe(counts: NDArray[np.int64], names: Sequence[str]) -> str:
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
     total, right = int(counts.sum()), int(np.trace(counts))
     head = f"Confusion matrix of {number(len(names), 'class', 'classes')}: right in {right:,} of {total:,}."
-    order = np.argsort(-wrong, axis=None, kind="stable")[:3]
-    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
     said = "; ".join(
-        f"{format_label(names[i])} taken for {format_label(names[j])} {number(wrong[i, j], 'time')}" for i, j in pairs
+        f"{format_label(names[i])} taken for {format_label(names[j])} {number(n, 'time')}"
+        for i, j, n in list_mistakes(counts, 3)
     )
     return f"{head} Most frequent errors: {said}." if said else head

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_fewshot.data.names import number
 from clip_fewshot.errors import UsageError
@@ -109,3 +110,20 @@ class ShotPoint(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Mistake(NamedTuple):
+    """One cell of the confusion matrix off its diagonal."""
+
+    true: int
+    answer: int
+    n: int
+
+
+def list_mistakes(counts: NDArray[np.int64], most: int) -> list[Mistake]:
+    """The most frequent ones of a confusion matrix (c, c), rows true; at most that many."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    places: Sequence[tuple[int, int]] = list(zip(*np.unravel_index(order, wrong.shape), strict=True))
+    return [Mistake(int(i), int(j), int(wrong[i, j])) for i, j in places if wrong[i, j]]

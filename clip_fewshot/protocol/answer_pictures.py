@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from clip_fewshot.data.parquet import PARQUET, import_pyarrow
 from clip_fewshot.open_world.answers import Answer
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report.tables import format_csv
-from clip_fewshot.runtime.files import append_line, make_folder, rename_file, replace_file
+from clip_fewshot.runtime.files import name_partial, open_resumable, replace_file
 from clip_fewshot.runtime.outputs import check_file
 from clip_fewshot.runtime.progress import report_steps
 
@@ -24,6 +25,7 @@ Row = Mapping[str, Any]
 AddRows = Callable[[Sequence[Row]], None]
 EXCEL_MARK = "\ufeff"  # else Excel reads "Käfer" as "KÃ¤fer"; pandas, R's readr and our own reader pass over it
 OPENINGS = {".csv": f"{EXCEL_MARK}image,answer,".encode(), ".jsonl": b'{"image": '}  # how a file of ours begins
+FORMULA = re.compile(r"[=+\-@\t\r](?!\d*\.?\d*$)")  # what Excel would run, as `=HYPERLINK(...)`; -1 is a number
 ANSWER_BLOCK = 256  # pictures looked at before their rows are written; a multiple of a batch, so that no number changes
 
 
@@ -58,12 +60,8 @@ def check_answer_file(path: Path, overwrite: bool, options: Any) -> Path:
     if path.suffix == PARQUET:
         import_pyarrow()
     else:
-        check_file(_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
+        check_file(name_partial(path), overwrite, options, is_own=lambda there: _is_begun(there, OPENINGS[path.suffix]))
     return path
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
 
 
 def _is_begun(path: Path, opening: bytes) -> bool:
@@ -84,23 +82,31 @@ def write_answers(path: Path) -> Iterator[AddRows]:
 
 @contextmanager
 def _write_lines(path: Path) -> Iterator[AddRows]:
-    partial, is_table, began = _partial(path), path.suffix == ".csv", False
-    make_folder(path.parent)
-    partial.unlink(missing_ok=True)
+    is_table, began = path.suffix == ".csv", False
+    with open_resumable(path) as file:  # held: the rows of two runs would mix
+        file.truncate(0)
 
-    def add(rows: Sequence[Row]) -> None:
-        nonlocal began
-        append_line(partial, _csv_lines(rows, head=not began) if is_table else _json_lines(rows))
-        began = True
+        def add(rows: Sequence[Row]) -> None:
+            nonlocal began
+            lines = _csv_lines(rows, head=not began) if is_table else _json_lines(rows)
+            file.write(f"{lines}\n".encode("utf-8", "backslashreplace"))
+            file.flush()
+            began = True
 
-    yield add
-    rename_file(partial, path.name)
+        yield add
 
 
 def _csv_lines(rows: Sequence[Row], head: bool) -> str:
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    cells = [[_format_cell(name, value) for name, value in row.items()] for row in rows]
     lines = format_csv([list(rows[0]), *cells] if head else cells).removesuffix("\n")
     return f"{EXCEL_MARK}{lines}" if head else lines
+
+
+def _format_cell(name: str, value: Any) -> str:
+    text = "" if value is None else str(value)
+    if not isinstance(value, str) or not FORMULA.match(text):
+        return text
+    return f"./{text}" if name == "image" else f"'{text}"
 
 
 def _json_lines(rows: Sequence[Row]) -> str:

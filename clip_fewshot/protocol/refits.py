@@ -39,6 +39,7 @@ from clip_fewshot.open_world.feature_spaces import list_stored_depths
 from clip_fewshot.open_world.rejector import Rejector, fit_rejector
 from clip_fewshot.probes import LinearProbe
 from clip_fewshot.runtime import rng
+from clip_fewshot.runtime.progress import report_steps
 from clip_fewshot.runtime.workers import WorkerPool
 from clip_fewshot.types import FloatArray, IndexArray, LabelArray
 
@@ -190,7 +191,7 @@ def gather_held_out(task: Task, fit: Fit, trial: TrialRecord) -> FloatArray | No
     if task.by_name[name].towers == "none" or not folds or len(trial.losses) < len(folds):
         return None
     losses = np.empty(len(data.labels))
-    for train, validation in folds:
+    for train, validation in report_steps(folds, "fit on other folds", len(folds)):
         model = fit_calibrated(task.backbone, fit.recipe(task, name), data.subset(train), trial.temperature)
         said = measure_losses(model.probabilities(model.features(data.subset(validation).images)))
         losses[validation] = said[np.arange(len(validation)), data.labels[validation]]

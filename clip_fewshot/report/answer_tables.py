@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from clip_fewshot.data.dataset import ImageDataset
 from clip_fewshot.data.names import NO_CLASS, escape, number, to_unicode
 from clip_fewshot.data.thumbnail import shrink_picture
-from clip_fewshot.open_world.answers import BY_NAME, Answer
+from clip_fewshot.open_world.answers import BY_NAME, Answer, count_answers
 from clip_fewshot.open_world.classifier import OpenWorldClassifier
 from clip_fewshot.report import tables
 from clip_fewshot.report.grid import SIDE, GridCell, picture_grid
@@ -60,12 +59,6 @@ def answer_summary(answers: Sequence[Answer]) -> str:
         parts.append(f"{sum(n for _, n in more):,} of {number(len(more), 'other class', 'other classes')}")
     parts += [f"{unknown:,} {NO_CLASS}"] if unknown else []
     return f"{number(len(answers), 'picture')}: {', '.join(map(escape, parts))}"
-
-
-def count_answers(answers: Sequence[Answer]) -> dict[str, int]:
-    """How often each answer, the most frequent first and "unknown" last."""
-    often = Counter(NO_CLASS if answer.label is None else answer.label for answer in answers)
-    return dict(sorted(often.items(), key=lambda one: (one[0] == NO_CLASS, -one[1], one[0])))
 
 
 def measure_doubts(world: OpenWorldClassifier, answers: Sequence[Answer]) -> list[float]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from clip_fewshot.data.names import escape
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.open_world.add_class import Extension
 from clip_fewshot.report import tables
 
 
 def describe_extension(report: Extension) -> str:
     """Classes with their numbers of pictures, how they were learned, and the accuracy before and after."""
-    counts = [f"{escape(name)} ({n:,} picture{'' if n == 1 else 's'})" for name, n in report.pictures.items()]
+    counts = [f"{escape(name)} ({number(n, 'picture')})" for name, n in report.pictures.items()]
     how = "all was trained again" if report.refitted else "what the other classes score stays the same, to the last bit"
     return f"{', '.join(counts)}: {how}. {_change(report)}"
 

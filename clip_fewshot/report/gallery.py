@@ -1,13 +1,10 @@
-"""The pictures of the page: cards to filter, shelves of the first screen, the mistakes of the confusion matrix."""
+"""The pictures of the page: cards to filter, and shelves of the first screen."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from clip_fewshot.data.names import number
 from clip_fewshot.report.pictures import PREVIEW_SIDE, thumbnail_uri
@@ -16,7 +13,6 @@ from clip_fewshot.report.record import PredictionExample, RunRecord
 SHELF_LENGTH = 4
 UNSURE_BELOW = 0.9  # probability of the answer: above it a right answer is not doubtful
 MATRIX_UP_TO = 20  # classes; above it the matrix is a drawing, and its most frequent mistakes are listed
-MISTAKES_LISTED = 20
 
 # kind -> what the card says, whether that is good, what the filter calls it
 CARD_KINDS: dict[str, tuple[str, bool | None, str]] = {
@@ -71,14 +67,6 @@ class Gallery(NamedTuple):
     cards: list[Card]
     names: list[str]
     kinds: list[tuple[str, str, int]]
-
-
-class Mistake(NamedTuple):
-    """One cell of the confusion matrix off its diagonal."""
-
-    true: int
-    answer: int
-    n: int
 
 
 def build_gallery(record: RunRecord) -> Gallery:
@@ -143,12 +131,3 @@ def _item(card: Card, place: int) -> ShelfItem:
 
 def _p_value(card: Card) -> float:
     return card.sure if card.example.p_value is None else card.example.p_value
-
-
-def list_mistakes(counts: NDArray[np.int64]) -> list[Mistake]:
-    """The most frequent ones of a confusion matrix (c, c), rows true."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES_LISTED]
-    places: Sequence[tuple[int, int]] = list(zip(*np.unravel_index(order, wrong.shape), strict=True))
-    return [Mistake(int(i), int(j), int(wrong[i, j])) for i, j in places if wrong[i, j]]

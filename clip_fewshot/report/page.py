@@ -19,9 +19,9 @@ from clip_fewshot import plots
 from clip_fewshot.data.names import number
 from clip_fewshot.plots import text
 from clip_fewshot.plots.methods import display_name
-from clip_fewshot.plots.views import EmbeddingView
+from clip_fewshot.plots.views import EmbeddingView, list_mistakes
 from clip_fewshot.report import sections
-from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, choose_shelves, list_mistakes
+from clip_fewshot.report.gallery import MATRIX_UP_TO, build_gallery, choose_shelves
 from clip_fewshot.report.glossary import TERMS, explain, name_anchor
 from clip_fewshot.report.headline import FIGURES, collect_warnings, describe_selection, headline_rows
 from clip_fewshot.report.pictures import hash_source, svg_uri
@@ -31,6 +31,8 @@ from clip_fewshot.report.verdict import draw_conclusions
 from clip_fewshot.runtime.files import write_text
 from clip_fewshot.runtime.outputs import shorten_home, write_results
 from clip_fewshot.runtime.units import format_seconds
+
+MISTAKES_LISTED = 20  # beside the drawing of a matrix of many classes
 
 
 def write_report(folder: Path, results: dict[str, Any], record: RunRecord) -> None:
@@ -82,7 +84,7 @@ def render_page(results: Mapping[str, Any], record: RunRecord) -> str:
         figures=_figures(results, record),
         per_class=[] if record.confusion is None else sections.build_class_rows(record.confusion, record.class_names),
         matrix=record.confusion if len(record.class_names) <= MATRIX_UP_TO else None,
-        mistakes=[] if record.confusion is None else list_mistakes(record.confusion),
+        mistakes=[] if record.confusion is None else list_mistakes(record.confusion, MISTAKES_LISTED),
         gallery=gallery,
         shelves=choose_shelves(gallery, record),
         clusters=[] if record.discovery is None else [sections.cluster_card(c) for c in record.discovery.clusters],

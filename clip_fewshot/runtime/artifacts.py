@@ -188,7 +188,7 @@ def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
 def explain_content(where: str) -> Iterator[None]:
     """What goes wrong in the block because a file says something else than such a file says, as ArtifactError.
 
-    A seal shows damage. It is no signature: whoever writes a file on purpose seals what they like.
+    A seal shows damage. It is no signature: a person who writes a file on purpose seals what they like.
     """
     try:
         yield

@@ -131,7 +131,7 @@ def open_resumable(path: Path) -> Iterator[BinaryIO]:
 
     After an exception, or a kill, what was written stays beside ``path`` and the next call goes on from there.
     """
-    partial, lock = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.lock")
+    partial, lock = name_partial(path), path.with_name(f".{path.name}.lock")
     with _explained(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("ab") as guard:
@@ -146,7 +146,13 @@ def open_resumable(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+        lock.unlink(missing_ok=True)  # no litter beside a user's file
         _sync_folder(path.parent)
+
+
+def name_partial(path: Path) -> Path:
+    """Where :func:`open_resumable` writes until ``path`` is whole."""
+    return path.with_name(f"{path.name}.part")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Long loops of the library tell whoever listens how far they are; no callback is handed down to them.
+"""Long loops of the library tell a listener how far they are; no callback is handed down to them.
 
 A command listens (:mod:`clip_fewshot.commands.cli.progress`). In a notebook no command does: tqdm draws its own bar.
 """

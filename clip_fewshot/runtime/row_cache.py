@@ -201,7 +201,7 @@ class RowFile:
                 _extend(self.folder / ROWS_FILE, held * self.row_bytes, data.reshape(-1).view(np.uint8).data)
                 _extend(self.folder / INDEX, held * 2 * DIGEST_BYTES, records)
         except (OSError, ResourceError) as error:
-            text = f"not cached: {error} ({self.folder}); CLIP_FEWSHOT_CACHE names another folder"
+            text = f"not cached, and so computed again next time: {error} (CLIP_FEWSHOT_CACHE says where)"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             return False
         self._refresh()
@@ -216,7 +216,9 @@ class RowFile:
             self._declared = True
         free = shutil.disk_usage(self.folder).free
         if free < needed + DISK_RESERVE:
-            raise OSError(0, f"{format_size(free)} free, {format_size(needed + DISK_RESERVE)} wanted")
+            expected = f"room for {format_size(needed)} beside the {format_size(DISK_RESERVE)} that stay free"
+            fix = "set CLIP_FEWSHOT_CACHE to a folder on another disk"
+            raise ResourceError(expected=expected, got=f"{format_size(free)} free", fix=fix, where=str(self.folder))
 
     def _refresh(self) -> None:
         """Read the records that were added since the last time."""

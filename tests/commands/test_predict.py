@@ -163,6 +163,7 @@ def test_nothing_of_the_users_is_replaced_and_that_is_said_before_any_work(
     one_line(command(*asked, "--sort-into", photos / "sorted"), 4, "outside of the pictures")
     one_line(command(*asked, "--out", tmp_path / "a.xlsx"), 2, ".csv, .jsonl, .parquet")
     one_line(command(*asked, "--links"), 2, "--sort-into")
+    one_line(command(*asked, "--out", tmp_path / "a.csv", "--sort-into", tmp_path / "a.csv"), 2, "for both")
     one_line(command("predict", world, "digits", "--sort-into", tmp_path / "new"), 2, "pictures in files")
     assert (mine.read_text(), sorted(path.name for path in tmp_path.iterdir())) == (
         "image,answer,mine\n",

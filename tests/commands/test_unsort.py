@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,33 @@ def test_what_is_the_users_stays(command: Command, originals: list[Path], tmp_pa
     assert command("unsort", folder).out == f"0 copies taken back; left in {folder}: 4 files\n"
 
 
+def test_an_empty_folder_of_the_users_stays(originals: list[Path], tmp_path: Path) -> None:
+    sort(tmp_path / "sorted", originals)
+    (tmp_path / "sorted" / "mine").mkdir()
+    assert steps.remove_copies(tmp_path / "sorted") == (6, [])
+    assert [path.name for path in (tmp_path / "sorted").iterdir()] == ["mine"]
+
+
+def test_what_cannot_be_removed_stays(
+    command: Command, originals: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **more: bool) -> None:
+        if path.name == "1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        remove(path, **more)
+
+    folder, remove = tmp_path / "sorted", Path.unlink
+    sort(folder, originals)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    left = [str(folder / name) for name in ("cat/1.png", "dog/1.png")]
+    assert command("unsort", folder, "--json").record == {"schema": 1, "taken_back": 4, "stays": left}
+
+
+def test_a_name_longer_than_systems_take_is_cut(originals: list[Path], tmp_path: Path) -> None:
+    steps.PictureSorter(tmp_path / "out", originals[:2]).add([answer("x" * 300), answer("猫" * 300)])
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/*.png")) == ["x" * 60, "猫" * 60]
+
+
 def test_a_killed_sorting_is_taken_back(originals: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(source: Path, target: Path, link: bool) -> None:
         if source.name == "1.png":
@@ -81,7 +109,16 @@ def test_names_of_classes_make_no_path(originals: list[Path], tmp_path: Path) ->
     assert found == {0: "_.._up", 1: "a_b", 2: "a_b (2)", 3: "_", 4: "A_B (3)"}
 
 
-@pytest.mark.parametrize("copy", ["../b/0.png", "../0.png", "link/0.png", "{b}/0.png"])
+def test_thousands_of_one_name_are_numbered_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(steps, "copy_file", lambda source, target, link: copied.append(target.name))
+    files, began = [tmp_path / f"{i}" / "a.png" for i in range(3000)], time.process_time()
+    steps.PictureSorter(tmp_path / "out", files).add([answer("dog")] * len(files))
+    assert copied == ["a.png", *(f"a ({i}).png" for i in range(2, 3001))]
+    assert time.process_time() - began < 10  # from 2 on for each: minutes
+
+
+@pytest.mark.parametrize("copy", ["../b/0.png", "../0.png", "link/0.png", "{b}/0.png", "x" * 300 + "/0.png"])
 def test_a_list_that_lies_removes_nothing(copy: str, originals: list[Path], tmp_path: Path) -> None:
     folder, twin = tmp_path / "sorted", tmp_path / "0.png"
     sort(folder, originals)

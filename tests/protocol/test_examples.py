@@ -64,3 +64,12 @@ def test_each_cell_of_the_matrix_has_a_picture_however_many_there_are() -> None:
     assert len(drawn) == EXAMPLES_SHOWN
     assert any(one.file == f"{n - 1}.png" and one.votes == (("cat", 1), ("dog", 1)) for one in drawn)
     assert all(one.unknown is None for one in drawn)
+
+
+def test_a_cell_shows_the_picture_that_most_support_sets_answer_so() -> None:
+    n = EXAMPLES_SHOWN + 10
+    world = met("c" * n, [0.01] * n, None, list(range(n)))
+    tables = [table(*[int(i == n - 1) for i in range(n)]), table(*[int(i >= n - 2) for i in range(n)])]
+    drawn = draw_examples(world, SPACE, [*tables, table(*[0] * n)])
+    dogs = [one.file for one in drawn if "dog" in dict(one.votes)]
+    assert dogs == [f"{n - 1}.png"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_fewshot.report.gallery import build_gallery, choose_shelves, list_mistakes
+from clip_fewshot.plots.views import list_mistakes
+from clip_fewshot.report.gallery import build_gallery, choose_shelves
 from clip_fewshot.report.glossary import TERMS, explain
 from clip_fewshot.report.page import render_page
 from clip_fewshot.report.record import PredictionExample
@@ -55,15 +56,15 @@ def test_a_card_is_found_by_every_answer_that_counts_in_the_matrix() -> None:
 
 
 def test_mistakes_are_listed_by_their_number() -> None:
-    assert list_mistakes(np.array([[9, 0, 2], [5, 9, 0], [0, 1, 9]])) == [(1, 0, 5), (0, 2, 2), (2, 1, 1)]
-    assert list_mistakes(np.eye(3, dtype=np.int64)) == []
+    assert list_mistakes(np.array([[9, 0, 2], [5, 9, 0], [0, 1, 9]]), 20) == [(1, 0, 5), (0, 2, 2), (2, 1, 1)]
+    assert list_mistakes(np.eye(3, dtype=np.int64), 20) == []
 
 
 def test_the_matrix_of_many_classes_is_a_drawing_with_a_list(source: str) -> None:
     counts = sample.confusion(21)
     names = tuple(f"class {i}" for i in range(21))
     page = render_page(sample.results(), sample.bare(class_names=names, confusion=counts))
-    first = list_mistakes(counts)[0]
+    first = list_mistakes(counts, 1)[0]
     assert f'data-cell="{first.true} {first.answer}"' in page
     assert 'class="matrix"' not in page
     assert 'class="matrix"' in source

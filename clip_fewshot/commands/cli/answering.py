@@ -23,6 +23,7 @@ from clip_fewshot.commands.cli.shared_options import (
 )
 from clip_fewshot.config import OutputOptions, check_range, option
 from clip_fewshot.data.names import escape
+from clip_fewshot.errors import UsageError
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset
@@ -61,6 +62,9 @@ class AnsweringOptions(SavedModelOptions, OutputOptions):
     def __post_init__(self) -> None:
         check_range(self, "top")
         refuse_idle(self, ("links",) if self.sort_into is None else (), "with --sort-into")
+        if self.out is not None and self.sort_into == Path(self.out):
+            fix = "choose another place for one of them"
+            raise UsageError(expected="a file and a folder", got=f"{self.out} for both", fix=fix, where="`sort_into`")
 
 
 def answer(

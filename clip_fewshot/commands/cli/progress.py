@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Event, RLock, Thread
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from clip_fewshot.runtime.progress import Shown as Shown
-from clip_fewshot.runtime.progress import watch_steps
+from clip_fewshot.runtime.progress import Shown, watch_steps
 from clip_fewshot.runtime.units import format_seconds
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def show_progress(quiet: bool = False) -> Iterator[Shown]:
         yield whole.show_stage
         whole.end_stages()
         return
-    screen: _Screen = _Quiet() if quiet else _Bars() if sys.stderr.isatty() else _Lines()
+    screen: _Screen = _Screen() if quiet else _Bars() if sys.stderr.isatty() else _Lines()
     over, token = Event(), _screen.set(screen)
     teller = Thread(target=screen.tell, args=(over,), daemon=True)
     teller.start()
@@ -50,39 +49,29 @@ def show_progress(quiet: bool = False) -> Iterator[Shown]:
         screen.end()
 
 
-class _Screen(Protocol):
-    """Where progress is shown. A stage is what a command says it does, a loop what the library does for it."""
+class _Screen:
+    """Where progress is shown; this one shows none. A stage is what a command says it does, a loop serves it."""
 
-    def show_stage(self, stage: str, done: int, total: int, /) -> None: ...
+    def show_stage(self, stage: str, done: int, total: int, /) -> None:
+        """``done`` of ``total`` steps."""
 
-    def show_loop(self, stage: str, done: int, total: int, /) -> None: ...
+    def show_loop(self, stage: str, done: int, total: int, /) -> None:
+        """The same of a loop of the library."""
 
-    def end_stages(self) -> None: ...
+    def end_stages(self) -> None:
+        """No stage is under way."""
 
     def tell(self, over: Event) -> None:
         """In a thread of its own, for a unit of work may take minutes."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """Nothing is shown from now on; what stands stays."""
 
 
 _screen: ContextVar[_Screen | None] = ContextVar("screen", default=None)
 
 
-class _Quiet:
-    """Nowhere."""
-
-    def show_stage(self, stage: str, done: int, total: int, /) -> None: ...
-
-    def show_loop(self, stage: str, done: int, total: int, /) -> None: ...
-
-    def end_stages(self) -> None: ...
-
-    def tell(self, over: Event) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class _Lines:
+class _Lines(_Screen):
     """The stage, the share of it that is done and the time that is left, a line each."""
 
     def __init__(self) -> None:
@@ -119,11 +108,8 @@ class _Lines:
             with suppress(OSError):  # the reader is gone
                 print(f"[{time.monotonic() - self._began:.0f} s] {at}", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        """Lines stand where they are."""
 
-
-class _Bars:
+class _Bars(_Screen):
     """A bar for each stage, which stays, and for each loop, which goes; one that says "at work" where there is none."""
 
     def __init__(self) -> None:

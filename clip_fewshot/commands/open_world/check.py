@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import StoreOptions, open_store, print_answer
+from clip_fewshot.data.names import number
 
 DESCRIPTION = "Read every picture's row, every decision and every model against its checksum; exit code 2 on damage."
 EXAMPLES = ("store/", "store/ --json")

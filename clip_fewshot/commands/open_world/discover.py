@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clip_fewshot.commands.cli import opening
-from clip_fewshot.commands.open_world.shared import NamingOptions, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import NamingOptions, open_store, print_answer
+from clip_fewshot.data.names import number
 
 if TYPE_CHECKING:
     from clip_fewshot.discovery import Discovery

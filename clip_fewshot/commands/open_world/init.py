@@ -7,7 +7,8 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.imports import import_quickly
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, print_answer
+from clip_fewshot.commands.open_world.shared import StoreOptions, print_answer
+from clip_fewshot.data.names import escape, number
 from clip_fewshot.errors import UsageError
 
 DESCRIPTION = "Make a store around a saved open-world model."
@@ -23,7 +24,6 @@ class Options(StoreOptions):
 
 def main(options: Options) -> int:
     with import_quickly():
-        from clip_fewshot.data.names import escape
         from clip_fewshot.open_world.store.session import check_new_store
         from clip_fewshot.open_world.store.store import Store
 

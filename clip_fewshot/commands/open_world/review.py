@@ -7,8 +7,9 @@ from pathlib import Path
 
 from clip_fewshot.commands.cli import opening
 from clip_fewshot.commands.cli.imports import import_quickly
-from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, number, open_store, print_answer
+from clip_fewshot.commands.open_world.shared import NamingOptions, next_step, open_store, print_answer
 from clip_fewshot.config import OutputOptions, check_range, option
+from clip_fewshot.data.names import escape, number
 
 DESCRIPTION = "Write a page on which to name, merge, split, move and reject; it saves review.json."
 EXAMPLES = ("store/", "store/ --out week-3.html --words animals.txt")
@@ -27,7 +28,6 @@ class Options(NamingOptions, OutputOptions):
 
 def main(options: Options) -> int:
     with import_quickly():
-        from clip_fewshot.data.names import escape
         from clip_fewshot.report.review import render_review, review_view
         from clip_fewshot.runtime.outputs import shorten_home, write_marked
 

@@ -15,7 +15,7 @@ from clip_fewshot.commands.cli.imports import import_quickly
 from clip_fewshot.commands.cli.progress import show_progress
 from clip_fewshot.commands.cli.shared_options import CommandOptions, SavedModelOptions
 from clip_fewshot.config import TextOptions, check_range, option
-from clip_fewshot.data.names import number as number
+from clip_fewshot.data.names import number
 
 if TYPE_CHECKING:
     from clip_fewshot.data.dataset import ImageDataset

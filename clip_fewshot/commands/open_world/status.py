@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_fewshot.commands.cli.shared_options import CommandOptions
-from clip_fewshot.commands.open_world.shared import STORE, number, open_session, print_answer
+from clip_fewshot.commands.open_world.shared import STORE, open_session, print_answer
 from clip_fewshot.config import option
+from clip_fewshot.data.names import escape, number
 
 DESCRIPTION = "Say what is there; nothing is computed."
 EXAMPLES = ("store/", "store/ --history --json")
@@ -20,7 +21,6 @@ class Options(CommandOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import escape
     from clip_fewshot.open_world.store.queries import read_history, read_status
     from clip_fewshot.report import tables
     from clip_fewshot.runtime.units import format_moment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_fewshot.commands.open_world.shared import StoreOptions, number, open_session, print_answer
+from clip_fewshot.commands.open_world.shared import StoreOptions, open_session, print_answer
+from clip_fewshot.data.names import escape, number
 
 DESCRIPTION = "Take the last decision back, to the last bit."
 EXAMPLES = ("store/", "store/ --json")
@@ -16,7 +17,6 @@ class Options(StoreOptions):
 
 
 def main(options: Options) -> int:
-    from clip_fewshot.data.names import escape
     from clip_fewshot.open_world.store.queries import read_status
     from clip_fewshot.open_world.store.undoing import undo
 

@@ -13,11 +13,11 @@ from clip_fewshot.commands.open_world.shared import (
     describe_ingested,
     ingest,
     next_step,
-    number,
     open_store,
     print_answer,
 )
 from clip_fewshot.config import check_fractions, option
+from clip_fewshot.data.names import escape, number
 
 if TYPE_CHECKING:
     from clip_fewshot.open_world.store.watching import Watched
@@ -68,8 +68,6 @@ def main(options: Options) -> int:
 
 def report(seen: Watched) -> str:
     """What was looked at, and whether something new is arriving."""
-    from clip_fewshot.data.names import escape
-
     begun = "the known classes have changed and the watch has begun again; " * seen.begun_anew
     looked = f"{begun}looked at {number(seen.looked_at, 'new picture')}, {seen.pictures:,} since the watch began"
     if seen.raised_at is None or seen.since is None:

@@ -28,7 +28,7 @@ def open_shared_study(url: str, name: str, space: SearchSpace) -> Iterator[optun
 
 
 def _join(database: optuna.storages.RDBStorage, name: str, space: SearchSpace) -> optuna.Study:
-    """Whoever makes the study fills its queue, which hands each point to one worker; the others wait for that."""
+    """Who makes the study fills its queue, which hands each point to one worker; the others wait for that."""
     try:
         study = optuna.create_study(storage=database, study_name=name, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
