@@ -5,7 +5,7 @@
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
-# Packages of setup.py's extras, for what wants them: text, open-clip, spark, tracking. `--build-arg EXTRAS=text,spark`.
+# Packages of pyproject.toml's extras, for what wants them: text, open-clip, spark, tracking. `--build-arg EXTRAS=text,spark`.
 ARG EXTRAS=
 # Spark 4 runs on Java 17 or later, and a distribution has one of these two. Java wants an account of whoever runs it:
 # libnss-wrapper gives one to any uid (entrypoint.py).
@@ -16,7 +16,7 @@ RUN case "${EXTRAS}" in *spark*) \
         && rm -rf /var/lib/apt/lists/* ;; \
     esac
 
-# Dependencies before sources: a change of the code does not install them again. With setup.py alone the package is empty.
+# Dependencies before sources: a change of the code does not install them again. Without sources the package is empty.
 WORKDIR /src
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY setup.py pyproject.toml constraints.txt LICENSE ./

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
-from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clip_fewshot as cf
+from tests.pyproject import PROJECT
 
 ROOT = Path(__file__).parent.parent
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 RUN = "pip install -c constraints.txt . && python -m experiments.few_shot --trials 50"
+ADDRESS = "repository-code: https://example.org/a/b"
 TEST = "pip install -c constraints.txt -e '.[dev]' && pytest"
 
 
-@pytest.fixture(scope="module")
-def metadata() -> dict[str, Any]:
-    """The arguments that setup.py gives to setup()."""
-    code = "import json, runpy, setuptools as s; s.setup = lambda **k: print(json.dumps(k)); runpy.run_path('setup.py')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
-
-
 def requirements(
-    metadata: dict[str, Any], python: str, extras: tuple[str, ...] = ("dev", "docker", "docs", "postgres", "spark")
+    python: str, extras: tuple[str, ...] = ("dev", "docker", "docs", "postgres", "spark")
 ) -> list[Requirement]:
-    lines = [*metadata["install_requires"], *(line for extra in extras for line in metadata["extras_require"][extra])]
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     parsed = [Requirement(line) for line in lines]
     return [r for r in parsed if r.marker is None or r.marker.evaluate({"python_version": python})]
 
@@ -61,9 +56,9 @@ def pins(python: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_each_requirement_is_pinned_inside_its_range(metadata: dict[str, Any], python: str) -> None:
+def test_each_requirement_is_pinned_inside_its_range(python: str) -> None:
     pinned = pins(python)
-    for requirement in requirements(metadata, python):
+    for requirement in requirements(python):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"{name} has no pin for Python {python}"
         assert requirement.specifier.contains(pinned[name]), f"{requirement} is tested with {pinned[name]}"
@@ -77,20 +72,25 @@ def test_this_environment_is_the_pinned_one() -> None:
         pytest.skip(f"not the versions of constraints.txt: {different}")
 
 
-def test_nothing_that_breaks_its_neighbours_is_required(metadata: dict[str, Any]) -> None:
-    required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
+def test_nothing_that_breaks_its_neighbours_is_required() -> None:
+    required = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     assert not required & {"clip", "torchvision", "lightning", "pytorch-lightning", "joblib", "openai-clip", "pyspark"}
-    everything = [line for lines in metadata["extras_require"].values() for line in lines]
-    named_clip = [line for line in everything if canonicalize_name(Requirement(line).name) == "clip"]
-    assert all(Requirement(line).url for line in named_clip)  # "clip" on the package index is something else
 
 
-def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
+def test_everything_comes_from_the_index() -> None:
+    """A release whose metadata hold an address is refused there, and "clip" is something else there."""
+    everything = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    parsed = [Requirement(line) for lines in everything for line in lines]
+    assert not [requirement for requirement in parsed if requirement.url or requirement.name == "clip"]
+
+
+def test_extras_are_those_of_the_design() -> None:
     wanted = {
         "clip",
         "open-clip",
         "text",
         "photos",
+        "pandas",
         "parquet",
         "spark",
         "postgres",
@@ -100,36 +100,18 @@ def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
         "docs",
         "dev",
     }
-    assert set(metadata["extras_require"]) == wanted
+    assert set(PROJECT["optional-dependencies"]) == wanted
 
 
-def test_every_module_belongs_to_a_package_that_is_shipped(metadata: dict[str, Any]) -> None:
-    files = (ROOT / "clip_fewshot").rglob("*.py")
-    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in files}
-    assert folders == set(metadata["packages"]), "a folder without __init__.py, or one that is not ours alone"
-
-
-def test_every_data_file_is_shipped(metadata: dict[str, Any]) -> None:
-    for path in sorted((ROOT / "clip_fewshot").rglob("*")):
-        if path.is_dir() or path.suffix in (".py", ".pyc") or path.name.startswith("."):
-            continue
-        assert any(
-            fnmatch(path.relative_to(folder).as_posix(), pattern)
-            for package, patterns in metadata["package_data"].items()
-            if (folder := ROOT / package.replace(".", "/")) in path.parents
-            for pattern in patterns
-        ), f"{path.relative_to(ROOT)} stays behind"
-
-
-def test_one_version_everywhere(metadata: dict[str, Any]) -> None:
-    assert metadata["version"] == cf.__version__
+def test_one_version_everywhere() -> None:
+    assert PROJECT["version"] == cf.__version__
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == cf.__version__
     assert re.search(rf"^## {re.escape(cf.__version__)}\b", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.M)
 
 
-def test_python_versions_agree(metadata: dict[str, Any]) -> None:
-    assert metadata["python_requires"] == ">=3.10,<3.14"
-    assert [c.rsplit(" ", 1)[1] for c in metadata["classifiers"] if re.search(r"Python :: 3\.", c)] == list(PYTHONS)
+def test_python_versions_agree() -> None:
+    assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
+    assert [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.", c)] == list(PYTHONS)
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == list(PYTHONS)
 
@@ -162,16 +144,16 @@ def test_hooks_are_local_and_name_files_that_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the files that git has, so that nothing of an earlier build is in it."""
-    place = tmp_path_factory.mktemp("wheel")
-    for name in tracked():
-        (place / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / "tree" / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", place, place / "tree"]
-    subprocess.run(build, capture_output=True, check=True, timeout=200)
-    (built,) = place.glob("*.whl")
-    return built
+def release(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheel and the sdist."""
+    return build(tmp_path_factory.mktemp("release"))
+
+
+def build(place: Path) -> list[Path]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "SOURCE_DATE_EPOCH": "1750000000"}
+    subprocess.run([ROOT / ".ci/build", place], env=env, capture_output=True, check=True, timeout=200)
+    return sorted(place.iterdir(), key=lambda file: file.suffix, reverse=True)
 
 
 def tracked() -> list[str]:
@@ -180,23 +162,127 @@ def tracked() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path) -> Path:
+def installed(release: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the programs of an environment with the wheel; what it requires is found in this environment."""
-    place = wheel.parent / "environment"
+    place = tmp_path_factory.mktemp("environment")
     venv.create(place, with_pip=False)
     (libraries,) = place.glob("[Ll]ib/**/site-packages")
     # A line of a .pth file adds a folder; the .pth files in that folder, those of an editable install, stay asleep.
     (libraries / "outer.pth").write_text("\n".join(dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))))
     programs = place / ("Scripts" if os.name == "nt" else "bin")
-    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index", wheel]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        programs / "python",
+        "install",
+        "--no-deps",
+        "--no-index",
+        release[0],
+    ]
     subprocess.run(pip, capture_output=True, check=True, timeout=200)
     return programs
 
 
-def test_a_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+def test_a_wheel_holds_the_package_and_nothing_else(release: list[Path]) -> None:
+    with zipfile.ZipFile(release[0]) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert inside == {name for name in tracked() if name.startswith("clip_fewshot/")}
+
+
+def test_an_sdist_holds_what_its_tests_need_and_no_machines_paths(release: list[Path]) -> None:
+    with tarfile.open(release[1]) as archive:
+        members = archive.getmembers()
+        inside = {member.name.partition("/")[2] for member in members}
+        texts = [archive.extractfile(m).read() for m in members if m.name.endswith(("PKG-INFO", "SOURCES.txt"))]  # type: ignore[union-attr]
+    kept_back = (".github/", ".ci/", ".pre-commit", ".gitignore", ".dockerignore")
+    assert {name for name in tracked() if not name.startswith(kept_back)} <= inside
+    assert not any(str(ROOT).encode() in text for text in texts)
+    assert {(m.uid, m.gid, m.uname, m.mtime) for m in members} == {(0, 0, "", 1750000000)}
+
+
+def test_the_same_files_are_built_into_the_same_bytes(release: list[Path], tmp_path: Path) -> None:
+    assert [file.read_bytes() for file in build(tmp_path)] == [file.read_bytes() for file in release]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What setup.py of a folder gives to setup()."""
+    code = "import json, runpy, setuptools as s; s.setup = lambda **k: print(json.dumps(k)); runpy.run_path('setup.py')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)]+)\)")
+CODE = re.compile(r"```.*?```", flags=re.DOTALL)
+
+
+def test_the_page_on_the_index_points_to_the_files_of_the_release(tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "CITATION.cff").write_text('title: x\nrepository-code: "https://example.org/a/b/"\n')
+    said = describe(tmp_path)
+    found = LINK.findall(said["long_description"])
+    own = [(picture, address) for picture, address in found if "example.org" in address]
+    assert len(own) == len(LINK.findall((ROOT / "README.md").read_text("utf-8"))) >= 20
+    for picture, address in own:
+        start = f"https://example.org/a/b/{'raw' if picture else 'blob'}/v{cf.__version__}/"
+        assert address.startswith(start)
+        assert (ROOT / address.removeprefix(start).partition("#")[0]).exists(), address
+    assert all(address.startswith("https://example.org/a/b") for address in said["project_urls"].values())
+
+
+def test_without_an_address_the_page_has_its_words_and_no_dead_link(tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    said = describe(tmp_path)
+    assert not LINK.findall(said["long_description"])
+    assert not said["project_urls"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert CODE.findall(said["long_description"]) == CODE.findall(readme)
+    assert "[contributing]" in readme
+    assert "(contributing)" in said["long_description"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("", "", "", ""),
+        ("CHANGELOG.md", "(2026-01-02)", "(unreleased)", "CHANGELOG.md: nothing fits"),
+        ("CITATION.cff", "repository-code", "url", "CITATION.cff: nothing fits"),
+        ("CITATION.cff", "/a/b", "/a/fork", "this is https://example.org/a/b"),
+        ("CITATION.cff", "version: 0", "version: 9", "CITATION.cff has version 9"),
+        ("pyproject.toml", 'version = "0', 'version = "9', "the tag is v0"),
+    ],
+)
+def test_a_release_is_refused_unless_everything_agrees(
+    tmp_path: Path, file: str, old: str, new: str, said: str
+) -> None:
+    for name in (".ci/check_release.py", "pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    changes = [("CHANGELOG.md", "(unreleased)", "(2026-01-02)"), ("CITATION.cff", "\ntype:", f"\n{ADDRESS}\ntype:")]
+    for name, before, after in [*changes, (file, old, new)]:
+        if name:
+            text = (tmp_path / name).read_text("utf-8")
+            assert before in text
+            (tmp_path / name).write_text(text.replace(before, after, 1), "utf-8")
+    command = [sys.executable, ".ci/check_release.py", f"v{cf.__version__}", "https://example.org/a/b"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == bool(said)
+    assert said in done.stderr
+    assert done.stdout.startswith("" if said else "### Added")
+
+
+def test_only_the_job_that_publishes_may_write_and_it_waits_for_the_others() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    publish = workflow["jobs"]["publish"]
+    assert {*publish["needs"]} == {*workflow["jobs"]} - {"publish"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == ["publish"]
+    assert (ROOT / workflow["jobs"]["tests"]["uses"]).is_file()
+    steps = " ".join(step.get("run", "") for step in workflow["jobs"]["build"]["steps"])
+    assert all((ROOT / script).is_file() for script in re.findall(r"\.ci/\S+", steps))
 
 
 @pytest.mark.parametrize("package", [False, True], ids=["a plain folder", "a package"])

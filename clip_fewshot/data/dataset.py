@@ -18,6 +18,7 @@ from clip_fewshot.data.names import escape, number
 from clip_fewshot.data.picture_files import reading
 from clip_fewshot.errors import DataError, UsageError
 from clip_fewshot.runtime.files import hash_bytes
+from clip_fewshot.runtime.result_rows import import_pandas
 from clip_fewshot.types import IndexArray, LabelArray, LabelSpace
 
 if TYPE_CHECKING:
@@ -103,9 +104,10 @@ class ImageDataset:
         """A DataFrame with a row per picture: image (its path, or the picture), name, and what the source says of it.
 
         That is label, caption and split, where there are any.
-        """
-        import pandas
 
+        Raises:
+            ResourceError: pandas is not installed.
+        """
         columns: dict[str, Any] = {"image": list(self.images), "name": self.names}
         if self.labels is not None:
             columns["label"] = self.label_space.to_array()[self.labels]
@@ -113,7 +115,8 @@ class ImageDataset:
             columns["caption"] = self.captions
         if any(self.partition):
             columns["split"] = self.partition
-        return pandas.DataFrame(columns)
+        frame: pandas.DataFrame = import_pandas().DataFrame(columns)
+        return frame
 
     def required_labels(self) -> LabelArray:
         """The labels, of a set that must have them."""

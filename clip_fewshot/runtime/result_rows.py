@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clip_fewshot.errors import ResourceError
+
 if TYPE_CHECKING:
     import pandas
 
@@ -33,15 +35,32 @@ class ResultRows(list[T]):
         return "[" + ",\n ".join(lines) + "]"
 
     def to_frame(self) -> pandas.DataFrame:
-        """A DataFrame with a row per item; pandas is imported here and nowhere before."""
-        import pandas
+        """A DataFrame with a row per item.
 
+        Raises:
+            ResourceError: pandas is not installed.
+        """
+        package = import_pandas()
         rows = [_to_row(item) for item in self]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        frame = pandas.DataFrame(rows, columns=pandas.Index(columns))
+        frame: pandas.DataFrame = package.DataFrame(rows, columns=package.Index(columns))
         for place, (name, values) in enumerate(self._beside.items()):
             frame.insert(place, name, list(values))
         return frame
+
+
+def import_pandas() -> Any:
+    """The module ``pandas``, which is imported here and nowhere before: tables alone need it.
+
+    Raises:
+        ResourceError: not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        fix = "pip install 'clip-fewshot[pandas]'"
+        raise ResourceError(expected="the package pandas", got=str(error), fix=fix, where="to_frame") from error
+    return pandas
 
 
 def _rebuild(items: list[Any], beside: Mapping[str, Sequence[Any]]) -> ResultRows[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_the_history_of_a_training(tmp_path: Path) -> None:
 def test_rows_are_mappings_too_and_may_be_none() -> None:
     assert ResultRows([{"a": 1}, {"b": 2}], name=["x", "y"]).to_frame().columns.tolist() == ["name", "a", "b"]
     assert ResultRows[dict[str, int]]([]).to_frame().empty
+
+
+def test_where_pandas_is_not_installed_a_table_says_what_brings_it(
+    digits: cf.ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for table in (digits, ResultRows([{"a": 1}])):
+        with pytest.raises(cf.ResourceError, match=r"pip install 'clip-fewshot\[pandas\]'"):
+            table.to_frame()
 
 
 def test_pandas_is_loaded_where_it_is_asked_for(tmp_path: Path) -> None:
