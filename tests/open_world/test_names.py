@@ -269,7 +269,7 @@ def test_the_command_adds_a_name_and_then_pictures(
         return capsys.readouterr().out
 
     run("init", store, fitted)
-    assert f"{HIDDEN} (0 pictures): the logits of the other classes keep" in run("add", store, HIDDEN)
+    assert f"{HIDDEN} (0 pictures): what the other classes score stays the same" in run("add", store, HIDDEN)
     assert f"{HIDDEN} (name only)" in run("predict", store, folder)
     answers = json.loads(run("predict", store, folder, "--json"))["answers"]
     assert "name" in {answer["known_by"] for answer in answers}

@@ -192,7 +192,7 @@ def test_features_alone_cannot_train_a_tower() -> None:
 def test_a_number_of_shots_that_a_class_lacks_is_left_out_and_said() -> None:
     scene = arrange_methods(make_set(per_class=5), (2, 16, 8), 1, 0, SETTINGS)
     assert list(scene.supports) == [2]
-    assert [warning.split(" ", 1)[0] for warning in scene.warnings[:2]] == ["16", "8"]
+    assert [warning.split(" left out")[0] for warning in scene.warnings[:2]] == ["at 16 shots", "at 8 shots"]
     with pytest.raises(DataError, match="training images per class"):
         arrange_methods(make_set(per_class=5), (16,), 1, 0, SETTINGS)
 

@@ -72,10 +72,8 @@ def _table(groups: Sequence[Group], found: Discovery, said: Sequence[Suggestions
         stable = tables.format_fraction(found.stability[group.number]) if found.stability else "-"
         words = ", ".join(f"{word} {p:.2f}" for word, p in names.names) if names else "-"
         words = f"none of: {words}" if names and names.none_fits else words
-        answered = str(sum(answer is not None for answer in group.answered))
-        rows.append(
-            [str(group.number), f"{len(group):,}", answered, stable, nearest, tables.format_fraction(cosine), words]
-        )
+        counts = str(group.number), f"{len(group):,}", str(sum(answer is not None for answer in group.answered))
+        rows.append([*counts, stable, nearest, tables.format_fraction(cosine), words])
     head += f"\nno group: {found.reason}" if found.reason else ""
     notes = sorted({names.note for names in said if names and names.note})
     return "\n".join([head, *([tables.format_plain(rows)] if groups else []), *(f"note: {note}" for note in notes)])
