@@ -90,6 +90,7 @@ def test_extras_are_those_of_the_design(metadata: dict[str, Any]) -> None:
         "clip",
         "open-clip",
         "text",
+        "hub",
         "photos",
         "parquet",
         "spark",
