@@ -89,6 +89,7 @@ def test_extras_are_those_of_the_design() -> None:
         "clip",
         "open-clip",
         "text",
+        "hub",
         "photos",
         "pandas",
         "parquet",
