@@ -32,7 +32,7 @@ class Options(SavedModelOptions, OutputOptions):
     exported: str = field(
         metadata={"positional": True, "metavar": "MODEL", "help": "folder of a saved model, or a backbone by its name"}
     )
-    to: str = option("onnx", "the format", choices=EXPORT_FORMATS, group="output")
+    to: str | None = option(None, "the format (default: onnx)", choices=EXPORT_FORMATS, group="output")
     out: str | None = option(None, "the file (default: model.onnx)", metavar="PATH", group="output")
 
 
@@ -41,7 +41,7 @@ def main(options: Options) -> int:
 
     path = opening.choose_file(options, Path(options.out or "model.onnx"))
     done = export_onnx(open_exported(options), path, options.overwrite)
-    found = {"schema": 1, "out": str(path), "to": options.to, "model": options.exported, **done}
+    found = {"schema": 1, "out": str(path), "to": options.to or EXPORT_FORMATS[0], "model": options.exported, **done}
     print(json.dumps(found, indent=1) if options.json else describe(found))
     return 0
 
