@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clip_fewshot.backbones.backbone import Backbone
 from clip_fewshot.backbones.clip import load_backbone
 from clip_fewshot.config import FewShotConfig
 from clip_fewshot.data.names import number
@@ -16,6 +17,7 @@ from clip_fewshot.few_shot.approach import APPROACHES, find_approach
 from clip_fewshot.plots import shots_panels
 from clip_fewshot.plots.methods import display_name, order_methods
 from clip_fewshot.plots.views import ShotPoint
+from clip_fewshot.protocol.run_folder import settle_depth
 from clip_fewshot.report import tables
 from clip_fewshot.report.headline import FIGURES
 from clip_fewshot.runtime.files import read_json, write_text
@@ -31,13 +33,13 @@ def read_finished(config: FewShotConfig) -> Mapping[str, Any] | None:
         return None
     results: Mapping[str, Any] = read_json(out / "results.json")
     names = [find_approach(approach).name for approach in config.search.approaches] or list(APPROACHES)
-    asked = json.loads(json.dumps(config.to_json() | {"approaches": names}))
-    same = shorten_home(results["config"]) == shorten_home(asked) and _same_input(config, out, results)
+    backbone = load_backbone(config.data.model_name, pretrained=config.data.pretrained, device=config.run.device)
+    asked = json.loads(json.dumps(settle_depth(config, backbone).to_json() | {"approaches": names}))
+    same = shorten_home(results["config"]) == shorten_home(asked) and _same_input(config, backbone, out, results)
     return results if same else None
 
 
-def _same_input(config: FewShotConfig, out: Path, results: Mapping[str, Any]) -> bool:
-    backbone = load_backbone(config.data.model_name, pretrained=config.data.pretrained, device=config.run.device)
+def _same_input(config: FewShotConfig, backbone: Backbone, out: Path, results: Mapping[str, Any]) -> bool:
     data = read_dataset(config.data.data, **config.data.reading())
     same_weights = read_json(out / "run.json")["key"]["backbone"] == backbone.digest
     return bool(same_weights and results["dataset"]["fingerprint"] == data.fingerprint())
