@@ -103,14 +103,14 @@ def load_folder(folder: Path, name: str) -> Backbone:
 
 def is_foreign(folder: Path) -> bool:
     """Whether a folder's config is Hugging Face's or open_clip's; another is taken for one of ours."""
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_json(folder / CONFIG) if os.path.isfile(folder / CONFIG) else {}
     ours = not isinstance(config, dict) or "sha256" in config
-    return not ours and ("vision_config" in config or (folder / OPEN_CLIP_CONFIG).is_file())
+    return not ours and ("vision_config" in config or os.path.isfile(folder / OPEN_CLIP_CONFIG))
 
 
 def read_model_type(folder: Path) -> str:
     """What transformers calls the kind of model in a folder of ``save_pretrained``; "" of another."""
-    if not (folder / CONFIG).is_file() or (folder / OPEN_CLIP_CONFIG).is_file():
+    if not os.path.isfile(folder / CONFIG) or os.path.isfile(folder / OPEN_CLIP_CONFIG):
         return ""
     config = read_json(folder / CONFIG)
     return str(config.get("model_type", "")) if isinstance(config, dict) and "sha256" not in config else ""
@@ -122,7 +122,7 @@ def find_weights(path: Path) -> list[Path]:
     Raises:
         ArtifactError: the folder has none, or a list that leads elsewhere.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     for file in (path / name for name in FOREIGN_WEIGHTS):
         if file.is_file():

@@ -25,7 +25,8 @@ EXAMPLES = (
     "--features caltech101.parquet --approaches text-prior,python:my_probe:NEAREST_MEAN",
 )
 METHODS_HELP = "methods, auto for a choice, python:MODULE:NAME for your own (default: all that train no tower)"
-OF_SETS = ("sets", "model", "root", "test", "columns", "format", "class_names", "classes_at", "template", "templates")
+OF_READING = ("root", "test", "columns", "format", "class_names", "classes_at", "max_skipped")
+OF_SETS = ("sets", "model", *OF_READING, "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,7 @@ class Options(SourceOptions, OutputOptions, shared.DeviceOptions):
 
     def __post_init__(self) -> None:
         check_range(self, "shot_counts", "seeds", "epochs")
-        if self.features:
-            shared.refuse_idle(self, OF_SETS, "without --features")
+        shared.refuse_idle(self, OF_SETS if self.features else (), "without --features")
 
 
 def main(options: Options) -> int:

@@ -18,7 +18,7 @@ from clip_fewshot.runtime.units import format_seconds
 
 DESCRIPTION = "Embed the pictures of a folder or a table into Parquet, which read_features loads."
 EXAMPLES = ("photos/ --model ViT-B/32 --out photos.parquet", "photos/ --labels --out labelled.parquet")
-FEATURES_OUT, OF_LABELS = "features.parquet", ("class_names", "classes_at", "template", "templates")
+FEATURES_OUT, OF_LABELS = "features.parquet", ("class_names", "classes_at", "max_skipped", "template", "templates")
 
 
 @dataclass(frozen=True, kw_only=True)

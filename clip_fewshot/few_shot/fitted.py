@@ -56,7 +56,11 @@ class FittedClassifier:
         return self.evaluate(images, labels).accuracy.mean
 
     def evaluate(self, images: Images, labels: Iterable[object] | None = None) -> Scores:
-        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them."""
+        """Accuracy, log loss, Brier score and calibration error on labelled pictures, with intervals over them.
+
+        The intervals are of this one model: another draw of the labelled pictures makes another, and `few-shot`,
+        `compare` and `shots` measure that, too.
+        """
         return score_probabilities(*self._measure(images, labels, "score"))
 
     def plot_confusion(self, images: Images, labels: Iterable[object] | None = None) -> Drawing:

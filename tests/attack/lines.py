@@ -21,6 +21,8 @@ def prepare(folder: Path) -> None:
     """All that the lines name."""
     for part in (scene.photos, scene.strange, scene.model, scene.world, scene.store, scene.review, scene.captioned):
         part(folder)
+    scene.search(folder)
+    scene.sorted_pictures(folder)
 
 
 def lines(folder: Path) -> Mapping[str, Line]:
@@ -45,6 +47,9 @@ def lines(folder: Path) -> Mapping[str, Line]:
         "discovery": (photos, *tiny, "--hide", "wasp", "--shot-counts", 2, "--seeds", 2, "--alpha", 0.4),
         "modality_gap": (pairs, *tiny),
         "audit": (photos, *tiny),
+        "export": (world, *tiny, "--out", "model.onnx"),
+        "results": (scene.search(folder), "--out", "runs.csv"),
+        "unsort": ("sorted",),
     }  # fmt: skip
     held = ("--model", scene.model(folder))
     of_store: dict[str, Line] = {
@@ -59,14 +64,16 @@ def lines(folder: Path) -> Mapping[str, Line]:
         "undo": (store,),
         "check": (store,),
         "watch": (store,),
+        "export": (store, "--out", "groups.json"),
     }
     of_store = {f"{OPEN_WORLD} {name}": (*line, *(held if name != "status" else ())) for name, line in of_store.items()}
     return {**found, **of_store}
 
 
 def bench(folder: Path) -> Path:
-    """A current folder for one command, with a copy of the store."""
+    """A current folder for one command, with a copy of the store and of sorted pictures."""
     cwd = fresh(folder, "cwd")
+    shutil.copytree(scene.sorted_pictures(folder), cwd / "sorted")
     shutil.copytree(scene.store(folder), cwd / "store")
     return cwd
 

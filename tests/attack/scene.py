@@ -27,6 +27,7 @@ from clip_fewshot.contrastive.options import ContrastiveOptions
 from clip_fewshot.contrastive.tuned_files import save_tuned
 from clip_fewshot.features.table import embed_files, write_features
 from clip_fewshot.open_world.store.review import Review
+from clip_fewshot.protocol.sort_pictures import PictureSorter
 from clip_fewshot.runtime.files import write_json
 from tests.conftest import TINY
 from tests.contrastive.pairs import CONFIG, patterns
@@ -124,6 +125,16 @@ def review(folder: Path) -> Path:
         write_json(to / "review.json", decided.to_json())
 
     return once(folder, "review", make)
+
+
+def sorted_pictures(folder: Path) -> Path:
+    """Copies of pictures in folders by class, as `predict --sort-into` leaves them."""
+
+    def make(to: Path) -> None:
+        files = sorted(strange(folder).rglob("*.png"))
+        PictureSorter(to, files).add([None, *["moth"] * (len(files) - 1)])
+
+    return once(folder, "sorted", make)
 
 
 def search(folder: Path) -> Path:

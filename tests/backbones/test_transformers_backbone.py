@@ -65,8 +65,7 @@ def test_pictures_have_the_librarys_own_features_at_every_cut(family: str, tmp_p
 @torch.no_grad()
 @pytest.mark.parametrize("family", PAIRS)
 def test_texts_have_the_librarys_own_features(family: str, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
+    AutoTokenizer = pytest.importorskip("transformers", minversion="5").AutoTokenizer
     model, backbone = save(family, tmp_path), load(tmp_path)
     tokens = AutoTokenizer.from_pretrained(tmp_path)(TEXTS, padding="max_length", max_length=80, return_tensors="pt")
     wanted = model.get_text_features(**tokens).pooler_output
@@ -89,8 +88,7 @@ def test_two_loads_have_one_digest_and_other_settings_another(tmp_path: Path) ->
 
 @torch.no_grad()
 def test_an_object_has_the_preparation_of_where_it_was_loaded_from(tmp_path: Path) -> None:
-    import transformers as hf
-
+    hf = pytest.importorskip("transformers", minversion="5")
     nowhere = save("siglip", tmp_path)
     model = hf.AutoModel.from_pretrained(tmp_path)
     assert load_backbone(model, device="cpu").digest == load(tmp_path).digest
